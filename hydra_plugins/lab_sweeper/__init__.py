@@ -1,0 +1,7 @@
+"""Hydra 1.3 finds plugins in this namespace only, and by the module that defines them: the sweeper itself is elsewhere."""
+
+from src.sweeping import sweeper
+
+
+class LabSweeper(sweeper.LabSweeper):
+    """`hydra/sweeper=lab`: see `src.sweeping.sweeper.LabSweeper`."""

@@ -1,0 +1,171 @@
+"""One cell: every regime at every seed on the same streams, so that regimes can be compared seed by seed.
+
+config -> sources -> streams -> plan -> execute -> scores -> result.json, one way, no step back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from src.analysis.pairing import load_records
+from src.analysis.verdicts import judge
+from src.config import Config, DataConfig, RegimeConfig, cell_hash, run_hash
+from src.data.source import Source
+from src.data.split import StreamFactory, load
+from src.models.validate import validate_arch
+from src.sweeping.folder import to_mapping
+from src.tracking.outbox import Outbox
+from src.training.devices import fingerprint, place_of
+from src.training.execute import Execution, execute
+from src.training.feed import Place
+from src.training.plan import Plan, Run, make_plan
+from src.training.records import (
+    ScoreBook,
+    head,
+    history_of,
+    provenance_of,
+    result_of,
+    score_all,
+    write_failure,
+    write_run,
+)
+from src.training.store import Store
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What became of a cell. `folders`: runs that were written now; `failures`: one line for each run that raised or
+    diverged; `value`: the mean paired difference of the first two regimes on the union's accuracy (None: undefined)."""
+
+    folders: tuple[Path, ...]
+    failures: tuple[str, ...]
+    value: float | None
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(data: DataConfig) -> dict[object, Source]:
+    """Sources that the cells of this process share."""
+    del data
+    return {}
+
+
+def streams_of(config: Config) -> StreamFactory:
+    """The sources of the cell and the streams they give; everything about data that can be wrong is refused here."""
+    return load(config, _loaded(config.data))
+
+
+def cell_dir(config: Config) -> Path:
+    """``multirun/<sweep>/cells/<hash>``, by the content of recipe and data."""
+    factory = streams_of(config)
+    validate_arch(config.arch, factory.source.bank.input_shape, factory.source.n_outputs)
+    return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, factory.digest)
+
+
+def run_dir(cell: Path, regime: RegimeConfig, seed: int) -> Path:
+    """The folder of one run."""
+    return cell / f"{regime.label}-{seed}"
+
+
+def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
+    """The runs of regimes x seeds that have no result on disk."""
+    cell = cell_dir(config)
+    wanted = [(regime, seed) for regime in config.regimes for seed in config.seeds]
+    return [(regime, seed) for regime, seed in wanted if not (run_dir(cell, regime, seed) / "result.json").exists()]
+
+
+def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> CellOutcome:
+    """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there."""
+    missing = missing_runs(config)
+    place = place_of(config.trainer)
+    factory = streams_of(config)
+    streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
+    plan = make_plan(config, streams, missing)
+    execution = execute(config, plan, Store(Path(config.multirun) / ".stages"), place)
+    if place.rank:
+        return CellOutcome((), (), None)
+    folders, failures = _write(config, plan, execution, place, on_run)
+    return CellOutcome(tuple(folders), tuple(failures), _value(config))
+
+
+def record_failure(config: Config, reason: str) -> None:
+    """Notes the reason for every missing run of a cell whose workers died."""
+    cell = cell_dir(config)
+    for regime, seed in missing_runs(config):
+        _fail(config, cell, regime, seed, reason, reason)
+
+
+def _write(
+    config: Config, plan: Plan, execution: Execution, place: Place, on_run: Callable[[Path], None] | None
+) -> tuple[list[Path], list[str]]:
+    """The folders of all runs of the plan, seed by seed; a stage is charged to the first run that it was trained for."""
+    cell = cell_dir(config)
+    outbox = Outbox(cell.parent.parent)
+    folders, failures = [], []
+    charged: set[str] = set()
+    book = score_all(config, plan, execution, place)
+    for run in sorted(plan.runs, key=lambda run: run.seed):
+        folder = run_dir(cell, run.regime, run.seed)
+        failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
+        if failure is not None:
+            _fail(config, cell, run.regime, run.seed, *failure)
+            failures.append(f"{run.regime.label}-{run.seed}: {failure[0]}")
+            continue
+        mine = {key for key in run.stages if key in execution.trained} - charged
+        charged |= mine
+        body = _body(config, cell, plan, run, execution, book, mine, fingerprint(place))
+        done = [key for key in run.stages if key in execution.results]
+        history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
+        write_run(folder, body, history, resolved(config, run.regime, run.seed))
+        if body["status"] == "diverged":
+            failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
+        outbox.put(folder)
+        folders.append(folder)
+        if on_run is not None:
+            on_run(folder)
+    return folders, failures
+
+
+def _body(
+    config: Config,
+    cell: Path,
+    plan: Plan,
+    run: Run,
+    execution: Execution,
+    book: ScoreBook,
+    mine: set[str],
+    made_on: str,
+) -> Mapping[str, object]:
+    diverged = any(execution.diverged(key) for key in run.stages)
+    return {
+        **head(config, cell.name, run_hash(cell.name, run.regime, run.seed), run.regime, run.seed),
+        "status": "diverged" if diverged else "finished",
+        "result": result_of(config, plan, run, execution, book),
+        "provenance": provenance_of(run, execution, mine, made_on),
+    }
+
+
+def _fail(config: Config, cell: Path, regime: RegimeConfig, seed: int, error: str, trace: str) -> None:
+    folder = run_dir(cell, regime, seed)
+    write_failure(folder, head(config, cell.name, run_hash(cell.name, regime, seed), regime, seed), error, trace)
+    Outbox(cell.parent.parent).put(folder)
+
+
+def resolved(config: Config, regime: RegimeConfig, seed: int) -> str:
+    """The run's whole configuration as YAML, from which `parse` makes the same run again."""
+    mapping = {**to_mapping(config), "regime": {"name": regime.name, **dict(regime.knobs)}, "seed": seed}
+    mapping |= {"regimes": [mapping["regime"]], "seeds": [seed]}
+    return yaml.safe_dump(mapping, sort_keys=False)
+
+
+def _value(config: Config) -> float | None:
+    if len(config.regimes) < 2:
+        return None
+    cell = cell_dir(config)
+    records = load_records(cell.parent.parent, cells=[cell.name], seeds=config.seeds)
+    verdicts = judge(records, [regime.label for regime in config.regimes[:2]])
+    return verdicts[0].difference if verdicts else None

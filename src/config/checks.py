@@ -1,0 +1,96 @@
+"""Contradictions between settings, refused before anything is loaded or trained."""
+
+from __future__ import annotations
+
+import math
+
+from src.config.schema import BudgetStopping, Config, EarlyStopping, GaussianData, SplitConfig, StoppingConfig
+from src.config.typed import ConfigError, did_you_mean
+
+
+def check(config: Config) -> None:
+    """Refuses what contradicts itself; what depends on the data's content is refused by `src.data.split`."""
+    _check_split(config.split)
+    _check_stopping(config.stopping, config.split)
+    optimizer = config.optimizer
+    if optimizer.name != "sgd" and optimizer.momentum:
+        raise ConfigError("optimizer.momentum", optimizer.momentum, f"has no effect with optimizer={optimizer.name}")
+    regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
+    if regression and config.loss != "mse":
+        raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
+    trainer = config.trainer
+    if trainer.name == "ddp" and trainer.devices < 2:
+        raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
+    if trainer.precision == "16-mixed" and trainer.name == "cpu":
+        raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
+    if config.search.name != "grid":
+        raise ConfigError("search", config.search.name, "is not available; take search=grid")
+
+
+def _check_split(split: SplitConfig) -> None:
+    for key in ("size", "ratio"):
+        if split.sizes is not None and getattr(split, key) is not None:
+            raise ConfigError(f"split.{key}", getattr(split, key), "contradicts split.sizes; give one of the two")
+    if split.sizes is not None:
+        if len(split.sizes) != split.parts:
+            fix = f"must list {split.parts} sizes, one for each data set, or set split.parts={len(split.sizes)}"
+            raise ConfigError("split.sizes", list(split.sizes), fix)
+        if split.sizes[0] == 0:
+            raise ConfigError("split.sizes", list(split.sizes), "Dataset 1 is empty; its size must be at least 1")
+    if split.parts > 2 and split.ratio is not None:
+        raise ConfigError("split.ratio", split.ratio, "is between two data sets; with split.parts > 2 use split.sizes")
+    if split.sizes is None and min(split.dataset_sizes()) < 1:
+        raise ConfigError(
+            "split.ratio", split.ratio, f"leaves a data set of size {split.dataset_sizes()}; raise split.size"
+        )
+    if split.val + (split.test or 0) >= 1:
+        raise ConfigError("split.val", split.val, f"with split.test={split.test} leaves nothing to train on; lower it")
+    if split.priors is not None:
+        if split.imbalance != 1:
+            raise ConfigError("split.imbalance", split.imbalance, "contradicts split.priors; give one of the two")
+        if len(split.priors) != split.parts:
+            raise ConfigError("split.priors", split.priors, f"must list {split.parts} priors, one for each data set")
+        for prior in split.priors:
+            if not math.isclose(sum(prior), 1, abs_tol=1e-6):
+                raise ConfigError("split.priors", list(prior), f"sums to {sum(prior):g}; a prior must sum to 1")
+    if split.classes is not None:
+        nested = [subset for subset in split.classes if isinstance(subset, tuple)]
+        if nested and len(nested) != split.parts:
+            raise ConfigError("split.classes", split.classes, f"must list {split.parts} subsets, one for each data set")
+        subsets = nested or [tuple(c for c in split.classes if isinstance(c, int))]
+        for subset in subsets:
+            if len(set(subset)) < len(subset) or not subset:
+                raise ConfigError("split.classes", split.classes, "must list different classes, at least one")
+    shift = split.shift
+    if shift.kind == "source" and shift.source is None:
+        raise ConfigError("split.shift.source", None, "split.shift.kind=source needs a source's name or path")
+    if shift.kind != "source" and shift.source is not None:
+        raise ConfigError("split.shift.source", shift.source, "has no effect; set split.shift.kind=source")
+    if shift.kind in ("none", "source") and shift.amount != 0:
+        fix = "set split.shift.kind to rotate, permute, noise or relabel"
+        raise ConfigError("split.shift.amount", shift.amount, f"has no effect with kind={shift.kind}; {fix}")
+    if shift.kind in ("permute", "relabel") and shift.amount > 1:
+        raise ConfigError("split.shift.amount", shift.amount, f"is a share with kind={shift.kind}: at most 1")
+    if shift.kind == "rotate" and shift.amount > 360:
+        raise ConfigError("split.shift.amount", shift.amount, "is in degrees: at most 360")
+
+
+def _check_stopping(stopping: StoppingConfig, split: SplitConfig) -> None:
+    if isinstance(stopping, BudgetStopping):
+        amounts = {name: getattr(stopping, name) for name in ("epochs", "updates", "samples")}
+        given = {name: amount for name, amount in amounts.items() if amount is not None}
+        if len(given) != 1:
+            problem = "stopping=budget takes exactly one of stopping.epochs, stopping.updates and stopping.samples"
+            raise ConfigError("stopping", given, problem)
+        unit = next(iter(given))
+        if stopping.match in ("epochs", "marginal") and unit != "epochs":
+            fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or match={unit}"
+            raise ConfigError("stopping.match", stopping.match, fix)
+        if unit != "epochs" and stopping.match != unit:
+            raise ConfigError("stopping.match", stopping.match, f"contradicts stopping.{unit}; set match={unit}")
+        if stopping.match == "marginal" and split.dataset_sizes()[1] == 0:
+            raise ConfigError("stopping.match", "marginal", "needs a Dataset 2 that is not empty")
+    if isinstance(stopping, EarlyStopping):
+        sets = ["own", "union"] + [f"d{k + 1}" for k, n in enumerate(split.dataset_sizes()) if n]
+        if stopping.monitor_on not in sets:
+            raise ConfigError("stopping.monitor_on", stopping.monitor_on, did_you_mean(stopping.monitor_on, sets))

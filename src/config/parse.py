@@ -1,0 +1,119 @@
+"""From composed YAML to a `Config`: typed and validated once; every mistake is one line with key, value and fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.config.checks import check
+from src.config.schema import Config, RegimeConfig
+from src.config.typed import ConfigError, build, build_named, convert, did_you_mean
+from src.regimes.catalog import REGIMES
+
+CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
+TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
+
+
+def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Config:
+    """The `Config` of a command line: conf/config.yaml under `overrides`. `single_run`: see `parse`."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = hydra_compose("config", overrides=list(overrides))
+    return parse(typing.cast(Mapping[str, Any], OmegaConf.to_container(composed, resolve=True)), single_run=single_run)
+
+
+def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
+    """The typed, checked `Config` of a composed mapping.
+
+    `single_run`: the cell is the one run (`regime`, `seed`) instead of `regimes` x `seeds`.
+    Raises ConfigError (a ValueError) that names the key, the value and the fix.
+    """
+    given = {key: value for key, value in given.items() if key != "hydra"}
+    for key, value in given.items():
+        if key not in TOP_LEVEL:
+            raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
+    for key in TOP_LEVEL:
+        if key not in given:
+            raise ConfigError(key, "", "is missing; give it a value")
+    hints = typing.get_type_hints(Config)
+    limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {}
+    for name in ("data", "arch", "stopping"):
+        values[name] = build_named(typing.get_args(hints[name]), given[name], name)
+    for name in ("split", "optimizer", "trainer", "tracking", "search"):
+        values[name] = build(hints[name], given[name], name)
+    for name in ("loss", "multirun", "storage", "n_workers", "dry_run"):
+        values[name] = convert(hints[name], given[name], name, limits[name])
+    n_parts = values["split"].parts
+    entries = [given["regime"]] if single_run else given["regimes"]
+    if not isinstance(entries, (list, tuple)) or not entries:
+        raise ConfigError("regimes", entries, "must be a list of regimes, e.g. regimes=[sequential,combined]")
+    values["regimes"] = tuple(parse_regime(entry, n_parts) for entry in entries)
+    if len(set(values["regimes"])) < len(entries):
+        raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
+    values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
+    name = given["sweep"]
+    if name is None:
+        name = f"{values['data'].name}-{values['arch'].name}"
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-'")
+    config = Config(sweep=name, **values)
+    check(config)
+    return config
+
+
+def parse_seeds(given: object) -> tuple[int, ...]:
+    """Seeds from a number (12 means 0..11) or a list."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        if given < 1:
+            raise ConfigError("seeds", given, "must be at least 1, or a list such as seeds=[0,3,7]")
+        return tuple(range(given))
+    seeds = given if isinstance(given, (list, tuple)) else [given]
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError("seeds", given, "must be a number of seeds or a list of different whole numbers >= 0")
+    return tuple(seeds)
+
+
+def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
+    """A regime from its name, a one-key mapping {name: {knob: value}}, or a composed group {name: ..., knob: value}."""
+    if isinstance(entry, str):
+        name, knobs = entry, {}
+    elif isinstance(entry, Mapping) and "name" in entry:
+        name, knobs = entry["name"], {key: value for key, value in entry.items() if key != "name"}
+    elif isinstance(entry, Mapping) and len(entry) == 1:
+        name, knobs = next(iter(entry.items()))
+        knobs = knobs or {}
+    else:
+        raise ConfigError("regimes", entry, "an entry is a name or {name: {knob: value}}")
+    if name not in REGIMES:
+        raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(REGIMES))}")
+    key = f"regime.{name}"
+    if not isinstance(knobs, Mapping):
+        raise ConfigError(key, knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
+    parameters = knobs_of(name)
+    hints = typing.get_type_hints(REGIMES[name])
+    chosen = {}
+    for knob, value in knobs.items():
+        if knob not in parameters:
+            known = list(parameters)
+            raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {did_you_mean(knob, known) if known else 'none'}")
+        converted = convert(hints[knob], value, f"{key}.{knob}", {})
+        if converted != parameters[knob]:
+            chosen[knob] = converted
+    REGIMES[name](n_parts, **chosen)  # a regime checks its own knobs
+    return RegimeConfig(name, tuple(sorted(chosen.items())))
+
+
+def knobs_of(regime: str) -> dict[str, Any]:
+    """The knobs of a regime with their defaults."""
+    parameters = inspect.signature(REGIMES[regime]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,134 @@
+"""Which samples a stage trains on and in which order: addressed by (seed, digest of the data, epoch), by nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.data.seeds import generator
+from src.data.stream import Samples, Stream
+from src.regimes.stage import Mixture
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureData:
+    """The training samples of one stage of one seed, and how an epoch draws from them.
+
+    Positions count through the concatenation of `parts`. `pools`: what is drawn from, each in the order of sample ids;
+    `counts`: draws from each pool in one epoch (None: one pool, every sample once). `repeats`: each draw so many times in
+    a row. `digest` names content and way of drawing: the same samples have it however they were divided into data sets.
+    """
+
+    seed: int
+    parts: tuple[Samples, ...]
+    pools: tuple[Positions, ...]
+    counts: tuple[int, ...] | None
+    balanced: bool
+    repeats: int
+    digest: str
+
+    @property
+    def n_samples(self) -> int:
+        """Distinct training samples."""
+        return sum(len(pool) for pool in self.pools)
+
+    @property
+    def n_draws(self) -> int:
+        """Samples drawn in one epoch."""
+        return (self.n_samples if self.counts is None else sum(self.counts)) * self.repeats
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels or targets of the concatenated parts."""
+        return torch.cat([part.y for part in self.parts])
+
+    def order(self, epoch: int) -> Positions:
+        """Draws of one epoch (counted from 0): positions [n_draws]."""
+        rng = generator(self.seed, "order", self.digest, epoch)
+        if self.counts is None:
+            drawn = rng.permutation(self.pools[0])
+        else:
+            labels = self.labels.numpy() if self.balanced else None
+            chosen = [_draw(pool, n, labels, rng) for pool, n in zip(self.pools, self.counts, strict=True)]
+            drawn = rng.permutation(np.concatenate(chosen))
+        return np.repeat(drawn, self.repeats)
+
+
+def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None) -> MixtureData:
+    """The data of a stage. `n_counted`: draws of an epoch if the mixture has shares (the size of the new data)."""
+    present = [k for k in mixture.parts if len(stream.train[k])]
+    counts: tuple[int, ...] | None = None
+    if mixture.shares is not None and present:
+        assert n_counted is not None
+        shares = [share for share, k in zip(mixture.shares, mixture.parts, strict=True) if k in present]
+        drawn = [round(share * n_counted / sum(shares)) for share in shares[:-1]]
+        counts = (*drawn, n_counted - sum(drawn))
+        if not any(drawn):  # nothing comes from the earlier data: this is a stage on the last part alone
+            present, counts = present[-1:], None
+    parts = tuple(stream.train[k] for k in present)
+    offsets = np.cumsum([0, *(len(part) for part in parts)])
+    pools: tuple[Positions, ...]
+    if counts is None:
+        pools = (_by_id(parts, 0),) if parts else (np.empty(0, np.int64),)
+        if mixture.chunk is not None:
+            pools = (_chunk(pools[0], parts, stream.seed, *mixture.chunk),)
+    else:
+        pools = tuple(_by_id((part,), int(offset)) for part, offset in zip(parts, offsets, strict=False))
+    balanced = mixture.balanced and counts is not None
+    way = f"{counts}|{balanced}|{mixture.repeats}"
+    digest = hashlib.blake2b(way.encode(), digest_size=16)
+    for pool in pools:
+        digest.update(_content(parts, pool))
+    return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, digest.hexdigest())
+
+
+def _tags(parts: tuple[Samples, ...]) -> tuple[list[str], Positions]:
+    """The different contents of the parts, sorted, and for every position which of them it is from."""
+    contents = sorted({part.content for part in parts})
+    tags = np.concatenate([np.full(len(part), contents.index(part.content), np.int64) for part in parts])
+    return contents, tags
+
+
+def _by_id(parts: tuple[Samples, ...], offset: int) -> Positions:
+    """Positions of the samples in the order of their ids; of equal ids of two sources the content decides."""
+    ids = torch.cat([part.ids for part in parts]).numpy()
+    _, tags = _tags(parts)
+    return np.lexsort((tags, ids)).astype(np.int64) + offset
+
+
+def _content(parts: tuple[Samples, ...], pool: Positions) -> bytes:
+    """Names the samples at the positions, whatever data set each is in."""
+    if not parts:
+        return b"empty"
+    contents, tags = _tags(parts)
+    used = np.unique(tags[pool])
+    h = hashlib.blake2b(digest_size=16)
+    h.update("|".join(contents[k] for k in used).encode())
+    h.update(np.searchsorted(used, tags[pool]).tobytes())
+    h.update(torch.cat([part.ids for part in parts]).numpy()[pool].tobytes())
+    h.update(torch.cat([part.y for part in parts]).numpy()[pool].tobytes())
+    return h.digest()
+
+
+def _chunk(pool: Positions, parts: tuple[Samples, ...], seed: int, index: int, n_chunks: int) -> Positions:
+    """Piece `index` of `n_chunks` of the pool in the seed's order, itself in the order of ids; one chunk is the whole."""
+    order = generator(seed, "order", "chunks", _content(parts, pool).hex()).permutation(len(pool))
+    return pool[np.sort(np.array_split(order, n_chunks)[index])]
+
+
+def _draw(pool: Positions, count: int, labels: NDArray[np.generic] | None, rng: np.random.Generator) -> Positions:
+    """`count` positions of the pool, none again before all were drawn; given `labels`, class after class in turn."""
+    if labels is None:
+        rounds = -(-count // len(pool)) if count else 1
+        return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]
+    classes = rng.permutation(np.unique(labels[pool]))
+    per_class = -(-count // len(classes)) if count else 1
+    columns = [_draw(pool[labels[pool] == label], per_class, None, rng) for label in classes]
+    return np.stack(columns, axis=1).reshape(-1)[:count]

@@ -1,0 +1,139 @@
+"""How a source becomes a stream: Dataset 1, Dataset 2, ..., with their validation and test sets.
+
+`load` reads the sources of a cell once and checks the split; the `StreamFactory` it returns builds the stream of a seed.
+The definitions are those of docs/DEFINITIONS.md: counts in counts.py, the draw in draw.py, shifts and labels in views.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.config import Config, ConfigError, SplitConfig
+from src.data.counts import allot
+from src.data.draw import draw
+from src.data.shifts import INPUT_SHIFTS, check_shift
+from src.data.source import Source
+from src.data.sources import load_shift_source, load_source
+from src.data.stream import Stream
+from src.data.views import View, evaluations, noisy_labels, plain_view, shifted_view
+
+
+@dataclass(frozen=True, eq=False)
+class StreamFactory:
+    """The sources of a cell, loaded once, from which each seed draws its stream.
+
+    `shift_source`: the source of `split.shift.source`.
+    """
+
+    split: SplitConfig
+    source: Source
+    shift_source: Source | None = None
+
+    @property
+    def digest(self) -> str:
+        """Names the content of all sources: the data's part of a content hash."""
+        digests = [source.digest for source in sources_of(self.source, self.shift_source)]
+        return (
+            digests[0] if len(digests) == 1 else hashlib.blake2b("|".join(digests).encode(), digest_size=16).hexdigest()
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the stream's classes in the order of its labels; None for regression."""
+        names = self.source.class_names
+        if names is None:
+            return None
+        return tuple(names[c] for c in allot(self.split, sources_of(self.source, self.shift_source)).classes)
+
+    def build(self, seed: int) -> Stream:
+        """The stream of one seed."""
+        return build_stream(self.split, self.source, seed, self.shift_source)
+
+
+def load(config: Config, loaded: dict[object, Source] | None = None) -> StreamFactory:
+    """Loads the sources of a cell and checks that its split is possible.
+
+    `loaded`: sources by the configuration they were loaded for, filled here: the cells of a grid read a source once.
+    Raises ConfigError, before anything is trained.
+    """
+    loaded = {} if loaded is None else loaded
+    cache = Path(config.multirun) / ".cache"
+    if config.data not in loaded:
+        loaded[config.data] = load_source(config.data, cache)
+    source = loaded[config.data]
+    shift_source = None
+    if (name := config.split.shift.source) is not None:
+        address = (config.data, name)
+        if address not in loaded:
+            loaded[address] = load_shift_source(name, config.data, source, cache)
+        shift_source = loaded[address]
+    check_split(config.split, source, shift_source)
+    return StreamFactory(config.split, source, shift_source)
+
+
+def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:
+    """Dataset 1's source and, where the other data sets have another, theirs."""
+    other = source.second if shift_source is None else shift_source
+    return (source,) if other is None else (source, other)
+
+
+def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
+    """Raises ConfigError for a split that these sources cannot give; `src.config` refuses what needs no data for it."""
+    check_shift(split.shift, source)
+    sources = sources_of(source, shift_source)
+    if len(sources) > 1 and split.parts > 2:
+        raise ConfigError(
+            "split.parts", split.parts, "has no meaning with a source for each of 2 data sets; set it to 2"
+        )
+    train = allot(split, sources).train
+    if split.label_noise and (train.sum(axis=0) > 0).sum() < 2:
+        raise ConfigError("split.label_noise", split.label_noise, "needs 2 classes or more to confuse; set it to 0")
+
+
+def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: Source | None = None) -> Stream:
+    """The stream of one seed: equal arguments give equal streams in any process.
+
+    Data sets that are not shifted share the bank of their source; a shifted one has a bank of just the rows it needs.
+    Ids of a second source go on after those of the first.
+    """
+    sources = sources_of(source, shift_source)
+    allotment = allot(split, sources)
+    train = allotment.train
+    draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
+    plain = [plain_view(one, draws[k], first_id=len(source) * k) for k, one in enumerate(sources)]
+    views: list[View] = []
+    for part, number in enumerate(allotment.data_source):
+        view, drawn = plain[number], draws[number]
+        is_shifted = split.shift.amount > 0 and (split.shift.kind == "relabel" or split.shift.kind in INPUT_SHIFTS)
+        if part > 0 and is_shifted and train[part].any():
+            present = train[part] > 0
+            held_out = np.concatenate([drawn.val, drawn.test])
+            rows = np.sort(np.concatenate([drawn.train[part], held_out[present[drawn.classes[held_out]]]]))
+            view = shifted_view(view, split.shift, rows, present, seed, part)
+        views.append(view)
+    rows_of = [draws[number].train[part] for part, number in enumerate(allotment.data_source)]
+    noisy = [
+        noisy_labels(view, np.asarray(train.sum(axis=0) > 0), split.label_noise, seed, number)
+        if split.label_noise
+        else None
+        for view, number in zip(views, allotment.data_source, strict=True)
+    ]
+    n_outputs = source.n_outputs if source.is_regression else len(allotment.classes)
+    class_counts = tuple(
+        () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=n_outputs).tolist())
+        for view, rows in zip(views, rows_of, strict=True)
+    )
+    fewest = min(class_counts[0], default=0)
+    return Stream(
+        seed=seed,
+        train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
+        val=evaluations(views, [draws[number].val for number in allotment.data_source], train),
+        test=evaluations(views, [draws[number].test for number in allotment.data_source], train),
+        n_outputs=n_outputs,
+        class_counts=class_counts,
+        imbalance=max(class_counts[0]) / fewest if fewest else None,
+    )

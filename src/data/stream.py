@@ -1,0 +1,126 @@
+"""What a split hands to training: data sets one after the other, with their validation and test sets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """A table of inputs that many sample sets share; rows are gathered and scaled batch by batch.
+
+    `x`: [N, C, H, W] (or [N, features]) on the CPU, uint8 (0..255) or floating point, possibly memory-mapped.
+    `mean`, `std`: [C] of pixels scaled to 0..1, for uint8 and float images alike; None: x is used as it is.
+    """
+
+    x: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.x.shape[1:])
+
+    def scale(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Raw rows of the bank [n, ...], on any device, as the network sees them."""
+        out = x.to(dtype)
+        if x.dtype == torch.uint8:
+            out = out / 255
+        if self.mean is not None and self.std is not None:
+            shape = (1, -1) + (1,) * (out.ndim - 2)
+            out = (out - self.mean.to(out).view(shape)) / self.std.to(out).view(shape)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A set of labelled samples: rows of a bank with their labels.
+
+    `rows`: int64 [n] into `bank.x`. `y`: int64 [n] classes, or float [n, k] targets. `ids`: int64 [n], the samples' names
+    in their source; unique inside one source and the same whatever the seed, subset or shift.
+    `content`: names the inputs (source digest, shift, seed where it matters), so that equal digests mean equal tensors.
+    """
+
+    bank: Bank
+    rows: Tensor
+    y: Tensor
+    ids: Tensor
+    content: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        h = hashlib.blake2b(self.content.encode(), digest_size=16)
+        h.update(np.ascontiguousarray(self.ids.numpy()).tobytes())
+        h.update(np.ascontiguousarray(self.y.numpy()).tobytes())
+        object.__setattr__(self, "digest", h.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def inputs(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All inputs as the network sees them, [n, ...]."""
+        return self.bank.scale(self.bank.x[self.rows], dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """Weighted samples of one or more pools: `weights[pool]` is float64 [len(pool)]; all weights together sum to 1.
+
+    The weights turn a mean over shared pools into the mean under the set's own class priors and mixture.
+    """
+
+    weights: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluations:
+    """Pools of held-out samples and the named sets (`d1`, `d2`, ..., `union`) that weigh them.
+
+    Every pool is evaluated once; a data set without a shift of its own shares the pool of Dataset 1. A data set with no
+    samples has no set (its metrics are null).
+    """
+
+    pools: tuple[Samples, ...]
+    sets: Mapping[str, EvaluationSet]
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The data of one seed: `train[k]` is Dataset k+1; `val` and `test` are held out and never trained on.
+
+    `n_outputs`: classes, or target columns for regression. `class_counts[k][c]`: samples of class c in Dataset k+1.
+    `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or where a class is absent by its prior).
+    """
+
+    seed: int
+    train: tuple[Samples, ...]
+    val: Evaluations
+    test: Evaluations
+    n_outputs: int
+    class_counts: tuple[tuple[int, ...], ...]
+    imbalance: float | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, e.g. (1, 8, 8)."""
+        return self.train[0].bank.input_shape
+
+    @property
+    def digest(self) -> str:
+        """Names everything in the stream."""
+        h = hashlib.blake2b(digest_size=16)
+        for samples in (*self.train, *self.val.pools, *self.test.pools):
+            h.update(samples.digest.encode())
+        for evaluations in (self.val, self.test):
+            for name in sorted(evaluations.sets):
+                h.update(name.encode())
+                for pool, weights in sorted(evaluations.sets[name].weights.items()):
+                    h.update(f"{pool}".encode() + weights.numpy().tobytes())
+        return h.hexdigest()

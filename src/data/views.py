@@ -1,0 +1,110 @@
+"""How a data set sees the samples of its source: shifted or not, with the labels that the stream gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.config import ShiftConfig
+from src.data.draw import Draw, Rows
+from src.data.seeds import generator
+from src.data.shifts import INPUT_SHIFTS, relabel, shift_inputs
+from src.data.source import Source
+from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Rows of a source as samples of a stream.
+
+    `row_of` [N]: row of `bank` of every row of the source that the bank holds (None: all, at the same place).
+    `y` [N] or [N, k]: label of every row as the stream numbers and the shift exchanges them. `classes` [N]: the
+    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0.
+    """
+
+    bank: Bank
+    row_of: Rows | None
+    y: Tensor
+    classes: Rows
+    content: str
+    first_id: int
+
+    def samples(self, rows: Rows, y: Tensor | None = None) -> Samples:
+        """Samples of the given rows; `y` [N] in place of the view's own labels."""
+        places = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
+        labels = (self.y if y is None else y)[torch.from_numpy(rows)]
+        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content)
+
+
+def plain_view(source: Source, drawn: Draw, first_id: int) -> View:
+    """The source as it is, under the stream's class numbers."""
+    y = source.y if source.is_regression else torch.from_numpy(drawn.classes)
+    return View(source.bank, None, y, drawn.classes, source.digest, first_id)
+
+
+def shifted_view(plain: View, shift: ShiftConfig, rows: Rows, present: NDArray[np.bool_], seed: int, part: int) -> View:
+    """`plain` as data set `part` (counted from 0) sees it. `rows`: all it will be asked for, which alone are shifted;
+    `present` [classes]: the classes it has."""
+    if shift.kind == "relabel":
+        new_label = np.append(np.arange(len(present)), -1)  # the last is for rows of no class, which have class -1
+        for old, new in relabel(np.flatnonzero(present).tolist(), shift.amount, seed, part).items():
+            new_label[old] = new
+        return View(
+            plain.bank, None, torch.from_numpy(new_label[plain.classes]), plain.classes, plain.content, plain.first_id
+        )
+    assert shift.kind in INPUT_SHIFTS
+    row_of = np.full(len(plain.y), -1, np.int64)
+    row_of[rows] = np.arange(len(rows))
+    x = shift_inputs(shift.kind, plain.bank.x, rows, shift.amount, seed, part)
+    draw = "" if shift.kind == "rotate" else f" seed={seed}"
+    content = f"{plain.content} {shift.kind}={shift.amount!r} part={part}{draw}"
+    bank = Bank(x, plain.bank.mean, plain.bank.std)
+    return View(bank, row_of, plain.y, plain.classes, content, plain.first_id)
+
+
+def noisy_labels(view: View, present: NDArray[np.bool_], share: float, seed: int, number: int) -> Tensor:
+    """The labels of a view, each wrong with probability `share`: another class of those `present`, all alike.
+
+    Every row of source `number` has a draw of its own, so noise nests: in subsets, and in smaller shares.
+    """
+    known = np.flatnonzero(present)
+    labels = view.y.numpy()
+    is_wrong = generator(seed, "data", "label_noise", number).random(len(labels)) < share
+    place = np.searchsorted(known, labels).clip(max=len(known) - 1)
+    other = generator(seed, "data", "label_noise", number, "class").integers(0, len(known) - 1, len(labels))
+    wrong = known[other + (other >= place)]
+    return torch.from_numpy(np.where(is_wrong & (labels >= 0), wrong, labels))
+
+
+def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[np.int64]) -> Evaluations:
+    """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows.
+
+    `views[part]`, `held_out[part]`: of each data set; equal views share a pool. `train` [parts, classes]: training
+    counts. Within a pool a sample of class c weighs prior_c / n_c, its data set's training prior over the pool's count;
+    the union mixes the data sets by their training sizes. Regression is one class, so its weights are uniform.
+    """
+    parts = [part for part in range(len(views)) if train[part].any()]
+    pool_views = list({id(views[part]): views[part] for part in parts}.values())
+    pools: list[Samples] = []
+    sets: dict[str, EvaluationSet] = {}
+    union: dict[int, Tensor] = {}
+    for number, view in enumerate(pool_views):
+        owners = [part for part in parts if views[part] is view]
+        is_asked = np.asarray(train[owners].sum(axis=0) > 0)
+        rows = held_out[owners[0]]
+        rows = rows[is_asked[view.classes[rows]]]
+        classes = view.classes[rows]
+        pools.append(view.samples(rows))
+        n_in_pool = np.maximum(np.bincount(classes, minlength=train.shape[1]), 1)
+        union[number] = torch.zeros(len(rows), dtype=torch.float64)
+        for part in owners:
+            weights = torch.from_numpy((train[part] / train[part].sum() / n_in_pool)[classes])
+            sets[f"d{part + 1}"] = EvaluationSet({number: weights})
+            union[number] += weights * (train[part].sum() / train.sum())
+    ordered: Mapping[str, EvaluationSet] = {name: sets[name] for name in sorted(sets, key=lambda name: int(name[1:]))}
+    return Evaluations(tuple(pools), {**ordered, "union": EvaluationSet(union)})

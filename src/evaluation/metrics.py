@@ -1,0 +1,151 @@
+"""Figures of merit of many models at once, from their outputs on weighted samples.
+
+R is the number of models scored side by side (replicas), n that of samples, K that of outputs. Labels and weights are the
+models' own, [R, n], or shared by all, [n]. A model's figures have the same bits whatever the number of models beside it.
+Everything is computed in float64. A figure that is undefined is NaN here and None in `score`'s plain numbers, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from src.data.stream import Evaluations
+
+N_CALIBRATION_BINS = 15
+
+Loss = Literal["cross_entropy", "mse"]
+Scores = dict[str, Tensor]
+"""Name of a metric to its value for each model, float64 [R]."""
+
+
+def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> Scores:
+    """accuracy, loss, balanced_accuracy, ece and recall/<class>, each a weighted mean over samples.
+
+    `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n], with
+    any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight. `ece`: expected
+    calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum over bins of
+    |accuracy - confidence|, by weight. With equal weights these are torchmetrics' figures, save that its ECE gives a
+    confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample that
+    has weight is not finite; the recall of a class without weight.
+    """
+    logits, y, weights = _prepared(logits, y, weights)
+    n_classes = logits.shape[-1]
+    assert y.shape == weights.shape, (y.shape, logits.shape)
+    assert bool(((y >= 0) & (y < n_classes)).all()), f"labels outside 0..{n_classes - 1}"
+    total = _sums(weights)
+
+    confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
+    correct = (predicted == y).to(torch.float64)
+    class_weight = _sums_by_group(weights, y, n_classes)
+    class_hits = _sums_by_group(weights * correct, y, n_classes)
+    recall = class_hits / class_weight  # 0 / 0 is NaN: undefined
+    inner_edges = torch.linspace(0, 1, N_CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)[1:-1]
+    gap = _sums_by_group(weights * (correct - confidence), torch.bucketize(confidence, inner_edges), N_CALIBRATION_BINS)
+    scores = {
+        "accuracy": class_hits.sum(dim=-1) / total,
+        "loss": _sums(weights * sample_losses(logits, y, loss)) / total,
+        "balanced_accuracy": recall.nanmean(dim=-1),
+        "ece": gap.abs().sum(dim=-1) / total,
+    }
+    scores |= {f"recall/{k}": recall[:, k] for k in range(n_classes)}
+    return _defined(scores, logits)
+
+
+def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
+    """loss alone: the weighted mean squared error, not halved, mean over target columns.
+
+    `predictions`: [R, n, K] or [n, K]; `targets`: [R, n, K] or [n, K]; `weights`: [R, n] or [n]. The excess risk is this
+    minus the variance of the targets' noise.
+    """
+    predictions, targets, weights = _prepared(predictions, targets, weights)
+    assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
+    losses = sample_losses(predictions, targets.to(torch.float64), "mse")
+    return _defined({"loss": _sums(weights * losses) / _sums(weights)}, predictions)
+
+
+def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """The loss of every sample: `outputs` [R, n, K] and `y`, classes [R, n] or targets [R, n, K], to [R, n].
+
+    ``cross_entropy``: in nats. ``mse``: squared error, not halved, mean over the K columns; classes count as one-hot rows.
+    """
+    if loss == "cross_entropy":
+        return -outputs.log_softmax(dim=-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    if not y.is_floating_point():
+        y = torch.nn.functional.one_hot(y, outputs.shape[-1]).to(outputs.dtype)
+    return (outputs - y).square().mean(dim=-1)
+
+
+def score(
+    evaluations: Sequence[Evaluations], outputs: Sequence[Tensor], loss: Loss, sets: Sequence[str]
+) -> list[dict[str, float | None]]:
+    """Each model's figures on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
+
+    `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on a set
+    that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression. Recalls are given
+    for `union`.
+    """
+    pools = range(len(evaluations[0].pools))
+    assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
+    joined = torch.cat([output.cpu() for output in outputs], dim=1)
+    y = torch.stack([torch.cat([one.pools[pool].y for pool in pools]) for one in evaluations])
+    is_regression = y.is_floating_point()
+    rows: list[dict[str, float | None]] = [{} for _ in evaluations]
+    for name in sets:
+        metrics = ["accuracy", "loss", "balanced_accuracy", "ece"]
+        if name == "union" and not is_regression:
+            metrics += [f"recall/{k}" for k in range(joined.shape[-1])]
+        weights = torch.stack([_set_weights(one, name) for one in evaluations])
+        if is_regression:
+            scores = regression_metrics(joined, y, weights)
+        else:
+            scores = classification_metrics(joined, y, weights, loss)
+        for metric in metrics:
+            values = scores[metric].tolist() if metric in scores else [math.nan] * len(rows)
+            for row, value in zip(rows, values, strict=True):
+                row[f"{name}/{metric}"] = value if math.isfinite(value) else None
+    return rows
+
+
+def _set_weights(evaluations: Evaluations, name: str) -> Tensor:
+    """Weight in the set of every sample of all pools, one pool after the other: [n]; zeros if there is no such set."""
+    chosen: Mapping[int, Tensor] = evaluations.sets[name].weights if name in evaluations.sets else {}
+    return torch.cat([chosen.get(k, torch.zeros(len(pool))).double() for k, pool in enumerate(evaluations.pools)])
+
+
+def _prepared(outputs: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs as float64 [R, n, K], labels [R, n, ...] and weights float64 [R, n]; outputs of no weight become 0."""
+    outputs = outputs.detach().to(torch.float64)
+    outputs = outputs.unsqueeze(0) if outputs.ndim == 2 else outputs
+    assert outputs.ndim == 3, outputs.shape
+    n_replicas, n_samples = outputs.shape[:2]
+    n_label_dims = 2 if y.is_floating_point() else 1  # targets have columns
+    y = y.to(outputs.device)
+    y = y.expand(n_replicas, *y.shape) if y.ndim == n_label_dims else y
+    weights = weights.to(outputs.device, torch.float64).expand(n_replicas, n_samples)
+    assert bool((weights >= 0).all()), "weights are >= 0"
+    return outputs.masked_fill((weights == 0).unsqueeze(-1), 0.0), y, weights
+
+
+def _sums_by_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Sums of `values` [R, n] by their group [R, n]: [R, n_groups].
+
+    Each model's values are added up in the order of the samples, so their bits do not depend on the number of models.
+    """
+    sums = torch.zeros(len(values), n_groups, dtype=values.dtype, device=values.device)
+    return sums.scatter_add_(1, groups, values)
+
+
+def _sums(values: Tensor) -> Tensor:
+    """Sums of `values` [R, n] over samples: [R]."""
+    return _sums_by_group(values, torch.zeros_like(values, dtype=torch.int64), 1).squeeze(1)
+
+
+def _defined(scores: Scores, outputs: Tensor) -> Scores:
+    """The scores, NaN for each model that has an output which is not finite."""
+    finite = outputs.isfinite().all(dim=-1).all(dim=-1)
+    return {name: values.where(finite, math.nan) for name, values in scores.items()}

@@ -1,0 +1,108 @@
+"""A sweep's folder, ``multirun/<sweep>``: where its cells, queue, logs and live processes are found, by any host."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.config import Config, ConfigError, parse
+
+Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file that readers see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``multirun/<sweep>``. Only sweep.json says which queue serves it; its paths are relative, so the folder moves."""
+
+    multirun: Path
+    sweep: str
+
+    @property
+    def root(self) -> Path:
+        return self.multirun / self.sweep
+
+    @property
+    def members(self) -> Path:
+        return self.root / "members"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def cell(self, cell_hash: str) -> Path:
+        """The folder of one cell and its runs."""
+        return self.root / "cells" / cell_hash
+
+    def write_sweep(self, storage: str | None, engine: str) -> str:
+        """Notes the storage (without password; None: SQLite here) and the engine; returns the folder's own random id.
+
+        The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
+        """
+        known = self.read_sweep() if (self.root / "sweep.json").exists() else {}
+        content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine}
+        if content != known:
+            write_atomic(self.root / "sweep.json", json.dumps(content, indent=2) + "\n")
+        return str(content["id"])
+
+    def read_sweep(self) -> dict[str, Any]:
+        """The content of sweep.json. Raises ConfigError where there is no such sweep."""
+        try:
+            content = json.loads((self.root / "sweep.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = sorted(path.parent.name for path in self.multirun.glob("*/sweep.json"))
+            known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+            raise ConfigError(
+                "sweep", self.sweep, f"there is no such sweep under multirun={self.multirun}; {known}"
+            ) from None
+        assert isinstance(content, dict)
+        return content
+
+    def write_cell(self, cell_hash: str, config: Config) -> None:
+        """Notes what the cell's next worker is to run."""
+        text = yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
+        path = self.cell(cell_hash) / "cell.yaml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+
+    def read_cell(self, cell_hash: str) -> Config:
+        """What the cell's next worker is to run; `multirun` is where the folder is now."""
+        with (self.cell(cell_hash) / "cell.yaml").open(encoding="utf-8") as file:
+            mapping = yaml.load(file, Loader=Loader)
+        return parse({**mapping, "multirun": str(self.multirun)})
+
+
+def to_mapping(config: Config) -> Mapping[str, Any]:
+    """Plain lists and mappings from which `parse` makes the same config again."""
+    mapping: dict[str, Any] = _plain(dataclasses.asdict(config))
+    mapping["regimes"] = [{"name": regime.name, **_plain(dict(regime.knobs))} for regime in config.regimes]
+    mapping["regime"] = mapping["regimes"][0]
+    mapping["seed"] = config.seeds[0]
+    return mapping
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

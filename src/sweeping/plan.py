@@ -1,0 +1,134 @@
+"""What a command has to do before anything runs: its cells by content, what is done, what is missing, and the estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from src.config import Config, ConfigError
+from src.sweeping.engine import Engine
+from src.sweeping.grid import Cell, in_cell, merged
+from src.sweeping.progress import duration
+
+SWEEP_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "search")
+"""One value for the whole sweep: none of them can be an axis."""
+
+SAMPLED_RUNS = 200
+"""At most so many finished runs are read for an estimate."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a command by their content hash, and how many runs each still lacks."""
+
+    cells: dict[str, Cell]
+    n_missing: dict[str, int]
+
+    @property
+    def config(self) -> Config:
+        """A config with the settings that all cells share."""
+        return next(iter(self.cells.values())).config
+
+    @property
+    def missing(self) -> dict[str, Cell]:
+        """The cells that lack runs."""
+        return {cell_hash: cell for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]}
+
+    @property
+    def n_runs(self) -> int:
+        return sum(cell.n_runs for cell in self.cells.values())
+
+    @property
+    def n_runs_missing(self) -> int:
+        return sum(self.n_missing.values())
+
+
+def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
+    """Names each cell by its content and reads from disk what it lacks; cells of equal content become one.
+
+    Raises ConfigError where the cells disagree on what concerns the whole sweep, or where a cell asks of its data what
+    they do not have (the engine says so).
+    """
+    cells = _one_sweep(cells)
+    by_hash: dict[str, Cell] = {}
+    for cell in cells:
+        try:
+            cell_hash = engine.cell_dir(cell.config).name
+        except ConfigError as error:
+            raise in_cell(error, cell.overrides) from error
+        by_hash[cell_hash] = merged(by_hash[cell_hash], cell) if cell_hash in by_hash else cell
+    n_missing = {cell_hash: len(engine.missing_runs(cell.config)) for cell_hash, cell in by_hash.items()}
+    return Plan(by_hash, n_missing)
+
+
+def without_password(url: str) -> tuple[str, str | None]:
+    """The URL without its password, and the password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url, None
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{host}")), parts.password
+
+
+def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells under one name; without a name of the user's, that of all their data sets and architectures."""
+    first = cells[0].config
+    for cell in cells[1:]:
+        for key in SWEEP_KEYS:
+            if getattr(cell.config, key) != getattr(first, key):
+                raise ConfigError(
+                    key, str(getattr(cell.config, key)), "cannot be an axis; it is one for the whole sweep"
+                )
+    names = dict.fromkeys(cell.config.sweep for cell in cells)
+    if len(names) == 1:
+        return list(cells)
+    if any("sweep=" in override for cell in cells for override in cell.overrides):
+        raise ConfigError("sweep", ",".join(names), "cannot be an axis; it is one for the whole sweep")
+    data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
+    arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
+    return [
+        dataclasses.replace(cell, config=dataclasses.replace(cell.config, sweep=f"{data}-{arch}")) for cell in cells
+    ]
+
+
+def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
+    """What a dry run prints: each cell's standing, then cells, runs, done, missing, time and disk."""
+    lines = []
+    for cell_hash, cell in plan.cells.items():
+        n_done = cell.n_runs - plan.n_missing[cell_hash]
+        axes = " ".join(f"{key}={value}" for key, value in cell.axes.items())
+        lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
+    n_cells_missing = len(plan.missing)
+    n_done = plan.n_runs - plan.n_runs_missing
+    lines.append(f"cells: {len(plan.cells)}, {n_cells_missing} with missing runs")
+    lines.append(f"runs: {plan.n_runs}, done {n_done}, missing {plan.n_runs_missing}")
+    seconds, size = _past_runs(cells_dir)
+    if not plan.n_runs_missing:
+        lines.append("nothing to run")
+    elif seconds is None:
+        lines.append("time and disk: unknown until a first run of this sweep is finished")
+    else:
+        left = duration(seconds * plan.n_runs_missing / n_workers)
+        disk = size * plan.n_runs_missing / 2**20
+        lines.append(
+            f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk:.1f} MiB"
+        )
+    return lines
+
+
+def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
+    """Mean seconds and bytes of the sweep's finished runs (of the first 200 found)."""
+    seconds, sizes = [], []
+    for path in cells_dir.glob("*/*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        seconds.append(float(result["provenance"]["seconds"]))
+        sizes.append(sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file()))
+        if len(seconds) == SAMPLED_RUNS:
+            break
+    if not seconds:
+        return None, 0.0
+    return sum(seconds) / len(seconds), sum(sizes) / len(sizes)

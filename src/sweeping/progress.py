@@ -1,0 +1,92 @@
+"""What a sweep shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+PLAIN_SECONDS = 10.0
+"""Between two plain lines, unless the sweep ends."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a sweep is. `verdicts`: how many finished cells each regime wins."""
+
+    n_cells: int
+    n_cells_done: int
+    n_runs: int
+    n_runs_done: int
+    n_running: int = 0
+    n_failed: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=Counter)
+
+    def line(self, eta_seconds: float | None) -> str:
+        """The standing in one line."""
+        parts = [f"cells {self.n_cells_done}/{self.n_cells}", f"runs {self.n_runs_done}/{self.n_runs}"]
+        if self.n_running:
+            parts.append(f"running {self.n_running}")
+        if self.n_failed:
+            parts.append(f"failed {self.n_failed}")
+        if eta_seconds is not None and self.n_runs_done < self.n_runs:
+            parts.append(f"left {duration(eta_seconds)}")
+        if self.verdicts:
+            parts.append("so far " + ", ".join(f"{name} {count}" for name, count in sorted(self.verdicts.items())))
+        return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Display:
+    """Shows a sweep's `Standing` on `console`; use it in a `with` statement."""
+
+    def __init__(self, console: Console, start: Standing) -> None:
+        self._console = console
+        self._start, self._began = start, time.monotonic()
+        self._plain_at, self._plain_line = -PLAIN_SECONDS, ""
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=console, transient=False, refresh_per_second=4)
+            self._task = self._bar.add_task(start.line(None), total=start.n_runs, completed=start.n_runs_done)
+
+    def __enter__(self) -> Display:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, standing: Standing, *, last: bool = False) -> None:
+        """Brings the display up to date; cheap, to be called as often as wanted."""
+        n_new = standing.n_runs_done - self._start.n_runs_done
+        elapsed = time.monotonic() - self._began
+        eta = elapsed / n_new * (standing.n_runs - standing.n_runs_done) if n_new > 0 else None
+        line = standing.line(eta)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=standing.n_runs_done, description=line)
+        elif line != self._plain_line and (last or elapsed - self._plain_at >= PLAIN_SECONDS):
+            self._plain_at, self._plain_line = elapsed, line
+            self.say(line)

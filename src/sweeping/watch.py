@@ -1,0 +1,161 @@
+"""The parent's part of a sweep while its workers run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from src.sweeping.engine import Engine
+from src.sweeping.folder import SweepFolder
+from src.sweeping.launcher import LocalWorkers
+from src.sweeping.members import Member
+from src.sweeping.plan import Plan
+from src.sweeping.progress import Display, Standing
+from src.sweeping.queue import WorkQueue
+from src.sweeping.worker import give_up_dead
+
+TICK_SECONDS = 0.5
+TAKE_UP_SECONDS = 2.0
+ENQUEUED_AT_ONCE = 50
+"""Cells per turn at the queue's lock, so that workers already running need not wait for a long grid."""
+
+
+class Watch:
+    """The parent's part while workers run: fills the queue, replaces dead workers, shows progress, obeys Ctrl-C."""
+
+    def __init__(
+        self, plan: Plan, folder: SweepFolder, engine: Engine, engine_name: str, workers: LocalWorkers, console: Console
+    ) -> None:
+        self._plan, self._folder, self._engine, self._engine_name = plan, folder, engine, engine_name
+        self._workers, self._console = workers, console
+        self._trials: dict[str, int] = {}
+        self._verdicts: Counter[str] = Counter()
+        self._judged: set[str] = set()
+        self._n_interrupts = 0
+
+    def run(self) -> dict[str, str]:
+        """Runs what the plan lacks; returns the reasons of the cells that failed, by hash."""
+        storage = self._plan.config.storage
+        folder_id = self._folder.write_sweep(storage, self._engine_name)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in handled}
+        try:
+            with Member(self._folder, "sweep") as member:
+                queue = WorkQueue(self._folder, member, storage, folder_id)
+                try:
+                    with Display(self._console, self._standing({}, {})) as display:
+                        self._fill(queue, member)
+                        return self._until_done(queue, display)
+                finally:
+                    queue.close()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del number, frame
+        self._n_interrupts += 1
+
+    def _fill(self, queue: WorkQueue, member: Member) -> None:
+        """Queues the cells that lack runs; workers start as soon as there is something for them."""
+        missing = list(self._plan.missing.items())
+        alone = not member.others("sweep")
+        queue.take_up_dead(forgive=alone)
+        if alone:
+            queue.forget([cell_hash for cell_hash, _ in missing])
+        distributions = queue.distributions()
+        distributions.prepare(cell.axes for cell in self._plan.cells.values())
+        for start in range(0, len(missing), ENQUEUED_AT_ONCE):
+            if self._n_interrupts:
+                return
+            chunk = missing[start : start + ENQUEUED_AT_ONCE]
+            self._trials |= queue.enqueue(chunk, distributions, alone=alone)
+            self._workers.keep_running(len(self._trials), 0)
+
+    def _until_done(self, queue: WorkQueue, display: Display) -> dict[str, str]:
+
+        taken_up = time.monotonic()
+        n_heard = 0
+        while True:
+            states = queue.states()
+            mine = {cell_hash: states[trial] for cell_hash, trial in self._trials.items()}
+            ended = {cell_hash for cell_hash, state in mine.items() if state not in ("WAITING", "RUNNING")}
+            self._judge(mine)
+            display.show(self._standing(mine, self._n_runs_inside(mine)), last=len(ended) == len(mine))
+            if self._n_interrupts > n_heard:
+                n_heard = self._n_interrupts
+                if n_heard == 1:
+                    self._workers.interrupt()
+                    display.say("stopping: the workers finish their current runs; Ctrl-C again ends them now")
+                else:
+                    self._workers.kill()
+            if n_heard and (self._workers.wait(TICK_SECONDS) or n_heard > 1):
+                give_up_dead(self._folder, queue, self._engine)
+                display.say("stopped; the same command continues where this one ended")
+                sys.exit(130)
+            if n_heard:
+                continue
+            if len(ended) == len(mine):
+                break
+            n_waiting = sum(state == "WAITING" for state in mine.values())
+            n_ended = sum(state not in ("WAITING", "RUNNING") for state in states.values())
+            n_died = self._workers.keep_running(n_waiting, n_ended)
+            if n_died or time.monotonic() - taken_up > TAKE_UP_SECONDS:
+                give_up_dead(self._folder, queue, self._engine)
+                taken_up = time.monotonic()
+            if self._workers.hopeless and n_waiting:
+                display.say(f"no worker survives; the last lines of {self._workers.log(0)}:\n{self._last_lines()}")
+                sys.exit(1)
+            time.sleep(TICK_SECONDS)
+        by_trial = {entry.trial_id: entry for entry in queue.entries("FAIL")}
+        return {
+            cell_hash: by_trial[trial].reason or "failed"
+            for cell_hash, trial in self._trials.items()
+            if trial in by_trial
+        }
+
+    def _judge(self, states: Mapping[str, str]) -> None:
+        """Counts the winners of the cells that are newly done."""
+        for cell_hash, cell in self._plan.cells.items():
+            done = not self._plan.n_missing[cell_hash] or states.get(cell_hash) == "COMPLETE"
+            if done and cell_hash not in self._judged:
+                self._judged.add(cell_hash)
+                verdict = self._engine.verdict(cell.config)
+                if verdict is not None:
+                    self._verdicts[verdict] += 1
+
+    def _n_runs_inside(self, states: Mapping[str, str]) -> dict[str, int]:
+        """Runs that are done in the cells that are under way."""
+        return {
+            cell_hash: sum(1 for _ in self._folder.cell(cell_hash).glob("*/result.json"))
+            for cell_hash, state in states.items()
+            if state == "RUNNING"
+        }
+
+    def _standing(self, states: Mapping[str, str], inside: Mapping[str, int]) -> Standing:
+
+        n_cells_done = n_runs_done = 0
+        for cell_hash, cell in self._plan.cells.items():
+            n_missing = self._plan.n_missing[cell_hash]
+            done = not n_missing or states.get(cell_hash) in ("COMPLETE", "PRUNED")
+            n_cells_done += done
+            n_so_far = max(cell.n_runs - n_missing, min(inside.get(cell_hash, 0), cell.n_runs))
+            n_runs_done += cell.n_runs if done else n_so_far
+        return Standing(
+            n_cells=len(self._plan.cells),
+            n_cells_done=n_cells_done,
+            n_runs=self._plan.n_runs,
+            n_runs_done=n_runs_done,
+            n_running=sum(state == "RUNNING" for state in states.values()),
+            n_failed=sum(state == "FAIL" for state in states.values()),
+            verdicts=self._verdicts,
+        )
+
+    def _last_lines(self) -> str:
+        path = self._workers.log(0)
+        return "\n".join(path.read_text(errors="replace").splitlines()[-5:]) if path.exists() else "(no log)"

@@ -1,0 +1,145 @@
+"""A record: all that one MLflow run says, as plain data, before any tracker is asked for anything."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Level = Literal["sweep", "cell", "run"]
+Status = Literal["SCHEDULED", "FINISHED", "FAILED"]
+
+MAX_NAME = 250
+MAX_PARAM = 6000
+MAX_TAG = 8000
+
+_NOT_IN_A_NAME = re.compile(r"[^/\w.\- :]")
+_PASSWORD = re.compile(r"""([A-Za-z][\w+.\-]*://[^\s:/@'"]*):[^\s'"]*@""")
+_SECRET_QUERY = re.compile(r"""([?&](?:password|passwd|token)=)[^&\s'"]+""", re.IGNORECASE)
+
+
+class Key(NamedTuple):
+    """What makes a record one and the same: its level and the hashes of its place in a sweep."""
+
+    level: Level
+    sweep: str
+    cell: str = ""
+    run: str = ""
+
+
+class Point(NamedTuple):
+    """One value of a metric. `timestamp`: milliseconds since the epoch; `step`: updates so far, through all stages."""
+
+    name: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class Input(NamedTuple):
+    """A training data set of the run; `schema` and `profile` are JSON text as MLflow's page shows them."""
+
+    name: str
+    digest: str
+    source: str
+    schema: str
+    profile: str
+    context: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One MLflow run. `start`, `end`: milliseconds since the epoch. Artifacts: file name to content.
+
+    `parent` is what is created when the tracker has no such parent yet; it never replaces one that is there.
+    """
+
+    key: Key
+    name: str
+    status: Status
+    start: int
+    end: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    artifacts: Mapping[str, bytes] = field(default_factory=dict)
+    parent: Record | None = None
+
+    def digest(self) -> str:
+        """Content of the record, parents aside: two records with equal digests leave the same run in MLflow."""
+        body = {
+            "key": self.key,
+            "name": self.name,
+            "status": self.status,
+            "times": (self.start, self.end),
+            "tags": dict(self.tags),
+            "params": dict(self.params),
+            "points": self.points,
+            "inputs": self.inputs,
+            "artifacts": {name: hashlib.sha256(content).hexdigest() for name, content in self.artifacts.items()},
+        }
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+    def all_tags(self, parent_id: str | None) -> dict[str, str]:
+        """The tags as MLflow gets them: the record's own, its key, its digest and the link to its parent."""
+        tags = {"level": self.key.level, "sweep": self.key.sweep, "record": self.digest(), "mlflow.runName": self.name}
+        if self.key.cell:
+            tags["cell"] = self.key.cell
+        if self.key.run:
+            tags["run"] = self.key.run
+        if parent_id is not None:
+            tags["mlflow.parentRunId"] = parent_id
+        return {name: value[:MAX_TAG] for name, value in {**self.tags, **tags}.items()}
+
+
+def mask(text: str) -> str:
+    """`text` with the password of every URI in it replaced by ``***``; everything logged or written goes through it."""
+    return _SECRET_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+
+
+@functools.lru_cache(4096)
+def clean_name(name: str) -> str:
+    """A metric or param name that MLflow accepts: ``replay(share=0.05)`` becomes ``replay share:0.05``."""
+    spoken = name.replace("(", " ").replace(")", "").replace("=", ":").replace(",", " ")
+    parts = [_NOT_IN_A_NAME.sub("_", part) for part in spoken.split("/")]
+    return "/".join(part if part not in ("", ".", "..") else "_" for part in parts)[:MAX_NAME]
+
+
+def number(value: float) -> str:
+    """A number as it is shown in params: ``0.1``, ``20``, ``inf``."""
+    return f"{value:g}"
+
+
+def sentence(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
+    """The name of a run or a cell: ``sequential r=0.10 imb=5 e=20 s=3``; axes that say nothing are left out."""
+    ratio = float(axes["ratio"])
+    two_decimals = f"{ratio:.2f}"
+    fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
+    words = [regime] if regime is not None else []
+    words += [f"r={two_decimals if fractional else f'{ratio:.3g}'}", f"imb={number(float(axes['imbalance']))}"]
+    if axes["shift"] != "none":
+        words.append(f"shift={axes['shift']}")
+    if axes["epochs"] != "-":
+        words.append(f"e={axes['epochs']}")
+    if seed is not None:
+        words.append(f"s={seed}")
+    return " ".join(words)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted params within MLflow's limits; passwords in URIs are masked, null is ``null``."""
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[clean_name(name)] = mask(text)[:MAX_PARAM]
+    return flat

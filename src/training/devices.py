@@ -1,0 +1,61 @@
+"""Where training runs: the device of this process and its part in a data-parallel run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from src.config import ConfigError, TrainerConfig
+from src.training.feed import Place
+
+
+def place_of(trainer: TrainerConfig) -> Place:
+    """The device and precision of this process; ConfigError where the machine lacks what was asked for."""
+    torch.set_num_threads(trainer.threads)
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    world, rank = (world, rank) if trainer.devices > 1 else (1, 0)
+    has_gpu = torch.cuda.is_available()
+    if trainer.name == "gpu" and not has_gpu:
+        raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
+    on_gpu = has_gpu and trainer.name != "cpu"
+    if trainer.precision == "16-mixed" and not on_gpu:
+        raise ConfigError("trainer.precision", "16-mixed", "needs a GPU; on a CPU take bf16-mixed or 32")
+    if on_gpu and trainer.devices > torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible here; lower it")
+    dtype = torch.float64 if trainer.precision == "64" else torch.float32
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
+        if on_gpu
+        else torch.device("cpu")
+    )
+    return Place(device, dtype, rank, world)
+
+
+def trainer_arguments(trainer: TrainerConfig, place: Place) -> dict[str, Any]:
+    """Arguments of a Lightning Trainer on this place."""
+    on_gpu = place.device.type == "cuda"
+    precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
+    arguments: dict[str, Any] = {
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": [place.device.index or 0] if on_gpu else 1,
+        "precision": precision,
+        "deterministic": trainer.deterministic,
+    }
+    if place.world > 1:
+        arguments["strategy"] = "ddp"
+        arguments["devices"] = place.world
+        arguments["sync_batchnorm"] = on_gpu
+    return arguments
+
+
+def fingerprint(place: Place) -> str:
+    """What the last bits of a result depend on besides the recipe: torch, the processor's instructions, the device."""
+    if place.device.type == "cuda":
+        device = torch.cuda.get_device_name(place.device)
+    else:
+        device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {torch.__version__}, {device}"

@@ -1,0 +1,184 @@
+"""Walks the plan: every stage is loaded from the store or fit, in groups; what fails takes only its own runs with it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from src.config import Config, ConfigError
+from src.models.build import build_model
+from src.models.structure import has_batchnorm
+from src.training.feed import Place
+from src.training.fit import fit
+from src.training.plan import Node, Plan
+from src.training.replicas import State
+from src.training.result import StageResult
+from src.training.store import Store
+
+T = TypeVar("T")
+
+GROUP_MEBIBYTES = 512
+"""`trainer.replicas=auto`: weights, gradients and optimizer state of a group take at most this much."""
+
+
+@dataclass
+class Execution:
+    """What became of a plan's stages. `results`: by key; `trained`: keys that were fit just now, the others were loaded;
+    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it."""
+
+    store: Store
+    results: dict[str, StageResult] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def diverged(self, key: str) -> bool:
+        """Whether the stage's loss stopped being finite."""
+        return key in self.results and self.results[key].ledger.diverged
+
+
+def execute(config: Config, plan: Plan, store: Store, place: Place) -> Execution:
+    """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained."""
+    execution = Execution(store)
+    for group in plan.groups:
+        missing = from_first_rank(partial(_load, group, plan, execution), place)
+        _share_loaded(group, execution, place)
+        ready = []
+        for key in missing:
+            node = plan.nodes[key]
+            needed = [*node.parents, *([node.penalty_parent] if node.penalty_parent else [])]
+            failed = next((parent for parent in needed if parent in execution.failures), None)
+            if failed is not None:
+                execution.failures[key] = execution.failures[failed]
+            elif all(parent in execution.results and not execution.diverged(parent) for parent in needed):
+                ready.append(node)
+        if ready:
+            _train(config, plan, ready, execution, place)
+    return execution
+
+
+def from_first_rank(decide: Callable[[], T], place: Place) -> T:
+    """What rank 0 decides, told to all ranks; alone, simply the decision."""
+    if place.world == 1:
+        return decide()
+    box: list[T | None] = [decide() if place.rank == 0 else None]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[return-value]
+
+
+def _load(keys: Sequence[str], plan: Plan, execution: Execution) -> list[str]:
+    """Takes what the store has; the keys it has not."""
+    for key in keys:
+        result = execution.store.get(key, need_optimizer=key in plan.keep_optimizer)
+        if result is not None:
+            execution.results[key] = result
+    return [key for key in keys if key not in execution.results]
+
+
+def _share_loaded(keys: Sequence[str], execution: Execution, place: Place) -> None:
+    """Gives every rank what rank 0 loaded: only rank 0 reads the store."""
+    loaded = from_first_rank(lambda: {k: execution.results[k] for k in keys if k in execution.results}, place)
+    execution.results.update(loaded)
+
+
+def _train(config: Config, plan: Plan, nodes: Sequence[Node], execution: Execution, place: Place) -> None:
+    limit = None
+    start = 0
+    while start < len(nodes):
+        try:
+            models = [_starting_model(config, nodes[start], execution, place)]
+            limit = limit or _group_limit(config, models[0], place)
+            group = nodes[start : start + limit]
+            models += [_starting_model(config, node, execution, place) for node in group[1:]]
+            results = _fit(config, plan, group, models, execution, place)
+        except ConfigError:
+            raise
+        except Exception as error:
+            failed = nodes[start : start + (limit or len(nodes))]
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            execution.failures.update({node.key: (line, traceback.format_exc()) for node in failed})
+            start += len(failed)
+            continue
+        for node, result in zip(group, results, strict=True):
+            execution.results[node.key] = result
+            execution.trained.add(node.key)
+            if place.rank == 0:
+                execution.store.put(node.key, result)
+        start += len(group)
+
+
+def _fit(
+    config: Config, plan: Plan, group: Sequence[Node], models: list[nn.Module], execution: Execution, place: Place
+) -> list[StageResult]:
+    optimizer_states: list[Mapping[str, Tensor]] | None = None
+    if group[0].parents and not group[0].stage.reset_optimizer:
+        optimizer_states = []
+        for node in group:
+            state = execution.results[node.parents[0]].optimizer
+            assert state is not None
+            optimizer_states.append(state)
+    return fit(
+        config,
+        group,
+        models,
+        place,
+        optimizer_states=optimizer_states or None,
+        keep_optimizer=any(node.key in plan.keep_optimizer for node in group),
+    )
+
+
+def _group_limit(config: Config, model: nn.Module, place: Place) -> int:
+    """How many models train side by side: as the user said, else by memory, from the model alone."""
+    if place.world > 1:
+        if has_batchnorm(model) and place.device.type != "cuda":
+            problem = "batch normalisation needs synchronised statistics, which only GPUs have; take one device"
+            raise ConfigError("trainer.devices", place.world, problem)
+        return 1
+    if config.trainer.replicas != "auto":
+        return config.trainer.replicas
+    copies = 4  # weights, gradients, momentum, and the copy that is handed back
+    size = sum(p.numel() * p.element_size() for p in model.parameters()) * copies
+    return int(max(1, min(128, GROUP_MEBIBYTES * 2**20 // size)))
+
+
+def _starting_model(config: Config, node: Node, execution: Execution, place: Place) -> nn.Module:
+    """The stage's network at its starting weights."""
+    stream, start = node.stream, node.stage.start
+    model = build_model(config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype)
+    parents = [execution.results[key].weights for key in node.parents]
+    if start.kind == "previous":
+        model.load_state_dict(dict(parents[0]))
+    elif start.kind == "shrink_perturb":
+        noise = build_model(
+            config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype, address=("perturb", node.level)
+        )
+        model.load_state_dict(shrink_perturb(parents[0], noise, start.shrink, start.perturb))
+    elif start.kind == "average":
+        model.load_state_dict(average(parents, start.weights))
+    else:
+        assert start.kind == "fresh", start.kind
+    return model
+
+
+def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> State:
+    """shrink * weights + perturb * freshly drawn initial weights (Ash & Adams 2020); buffers stay as they are."""
+    drawn = dict(noise.named_parameters())
+    return {
+        name: shrink * tensor + perturb * drawn[name].detach() if name in drawn else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def average(parents: Sequence[Mapping[str, Tensor]], mixing: Sequence[float]) -> State:
+    """The weighted mean of several models' weights; whole-number buffers are the first model's."""
+    return {
+        name: sum((w * parent[name] for w, parent in zip(mixing, parents, strict=True)), torch.zeros_like(tensor))
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in parents[0].items()
+    }

@@ -1,0 +1,168 @@
+"""How a group's batches reach the device: from tensors that live there, or streamed through a DataLoader."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.batches import MixtureData, Positions
+from src.data.stream import Bank, Samples
+from src.training.budget import Length
+
+Batch = tuple[Tensor, Tensor, int]
+"""Inputs [R, b, ...], labels [R, b] (or targets [R, b, k]), and b over all ranks together."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tensors live and what this process's share of every batch is: rows rank::world."""
+
+    device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world: int = 1
+
+
+class Table:
+    """The rows that some sample sets use, each kept once, scaled, on the device."""
+
+    def __init__(self, groups: Sequence[Sequence[Samples]], place: Place) -> None:
+        used: dict[int, tuple[Bank, list[Tensor]]] = {}
+        for samples in (s for group in groups for s in group):
+            used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
+        kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
+        inputs, offsets, offset = [], {}, 0
+        for key, (bank, _) in used.items():
+            inputs.append(bank.scale(bank.x[kept[key]], place.dtype))
+            offsets[key] = offset
+            offset += len(kept[key])
+        self.x = torch.cat(inputs).to(place.device)
+        self.rows: list[Tensor] = []
+        """For every group of sample sets, the table's row of each position in their concatenation."""
+        for group in groups:
+            found = [torch.searchsorted(kept[id(s.bank)], s.rows) + offsets[id(s.bank)] for s in group]
+            self.rows.append(torch.cat(found))
+
+    @staticmethod
+    def mebibytes(groups: Sequence[Sequence[Samples]], dtype: torch.dtype) -> float:
+        """Size of the table these sample sets would make."""
+        rows: dict[int, list[Tensor]] = {}
+        banks = {}
+        for samples in (s for group in groups for s in group):
+            rows.setdefault(id(samples.bank), []).append(samples.rows)
+            banks[id(samples.bank)] = samples.bank
+        elements = sum(
+            len(torch.unique(torch.cat(r))) * int(np.prod(banks[key].input_shape)) for key, r in rows.items()
+        )
+        return elements * torch.finfo(dtype).bits / 8 / 2**20
+
+
+def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) -> Iterator[Positions]:
+    """Positions [R, b] of every batch of one epoch (counted from 0), the stage's last batch cut to its length."""
+    order = np.stack([member.order(epoch) for member in members])
+    first = epoch * length.updates_per_epoch
+    for k in range(min(length.updates_per_epoch, length.updates - first)):
+        start = k * length.batch_size
+        stop = min(start + length.batch_size, length.n_draws)
+        if first + k + 1 == length.updates:
+            seen = epoch * length.n_draws + start
+            stop = min(stop, start + length.samples - seen)
+        yield order[:, start:stop]
+
+
+class ResidentFeed:
+    """Batches gathered from tensors on the device. Each `iter()` is the next epoch."""
+
+    def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, epoch: int = 0) -> None:
+        self.members, self.length, self.place, self.epoch = members, length, place, epoch
+        table = Table([member.parts for member in members], place)
+        self.x = table.x
+        self.rows = [rows.numpy() for rows in table.rows]
+        self.labels = [
+            member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels for member in members
+        ]
+
+    def __iter__(self) -> Iterator[Batch]:
+        place = self.place
+        for positions in batch_positions(self.members, self.length, self._next_epoch()):
+            mine = positions[:, place.rank :: place.world]
+            rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
+            y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
+            rows, y = rows.to(place.device, non_blocking=True), y.to(place.device, non_blocking=True)
+            x = self.x.index_select(0, rows.flatten()).view(*rows.shape, *self.x.shape[1:])
+            yield x, y, positions.shape[1]
+
+    def _next_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch - 1
+
+
+class _Rows(Dataset[Batch]):
+    """Maps the positions [R, b] of a batch to its inputs and labels, read from the banks (possibly files)."""
+
+    def __init__(self, members: Sequence[MixtureData], place: Place) -> None:
+        self.members, self.place = members, place
+        self.offsets = [np.cumsum([0, *(len(part) for part in member.parts)]) for member in members]
+        self.labels = [member.labels for member in members]
+
+    def __getitem__(self, positions: Any) -> Batch:
+        mine = positions[:, self.place.rank :: self.place.world]
+        x = torch.stack([self._inputs(r, p) for r, p in enumerate(mine)])
+        y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
+        return x, y, positions.shape[1]
+
+    def _inputs(self, r: int, positions: Positions) -> Tensor:
+        member, offsets = self.members[r], self.offsets[r]
+        out = torch.empty(len(positions), *member.parts[0].bank.input_shape, dtype=self.place.dtype)
+        for k, part in enumerate(member.parts):
+            here = np.flatnonzero((positions >= offsets[k]) & (positions < offsets[k + 1]))
+            if len(here):
+                rows = part.rows[torch.from_numpy(positions[here] - offsets[k])]
+                out[torch.from_numpy(here)] = part.bank.scale(part.bank.x[rows], self.place.dtype)
+        return out
+
+
+class StreamingFeed:
+    """Batches read through a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch."""
+
+    def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, n_loaders: int) -> None:
+        self.members, self.length, self.place, self.n_loaders = members, length, place, n_loaders
+        self.rows = _Rows(members, place)
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = list(batch_positions(self.members, self.length, self.epoch))
+        self.epoch += 1
+        loader: DataLoader[Batch] = DataLoader(
+            self.rows,
+            batch_size=None,
+            sampler=batches,
+            num_workers=self.n_loaders,
+            pin_memory=self.place.device.type == "cuda",
+        )
+        yield from loader
+
+
+Feed = ResidentFeed | StreamingFeed
+
+
+def whole_epoch(feed: Feed, batch_size: int) -> Feed:
+    """The same data in batches of another size, one epoch of it: for figures over all of a stage's training data."""
+    again = copy.copy(feed)
+    n_draws = feed.length.n_draws
+    again.length, again.epoch = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0
+    return again
+
+
+def make_feed(members: Sequence[MixtureData], length: Length, place: Place, resident_mib: int) -> Feed:
+    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one."""
+    if Table.mebibytes([member.parts for member in members], place.dtype) <= resident_mib:
+        return ResidentFeed(members, length, place)
+    return StreamingFeed(members, length, place, n_loaders=4 if place.device.type == "cuda" else 0)

@@ -1,0 +1,112 @@
+"""The one LightningModule: every architecture, regime and stopping rule trains through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from src.config import OptimizerConfig
+from src.evaluation.metrics import Loss, sample_losses
+from src.training.feed import Batch
+from src.training.replicas import Replicas, VmapReplicas
+
+
+class GroupModule(pl.LightningModule):
+    """R models trained side by side: the loss is per sample, then its mean per model, then the sum over models.
+
+    `penalty` maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
+    `optimizer_states`: state to go on with, one mapping ``key/name`` -> tensor per model.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        *,
+        loss: Loss,
+        optimizer: OptimizerConfig,
+        lr: float,
+        n_updates: int,
+        penalty: Callable[[Replicas, Tensor, Tensor], Tensor] | None = None,
+        optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
+        world: int = 1,
+    ) -> None:
+        super().__init__()
+        self.replicas = replicas
+        self.loss, self.config, self.lr, self.n_updates = loss, optimizer, lr, n_updates
+        self.penalty, self.optimizer_states, self.world = penalty, optimizer_states, world
+        self.update_losses: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum over models of the mean loss over the global batch."""
+        del batch_idx
+        x, y, n_global = batch
+        outputs = self.replicas(x)
+        # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
+        losses = sample_losses(outputs, y, self.loss).sum(1) * (self.world / n_global)
+        self.update_losses.append(losses.detach())
+        if self.penalty is not None:
+            losses = losses + self.penalty(self.replicas, x, outputs)
+        if not all(self.replicas.active):
+            losses = torch.where(torch.tensor(self.replicas.active, device=losses.device), losses, 0.0)
+        return losses.sum()
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer over all models; every operation of it is elementwise, so models do not see each other."""
+        config = self.config
+        named = list(self.replicas.named_trainable())
+        parameters = [parameter for _, parameter, _ in named]
+        shared: dict[str, Any] = {
+            "lr": self.lr,
+            "weight_decay": config.weight_decay,
+            "foreach": self.device.type == "cuda",
+        }
+        optimizer: torch.optim.Optimizer
+        if config.name == "sgd":
+            optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **shared)
+        else:
+            kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+            optimizer = kind(parameters, fused=False, **shared)
+        if self.optimizer_states is not None:
+            for name, parameter, model in named:
+                optimizer.state[parameter] = self._restored(name, parameter, model)
+        if config.schedule == "constant":
+            return optimizer
+        cosine = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(self.n_updates, 1), 1.0)))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def _restored(self, name: str, parameter: Tensor, model: int | None) -> dict[str, Tensor]:
+        """Optimizer state of one parameter from the states of the models that share it."""
+        assert self.optimizer_states is not None
+        keys = [key.split("/", 1)[0] for key in self.optimizer_states[0] if key.split("/", 1)[1] == name]
+        if model is not None:
+            return {key: self.optimizer_states[model][f"{key}/{name}"].clone() for key in keys}
+        restored = {}
+        for key in keys:
+            each = [state[f"{key}/{name}"] for state in self.optimizer_states]
+            if each[0].shape == parameter.shape[1:] and key != "step":
+                dummies = parameter.shape[0] - len(each)
+                restored[key] = torch.stack([*each, *[each[-1]] * dummies])
+            else:
+                restored[key] = each[0].clone()  # a step count, the same for all
+        return restored
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+        """The optimizer's state as one mapping ``key/name`` -> tensor per model, on the CPU."""
+        states: list[dict[str, Tensor]] = [{} for _ in range(self.replicas.n)]
+        for name, parameter, model in self.replicas.named_trainable():
+            for key, value in optimizer.state[parameter].items():
+                value = torch.as_tensor(value).detach().cpu()
+                if model is not None:
+                    states[model][f"{key}/{name}"] = value.clone()
+                    continue
+                assert isinstance(self.replicas, VmapReplicas)
+                for r, state in enumerate(states):
+                    state[f"{key}/{name}"] = value.clone() if key == "step" else value[r].clone()
+        return states

@@ -1,0 +1,203 @@
+"""From regimes x seeds to unique stages, as a tree: equal stages are recognised by their content and trained once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from src.config import SCHEMA_VERSION, Config, ConfigError, EarlyStopping, RegimeConfig, digest
+from src.data.batches import MixtureData, mixture_data
+from src.data.stream import EvaluationSet, Stream
+from src.regimes.catalog import REGIMES
+from src.regimes.stage import Stage
+from src.training.budget import Length, StageSize, stage_lengths
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One stage to train, named by everything its result depends on.
+
+    `parents`: keys of the stages its starting weights (or penalty) come from, in the order of `stage.start.of`;
+    `penalty_parent`: key of the stage its penalty holds on to. `monitor`: the validation set early stopping watches.
+    `level`: 0 for a stage that starts from nothing trained. `shape`: stages of equal shape may train in one group.
+    """
+
+    key: str
+    seed: int
+    stage: Stage
+    data: MixtureData
+    length: Length
+    parents: tuple[str, ...]
+    penalty_parent: str | None
+    monitor: EvaluationSet | None
+    stream: Stream
+    level: int
+    shape: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One regime at one seed: the keys of its stages, first to last; the last one's weights are the run's."""
+
+    regime: RegimeConfig
+    seed: int
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The unique stages of a cell, the groups they train in, and the runs they serve.
+
+    `keep_optimizer`: stages whose optimizer state a later stage goes on with.
+    """
+
+    nodes: Mapping[str, Node]
+    groups: tuple[tuple[str, ...], ...]
+    runs: tuple[Run, ...]
+    keep_optimizer: frozenset[str]
+
+
+def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tuple[RegimeConfig, int]]) -> Plan:
+    """The plan of the runs `wanted` = (regime, seed), given the stream of every seed."""
+    nodes: dict[str, Node] = {}
+    runs = []
+    for regime, seed in wanted:
+        chain = _chain(config, regime, streams[seed])
+        for node in chain:
+            nodes.setdefault(node.key, node)
+        runs.append(Run(regime, seed, tuple(node.key for node in chain)))
+    by_shape: dict[tuple[int, str], list[str]] = {}
+    for node in nodes.values():
+        by_shape.setdefault((node.level, node.shape), []).append(node.key)
+    groups = tuple(tuple(keys) for _, keys in sorted(by_shape.items(), key=lambda item: item[0][0]))
+    kept = {node.parents[0] for node in nodes.values() if node.parents and not node.stage.reset_optimizer}
+    return Plan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
+
+
+def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
+    """The stages of one run as nodes; a stage without samples is left out and its successors start from its parent."""
+    stages = REGIMES[regime.name](config.split.parts, **dict(regime.knobs))
+    sizes = [len(part) for part in stream.train]
+    data = [_stage_data(stream, stage, sizes) for stage in stages]
+    trained = [k for k, mixture in enumerate(data) if mixture.n_samples]
+    if not trained or (len(stages) == 1 and not data[0].n_samples):
+        raise ConfigError("split.sizes", sizes, f"leaves nothing to train on for regime {regime.label}")
+    lengths = stage_lengths(
+        config.stopping,
+        [
+            StageSize(
+                n_draws=data[k].n_draws,
+                n_counted=_n_counted(stages[k], sizes, data[k]),
+                first_alone=stages[k].mixture.parts == (0,) and stages[k].start.kind == "fresh",
+                factor=stages[k].budget,
+            )
+            for k in trained
+        ],
+        sizes,
+        config.optimizer.batch_size,
+    )
+    chain: list[Node] = []
+    node_of: dict[int, Node] = {}  # stage number -> the node whose weights stand for it
+    for k, stage in enumerate(stages):
+        if k in trained:
+            node = _node(config, stream, stage, data[k], lengths[trained.index(k)], node_of)
+            chain.append(node)
+            node_of[k] = node
+        elif stage.start.of and stage.start.of[0] in node_of:
+            node_of[k] = node_of[stage.start.of[0]]
+    return chain
+
+
+def _stage_data(stream: Stream, stage: Stage, sizes: list[int]) -> MixtureData:
+    counted = stage.counts_as if stage.counts_as is not None else stage.mixture.parts
+    return mixture_data(stream, stage.mixture, sum(sizes[part] for part in counted))
+
+
+def _n_counted(stage: Stage, sizes: list[int], data: MixtureData) -> int:
+    """The size by which a stage's share of the budget is counted: its new data, or its own distinct samples."""
+    return data.n_samples if stage.counts_as is None else sum(sizes[part] for part in stage.counts_as)
+
+
+def _node(
+    config: Config, stream: Stream, stage: Stage, data: MixtureData, length: Length, node_of: Mapping[int, Node]
+) -> Node:
+    parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
+    if len(parents) < len(stage.start.of):  # what it would start from had no data: it starts afresh
+        assert not parents
+        stage = dataclasses.replace(stage, start=dataclasses.replace(stage.start, kind="fresh", of=()))
+    holds = node_of.get(stage.penalty.of) if stage.penalty.kind != "none" else None
+    monitor = _monitor(config, stage, stream)
+    shape = _shape(config, stage, length, stream)
+    identity = {
+        "schema": SCHEMA_VERSION,
+        "shape": shape,
+        "start": dataclasses.asdict(dataclasses.replace(stage.start, of=())),
+        "seed": stream.seed,
+        "data": data.digest,
+        "input_shape": list(stream.input_shape),
+        "n_outputs": stream.n_outputs,
+        "parents": [parent.key for parent in parents],
+        "holds": holds.key if holds else None,
+        "validation": [pool.digest for pool in stream.val.pools],
+        "monitor": {pool: digest(w.tolist()) for pool, w in monitor.weights.items()} if monitor else None,
+    }
+    level = 1 + max((parent.level for parent in (*parents, *([holds] if holds else []))), default=-1)
+    return Node(
+        key=digest(identity),
+        seed=stream.seed,
+        stage=stage,
+        data=data,
+        length=length,
+        parents=tuple(parent.key for parent in parents),
+        penalty_parent=holds.key if holds else None,
+        monitor=monitor,
+        stream=stream,
+        level=level,
+        shape=shape,
+    )
+
+
+def _shape(config: Config, stage: Stage, length: Length, stream: Stream) -> str:
+    """Everything that must be equal for stages to train as one group: all but seed, data, start and parents."""
+    recipe: dict[str, Any] = config.recipe()
+    stopping = recipe["stopping"]
+    if stopping["name"] in ("epochs", "budget"):  # the length says it all: 5 epochs of a budget are 5 epochs
+        stopping = None
+    shape = {
+        "arch": recipe["arch"],
+        "optimizer": recipe["optimizer"],
+        "trainer": recipe["trainer"],
+        "loss": recipe["loss"],
+        "stopping": stopping,
+        "curve_points": config.trainer.curve_points,
+        "length": dataclasses.asdict(length),
+        "trainable": dataclasses.asdict(stage.trainable),
+        "penalty": dataclasses.asdict(dataclasses.replace(stage.penalty, of=0)),
+        "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
+        "lr_factor": stage.lr_factor,
+        "validation_sizes": [len(pool) for pool in stream.val.pools],
+    }
+    return digest(shape)
+
+
+def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:
+    """The validation set that early stopping watches: by default the mixture's own."""
+    if not isinstance(config.stopping, EarlyStopping):
+        return None
+    name = config.stopping.monitor_on
+    if name != "own":
+        return stream.val.sets[name]
+    return own_set(stage.mixture.parts, [len(part) for part in stream.train], stream.val.sets)
+
+
+def own_set(parts: tuple[int, ...], sizes: list[int], sets: Mapping[str, EvaluationSet]) -> EvaluationSet:
+    """The held-out samples weighed like the union of the data sets `parts` (0-based)."""
+    present = [part for part in parts if sizes[part]]
+    total = sum(sizes[part] for part in present)
+    weights: dict[int, Any] = {}
+    for part in present:
+        for pool, w in sets[f"d{part + 1}"].weights.items():
+            weights[pool] = weights.get(pool, 0) + w * (sizes[part] / total)
+    return EvaluationSet(weights)

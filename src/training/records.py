@@ -1,0 +1,252 @@
+"""What a run leaves on disk: its figures, its curves and where they came from; result.json is written last."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from src.config import SCHEMA_VERSION, Config, RegimeConfig
+from src.data.stream import Stream
+from src.evaluation.flops import training_flops
+from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
+from src.training.evaluate import Scores, score_stages, set_names
+from src.training.execute import Execution
+from src.training.feed import Place
+from src.training.plan import Node, Plan, Run
+from src.training.result import StageResult
+from src.training.scoring import class_weights, set_mean
+from src.training.store import weights_digest, write_atomically
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna", "mlflow", "numpy")
+
+
+def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -> dict[str, Any]:
+    """Who this run is: the part that result.json and failed.json share."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "sweep": config.sweep,
+        "cell": cell,
+        "run": run,
+        "regime": regime.label,
+        "regime_name": regime.name,
+        "knobs": dict(regime.knobs),
+        "seed": seed,
+        "axes": config.axes(),
+    }
+
+
+@dataclass(frozen=True)
+class ScoreBook:
+    """Figures of stages by key, each scored once however many runs share it: `test` of every stage, `train` of those
+    that end a run. Diverged stages have none."""
+
+    test: Mapping[str, Scores]
+    train: Mapping[str, Scores]
+
+
+def score_all(config: Config, plan: Plan, execution: Execution, place: Place) -> ScoreBook:
+    """Scores every stage of the plan: the only place where test sets are read, after all training is done."""
+    last = {run.stages[-1] for run in plan.runs}
+
+    def scored(of: Literal["test", "train"], wanted: set[str]) -> dict[str, Scores]:
+        scores: dict[str, Scores] = {}
+        for group in plan.groups:
+            keys = [k for k in group if k in wanted and k in execution.results and not execution.diverged(k)]
+            stages = [(plan.nodes[key].stream, execution.results[key].weights) for key in keys]
+            if stages:
+                scores.update(zip(keys, score_stages(config, stages, of, place), strict=True))
+        return scores
+
+    return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last))
+
+
+def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
+    """The `result` part of result.json: everything that equal runs have equal, bit for bit."""
+    done = [key for key in run.stages if key in execution.results]
+    nodes = [plan.nodes[key] for key in done]
+    stages = [execution.results[key] for key in done]
+    diverged = any(stage.ledger.diverged for stage in stages)
+    stream = nodes[0].stream
+    names = set_names(config.split.parts)
+    matrix: list[list[float | None]] = []
+    metrics: dict[str, float | None] = {}
+    if not diverged:
+        scores = [book.test[key] for key in done]
+        matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in scores]
+        metrics = {f"test/{name}": value for name, value in scores[-1].items()}
+        metrics |= {
+            f"train/{name}": v for name, v in book.train[done[-1]].items() if name.split("/")[1] in ("accuracy", "loss")
+        }
+        metrics |= _transfer(matrix, [_learned(node) for node in nodes], len(stream.train))
+    flops = training_flops(config.arch, stream.input_shape, stream.n_outputs)
+    samples = sum(stage.ledger.samples for stage in stages)
+    return {
+        "metrics": metrics,
+        "accuracy_matrix": matrix,
+        "stages": [_stage_entry(node, stage) for node, stage in zip(nodes, stages, strict=True)],
+        "cost": {
+            "updates": sum(stage.ledger.updates for stage in stages),
+            "samples": samples,
+            "flops": float(flops * samples),
+        },
+        "weights": weights_digest(stages[-1].weights),
+        "stream": stream.digest,
+        "imbalance": stream.imbalance,
+        "class_counts": [list(counts) for counts in stream.class_counts],
+    }
+
+
+def _transfer(matrix: list[list[float | None]], parts: list[list[int]], n_parts: int) -> dict[str, float | None]:
+    """Forgetting and learning accuracy; with more than two data sets also average accuracy and backward transfer, which
+    with two stages is forgetting with its sign turned."""
+    metrics = {"forgetting": forgetting(matrix, parts), "learning_accuracy": learning_accuracy(matrix, parts)}
+    if n_parts > 2:
+        metrics["average_accuracy"] = average_accuracy(matrix)
+        metrics["backward_transfer"] = backward_transfer(matrix, parts)
+    return metrics
+
+
+def _learned(node: Node) -> list[int]:
+    """The data sets that a stage's mixture has samples of."""
+    return [part for part in node.stage.mixture.parts if len(node.stream.train[part])]
+
+
+def _stage_entry(node: Node, stage: StageResult) -> dict[str, Any]:
+    ledger = stage.ledger
+    return {
+        "parts": _learned(node),
+        "updates": ledger.updates,
+        "samples": ledger.samples,
+        "epochs": ledger.epochs,
+        "stopped_by": ledger.stopped_by,
+        "converged": ledger.converged,
+        "best_epoch": ledger.best_epoch,
+    }
+
+
+def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:
+    """The `provenance` part: what may differ between equal runs. `mine`: stages charged to this run as trained for it."""
+    ledgers = {key: execution.results[key].ledger for key in run.stages if key in execution.results}
+    first = next(iter(ledgers.values()))
+    return {
+        "seconds": sum(ledger.seconds for ledger in ledgers.values()),
+        "reused_samples": sum(ledger.samples for key, ledger in ledgers.items() if key not in mine),
+        "group": max(ledger.group for ledger in ledgers.values()),
+        "engine": first.engine,
+        "device": first.device,
+        "host": platform.node(),
+        "fingerprint": fingerprint,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "stage_keys": list(run.stages),
+        "finished_at": datetime.now(UTC).isoformat(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"  # a machine may carry a build without its metadata
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The checkout's commit, with ``+changes`` if files differ from it; None outside git."""
+    root = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+
+def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str, list[Any]]:
+    """The curves of a run as columns (step, stage, name, value), on one axis of updates through all stages."""
+    columns: dict[str, list[Any]] = {"step": [], "stage": [], "name": [], "value": []}
+    offset = 0
+    for number, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
+        curves = stage.curves
+        series = {"train/loss": curves.train_loss, **_validation(node.stream, stage)}
+        for name, values in series.items():
+            kept = np.isfinite(values)
+            columns["step"] += (curves.steps[kept] + offset).tolist()
+            columns["stage"] += [number] * int(kept.sum())
+            columns["name"] += [name] * int(kept.sum())
+            columns["value"] += values[kept].tolist()
+        offset += stage.ledger.updates
+    return columns
+
+
+def _validation(stream: Stream, stage: StageResult) -> dict[str, Any]:
+    """Validation accuracy and loss of every set, from the curves of the pools."""
+    series = {}
+    for name, chosen in stream.val.sets.items():
+        weights = class_weights(chosen, stream.val.pools, stage.curves.loss[0].shape[-1])
+        series[f"val/{name}/accuracy"] = set_mean(stage.curves.recall, weights)
+        series[f"val/{name}/loss"] = set_mean(stage.curves.loss, weights)
+    return series
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[Any]], config_yaml: str) -> None:
+    """Writes a run's folder; whoever finds result.json finds all of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.yaml", config_yaml.encode())
+    types = {"step": pa.int64(), "stage": pa.int32(), "name": pa.string(), "value": pa.float64()}
+    table = pa.table({name: pa.array(history[name], type=kind) for name, kind in types.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomically(folder / "history.parquet", sink.getvalue().to_pybytes())
+    write_atomically(folder / "result.json", to_json(body))
+    (folder / "failed.json").unlink(missing_ok=True)
+
+
+def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) -> None:
+    """Notes why a run has no result; the next command tries it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "failed.json"
+    attempts = json.loads(path.read_text())["attempts"] if path.exists() else 0
+    body = {**who, "error": error, "traceback": trace, "attempts": attempts + 1, "versions": versions()}
+    write_atomically(path, to_json({**body, "failed_at": datetime.now(UTC).isoformat()}))
+
+
+def to_json(body: Mapping[str, Any]) -> bytes:
+    """Readable JSON; numbers that are not finite are an error, never written."""
+    return (json.dumps(_finite(body), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    """The value with infinite axes (a ratio of n : 0) as text; NaN must have become None before."""
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,210 @@
+"""Many models of one architecture in one module, trained side by side without seeing each other.
+
+Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters
+under `torch.func.vmap`, for small stacks of Linear layers, where one big step is much cheaper than many small ones. Which
+one is used follows from the model alone (`src.models.prefers_vmap`), never from the group's size, so a stage trained in a
+group is bit for bit the stage trained alone (on a CPU, one thread).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from src.config import ConfigError
+from src.models.structure import layers
+from src.regimes.stage import Trainable
+
+State = dict[str, Tensor]
+"""Name -> tensor of one model: its parameters and buffers, as in `nn.Module.state_dict()`."""
+
+
+def trainable_names(model: nn.Module, trainable: Trainable) -> set[str]:
+    """Names of the parameters a stage trains; ConfigError if that is none or (where some are to be frozen) all."""
+    names = [name for name, _ in model.named_parameters()]
+    if trainable.kind == "all":
+        return set(names)
+    if trainable.kind == "pattern":
+        chosen = {name for name in names if re.search(trainable.pattern, name)}
+    else:
+        ordered = [parameters for _, parameters in layers(model)]
+        kept = ordered[-trainable.layers :] if trainable.kind == "last" else ordered[trainable.layers :]
+        chosen = {name for parameters in kept for name in parameters}
+    if not chosen or len(chosen) == len(names):
+        what = "nothing is left to train" if not chosen else "nothing is frozen"
+        given = trainable.pattern if trainable.kind == "pattern" else trainable.layers
+        known = ", ".join(name for name, _ in layers(model))
+        raise ConfigError("regime.freeze", given, f"{what}; the layers of this architecture are: {known}")
+    return chosen
+
+
+class Replicas(nn.Module):
+    """R models of equal shape. `active[r]` false: model r has stopped and must not move any more."""
+
+    active: list[bool]
+
+    @property
+    def n(self) -> int:
+        """Number of models, R."""
+        return len(self.active)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [R, b, n_outputs] of inputs [R, b, ...]; rows of stopped models are not defined."""
+        raise NotImplementedError
+
+    def named_trainable(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        """(name, parameter, model) of what the optimizer moves; model None: stacked over all models."""
+        raise NotImplementedError
+
+    def states(self) -> list[State]:
+        """A copy of every model's parameters and buffers, on the CPU."""
+        raise NotImplementedError
+
+    def stop(self, model: int, state: State | None = None) -> None:
+        """Freezes one model for good, at `state` (its best weights) or as it is."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """To be called after every optimizer step: puts stopped models back where they stopped."""
+
+
+class LoopReplicas(Replicas):
+    """Plain modules, one after the other."""
+
+    def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.active = [True] * len(models)
+        self.noise: list[Tensor] | None = None
+        for model in models:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name in trainable)
+
+    def seed_noise(self, seeds: Sequence[int]) -> None:
+        """Gives every model a noise generator of its own (dropout), from now on."""
+        self.noise = []
+        for seed in seeds:
+            with torch.random.fork_rng(devices=[]):
+                torch.random.manual_seed(seed)
+                self.noise.append(torch.random.get_rng_state())
+
+    @contextmanager
+    def _noise_of(self, model: int, device: torch.device) -> Iterator[None]:
+        """The model's own generator in place of the global one; its state is kept for the next step."""
+        if self.noise is None or not self.training:
+            yield
+            return
+        if device.type == "cuda":  # one CPU generator per model names the CUDA stream of this step
+            with torch.random.fork_rng(devices=[device]):
+                state = torch.Generator()
+                state.set_state(self.noise[model])
+                torch.cuda.manual_seed(int(torch.randint(2**62, (), generator=state)))
+                self.noise[model] = state.get_state()
+                yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(self.noise[model])
+            yield
+            self.noise[model] = torch.random.get_rng_state()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: list[Tensor | None] = []
+        for r, model in enumerate(self.models):
+            if self.active[r] or not self.training:
+                with self._noise_of(r, x.device):
+                    out.append(model(x[r]))
+            else:
+                out.append(None)
+        blank = next(o for o in out if o is not None).detach()
+        return torch.stack([torch.zeros_like(blank) if o is None else o for o in out])
+
+    def named_trainable(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        for r, model in enumerate(self.models):
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    yield name, parameter, r
+
+    def states(self) -> list[State]:
+        return [{name: t.detach().cpu().clone() for name, t in m.state_dict().items()} for m in self.models]
+
+    def stop(self, model: int, state: State | None = None) -> None:
+        # without a gradient every optimizer leaves a parameter alone: no momentum, no decay, no drift
+        self.active[model] = False
+        if state is not None:
+            self.models[model].load_state_dict(state)
+        for parameter in self.models[model].parameters():
+            parameter.grad = None
+
+
+class VmapReplicas(Replicas):
+    """Stacked parameters [R, ...] under vmap. One model alone is joined by a dummy, put last and never looked at, because
+    vmap of one is another computation than vmap of many, bit for bit."""
+
+    def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
+        super().__init__()
+        self.active = [True] * len(models)
+        self.n_dummies = 1 if len(models) == 1 else 0
+        stacked, buffers = stack_module_state([*models, *(copy.deepcopy(models[-1]) for _ in range(self.n_dummies))])
+        assert not buffers, "a stack of Linear layers has no buffers"
+        self.names = list(stacked)
+        self.stacked = nn.ParameterList(
+            [nn.Parameter(stacked[name].detach().clone(), requires_grad=name in trainable) for name in self.names]
+        )
+        self._skeleton: tuple[nn.Module] = (copy.deepcopy(models[0]).to("meta"),)  # a tuple hides it from nn.Module
+        self._stopped: dict[int, list[Tensor]] = {}
+
+    def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        out: Tensor = functional_call(self._skeleton[0], parameters, (x,))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.n_dummies:
+            x = torch.cat([x, x[-1:].expand(self.n_dummies, *x.shape[1:])])
+        call: Callable[..., Tensor] = vmap(self._call)
+        return call(dict(zip(self.names, self.stacked, strict=True)), x)[: self.n]
+
+    def named_trainable(self) -> Iterator[tuple[str, Tensor, int | None]]:
+        for name, parameter in zip(self.names, self.stacked, strict=True):
+            if parameter.requires_grad:
+                yield name, parameter, None
+
+    def states(self) -> list[State]:
+        whole = [parameter.detach().cpu() for parameter in self.stacked]
+        return [{name: t[r].clone() for name, t in zip(self.names, whole, strict=True)} for r in range(self.n)]
+
+    def stop(self, model: int, state: State | None = None) -> None:
+        self.active[model] = False
+        if state is None:
+            self._stopped[model] = [parameter.detach()[model].clone() for parameter in self.stacked]
+        else:
+            self._stopped[model] = [
+                state[name].to(parameter) for name, parameter in zip(self.names, self.stacked, strict=True)
+            ]
+        self.hold()
+
+    def hold(self) -> None:
+        # a stopped model's share of the loss is masked, yet momentum and decay would still move it
+        with torch.no_grad():
+            for model, tensors in self._stopped.items():
+                for parameter, tensor in zip(self.stacked, tensors, strict=True):
+                    parameter[model] = tensor
+
+
+def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped: bool) -> Replicas:
+    """The models as one module, under the engine that fits them."""
+    names = trainable_names(models[0], trainable)
+    return VmapReplicas(models, names) if vmapped else LoopReplicas(models, names)
+
+
+def parameters_of(replicas: Replicas, model: int, names: Mapping[str, object]) -> dict[str, Tensor]:
+    """Live parameters of one model by name, for penalties."""
+    if isinstance(replicas, VmapReplicas):
+        return {n: p[model] for n, p in zip(replicas.names, replicas.stacked, strict=True) if n in names}
+    assert isinstance(replicas, LoopReplicas)
+    return {name: p for name, p in replicas.models[model].named_parameters() if name in names}

@@ -1,0 +1,66 @@
+"""What training one stage leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+StoppedBy = Literal["length", "patience", "tolerance", "cap", "diverged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What a stage did: `updates` and `samples` seen, `epochs` begun, why it ended; `converged` is None where the
+    stopping rule does not ask; `best_epoch` (from 1) is that of the weights early stopping went back to."""
+
+    updates: int
+    samples: int
+    epochs: int
+    stopped_by: StoppedBy
+    converged: bool | None
+    best_epoch: int | None
+    seconds: float
+    group: int
+    engine: Literal["loop", "vmap"]
+    device: str
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss stopped being finite."""
+        return self.stopped_by == "diverged"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What was seen on the way, at T points of a stage.
+
+    `steps` int64 [T]: updates since the stage began. `train_loss` [T]: mean over the updates since the point before.
+    `recall`, `loss`: for every validation pool [T, n_classes], mean over the pool's samples of each class (regression: one
+    column, recall undefined). Any set's accuracy follows by its class weights, so stages can be shared between cells
+    whose sets weigh the same pools differently.
+    """
+
+    steps: NDArray[np.int64]
+    train_loss: NDArray[np.float64]
+    recall: tuple[NDArray[np.float64], ...]
+    loss: tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """Final weights (parameters and buffers by name), optimizer state by ``key/name`` where a later stage needs it,
+    curves and ledger of one stage."""
+
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor] | None
+    curves: Curves
+    ledger: Ledger

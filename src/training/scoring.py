@@ -1,0 +1,116 @@
+"""Scores of many models on shared pools of held-out samples, class by class, so that any set's figures follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.data.stream import EvaluationSet, Samples, Stream
+from src.evaluation.metrics import Loss, sample_losses
+from src.training.feed import Place, Table
+from src.training.replicas import Replicas
+
+EVALUATION_BATCH = 1024
+"""Rows evaluated at once, per model."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolScores:
+    """Mean over the pool's samples of each class: `recall`, `loss` [R, n_classes] (regression: one column)."""
+
+    recall: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+class Scorer:
+    """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long."""
+
+    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, place: Place) -> None:
+        self.loss, self.place = loss, place
+        self.table = Table(list(pools), place)
+        self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
+        sizes = [len(pool) for pool in pools[0]]
+        starts = np.cumsum([0, *sizes])
+        self.rows = [
+            torch.stack([rows[start : start + size] for rows in self.table.rows])
+            for start, size in zip(starts[:-1], sizes, strict=True)
+        ]
+        self.n_classes = 1 if self.labels[0].is_floating_point() else n_outputs
+
+    def score(self, replicas: Replicas) -> list[PoolScores]:
+        """Scores of every pool under the present weights, in evaluation mode."""
+        was_training = replicas.training
+        replicas.eval()
+        with torch.no_grad():
+            scores = [self._pool(replicas, rows, y) for rows, y in zip(self.rows, self.labels, strict=True)]
+        replicas.train(was_training)
+        return scores
+
+    def _batches(self, rows: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.place.device
+        for start in range(0, rows.shape[1], EVALUATION_BATCH):
+            part = rows[:, start : start + EVALUATION_BATCH].to(device)
+            x = self.table.x.index_select(0, part.flatten()).view(*part.shape, *self.table.x.shape[1:])
+            yield x, y[:, start : start + EVALUATION_BATCH].to(device)
+
+    def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor) -> PoolScores:
+        losses, hits = [], []
+        for x, labels in self._batches(rows, y):
+            outputs = replicas(x)
+            if labels.is_floating_point():
+                labels = labels.to(outputs.dtype)
+            losses.append(sample_losses(outputs, labels, self.loss).double().cpu())
+            if not labels.is_floating_point():
+                hits.append((outputs.argmax(-1) == labels).double().cpu())
+        loss = torch.cat(losses, 1).numpy()
+        if not hits:
+            return PoolScores(np.full((len(loss), 1), np.nan), loss.mean(1, keepdims=True))
+        hit = torch.cat(hits, 1).numpy()
+        return PoolScores(self._by_class(hit, y.numpy()), self._by_class(loss, y.numpy()))
+
+    def _by_class(self, values: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Means per class [R, n_classes]; NaN where the pool has no sample of a class."""
+        out = np.full((len(values), self.n_classes), np.nan)
+        for r, (row, labels) in enumerate(zip(values, y, strict=True)):
+            counts = np.bincount(labels, minlength=self.n_classes)
+            sums = np.bincount(labels, weights=row, minlength=self.n_classes)
+            np.divide(sums, counts, out=out[r], where=counts > 0)
+        return out
+
+
+def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: int) -> Mapping[int, NDArray[np.float64]]:
+    """Weight of every class of every pool in a set: [n_classes] per pool, all together summing to 1."""
+    weights = {}
+    for pool, w in chosen.weights.items():
+        y = pools[pool].y
+        labels = np.zeros(len(y), np.int64) if y.is_floating_point() else y.numpy()
+        weights[pool] = np.bincount(labels, weights=w.numpy(), minlength=n_classes).astype(np.float64)
+    return weights
+
+
+def set_mean(
+    per_class: Sequence[NDArray[np.float64]], weights: Mapping[int, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The set's mean of a figure known per pool and class: [..., n_classes] each -> [...]."""
+    total: NDArray[np.float64] | float = 0.0
+    for pool, w in weights.items():
+        used = w > 0  # a class of weight 0 may have no samples, hence no figure
+        total = total + per_class[pool][..., used] @ w[used]
+    return np.asarray(total)
+
+
+def monitor_values(
+    scores: Sequence[PoolScores], sets: Sequence[tuple[EvaluationSet, Stream]], quantity: str
+) -> list[float]:
+    """The monitored figure of every model: its own set's mean ``loss`` or ``accuracy``."""
+    values = []
+    for r, (chosen, stream) in enumerate(sets):
+        figures = [(s.loss if quantity == "loss" else s.recall)[r] for s in scores]
+        weights = class_weights(chosen, stream.val.pools, len(figures[0]))
+        values.append(float(set_mean(figures, weights)))
+    return values

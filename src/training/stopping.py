@@ -1,0 +1,107 @@
+"""When the models of a group stop before their length is used up: decided after every epoch, model by model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from src.config import ConvergenceStopping, EarlyStopping, StoppingConfig
+from src.training.replicas import State
+from src.training.result import StoppedBy
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model's end: why, whether it converged, and the weights to go back to (None: as they are)."""
+
+    stopped_by: StoppedBy
+    converged: bool | None = None
+    best_epoch: int | None = None
+    restore: State | None = None
+
+
+@dataclass
+class Rule:
+    """Trains to the end of the length: `epochs` and `budget`."""
+
+    n_models: int
+
+    def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
+        """The models among `running` that stop after `epoch` (from 1)."""
+        del epoch, running
+        return {}
+
+    def final(self, model: int) -> Verdict:
+        """The end of a model that used its whole length."""
+        del model
+        return Verdict("length")
+
+
+@dataclass
+class EarlyStoppingRule(Rule):
+    """Stops a model whose monitored figure has not improved for `patience` epochs; its best weights come back.
+
+    `monitor()`: the figure of every model, smaller is better. `states()`: copies of every model's weights.
+    """
+
+    patience: int = 1
+    monitor: Callable[[], Sequence[float]] = field(kw_only=True)
+    states: Callable[[], Sequence[State]] = field(kw_only=True)
+    best: dict[int, tuple[float, int, State]] = field(default_factory=dict)
+
+    def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
+        figures = self.monitor()
+        states: Sequence[State] | None = None
+        stopped = {}
+        for model in running:
+            if model not in self.best or figures[model] < self.best[model][0]:
+                states = states if states is not None else self.states()
+                self.best[model] = (figures[model], epoch, states[model])
+            elif epoch - self.best[model][1] >= self.patience:
+                stopped[model] = self._back("patience", model)
+        return stopped
+
+    def final(self, model: int) -> Verdict:
+        return self._back("cap", model)
+
+    def _back(self, why: StoppedBy, model: int) -> Verdict:
+        _, epoch, state = self.best[model]
+        return Verdict(why, best_epoch=epoch, restore=state)
+
+
+@dataclass
+class ConvergenceRule(Rule):
+    """Stops a model when its figure on its own training data is at most `tolerance`; at the cap it has not converged."""
+
+    tolerance: float = 0.0
+    check_every: int = 1
+    figure: Callable[[], Sequence[float]] = field(kw_only=True)
+    last: dict[int, float] = field(default_factory=dict)
+
+    def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
+        if epoch % self.check_every:
+            return {}
+        figures = self.figure()
+        self.last = {model: figures[model] for model in running}
+        return {m: Verdict("tolerance", converged=True) for m in running if figures[m] <= self.tolerance}
+
+    def final(self, model: int) -> Verdict:
+        reached = self.last.get(model, math.inf) <= self.tolerance
+        return Verdict("tolerance" if reached else "cap", converged=reached)
+
+
+def make_rule(
+    stopping: StoppingConfig,
+    n_models: int,
+    *,
+    monitor: Callable[[], Sequence[float]],
+    states: Callable[[], Sequence[State]],
+    figure: Callable[[], Sequence[float]],
+) -> Rule:
+    """The rule of a stage; `monitor`, `states`, `figure` are asked only by the rules that need them."""
+    if isinstance(stopping, EarlyStopping):
+        return EarlyStoppingRule(n_models, patience=stopping.patience, monitor=monitor, states=states)
+    if isinstance(stopping, ConvergenceStopping):
+        return ConvergenceRule(n_models, tolerance=stopping.tolerance, check_every=stopping.check_every, figure=figure)
+    return Rule(n_models)

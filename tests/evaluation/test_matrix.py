@@ -1,0 +1,62 @@
+"""Forgetting and transfer are the papers' figures on matrices computed by hand; what is undefined is None."""
+
+import pytest
+
+from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
+
+SEQUENTIAL = ([[0.9, 0.3], [0.7, 0.8]], [[0], [1]])
+THREE = ([[0.9, 0.1, 0.1], [0.95, 0.8, 0.2], [0.6, 0.7, 0.85]], [[0], [1], [2]])
+
+
+def test_two_stages_by_hand() -> None:
+    matrix, parts = SEQUENTIAL
+    assert forgetting(matrix, parts) == pytest.approx(0.2)
+    assert backward_transfer(matrix, parts) == pytest.approx(-0.2)
+    assert learning_accuracy(matrix, parts) == pytest.approx(0.85)
+    assert average_accuracy(matrix) == pytest.approx(0.75)
+
+
+def test_three_stages_by_hand_forgetting_counts_from_the_best() -> None:
+    matrix, parts = THREE
+    assert forgetting(matrix, parts) == pytest.approx(((0.95 - 0.6) + (0.8 - 0.7)) / 2)
+    assert backward_transfer(matrix, parts) == pytest.approx(((0.6 - 0.9) + (0.7 - 0.8)) / 2)
+    assert learning_accuracy(matrix, parts) == pytest.approx((0.9 + 0.8 + 0.85) / 3)
+    assert average_accuracy(matrix) == pytest.approx((0.6 + 0.7 + 0.85) / 3)
+
+
+def test_the_other_order_forgets_dataset_2() -> None:
+    assert forgetting([[0.4, 0.9], [0.8, 0.5]], [[1], [0]]) == pytest.approx(0.4)
+    assert learning_accuracy([[0.4, 0.9], [0.8, 0.5]], [[1], [0]]) == pytest.approx(0.85)
+
+
+def test_warm_start_can_lose_dataset_1_though_it_stays_in_the_mixture() -> None:
+    matrix, parts = [[0.9, 0.3], [0.8, 0.85]], [[0], [0, 1]]
+    assert forgetting(matrix, parts) == pytest.approx(0.1)
+    assert learning_accuracy(matrix, parts) == pytest.approx((0.9 + 0.85) / 2)
+
+
+@pytest.mark.parametrize("parts", [[[0, 1]], [[0]], [[1]]])
+def test_one_stage_forgets_nothing_that_could_be_named(parts: list[list[int]]) -> None:
+    assert forgetting([[0.9, 0.8]], parts) is None
+    assert backward_transfer([[0.9, 0.8]], parts) is None
+
+
+def test_learning_accuracy_is_over_what_was_trained_on() -> None:
+    assert learning_accuracy([[0.9, 0.8]], [[0, 1]]) == pytest.approx(0.85)
+    assert learning_accuracy([[0.9, 0.3]], [[0]]) == 0.9
+
+
+def test_an_undefined_entry_makes_undefined_what_needs_it() -> None:
+    lost_at_the_end = [[0.9, 0.3], [None, None]]
+    assert forgetting(lost_at_the_end, [[0], [1]]) is None
+    assert learning_accuracy(lost_at_the_end, [[0], [1]]) is None
+    assert average_accuracy(lost_at_the_end) is None
+    unneeded = [[0.9, None], [0.7, 0.8]]
+    assert forgetting(unneeded, [[0], [1]]) == pytest.approx(0.2)
+    no_dataset_2 = [[0.9, None]]
+    assert average_accuracy(no_dataset_2) is None
+    assert learning_accuracy(no_dataset_2, [[0]]) == 0.9
+
+
+def test_zero_forgetting_is_zero_and_not_undefined() -> None:
+    assert forgetting([[0.9, 0.3], [0.9, 0.8]], [[0], [1]]) == 0.0

@@ -1,0 +1,93 @@
+"""An architecture that does not fit is refused in one line with the key, the value and the fix."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from src.config import ArchConfig, CnnArch, ConfigError, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.models.build import build_model
+from src.models.validate import check_arch, torchvision_models, validate_arch
+
+
+def named(model: str) -> TorchvisionArch:
+    return TorchvisionArch(name="torchvision", model=model)
+
+
+CNN = CnnArch(name="cnn", widths=(16, 32))
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape", "key", "words"),
+    [
+        (MlpArch(name="mlp", widths=(), depth=None), (4,), "arch.widths", "arch=linear"),
+        (MlpArch(name="mlp", widths=(8, 4), depth=2), (4,), "arch.depth", "arch.depth=null"),
+        (CnnArch(name="cnn", widths=()), (1, 8, 8), "arch.widths", "arch=linear"),
+        (CNN, (20,), "arch", "arch=mlp"),
+        (CNN, (1, 3, 28), "arch.widths", "at most 1 width"),
+        (CNN, (1, 1, 28), "arch.widths", "arch=mlp"),
+        (CnnArch(name="cnn", widths=(4, 4, 4, 4)), (1, 8, 8), "arch.widths", "at most 3 widths"),
+        (Resnet18Arch(name="resnet18"), (20,), "arch", "arch=mlp"),
+        (named("resnet81"), (3, 32, 32), "arch.model", "did you mean resnet18 or"),
+        (named("ResNet18"), (3, 32, 32), "arch.model", "did you mean resnet18"),
+        (named("qqq"), (3, 32, 32), "arch.model", "take one of alexnet, "),
+        (named("fasterrcnn_resnet50_fpn"), (3, 32, 32), "arch.model", "no classification model"),
+        (named("resnet18"), (20,), "arch", "arch=mlp"),
+        (named("resnet18"), (2, 32, 32), "arch.model", "arch=cnn or arch=resnet18"),
+        (named("inception_v3"), (3, 32, 32), "arch.model", "32x32 pixels"),
+        (named("vgg11"), (1, 28, 28), "arch.model", "28x28 pixels"),
+        (named("vit_b_16"), (3, 30, 30), "arch.model", "indivisible by patch size"),
+        (named("vit_b_16"), (3, 32, 64), "arch.model", "32x64 pixels"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(arch: ArchConfig, shape: tuple[int, ...], key: str, words: str) -> None:
+    for refuse in (lambda: validate_arch(arch, shape, 10), lambda: build_model(arch, shape, 10, seed=0)):
+        with pytest.raises(ConfigError) as refusal:
+            refuse()
+        assert str(refusal.value).startswith(f"{key}=")
+        assert words in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [
+        (LinearArch(name="linear", bias=True), (1,)),
+        (MlpArch(name="mlp", widths=(8,), depth=4), (3, 5, 7)),
+        (CNN, (1, 4, 4)),
+        (Resnet18Arch(name="resnet18"), (1, 8, 8)),
+        (named("vit_b_16"), (1, 32, 32)),
+        (named("regnet_y_400mf"), (3, 32, 32)),  # reads numbers out of tensors while it is built
+        (named("maxvit_t"), (3, 224, 224)),
+        (named("swin_v2_t"), (3, 32, 32)),
+    ],
+    ids=str,
+)
+def test_what_fits_is_accepted_and_draws_no_random_number(arch: ArchConfig, shape: tuple[int, ...]) -> None:
+    before = torch.get_rng_state()
+    validate_arch(arch, shape, 10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_names_read_from_the_source_are_torchvisions_own() -> None:
+    import torchvision
+
+    assert torchvision_models() == sorted(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_names_and_widths_are_checked_without_torch() -> None:
+    program = (
+        "import sys; from src.config import *; from src.models.validate import check_arch, validate_arch;"
+        "check_arch(TorchvisionArch(name='torchvision', model='resnet50'));"
+        "validate_arch(CnnArch(name='cnn', widths=(4,)), (1, 8, 8), 10);"
+        "print([m for m in ('torch', 'torchvision') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_sound_architecture_needs_no_data() -> None:
+    check_arch(named("mobilenet_v3_small"))
+    with pytest.raises(ConfigError, match=r"arch\.model=mobilnet_v3_small: .*mobilenet_v3_small"):
+        check_arch(named("mobilnet_v3_small"))

@@ -1,0 +1,86 @@
+"""An engine that trains nothing: a run is a result.json and a line in ``ran.txt``, so that every run can be counted.
+
+Misbehaviour is asked for in ``multirun/fake.json``: {"seconds": of a run, "raise": epochs of the cells that raise,
+"die": epochs of the cells that kill their worker, "die_once": the same, but only the first time}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.config import Config, RegimeConfig, cell_hash
+
+
+@dataclass(frozen=True)
+class Outcome:
+    value: float | None
+    failures: tuple[str, ...] = ()
+
+
+def cell_dir(config: Config) -> Path:
+    return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, "fake")
+
+
+def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
+    cell = cell_dir(config)
+    wanted = [(regime, seed) for regime in config.regimes for seed in config.seeds]
+    return [(regime, seed) for regime, seed in wanted if not (cell / f"{regime.label}-{seed}/result.json").exists()]
+
+
+def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> Outcome:
+    behaviour = _behaviour(config)
+    cell, epochs = cell_dir(config), config.axes()["epochs"]
+    note(config, f"cell {cell.name}")
+    if epochs in behaviour.get("raise", []):
+        raise RuntimeError(f"epochs {epochs} is cursed")
+    first_time = not (cell / "died").exists()
+    if epochs in behaviour.get("die", []) or (epochs in behaviour.get("die_once", []) and first_time):
+        (cell / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    for regime, seed in missing_runs(config):
+        time.sleep(behaviour.get("seconds", 0.0))
+        folder = cell / f"{regime.label}-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".result.{os.getpid()}"
+        temporary.write_text(json.dumps({"provenance": {"seconds": 2.0}}))
+        temporary.replace(folder / "result.json")
+        note(config, f"run {cell.name}/{folder.name}")
+        if on_run is not None:
+            on_run(folder)
+    return Outcome(0.5)
+
+
+def record_failure(config: Config, reason: str) -> None:
+    (cell_dir(config) / "failed.txt").write_text(reason)
+
+
+def on_start(configs: Sequence[Config]) -> None:
+    note(configs[0], f"start {len(configs)}")
+
+
+def verdict(config: Config) -> str | None:
+    return "combined" if not missing_runs(config) else None
+
+
+def on_finish(configs: Sequence[Config]) -> None:
+    note(configs[0], f"finish {len(configs)}")
+
+
+def note(config: Config, line: str) -> None:
+    """One line in the sweep's diary; appended whole, also by several processes at once."""
+    path = Path(config.multirun) / config.sweep / "ran.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as diary:
+        diary.write(f"{line}\n")
+
+
+def _behaviour(config: Config) -> dict[str, Any]:
+    path = Path(config.multirun) / "fake.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,222 @@
+"""A mirror in SQLite: each record once, with its parents; replaced when it changes; the folder can move."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from src.config import TrackingConfig
+from src.tracking.mirror import Mirror, TrackerUnavailable, open_mirror, tracking_uri
+from src.tracking.outbox import Outbox
+from src.tracking.record import Key
+from src.tracking.runs import record_of
+from src.tracking.sync import sync
+from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_of, sweep_report
+from tests.tracking.reading import by_key, runs_of, said
+
+
+def opened(local: TrackingConfig, multirun: Path) -> tuple[str, Mirror]:
+    uri, mirror = tracking_uri(local, multirun), open_mirror(local, multirun)
+    assert uri is not None
+    assert mirror is not None
+    return uri, mirror
+
+
+def test_a_run_brings_its_cell_and_its_sweep_which_wait_for_their_verdicts(
+    local: TrackingConfig, multirun: Path
+) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = multirun / "digits-mlp"
+    assert mirror.write([record_of(run_folder(sweep_dir))]) == 1
+    runs = by_key(uri)
+    sweep, cell = runs[Key("sweep", "digits-mlp")], runs[Key("cell", "digits-mlp", "c0ffee")]
+    leaf = runs[Key("run", "digits-mlp", "c0ffee", "c0ffeesequential0")]
+    assert leaf.data.tags["mlflow.parentRunId"] == cell.info.run_id
+    assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
+    assert (sweep.info.status, cell.info.status, leaf.info.status) == ("SCHEDULED", "SCHEDULED", "FINISHED")
+
+    mirror.write([record_of(cell_report(sweep_dir)), record_of(sweep_report(sweep_dir))])
+    after = by_key(uri)
+    assert len(after) == 3
+    for key in (Key("sweep", "digits-mlp"), Key("cell", "digits-mlp", "c0ffee")):
+        assert after[key].info.status == "FINISHED"
+        assert after[key].info.run_id == runs[key].info.run_id
+        assert after[key].info.start_time == leaf.info.start_time
+    assert after[Key("cell", "digits-mlp", "c0ffee")].data.tags["verdict"] == "combined"
+
+
+def test_written_twice_it_is_there_once(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = sweep_of(multirun)
+    folders = [*(path.parent for path in sweep_dir.glob("cells/*/*/result.json")), sweep_dir]
+    records = [record_of(folder) for folder in folders]
+    assert mirror.write(records) == len(records)
+    before = {key: said(uri, run) for key, run in by_key(uri).items()}
+    assert mirror.write([*records, *records]) == 0
+    assert {key: said(uri, run) for key, run in by_key(uri).items()} == before
+
+
+def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = multirun / "digits-mlp"
+    folder = run_folder(sweep_dir, status="failed")
+    failed = record_of(folder)
+    mirror.write([failed])
+    assert by_key(uri)[failed.key].info.status == "FAILED"
+    shutil.rmtree(folder)
+    mirror.write([failed, record_of(run_folder(sweep_dir))])
+    run = by_key(uri)[failed.key]
+    assert run.info.status == "FINISHED"
+    assert "error" not in run.data.tags
+    assert run.data.metrics["test/d1/accuracy"] == 0.9
+
+
+def test_two_deliverers_at_once_write_every_run_once(local: TrackingConfig, multirun: Path) -> None:
+    uri, first = opened(local, multirun)
+    second = open_mirror(local, multirun)
+    assert second is not None
+    sweep_dir = multirun / "digits-mlp"
+    records = [record_of(run_folder(sweep_dir, seed=seed)) for seed in range(12)]
+    written: list[int] = []
+    threads = [
+        threading.Thread(target=lambda m=mirror, r=part: written.extend(m.write([record]) for record in r))
+        for mirror, part in ((first, records), (second, records[::-1]))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(written) == 12
+    assert len(by_key(uri)) == 14
+
+
+def test_a_run_deleted_in_the_ui_comes_back(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    record = record_of(run_folder(multirun / "digits-mlp"))
+    mirror.write([record])
+    MlflowClient(uri).delete_run(by_key(uri)[record.key].info.run_id)
+    assert record.key not in by_key(uri)
+    mirror.write([record])
+    assert by_key(uri)[record.key].info.status == "FINISHED"
+
+
+def test_equal_data_sets_of_two_regimes_are_one_data_set(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = multirun / "digits-mlp"
+    mirror.write([record_of(run_folder(sweep_dir, regime="sequential"))])
+    mirror.write([record_of(run_folder(sweep_dir, regime="combined"))])
+    with sqlite3.connect(multirun / "mlflow.db") as database:
+        assert database.execute("select count(*) from datasets").fetchone() == (2,)
+        assert database.execute("select count(*) from inputs").fetchone() == (4,)
+    leaves = [run for run in runs_of(uri) if run.data.tags["level"] == "run"]
+    assert all(
+        {item.dataset.name for item in run.inputs.dataset_inputs} == {"digits-d1", "digits-d2"} for run in leaves
+    )
+
+
+def test_two_sweeps_with_equal_runs_have_a_run_each(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    mirror.write([record_of(run_folder(multirun / name)) for name in ("one", "two")])
+    assert {key.sweep for key in by_key(uri)} == {"one", "two"}
+    assert len(by_key(uri)) == 6
+
+
+def test_the_folder_moves_and_its_files_are_found(local: TrackingConfig, multirun: Path, tmp_path: Path) -> None:
+    _, mirror = opened(local, multirun)
+    mirror.write([record_of(run_folder(multirun / "digits-mlp"))])
+    mirror.close()
+    moved = tmp_path / "elsewhere" / "multirun"
+    shutil.move(multirun, moved)
+    assert sync(moved, local).n_written == 0
+    uri = tracking_uri(local, moved)
+    assert uri is not None
+    leaf = next(run for run in runs_of(uri) if run.data.tags["level"] == "run")
+    assert str(tmp_path) not in leaf.info.artifact_uri
+    file = moved / "mlartifacts" / leaf.info.artifact_uri.removeprefix("mlflow-artifacts:/") / "config.yaml"
+    assert "optimizer" in file.read_text()
+    assert "s3cret" not in file.read_text()
+
+
+def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = sweep_of(multirun)
+    report = sync(multirun, local)
+    assert report.n_written == report.n_records == 24 + 4 + 1
+    before = {key: (run.info.run_id, said(uri, run)) for key, run in by_key(uri).items()}
+    mirror.close()
+    for file in multirun.glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(multirun / "mlartifacts")
+    again = TrackingConfig(name="local", uri=f"sqlite:///{multirun / 'new.db'}", experiment="lab")
+    rebuilt = sync(multirun, again)
+    assert (rebuilt.n_written, rebuilt.problems, rebuilt.error) == (29, (), None)
+    assert {key: (run.info.run_id, said(str(again.uri), run)) for key, run in by_key(str(again.uri)).items()} == before
+    assert sync(multirun, again, sweep=sweep_dir.name).n_written == 0
+    assert len(list((multirun / "mlartifacts").glob("**/config.yaml"))) == 24
+
+
+def test_a_schema_of_an_older_mlflow_is_upgraded_and_a_copy_is_kept(local: TrackingConfig, tmp_path: Path) -> None:
+    import mlflow
+    from alembic import command
+    from alembic.config import Config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
+
+    multirun = tmp_path / "multirun"
+    multirun.mkdir()
+    engine = create_engine(f"sqlite:///{multirun / 'mlflow.db'}")
+    Base.metadata.create_all(engine)
+    config = Config()
+    config.set_main_option("script_location", str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0584bdc529eb")  # MLflow 2.14
+    engine.dispose()
+    _, mirror = opened(local, multirun)
+    assert mirror.write([record_of(run_folder(multirun / "digits-mlp"))]) == 1
+    assert (multirun / "mlflow.db.before-upgrade").exists()
+
+
+def test_a_schema_of_a_newer_mlflow_is_left_alone(local: TrackingConfig, multirun: Path) -> None:
+    with contextlib.closing(sqlite3.connect(multirun / "mlflow.db")) as database:
+        database.execute("update alembic_version set version_num = 'ffffffffffff'")
+        database.commit()
+    with pytest.raises(TrackerUnavailable, match="newer MLflow"):
+        open_mirror(local, multirun)
+
+
+def test_a_database_that_is_none_is_unavailable_not_a_crash(local: TrackingConfig, tmp_path: Path) -> None:
+    multirun = tmp_path / "multirun"
+    multirun.mkdir()
+    (multirun / "mlflow.db").write_text("not a database " * 100)
+    with pytest.raises(TrackerUnavailable, match="not a database"):
+        open_mirror(local, multirun)
+
+
+def test_axes_sort_as_numbers(local: TrackingConfig, multirun: Path) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_dir = multirun / "digits-mlp"
+    for index, ratio in enumerate((10.0, 0.1, 3.0)):
+        mirror.write([record_of(run_folder(sweep_dir, cell=f"c{index}", axes=axes_of(ratio)))])
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("lab")
+    assert experiment is not None
+    ordered = client.search_runs([experiment.experiment_id], "tags.level = 'run'", order_by=["metrics.ratio ASC"])
+    assert [run.data.params["ratio"] for run in ordered] == ["0.1", "3", "10"]
+
+
+def test_an_outbox_delivered_into_an_open_ui_reader_is_not_blocked(local: TrackingConfig, multirun: Path) -> None:
+    _, mirror = opened(local, multirun)
+    outbox = Outbox(multirun / "digits-mlp")
+    outbox.put(run_folder(multirun / "digits-mlp"))
+    reader = sqlite3.connect(multirun / "mlflow.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("select count(*) from runs").fetchone()
+    assert outbox.deliver(mirror).n_delivered == 1
+    reader.close()

@@ -1,0 +1,184 @@
+"""The outbox loses nothing, keeps the order, delivers once, and lets no tracker disturb the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from src.config import TrackingConfig
+from src.tracking.mirror import RecordRefused, TrackerUnavailable, open_mirror, tracking_uri
+from src.tracking.outbox import BATCH, Deliverer, Outbox
+from src.tracking.record import Key, Record
+from tests.tracking.folders import cell_report, run_folder, sweep_of
+from tests.tracking.reading import by_key
+
+
+class Notebook:
+    """A mirror that notes the order of what it is told; `fails_at` is where it stops answering."""
+
+    def __init__(self, *, fails_at: int | None = None, refuses: str | None = None) -> None:
+        self.told: list[Key] = []
+        self.fails_at = fails_at
+        self.refuses = refuses
+
+    def write(self, records: Sequence[Record]) -> int:
+        for record in records:
+            if len(self.told) == self.fails_at:
+                raise TrackerUnavailable("no answer from http://ann:s3cret@host")
+            if record.key.run == self.refuses:
+                raise RecordRefused(record.key, "too long")
+            if record.key not in self.told:
+                self.told.append(record.key)
+        return len(records)
+
+    def close(self) -> None:
+        pass
+
+
+def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> None:
+    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    seeds = [5, 1, 4, 2, 3] + list(range(6, BATCH + 10))
+    for seed in seeds:
+        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+    assert outbox.deliver(mirror).n_delivered == len(seeds)
+    assert [key.run for key in mirror.told] == [f"c0ffeesequential{seed}" for seed in seeds]
+    assert outbox.entries() == []
+
+
+def test_a_clock_set_back_does_not_change_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, times = Outbox(tmp_path / "sweep"), iter([100, 50, 60])
+    monkeypatch.setattr("src.tracking.outbox.time.time_ns", lambda: next(times))
+    put = [outbox.put(run_folder(tmp_path / "sweep", seed=seed)) for seed in range(3)]
+    assert outbox.entries() == put
+
+
+def test_a_tracker_that_stops_answering_leaves_what_it_was_not_told(tmp_path: Path) -> None:
+    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook(fails_at=2)
+    for seed in range(4):
+        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+    delivery = outbox.deliver(mirror)
+    assert delivery.error is not None
+    assert delivery.n_left == len(outbox.entries()) == 4
+    mirror.fails_at = None
+    assert outbox.deliver(mirror).n_delivered == 4
+    assert [key.run[-1] for key in mirror.told] == list("0123")
+
+
+def test_only_one_deliverer_is_active(tmp_path: Path) -> None:
+    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    outbox.put(run_folder(tmp_path / "sweep"))
+    with FileLock(outbox.folder / ".lock"):
+        delivery = outbox.deliver(mirror)
+    assert delivery.busy
+    assert delivery.n_left == 1
+    assert mirror.told == []
+
+
+def test_what_can_never_be_delivered_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "sweep")
+    mirror = Notebook(refuses="c0ffeesequential2")
+    for seed in range(4):
+        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+    (tmp_path / "sweep" / "cells" / "c0ffee" / "sequential-1" / "result.json").write_text("{half")
+    delivery = outbox.deliver(mirror)
+    assert [key.run[-1] for key in mirror.told] == ["0", "3"]
+    assert len(delivery.refused) == 2
+    reasons = [json.loads(path.read_text())["reason"] for path in sorted((outbox.folder / "refused").iterdir())]
+    assert "JSONDecodeError" in reasons[0]
+    assert "too long" in reasons[1]
+
+
+def test_an_entry_half_written_by_a_killed_process_is_never_read(tmp_path: Path) -> None:
+    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    entry = outbox.put(run_folder(tmp_path / "sweep"))
+    (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
+    assert outbox.deliver(mirror).refused == ()
+    assert len(mirror.told) == 1
+
+
+def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: TrackingConfig, multirun: Path) -> None:
+    sweep_dir = sweep_of(multirun, ratios=(0.1,))
+    outbox = Outbox(sweep_dir)
+    folders = sorted(path.parent for path in sweep_dir.glob("cells/*/*/result.json"))
+    for folder in folders:
+        outbox.put(folder)
+    # The child is killed between the tracker's confirmation of its first runs and the removal of their entries.
+    script = (
+        "import os, signal, sys; from pathlib import Path; from src.config import TrackingConfig;"
+        "from src.tracking.mirror import open_mirror; from src.tracking import outbox;"
+        "m = open_mirror(TrackingConfig(name='local', uri=None, experiment='lab'), Path(sys.argv[1]).parent);"
+        "real = m.write; m.write = lambda r: (real(r[:5]), os.kill(os.getpid(), signal.SIGKILL));"
+        "outbox.Outbox(Path(sys.argv[1])).deliver(m)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(sweep_dir)], check=False, env=dict(os.environ))
+    assert killed.returncode == -signal.SIGKILL
+    uri, mirror = tracking_uri(local, multirun), open_mirror(local, multirun)
+    assert uri is not None
+    assert mirror is not None
+    assert sum(key.level == "run" for key in by_key(uri)) == 5
+    assert outbox.deliver(mirror, wait_s=5).n_delivered == len(folders)
+    runs = by_key(uri)
+    assert sum(key.level == "run" for key in runs) == len(folders)
+    assert all(run.info.status == "FINISHED" for key, run in runs.items() if key.level == "run")
+
+
+def test_the_thread_delivers_what_is_put_while_it_runs_and_what_is_left_at_the_end(
+    local: TrackingConfig, multirun: Path
+) -> None:
+    sweep_dir = multirun / "digits-mlp"
+    outbox = Outbox(sweep_dir)
+    with Deliverer(sweep_dir, local, interval_s=0.05) as deliverer:
+        outbox.put(run_folder(sweep_dir, seed=0))
+        deadline = time.monotonic() + 30
+        while outbox.entries() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert outbox.entries() == []
+        outbox.put(run_folder(sweep_dir, seed=1))
+        outbox.put(cell_report(sweep_dir))
+    assert deliverer.last.error is None
+    uri = tracking_uri(local, multirun)
+    assert uri is not None
+    assert sorted(key.level for key in by_key(uri)) == ["cell", "run", "run", "sweep"]
+
+
+def test_a_tracker_that_was_never_started_costs_one_warning_and_nothing_else(tmp_path: Path) -> None:
+    sweep_dir = tmp_path / "multirun" / "digits-mlp"
+    tracking = TrackingConfig(name="server", uri="http://ann:s3cret@127.0.0.1:9", experiment="lab")
+    warnings: list[str] = []
+    outbox = Outbox(sweep_dir)
+    for seed in range(3):
+        outbox.put(run_folder(sweep_dir, seed=seed))
+    deliverer = Deliverer(sweep_dir, tracking, interval_s=0.01, longest_pause_s=0.02, warn=warnings.append).start()
+    deadline = time.monotonic() + 30
+    while deliverer.last.error is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    delivery = deliverer.stop()
+    assert delivery.n_left == len(outbox.entries()) == 3
+    assert delivery.error is not None
+    assert len(warnings) == 1
+    assert "make sync" in warnings[0]
+    assert "s3cret" not in warnings[0] + delivery.error
+
+
+def test_tracking_off_leaves_the_entries_for_a_later_sync(tmp_path: Path) -> None:
+    sweep_dir = tmp_path / "multirun" / "digits-mlp"
+    Outbox(sweep_dir).put(run_folder(sweep_dir))
+    with Deliverer(sweep_dir, TrackingConfig(name="off", uri=None, experiment="lab"), interval_s=0.01):
+        pass
+    assert len(Outbox(sweep_dir).entries()) == 1
+    assert not (tmp_path / "multirun" / "mlflow.db").exists()
+
+
+def test_putting_an_entry_does_not_import_mlflow() -> None:
+    script = "import sys, src.tracking.outbox, src.tracking.reports; print('mlflow' in sys.modules, 'pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
