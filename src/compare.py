@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -20,8 +21,7 @@ from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
 from src.sweeping.folder import to_mapping
 from src.tracking.outbox import Outbox
-from src.training.devices import fingerprint, place_of
-from src.training.execute import Execution, execute
+from src.training.devices import fingerprint, join_world, place_of
 from src.training.feed import Place
 from src.training.plan import Plan, Run, make_plan
 from src.training.records import (
@@ -35,6 +35,9 @@ from src.training.records import (
     write_run,
 )
 from src.training.store import Store
+
+if TYPE_CHECKING:
+    from src.training.execute import Execution
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
 def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> CellOutcome:
     """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there."""
     missing = missing_runs(config)
+    from src.training.execute import execute  # Lightning takes seconds to import; whoever only looks need not wait
+
     place = place_of(config.trainer)
+    join_world(place)
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)

@@ -78,6 +78,8 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     limit = max(unit.scale * largest, 10.0 ** (1 - unit.decimals))  # a map of tiny differences shall look pale
     norm = Normalize(-limit, limit)
     at = {tuple(place(v, name) for name in axes): v for v in verdicts}
+    longest = max(len(unit.difference(verdict.difference)) for verdict in verdicts)
+    font_size = min(9.0, 24 * tile_h, 105 * tile_w / longest)
     left += (width - 0.1 - left - n_wide * facet_w) / 2
     for index, facet in enumerate(facets):
         row, column = divmod(index, n_wide)
@@ -89,7 +91,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         for i, j in product(range(len(rows)), range(len(columns))):
             here = fixed | ({across: columns[j]} if across else {}) | ({down: rows[i]} if down else {})
             tiles[j, i] = at.get(tuple(here[name] for name in axes))
-        _tiles(ax, tiles, norm, font_size=min(9.0, 21 * tile_w, 24 * tile_h))
+        _tiles(ax, tiles, norm, font_size=font_size)
         last_row, first_column = index + n_wide >= len(facets), column == 0
         ax.set_xlim(-0.5, len(columns) - 0.5)
         ax.set_ylim(-0.5, len(rows) - 0.5)

@@ -19,9 +19,15 @@ SHORT = {"imbalance": "imb", "epochs": "ep"}
 """Names that make a narrow terminal's columns fit."""
 
 
-def axis_order(value: Axis) -> tuple[int, float, str]:
-    """Sort key for an axis that may mix numbers and words: numbers first, in their order."""
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+def axis_order(value: Axis) -> tuple[int, str, float]:
+    """Sort key for an axis that may mix numbers and words: "none", numbers, then words, ``rotate:5`` before ``rotate:30``."""
+    if isinstance(value, int | float):
+        return (1, "", float(value))
+    word, _, amount = value.partition(":")
+    try:
+        return (2, word, float(amount))
+    except ValueError:
+        return (0 if value == "none" else 2, value, 0.0)
 
 
 def axis_text(value: Axis) -> str:

@@ -213,7 +213,7 @@ class _Rows:
                 "user_id": "unknown",
                 "status": record.status,
                 "start_time": start,
-                "end_time": record.end,
+                "end_time": None if record.status == "SCHEDULED" else record.end,
                 "deleted_time": None,
                 "lifecycle_stage": "active",
                 "artifact_uri": location,

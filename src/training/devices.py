@@ -35,6 +35,13 @@ def place_of(trainer: TrainerConfig) -> Place:
     return Place(device, dtype, rank, world)
 
 
+def join_world(place: Place) -> None:
+    """Meets the other processes of a data-parallel run, before Lightning would: rank 0 tells them what is to be fit."""
+    if place.world > 1 and not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if place.device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend)
+
+
 def trainer_arguments(trainer: TrainerConfig, place: Place) -> dict[str, Any]:
     """Arguments of a Lightning Trainer on this place."""
     on_gpu = place.device.type == "cuda"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from src.data.stream import Stream
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
 from src.training.evaluate import Scores, score_stages, set_names
-from src.training.execute import Execution
 from src.training.feed import Place
 from src.training.plan import Node, Plan, Run
 from src.training.result import StageResult
 from src.training.scoring import class_weights, set_mean
 from src.training.store import weights_digest, write_atomically
+
+if TYPE_CHECKING:
+    from src.training.execute import Execution
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna", "mlflow", "numpy")
 

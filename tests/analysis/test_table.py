@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from src.analysis.pairing import load_records
-from src.analysis.table import csv_table, markdown_table, remarks, rows, terminal_table, varying_axes
+from src.analysis.table import axis_order, csv_table, markdown_table, remarks, rows, terminal_table, varying_axes
 from src.analysis.verdicts import CellVerdict, judge
 
 REGIMES = ("sequential", "combined", "replay(share=0.05)")
@@ -58,6 +58,11 @@ def test_cells_that_no_axis_tells_apart_are_told_apart_by_their_hash(cell_of: Ca
     cell_of({"a": [0.5], "b": [0.5]}, cell="abcdef0123456789")
     records = cell_of({"a": [0.5], "b": [0.5]}, cell="1234567890abcdef")
     assert varying_axes(judge(records, ("a", "b"))) == {"cell": ["12345678", "abcdef01"]}  # type: ignore[arg-type]
+
+
+def test_words_with_amounts_are_sorted_by_the_amount() -> None:
+    shifts = ["rotate:30", "none", "noise:0.2", "rotate:5", 3, 0.5]
+    assert sorted(shifts, key=axis_order) == ["none", 0.5, 3, "noise:0.2", "rotate:5", "rotate:30"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

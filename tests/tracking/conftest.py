@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,16 +77,3 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-
-
-@pytest.fixture
-def make_server() -> Iterator[Callable[[Path], Server]]:
-    servers: list[Server] = []
-
-    def make(multirun: Path) -> Server:
-        servers.append(Server(multirun))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.stop()

@@ -46,7 +46,7 @@ class Notebook:
 
 def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> None:
     outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
-    seeds = [5, 1, 4, 2, 3] + list(range(6, BATCH + 10))
+    seeds = [5, 1, 4, 2, 3, *range(6, BATCH + 10)]
     for seed in seeds:
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
     assert outbox.deliver(mirror).n_delivered == len(seeds)

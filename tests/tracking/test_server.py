@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def shared_server(empty_multirun: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+def shared_server(empty_multirun: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(Path(shutil.copytree(empty_multirun, tmp_path_factory.mktemp("server") / "multirun")))
     server.start()
     yield server
@@ -136,13 +136,9 @@ def test_a_failed_run_taken_up_again_and_a_cell_that_changes_its_mind(server: Se
     assert after[failed.key].data.tags["mlflow.parentRunId"] == after[cell].info.run_id
 
 
-def test_a_server_killed_and_started_again_gets_everything_in_order(
-    make_server: Callable[[Path], Server], multirun: Path
-) -> None:
-    server = make_server(multirun)
+def test_a_server_killed_and_started_again_gets_everything_in_order(server: Server, multirun: Path) -> None:
     sweep_dir = multirun / "digits-mlp"
     outbox = Outbox(sweep_dir)
-    server.start()
     with Deliverer(sweep_dir, server.tracking, interval_s=0.05) as deliverer:
         outbox.put(run_folder(sweep_dir, seed=0, minute=0))
     assert (deliverer.last.error, outbox.entries()) == (None, [])
@@ -172,5 +168,5 @@ def test_an_answer_that_never_comes_ends_the_round(multirun: Path, monkeypatch: 
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         tracking = TrackingConfig(name="server", uri=f"http://127.0.0.1:{silent.getsockname()[1]}", experiment="lab")
-        with pytest.raises(TrackerUnavailable, match="[Tt]ime"):
+        with pytest.raises(TrackerUnavailable, match=r"[Tt]ime"):
             open_mirror(tracking, multirun)

@@ -1,0 +1,77 @@
+"""One run: one regime at one seed.   python -m src.train regime=sequential data=digits seed=0
+
+With `trainer.devices` > 1 it starts itself again under torchrun, one process a device. A run that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from src import entry
+
+
+def main(composed: DictConfig) -> None:
+    """Trains the run, or shows it if it is done, and tells MLflow."""
+    from omegaconf import OmegaConf
+
+    from src.config import parse
+
+    config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
+    if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
+        sys.exit(launch(config.trainer.devices, sys.argv[1:]))
+
+    from src.compare import cell_dir, missing_runs, run_cell, run_dir
+    from src.tracking.outbox import Deliverer
+
+    is_new = bool(missing_runs(config))
+    outcome = run_cell(config)
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    folder = run_dir(cell_dir(config), config.regimes[0], config.seeds[0])
+    Deliverer(
+        Path(config.multirun) / config.sweep, config.tracking, warn=lambda text: print(text, file=sys.stderr)
+    ).stop()
+    if (folder / "result.json").exists():
+        show(folder, is_new)
+    for failure in outcome.failures:
+        print(f"failed: {failure}; the traceback is in {folder / 'failed.json'}", file=sys.stderr)
+    if outcome.failures:
+        sys.exit(1)
+
+
+def launch(n_devices: int, arguments: list[str]) -> int:
+    """The same command once per device, under torchrun; its exit status."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_devices}", "-m", "src.train"]
+    return subprocess.call([sys.executable, *torchrun, *arguments], env={"OMP_NUM_THREADS": "1", **os.environ})
+
+
+def show(folder: Path, is_new: bool) -> None:
+    """The run's figures on the terminal."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    body = json.loads((folder / "result.json").read_text())
+    metrics, cost = body["result"]["metrics"], body["result"]["cost"]
+    table = Table(title=f"{body['regime']}, seed {body['seed']}: {body['status']}", title_justify="left")
+    for heading in ("test set", "accuracy", "loss", "balanced accuracy", "calibration error"):
+        table.add_column(heading, justify="left" if heading == "test set" else "right")
+    for name in dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("test/")):
+        figures = [metrics.get(f"test/{name}/{kind}") for kind in ("accuracy", "loss", "balanced_accuracy", "ece")]
+        table.add_row(name, *("-" if figure is None else f"{figure:.4f}" for figure in figures))
+    console = Console(highlight=False)
+    console.print(table)
+    forgotten = metrics.get("forgetting")
+    console.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
+    console.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
+    console.print(f"{'written to' if is_new else 'done before, in'} {folder}", style="dim", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,382 @@
+"""A stream is what the definitions say, whatever is asked.
+
+Properties: training, validation and test samples are disjoint; counts are as asked; weights sum to 1 and give each set
+its priors; the i.i.d. union is the same at every ratio; subsets nest; held-out sets depend on the seed alone; equal
+arguments give equal streams, in another process too; what is not possible is refused with key and fix.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.config import ConfigError, SplitConfig, compose
+from src.data.draw import divide
+from src.data.source import Source, make_source, match
+from src.data.split import StreamFactory, build_stream, check_split, load
+from tests.data.samples import class_weights, ids, source_of, split_of, union_ids
+
+SOURCE = source_of([90, 80, 70])
+OFFICIAL = source_of([90, 80, 70], n_official=20)
+
+
+@given(
+    size=st.integers(20, 80),
+    ratio=st.floats(0.25, 4),
+    imbalance=st.sampled_from([1.0, 2.0, 3.0]),
+    opposed=st.booleans(),
+    seed=st.integers(0, 50),
+    has_official=st.booleans(),
+    shift=st.sampled_from([("none", 0.0), ("permute", 0.5), ("relabel", 1.0), ("noise", 0.1)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_stream_is_well_formed(
+    size: int, ratio: float, imbalance: float, opposed: bool, seed: int, has_official: bool, shift: tuple[str, float]
+) -> None:
+    source = OFFICIAL if has_official else SOURCE
+    split = split_of(size=size, ratio=ratio, imbalance=imbalance, opposed=opposed, shift=shift)
+    stream = build_stream(split, source, seed)
+    assert tuple(len(part) for part in stream.train) == split.dataset_sizes()
+    assert len(union_ids(stream)) == size
+    test, val = (set().union(*(ids(pool) for pool in held.pools)) for held in (stream.test, stream.val))
+    assert not union_ids(stream) & test
+    assert not union_ids(stream) & val
+    assert not test & val
+    if has_official:
+        assert source.official_test is not None
+        assert test == set(torch.nonzero(source.official_test).flatten().tolist())
+    for part, counts in zip(stream.train, stream.class_counts, strict=True):
+        assert torch.bincount(part.y, minlength=3).tolist() == list(counts)
+        assert part.ids.tolist() == sorted(ids(part))
+    assert stream.imbalance == max(stream.class_counts[0]) / min(stream.class_counts[0])
+    for held in (stream.val, stream.test):
+        assert list(held.sets) == ["d1", "d2", "union"]
+        for evaluation in held.sets.values():
+            assert sum(float(w.sum()) for w in evaluation.weights.values()) == pytest.approx(1, abs=1e-12)
+            assert all(len(w) == len(held.pools[pool]) for pool, w in evaluation.weights.items())
+        for number, counts in enumerate(stream.class_counts):
+            expected = np.array(counts) / sum(counts)
+            assert class_weights(stream, held.sets[f"d{number + 1}"], held.pools) == pytest.approx(expected)
+        mixed = np.sum(stream.class_counts, axis=0) / size
+        assert class_weights(stream, held.sets["union"], held.pools) == pytest.approx(mixed)
+
+
+@given(st.integers(0, 20), st.integers(6, 120), st.floats(0.1, 10))
+@settings(max_examples=60, deadline=None)
+def test_iid_union_is_the_same_at_every_ratio(seed: int, size: int, ratio: float) -> None:
+    n_second = min(max(round(size * ratio / (1 + ratio)), 3), size - 3)
+    whole = build_stream(split_of(sizes=(size, 0)), SOURCE, seed)
+    divided = build_stream(split_of(sizes=(size - n_second, n_second)), SOURCE, seed)
+    assert union_ids(divided) == union_ids(whole)
+
+
+@given(st.integers(0, 20), st.integers(6, 60), st.integers(0, 60))
+@settings(max_examples=40, deadline=None)
+def test_iid_unions_nest(seed: int, size: int, more: int) -> None:
+    small, large = (build_stream(split_of(size=n), SOURCE, seed) for n in (size, size + more))
+    assert union_ids(small) <= union_ids(large)
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 4.0])
+def test_each_data_set_nests_where_its_share_of_every_class_stays(imbalance: float) -> None:
+    small, large = (
+        build_stream(split_of(sizes=(k * 14, k * 7), imbalance=imbalance), SOURCE, 3) for k in (1, 2)
+    )  # at imbalance 4 that is k times 8, 4, 2 and 1, 2, 4
+    for part in range(2):
+        assert ids(small.train[part]) < ids(large.train[part])
+
+
+def test_division_by_hand() -> None:
+    order = np.arange(10, 16)  # the last sample is not asked for
+    assert [part.tolist() for part in divide(order, [3, 2])] == [[10, 11, 13], [12, 14]]
+    assert [part.tolist() for part in divide(order, [5, 0])] == [[10, 11, 12, 13, 14], []]
+    thirds = divide(order, [2, 2, 2])  # the last gets 12, 15; of 10, 11, 13, 14 the second gets every other
+    assert [part.tolist() for part in thirds] == [[10, 13], [11, 14], [12, 15]]
+
+
+def test_division_is_exact_where_floating_point_is_not() -> None:
+    for n_second in range(1, 50):
+        first, second = divide(np.arange(49), [49 - n_second, n_second])
+        assert (len(first), len(second)) == (49 - n_second, n_second)
+        prefix_counts = np.searchsorted(second, np.arange(1, 50))  # of the first i samples, floor(i f) are in Dataset 2
+        assert prefix_counts.tolist() == [i * n_second // 49 for i in range(1, 50)]
+
+
+def test_held_out_sets_depend_on_the_seed_alone() -> None:
+    splits = [split_of(size=30), split_of(size=90, ratio=0.2, imbalance=5.0), split_of(size=60, label_noise=0.5)]
+    streams = [build_stream(split, SOURCE, 7) for split in splits]
+    for held in ("val", "test"):
+        pools = [getattr(stream, held).pools[0].digest for stream in streams]
+        assert len(set(pools)) == 1
+    other = build_stream(splits[0], SOURCE, 8)
+    assert ids(other.test.pools[0]) != ids(streams[0].test.pools[0])
+
+
+def test_empty_second_data_set_has_no_evaluation_set() -> None:
+    stream = build_stream(split_of(sizes=(30, 0), shift=("permute", 1.0)), SOURCE, 0)
+    assert list(stream.test.sets) == ["d1", "union"]
+    assert len(stream.test.pools) == 1
+    assert torch.equal(stream.test.sets["d1"].weights[0], stream.test.sets["union"].weights[0])
+
+
+def test_weights_by_hand() -> None:
+    source = source_of([20, 40])
+    stream = build_stream(split_of(sizes=(4, 8), priors=((0.75, 0.25), (0.25, 0.75))), source, 0)
+    pool = stream.test.pools[0]
+    assert torch.bincount(pool.y).tolist() == [4, 8]  # a fifth of each class
+    first, second, union = (stream.test.sets[name].weights[0] for name in ("d1", "d2", "union"))
+    assert first.dtype == torch.float64
+    assert torch.allclose(first, torch.tensor([3 / 4 / 4, 1 / 4 / 8], dtype=torch.float64)[pool.y])
+    assert torch.allclose(second, torch.tensor([2 / 8 / 4, 6 / 8 / 8], dtype=torch.float64)[pool.y])
+    assert torch.allclose(union, (4 * first + 8 * second) / 12)
+
+
+@pytest.mark.parametrize("kind", ["rotate", "permute", "noise", "relabel"])
+def test_no_amount_is_no_shift(kind: str) -> None:
+    plain = build_stream(split_of(size=60), SOURCE, 1)
+    shifted = build_stream(split_of(size=60, shift=(kind, 0.0)), SOURCE, 1)
+    assert shifted.digest == plain.digest
+    assert shifted.train[1].bank is SOURCE.bank
+    assert len(shifted.test.pools) == 1
+
+
+@pytest.mark.parametrize("kind", ["permute", "noise"])
+def test_shifted_data_set_has_a_bank_of_what_it_needs(kind: str) -> None:
+    stream = build_stream(split_of(size=60, shift=(kind, 0.5)), SOURCE, 1)
+    plain = build_stream(split_of(size=60), SOURCE, 1)
+    assert stream.train[0].digest == plain.train[0].digest
+    assert len(stream.test.pools) == 2
+    assert stream.test.pools[0].digest == plain.test.pools[0].digest
+    second = [stream.train[1], stream.val.pools[1], stream.test.pools[1]]
+    assert len(second[0].bank.x) == sum(len(samples) for samples in second)
+    assert torch.equal(
+        torch.cat([samples.rows for samples in second]).sort().values, torch.arange(len(second[0].bank.x))
+    )
+    for samples, raw in zip(second, [plain.train[1], plain.val.pools[0], plain.test.pools[0]], strict=True):
+        assert torch.equal(samples.ids, raw.ids)
+        assert torch.equal(samples.y, raw.y)
+        assert samples.digest != raw.digest
+        assert not torch.equal(samples.inputs(), raw.inputs())
+
+
+def test_relabelled_data_set_keeps_its_inputs() -> None:
+    stream = build_stream(split_of(size=60, shift=("relabel", 0.5)), SOURCE, 1)
+    plain = build_stream(split_of(size=60), SOURCE, 1)
+    assert torch.equal(stream.train[1].inputs(), plain.train[1].inputs())
+    for new, old in ((stream.train[1], plain.train[1]), (stream.test.pools[1], plain.test.pools[0])):
+        pairs = {(int(a), int(b)) for a, b in zip(old.y, new.y, strict=True)}
+        assert len(pairs) == 3  # one new label for each class,
+        assert sum(a != b for a, b in pairs) == 2  # and two classes exchanged
+
+
+def test_label_noise_is_in_training_labels_only_and_nests() -> None:
+    source = source_of([600, 500])
+    plain, some, more = (build_stream(split_of(size=700, label_noise=share), source, 2) for share in (0.0, 0.1, 0.3))
+    assert some.test.pools[0].digest == plain.test.pools[0].digest
+    assert some.class_counts == plain.class_counts
+    for part in range(2):
+        wrong, more_wrong = (stream.train[part].y != plain.train[part].y for stream in (some, more))
+        assert abs(float(wrong.double().mean()) - 0.1) < 0.05
+        assert abs(float(more_wrong.double().mean()) - 0.3) < 0.08
+        assert not (wrong & ~more_wrong).any()
+    smaller = build_stream(split_of(size=350, label_noise=0.3), source, 2)
+    label_of = dict(zip(more.train[0].ids.tolist(), more.train[0].y.tolist(), strict=True))
+    common = [(i, y) for i, y in zip(smaller.train[0].ids.tolist(), smaller.train[0].y.tolist(), strict=True)]
+    assert [label_of[i] for i, _ in common if i in label_of] == [y for i, y in common if i in label_of]
+
+
+def test_wrong_labels_are_spread_over_the_other_classes_of_the_stream() -> None:
+    source = source_of([300, 300, 300, 300])
+    split = split_of(size=600, label_noise=0.5, classes=((0, 1), (3,)))
+    plain = build_stream(split_of(size=600, classes=((0, 1), (3,))), source, 0)
+    stream = build_stream(split, source, 0)
+    for part in range(2):
+        true, seen = plain.train[part].y, stream.train[part].y
+        assert set(seen.tolist()) == {0, 1, 3}
+        wrong = seen[true != seen]
+        others = torch.bincount(wrong[true[true != seen] == (0, 3)[part]], minlength=4)
+        assert others[2] == 0
+        assert (others > 0).sum() == 2
+
+
+def test_flat_class_subset_is_renumbered_as_listed() -> None:
+    factory = StreamFactory(split_of(size=20, classes=(2, 0)), SOURCE)
+    stream = factory.build(0)
+    assert (stream.n_outputs, factory.class_names) == (2, ("c", "a"))
+    for samples in (*stream.train, *stream.test.pools):
+        assert torch.equal(SOURCE.y[samples.ids], torch.tensor([2, 0])[samples.y])
+
+
+def test_class_subset_of_each_data_set_keeps_the_numbers_of_the_source() -> None:
+    stream = build_stream(split_of(size=40, classes=((0, 2), (1,))), SOURCE, 0)
+    assert stream.class_counts == ((10, 0, 10), (0, 20, 0))
+    assert stream.n_outputs == 3
+    assert stream.imbalance is None
+    assert class_weights(stream, stream.test.sets["d2"], stream.test.pools) == pytest.approx([0, 1, 0])
+    assert class_weights(stream, stream.test.sets["union"], stream.test.pools) == pytest.approx([0.25, 0.5, 0.25])
+
+
+def test_class_of_no_prior_is_left_out() -> None:
+    stream = build_stream(split_of(size=40, priors=((0.5, 0.5, 0), (0.25, 0.75, 0))), SOURCE, 0)
+    assert stream.class_counts == ((10, 10, 0), (5, 15, 0))
+    assert stream.imbalance is None
+    assert 2 not in stream.test.pools[0].y
+
+
+def test_five_data_sets_are_disjoint_and_each_rotated_further() -> None:
+    stream = build_stream(split_of(parts=5, size=60, shift=("rotate", 90.0)), SOURCE, 0)
+    assert [len(part) for part in stream.train] == [12] * 5
+    assert len(union_ids(stream)) == 60
+    assert list(stream.test.sets) == ["d1", "d2", "d3", "d4", "d5", "union"]
+    raw = SOURCE.bank.x[stream.test.pools[0].ids]
+    for part, pool in enumerate(stream.test.pools):
+        assert torch.equal(pool.bank.x[pool.rows], torch.rot90(raw, part, (2, 3)))
+
+
+def test_permutation_differs_between_data_sets_and_seeds() -> None:
+    split = split_of(parts=3, size=60, shift=("permute", 1.0))
+    stream, other = (build_stream(split, SOURCE, seed) for seed in (0, 1))
+    images = [pool.bank.x[pool.rows] for pool in stream.test.pools]
+    assert not torch.equal(images[1], images[2])
+    assert stream.train[1].content != other.train[1].content
+
+
+def test_regression_has_sizes_only() -> None:
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.normal(size=(100, 5))), torch.from_numpy(rng.normal(size=(100, 1)))
+    source = make_source(x, y, None)
+    stream = build_stream(split_of(sizes=(40, 20)), source, 0)
+    assert (stream.class_counts, stream.imbalance, stream.n_outputs) == (((), ()), None, 1)
+    assert torch.equal(stream.train[1].y, y[stream.train[1].ids])
+    assert torch.equal(stream.train[1].inputs(torch.float64), x[stream.train[1].ids])
+    assert torch.allclose(stream.test.sets["d2"].weights[0], torch.full((20,), 1 / 20, dtype=torch.float64))
+    for key, value in [("imbalance", 2.0), ("priors", ((1.0,), (1.0,))), ("classes", (0, 1)), ("label_noise", 0.1)]:
+        with pytest.raises(ConfigError, match=rf"split\.{key}=.*regression"):
+            check_split(split_of(sizes=(40, 20), **{key: value}), source)
+    with pytest.raises(ConfigError, match="needs classes"):
+        check_split(split_of(size=20, shift=("relabel", 0.5)), source)
+    with pytest.raises(ConfigError, match="needs images"):
+        check_split(split_of(size=20, shift=("rotate", 5.0)), source)
+
+
+def test_second_source_gives_all_of_dataset_two() -> None:
+    other = source_of([50, 50, 50], n_official=10, seed=9)
+    second = match(other, SOURCE, "data.path2", "other")
+    factory = StreamFactory(split_of(sizes=(30, 60)), SOURCE, second)
+    stream = factory.build(4)
+    assert ids(stream.train[0]) == ids(build_stream(split_of(sizes=(30, 0)), SOURCE, 4).train[0])
+    assert min(ids(stream.train[1])) >= len(SOURCE)
+    assert torch.equal(stream.train[1].bank.x[stream.train[1].rows], other.bank.x[stream.train[1].ids - len(SOURCE)])
+    assert [len(pool) for pool in stream.test.pools] == [48, 30]
+    assert list(stream.test.sets["d2"].weights) == [1]
+    mix = {pool: float(weights.sum()) for pool, weights in stream.test.sets["union"].weights.items()}
+    assert mix == pytest.approx({0: 1 / 3, 1: 2 / 3})
+    assert factory.digest not in (SOURCE.digest, second.digest)
+    larger = StreamFactory(split_of(sizes=(30, 90)), SOURCE, second).build(4)
+    assert ids(stream.train[1]) < ids(larger.train[1])
+
+
+@pytest.mark.parametrize(
+    ("given_split", "words"),
+    [
+        ({"classes": (0, 7)}, ["split.classes", "no class 7", "0 a, 1 b, 2 c"]),
+        ({"classes": (1,)}, ["split.classes", "2 or more"]),
+        ({"classes": ((0, 1), (2,)), "priors": ((1.0, 0, 0), (1.0, 0, 0))}, ["split.classes", "contradicts"]),
+        ({"priors": ((0.5, 0.5), (0.5, 0.5))}, ["split.priors", "2 shares for 3 classes"]),
+        ({"sizes": (30, 2)}, ["split.sizes=[30, 2]", "Dataset 2 would have 2 samples for 3 classes"]),
+        ({"size": 4000}, ["split.size=4000", "lower split.size to at most"]),
+        ({"size": 300, "imbalance": 9.0}, ["lower split.imbalance"]),
+        ({"sizes": (20, 20), "val": 0.5, "test": 0.45}, ["split.sizes", "hold out less"]),
+    ],
+)
+def test_impossible_split_is_refused_with_key_and_fix(given_split: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_split(split_of(**given_split), SOURCE)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_class_without_official_test_samples_is_refused() -> None:
+    y = torch.tensor([0, 1] * 30)
+    source = make_source(torch.zeros(60, 2), y, ("a", "b"), (torch.arange(60) > 40) & (y == 0))
+    with pytest.raises(ConfigError, match=r"class b has no sample in the source's own test set.*split\.test=0\.2"):
+        check_split(split_of(size=10), source)
+    check_split(split_of(size=10, test=0.2), source)
+
+
+def test_two_sources_are_two_data_sets() -> None:
+    second = match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other")
+    with pytest.raises(ConfigError, match=r"split\.parts=3"):
+        check_split(split_of(parts=3, size=30), SOURCE, second)
+
+
+DIGESTS = """
+from src.config import compose
+from src.data.split import load
+loaded = {}
+for overrides in OVERRIDES:
+    factory = load(compose(overrides), loaded)
+    print(factory.digest, factory.build(0).digest, factory.build(5).digest)
+"""
+OVERRIDES: list[list[str]] = [
+    [],
+    ["split.imbalance=20", "split.label_noise=0.2"],
+    ["split=permuted"],
+    ["split.shift.kind=noise", "split.shift.amount=0.3"],
+    ["split=relabelled"],
+    ["data=gaussian", "arch=linear", "loss=mse"],
+]
+
+
+def test_streams_are_the_same_in_another_process() -> None:
+    loaded: dict[object, Source] = {}
+    here = []
+    for overrides in OVERRIDES:
+        factory = load(compose(overrides), loaded)
+        here.append(f"{factory.digest} {factory.build(0).digest} {factory.build(5).digest}")
+    assert len({line.split()[1] for line in here}) == len(OVERRIDES)
+    assert len(loaded) == 2  # the digits were read once
+    there = subprocess.run(
+        [sys.executable, "-c", DIGESTS.replace("OVERRIDES", repr(OVERRIDES))],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.splitlines() == here
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "conf" / "split").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_split_file_is_whole_and_opens_with_its_command(path: Path) -> None:
+    opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("python -m src.sweep" in line for line in opening[:3])
+    split = compose([f"split={path.stem}"]).split
+    assert isinstance(split, SplitConfig)
+    check_split(split, source_of([6500] * 10, side=2))
+
+
+@pytest.mark.real_data
+def test_mnist_with_its_own_test_set() -> None:
+    root = Path(os.environ.get("DATA_ROOT", "")) / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    if not root.exists():
+        pytest.skip("DATA_ROOT has no MNIST/raw/*.gz")
+    factory = load(compose(["data=mnist", "data.download=false", "split.size=4000"]))
+    stream = factory.build(0)
+    assert factory.source.bank.x.dtype == torch.uint8
+    assert len(stream.test.pools[0]) == 10_000
+    assert len(stream.val.pools[0]) == 6_000
+    assert min(stream.test.pools[0].ids.tolist()) == 60_000
+    assert factory.source.bank.mean is not None
+    assert factory.source.bank.mean.tolist() == pytest.approx([0.1307], abs=1e-4)  # torchvision's well-known constants
