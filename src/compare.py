@@ -6,7 +6,9 @@ config -> sources -> streams -> plan -> execute -> scores -> result.json, one wa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from src.config import Config, DataConfig, RegimeConfig, cell_hash, run_hash
 from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
+from src.summary import Session
 from src.sweeping.folder import to_mapping
 from src.tracking.outbox import Outbox
 from src.training.devices import fingerprint, join_world, place_of
@@ -79,6 +82,28 @@ def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
     cell = cell_dir(config)
     wanted = [(regime, seed) for regime in config.regimes for seed in config.seeds]
     return [(regime, seed) for regime, seed in wanted if not (run_dir(cell, regime, seed) / "result.json").exists()]
+
+
+@functools.cache
+def _sessions() -> dict[str, Session]:
+    """The session of each sweep that this process leads."""
+    return {}
+
+
+def on_start(configs: Sequence[Config]) -> None:
+    """Once, in the parent, before anything runs: MLflow hears of results as they come."""
+    sweep_dir = cell_dir(configs[0]).parent.parent
+    _sessions()[configs[0].sweep] = Session(sweep_dir, configs, [cell_dir(config).name for config in configs])
+
+
+def verdict(config: Config) -> str | None:
+    """Who wins a finished cell, for the running count; None where it cannot be said in one word."""
+    return _sessions()[config.sweep].verdict(cell_dir(config).name)
+
+
+def on_finish(configs: Sequence[Config]) -> None:
+    """Once, in the parent, when nothing is left to run: the table, the maps, the last news to MLflow."""
+    _sessions().pop(configs[0].sweep).finish(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
 
 
 def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> CellOutcome:

@@ -6,6 +6,7 @@ A traceback is shown for what is not the user's mistake, or for everything where
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +31,19 @@ def run(task: Callable[[DictConfig], None]) -> None:
     """Composes conf/config.yaml under the command line and calls `task` with it (with -m: the sweep instead)."""
     full = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # Hydra then raises, instead of printing half of it and leaving
+
+    @functools.wraps(task)
+    def quiet(config: DictConfig) -> None:
+        try:
+            task(config)
+        except MISTAKES as error:  # here, since Hydra writes a line of its own about every exception of a task
+            if full:
+                raise
+            fail(explain(error, sys.argv[1:]))
+
     try:
         arguments = _arguments()
-        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(task)()
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
     except MISTAKES as error:
         if full:
             raise

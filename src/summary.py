@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from src.analysis.figures import difference_maps
@@ -11,8 +13,8 @@ from src.analysis.pairing import Records, RunRecord, by_cell, load_records
 from src.analysis.table import csv_table, markdown_table, remarks, terminal_table
 from src.analysis.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
 from src.config import Config
-from src.config.command import command
-from src.tracking.outbox import Outbox
+from src.config.command import command, flat
+from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
 from src.training.store import write_atomically
 
@@ -22,13 +24,70 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
     return list(dict.fromkeys(regime.label for config in configs for regime in config.regimes))
 
 
+SHORT = {
+    "ratio": ("split.size", "split.ratio", "split.sizes"),
+    "imbalance": ("split.imbalance",),
+    "shift": ("split.shift.kind", "split.shift.amount", "split.shift.source"),
+    "epochs": ("stopping.epochs", "stopping.max_epochs"),
+    "arch": ("arch.name", "arch.model"),
+    "data": ("data.name",),
+}
+"""The short axes and the settings that each of them can stand for."""
+
+
+def axes_of(configs: Sequence[Config]) -> list[dict[str, str | float | int]]:
+    """The place of every cell among the others: the short axes, and every further setting in which the cells differ."""
+    flats = [dict(flat(config)) for config in configs]
+    keys = sorted({key for one in flats for key in one})
+    places: list[dict[str, str | float | int]] = [config.axes() for config in configs]
+    for key in keys:
+        said_by = next((short for short, long in SHORT.items() if key in long), None)
+        values = [one.get(key) for one in flats]
+        if len({repr(value) for value in values}) < 2:
+            continue
+        if said_by is not None and _told_apart([place[said_by] for place in places], values):
+            continue
+        for place, value in zip(places, values, strict=True):
+            place[key] = value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
+    return places
+
+
+def _told_apart(short: Sequence[object], values: Sequence[object]) -> bool:
+    """Whether the short axis differs wherever the setting does."""
+    return len({repr(s) for s in short}) == len({(repr(s), repr(v)) for s, v in zip(short, values, strict=True)})
+
+
 def read(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config]) -> Records:
-    """The records of a command: its cells, its regimes and seeds."""
+    """The records of a command: its cells, its regimes and seeds, each cell placed among the others of the command."""
     seeds = {seed for config in configs for seed in config.seeds}
     records = load_records(sweep_dir, cells=cells, seeds=seeds)
     wanted = set(labels_of(configs))
-    runs = tuple(run for run in records.runs if run.regime in wanted)
-    return Records(runs=runs, failed=records.failed, damaged=records.damaged)
+    axes = dict(zip(cells, axes_of(configs), strict=True))
+    runs = tuple(replace(run, axes=axes[run.cell]) for run in records.runs if run.regime in wanted)
+    failed = tuple(replace(run, axes=axes[run.cell]) for run in records.failed if run.regime in wanted)
+    return Records(runs=runs, failed=failed, damaged=records.damaged)
+
+
+class Session:
+    """One command's results as they come: MLflow is told from a thread of this process while workers train."""
+
+    def __init__(self, sweep_dir: Path, configs: Sequence[Config], cells: Sequence[str]) -> None:
+        self.sweep_dir, self.configs, self.cells = sweep_dir, list(configs), list(cells)
+        self.n_comparisons = len(configs) * len(list(combinations(labels_of(configs), 2)))
+        self.deliverer = Deliverer(sweep_dir, configs[0].tracking, warn=lambda text: print(text, file=sys.stderr))
+        self.deliverer.start()
+
+    def verdict(self, cell: str) -> str | None:
+        """Who wins a finished cell, for the running count: corrected over all the cells the command will have."""
+        config = self.configs[self.cells.index(cell)]
+        records = load_records(self.sweep_dir, cells=[cell], seeds=config.seeds)
+        verdicts = judge(records, labels_of([config]), n_claims=self.n_comparisons)
+        return verdicts[0].winner if len(verdicts) == 1 else None
+
+    def finish(self, words: str) -> None:
+        """The table, the maps, and the last news to MLflow."""
+        report(self.sweep_dir, self.cells, self.configs, words)
+        self.deliverer.stop()
 
 
 def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], words: str) -> None:

@@ -15,7 +15,8 @@ from itertools import combinations
 import numpy as np
 
 from src.analysis.pairing import Axis, FailedRun, Pairs, Records, RunRecord, by_cell, pair
-from src.analysis.statistics import Judgement, holm, judge_effect, seeds_needed, sign_flip_interval, sign_flip_p
+from src.analysis.predictions import Judgement, judge_effect
+from src.analysis.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
 from src.analysis.units import name_of, unit_of
 
 UNDECIDED = "undecided"
@@ -260,14 +261,16 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     n_cells = len(verdicts)
     if n_cells == 1:
         first = f"{sentence(verdicts[0])}."
-        return first[0].upper() + first[1:]
-    counted = f"{b} wins in {n_of[b]} of {n_cells} cells, {a} in {n_of[a]}, and {n_of[UNDECIDED]} are undecided"
-    if n_of[INCONCLUSIVE]:
-        counted += f", {n_of[INCONCLUSIVE]} inconclusive"
+        means = (f"{label} {unit.value(mean)}" for label, mean in ((a, verdicts[0].mean_a), (b, verdicts[0].mean_b)))
+        of = f" ({unit.of_values})" if unit.of_values else ""
+        return f"{first[0].upper()}{first[1:]} Means over seeds{of}: {', '.join(means)}."
+    counted = f"{b} wins in {n_of[b]} of {n_cells} cells, {a} in {n_of[a]}; {n_of[UNDECIDED]} undecided"
     few = sum(verdict.reason.startswith("too few seeds") for verdict in verdicts)
     if few:
-        counted += f" ({few} for want of seeds: {seeds_needed(max(1, verdicts[0].family), alpha)} are needed)"
-    first = f"{where[0].upper()}{where[1:]}: {counted} (Holm over {verdicts[0].family})."
+        counted += f", {few} of them for want of seeds ({seeds_needed(max(1, verdicts[0].family), alpha)} needed)"
+    if n_of[INCONCLUSIVE]:
+        counted += f", {n_of[INCONCLUSIVE]} inconclusive"
+    first = f"{where[0].upper()}{where[1:]}, Holm over {verdicts[0].family}: {counted}."
     whole = overall(verdicts, alpha)
     if whole is None:
         return f"{first} No seed finished in every cell, so there is no mean over them."

@@ -10,6 +10,9 @@ from src.config.typed import ConfigError, did_you_mean
 
 def check(config: Config) -> None:
     """Refuses what contradicts itself; what depends on the data's content is refused by `src.data.split`."""
+    from src.models.validate import check_arch  # names come from the schema, so it imports this package
+
+    check_arch(config.arch)
     _check_split(config.split)
     _check_stopping(config.stopping, config.split)
     optimizer = config.optimizer

@@ -23,10 +23,16 @@ def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Confi
     """The `Config` of a command line: conf/config.yaml under `overrides`. `single_run`: see `parse`."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed = hydra_compose("config", overrides=list(overrides))
+    outer = GlobalHydra.instance().hydra  # a command that Hydra itself started; put back when done
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = outer
     return parse(typing.cast(Mapping[str, Any], OmegaConf.to_container(composed, resolve=True)), single_run=single_run)
 
 
@@ -49,7 +55,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     for name in ("data", "arch", "stopping"):
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
     for name in ("split", "optimizer", "trainer", "tracking", "search"):
-        values[name] = build(hints[name], given[name], name)
+        values[name] = build(hints[name], _bits_as_text(given[name]), name)
     for name in ("loss", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
@@ -68,6 +74,13 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     config = Config(sweep=name, **values)
     check(config)
     return config
+
+
+def _bits_as_text(group: Any) -> Any:
+    """`trainer.precision=64` is typed as a number, yet names a precision beside `bf16-mixed`."""
+    if isinstance(group, Mapping) and type(group.get("precision")) is int:
+        return {**group, "precision": str(group["precision"])}
+    return group
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def build(cls: type[T], given: object, key: str) -> T:
     hints = typing.get_type_hints(cls)
     values = {}
     for name, f in fields.items():
-        if name not in given:
+        if name not in given or given[name] == "???":  # OmegaConf's mark of a value that must be given
             raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")
         values[name] = convert(hints[name], given[name], f"{prefix}{name}", dict(f.metadata))
     return cls(**values)

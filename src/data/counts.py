@@ -19,6 +19,9 @@ Weights = NDArray[np.float64]
 DEFAULT_TEST_SHARE = 0.2
 """Held out for the test where neither `split.test` nor the source itself says which samples these are."""
 
+UNIT = 10**9
+"""Parts into which a sample is divided to compare remainders."""
+
 
 @dataclass(frozen=True, eq=False)
 class Allotment:
@@ -150,15 +153,15 @@ def apportion(n: int, prior: Weights, lowest: int = 0, highest: Counts | None = 
     Each class of a prior above 0 gets at least `lowest`, and at most `highest[c]`; what that takes away or leaves over
     is settled where a count is farthest from its exact share.
     """
-    share = np.round(n * prior, 9)  # equal shares stay equal after rounding errors of their product
+    share = np.rint(n * prior * UNIT).astype(np.int64)  # whole numbers, so that equal remainders are found equal
     low = np.where(prior > 0, lowest, 0)
     high = np.where(prior > 0, n if highest is None else highest, 0)
-    counts = np.clip(np.floor(share).astype(np.int64), low, high)
+    counts = np.clip(share // UNIT, low, high)
     assert low.sum() <= n <= high.sum(), (n, prior, lowest, highest)
     while counts.sum() < n:
-        counts[np.where(counts < high, share - counts, -np.inf).argmax()] += 1
+        counts[np.where(counts < high, share - counts * UNIT, -np.inf).argmax()] += 1
     while counts.sum() > n:
-        counts[np.where(counts > low, counts - share, -np.inf).argmax()] -= 1
+        counts[np.where(counts > low, counts * UNIT - share, -np.inf).argmax()] -= 1
     return counts
 
 

@@ -41,6 +41,9 @@ SHORT_NAMES = {
 }
 """Keys whose value `Config.axes` already shows under a short name."""
 
+SWEEP_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search")
+"""One value for the whole sweep: none of them can be an axis."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -158,6 +161,8 @@ def _axes(overrides: Sequence[Override]) -> tuple[dict[str, list[str]], list[str
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise ConfigError(key, value, "an interval needs a search, e.g. search=tpe; a grid lists its values")
+            if key.partition(".")[0] in SWEEP_KEYS:
+                raise ConfigError(key, value, "cannot be an axis; it is one for the whole sweep")
             axes[key] = list(dict.fromkeys(f"{key}={value}" for value in override.sweep_string_iterator()))
         elif _is_run_key(key):
             axes[key] = [override.input_line]
@@ -216,6 +221,5 @@ def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     others = [text for text in overrides if not str(error).startswith(f"{re.sub('^[+]+', '', text)}:")]
     if not others:
         return error
-    located = copy.copy(error)
-    located.args = (f"{error} (in the cell {' '.join(overrides)})",)
-    return located
+    head, _, problem = str(error).partition(": ")
+    return ConfigError(error.key, head.removeprefix(f"{error.key}="), f"{problem} (in the cell {' '.join(overrides)})")

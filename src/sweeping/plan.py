@@ -14,9 +14,6 @@ from src.sweeping.engine import Engine
 from src.sweeping.grid import Cell, in_cell, merged
 from src.sweeping.progress import duration
 
-SWEEP_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "search")
-"""One value for the whole sweep: none of them can be an axis."""
-
 SAMPLED_RUNS = 200
 """At most so many finished runs are read for an estimate."""
 
@@ -76,18 +73,9 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
     """The cells under one name; without a name of the user's, that of all their data sets and architectures."""
-    first = cells[0].config
-    for cell in cells[1:]:
-        for key in SWEEP_KEYS:
-            if getattr(cell.config, key) != getattr(first, key):
-                raise ConfigError(
-                    key, str(getattr(cell.config, key)), "cannot be an axis; it is one for the whole sweep"
-                )
     names = dict.fromkeys(cell.config.sweep for cell in cells)
     if len(names) == 1:
         return list(cells)
-    if any("sweep=" in override for cell in cells for override in cell.overrides):
-        raise ConfigError("sweep", ",".join(names), "cannot be an axis; it is one for the whole sweep")
     data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
     arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
     return [

@@ -134,8 +134,21 @@ def test_summary_counts_the_cells_in_two_sentences(cell_of: Callable[..., Record
     records = cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1")
     text = summary(judge(records, BOTH))
     assert text.startswith(
-        "Accuracy on union: combined wins in 1 of 2 cells, sequential in 0, and 1 are undecided (Holm over 2)."
+        "Accuracy on union, Holm over 2: combined wins in 1 of 2 cells, sequential in 0; 1 undecided."
     )
     assert text.endswith(
         "Averaged over the cells sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds."
     )
+
+
+def test_summary_of_one_cell_says_the_means(cell_of: Callable[..., Records]) -> None:
+    text = summary(judge(cell_of({"sequential": LOW[:5], "combined": HIGH[:5]}), BOTH))
+    assert text.endswith(
+        "too few seeds: 5 cannot decide a comparison, 6 can. Means over seeds (%): sequential 86.7, combined 90.2."
+    )
+
+
+def test_summary_says_how_many_seeds_would_do(cell_of: Callable[..., Records]) -> None:
+    cell_of({"sequential": LOW[:6], "combined": HIGH[:6]}, cell="c0")
+    text = summary(judge(cell_of({"sequential": HIGH[:6], "combined": HIGH[:6]}, cell="c1"), BOTH))
+    assert "2 undecided, 2 of them for want of seeds (7 needed)." in text

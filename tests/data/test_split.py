@@ -7,6 +7,7 @@ arguments give equal streams, in another process too; what is not possible is re
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from src.data.source import Source, make_source, match
 from src.data.split import StreamFactory, build_stream, check_split, load
 from tests.data.samples import class_weights, ids, source_of, split_of, union_ids
 
+ROOT = Path(__file__).parents[2]
 SOURCE = source_of([90, 80, 70])
 OFFICIAL = source_of([90, 80, 70], n_official=20)
 
@@ -89,8 +91,8 @@ def test_iid_unions_nest(seed: int, size: int, more: int) -> None:
 @pytest.mark.parametrize("imbalance", [1.0, 4.0])
 def test_each_data_set_nests_where_its_share_of_every_class_stays(imbalance: float) -> None:
     small, large = (
-        build_stream(split_of(sizes=(k * 14, k * 7), imbalance=imbalance), SOURCE, 3) for k in (1, 2)
-    )  # at imbalance 4 that is k times 8, 4, 2 and 1, 2, 4
+        build_stream(split_of(sizes=(k * 42, k * 21), imbalance=imbalance), SOURCE, 3) for k in (1, 2)
+    )  # at imbalance 4 that is k times 24, 12, 6 and 3, 6, 12
     for part in range(2):
         assert ids(small.train[part]) < ids(large.train[part])
 
@@ -99,7 +101,7 @@ def test_division_by_hand() -> None:
     order = np.arange(10, 16)  # the last sample is not asked for
     assert [part.tolist() for part in divide(order, [3, 2])] == [[10, 11, 13], [12, 14]]
     assert [part.tolist() for part in divide(order, [5, 0])] == [[10, 11, 12, 13, 14], []]
-    thirds = divide(order, [2, 2, 2])  # the last gets 12, 15; of 10, 11, 13, 14 the second gets every other
+    thirds = divide(order, [2, 2, 2])  # the last takes 12 and 15; the second takes every other one of the rest
     assert [part.tolist() for part in thirds] == [[10, 13], [11, 14], [12, 15]]
 
 
@@ -196,8 +198,8 @@ def test_label_noise_is_in_training_labels_only_and_nests() -> None:
 
 def test_wrong_labels_are_spread_over_the_other_classes_of_the_stream() -> None:
     source = source_of([300, 300, 300, 300])
-    split = split_of(size=600, label_noise=0.5, classes=((0, 1), (3,)))
-    plain = build_stream(split_of(size=600, classes=((0, 1), (3,))), source, 0)
+    split = split_of(size=400, label_noise=0.5, classes=((0, 1), (3,)))
+    plain = build_stream(split_of(size=400, classes=((0, 1), (3,))), source, 0)
     stream = build_stream(split, source, 0)
     for part in range(2):
         true, seen = plain.train[part].y, stream.train[part].y
@@ -347,7 +349,7 @@ def test_streams_are_the_same_in_another_process() -> None:
     assert len(loaded) == 2  # the digits were read once
     there = subprocess.run(
         [sys.executable, "-c", DIGESTS.replace("OVERRIDES", repr(OVERRIDES))],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "77"},
         capture_output=True,
         text=True,
@@ -356,9 +358,7 @@ def test_streams_are_the_same_in_another_process() -> None:
     assert there.stdout.splitlines() == here
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "conf" / "split").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "split").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_split_file_is_whole_and_opens_with_its_command(path: Path) -> None:
     opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("python -m src.sweep" in line for line in opening[:3])
@@ -380,3 +380,30 @@ def test_mnist_with_its_own_test_set() -> None:
     assert min(stream.test.pools[0].ids.tolist()) == 60_000
     assert factory.source.bank.mean is not None
     assert factory.source.bank.mean.tolist() == pytest.approx([0.1307], abs=1e-4)  # torchvision's well-known constants
+
+
+def test_shift_source_is_dataset_two(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.zeros((200, 12, 12), np.uint8), y=np.arange(200) % 10)
+    given = ["split.shift.kind=source", f"split.shift.source={tmp_path / 'other.npz'}", "split.size=100"]
+    loaded: dict[object, Source] = {}
+    factory = load(compose(given), loaded)
+    stream = factory.build(0)
+    assert min(stream.train[1].ids) >= len(factory.source)
+    assert float(stream.train[1].bank.x.sum()) == 0
+    assert stream.train[1].bank.input_shape == (1, 8, 8)
+    assert load(compose([*given, "split.ratio=0.5"]), loaded).shift_source is factory.shift_source
+    assert factory.digest != load(compose([]), loaded).digest
+
+
+def test_source_for_dataset_two_is_given_once() -> None:
+    source = dataclasses.replace(SOURCE, second=match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other"))
+    with pytest.raises(ConfigError, match=r"split\.shift\.kind=source: contradicts data\.path2"):
+        check_split(split_of(size=30, shift=("source", 0.0)), source)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_data_file_is_whole_and_opens_with_its_command(path: Path) -> None:
+    opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("python -m src.sweep" in line for line in opening[:3])
+    extra = ["loss=mse"] if path.stem == "gaussian" else []
+    assert compose([f"data={path.stem}", *extra]).data.name == path.stem

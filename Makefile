@@ -1,0 +1,83 @@
+# Everything from a fresh clone: `make sweep` runs the main job, `make test` passes the tests, `make help` lists the rest.
+# ARGS are passed on:   make sweep ARGS="data=mnist split.size=4000"
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ARGS ?=
+SWEEP ?= digits-mlp
+PORT ?= 5000
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
+RUN := $(BIN)/python -m
+
+# The default grid: five size ratios x three class imbalances x two lengths, both regimes, 12 seeds: 720 runs.
+GRID := split.ratio=0.1,0.3,1,3,10 split.imbalance=1,5,20 stopping.epochs=5,20
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+##@ Set-up
+setup: $(VENV)/.installed ## create .venv and install what requirements.lock pins
+
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@touch $@
+
+lock: setup ## write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes --all-extras --group dev \
+		pyproject.toml -o requirements.lock
+
+##@ Measuring
+sweep: setup ## the main job: sequential against combined over the default grid (or ARGS)
+	$(RUN) src.sweep -m $(GRID) $(ARGS)
+
+resume: setup ## go on with an interrupted sweep: the same command, ARGS included, runs only what is missing
+	$(RUN) src.sweep -m $(GRID) $(ARGS)
+
+status: setup ## what is done, running, waiting, failed   (SWEEP=name)
+	$(RUN) src.status sweep=$(SWEEP)
+
+worker: setup ## join a running sweep from here   (SWEEP=name)
+	$(RUN) src.worker sweep=$(SWEEP)
+
+##@ Looking
+ui: setup ## open MLflow on the results   (PORT=5000)
+	$(RUN) src.ui port=$(PORT)
+
+server: setup ## start an MLflow server on loopback for tracking=server   (PORT=5000)
+	$(RUN) src.ui port=$(PORT) server=true
+
+sync: setup ## make MLflow say what lies on disk
+	$(RUN) src.sync $(ARGS)
+
+##@ Keeping it right
+test: setup lint ## lint, types and all tests with coverage
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term --durations=10 $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md)
+	$(RUN) benchmarks.step $(ARGS)
+
+doctor: setup ## devices, versions, databases, disk and locks, each with the fix
+	$(RUN) src.doctor $(ARGS)
+
+clean: ## remove caches (results in multirun/ and .venv stay)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET [ARGS=\"key=value ...\"]"} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup lock sweep resume status worker ui server sync test lint bench doctor clean help
