@@ -50,8 +50,8 @@ worker: setup ## join a running sweep from here   (SWEEP=name)
 ui: setup ## open MLflow on the results   (PORT=5000)
 	$(RUN) src.ui port=$(PORT)
 
-server: setup ## start an MLflow server on loopback for tracking=server   (PORT=5000)
-	$(RUN) src.ui port=$(PORT) server=true
+server: setup ## an MLflow server for a team: tracking=server   (PORT=5000 ARGS="storage=postgresql://user@host/db")
+	$(RUN) src.ui port=$(PORT) $(ARGS)
 
 sync: setup ## make MLflow say what lies on disk
 	$(RUN) src.sync $(ARGS)

@@ -38,6 +38,7 @@ from src.training.records import (
     write_run,
 )
 from src.training.store import Store
+from src.training.suitable import check_regimes
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
@@ -69,6 +70,7 @@ def cell_dir(config: Config) -> Path:
     """``multirun/<sweep>/cells/<hash>``, by the content of recipe and data."""
     factory = streams_of(config)
     validate_arch(config.arch, factory.source.bank.input_shape, factory.source.n_outputs)
+    check_regimes(config, factory.source)
     return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, factory.digest)
 
 

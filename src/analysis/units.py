@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOWER_IS_BETTER = frozenset({"loss", "ece", "forgetting"})
-IN_NATS = frozenset({"loss"})
+LOWER_IS_BETTER = frozenset({"loss", "ece", "forgetting", "risk", "excess_risk"})
+AS_THEY_ARE = frozenset({"loss", "risk", "excess_risk"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ def unit_of(metric: str) -> Unit:
     parts = metric.split("/")
     word = parts[-2] if len(parts) > 2 and parts[-2] == "recall" else parts[-1]
     better = word not in LOWER_IS_BETTER
-    if word in IN_NATS:
+    if word in AS_THEY_ARE:
         return Unit(scale=1.0, of_values="", of_differences="", decimals=4, higher_is_better=better)
     return Unit(scale=100.0, of_values="%", of_differences="points", decimals=1, higher_is_better=better)
 

@@ -21,6 +21,8 @@ def check(config: Config) -> None:
     regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
     if regression and config.loss != "mse":
         raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
+    if isinstance(config.data, GaussianData):
+        _check_gaussian(config.data, config.split)
     trainer = config.trainer
     if trainer.name == "ddp" and trainer.devices < 2:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
@@ -28,6 +30,48 @@ def check(config: Config) -> None:
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
     if config.search.name != "grid":
         raise ConfigError("search", config.search.name, "is not available; take search=grid")
+
+
+def _check_gaussian(data: GaussianData, split: SplitConfig) -> None:
+    if data.target == "classification":
+        plain = {"draw": "pool", "target_shift": 0, "weights": None, "covariances": None, "rank": None}
+        for name, value in plain.items():
+            if getattr(data, name) != value:
+                raise ConfigError(f"data.{name}", getattr(data, name), "needs data.target=regression")
+    if data.weights is not None:
+        if data.target_shift:
+            raise ConfigError("data.target_shift", data.target_shift, "contradicts data.weights; give one of the two")
+        if len(data.weights) != split.parts or any(len(row) != data.dim for row in data.weights):
+            shape = f"{split.parts} x {data.dim}, a row of data.dim numbers for each data set"
+            raise ConfigError("data.weights", data.weights, f"must be {shape}")
+    if data.target_shift and data.dim < 2:
+        raise ConfigError(
+            "data.target_shift", data.target_shift, "is orthogonal to the target; set data.dim to 2 or more"
+        )
+    if data.rank is None and data.angle:
+        raise ConfigError("data.angle", data.angle, "is between subspaces; set data.rank to their dimension")
+    if data.rank is not None and 2 * data.rank > data.dim:
+        raise ConfigError("data.rank", data.rank, f"two such subspaces need data.dim={2 * data.rank} or more")
+    if data.covariances is not None:
+        if data.rank is not None:
+            raise ConfigError("data.rank", data.rank, "contradicts data.covariances; give one of the two")
+        if len(data.covariances) != split.parts:
+            n = len(data.covariances)
+            raise ConfigError("data.covariances", f"{n} matrices", f"must be one for each of {split.parts} data sets")
+        for matrix in data.covariances:
+            _check_covariance(matrix, data.dim)
+    if data.draw == "exact":
+        for part, size in enumerate(split.dataset_sizes()):
+            if 0 < size < (data.rank or data.dim) and data.covariances is None:
+                fix = f"data.draw=exact needs at least {data.rank or data.dim} samples in Dataset {part + 1}"
+                raise ConfigError("split.sizes", list(split.dataset_sizes()), fix)
+
+
+def _check_covariance(matrix: tuple[tuple[float, ...], ...], dim: int) -> None:
+    if len(matrix) != dim or any(len(row) != dim for row in matrix):
+        raise ConfigError("data.covariances", matrix, f"must be {dim} x {dim}, as data.dim says")
+    if any(matrix[i][j] != matrix[j][i] for i in range(dim) for j in range(i)):
+        raise ConfigError("data.covariances", matrix, "must be symmetric")
 
 
 def _check_split(split: SplitConfig) -> None:

@@ -24,4 +24,4 @@ def cell_hash(config: Config, source_digest: str) -> str:
 
 def run_hash(cell: str, regime: RegimeConfig, seed: int) -> str:
     """Names one run of a cell."""
-    return digest({"cell": cell, "regime": regime.name, "knobs": dict(regime.knobs), "seed": seed})
+    return digest({"cell": cell, "regime": regime.name, "knobs": regime.content(), "seed": seed})

@@ -14,6 +14,7 @@ from src.config.checks import check
 from src.config.schema import Config, RegimeConfig
 from src.config.typed import ConfigError, build, build_named, convert, did_you_mean
 from src.regimes.catalog import REGIMES
+from src.regimes.checkpoint import pin
 
 CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
@@ -120,6 +121,8 @@ def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
             known = list(parameters)
             raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {did_you_mean(knob, known) if known else 'none'}")
         converted = convert(hints[knob], value, f"{key}.{knob}", {})
+        if knob == "checkpoint" and converted is not None:
+            converted = pin(converted, f"{key}.{knob}")
         if converted != parameters[knob]:
             chosen[knob] = converted
     REGIMES[name](n_parts, **chosen)  # a regime checks its own knobs

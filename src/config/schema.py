@@ -59,7 +59,13 @@ class ArraysData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GaussianData:
-    """x ~ N(0, I_d), a linear target plus noise of standard deviation `noise`: the linear lab."""
+    """x ~ N(0, I_d), a linear target plus noise of standard deviation `noise`: the linear lab.
+
+    For regression, data sets may differ: `target_shift` is the distance between the true weights of Dataset 1 and those
+    of every other, or `weights` lists them; `covariances` lists the inputs' covariance for each data set; or the inputs of
+    each fill a subspace of dimension `rank`, Dataset 2's at `angle` degrees to Dataset 1's (all principal angles; twice
+    that in Dataset 3).
+    """
 
     name: Literal["gaussian"]
     root: str
@@ -68,6 +74,15 @@ class GaussianData:
     noise: float = field(metadata=bounds(ge=0))
     target: Literal["regression", "classification"]
     n_classes: int = field(metadata=bounds(ge=2))
+    draw: Literal["pool", "fresh", "exact"]
+    """``pool``: all seeds draw from the same `n_samples`. ``fresh``: every seed has `n_samples` of its own, so seeds are
+    independent. ``exact``: fresh, and each data set's training inputs are made to have exactly its covariance C, and its
+    noise to be orthogonal to them: the mean squared error is then the quadratic with Hessian 2 C around its true weights."""
+    target_shift: float = field(metadata=bounds(ge=0))
+    weights: tuple[tuple[float, ...], ...] | None
+    covariances: tuple[tuple[tuple[float, ...], ...], ...] | None
+    rank: int | None = field(metadata=bounds(ge=1))
+    angle: float = field(metadata=bounds(ge=0, le=90))
 
 
 DataConfig = DigitsData | TorchvisionData | ImageFolderData | ArraysData | GaussianData
@@ -77,8 +92,11 @@ DataConfig = DigitsData | TorchvisionData | ImageFolderData | ArraysData | Gauss
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearArch:
+    """`init`: weights drawn by the seed, or all zero."""
+
     name: Literal["linear"]
     bias: bool
+    init: Literal["default", "zero"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,8 +283,12 @@ class RegimeConfig:
     @property
     def label(self) -> str:
         """The regime as it is shown and stored: ``sequential``, ``replay(share=0.05)``."""
-        inner = ",".join(f"{key}={value}" for key, value in self.knobs)
+        inner = ",".join(f"{key}={value}" for key, value in self.content().items())
         return f"{self.name}({inner})" if inner else self.name
+
+    def content(self) -> dict[str, Any]:
+        """The knobs by what they stand for: of a file ``path@digest`` the digest, wherever it lies."""
+        return {key: value.rpartition("@")[2] if key == "checkpoint" else value for key, value in self.knobs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,9 @@ class MixtureData:
     """The training samples of one stage of one seed, and how an epoch draws from them.
 
     Positions count through the concatenation of `parts`. `pools`: what is drawn from, each in the order of sample ids;
-    `counts`: draws from each pool in one epoch (None: one pool, every sample once). `repeats`: each draw so many times in
-    a row. `digest` names content and way of drawing: the same samples have it however they were divided into data sets.
+    `counts`: draws from each pool in one epoch (None: one pool, every sample once). `balanced`: the draws of all pools but
+    the last are balanced over classes. `repeats`: each `piece` draws so many times in a row. `digest` names content and
+    way of drawing: the same samples have it however they were divided into data sets.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class MixtureData:
     counts: tuple[int, ...] | None
     balanced: bool
     repeats: int
+    piece: int
     digest: str
 
     @property
@@ -55,10 +57,14 @@ class MixtureData:
         if self.counts is None:
             drawn = rng.permutation(self.pools[0])
         else:
-            labels = self.labels.numpy() if self.balanced else None
-            chosen = [_draw(pool, n, labels, rng) for pool, n in zip(self.pools, self.counts, strict=True)]
+            earlier = self.labels.numpy() if self.balanced else None
+            labels = [*[earlier] * (len(self.pools) - 1), None]
+            chosen = [_draw(*what, rng) for what in zip(self.pools, self.counts, labels, strict=True)]
             drawn = rng.permutation(np.concatenate(chosen))
-        return np.repeat(drawn, self.repeats)
+        if self.repeats == 1:
+            return drawn
+        pieces = np.split(drawn, range(self.piece, len(drawn), self.piece))
+        return np.concatenate([np.tile(piece, self.repeats) for piece in pieces])
 
 
 def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None) -> MixtureData:
@@ -82,11 +88,12 @@ def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None)
     else:
         pools = tuple(_by_id((part,), int(offset)) for part, offset in zip(parts, offsets, strict=False))
     balanced = mixture.balanced and counts is not None
-    way = f"{counts}|{balanced}|{mixture.repeats}"
+    piece = mixture.piece if mixture.repeats > 1 else 1
+    way = f"{counts}|{balanced}|{mixture.repeats}" + (f"|{piece}" if piece > 1 else "")
     digest = hashlib.blake2b(way.encode(), digest_size=16)
     for pool in pools:
         digest.update(_content(parts, pool))
-    return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, digest.hexdigest())
+    return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, piece, digest.hexdigest())
 
 
 def _tags(parts: tuple[Samples, ...]) -> tuple[list[str], Positions]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import importlib.util
 import zipfile
 import zlib
@@ -24,8 +23,8 @@ from src.config import (
     ImageFolderData,
     TorchvisionData,
 )
+from src.data.gaussian import latents, parameters_digest, true_weights
 from src.data.image_folder import find, load_image_folder
-from src.data.seeds import generator
 from src.data.source import Source, make_source, match, resize
 from src.data.stream import Bank
 from src.data.torchvision_files import DIGIT_NAMES, load_torchvision
@@ -108,26 +107,15 @@ def _digits() -> Source:
 def _gaussian(data: GaussianData) -> Source:
     """x ~ N(0, I_d) in float64; y = x w* + noise, or the largest of `n_classes` such outputs.
 
-    The draw is the same for every seed, and a larger `n_samples` begins with the samples of a smaller one.
+    What a regression's data sets make of it, each under its own distribution, the split asks of `src.data.gaussian`.
     """
-    weights = gaussian_weights(data)
-    x = generator(0, "data", "gaussian", "x", data.dim).standard_normal((data.n_samples, data.dim))
-    noise = generator(0, "data", "gaussian", "noise", weights.shape[1]).standard_normal((len(x), weights.shape[1]))
-    outputs = x @ weights + data.noise * noise
-    parameters = {key: value for key, value in dataclasses.asdict(data).items() if key != "root"}
-    digest = hashlib.blake2b(repr(sorted(parameters.items())).encode(), digest_size=16).hexdigest()
-    bank = Bank(torch.from_numpy(x))
+    drawn = latents(data, 0)
+    outputs = drawn.z @ true_weights(data) + data.noise * drawn.noise
+    bank, digest = Bank(torch.from_numpy(drawn.z)), parameters_digest(data)
     if data.target == "regression":
-        return Source(bank, torch.from_numpy(outputs), None, digest)
+        return Source(bank, torch.from_numpy(outputs), None, digest, generated=data)
     names = tuple(str(label) for label in range(data.n_classes))
     return Source(bank, torch.from_numpy(outputs.argmax(1)), names, digest)
-
-
-def gaussian_weights(data: GaussianData) -> NDArray[np.float64]:
-    """The true weights w* [d, k] of the generator: columns of length 1, k = 1 for regression."""
-    n_columns = 1 if data.target == "regression" else data.n_classes
-    weights = generator(0, "data", "gaussian").standard_normal((data.dim, n_columns))
-    return np.asarray(weights / np.linalg.norm(weights, axis=0))
 
 
 def _arrays(file: Path, key: str, path: str, x_key: str, y_key: str, image_size: int | None) -> Source:

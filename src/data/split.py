@@ -15,10 +15,11 @@ import numpy as np
 from src.config import Config, ConfigError, SplitConfig
 from src.data.counts import allot
 from src.data.draw import draw
+from src.data.gaussian import population_views, populations
 from src.data.shifts import INPUT_SHIFTS, check_shift
 from src.data.source import Source
 from src.data.sources import load_shift_source, load_source
-from src.data.stream import Stream
+from src.data.stream import Population, Stream
 from src.data.views import View, evaluations, noisy_labels, plain_view, shifted_view
 
 
@@ -105,10 +106,15 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     train = allotment.train
     draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
     plain = [plain_view(one, draws[k], first_id=len(source) * k) for k, one in enumerate(sources)]
+    own = [plain[number] for number in allotment.data_source]
+    is_shifted = split.shift.amount > 0 and (split.shift.kind == "relabel" or split.shift.kind in INPUT_SHIFTS)
+    known: tuple[Population, ...] | None = None
+    if source.generated is not None and len(sources) == 1:
+        known = populations(source.generated, split.parts)
+        own = population_views(source.generated, source.digest, known, draws[0].train, seed)
     views: list[View] = []
     for part, number in enumerate(allotment.data_source):
-        view, drawn = plain[number], draws[number]
-        is_shifted = split.shift.amount > 0 and (split.shift.kind == "relabel" or split.shift.kind in INPUT_SHIFTS)
+        view, drawn = own[part], draws[number]
         if part > 0 and is_shifted and train[part].any():
             present = train[part] > 0
             held_out = np.concatenate([drawn.val, drawn.test])
@@ -136,4 +142,5 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
         n_outputs=n_outputs,
         class_counts=class_counts,
         imbalance=max(class_counts[0]) / fewest if fewest else None,
+        populations=None if is_shifted else known,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -92,11 +93,29 @@ class Evaluations:
 
 
 @dataclass(frozen=True, eq=False)
+class Population:
+    """A distribution with known risks: x = root z with z ~ N(0, I), y = target . x + noise of deviation `noise`.
+
+    `root`: [d, r], the covariance of the inputs is root root'. `target`: the true weights [d].
+    """
+
+    root: NDArray[np.float64]
+    target: NDArray[np.float64]
+    noise: float
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Of the inputs, [d, d]."""
+        return self.root @ self.root.T
+
+
+@dataclass(frozen=True, eq=False)
 class Stream:
     """The data of one seed: `train[k]` is Dataset k+1; `val` and `test` are held out and never trained on.
 
     `n_outputs`: classes, or target columns for regression. `class_counts[k][c]`: samples of class c in Dataset k+1.
     `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or where a class is absent by its prior).
+    `populations`: the distribution of each data set, where it is known (data=gaussian, regression, no shift of inputs).
     """
 
     seed: int
@@ -106,6 +125,7 @@ class Stream:
     n_outputs: int
     class_counts: tuple[tuple[int, ...], ...]
     imbalance: float | None
+    populations: tuple[Population, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

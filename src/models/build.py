@@ -35,6 +35,10 @@ def build_model(
     validate_arch(arch, shape, n_outputs)
     with _drawing(derive(seed, "init", *address)):
         model = _network(arch, shape, n_outputs)
+    if isinstance(arch, LinearArch) and arch.init == "zero":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
     return model.to(dtype)
 
 

@@ -1,31 +1,36 @@
 """The regimes: each a short function from the number of data sets in the stream to a list of stages.
 
 Nothing but its stages differs between regimes: one training loop, one evaluation, one way to count. A regime's keyword
-arguments are its knobs; their defaults are the catalog's, repeated in conf/regime/NAME.yaml for reading.
+arguments are its knobs; their defaults are the catalog's, repeated in conf/regime/NAME.yaml for reading. Knobs that leave
+nothing of the method (replay of nothing, a penalty of 0) give the stages of the plain regime, hence its very runs.
+docs/REGIMES.md has the tables, the sources and every deviation from them.
+
+`checkpoint`, where a regime has it: a file of weights (.pt, .pth, .safetensors) that stands for the stage on Dataset 1.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from src.regimes.stage import Mixture, Stage, Start
+from src.regimes.stage import Mixture, Penalty, Stage, Start, Trainable
+
+# ------------------------------------------------------------------------------------------------ plain
 
 
-def sequential(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> list[Stage]:
+def sequential(
+    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> list[Stage]:
     """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
 
     `reset_optimizer`: forget momentum at every boundary; `lr_factor`: on the learning rate of every stage but the first.
     """
-    first = Stage(mixture=Mixture(parts=(0,)))
-    return [first] + [
-        Stage(
-            mixture=Mixture(parts=(part,)),
-            start=Start(kind="previous", of=(part - 1,)),
-            reset_optimizer=reset_optimizer,
-            lr_factor=lr_factor,
-        )
-        for part in range(1, n_parts)
-    ]
+    _require(lr_factor > 0, "sequential.lr_factor", lr_factor, "must be above 0")
+    has_state = "a file of weights holds no optimizer state to go on with; leave it true"
+    _require(reset_optimizer or checkpoint is None, "sequential.reset_optimizer", reset_optimizer, has_state)
+    return _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer, lr_factor=lr_factor)
 
 
 def combined(n_parts: int) -> list[Stage]:
@@ -45,9 +50,223 @@ def d2_only(n_parts: int) -> list[Stage]:
     return [Stage(mixture=Mixture(parts=(1,)))]
 
 
+def reverse(n_parts: int) -> list[Stage]:
+    """The last data set first, Dataset 1 last, weights kept: sequential in the other order."""
+    parts = list(reversed(range(n_parts)))
+    later = [Stage(mixture=Mixture(parts=(part,)), start=_previous(k)) for k, part in enumerate(parts) if k]
+    return [Stage(mixture=Mixture(parts=(parts[0],))), *later]
+
+
+# ------------------------------------------------------------------------------------------------ other mixtures
+
+
+def replay(n_parts: int, *, share: float = 0.1, balanced: bool = False, checkpoint: str | None = None) -> list[Stage]:
+    """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
+
+    The number of updates is that of sequential. Several earlier data sets are drawn from equally; `balanced`: what is
+    drawn of them is balanced over classes. Experience replay with everything kept (Chaudhry et al. 2019).
+    """
+    _require(0 <= share < 1, "replay.share", share, "must be at least 0 and below 1: a fraction of the draws")
+    if share == 0:
+        return sequential(n_parts, checkpoint=checkpoint)
+    stages = [_first(checkpoint)]
+    for part in range(1, n_parts):
+        shares = (*[share / part] * part, 1 - share)
+        mixture = Mixture(parts=tuple(range(part + 1)), shares=shares, balanced=balanced)
+        stages.append(Stage(mixture=mixture, start=_previous(part), counts_as=(part,)))
+    return stages
+
+
+def rebalanced(n_parts: int, *, share: float = 0.5) -> list[Stage]:
+    """Combined, but a fraction `share` of the draws comes from the last data set, however small it is.
+
+    The other data sets share the rest equally. An epoch has as many draws as combined: what is small is drawn again.
+    """
+    _require(
+        0 < share < 1, "rebalanced.share", share, "must lie between 0 and 1: the last data set's part of the draws"
+    )
+    parts = tuple(range(n_parts))
+    shares = (*[(1 - share) / (n_parts - 1)] * (n_parts - 1), share)
+    return [Stage(mixture=Mixture(parts=parts, shares=shares), counts_as=parts)]
+
+
+def chunked(n_parts: int, *, n_chunks: int = 2) -> list[Stage]:
+    """The union in the seed's order, cut into `n_chunks` pieces that are trained on one after the other, weights kept.
+
+    One piece is combined; as many as there are samples is one sample at a time.
+    """
+    _require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
+    mixtures = [Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)]
+    return [Stage(mixture=mixture, start=_previous(k) if k else Start()) for k, mixture in enumerate(mixtures)]
+
+
+def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> list[Stage]:
+    """Combined, but each sample (or piece of `piece` samples) is drawn `repeats` times in a row: an order, not a stage.
+
+    An epoch of the budget stays one pass' worth of samples: 10 epochs of repeats=10 are one pass over the blocks, against
+    10 shuffled passes of combined; 1 epoch covers the first tenth of the samples, 10 times each.
+    """
+    _require(repeats >= 1, "blocks.repeats", repeats, "must be at least 1")
+    _require(piece >= 1, "blocks.piece", piece, "must be at least 1 sample")
+    return [Stage(mixture=Mixture(parts=tuple(range(n_parts)), repeats=repeats, piece=piece if repeats > 1 else 1))]
+
+
+# ------------------------------------------------------------------------------------------------ other weights
+
+
+def warm_start(n_parts: int, *, checkpoint: str | None = None) -> list[Stage]:
+    """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative."""
+    return shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
+
+
+def shrink_perturb(
+    n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, checkpoint: str | None = None
+) -> list[Stage]:
+    """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
+    _require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
+    _require(perturb >= 0, "shrink_perturb.perturb", perturb, "must not be negative: a factor on fresh initial weights")
+    stages = [_first(checkpoint)]
+    for part in range(1, n_parts):
+        start = _previous(part)
+        if (shrink, perturb) != (1.0, 0.0):
+            start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
+        stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
+    return stages
+
+
+def average(n_parts: int, *, weight: float = 0.5) -> list[Stage]:
+    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, not trained any more.
+
+    `weight` is that of the last data set's model; the others share the rest equally (Wortsman et al. 2022, soups).
+    """
+    _require(0 <= weight <= 1, "average.weight", weight, "must lie between 0 and 1: the last model's part of the mean")
+    mixing = (*[(1 - weight) / (n_parts - 1)] * (n_parts - 1), weight)
+    parts = tuple(range(n_parts))
+    alone = [Stage(mixture=Mixture(parts=(part,))) for part in parts]
+    start = Start(kind="average", of=parts, weights=mixing)
+    return [*alone, Stage(mixture=Mixture(parts=parts), start=start, budget=0)]
+
+
+# ------------------------------------------------------------------------------------------------ held back
+
+
+def freeze(
+    n_parts: int,
+    *,
+    layers: int = 1,
+    first: int | None = None,
+    pattern: str | None = None,
+    checkpoint: str | None = None,
+) -> list[Stage]:
+    """Sequential, but later stages train the last `layers` layers alone; the others keep Dataset 1's features.
+
+    Instead of `layers`: `first`, the number of layers that are frozen; or `pattern`, a regular expression that the names of
+    trained parameters match.
+    """
+    others = {"first": first, "pattern": pattern}
+    given = {knob: value for knob, value in others.items() if value is not None}
+    problem = "give one of freeze.layers, freeze.first and freeze.pattern"
+    _require(len(given) + (layers != 1) <= 1, "freeze", {**given, "layers": layers}, problem)
+    _require(layers >= 1, "freeze.layers", layers, "must be at least 1 layer that is trained")
+    if pattern is not None:
+        _require(_compiles(pattern), "freeze.pattern", pattern, "is no regular expression")
+        _require("/" not in pattern, "freeze.pattern", pattern, "no parameter has a / in its name; use dots")
+        return _one_after_the_other(n_parts, checkpoint, trainable=Trainable(kind="pattern", pattern=pattern))
+    if first is not None:
+        _require(first >= 1, "freeze.first", first, "must be at least 1 layer that is frozen")
+        return _one_after_the_other(n_parts, checkpoint, trainable=Trainable(kind="after", layers=first))
+    return _one_after_the_other(n_parts, checkpoint, trainable=Trainable(kind="last", layers=layers))
+
+
+def ewc(n_parts: int, *, strength: float = 1.0, checkpoint: str | None = None) -> list[Stage]:
+    """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights before.
+
+    Elastic weight consolidation (Kirkpatrick et al. 2017), scaled so that strength 1 counts each earlier sample as much as
+    a new one.
+    """
+    return _held(n_parts, "ewc", strength, checkpoint)
+
+
+def l2_sp(n_parts: int, *, strength: float = 0.1, checkpoint: str | None = None) -> list[Stage]:
+    """Sequential + strength/2 |w - w'|^2, w' the weights before the stage (Li, Grandvalet & Davoine 2018)."""
+    return _held(n_parts, "l2_sp", strength, checkpoint)
+
+
+def lwf(n_parts: int, *, strength: float = 1.0, temperature: float = 2.0, checkpoint: str | None = None) -> list[Stage]:
+    """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
+
+    Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for loss=mse.
+    """
+    _require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
+    return _held(n_parts, "lwf", strength, checkpoint, temperature=temperature)
+
+
+# ------------------------------------------------------------------------------------------------ parts of regimes
+
+
+def _first(checkpoint: str | None) -> Stage:
+    """Dataset 1 from fresh weights; or the file that stands for the end of that stage, not trained any more."""
+    mixture = Mixture(parts=(0,))
+    if checkpoint is None:
+        return Stage(mixture=mixture)
+    return Stage(mixture=mixture, start=Start(kind="file", path=checkpoint), budget=0)
+
+
+def _previous(stage: int) -> Start:
+    """The final weights of the stage before `stage`."""
+    return Start(kind="previous", of=(stage - 1,))
+
+
+def _one_after_the_other(n_parts: int, checkpoint: str | None, **later: Any) -> list[Stage]:
+    """One data set after the other, weights kept; every stage but the first is as `later` says."""
+    parts = range(1, n_parts)
+    return [
+        _first(checkpoint),
+        *(Stage(mixture=Mixture(parts=(part,)), start=_previous(part), **later) for part in parts),
+    ]
+
+
+def _held(n_parts: int, kind: Any, strength: float, checkpoint: str | None, **how: Any) -> list[Stage]:
+    """Sequential, every later stage held near the end of the one before it."""
+    _require(strength >= 0, f"{kind}.strength", strength, "must not be negative")
+    first, *later = _one_after_the_other(n_parts, checkpoint)
+    if strength == 0:
+        return [first, *later]
+    held = [Penalty(kind=kind, strength=strength, of=k, **how) for k in range(len(later))]
+    return [first, *(replace(stage, penalty=penalty) for stage, penalty in zip(later, held, strict=True))]
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _require(holds: bool, knob: str, value: object, problem: str) -> None:
+    """Refuses a knob's value: ConfigError."""
+    if not holds:
+        from src.config.typed import ConfigError  # src.config imports this module
+
+        raise ConfigError(f"regime.{knob}", value, problem)
+
+
 REGIMES: dict[str, Callable[..., list[Stage]]] = {
     "sequential": sequential,
     "combined": combined,
     "d1_only": d1_only,
     "d2_only": d2_only,
+    "reverse": reverse,
+    "replay": replay,
+    "rebalanced": rebalanced,
+    "chunked": chunked,
+    "blocks": blocks,
+    "warm_start": warm_start,
+    "shrink_perturb": shrink_perturb,
+    "average": average,
+    "freeze": freeze,
+    "ewc": ewc,
+    "l2_sp": l2_sp,
+    "lwf": lwf,
 }

@@ -12,9 +12,9 @@ class Mixture:
 
     `parts`: data sets of the stream, counted from 0; the mixture is their union, sorted by sample id and then permuted anew
     every epoch. `shares`: fraction of an epoch's draws that comes from each part (None: every sample once);
-    `balanced`: draws of a part with a share are balanced over classes. `chunk` = (k, n): the k-th (from 0) of n pieces
-    of the union in the seed's order. `repeats`: each sample so many times in a row (an ordering inside one stage), every
-    epoch then being a pass over `repeats` times as many draws.
+    `balanced`: what is drawn from the parts before the last (replayed data) is balanced over classes. `chunk` = (k, n):
+    the k-th (from 0) of n pieces of the union in the seed's order. `repeats`: each `piece` draws so many times in a row (an
+    ordering inside one stage), every epoch then being a pass over `repeats` times as many draws.
     """
 
     parts: tuple[int, ...]
@@ -22,6 +22,7 @@ class Mixture:
     balanced: bool = False
     chunk: tuple[int, int] | None = None
     repeats: int = 1
+    piece: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Start:
 
     ``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``: those
     times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``average``: the mean of the
-    final weights of the stages `of` under `weights`. ``file``: the checkpoint at `path`.
+    final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see `src.regimes.checkpoint`).
     """
 
     kind: Literal["fresh", "previous", "shrink_perturb", "average", "file"] = "fresh"

@@ -95,7 +95,7 @@ def to_mapping(config: Config) -> Mapping[str, Any]:
     """Plain lists and mappings from which `parse` makes the same config again."""
     mapping: dict[str, Any] = _plain(dataclasses.asdict(config))
     mapping["regimes"] = [{"name": regime.name, **_plain(dict(regime.knobs))} for regime in config.regimes]
-    mapping["regime"] = mapping["regimes"][0]
+    mapping["regime"] = dict(mapping["regimes"][0])
     mapping["seed"] = config.seeds[0]
     return mapping
 

@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from src.config import Config, ConfigError, parse
+from src.config.typed import did_you_mean
 
 Composer = Callable[[list[str]], Mapping[str, Any]]
 """From overrides without sweeps to the resolved mapping of conf/config.yaml under them."""
@@ -203,11 +204,18 @@ def _set_value(mapping: dict[str, Any], override: str) -> None:
     for name in parents:
         place = place.get(name) if isinstance(place, dict) else None
     if not isinstance(place, dict) or (last not in place and not parsed.is_add()):
-        raise ConfigError(
-            parsed.key_or_group, override.partition("=")[2], "unknown key; see --help for those there are"
-        )
+        problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
+        raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
     both_groups = isinstance(value, dict) and isinstance(place.get(last), dict)
     place[last] = {**place[last], **value} if both_groups else copy.deepcopy(value)
+
+
+def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in mapping.items():
+        inner = _all_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
+        keys += [f"{prefix}{name}", *inner]
+    return keys
 
 
 def _recipe_key(config: Config) -> str:

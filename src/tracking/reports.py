@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +42,33 @@ class SweepReport:
 
 def write_cell(cell_dir: Path, report: CellReport) -> Path:
     """Write cell.json atomically; deliver it by putting `cell_dir` into the outbox."""
-    return _write_report(cell_dir / "cell.json", asdict(report))
+    return _write_report(cell_dir / "cell.json", asdict(report), sorted(cell_dir.glob("*/result.json")))
 
 
 def write_sweep(sweep_dir: Path, report: SweepReport) -> Path:
     """Write sweep.json atomically; deliver it by putting `sweep_dir` into the outbox."""
-    return _write_report(sweep_dir / "sweep.json", asdict(report))
+    return _write_report(sweep_dir / "sweep.json", asdict(report), sorted(sweep_dir.glob("cells/*/cell.json")))
 
 
-def _write_report(path: Path, body: dict[str, Any]) -> Path:
-    # The same report said again keeps its time, so that a rerun changes neither the file nor MLflow.
+def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path]) -> Path:
+    # The same report said again keeps its times, so that a rerun changes neither the file nor MLflow.
     if path.exists():
         old = json.loads(path.read_text())
-        if {key: value for key, value in old.items() if key not in ("schema", "finished_at")} == _plain(body):
+        if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):
             return path
-    write_text(path, json.dumps({"schema": 1, **body, "finished_at": datetime.now(UTC).isoformat()}, indent=1))
+    now = datetime.now(UTC)
+    started = min([now, *(_started(json.loads(part.read_text())) for part in parts)])
+    times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
+    write_text(path, json.dumps({"schema": 1, **body, **times}, indent=1))
     return path
 
 
-def _plain(body: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(body))
+def _started(part: Mapping[str, Any]) -> datetime:
+    """When a run or a cell began, by its result.json or cell.json."""
+    if "started_at" in part:
+        return datetime.fromisoformat(part["started_at"])
+    provenance = part["provenance"]
+    return datetime.fromisoformat(provenance["finished_at"]) - timedelta(seconds=provenance["seconds"])
 
 
 def write_text(path: Path, text: str) -> None:

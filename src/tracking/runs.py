@@ -213,7 +213,7 @@ def _sweep_to_come(sweep: str, start: int) -> Record:
 
 
 def _cell(body: Mapping[str, Any]) -> Record:
-    end = _milliseconds(body["finished_at"])
+    start, end = _milliseconds(body["started_at"]), _milliseconds(body["finished_at"])
     points = [
         Point(clean_name(name), float(value), end, 0)
         for name, value in body["metrics"].items()
@@ -224,23 +224,23 @@ def _cell(body: Mapping[str, Any]) -> Record:
         key=Key("cell", body["sweep"], body["cell"]),
         name=sentence(body["axes"]),
         status="FINISHED",
-        start=end,
+        start=start,
         end=end,
         tags={"verdict": str(body["verdict"]), "mlflow.note.content": mask(note)},
         params=_axis_params(body["axes"]),
         points=(*points, *_axis_points(body["axes"], end)),
-        parent=_sweep_to_come(body["sweep"], end),
+        parent=_sweep_to_come(body["sweep"], start),
     )
 
 
 def _sweep(folder: Path, body: Mapping[str, Any]) -> Record:
-    end = _milliseconds(body["finished_at"])
+    start, end = _milliseconds(body["started_at"]), _milliseconds(body["finished_at"])
     note = f"{body['note']}\n\n```\n{body['command']}\n```"
     return Record(
         key=Key("sweep", body["sweep"]),
         name=body["sweep"],
         status="FINISHED",
-        start=end,
+        start=start,
         end=end,
         tags={"mlflow.note.content": mask(note)},
         points=tuple(

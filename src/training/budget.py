@@ -54,12 +54,14 @@ class Length:
 @dataclass(frozen=True)
 class StageSize:
     """What the budget must know of a stage. `n_draws`: samples drawn in one epoch; `n_counted`: the size by which its
-    share of the budget is counted; `first_alone`: it trains on Dataset 1 alone; `factor`: on the budget."""
+    share of the budget is counted; `first_alone`: it trains on Dataset 1 alone; `factor`: on the budget; `repeats`: how many
+    times an epoch draws each sample in a row."""
 
     n_draws: int
     n_counted: int
     first_alone: bool
     factor: float = 1.0
+    repeats: int = 1
 
 
 def stage_lengths(
@@ -69,19 +71,16 @@ def stage_lengths(
 
     `dataset_sizes`: of the whole stream; they fix what sequential does, which is the total that budgets are matched to.
     """
-    batches = [stage.n_draws if batch_size == "full" else int(batch_size) for stage in stages]
+    batches = [stage.n_draws // stage.repeats if batch_size == "full" else int(batch_size) for stage in stages]
     lengths: list[Length] = []
     if isinstance(stopping, (EarlyStopping, ConvergenceStopping)):
         for stage, batch in zip(stages, batches, strict=True):
-            lengths.append(Length.of_epochs(stage.n_draws, batch, stopping.max_epochs * (stage.factor > 0)))
+            lengths.append(_of_passes(stage, batch, stopping.max_epochs * (stage.factor > 0)))
         return lengths
     if isinstance(stopping, EpochsStopping) or stopping.match == "epochs":
         assert stopping.epochs is not None
         for stage, batch in zip(stages, batches, strict=True):
-            # passes over the counted data: a replay stage makes the updates of Dataset 2 alone
-            per_pass = -(-stage.n_counted // batch)
-            updates = round(stopping.epochs * stage.factor * per_pass)
-            lengths.append(Length.of_updates(stage.n_draws, batch, updates))
+            lengths.append(_of_passes(stage, batch, stopping.epochs * stage.factor))
         return lengths
     assert isinstance(stopping, BudgetStopping)
     if stopping.match == "marginal":
@@ -90,6 +89,14 @@ def stage_lengths(
     amounts = _divide(total, [stage.n_counted * stage.factor for stage in stages])
     make = Length.of_samples if stopping.match == "samples" else Length.of_updates
     return [make(s.n_draws, batch, n) for s, batch, n in zip(stages, batches, amounts, strict=True)]
+
+
+def _of_passes(stage: StageSize, batch_size: int, n_passes: float) -> Length:
+    """So many passes over the counted data: a replay stage makes the updates of Dataset 2 alone, and of samples drawn ten
+    times in a row one epoch is ten passes."""
+    if stage.repeats > 1:
+        return Length.of_samples(stage.n_draws, batch_size, round(n_passes * stage.n_counted))
+    return Length.of_updates(stage.n_draws, batch_size, round(n_passes * -(-stage.n_counted // batch_size)))
 
 
 def _updates_of_pass(n: int, batch_size: int | str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from src.config import Config
 from src.data.stream import Evaluations, EvaluationSet, Samples, Stream
 from src.evaluation.metrics import score
+from src.evaluation.population import population_risks
 from src.models.build import build_model
 from src.training.feed import Place
 
@@ -32,8 +33,8 @@ def score_stages(
 ) -> list[Scores]:
     """Figures ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
 
-    `of`: the test sets, or the training samples themselves, every sample equally. The network is built once and its
-    weights are exchanged.
+    `of`: the test sets, or the training samples themselves, every sample equally. Where the distribution behind the
+    test sets is known, its exact risks are among the figures. The network is built once and its weights are exchanged.
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, place.dtype)
@@ -48,7 +49,12 @@ def score_stages(
             model.load_state_dict(dict(weights))
             outputs.append([_outputs(model, pool, place) for pool in one.pools])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
-        scores += score(evaluations, by_pool, config.loss, names)
+        rows = score(evaluations, by_pool, config.loss, names)
+        if of == "test":
+            for row, (stream, weights) in zip(rows, some, strict=True):
+                sizes = [len(part) for part in stream.train]
+                row |= population_risks(config.arch, weights, stream.populations, sizes)
+        scores += rows
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from src.config import Config, ConfigError
 from src.models.build import build_model
 from src.models.structure import has_batchnorm
+from src.regimes.checkpoint import read
 from src.training.feed import Place
 from src.training.fit import fit
+from src.training.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
 from src.training.replicas import State
 from src.training.result import StageResult
@@ -30,12 +33,14 @@ GROUP_MEBIBYTES = 512
 @dataclass
 class Execution:
     """What became of a plan's stages. `results`: by key; `trained`: keys that were fit just now, the others were loaded;
-    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it."""
+    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it; `fishers`: Fisher
+    information by the stage it was taken of."""
 
     store: Store
     results: dict[str, StageResult] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fishers: dict[str, State] = field(default_factory=dict)
 
     def diverged(self, key: str) -> bool:
         """Whether the stage's loss stopped being finite."""
@@ -122,14 +127,22 @@ def _fit(
             state = execution.results[node.parents[0]].optimizer
             assert state is not None
             optimizer_states.append(state)
-    return fit(
+    results = fit(
         config,
         group,
         models,
         place,
         optimizer_states=optimizer_states or None,
+        penalty=make_penalty(config, plan, group, execution.results, execution.fishers, place),
         keep_optimizer=any(node.key in plan.keep_optimizer for node in group),
     )
+    return [_charged(plan, node, result) for node, result in zip(group, results, strict=True)]
+
+
+def _charged(plan: Plan, node: Node, result: StageResult) -> StageResult:
+    """The result with what its penalty cost in its ledger."""
+    passes = extra_passes(plan, node, result.ledger.samples)
+    return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
 
 
 def _group_limit(config: Config, model: nn.Module, place: Place) -> int:
@@ -160,6 +173,9 @@ def _starting_model(config: Config, node: Node, execution: Execution, place: Pla
         model.load_state_dict(shrink_perturb(parents[0], noise, start.shrink, start.perturb))
     elif start.kind == "average":
         model.load_state_dict(average(parents, start.weights))
+    elif start.kind == "file":
+        assert start.path is not None
+        model.load_state_dict(read(start.path, model.state_dict()))
     else:
         assert start.kind == "fresh", start.kind
     return model

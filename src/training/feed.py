@@ -64,8 +64,18 @@ class Table:
         return elements * torch.finfo(dtype).bits / 8 / 2**20
 
 
+def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:
+    """Whether every update sees all samples: the same batch each time."""
+    whole = length.batch_size >= length.n_draws and length.samples == length.updates * length.n_draws
+    return whole and all(member.counts is None and member.repeats == 1 for member in members)
+
+
 def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) -> Iterator[Positions]:
     """Positions [R, b] of every batch of one epoch (counted from 0), the stage's last batch cut to its length."""
+    if in_one_batch(members, length):  # which has no order: that of the ids spares a permutation per model and update
+        if epoch < length.updates:
+            yield np.stack([member.pools[0] for member in members])
+        return
     order = np.stack([member.order(epoch) for member in members])
     first = epoch * length.updates_per_epoch
     for k in range(min(length.updates_per_epoch, length.updates - first)):
@@ -88,16 +98,25 @@ class ResidentFeed:
         self.labels = [
             member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels for member in members
         ]
+        self._whole: Batch | None = None
+        """The one batch of every epoch, where that is so."""
 
     def __iter__(self) -> Iterator[Batch]:
         place = self.place
+        if self._whole is not None and self.epoch < self.length.updates:
+            self._next_epoch()
+            yield self._whole
+            return
         for positions in batch_positions(self.members, self.length, self._next_epoch()):
             mine = positions[:, place.rank :: place.world]
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
             rows, y = rows.to(place.device, non_blocking=True), y.to(place.device, non_blocking=True)
             x = self.x.index_select(0, rows.flatten()).view(*rows.shape, *self.x.shape[1:])
-            yield x, y, positions.shape[1]
+            batch = (x, y, positions.shape[1])
+            if in_one_batch(self.members, self.length):
+                self._whole = batch
+            yield batch
 
     def _next_epoch(self) -> int:
         self.epoch += 1
@@ -157,6 +176,8 @@ def whole_epoch(feed: Feed, batch_size: int) -> Feed:
     """The same data in batches of another size, one epoch of it: for figures over all of a stage's training data."""
     again = copy.copy(feed)
     n_draws = feed.length.n_draws
+    if isinstance(again, ResidentFeed) and n_draws > batch_size:
+        again._whole = None
     again.length, again.epoch = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0
     return again
 

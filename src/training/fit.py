@@ -31,7 +31,7 @@ from src.training.stopping import Rule, Verdict, make_rule
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
 
 
-@dataclass
+@dataclass(repr=False)  # Lightning asks for it, and it would print every tensor
 class StageMonitor(pl.Callback):
     """Keeps the curves, asks the stopping rule after every epoch, and holds stopped models still."""
 
@@ -71,8 +71,9 @@ class StageMonitor(pl.Callback):
         self.epoch += 1
         losses = self._epoch_losses()
         n_ended = len(self.ends)
-        for model in self._running():
-            finite = torch.isfinite(losses[:, model])
+        every = torch.isfinite(losses)
+        for model in self._running() if not bool(every.all()) else ():
+            finite = every[:, model]
             if not bool(finite.all()):
                 begun = self._updates - len(losses)
                 self._end(model, Verdict("diverged"), begun + int(torch.nonzero(~finite)[0]) + 1)
@@ -142,7 +143,8 @@ def fit(
         return figures if quantity == "loss" else [-figure for figure in figures]
 
     def figure() -> list[float]:
-        return training_figure(replicas, feed, config.loss, getattr(config.stopping, "quantity", "loss"))
+        held = penalty if first.stage.penalty.kind != "none" else None
+        return training_figure(replicas, feed, config.loss, getattr(config.stopping, "quantity", "loss"), held)
 
     rule = make_rule(config.stopping, len(nodes), monitor=monitored, states=replicas.states, figure=figure)
     every = -(-first.length.n_epochs // config.trainer.curve_points) if first.length.n_epochs else 1
@@ -196,15 +198,17 @@ def _optimizer_states(module: GroupModule) -> list[dict[str, Tensor]]:
     return module.optimizer_state(optimizer)
 
 
-def training_figure(replicas: Replicas, feed: Feed, loss: Loss, quantity: str) -> list[float]:
-    """Mean loss of every model over its own training data, or the norm of that loss's gradient."""
+def training_figure(
+    replicas: Replicas, feed: Feed, loss: Loss, quantity: str, penalty: Penalty | None = None
+) -> list[float]:
+    """Mean loss of every model over its own training data, penalty included, or the norm of its gradient."""
     was_training = replicas.training
     replicas.eval()
     parameters = [(p, model) for _, p, model in replicas.named_trainable()]
     total: Tensor | None = None
     gradients: list[Tensor] = [torch.zeros_like(p) for p, _ in parameters] if quantity == "gradient" else []
     for batch in whole_epoch(feed, EVALUATION_BATCH):
-        losses, parts = _figure_batch(replicas, batch, loss, [p for p, _ in parameters] if gradients else [])
+        losses, parts = _figure_batch(replicas, batch, loss, penalty, [p for p, _ in parameters] if gradients else [])
         total = losses if total is None else total + losses
         gradients = [whole + part for whole, part in zip(gradients, parts, strict=True)]
     replicas.train(was_training)
@@ -223,12 +227,15 @@ def training_figure(replicas: Replicas, feed: Feed, loss: Loss, quantity: str) -
 
 
 def _figure_batch(
-    replicas: Replicas, batch: Batch, loss: Loss, parameters: list[Tensor]
+    replicas: Replicas, batch: Batch, loss: Loss, penalty: Penalty | None, parameters: list[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Summed losses [R] of one batch, and the gradients of their sum with respect to `parameters`."""
     x, y, _ = batch
     with torch.set_grad_enabled(bool(parameters)):
-        losses = sample_losses(replicas(x), y, loss).sum(1)
+        outputs = replicas(x)
+        losses = sample_losses(outputs, y, loss).sum(1)
+        if penalty is not None:
+            losses = losses + penalty(replicas, x, outputs) * x.shape[1]
         gradients = torch.autograd.grad(losses.sum(), parameters) if parameters else ()
     return losses.detach().double(), gradients
 

@@ -50,7 +50,8 @@ class GroupModule(pl.LightningModule):
         losses = sample_losses(outputs, y, self.loss).sum(1) * (self.world / n_global)
         self.update_losses.append(losses.detach())
         if self.penalty is not None:
-            losses = losses + self.penalty(self.replicas, x, outputs)
+            # a mean over the rows at hand, which are all of the batch unless ranks share it
+            losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)
         if not all(self.replicas.active):
             losses = torch.where(torch.tensor(self.replicas.active, device=losses.device), losses, 0.0)
         return losses.sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from src.config import SCHEMA_VERSION, Config, ConfigError, EarlyStopping, Regim
 from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.regimes.catalog import REGIMES
-from src.regimes.stage import Stage
+from src.regimes.checkpoint import split
+from src.regimes.stage import Penalty, Stage, Start
 from src.training.budget import Length, StageSize, stage_lengths
 
 
@@ -81,17 +82,20 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     stages = REGIMES[regime.name](config.split.parts, **dict(regime.knobs))
     sizes = [len(part) for part in stream.train]
     data = [_stage_data(stream, stage, sizes) for stage in stages]
-    trained = [k for k, mixture in enumerate(data) if mixture.n_samples]
-    if not trained or (len(stages) == 1 and not data[0].n_samples):
+    counted = [_n_counted(stage, sizes, mixture) for stage, mixture in zip(stages, data, strict=True)]
+    present = [k for k in range(len(stages)) if data[k].n_samples and counted[k]]
+    trained = [k for k in present if stages[k].budget]
+    if not present:
         raise ConfigError("split.sizes", sizes, f"leaves nothing to train on for regime {regime.label}")
     lengths = stage_lengths(
         config.stopping,
         [
             StageSize(
                 n_draws=data[k].n_draws,
-                n_counted=_n_counted(stages[k], sizes, data[k]),
+                n_counted=counted[k],
                 first_alone=stages[k].mixture.parts == (0,) and stages[k].start.kind == "fresh",
                 factor=stages[k].budget,
+                repeats=data[k].repeats,
             )
             for k in trained
         ],
@@ -101,8 +105,9 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     chain: list[Node] = []
     node_of: dict[int, Node] = {}  # stage number -> the node whose weights stand for it
     for k, stage in enumerate(stages):
-        if k in trained:
-            node = _node(config, stream, stage, data[k], lengths[trained.index(k)], node_of)
+        if k in present:
+            length = lengths[trained.index(k)] if k in trained else Length(data[k].n_draws, 1, 0, 0)
+            node = _node(config, stream, stage, data[k], length, node_of)
             chain.append(node)
             node_of[k] = node
         elif stage.start.of and stage.start.of[0] in node_of:
@@ -124,16 +129,23 @@ def _node(
     config: Config, stream: Stream, stage: Stage, data: MixtureData, length: Length, node_of: Mapping[int, Node]
 ) -> Node:
     parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
-    if len(parents) < len(stage.start.of):  # what it would start from had no data: it starts afresh
-        assert not parents
-        stage = dataclasses.replace(stage, start=dataclasses.replace(stage.start, kind="fresh", of=()))
+    if len(parents) < len(stage.start.of):
+        stage = dataclasses.replace(stage, start=_start_without(stage.start, frozenset(node_of)))
     holds = node_of.get(stage.penalty.of) if stage.penalty.kind != "none" else None
+    if holds is None:
+        stage = dataclasses.replace(stage, penalty=Penalty())
+    if parents and not parents[0].length.updates:  # an optimizer that made no update has nothing to go on with
+        stage = dataclasses.replace(stage, reset_optimizer=True)
+    start = dataclasses.replace(stage.start, of=())
+    if start.path is not None:  # a file is what it holds, wherever it lies
+        start = dataclasses.replace(start, path=split(start.path)[1])
+        assert start.path is not None, "the configuration pins a file by its content"
     monitor = _monitor(config, stage, stream)
     shape = _shape(config, stage, length, stream)
     identity = {
         "schema": SCHEMA_VERSION,
         "shape": shape,
-        "start": dataclasses.asdict(dataclasses.replace(stage.start, of=())),
+        "start": dataclasses.asdict(start),
         "seed": stream.seed,
         "data": data.digest,
         "input_shape": list(stream.input_shape),
@@ -157,6 +169,17 @@ def _node(
         level=level,
         shape=shape,
     )
+
+
+def _start_without(start: Start, there: frozenset[int]) -> Start:
+    """The start where only the stages `there` had data: an average of those, otherwise fresh weights."""
+    kept = {of: weight for of, weight in zip(start.of, start.weights, strict=False) if of in there}
+    if start.kind != "average" or not kept:
+        return Start()
+    total = sum(kept.values())
+    if not total:
+        raise ConfigError("regime.average.weight", 1.0, "is all on a model without data; lower it or set split.sizes")
+    return dataclasses.replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 
 def _shape(config: Config, stage: Stage, length: Length, stream: Stream) -> str:
@@ -189,11 +212,16 @@ def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | No
     name = config.stopping.monitor_on
     if name != "own":
         return stream.val.sets[name]
-    return own_set(stage.mixture.parts, [len(part) for part in stream.train], stream.val.sets)
+    mixture = stage.mixture
+    sizes: list[float] = [len(part) for part in stream.train]
+    if mixture.shares is not None:
+        for part, share in zip(mixture.parts, mixture.shares, strict=True):
+            sizes[part] = share if sizes[part] else 0
+    return own_set(mixture.parts, sizes, stream.val.sets)
 
 
-def own_set(parts: tuple[int, ...], sizes: list[int], sets: Mapping[str, EvaluationSet]) -> EvaluationSet:
-    """The held-out samples weighed like the union of the data sets `parts` (0-based)."""
+def own_set(parts: tuple[int, ...], sizes: Sequence[float], sets: Mapping[str, EvaluationSet]) -> EvaluationSet:
+    """The held-out samples weighed like the union of the data sets `parts` (0-based), of these sizes."""
     present = [part for part in parts if sizes[part]]
     total = sum(sizes[part] for part in present)
     weights: dict[int, Any] = {}

@@ -100,7 +100,7 @@ def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: 
         "cost": {
             "updates": sum(stage.ledger.updates for stage in stages),
             "samples": samples,
-            "flops": float(flops * samples),
+            "flops": float(flops * (samples + sum(stage.ledger.extra_passes for stage in stages))),
         },
         "weights": weights_digest(stages[-1].weights),
         "stream": stream.digest,

@@ -85,6 +85,16 @@ class LoopReplicas(Replicas):
         for model in models:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in trainable)
+        self.train()
+
+    def train(self, mode: bool = True) -> LoopReplicas:
+        """Training mode; frozen normalisation layers keep the statistics that belong to their weights."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                own = list(module.parameters(recurse=False))
+                module.training = mode and (not own or any(parameter.requires_grad for parameter in own))
+        return self
 
     def seed_noise(self, seeds: Sequence[int]) -> None:
         """Gives every model a noise generator of its own (dropout), from now on."""
@@ -157,7 +167,8 @@ class VmapReplicas(Replicas):
             [nn.Parameter(stacked[name].detach().clone(), requires_grad=name in trainable) for name in self.names]
         )
         self._skeleton: tuple[nn.Module] = (copy.deepcopy(models[0]).to("meta"),)  # a tuple hides it from nn.Module
-        self._stopped: dict[int, list[Tensor]] = {}
+        self._stopped: list[Tensor] = []
+        """The parameters when a model last stopped, for those that have."""
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         out: Tensor = functional_call(self._skeleton[0], parameters, (x,))
@@ -180,20 +191,21 @@ class VmapReplicas(Replicas):
 
     def stop(self, model: int, state: State | None = None) -> None:
         self.active[model] = False
-        if state is None:
-            self._stopped[model] = [parameter.detach()[model].clone() for parameter in self.stacked]
-        else:
-            self._stopped[model] = [
-                state[name].to(parameter) for name, parameter in zip(self.names, self.stacked, strict=True)
-            ]
-        self.hold()
+        with torch.no_grad():
+            for name, parameter in zip(self.names, self.stacked, strict=True):
+                if state is not None:
+                    parameter[model] = state[name].to(parameter)
+            self._stopped = [parameter.detach().clone() for parameter in self.stacked]
 
     def hold(self) -> None:
         # a stopped model's share of the loss is masked, yet momentum and decay would still move it
-        with torch.no_grad():
-            for model, tensors in self._stopped.items():
-                for parameter, tensor in zip(self.stacked, tensors, strict=True):
-                    parameter[model] = tensor
+        if self._stopped:
+            stopped = torch.tensor([not active for active in self.active] + [False] * self.n_dummies)
+            stopped = stopped.to(self.stacked[0].device)
+            with torch.no_grad():
+                for parameter, tensor in zip(self.stacked, self._stopped, strict=True):
+                    mask = stopped.view(-1, *[1] * (parameter.ndim - 1))
+                    parameter.copy_(torch.where(mask, tensor, parameter))
 
 
 def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped: bool) -> Replicas:

@@ -16,7 +16,8 @@ StoppedBy = Literal["length", "patience", "tolerance", "cap", "diverged"]
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """What a stage did: `updates` and `samples` seen, `epochs` begun, why it ended; `converged` is None where the
-    stopping rule does not ask; `best_epoch` (from 1) is that of the weights early stopping went back to."""
+    stopping rule does not ask; `best_epoch` (from 1) is that of the weights early stopping went back to; `extra_passes`:
+    forward and backward passes of one sample besides those of the updates, for a penalty."""
 
     updates: int
     samples: int
@@ -28,6 +29,7 @@ class Ledger:
     group: int
     engine: Literal["loop", "vmap"]
     device: str
+    extra_passes: float = 0.0
 
     @property
     def diverged(self) -> bool:

@@ -29,7 +29,7 @@ def test_every_file_of_conf_composes_and_opens_with_its_command(path: Path) -> N
     if group == "search" and path.stem != "grid":
         pytest.skip("searches are refused until there is something to search with")
     config = compose([f"{group}={path.stem}", *NEEDED.get(path.stem, [])])
-    chosen = config.regimes if group == "regime" else getattr(config, group)
+    chosen = config.regimes if group in ("regime", "study") else getattr(config, group)
     assert chosen is not None
     text = path.read_text(encoding="utf-8")
     assert text.startswith("#")

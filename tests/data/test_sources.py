@@ -16,7 +16,8 @@ import torch
 
 from src.config import ArraysData, ConfigError, DigitsData, GaussianData
 from src.data.source import Source, make_source, match
-from src.data.sources import gaussian_weights, load_shift_source, load_source
+from src.data.gaussian import true_weights
+from src.data.sources import load_shift_source, load_source
 from tests.data.samples import source_of
 
 RNG = np.random.default_rng(0)
@@ -30,7 +31,8 @@ def arrays(folder: Path, path2: str | None = None, **given: Any) -> ArraysData:
 
 
 def gaussian(**given: Any) -> GaussianData:
-    chosen: dict[str, Any] = {"dim": 6, "n_samples": 50, "noise": 0.0, "target": "regression", "n_classes": 4} | given
+    chosen: dict[str, Any] = {"dim": 6, "n_samples": 50, "noise": 0.0, "target": "regression", "n_classes": 4}
+    chosen |= {"draw": "pool", "target_shift": 0.0, "weights": None, "covariances": None, "rank": None, "angle": 0.0} | given
     return GaussianData(name="gaussian", root="data", **chosen)
 
 
@@ -72,7 +74,7 @@ def test_gaussian_regression_is_linear() -> None:
     assert source.bank.x.dtype == source.y.dtype == torch.float64
     assert source.y.shape == (50, 1)
     found = torch.linalg.lstsq(source.bank.x, source.y).solution.numpy()
-    weights = gaussian_weights(gaussian())
+    weights = true_weights(gaussian())
     assert np.allclose(found, weights)
     assert np.linalg.norm(weights) == pytest.approx(1)
 
@@ -90,7 +92,7 @@ def test_gaussian_noise_and_nesting() -> None:
 def test_gaussian_classes_are_the_largest_output() -> None:
     data = gaussian(target="classification")
     source = load_source(data)
-    outputs = source.bank.x.numpy() @ gaussian_weights(data)
+    outputs = source.bank.x.numpy() @ true_weights(data)
     assert np.array_equal(source.y.numpy(), outputs.argmax(1))
     assert source.class_names == ("0", "1", "2", "3")
 

@@ -9,7 +9,7 @@ from src.evaluation.flops import training_flops
 @pytest.mark.parametrize(
     ("arch", "shape", "multiply_adds"),
     [
-        (LinearArch(name="linear", bias=True), (1, 8, 8), 64 * 10),
+        (LinearArch(name="linear", bias=True, init="default"), (1, 8, 8), 64 * 10),
         (MlpArch(name="mlp", widths=(64,), depth=2), (1, 8, 8), 64 * 64 + 64 * 64 + 64 * 10),
         (
             CnnArch(name="cnn", widths=(16, 32)),

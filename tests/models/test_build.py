@@ -16,7 +16,7 @@ from src.models.build import build_meta_model, build_model
 
 
 def linear(bias: bool = True) -> LinearArch:
-    return LinearArch(name="linear", bias=bias)
+    return LinearArch(name="linear", bias=bias, init="default")
 
 
 def mlp(*widths: int, depth: int | None = None) -> MlpArch:

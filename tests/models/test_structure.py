@@ -12,7 +12,7 @@ from src.models.structure import has_batchnorm, has_dropout, layers, prefers_vma
 
 
 def linear() -> LinearArch:
-    return LinearArch(name="linear", bias=True)
+    return LinearArch(name="linear", bias=True, init="default")
 
 
 def mlp(*widths: int) -> MlpArch:

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused(arch: ArchConfig, shape: tuple[int, ...], 
 @pytest.mark.parametrize(
     ("arch", "shape"),
     [
-        (LinearArch(name="linear", bias=True), (1,)),
+        (LinearArch(name="linear", bias=True, init="default"), (1,)),
         (MlpArch(name="mlp", widths=(8,), depth=4), (3, 5, 7)),
         (CNN, (1, 4, 4)),
         (Resnet18Arch(name="resnet18"), (1, 8, 8)),

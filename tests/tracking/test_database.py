@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import threading
@@ -197,6 +198,20 @@ def test_a_database_that_is_none_is_unavailable_not_a_crash(local: TrackingConfi
     (multirun / "mlflow.db").write_text("not a database " * 100)
     with pytest.raises(TrackerUnavailable, match="not a database"):
         open_mirror(local, multirun)
+
+
+def test_the_saved_views_are_the_experiments_and_a_changed_one_stays(local: TrackingConfig, multirun: Path) -> None:
+    uri, _ = opened(local, multirun)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("lab")
+    assert experiment is not None
+    view = json.loads(experiment.tags["mlflow.sharedViewState.grid"])
+    state = json.loads(view["state"])
+    assert view["name"] == "sweep > cell > run"
+    assert {"metrics.`ratio`", "params.`regime`", "tags.`verdict`"} <= set(state["selectedColumns"])
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.sharedViewState.grid", "mine")
+    opened(local, multirun)
+    assert client.get_experiment(experiment.experiment_id).tags["mlflow.sharedViewState.grid"] == "mine"
 
 
 def test_axes_sort_as_numbers(local: TrackingConfig, multirun: Path) -> None:

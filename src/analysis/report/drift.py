@@ -1,0 +1,322 @@
+"""The pictures of drift: what moved at the boundary between the stages, how fast, and what putting it back gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.analysis.pairing import RunRecord
+from src.analysis.report.example import (
+    Example,
+    Labelled,
+    Unavailable,
+    WeightPath,
+    evaluation_set,
+    stages_of,
+    training_set,
+)
+from src.analysis.report.style import INKS, PANEL, Look, Picture, label, looks, panel, picture
+from src.evaluation.drift import (
+    features_and_logits,
+    mean_probabilities,
+    probe_accuracy,
+    relative_movement,
+    restoration,
+)
+from src.models.build import build_model
+from src.models.structure import layers
+
+MOST_SEEDS = 12
+MOST_LAYERS = 24
+MOST_FLOPS = 1e11
+HIGHLIGHTED = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftPictures:
+    """The pictures, and what could not be drawn and why."""
+
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+    layer_looks: Mapping[str, Look]
+
+
+def drift_pictures(
+    example: Example, runs: Sequence[RunRecord], path: WeightPath, styles: Mapping[str, Look], folder: Path
+) -> DriftPictures:
+    """Everything about one example; `runs`: all runs of its cell, whose seeds the bars average over."""
+    pictures = [_movement_bars(example, runs, styles, folder)]
+    notes: list[str] = []
+    groups = layers(example.model)[:MOST_LAYERS]
+    layer_looks = looks([name or "weights" for name, _ in groups])
+    if path.watched:
+        pictures.append(_movement_path(example, path, layer_looks, folder))
+    else:
+        notes.append(f"Movement per update is not shown: {path.not_watched}.")
+    is_classes = not example.stream.train[0].y.is_floating_point()
+    if is_classes:
+        for draw in (lambda: _probabilities(example, path, folder), lambda: _restorations(example, runs, folder)):
+            try:
+                pictures.append(draw())
+            except (Unavailable, ValueError) as why:
+                notes.append(f"A picture is missing: {why}.")
+    return DriftPictures(pictures=tuple(pictures), notes=tuple(notes), layer_looks=layer_looks if path.watched else {})
+
+
+# ------------------------------------------------------------------------------------------------ movement
+
+
+def _steps(example: Example, runs: Sequence[RunRecord]) -> dict[str, list[dict[str, float | None]]]:
+    """Relative movement of every layer in every stage, one mapping a seed whose weights are there."""
+    groups = layers(example.model)[:MOST_LAYERS]
+    found: dict[str, list[dict[str, float | None]]] = {}
+    for seed in sorted({run.seed for run in runs})[:MOST_SEEDS]:
+        fresh = build_model(example.config.arch, example.stream.input_shape, example.stream.n_outputs, seed)
+        start: Mapping[str, Tensor] = fresh.state_dict()
+        for name in (example.staged, example.other):
+            run = next((r for r in runs if r.regime == name and r.seed == seed and not r.diverged), None)
+            if run is None:
+                continue
+            try:
+                results = stages_of(run, example.store)
+            except Unavailable:
+                continue
+            before = start
+            for number, result in enumerate(results):
+                step = f"{name}, stage {number + 1}" if len(results) > 1 else name
+                found.setdefault(step, []).append(relative_movement(before, result.weights, groups))
+                before = result.weights
+    return found
+
+
+def _movement_bars(example: Example, runs: Sequence[RunRecord], styles: Mapping[str, Look], folder: Path) -> Picture:
+    steps = _steps(example, runs)
+    names = [name for name, _ in layers(example.model)[:MOST_LAYERS]]
+    figure, ax = panel(size=(max(PANEL[0], min(8.0, 1.5 + 0.36 * len(names) * len(steps))), PANEL[1]))
+    width = 0.84 / max(1, len(steps))
+    hatches = ("", "////", "....", "xxxx")
+    largest: tuple[float, str] = (0.0, "")
+    seen: dict[str, int] = {}
+    for number, (step, of_seeds) in enumerate(steps.items()):
+        regime = example.staged if step.startswith(example.staged) else example.other
+        values = [[v for one in of_seeds if (v := one[name]) is not None] for name in names]
+        mean = np.array([np.mean(v) if v else np.nan for v in values])
+        error = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values])
+        x = np.arange(len(names)) + (number - (len(steps) - 1) / 2) * width
+        ink, hatch = styles[regime].ink, hatches[seen.get(regime, 0) % len(hatches)]
+        seen[regime] = seen.get(regime, 0) + 1
+        ax.bar(x, mean, width * 0.94, color=ink, edgecolor="white", linewidth=0.5, hatch=hatch, label=step)
+        ax.errorbar(x, mean, error, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.6)
+        if np.isfinite(mean).any():
+            top = int(np.nanargmax(mean))
+            largest = max(largest, (float(mean[top]), f"{names[top] or 'weights'} in {step}"))
+    ax.set_xticks(range(len(names)), [name or "weights" for name in names], fontsize=7)
+    if sum(map(len, names)) > 44:
+        ax.tick_params(axis="x", labelrotation=60)
+    ax.margins(y=0.28)
+    ax.legend(fontsize=7, frameon=False, loc="upper left", ncols=min(3, len(steps)))
+    n = max((len(of_seeds) for of_seeds in steps.values()), default=0)
+    label(ax, "movement of each layer in each stage", "layer, input to output", "|w₁ − w₀| / |w₀|")
+    return picture(
+        figure,
+        folder,
+        "drift-layers",
+        f"Bars of relative movement by layer and stage, mean of {n} seeds; largest {largest[0]:.2f}, {largest[1]}.",
+        caption="How far each layer's weights travel in a stage, as a share of their length when it began: compare the "
+        "second stage (hatched) with the first, and the last layer with those before it.",
+    )
+
+
+def _movement_path(example: Example, path: WeightPath, styles: Mapping[str, Look], folder: Path) -> Picture:
+    """Movement since the start of the present stage, update by update, of the staged run."""
+    groups = [(name or "weights", names) for name, names in layers(example.model)[:MOST_LAYERS]]
+    figure, ax = panel()
+    edges = [0, *path.boundaries, path.updates[-1]]
+    final = {}
+    for first, last in itertools.pairwise(edges):
+        at = [k for k, u in enumerate(path.updates) if first <= u <= last]
+        base = path.weights[at[0]]
+        moved = [relative_movement(base, path.weights[k], groups) for k in at]
+        for name, _ in groups:
+            y = np.array([np.nan if (v := one[name]) is None else v for one in moved])
+            style = styles[name]
+            x = [path.updates[k] for k in at]
+            ax.plot(x, y, color=style.ink, linestyle=style.dash, linewidth=1.6, label=name if first == 0 else None)
+            final[name] = float(y[-1])
+    _boundaries(ax, path)
+    if len(groups) <= 8:
+        ax.legend(fontsize=7, frameon=False, loc="upper right")
+        ax.margins(y=0.2)
+    label(ax, f"{example.staged}: movement within the stage", "updates", "|w − w₀| / |w₀|")
+    order = ", ".join(f"{name} {value:.2f}" for name, value in sorted(final.items(), key=lambda item: -item[1])[:4])
+    return picture(
+        figure,
+        folder,
+        "drift-updates",
+        f"Lines of each layer's movement since its stage began, seed {example.seed}; at the end: {order}.",
+        caption="The same, update by update, counted anew from the boundary: the line that rises first is the layer that "
+        "gives way first.",
+    )
+
+
+def _boundaries(ax: object, path: WeightPath) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(ax, Axes)
+    for number, step in enumerate(path.boundaries):
+        ax.axvline(step, color="#333333", linewidth=1.0, linestyle=(0, (2, 2)))
+        ax.annotate(
+            f"stage {number + 2}",
+            (step, 1.0),
+            (2, -2),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=7,
+            color="#333333",
+            va="top",
+        )
+    ax.set_xlim(left=0)
+
+
+# ------------------------------------------------------------------------------------------------ predicted classes
+
+
+def class_names(example: Example) -> list[str]:
+    """Names of the classes, or their numbers."""
+    names = example.factory.class_names
+    return list(names) if names is not None else [str(k) for k in range(example.stream.n_outputs)]
+
+
+def _logits(example: Example, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    example.model.load_state_dict(dict(weights))
+    with torch.no_grad():
+        return example.model.eval()(x)
+
+
+def _dtype(example: Example) -> torch.dtype:
+    return next(example.model.parameters()).dtype
+
+
+def _probabilities(example: Example, path: WeightPath, folder: Path) -> Picture:
+    """Mean predicted probability of every class on Dataset 1's held-out samples, along the staged run."""
+    n = example.samples_within(MOST_FLOPS, len(path.weights))
+    data = evaluation_set(example.stream.val, "d1", _dtype(example), n)
+    values = np.stack([mean_probabilities(_logits(example, w, data.x), data.weights).numpy() for w in path.weights])
+    counts = np.array(example.stream.class_counts, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = class_names(example)
+    boundary = path.updates.index(path.boundaries[0]) if path.boundaries else 0
+    moved = values[-1] - values[boundary]
+    absent = [k for k in range(len(names)) if shares[-1][k] == 0 and shares[:, k].any()]
+    chosen = list(dict.fromkeys([*absent, *np.argsort(-np.abs(moved)).tolist()]))[: max(HIGHLIGHTED, len(absent[:6]))]
+    styles = looks([names[k] for k in chosen])
+    figure, ax = panel()
+    for k in range(len(names)):
+        if k not in chosen:
+            ax.plot(path.updates, 100 * values[:, k], color="#bdbdbd", linewidth=0.8)
+    for k in chosen:
+        style = styles[names[k]]
+        ax.plot(path.updates, 100 * values[:, k], color=style.ink, linestyle=style.dash, linewidth=1.7)
+        ax.plot(
+            [path.updates[-1] * 1.02], [100 * shares[-1][k]], marker="<", color=style.ink, markersize=5, clip_on=False
+        )
+    _boundaries(ax, path)
+    ax.set_ylim(bottom=0)
+    handles = [
+        ax.plot([], [], color=styles[names[k]].ink, linestyle=styles[names[k]].dash, linewidth=1.7)[0] for k in chosen
+    ]
+    tags = [names[k] + (" (absent from the last data set)" if k in absent else "") for k in chosen]
+    ax.margins(y=0.25)
+    top = 100 * max(values.max(), shares[-1].max())
+    ax.set_ylim(0, top * (1.18 + 0.09 * len(chosen)))
+    ax.legend(handles, tags, fontsize=7, frameon=False, loc="upper right")
+    label(ax, f"{example.staged}: predicted classes on Dataset 1", "updates", "mean probability, %")
+    said = ", ".join(f"{names[k]} from {100 * values[boundary][k]:.0f} to {100 * values[-1][k]:.0f} %" for k in chosen)
+    shown = "update by update" if path.watched else "at the ends of the stages"
+    grey = "; grey: the other classes" if len(chosen) < len(names) else ""
+    return picture(
+        figure,
+        folder,
+        "drift-probabilities",
+        f"Mean predicted probability of classes on Dataset 1's held-out samples, {shown}. In the last stage: {said}.",
+        caption="What the network expects to see, on samples of Dataset 1: look how fast the lines leave their level after "
+        f"the boundary for the last data set's class shares (triangles at the right{grey}).",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ restoration
+
+
+def _restorations(example: Example, runs: Sequence[RunRecord], folder: Path) -> Picture:
+    """Accuracy on Dataset 1 with parts of the last stage undone, and what a fresh linear readout of the features gives."""
+    n = example.samples_within(MOST_FLOPS, 12 * MOST_SEEDS)
+    found: dict[str, list[float]] = {}
+    for seed in sorted({run.seed for run in runs})[:MOST_SEEDS]:
+        run = next((r for r in runs if r.regime == example.staged and r.seed == seed and not r.diverged), None)
+        if run is None:
+            continue
+        try:
+            earlier, later = (r.weights for r in stages_of(run, example.store)[-2:])
+        except Unavailable:
+            continue
+        stream = example.stream if seed == example.seed else example.factory.build(seed)
+        held_out = evaluation_set(stream.val, "d1", _dtype(example), n)
+        scores = restoration(example.model, earlier, later, held_out.x, held_out.accuracy)
+        train = training_set(stream.train[0], _dtype(example), n)
+        for name, weights in (("earlier", earlier), ("later", later)):
+            scores[f"{name} probe"] = _probe(example, weights, train, held_out)
+        for key, value in scores.items():
+            found.setdefault(key, []).append(100 * value)
+    if not found:
+        raise Unavailable("no weights are left to restore")
+    words = {
+        "earlier": "before the last stage",
+        "later": "after it",
+        "bias": "its bias put back",
+        "effective bias": "its mean outputs put back",
+        "head": "its head put back",
+        "features": "its features put back",
+        "earlier probe": "linear probe before",
+        "later probe": "linear probe after",
+    }
+    keys = [key for key in words if key in found]
+    figure, ax = panel(size=(PANEL[0] + 0.7, PANEL[1]))
+    inks = {"earlier": INKS[5], "later": INKS[0], "earlier probe": INKS[5], "later probe": INKS[0]}
+    for row, key in enumerate(reversed(keys)):
+        values = np.array(found[key])
+        hatch = "////" if "probe" in key else ""
+        ax.barh(row, values.mean(), 0.66, color=inks.get(key, INKS[3]), hatch=hatch, edgecolor="white", linewidth=0.5)
+        error = values.std(ddof=1) if len(values) > 1 else 0.0
+        ax.errorbar(values.mean(), row, xerr=error, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.8)
+        ax.text(1.2, row, f"{values.mean():.0f}", va="center", fontsize=7.5, color="white", fontweight="bold")
+    ax.set_yticks(range(len(keys)), [words[key] for key in reversed(keys)], fontsize=8)
+    ax.set_xlim(0, 102)
+    ax.grid(axis="x", color="#e4e4e4", linewidth=0.7)
+    ax.grid(axis="y", visible=False)
+    label(ax, f"{example.staged}: what brings Dataset 1 back", "accuracy on Dataset 1 (held out), %", "")
+    means = ", ".join(f"{words[key]} {np.mean(found[key]):.0f}" for key in keys)
+    n_seeds = len(next(iter(found.values())))
+    return picture(
+        figure,
+        folder,
+        "drift-restoration",
+        f"Bars of accuracy on Dataset 1 in percent, mean of {n_seeds} seeds: {means}.",
+        caption="If putting the head (or the mean outputs) back restores Dataset 1, the loss sat in the last layer; if the "
+        "linear probe has not fallen, the features still know what the head forgot.",
+    )
+
+
+def _probe(example: Example, weights: Mapping[str, Tensor], train: Labelled, held_out: Labelled) -> float:
+    """The probe's accuracy, every held-out sample weighed as in its set."""
+    example.model.load_state_dict(dict(weights))
+    features, _ = features_and_logits(example.model, train.x)
+    test_features, _ = features_and_logits(example.model, held_out.x)
+    return probe_accuracy(
+        features, train.y, test_features, held_out.y, example.stream.n_outputs, test_weights=held_out.weights
+    )

@@ -1,0 +1,326 @@
+"""The report of a sweep: one self-contained HTML file, and its figures and tables as PNG and CSV beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.analysis.pairing import Records, RunRecord, by_cell
+from src.analysis.report.curves import CellPictures, cell_pictures, cell_title, telling
+from src.analysis.report.drift import drift_pictures
+from src.analysis.report.example import Example, Unavailable, load_example, path_of
+from src.analysis.report.forgetting import forgetting_pictures
+from src.analysis.report.landscape import landscape_pictures
+from src.analysis.report.maps import maps
+from src.analysis.report.style import Look, looks
+from src.analysis.report.tables import (
+    MATCHES,
+    cells_table,
+    claims_table,
+    costs,
+    ledger_csv,
+    ledger_table,
+    matches_table,
+)
+from src.analysis.table import csv_table
+from src.analysis.units import name_of
+from src.analysis.verdicts import CellVerdict, contrasts, judge, summary
+from src.config import Config, ConfigError
+from src.config.command import command
+from src.data.source import Source
+from src.data.split import StreamFactory, load
+from src.training.store import Store, write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_LINES = 40
+NOTHING = "There is nothing to report yet: no run of this sweep has a result. Start it, or wait for its first runs."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """All that is known of a sweep. `configs`: cell -> what it was last asked to run; `labels`: its regimes, in the order
+    in which differences are taken; `problems`: what could not be read; `words`: the last command."""
+
+    folder: Path
+    configs: Mapping[str, Config]
+    records: Records
+    labels: Sequence[str]
+    problems: Sequence[str] = ()
+    words: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def missing(self) -> list[str]:
+        """One line a cell and regime whose runs were asked for and have neither result nor failure."""
+        known = {(r.cell, r.regime, r.seed) for r in (*self.records.runs, *self.records.failed)}
+        lines = []
+        for cell, config in self.configs.items():
+            for regime in config.regimes:
+                seeds = [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
+                if seeds:
+                    lines.append(f"{cell[:8]} {regime.label}: {_listed(seeds)}")
+        return lines
+
+    def n_missing(self) -> int:
+        """How many such runs there are."""
+        known = {(r.cell, r.regime, r.seed) for r in (*self.records.runs, *self.records.failed)}
+        wanted = {(c, r.label, s) for c, config in self.configs.items() for r in config.regimes for s in config.seeds}
+        return len(wanted - known)
+
+
+def write_report(sweep: Sweep) -> list[Path]:
+    """Writes ``<sweep>/report/``; the paths of report.html and of the tables, figures apart."""
+    folder = sweep.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):  # a figure of an earlier report that this one does not have would mislead
+        old.unlink()
+    metric = metric_of(sweep.records.runs)
+    verdicts = judge(sweep.records, sweep.labels, metric) if len(sweep.labels) > 1 else []
+    files = {}
+    if verdicts:
+        files["cells.csv"] = csv_table(verdicts)
+    if sweep.records.runs:
+        files["ledger.csv"] = ledger_csv(sweep.records.runs, sweep.configs)
+    for name, text in files.items():
+        write_atomically(folder / name, text.encode())
+    content = _content(sweep, verdicts, metric, folder) | {"files": list(files)}
+    write_atomically(folder / "report.html", _render(content).encode())
+    return [folder / "report.html", *(folder / name for name in files)]
+
+
+def metric_of(runs: Sequence[RunRecord]) -> str:
+    """What regimes are compared by: accuracy on the union, or loss where accuracy has no meaning (regression)."""
+    has_accuracy = not runs or any(run.metric("test/union/accuracy") is not None for run in runs)
+    return "test/union/accuracy" if has_accuracy else "test/union/loss"
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    inline = {name: Markup((TEMPLATES / file).read_text(encoding="utf-8")) for name, file in _INLINE.items()}
+    return environment.get_template("report.html.j2").render(**content, **inline)
+
+
+_INLINE = {"css": "report.css", "script": "report.js"}
+
+
+# ------------------------------------------------------------------------------------------------ what stands on it
+
+
+def _content(sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder: Path) -> dict[str, Any]:
+    runs = sweep.records.runs
+    styles = looks(sweep.labels)
+    groups = contrasts(verdicts)
+    judged = {pair: group for pair, group in groups.items() if any(v.difference is not None for v in group)}
+    first = next(iter(judged.values()), [])
+    content: dict[str, Any] = {
+        "name": sweep.name,
+        "title": " or ".join(sweep.labels[:2]) + "?" if len(sweep.labels) > 1 else sweep.name,
+        "finished": max((str(r.provenance.get("finished_at", "")) for r in runs), default="")[:16].replace("T", " "),
+        "nothing": NOTHING if not runs else _alone(runs, metric),
+        "verdicts": [{"a": a, "b": b, "text": summary(group)} for (a, b), group in judged.items()],
+        "counts": _counts(sweep),
+        "metric": name_of(metric),
+        "maps": [
+            (_named(a, b, n, judged), p) for (a, b), g in judged.items() for n, p in maps(g, folder, title=sweep.name)
+        ],
+        "cells": cells_table([v for group in judged.values() for v in group]) if judged else None,
+        "looks": styles,
+        "claims": claims_table(sweep.folder.parent / "claims" / "claims.json"),
+        "troubles": _troubles(sweep),
+        "commands": _commands(sweep, first),
+        "made_with": _made_with(runs),
+    }
+    content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
+    content |= _examples(sweep, first, styles, folder)
+    content["sections"] = [(key, word) for key, word, present in _sections(content) if present]
+    return content
+
+
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    return [
+        ("map", "Map", bool(content["maps"])),
+        ("cells", "Cells", bool(content["cells"])),
+        ("curves", "Curves and classes", bool(content["examples"])),
+        ("forgetting", "Forgetting", bool(content["forgetting"])),
+        ("drift", "Drift", bool(content["example"])),
+        ("landscape", "Landscape", bool(content["example"])),
+        ("ledger", "Fairness", bool(content["ledger"])),
+        ("claims", "Claims", bool(content["claims"])),
+        ("missing", "Without a result", bool(content["troubles"])),
+        ("reproduce", "Reproduce", bool(content["commands"] or content["made_with"])),
+    ]
+
+
+def _named(a: str, b: str, name: str, judged: Mapping[Any, Any]) -> str:
+    return name if len(judged) == 1 else f"{a} − {b}, {name}"
+
+
+def _alone(runs: Sequence[RunRecord], metric: str) -> str:
+    """What can be said without a second regime at the same seeds."""
+    values = [value for run in runs if (value := run.metric(metric)) is not None]
+    mean = f" Their mean {name_of(metric)} is {sum(values) / len(values):.4g}." if values else ""
+    return f"Nothing can be compared yet: no seed finished in two regimes. {len(runs)} runs have a result.{mean}"
+
+
+def _counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
+    records = sweep.records
+    n_cells = len({run.cell for run in records.runs} | set(sweep.configs))
+    diverged = sum(run.diverged for run in records.runs)
+    rows = [("cells", n_cells, False), ("runs with a result", len(records.runs), False)]
+    rows += [("seeds", len({run.seed for run in records.runs}), False)]
+    alarms = (("diverged", diverged), ("failed", len(records.failed)), ("missing", sweep.n_missing()))
+    rows += [(word, number, True) for word, number in (*alarms, ("unreadable", len(records.damaged))) if number]
+    return [(word, f"{number:,}", alarm) for word, number, alarm in rows]
+
+
+def _troubles(sweep: Sweep) -> list[tuple[str, list[str], int]]:
+    records = sweep.records
+    lists = {
+        "Failed": [f"{f.cell[:8]} {f.regime}, seed {f.seed}: {f.error}" for f in records.failed],
+        "Diverged": [
+            f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
+        ],
+        "Missing: asked for, not run yet": sweep.missing(),
+        "Unreadable": [*(f"{d.path.parent.name}/{d.path.name}: {d.problem}" for d in records.damaged), *sweep.problems],
+    }
+    return [(word, lines[:MOST_LINES], max(0, len(lines) - MOST_LINES)) for word, lines in lists.items() if lines]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    shown = ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "")
+    return f"seed{'s' if len(seeds) > 1 else ''} {shown}"
+
+
+def _commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]]:
+    lines = [("The whole of the last command", sweep.words)] if sweep.words else []
+    for verdict, why in telling(first)[:1]:
+        if verdict.cell in sweep.configs:
+            lines.append(
+                (f"One cell alone ({cell_title(verdict, first)}; {why})", command(sweep.configs[verdict.cell]))
+            )
+    return [*lines, ("This page", f"python -m src.report sweep={sweep.name}")]
+
+
+def _made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Commits, versions and machines of the runs: every value that occurs."""
+
+    def values(*keys: str) -> str:
+        found = []
+        for run in runs:
+            value: Any = run.provenance
+            for key in keys:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            found.append(str(value) if value is not None else "unknown")
+        return ", ".join(sorted(set(found)))
+
+    if not runs:
+        return []
+    packages = sorted({name for run in runs for name in run.provenance.get("versions", {})})
+    rows = [("commit", values("git_commit")), ("made on", values("fingerprint")), ("engine", values("engine"))]
+    return [*rows, *((package, values("versions", package)) for package in packages)]
+
+
+def _forgetting(sweep: Sweep, verdicts: Sequence[CellVerdict], folder: Path) -> list[tuple[Any, ...]]:
+    one_each = list({verdict.cell: verdict for verdict in verdicts}.values())
+    found = []
+    for regime in sweep.labels:
+        pictures, lines, axis = forgetting_pictures(one_each, sweep.records.runs, regime, folder)
+        if pictures:
+            found.append((regime, pictures, lines, axis))
+    return found
+
+
+def _ledger(sweep: Sweep, first: Sequence[CellVerdict]) -> dict[str, Any]:
+    base = "combined" if "combined" in sweep.labels else next(iter(sweep.labels), "")
+    rows = costs(sweep.records.runs, sweep.configs, [base, *(name for name in sweep.labels if name != base)])
+    return {
+        "ledger": ledger_table(rows, base) if rows else None,
+        "matches_said": [MATCHES[match] for match in dict.fromkeys(row.match for row in rows)],
+        "matches": matches_table(first, sweep.configs) if first else None,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ telling cells
+
+
+def _examples(sweep: Sweep, first: Sequence[CellVerdict], styles: Mapping[str, Look], folder: Path) -> dict[str, Any]:
+    """Curves and bars of the telling cells, drift and landscape of the first of them whose weights are there."""
+    loaded: dict[object, Source] = {}
+    factories: dict[str, StreamFactory | str] = {}
+
+    def factory(cell: str) -> StreamFactory | str:
+        """The cell's data, or why they cannot be had."""
+        if cell not in factories:
+            try:
+                factories[cell] = load(sweep.configs[cell], loaded)
+            except KeyError:
+                factories[cell] = "the cell's configuration is not on disk"
+            except (ConfigError, OSError) as error:
+                factories[cell] = f"its data cannot be read ({error})"
+        return factories[cell]
+
+    runs = by_cell(sweep.records.runs)
+    chosen = telling(first)
+    examples: list[CellPictures] = []
+    for verdict, why in chosen:
+        data = factory(verdict.cell)
+        names = None if isinstance(data, str) else data.class_names
+        title = cell_title(verdict, first)
+        examples.append(cell_pictures(verdict, why, title, runs.get(verdict.cell, ()), styles, names, folder))
+    content: dict[str, Any] = {
+        "examples": examples,
+        "example": None,
+        "drift": None,
+        "landscape": None,
+        "landscape_looks": {},
+    }
+    if not chosen:
+        return content
+    reason = ""
+    largest = sorted((verdict for verdict, _ in chosen), key=lambda v: -abs(v.difference or 0.0))
+    for verdict in largest:
+        data = factory(verdict.cell)
+        try:
+            if isinstance(data, str):
+                raise Unavailable(data)
+            example = load_example(
+                sweep.configs[verdict.cell], data, verdict.cell, _typical_seed(verdict), runs[verdict.cell], sweep.labels,
+                Store(sweep.folder.parent / ".stages"),
+            )  # fmt: skip
+        except Unavailable as why_not:
+            reason = reason or str(why_not)
+            continue
+        return content | _taken_apart(example, cell_title(verdict, first), runs[verdict.cell], styles, folder)
+    title = cell_title(largest[0], first)
+    content["example"] = {"title": title, "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
+    return content
+
+
+def _typical_seed(verdict: CellVerdict) -> int:
+    """The seed whose difference is the median one (the lower, of two)."""
+    ordered = sorted(zip(verdict.differences, verdict.seeds, strict=True))
+    return ordered[(len(ordered) - 1) // 2][1]
+
+
+def _taken_apart(
+    example: Example, title: str, runs: Sequence[RunRecord], styles: Mapping[str, Look], folder: Path
+) -> dict[str, Any]:
+    about: dict[str, Any] = {"title": title, "seed": example.seed, "why_no_drift": "", "why_no_landscape": ""}
+    paths = {name: path_of(example, name) for name in (example.staged, example.other)}
+    drift = drift_pictures(example, runs, paths[example.staged], styles, folder)
+    landscape = None
+    try:
+        landscape = landscape_pictures(example, paths, styles, folder)
+    except Unavailable as why:
+        about["why_no_landscape"] = str(why)
+    shown = {name: styles[name] for name in (example.staged, example.other)}
+    return {"example": about, "drift": drift, "landscape": landscape, "landscape_looks": shown}

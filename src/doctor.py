@@ -1,0 +1,146 @@
+"""Is everything here as it should be, and if not, what mends it?   python -m src.doctor [multirun=multirun]   (make doctor)
+
+Exit status 1 if anything would stop a sweep.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from src.entry import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+FREE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `fix`: what to do about it."""
+
+    state: Literal["ok", "look", "wrong"]
+    what: str
+    seen: str
+    fix: str = ""
+
+
+def python() -> Iterator[Finding]:
+    """Python and the packages against the lock."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    yield Finding("ok" if good else "wrong", "python", version, "" if good else "use Python 3.11 or newer")
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)([^\\\n]*)", (ROOT / "requirements.lock").read_text(), re.M)
+    wanted: dict[str, set[str]] = {}
+    for name, pinned, _ in pins:
+        wanted.setdefault(name, set()).add(pinned)
+    for name in ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna", "mlflow"):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("wrong", name, "not installed", "make setup")
+            continue
+        same = found.split("+")[0] in wanted.get(name, set())
+        pinned = " or ".join(sorted(wanted.get(name, set())))
+        yield Finding("ok" if same else "look", name, found, "" if same else f"the lock pins {pinned}: make setup")
+
+
+def devices() -> Iterator[Finding]:
+    """What torch sees, and what was asked to be seen."""
+    import torch
+
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    said = "" if mask is None else f" (CUDA_VISIBLE_DEVICES={mask})"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+        yield Finding("ok", "GPUs", ", ".join(names) + said)
+    else:
+        yield Finding("ok", "GPUs", f"none visible{said}: trainer=auto takes the CPU")
+    yield Finding("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")
+
+
+def disk(multirun: Path) -> Iterator[Finding]:
+    """Room, and whether results can be written."""
+    place = next(path for path in (multirun.absolute(), *multirun.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    state: Literal["ok", "wrong"] = "ok" if free >= FREE_GIB else "wrong"
+    yield Finding(state, "disk", f"{free:.1f} GiB free", "" if state == "ok" else f"free at least {FREE_GIB:g} GiB")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            yield Finding("ok", "multirun", f"{multirun} can be written")
+    except OSError as error:
+        yield Finding("wrong", "multirun", f"{multirun}: {error.strerror}", "chmod u+w, or multirun=another/folder")
+
+
+def databases(multirun: Path) -> Iterator[Finding]:
+    """MLflow's database and every sweep's queue: readable, and of a schema that this version reads."""
+    files = [multirun / "mlflow.db", *sorted(multirun.glob("*/queue.db"))]
+    for file in files:
+        if not file.exists():
+            continue
+        try:
+            with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5) as connection:
+                (state,) = connection.execute("PRAGMA quick_check").fetchone()
+                table = "alembic_version"
+                revision = connection.execute(f"SELECT version_num FROM {table}").fetchone()
+        except sqlite3.Error as error:
+            yield Finding("wrong", str(file), str(error), _remedy(file))
+            continue
+        if state != "ok":
+            yield Finding("wrong", str(file), state, _remedy(file))
+        else:
+            yield Finding("ok", str(file), f"sound, schema {revision[0] if revision else 'unknown'}")
+
+
+def _remedy(file: Path) -> str:
+    if file.name == "mlflow.db":
+        return "move it away, then `make sync` rebuilds it from the results on disk"
+    return "move it away: the same command as before queues what is missing"
+
+
+def left_behind(multirun: Path) -> Iterator[Finding]:
+    """Outboxes that wait, and what dead processes left."""
+    for sweep in sorted(path.parent for path in multirun.glob("*/cells")):
+        waiting = len([p for p in (sweep / "outbox").glob("*.json") if not p.name.startswith(".")])
+        if waiting:
+            yield Finding("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
+        refused = len(list((sweep / "outbox" / "refused").glob("*.json")))
+        if refused:
+            fix = f"read {sweep}/outbox/refused, mend the cause, then make sync"
+            yield Finding("look", f"{sweep.name}: outbox", f"{refused} entries refused", fix)
+        failed = len(list(sweep.glob("cells/*/*/failed.json")))
+        if failed:
+            yield Finding("look", f"{sweep.name}: runs", f"{failed} failed", "the same command tries them again")
+        halves = list(sweep.rglob(".*.tmp"))
+        if halves:
+            fix = "harmless; remove them while no sweep runs"
+            yield Finding("look", f"{sweep.name}: files", f"{len(halves)} half-written files of killed processes", fix)
+
+
+def main() -> int:
+    """Prints every finding; 1 if one is wrong."""
+    from rich.console import Console
+    from rich.table import Table
+
+    given = settings({"multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
+    multirun = Path(str(given["multirun"]))
+    findings = [*python(), *devices(), *disk(multirun), *databases(multirun), *left_behind(multirun)]
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    colours = {"ok": "green", "look": "yellow", "wrong": "red"}
+    for finding in findings:
+        fix = f"\n-> {finding.fix}" if finding.fix else ""
+        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, f"{finding.seen}{fix}")
+    Console(highlight=False).print(table)
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What moved when training went on: layers, predicted classes, features; and what putting parts of a model back gives.
+
+Weights are mappings from a name to a tensor, as of `nn.Module.state_dict()`; "earlier" and "later" are two of one run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from src.models.structure import layers
+
+Weights = Mapping[str, Tensor]
+PROBE_RIDGE = 1e-3
+"""Ridge of the linear probe, as a share of the features' mean square: keeps it defined for dead or collinear units."""
+
+
+def relative_movement(
+    earlier: Weights, later: Weights, groups: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, float | None]:
+    """|w1 - w0| / |w0| of every group of parameters (see `src.models.structure.layers`), Euclidean norms.
+
+    `groups`: (name, parameters' names). None where |w0| is 0: a group that starts at zero has no relative movement.
+    """
+    movement: dict[str, float | None] = {}
+    for name, parameters in groups:
+        moved = _norm(later[p].double() - earlier[p].double() for p in parameters)
+        size = _norm(earlier[p].double() for p in parameters)
+        movement[name] = moved / size if size > 0 else None
+    return movement
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return float(torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt())
+
+
+def mean_probabilities(logits: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean predicted probability of every class: logits [n, K] -> float64 [K], summing to 1.
+
+    `weights` [n], >= 0, with any sum: the set that the samples stand for; equal weights unless given.
+    """
+    probabilities = logits.double().softmax(dim=-1)
+    if weights is None:
+        return probabilities.mean(dim=0)
+    return (weights.double() / weights.double().sum()) @ probabilities
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last layer with parameters and its path: the map from features to outputs.
+
+    Raises ValueError where it is not a Linear layer: features are then not defined.
+    """
+    path, _ = layers(model)[-1]
+    head = model.get_submodule(path)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"the last layer, {path or type(head).__name__}, is no Linear layer, so there are no features")
+    return path, head
+
+
+def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the head is given, [n, d], and what it makes of it, [n, K], in evaluation mode."""
+    _, head = head_of(model)
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(x)
+    finally:
+        handle.remove()
+        model.train(was_training)
+    return seen[0].flatten(1), logits
+
+
+def effective_bias(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
+    """b_k + W_k h with the mean features h: the mean logit of every class, float64 [K].
+
+    The bias alone says little: a network can move its mean outputs through any direction that all features share.
+    `weight` [K, d]; `bias` [K] or None; `features` [n, d].
+    """
+    mean = weight.double() @ features.double().mean(dim=0)
+    return mean if bias is None else mean + bias.double()
+
+
+def probe_accuracy(
+    features: Tensor,
+    y: Tensor,
+    test_features: Tensor,
+    test_y: Tensor,
+    n_classes: int,
+    *,
+    test_weights: Tensor | None = None,
+) -> float:
+    """Accuracy on the test samples of a linear classifier fit to frozen features [n, d]: what can be read out of them.
+
+    Ridge least squares to one-hot targets with an intercept that is not shrunk (Alain and Bengio 2017 use a linear classifier
+    too; least squares has one solution and no training to tune). A class without training samples is never predicted.
+    `test_weights` [n], >= 0: the set that the test samples stand for; equal weights unless given.
+    """
+    features, test_features = features.double(), test_features.double()
+    mean = features.mean(dim=0)
+    centred = features - mean
+    targets = torch.nn.functional.one_hot(y, n_classes).double()
+    gram = centred.T @ centred
+    ridge = PROBE_RIDGE * max(float(gram.diagonal().mean()), torch.finfo(torch.float64).tiny)
+    coefficients = torch.linalg.solve(
+        gram + ridge * torch.eye(len(gram), dtype=torch.float64), centred.T @ (targets - targets.mean(dim=0))
+    )
+    scores = (test_features - mean) @ coefficients + targets.mean(dim=0)
+    scores[:, targets.sum(dim=0) == 0] = -torch.inf
+    right = (scores.argmax(dim=1) == test_y).double()
+    return float(right.mean() if test_weights is None else right @ test_weights.double() / test_weights.sum())
+
+
+# ------------------------------------------------------------------------------------------------ putting parts back
+
+
+def parts_of(model: nn.Module) -> dict[str, list[str]]:
+    """What can be put back: the head's bias, the whole head, and the features (all parameters and buffers before it)."""
+    path, head = head_of(model)
+    prefix = f"{path}." if path else ""
+    in_head = [f"{prefix}{name}" for name, _ in head.named_parameters()]
+    rest = [name for name in model.state_dict() if name not in in_head]
+    parts = {"bias": [f"{prefix}bias"]} if head.bias is not None else {}
+    return {**parts, "head": in_head, **({"features": rest} if rest else {})}
+
+
+def restored(later: Weights, earlier: Weights, names: Sequence[str]) -> dict[str, Tensor]:
+    """The later weights with the named tensors put back to the earlier ones."""
+    chosen = set(names)
+    return {name: (earlier if name in chosen else later)[name] for name in later}
+
+
+def restoration(
+    model: nn.Module, earlier: Weights, later: Weights, x: Tensor, score: Callable[[nn.Module], float]
+) -> dict[str, float]:
+    """`score` of the earlier and the later model, and of the later one with parts put back.
+
+    Keys: ``earlier``, ``later``, then those of ``bias``, ``effective bias``, ``head``, ``features`` that the model has.
+    Putting back the effective bias shifts the head's bias so that the mean outputs on `x` [n, ...] are the earlier ones.
+    `model` is scored as a copy, never changed.
+    """
+    model = copy.deepcopy(model)
+
+    def scored(weights: Weights) -> float:
+        model.load_state_dict(dict(weights))
+        return score(model)
+
+    def mean_outputs(weights: Weights) -> Tensor:
+        model.load_state_dict(dict(weights))
+        return features_and_logits(model, x)[1].double().mean(dim=0)
+
+    parts = parts_of(model)
+    scores = {"earlier": scored(earlier), "later": scored(later)}
+    for name, names in parts.items():
+        scores[name] = scored(restored(later, earlier, names))
+        if name == "bias":
+            bias = later[names[0]]
+            shifted = bias.double() + mean_outputs(earlier) - mean_outputs(later)
+            scores["effective bias"] = scored({**later, names[0]: shifted.to(bias.dtype)})
+    return scores

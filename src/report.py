@@ -1,0 +1,87 @@
+"""One self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun] [tracking=on]   (make report)
+
+Writes multirun/NAME/report/report.html, with its figures as PNG and its tables as CSV beside it, and attaches them to the
+sweep's run in MLflow (tracking=off: does not).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from src.analysis.pairing import Axis, Records, load_records
+from src.analysis.report.page import Sweep, write_report
+from src.config import Config, ConfigError
+from src.entry import fail, settings
+from src.summary import axes_of
+from src.sweeping.folder import SweepFolder
+
+RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
+"""Settings that make cells differ; others (workers, devices, tracking) merely differ between commands."""
+
+
+def read_sweep(multirun: Path, name: str) -> Sweep:
+    """All that is on disk of a sweep. Raises ConfigError where there is none of that name."""
+    folder = SweepFolder(multirun, name)
+    about = folder.read_sweep()
+    configs: dict[str, Config] = {}
+    problems = []
+    for path in sorted(folder.root.glob("cells/*/cell.yaml")):
+        try:
+            configs[path.parent.name] = folder.read_cell(path.parent.name)
+        except (ConfigError, OSError, ValueError) as error:
+            problems.append(f"{path.parent.name}/{path.name}: {error}")
+    records = _placed(load_records(folder.root), configs)
+    return Sweep(
+        folder=folder.root,
+        configs=configs,
+        records=records,
+        labels=_labels(records, configs),
+        problems=problems,
+        words=about.get("command"),
+    )
+
+
+def _placed(records: Records, configs: Mapping[str, Config]) -> Records:
+    """Every run placed among all cells: by the short axes and by what else their recipes differ in."""
+    places: dict[str, Mapping[str, Axis]] = {}
+    if configs:
+        for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
+            places[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
+    return Records(
+        runs=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.runs),
+        failed=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.failed),
+        damaged=records.damaged,
+    )
+
+
+def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
+    """The regimes that have runs: in the order of the cells' configurations, then those of earlier commands."""
+    asked = [regime.label for config in configs.values() for regime in config.regimes]
+    present = sorted({run.regime for run in (*records.runs, *records.failed)})
+    return [label for label in dict.fromkeys([*asked, *present]) if label in present]
+
+
+def main() -> None:
+    """Writes the report and says where it is."""
+    usage = "\n".join(str(__doc__).split("   ")[1:2])
+    given = settings({"sweep": None, "multirun": "multirun", "tracking": "on"}, usage=usage)
+    if given["sweep"] is None:
+        fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
+    try:
+        sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
+    except ConfigError as error:
+        fail(str(error))
+    html, *tables = write_report(sweep)
+    size = html.stat().st_size / 2**20
+    if not sweep.records.runs:
+        print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
+    print(
+        f"{html} ({size:.1f} MiB), with {', '.join(path.name for path in tables) or 'no tables'} and figures beside it"
+    )
+
+
+if __name__ == "__main__":
+    main()

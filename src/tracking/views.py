@@ -1,0 +1,56 @@
+"""How MLflow's table of runs looks: saved views, which its page offers in the menu Views of the experiment.
+
+MLflow 3 keeps a saved view in a tag of the experiment: an envelope with a name around the state of the page. Each has
+an address, too: ``/#/experiments/<id>/runs?viewStateShareKey=grid``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_PREFIX = "mlflow.sharedViewState."
+_CREATED = 1_735_689_600_000  # any fixed time: equal views are equal tags
+_RUN_NAME, _CREATED_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"
+_NUMBERS = ("ratio", "imbalance", "epochs")
+_WORDS = ("regime", "shift", "seed")
+_TESTS = ("test/union/accuracy", "test/d1/accuracy", "test/d2/accuracy")
+_DIFFERENCE = "delta/sequential-combined/union/accuracy"
+
+
+def experiment_tags() -> dict[str, str]:
+    """Tags of the experiment, by name: its kind, and the views: the tree, the cells with verdicts, the runs."""
+    params = [f"params.`{name}`" for name in _WORDS]
+    tests = [f"metrics.`{name}`" for name in _TESTS]
+    axes = [f"metrics.`{name}`" for name in _NUMBERS]  # as metrics, since MLflow sorts params as text
+    difference = [f"metrics.`{_DIFFERENCE}{end}`" for end in ("", "/ci_low", "/ci_high", "/p")]
+    verdict = ["tags.`verdict`"]
+    views = {
+        "grid": _view("sweep > cell > run", [*axes, *params, *verdict, *tests, difference[0]], "attributes.start_time"),
+        "cells": _view("cells, by ratio", [*axes, *verdict, *difference], "metrics.`ratio`", level="cell"),
+        "runs": _view("runs, by ratio", [*axes, *params, *tests], "metrics.`ratio`", level="run"),
+    }
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens as model training, not as GenAI
+    return kind | {f"{_PREFIX}{name}": view for name, view in views.items()}
+
+
+def _view(name: str, columns: list[str], order: str, *, level: str | None = None) -> str:
+    widths = {_RUN_NAME: 300, _CREATED_COLUMN: 120, **{column: _width(column) for column in columns}}
+    state: dict[str, Any] = {
+        "searchFilter": f"tags.level = '{level}'" if level else "",
+        "orderByKey": order,
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+    }
+    return json.dumps({"name": name, "createdAt": _CREATED, "updatedAt": _CREATED, "state": json.dumps(state)})
+
+
+def _width(column: str) -> int:
+    """Pixels that show the whole head of the column, or nearly so."""
+    return min(330, max(80, 8 * (len(column.split("`")[1]) + 4)))

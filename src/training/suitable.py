@@ -1,0 +1,47 @@
+"""Whether regimes can be run on a network and its data, said before anything is trained."""
+
+from __future__ import annotations
+
+import functools
+
+from src.config import Config, ConfigError
+from src.config.schema import ArchConfig, RegimeConfig
+from src.data.source import Source
+from src.models.build import build_meta_model
+from src.regimes.catalog import REGIMES
+from src.regimes.checkpoint import read
+from src.training.replicas import trainable_names
+
+
+def check_regimes(config: Config, source: Source) -> None:
+    """Raises ConfigError where a regime freezes what the network has not, starts from a file that does not fit it, or asks
+    of the data what they have not."""
+    sizes = config.split.dataset_sizes()
+    for regime in config.regimes:
+        _check_network(config.arch, source.bank.input_shape, source.n_outputs, config.split.parts, regime)
+        knobs = dict(regime.knobs)
+        key = f"regime.{regime.name}"
+        if knobs.get("n_chunks", 1) > sum(sizes):
+            raise ConfigError(f"{key}.n_chunks", knobs["n_chunks"], f"is more than the {sum(sizes)} samples there are")
+        if knobs.get("balanced") and source.is_regression:
+            raise ConfigError(
+                f"{key}.balanced", True, "balances over classes, and a regression has none; set it to false"
+            )
+        if "temperature" in knobs and config.loss == "mse":
+            raise ConfigError(f"{key}.temperature", knobs["temperature"], "has no effect with loss=mse; leave it out")
+
+
+@functools.lru_cache(maxsize=256)
+def _check_network(
+    arch: ArchConfig, input_shape: tuple[int, ...], n_outputs: int, n_parts: int, regime: RegimeConfig
+) -> None:
+    stages = REGIMES[regime.name](n_parts, **dict(regime.knobs))
+    trainable = {stage.trainable for stage in stages if stage.trainable.kind != "all"}
+    files = {stage.start.path for stage in stages if stage.start.path is not None}
+    if not trainable and not files:
+        return
+    model = build_meta_model(arch, input_shape, n_outputs)
+    for chosen in trainable:
+        trainable_names(model, chosen)
+    for file in files:
+        read(file, model.state_dict(), f"regime.{regime.name}.checkpoint")

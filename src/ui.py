@@ -1,0 +1,47 @@
+"""MLflow on the results.   python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]   (make ui, make server)
+
+On loopback. With `storage`, MLflow keeps its tables in that database instead of multirun/mlflow.db: the team set-up, for
+`tracking=server`. A password is taken from PGPASSWORD, never from the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from src.config import TrackingConfig
+from src.entry import fail, settings
+from src.tracking.mirror import artifact_root, keep_mlflow_quiet, tracking_uri
+
+
+def main() -> None:
+    """Replaces this process by MLflow's server; Ctrl-C ends it."""
+    usage = str(__doc__).split("   ")[1]
+    given = settings({"port": "5000", "multirun": "multirun", "storage": None}, usage=usage)
+    port, multirun = str(given["port"]), Path(str(given["multirun"]))
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        fail(f"port={port}: must be a number from 1 to 65535")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+            fail(f"port={port}: something listens there already; take another, e.g. port={int(port) + 1}")
+    local = TrackingConfig(name="local", uri=given["storage"], experiment="")
+    uri = tracking_uri(local, multirun)
+    assert uri is not None
+    if given["storage"] is None and not (multirun / "mlflow.db").exists():
+        print(f"no results in {multirun} yet: `make sweep` makes some", file=sys.stderr)
+        multirun.mkdir(parents=True, exist_ok=True)
+    keep_mlflow_quiet()
+    print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
+    os.execv(
+        sys.executable,
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
+            *("--backend-store-uri", uri, "--artifacts-destination", str(artifact_root(multirun))),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
