@@ -9,7 +9,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,9 +66,15 @@ def streams_of(config: Config) -> StreamFactory:
     return load(config, _loaded(config.data))
 
 
+def settled(config: Config) -> Config:
+    """The configuration with what only the data can say filled in: the sizes and class balance of the user's own sets."""
+    return replace(config, split=streams_of(config).split)
+
+
 def cell_dir(config: Config) -> Path:
     """``multirun/<sweep>/cells/<hash>``, by the content of recipe and data."""
     factory = streams_of(config)
+    config = settled(config)
     validate_arch(config.arch, factory.source.bank.input_shape, factory.source.n_outputs)
     check_regimes(config, factory.source)
     return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, factory.digest)
@@ -95,7 +101,9 @@ def _sessions() -> dict[str, Session]:
 def on_start(configs: Sequence[Config]) -> None:
     """Once, in the parent, before anything runs: MLflow hears of results as they come."""
     sweep_dir = cell_dir(configs[0]).parent.parent
-    _sessions()[configs[0].sweep] = Session(sweep_dir, configs, [cell_dir(config).name for config in configs])
+    _sessions()[configs[0].sweep] = Session(
+        sweep_dir, [settled(config) for config in configs], [cell_dir(config).name for config in configs]
+    )
 
 
 def verdict(config: Config) -> str | None:
@@ -110,11 +118,12 @@ def on_finish(configs: Sequence[Config]) -> None:
 
 def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> CellOutcome:
     """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there."""
-    missing = missing_runs(config)
-    from src.training.execute import execute  # Lightning takes seconds to import; whoever only looks need not wait
+    config = settled(config)
+    from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import: not before it must
 
     place = place_of(config.trainer)
     join_world(place)
+    missing = from_first_rank(lambda: missing_runs(config), place)
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)
@@ -127,6 +136,7 @@ def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) ->
 
 def record_failure(config: Config, reason: str) -> None:
     """Notes the reason for every missing run of a cell whose workers died."""
+    config = settled(config)
     cell = cell_dir(config)
     for regime, seed in missing_runs(config):
         _fail(config, cell, regime, seed, reason, reason)

@@ -61,6 +61,21 @@ def allot(split: SplitConfig, sources: Sequence[Source]) -> Allotment:
     return allotment
 
 
+def own_split(split: SplitConfig, source: Source) -> SplitConfig:
+    """The split with sizes and priors filled in where the user's own two data sets are asked for nothing else: each is
+    used whole, with the class balance it has, as somebody with two folders expects."""
+    asked = (split.size, split.ratio, split.sizes, split.priors, split.classes)
+    if source.second is None or source.is_regression or split.imbalance != 1 or any(a is not None for a in asked):
+        return split
+    classes = stream_classes(split, source)
+    left = np.stack([_held_out(split, one, classes)[0] for one in (source, source.second)])
+    sizes = left.sum(axis=1)
+    if not sizes.all():
+        return split  # too few to hold anything out: refused with its reason when the counts are made
+    priors = tuple(tuple((row / n).tolist()) for row, n in zip(left, sizes, strict=True))
+    return dataclasses.replace(split, sizes=tuple(sizes.tolist()), priors=priors)
+
+
 def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
     """The classes of the source that the stream numbers 0, 1, ...: those listed in a flat `split.classes`, else all."""
     if source.is_regression:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.config import Config, ConfigError, SplitConfig
-from src.data.counts import allot
+from src.data.counts import allot, own_split
 from src.data.draw import draw
 from src.data.gaussian import population_views, populations
 from src.data.shifts import INPUT_SHIFTS, check_shift
@@ -72,8 +72,9 @@ def load(config: Config, loaded: dict[object, Source] | None = None) -> StreamFa
         if address not in loaded:
             loaded[address] = load_shift_source(name, config.data, source, cache)
         shift_source = loaded[address]
-    check_split(config.split, source, shift_source)
-    return StreamFactory(config.split, source, shift_source)
+    split = own_split(config.split, source)
+    check_split(split, source, shift_source)
+    return StreamFactory(split, source, shift_source)
 
 
 def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:

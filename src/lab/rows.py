@@ -40,9 +40,7 @@ class Row:
 HEADINGS = ("what", "setting", "theory", "measured", "z or relative error", "")
 
 
-def exact(
-    name: str, setting: str, theory: npt.ArrayLike, measured: npt.ArrayLike, tolerance: float = TOLERANCE
-) -> Row:
+def exact(name: str, setting: str, theory: npt.ArrayLike, measured: npt.ArrayLike, tolerance: float = TOLERANCE) -> Row:
     """The largest deviation of any number from theory, over the largest number of theory; shown are the two norms' means.
 
     Arrays of equal shape [seeds, ...]. Figures that are not finite fail.

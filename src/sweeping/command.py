@@ -60,6 +60,9 @@ def run_sweep(
         from src.sweeping.watch import Watch  # loads Optuna, which a command with nothing to run does without
 
         failures = Watch(plan, folder, engine, engine_name, workers, console).run()
+        for cell_hash, cell in plan.missing.items():
+            if cell_hash not in failures and (lacking := engine.missing_runs(cell.config)):
+                failures[cell_hash] = f"{len(lacking)} runs have no result, though their worker reported none as failed"
     engine.on_finish(configs)
     for cell_hash, reason in failures.items():
         axes = " ".join(f"{key}={value}" for key, value in plan.cells[cell_hash].axes.items())

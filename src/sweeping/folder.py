@@ -32,7 +32,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``multirun/<sweep>``. Only sweep.json says which queue serves it; its paths are relative, so the folder moves."""
+    """``multirun/<sweep>``. Only queue.json says which queue serves it; its paths are relative, so the folder moves."""
 
     multirun: Path
     sweep: str
@@ -53,23 +53,23 @@ class SweepFolder:
         """The folder of one cell and its runs."""
         return self.root / "cells" / cell_hash
 
-    def write_sweep(self, storage: str | None, engine: str) -> str:
+    def write_queue(self, storage: str | None, engine: str) -> str:
         """Notes the storage (without password; None: SQLite here) and the engine; returns the folder's own random id.
 
         The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
         """
-        known = self.read_sweep() if (self.root / "sweep.json").exists() else {}
+        known = self.read_queue() if (self.root / "queue.json").exists() else {}
         content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine}
         if content != known:
-            write_atomic(self.root / "sweep.json", json.dumps(content, indent=2) + "\n")
+            write_atomic(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return str(content["id"])
 
-    def read_sweep(self) -> dict[str, Any]:
-        """The content of sweep.json. Raises ConfigError where there is no such sweep."""
+    def read_queue(self) -> dict[str, Any]:
+        """The content of queue.json. Raises ConfigError where there is no such sweep."""
         try:
-            content = json.loads((self.root / "sweep.json").read_text(encoding="utf-8"))
+            content = json.loads((self.root / "queue.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            found = sorted(path.parent.name for path in self.multirun.glob("*/sweep.json"))
+            found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
             known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
             raise ConfigError(
                 "sweep", self.sweep, f"there is no such sweep under multirun={self.multirun}; {known}"

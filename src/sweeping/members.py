@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from src.sweeping.folder import SweepFolder, write_atomic
 
+Role = Literal["sweep", "worker", "status"]
+
 HEARTBEAT_SECONDS = 15.0
 GRACE_SECONDS = 180.0
 """Longer than network file systems keep a file's time in their caches (60 s by default on Linux)."""
@@ -37,7 +39,7 @@ class Member:
     def __init__(
         self,
         folder: SweepFolder,
-        role: Literal["sweep", "worker"],
+        role: Role,
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         grace: float = GRACE_SECONDS,
@@ -79,7 +81,7 @@ class Member:
         other = read_member(self._folder / f"{member_id}.json")
         return other is not None and self._lives(other)
 
-    def others(self, role: Literal["sweep", "worker"]) -> list[dict[str, Any]]:
+    def others(self, role: Role) -> list[dict[str, Any]]:
         """The other living members with that role; what the dead left behind is removed."""
         living = []
         for path in sorted(self._folder.glob("*.json")):

@@ -27,7 +27,7 @@ import sqlalchemy
 from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import text
 
 from src.config import Config, ConfigError
@@ -38,6 +38,9 @@ from src.sweeping.members import Member
 
 MAX_ATTEMPTS = 4
 """A cell whose worker dies is taken up again 3 times."""
+
+DROPPED = "dropped: its command is gone"
+"""The reason of a trial that nobody waits for any more."""
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -138,7 +141,7 @@ class WorkQueue:
         with self._locked():
             for entry in self.entries("WAITING"):
                 if entry.cell not in kept:
-                    self._end(entry.trial_id, TrialState.FAIL, reason="dropped: its command is gone")
+                    self._end(entry.trial_id, TrialState.FAIL, reason=DROPPED)
 
     def distributions(self) -> Distributions:
         """The parameters of the trials so far, for `enqueue`."""
@@ -243,6 +246,10 @@ class WorkQueue:
         with self._storage.engine.connect() as connection:
             rows = connection.execute(text(query), {"study": self._study_id}).all()
         return {trial_id: state for trial_id, state in rows}  # noqa: C416
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials as Optuna has them, with their times; slower than `entries`."""
+        return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def close(self) -> None:
         """Closes the connections to the database."""

@@ -41,8 +41,10 @@ class Watch:
     def run(self) -> dict[str, str]:
         """Runs what the plan lacks; returns the reasons of the cells that failed, by hash."""
         storage = self._plan.config.storage
-        folder_id = self._folder.write_sweep(storage, self._engine_name)
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        folder_id = self._folder.write_queue(storage, self._engine_name)
+        handled = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup a closed terminal is to be survived
+            handled.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             with Member(self._folder, "sweep") as member:

@@ -64,7 +64,7 @@ def work(folder: SweepFolder) -> int:
     """Works on the sweep until nothing is left for this worker; returns how many cells it ended."""
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
-    about = folder.read_sweep()
+    about = folder.read_queue()
     stop = StopRequest()
     stop.listen()
     with Member(folder, "worker") as member:

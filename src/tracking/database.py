@@ -1,7 +1,7 @@
 """The mirror in a database that no server stands in front of: SQLite beside the results, or PostgreSQL.
 
 Rows are inserted into MLflow's own tables (its SQLAlchemy models, of the pinned version) instead of through its client:
-a batch of runs is one transaction, so that a kill leaves no half-made run, and a run costs a tenth of the time. A test
+a batch of runs is one transaction, so that a kill leaves no half-made run, and a run costs a quarter of the time. A test
 holds this mirror and the one through the client to the same runs, field by field.
 """
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from src.tracking.mirror import TrackerUnavailable
 from src.tracking.record import mask
-from src.tracking.views import experiment_tags
+from src.tracking.views import saved_views
 
 LOCK_TIMEOUT_S = 60
 
@@ -57,7 +57,7 @@ def _prepare(uri: str, experiment: str) -> Experiment:
             known = client.get_experiment(client.create_experiment(experiment, artifact_location=location))
         elif known.lifecycle_stage == "deleted":
             client.restore_experiment(known.experiment_id)
-        for tag, value in experiment_tags().items():
+        for tag, value in saved_views().items():
             if tag not in known.tags:  # a view that the user has changed stays as it is
                 client.set_experiment_tag(known.experiment_id, tag, value)
         return Experiment(known.experiment_id, known.artifact_location)

@@ -15,7 +15,7 @@ from typing import Any
 
 from src.tracking.mirror import Found, RecordRefused, TrackerUnavailable
 from src.tracking.record import Key, Point, Record, mask
-from src.tracking.views import experiment_tags
+from src.tracking.views import saved_views
 
 TIMEOUT_S = 10
 """For one request. A tracker slower than this is treated as down; nothing is lost by it."""
@@ -100,7 +100,7 @@ class ServerMirror:
             known = self._client.get_experiment_by_name(name)
         if known.lifecycle_stage == "deleted":
             self._client.restore_experiment(known.experiment_id)
-        for tag, value in experiment_tags().items():
+        for tag, value in saved_views().items():
             if tag not in known.tags:  # a view that the user has changed stays as it is
                 self._client.set_experiment_tag(known.experiment_id, tag, value)
         return str(known.experiment_id)

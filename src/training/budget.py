@@ -84,7 +84,7 @@ def stage_lengths(
         return lengths
     assert isinstance(stopping, BudgetStopping)
     if stopping.match == "marginal":
-        return _marginal(stopping, stages, dataset_sizes, batches)
+        return _marginal(stopping, stages, dataset_sizes, batches, batch_size)
     total = _total(stopping, dataset_sizes, batch_size)
     amounts = _divide(total, [stage.n_counted * stage.factor for stage in stages])
     make = Length.of_samples if stopping.match == "samples" else Length.of_updates
@@ -116,20 +116,26 @@ def _total(stopping: BudgetStopping, dataset_sizes: Sequence[int], batch_size: i
 
 
 def _divide(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` in whole parts by weight, the remainder to the last."""
-    if not weights:
-        return []
-    amounts = [int(total * weight // sum(weights)) if sum(weights) else 0 for weight in weights[:-1]]
-    return [*amounts, total - sum(amounts)]
+    """`total` in whole parts by weight, the remainder to the last that has any; nothing where nothing has."""
+    if not any(weights):
+        return [0] * len(weights)
+    amounts = [int(total * weight // sum(weights)) for weight in weights]
+    last = max(k for k, weight in enumerate(weights) if weight)
+    amounts[last] += total - sum(amounts)
+    return amounts
 
 
 def _marginal(
-    stopping: BudgetStopping, stages: Sequence[StageSize], dataset_sizes: Sequence[int], batches: Sequence[int]
+    stopping: BudgetStopping,
+    stages: Sequence[StageSize],
+    dataset_sizes: Sequence[int],
+    batches: Sequence[int],
+    batch_size: int | str,
 ) -> list[Length]:
     """Stages on Dataset 1 alone are sunk cost and make their own passes; the others share the updates of Dataset 2..."""
     assert stopping.epochs is not None
     others = [k for k, stage in enumerate(stages) if not stage.first_alone]
-    shared = stopping.epochs * sum(-(-n // batches[-1]) for n in dataset_sizes[1:])
+    shared = stopping.epochs * sum(_updates_of_pass(n, batch_size) for n in dataset_sizes[1:])
     amounts = dict(zip(others, _divide(shared, [stages[k].n_counted * stages[k].factor for k in others]), strict=True))
     lengths = []
     for k, (stage, batch) in enumerate(zip(stages, batches, strict=True)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config import Config, ConfigError
-from src.models.build import build_model
+from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm
 from src.regimes.checkpoint import read
 from src.training.feed import Place
@@ -51,7 +51,7 @@ def execute(config: Config, plan: Plan, store: Store, place: Place) -> Execution
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained."""
     execution = Execution(store)
     for group in plan.groups:
-        missing = from_first_rank(partial(_load, group, plan, execution), place)
+        missing = from_first_rank(partial(_load, group, plan, execution, place.device.type), place)
         _share_loaded(group, execution, place)
         ready = []
         for key in missing:
@@ -62,9 +62,28 @@ def execute(config: Config, plan: Plan, store: Store, place: Place) -> Execution
                 execution.failures[key] = execution.failures[failed]
             elif all(parent in execution.results and not execution.diverged(parent) for parent in needed):
                 ready.append(node)
-        if ready:
-            _train(config, plan, ready, execution, place)
+        for nodes in _going_on_alike(ready, execution):
+            _train(config, plan, nodes, execution, place)
     return execution
+
+
+def _going_on_alike(nodes: Sequence[Node], execution: Execution) -> list[list[Node]]:
+    """The nodes by the optimizer state they go on with: a stack of models has one step count, which all must share."""
+    alike: dict[tuple[tuple[str, float], ...], list[Node]] = {}
+    for node in nodes:
+        state = _inherited(node, execution) or {}
+        names = tuple((name, float(t) if name.startswith("step/") else 0.0) for name, t in sorted(state.items()))
+        alike.setdefault(names, []).append(node)
+    return list(alike.values())
+
+
+def _inherited(node: Node, execution: Execution) -> Mapping[str, Tensor] | None:
+    """The optimizer state the stage goes on with; None if it starts with a fresh one."""
+    if not node.parents or node.stage.reset_optimizer:
+        return None
+    state = execution.results[node.parents[0]].optimizer
+    assert state is not None, node.key
+    return state
 
 
 def from_first_rank(decide: Callable[[], T], place: Place) -> T:
@@ -76,11 +95,11 @@ def from_first_rank(decide: Callable[[], T], place: Place) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def _load(keys: Sequence[str], plan: Plan, execution: Execution) -> list[str]:
+def _load(keys: Sequence[str], plan: Plan, execution: Execution, device: str) -> list[str]:
     """Takes what the store has; the keys it has not."""
     for key in keys:
         result = execution.store.get(key, need_optimizer=key in plan.keep_optimizer)
-        if result is not None:
+        if result is not None and result.ledger.device == device:  # runs of CPU and of CUDA are never mixed
             execution.results[key] = result
     return [key for key in keys if key not in execution.results]
 
@@ -92,47 +111,44 @@ def _share_loaded(keys: Sequence[str], execution: Execution, place: Place) -> No
 
 
 def _train(config: Config, plan: Plan, nodes: Sequence[Node], execution: Execution, place: Place) -> None:
-    limit = None
-    start = 0
-    while start < len(nodes):
-        try:
-            models = [_starting_model(config, nodes[start], execution, place)]
-            limit = limit or _group_limit(config, models[0], place)
-            group = nodes[start : start + limit]
-            models += [_starting_model(config, node, execution, place) for node in group[1:]]
-            results = _fit(config, plan, group, models, execution, place)
-        except ConfigError:
+    limit = _group_limit(config, nodes[0], place)
+    for start in range(0, len(nodes), limit):
+        _train_group(config, plan, nodes[start : start + limit], execution, place)
+
+
+def _train_group(config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place) -> None:
+    """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do not."""
+    try:
+        results = _fit(config, plan, group, execution, place)
+    except ConfigError:
+        raise
+    except Exception as error:
+        if place.world > 1:  # the other ranks wait for this one: all must end
             raise
-        except Exception as error:
-            failed = nodes[start : start + (limit or len(nodes))]
-            line = " ".join(f"{type(error).__name__}: {error}".split())
-            execution.failures.update({node.key: (line, traceback.format_exc()) for node in failed})
-            start += len(failed)
-            continue
+        failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
+    else:
         for node, result in zip(group, results, strict=True):
             execution.results[node.key] = result
             execution.trained.add(node.key)
             if place.rank == 0:
                 execution.store.put(node.key, result)
-        start += len(group)
+        return
+    if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
+        execution.failures[group[0].key] = failure
+        return
+    half = len(group) // 2
+    _train_group(config, plan, group[:half], execution, place)
+    _train_group(config, plan, group[half:], execution, place)
 
 
-def _fit(
-    config: Config, plan: Plan, group: Sequence[Node], models: list[nn.Module], execution: Execution, place: Place
-) -> list[StageResult]:
-    optimizer_states: list[Mapping[str, Tensor]] | None = None
-    if group[0].parents and not group[0].stage.reset_optimizer:
-        optimizer_states = []
-        for node in group:
-            state = execution.results[node.parents[0]].optimizer
-            assert state is not None
-            optimizer_states.append(state)
+def _fit(config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place) -> list[StageResult]:
+    inherited = [state for node in group if (state := _inherited(node, execution)) is not None]
     results = fit(
         config,
         group,
-        models,
+        [_starting_model(config, node, execution, place) for node in group],
         place,
-        optimizer_states=optimizer_states or None,
+        optimizer_states=inherited or None,
         penalty=make_penalty(config, plan, group, execution.results, execution.fishers, place),
         keep_optimizer=any(node.key in plan.keep_optimizer for node in group),
     )
@@ -145,17 +161,20 @@ def _charged(plan: Plan, node: Node, result: StageResult) -> StageResult:
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
 
 
-def _group_limit(config: Config, model: nn.Module, place: Place) -> int:
+def _group_limit(config: Config, node: Node, place: Place) -> int:
     """How many models train side by side: as the user said, else by memory, from the model alone."""
+    model = build_meta_model(config.arch, node.stream.input_shape, node.stream.n_outputs)
     if place.world > 1:
         if has_batchnorm(model) and place.device.type != "cuda":
             problem = "batch normalisation needs synchronised statistics, which only GPUs have; take one device"
             raise ConfigError("trainer.devices", place.world, problem)
         return 1
+    if config.trainer.precision == "16-mixed":
+        return 1  # the loss scale, and the updates it skips, would be common to the group
     if config.trainer.replicas != "auto":
         return config.trainer.replicas
     copies = 4  # weights, gradients, momentum, and the copy that is handed back
-    size = sum(p.numel() * p.element_size() for p in model.parameters()) * copies
+    size = sum(p.numel() for p in model.parameters()) * place.dtype.itemsize * copies
     return int(max(1, min(128, GROUP_MEBIBYTES * 2**20 // size)))
 
 

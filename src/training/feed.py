@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,11 @@ def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) 
         yield order[:, start:stop]
 
 
+def _labels(member: MixtureData, place: Place) -> Tensor:
+    """Classes as they are, targets in the precision of the training."""
+    return member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels
+
+
 class ResidentFeed:
     """Batches gathered from tensors on the device. Each `iter()` is the next epoch."""
 
@@ -95,9 +101,7 @@ class ResidentFeed:
         table = Table([member.parts for member in members], place)
         self.x = table.x
         self.rows = [rows.numpy() for rows in table.rows]
-        self.labels = [
-            member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels for member in members
-        ]
+        self.labels = [_labels(member, place) for member in members]
         self._whole: Batch | None = None
         """The one batch of every epoch, where that is so."""
 
@@ -129,7 +133,7 @@ class _Rows(Dataset[Batch]):
     def __init__(self, members: Sequence[MixtureData], place: Place) -> None:
         self.members, self.place = members, place
         self.offsets = [np.cumsum([0, *(len(part) for part in member.parts)]) for member in members]
-        self.labels = [member.labels for member in members]
+        self.labels = [_labels(member, place) for member in members]
 
     def __getitem__(self, positions: Any) -> Batch:
         mine = positions[:, self.place.rank :: self.place.world]
@@ -153,18 +157,18 @@ class StreamingFeed:
 
     def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, n_loaders: int) -> None:
         self.members, self.length, self.place, self.n_loaders = members, length, place, n_loaders
-        self.rows = _Rows(members, place)
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
         batches = list(batch_positions(self.members, self.length, self.epoch))
         self.epoch += 1
         loader: DataLoader[Batch] = DataLoader(
-            self.rows,
+            _Rows(self.members, self.place),
             batch_size=None,
             sampler=batches,
             num_workers=self.n_loaders,
             pin_memory=self.place.device.type == "cuda",
+            generator=torch.Generator(),  # its workers' seeds are drawn from it instead of the global generator
         )
         yield from loader
 
@@ -173,10 +177,12 @@ Feed = ResidentFeed | StreamingFeed
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:
-    """The same data in batches of another size, one epoch of it: for figures over all of a stage's training data."""
+    """The same data in batches of another size, one epoch of it, whole on every rank: for figures over all of a stage's
+    training data."""
     again = copy.copy(feed)
+    again.place = dataclasses.replace(feed.place, rank=0, world=1)
     n_draws = feed.length.n_draws
-    if isinstance(again, ResidentFeed) and n_draws > batch_size:
+    if isinstance(again, ResidentFeed) and (n_draws > batch_size or feed.place.world > 1):
         again._whole = None
     again.length, again.epoch = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0
     return again

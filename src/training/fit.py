@@ -40,8 +40,11 @@ class StageMonitor(pl.Callback):
     rule: Rule
     score: Callable[[], list[PoolScores]]
     curve_every: int
+    keep_optimizer: bool = False
     ends: dict[int, tuple[Verdict, int]] = field(default_factory=dict)
     """Model -> its verdict and the updates it made."""
+    optimizers: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Model -> optimizer state at its end, if it is kept: in a stack, momentum and step count go on after it."""
     epoch: int = 0
     points: list[tuple[int, bool, list[PoolScores]]] = field(default_factory=list)
     """(updates, whether it is one of every stage's regular points or a model's own end, scores)."""
@@ -51,10 +54,11 @@ class StageMonitor(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Dropout draws from generators of the models' own, addressed by seed, data and epoch."""
-        del trainer, pl_module
+        del pl_module
         replicas = self.module.replicas
         if isinstance(replicas, LoopReplicas) and has_dropout(replicas.models[0]):
-            seeds = [derive(node.seed, "noise", node.data.digest, self.epoch) for node in self.nodes]
+            rank = [trainer.global_rank] if self.module.world > 1 else []  # ranks see other rows, and drop others
+            seeds = [derive(node.seed, "noise", node.data.digest, self.epoch, *rank) for node in self.nodes]
             replicas.seed_noise(seeds)
 
     def on_train_batch_end(
@@ -102,6 +106,10 @@ class StageMonitor(pl.Callback):
 
     def _end(self, model: int, verdict: Verdict, updates: int) -> None:
         self.ends[model] = (verdict, updates)
+        if self.keep_optimizer:
+            optimizer = self.module.optimizers(use_pl_optimizer=False)
+            assert isinstance(optimizer, torch.optim.Optimizer)
+            self.optimizers[model] = self.module.optimizer_state(optimizer)[model]
         self.module.replicas.stop(model, verdict.restore)
 
 
@@ -146,22 +154,25 @@ def fit(
         held = penalty if first.stage.penalty.kind != "none" else None
         return training_figure(replicas, feed, config.loss, getattr(config.stopping, "quantity", "loss"), held)
 
-    rule = make_rule(config.stopping, len(nodes), monitor=monitored, states=replicas.states, figure=figure)
-    every = -(-first.length.n_epochs // config.trainer.curve_points) if first.length.n_epochs else 1
-    monitor = StageMonitor(module, nodes, rule, partial(scorer.score, replicas), curve_every=every)
+    n_epochs = first.length.n_epochs
+    rule = make_rule(config.stopping, len(nodes), n_epochs, monitor=monitored, states=replicas.states, figure=figure)
+    every = max(1, -(-n_epochs // config.trainer.curve_points))
+    monitor = StageMonitor(module, nodes, rule, partial(scorer.score, replicas), every, keep_optimizer)
     if first.length.updates:
-        _train(config, module, feed, monitor, first.length.n_epochs, place)
+        _train(config, module, feed, monitor, n_epochs, place)
     else:  # no training at all: the weights are scored as they are
         monitor.ends = {model: (Verdict("length"), 0) for model in range(len(nodes))}
         module.replicas.to(place.device)
         monitor.points.append((0, True, scorer.score(replicas)))
     states = replicas.states()
-    optimizers = _optimizer_states(module) if keep_optimizer and first.length.updates else None
+    for model, state in enumerate(states):
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # the last update was one too many
+            monitor.ends[model] = (Verdict("diverged"), monitor.ends[model][1])
     seconds = time.perf_counter() - started
     return [
         StageResult(
             weights=states[r],
-            optimizer=optimizers[r] if optimizers is not None else None,
+            optimizer=monitor.optimizers.get(r),
             curves=_curves(monitor, r),
             ledger=_ledger(node, *monitor.ends[r], seconds / len(nodes), len(nodes), vmapped, place),
         )
@@ -190,12 +201,6 @@ def _train(config: Config, module: GroupModule, feed: Feed, monitor: StageMonito
     if trainer.interrupted:
         raise KeyboardInterrupt
     assert monitor._updates == monitor.nodes[0].length.updates or trainer.should_stop
-
-
-def _optimizer_states(module: GroupModule) -> list[dict[str, Tensor]]:
-    optimizer = module.optimizers(use_pl_optimizer=False)
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return module.optimizer_state(optimizer)
 
 
 def training_figure(

@@ -87,13 +87,14 @@ class GroupModule(pl.LightningModule):
         assert self.optimizer_states is not None
         keys = [key.split("/", 1)[0] for key in self.optimizer_states[0] if key.split("/", 1)[1] == name]
         if model is not None:
-            return {key: self.optimizer_states[model][f"{key}/{name}"].clone() for key in keys}
+            mine = self.optimizer_states[model]
+            return {key: _placed(key, mine[f"{key}/{name}"].clone(), parameter) for key in keys}
         restored = {}
         for key in keys:
             each = [state[f"{key}/{name}"] for state in self.optimizer_states]
             if each[0].shape == parameter.shape[1:] and key != "step":
                 dummies = parameter.shape[0] - len(each)
-                restored[key] = torch.stack([*each, *[each[-1]] * dummies])
+                restored[key] = _placed(key, torch.stack([*each, *[each[-1]] * dummies]), parameter)
             else:
                 restored[key] = each[0].clone()  # a step count, the same for all
         return restored
@@ -111,3 +112,8 @@ class GroupModule(pl.LightningModule):
                 for r, state in enumerate(states):
                     state[f"{key}/{name}"] = value.clone() if key == "step" else value[r].clone()
         return states
+
+
+def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """A piece of optimizer state where torch wants it: beside its parameter, but a count of steps on the CPU."""
+    return value if key == "step" else value.to(parameter.device)

@@ -90,8 +90,9 @@ def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None
 class OutputPenalty:
     """strength x mean over the batch of the distance between each model's outputs and its teacher's on the same inputs.
 
-    Cross entropy of softmax(outputs / temperature) relative to softmax(teacher / temperature), as Li & Hoiem 2017 have it
-    (no factor temperature^2); for ``mse`` the squared error of the outputs, mean over columns, without a temperature.
+    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy of Li
+    & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the outputs,
+    mean over columns, without a temperature.
     """
 
     teacher: Replicas
@@ -107,8 +108,8 @@ class OutputPenalty:
         if self.loss == "mse":
             distance = (outputs - targets).square().mean(-1)
         else:
-            wanted = (targets / self.temperature).softmax(-1)
-            distance = -(wanted * (outputs / self.temperature).log_softmax(-1)).sum(-1)
+            wanted = (targets / self.temperature).log_softmax(-1)
+            distance = (wanted.exp() * (wanted - (outputs / self.temperature).log_softmax(-1))).sum(-1)
         penalty: Tensor = self.strength * distance.mean(1)
         return penalty
 
@@ -184,7 +185,9 @@ def _accumulated(
     samples, each data set's at the weights its own stage ended with."""
     if node.key not in fishers:
         model = _model(config, node, results[node.key].weights, place).to(place.device)
-        fishers[node.key] = fisher_sum(model, node.data, config.loss, place, config.trainer.resident_mib)
+        fishers[node.key] = fisher_sum(
+            model, node.data, node.stream.n_outputs, config.loss, place, config.trainer.resident_mib
+        )
     total = fishers[node.key]
     if node.stage.penalty.kind == "ewc":
         assert node.penalty_parent is not None
@@ -193,7 +196,9 @@ def _accumulated(
     return total
 
 
-def fisher_sum(model: nn.Module, data: MixtureData, loss: Loss, place: Place, resident_mib: int = 1024) -> State:
+def fisher_sum(
+    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Place, resident_mib: int = 1024
+) -> State:
     """Diagonal of the Fisher information of the model on the inputs of `data`, summed over the samples, by parameter.
 
     The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is
@@ -204,35 +209,51 @@ def fisher_sum(model: nn.Module, data: MixtureData, loss: Loss, place: Place, re
     """
     assert data.n_draws == data.n_samples, "a stage that is held near to draws every sample once an epoch"
     model = model.eval()
+    # gradients of single samples in a batch are grouped convolutions, which a CPU does slower than one after the other
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+    squares = _squares_in_turn if convolves and place.device.type == "cpu" else _squares_together
+    n_numbers = sum(p.numel() for p in model.parameters())
+    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
+    rng = generator(data.seed, "noise", "fisher", data.digest)
+    rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * min(n_outputs, EXACT_UP_TO))))
+    length = Length.of_epochs(data.n_draws, rows, 1)
+    for x, _, _ in make_feed([data], length, Place(place.device, place.dtype), resident_mib):
+        with torch.no_grad():
+            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.device)
+            vectors = _output_vectors(model(x[0]), uniform, loss)
+        for name, square in squares(model, x[0], vectors).items():
+            total[name] += square
+    return {name: tensor.to(place.dtype).cpu() for name, tensor in total.items()}
+
+
+def _squares_together(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+    """Sum over the samples x [b, ...] and their vectors s_c [b, C, K] of (J's_c)^2, by parameter, in float64."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
-    n_numbers = sum(p.numel() for p in parameters.values())
 
-    def squares(x: Tensor, vectors: Tensor) -> State:
-        """Of one sample x [...] and its vectors s_c [C, K]: sum_c (J's_c)^2."""
-
+    def of_one(sample: Tensor, own: Tensor) -> State:
         def outputs(values: State) -> Tensor:
-            out: Tensor = functional_call(model, {**buffers, **values}, (x.unsqueeze(0),))
+            out: Tensor = functional_call(model, {**buffers, **values}, (sample.unsqueeze(0),))
             return out[0]
 
         pull = vjp(outputs, parameters)[1]
-        (gradients,) = vmap(pull)(vectors)
+        (gradients,) = vmap(pull)(own)
         return {name: gradient.square().sum(0) for name, gradient in gradients.items()}
 
+    return {name: square.double().sum(0) for name, square in vmap(of_one)(x, vectors).items()}
+
+
+def _squares_in_turn(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+    """The same, one backward pass after the other."""
+    parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    rng = generator(data.seed, "noise", "fisher", data.digest)
-    n_outputs = len(data.labels[0]) if data.labels.ndim > 1 else None
-    with torch.no_grad():
-        n_outputs = n_outputs or int(model(data.parts[0].inputs(place.dtype)[:1].to(place.device)).shape[-1])
-        n_vectors = n_outputs if n_outputs <= EXACT_UP_TO else 1
-        rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * n_vectors)))
-        length = Length.of_epochs(data.n_draws, rows, 1)
-        for x, _, _ in make_feed([data], length, Place(place.device, place.dtype), resident_mib):
-            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.device)
-            vectors = _output_vectors(model(x[0]), uniform, loss)
-            for name, square in vmap(squares)(x[0], vectors).items():
-                total[name] += square.double().sum(0)
-    return {name: tensor.to(place.dtype).cpu() for name, tensor in total.items()}
+    for sample, own in zip(x, vectors, strict=True):
+        outputs = model(sample.unsqueeze(0))[0]
+        for vector in own:
+            gradients = torch.autograd.grad(outputs @ vector, list(parameters.values()), retain_graph=True)
+            for square, gradient in zip(total.values(), gradients, strict=True):
+                square += gradient.double().square()
+    return total
 
 
 def _output_vectors(outputs: Tensor, uniform: Tensor, loss: Loss) -> Tensor:

@@ -96,7 +96,7 @@ def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: 
     return {
         "metrics": metrics,
         "accuracy_matrix": matrix,
-        "stages": [_stage_entry(node, stage) for node, stage in zip(nodes, stages, strict=True)],
+        "stages": [_stage_entry(config, node, stage) for node, stage in zip(nodes, stages, strict=True)],
         "cost": {
             "updates": sum(stage.ledger.updates for stage in stages),
             "samples": samples,
@@ -124,14 +124,15 @@ def _learned(node: Node) -> list[int]:
     return [part for part in node.stage.mixture.parts if len(node.stream.train[part])]
 
 
-def _stage_entry(node: Node, stage: StageResult) -> dict[str, Any]:
+def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, Any]:
     ledger = stage.ledger
+    by_length = ledger.stopped_by == "length"  # one stage may serve cells with the rules `epochs` and `budget`
     return {
         "parts": _learned(node),
         "updates": ledger.updates,
         "samples": ledger.samples,
         "epochs": ledger.epochs,
-        "stopped_by": ledger.stopped_by,
+        "stopped_by": config.stopping.name if by_length else ledger.stopped_by,
         "converged": ledger.converged,
         "best_epoch": ledger.best_epoch,
     }

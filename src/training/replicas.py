@@ -101,7 +101,7 @@ class LoopReplicas(Replicas):
         self.noise = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
-                torch.random.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
                 self.noise.append(torch.random.get_rng_state())
 
     @contextmanager

@@ -55,9 +55,10 @@ class EarlyStoppingRule(Rule):
         states: Sequence[State] | None = None
         stopped = {}
         for model in running:
-            if model not in self.best or figures[model] < self.best[model][0]:
+            figure = math.inf if math.isnan(figures[model]) else figures[model]  # undefined is worse than any
+            if model not in self.best or figure < self.best[model][0]:
                 states = states if states is not None else self.states()
-                self.best[model] = (figures[model], epoch, states[model])
+                self.best[model] = (figure, epoch, states[model])
             elif epoch - self.best[model][1] >= self.patience:
                 stopped[model] = self._back("patience", model)
         return stopped
@@ -72,36 +73,42 @@ class EarlyStoppingRule(Rule):
 
 @dataclass
 class ConvergenceRule(Rule):
-    """Stops a model when its figure on its own training data is at most `tolerance`; at the cap it has not converged."""
+    """Stops a model when its figure on its own training data is at most `tolerance`; at the cap it has not converged.
+
+    The figure is asked for every `check_every` epochs, and after the last of `n_epochs`.
+    """
 
     tolerance: float = 0.0
     check_every: int = 1
+    n_epochs: int = field(kw_only=True)
     figure: Callable[[], Sequence[float]] = field(kw_only=True)
-    last: dict[int, float] = field(default_factory=dict)
 
     def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
-        if epoch % self.check_every:
+        if epoch % self.check_every and epoch < self.n_epochs:
             return {}
         figures = self.figure()
-        self.last = {model: figures[model] for model in running}
         return {m: Verdict("tolerance", converged=True) for m in running if figures[m] <= self.tolerance}
 
     def final(self, model: int) -> Verdict:
-        reached = self.last.get(model, math.inf) <= self.tolerance
-        return Verdict("tolerance" if reached else "cap", converged=reached)
+        del model
+        return Verdict("cap", converged=False)
 
 
 def make_rule(
     stopping: StoppingConfig,
     n_models: int,
+    n_epochs: int,
     *,
     monitor: Callable[[], Sequence[float]],
     states: Callable[[], Sequence[State]],
     figure: Callable[[], Sequence[float]],
 ) -> Rule:
-    """The rule of a stage; `monitor`, `states`, `figure` are asked only by the rules that need them."""
+    """The rule of a stage of at most `n_epochs`; `monitor`, `states`, `figure` are asked only by rules that need them."""
     if isinstance(stopping, EarlyStopping):
         return EarlyStoppingRule(n_models, patience=stopping.patience, monitor=monitor, states=states)
     if isinstance(stopping, ConvergenceStopping):
-        return ConvergenceRule(n_models, tolerance=stopping.tolerance, check_every=stopping.check_every, figure=figure)
+        every = stopping.check_every
+        return ConvergenceRule(
+            n_models, tolerance=stopping.tolerance, check_every=every, n_epochs=n_epochs, figure=figure
+        )
     return Rule(n_models)

@@ -21,7 +21,7 @@ from src.analysis.report.example import (
     stages_of,
     training_set,
 )
-from src.analysis.report.style import INKS, PANEL, Look, Picture, label, looks, panel, picture
+from src.analysis.report.style import INKS, PANEL, Look, Picture, label, legend_below, looks, panel, picture
 from src.evaluation.drift import (
     features_and_logits,
     mean_probabilities,
@@ -54,7 +54,7 @@ def drift_pictures(
     pictures = [_movement_bars(example, runs, styles, folder)]
     notes: list[str] = []
     groups = layers(example.model)[:MOST_LAYERS]
-    layer_looks = looks([name or "weights" for name, _ in groups])
+    layer_looks = looks([name or "weights" for name, _ in groups], first=2)
     if path.watched:
         pictures.append(_movement_path(example, path, layer_looks, folder))
     else:
@@ -119,8 +119,7 @@ def _movement_bars(example: Example, runs: Sequence[RunRecord], styles: Mapping[
     ax.set_xticks(range(len(names)), [name or "weights" for name in names], fontsize=7)
     if sum(map(len, names)) > 44:
         ax.tick_params(axis="x", labelrotation=60)
-    ax.margins(y=0.28)
-    ax.legend(fontsize=7, frameon=False, loc="upper left", ncols=min(3, len(steps)))
+    legend_below(figure, *ax.get_legend_handles_labels())
     n = max((len(of_seeds) for of_seeds in steps.values()), default=0)
     label(ax, "movement of each layer in each stage", "layer, input to output", "|w₁ − w₀| / |w₀|")
     return picture(
@@ -151,8 +150,7 @@ def _movement_path(example: Example, path: WeightPath, styles: Mapping[str, Look
             final[name] = float(y[-1])
     _boundaries(ax, path)
     if len(groups) <= 8:
-        ax.legend(fontsize=7, frameon=False, loc="upper right")
-        ax.margins(y=0.2)
+        legend_below(figure, *ax.get_legend_handles_labels(), columns=4)
     label(ax, f"{example.staged}: movement within the stage", "updates", "|w − w₀| / |w₀|")
     order = ", ".join(f"{name} {value:.2f}" for name, value in sorted(final.items(), key=lambda item: -item[1])[:4])
     return picture(
@@ -215,7 +213,7 @@ def _probabilities(example: Example, path: WeightPath, folder: Path) -> Picture:
     moved = values[-1] - values[boundary]
     absent = [k for k in range(len(names)) if shares[-1][k] == 0 and shares[:, k].any()]
     chosen = list(dict.fromkeys([*absent, *np.argsort(-np.abs(moved)).tolist()]))[: max(HIGHLIGHTED, len(absent[:6]))]
-    styles = looks([names[k] for k in chosen])
+    styles = looks([names[k] for k in chosen], first=2)
     figure, ax = panel()
     for k in range(len(names)):
         if k not in chosen:
@@ -227,15 +225,12 @@ def _probabilities(example: Example, path: WeightPath, folder: Path) -> Picture:
             [path.updates[-1] * 1.02], [100 * shares[-1][k]], marker="<", color=style.ink, markersize=5, clip_on=False
         )
     _boundaries(ax, path)
-    ax.set_ylim(bottom=0)
     handles = [
         ax.plot([], [], color=styles[names[k]].ink, linestyle=styles[names[k]].dash, linewidth=1.7)[0] for k in chosen
     ]
     tags = [names[k] + (" (absent from the last data set)" if k in absent else "") for k in chosen]
-    ax.margins(y=0.25)
-    top = 100 * max(values.max(), shares[-1].max())
-    ax.set_ylim(0, top * (1.18 + 0.09 * len(chosen)))
-    ax.legend(handles, tags, fontsize=7, frameon=False, loc="upper right")
+    ax.set_ylim(0, 108 * max(values.max(), shares[-1].max()))
+    legend_below(figure, handles, tags, columns=2 if absent else 4)
     label(ax, f"{example.staged}: predicted classes on Dataset 1", "updates", "mean probability, %")
     said = ", ".join(f"{names[k]} from {100 * values[boundary][k]:.0f} to {100 * values[-1][k]:.0f} %" for k in chosen)
     shown = "update by update" if path.watched else "at the ends of the stages"

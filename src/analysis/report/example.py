@@ -24,6 +24,7 @@ MOST_SECONDS = 5.0
 MOST_FLOATS = 40_000_000
 """Weights that are kept of all points of a path together."""
 PATH_POINTS = 48
+MOST_STAGES = 12
 
 
 class Unavailable(Exception):
@@ -238,6 +239,8 @@ def _watched(
 
 def _check_cost(example: Example, results: Sequence[StageResult], n_points: int) -> None:
     """A stage's seconds are its share of its group's; stacked models train about as long alone as together."""
+    if len(results) > MOST_STAGES:
+        raise Unavailable(f"it has {len(results)} stages")
     seconds = sum(r.ledger.seconds * (r.ledger.group if r.ledger.engine == "vmap" else 1) for r in results)
     if seconds > MOST_SECONDS * len(results):
         raise Unavailable(f"training its stages again would take about {seconds:.0f} s")

@@ -58,7 +58,7 @@ def forgetting_pictures(
     across = names[0] if names else None
     lines = names[1] if len(names) > 1 and len(axes[names[1]]) <= MOST_LINES else None
     rest = [name for name in names if name not in (across, lines)]
-    styles = looks([axis_text(level) for level in axes[lines]] if lines else [regime])
+    styles = looks([axis_text(level) for level in axes[lines]] if lines else [regime], first=2)
     pictures = []
     facets = list(product(*(axes[name] for name in rest)))
     limits = _limits(list(values.values()))

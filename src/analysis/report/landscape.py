@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.analysis.report.example import Example, Unavailable, WeightPath, training_set
-from src.analysis.report.style import DASHES, INKS, Look, Picture, label, panel, picture
+from src.analysis.report.style import DASHES, INKS, Look, Picture, label, legend_below, panel, picture
 from src.evaluation.landscape import (
     Barrier,
     Plane,
@@ -222,7 +222,7 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
         ax.annotate(
             point,
             (x, y),
-            (9 if side == "left" else -9, 6),
+            (9 if side == "left" else -9, -14 if point == "Dataset 1" else 7),
             textcoords="offset points",
             ha=side,
             fontsize=8,
@@ -270,9 +270,7 @@ def _ways(example: Example, found: Landscape, folder: Path) -> Picture:
         ax.plot(positions, losses[UNION], color="#111111", linestyle=DASHES[3], linewidth=1.8, label=tag)
         said.append(f"{tag} {on_curve.height:.2g}")
     ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.42)
-    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    legend_below(figure, *ax.get_legend_handles_labels(), columns=2)
     label(ax, "union loss on the way from one to another", "position along the way", "loss on the union (log)")
     return picture(
         figure,

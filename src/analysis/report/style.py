@@ -44,13 +44,28 @@ class Look:
         return "solid" if self.dash == "-" else "dashed"
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each name; past the eighth they come again."""
+def looks(names: Sequence[str], *, first: int = 0) -> dict[str, Look]:
+    """A look for each name, from the `first` on; past the eighth they come again.
+
+    Regimes take them from 0; layers, classes and levels of an axis from 2, so that no line is mistaken for a regime.
+    """
     n = len(INKS)
     return {
-        name: Look(ink=INKS[k % n], dash=DASHES[(k + k // n) % n], marker=MARKERS[(k + k // n) % n])
-        for k, name in enumerate(names)
+        name: Look(ink=INKS[k % n], dash=DASHES[(k - first + k // n) % n], marker=MARKERS[(k + k // n) % n])
+        for k, name in enumerate(names, start=first)
     }
+
+
+def legend_below(figure: Figure, handles: Sequence[object], names: Sequence[str], *, columns: int = 3) -> None:
+    """A legend under the axes, where it hides nothing."""
+    figure.legend(
+        list(handles),
+        list(names),
+        loc="outside lower center",
+        ncols=min(columns, len(names)),
+        fontsize=7.5,
+        frameon=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

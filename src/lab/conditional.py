@@ -1,0 +1,345 @@
+"""Exact rows: trained weights and figures beside the formula on the very same samples, with no average over data.
+
+Theory gets the samples of the stream, the laboratory its configuration; between them lie split, plan, stages, penalties,
+stopping and evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from src.config import Config
+from src.data.stream import Stream
+from src.lab.cell import Floats, Measured, design, lab, measure
+from src.lab.rows import Row, exact
+from src.theory import linear, order, priors, quadratic, risks
+
+SEEDS = (0, 1, 2, 3)
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "d=20, n=8+8, shift .7": ("split.sizes=[8,8]", "data.target_shift=0.7"),
+    "d=20, n=60+40, shift .7": ("split.sizes=[60,40]", "data.target_shift=0.7"),
+    "d=20, n=10+60": ("split.sizes=[10,60]",),
+    "d=20, n=60+10, shift 2": ("split.sizes=[60,10]", "data.target_shift=2"),
+    "d=20, n=16+26, noise 2": ("split.sizes=[16,26]", "data.noise=2"),
+    "d=20, n=8+8, drawn starting weights": ("split.sizes=[8,8]", "arch.init=default"),
+    "d=4, n=3+12, covariances diag(4,1,1,.2), diag(.5,1,2,3)": (
+        "data.dim=4",
+        "split.sizes=[3,12]",
+        "data.covariances=[[[4,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,0.2]],[[0.5,0,0,0],[0,1,0,0],[0,0,2,0],[0,0,0,3]]]",
+    ),
+    "d=8, n=12+12, subspaces of 3 at 30 degrees": ("data.dim=8", "split.sizes=[12,12]", "data.rank=3", "data.angle=30"),
+    "d=20, n=6+5+4, shift .7": ("split.parts=3", "split.sizes=[6,5,4]", "data.target_shift=0.7"),
+}
+"""Both sides of n = d, for each stage and for the union; what `data=gaussian` can do."""
+
+
+def rows() -> Iterator[Row]:
+    """All of them."""
+    for setting, overrides in SETTINGS.items():
+        yield from projections(setting, overrides)
+    yield from warm_starts()
+    yield from too_low_a_rate()
+    yield from evaluations()
+    yield from quadratics()
+    yield from held_back()
+    yield from orders()
+    yield from label_shift()
+    yield from files()
+
+
+def parts_of(stream: Stream) -> list[tuple[Floats, Floats]]:
+    """The training samples of every data set."""
+    return [design(part) for part in stream.train]
+
+
+def _starts(cell: Measured) -> list[Floats]:
+    """The starting weights of every seed."""
+    from src.models.build import build_model
+
+    streams = [cell.streams[seed] for seed in cell.seeds]
+    models = [build_model(cell.config.arch, s.input_shape, 1, s.seed) for s in streams]
+    return [next(iter(model.parameters())).detach().double().numpy().reshape(-1) for model in models]
+
+
+def _setting(cell: Measured, text: str) -> str:
+    return f"{text}; NOT CONVERGED" if cell.unconverged else text
+
+
+def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
+    """w <- (I - P) w + X^+ y, stage after stage (Evron et al. 2022)."""
+    cell = measure(lab(*overrides, regimes="sequential,combined,d1_only,d2_only,reverse", seeds=SEEDS))
+    setting = _setting(cell, setting)
+    starts, data = _starts(cell), [parts_of(cell.streams[seed]) for seed in cell.seeds]
+    both = list(zip(starts, data, strict=True))
+    expected = {
+        "sequential": [linear.sequential_weights(w0, parts)[-1] for w0, parts in both],
+        "combined": [linear.combined_weights(w0, parts) for w0, parts in both],
+        "d1_only": [linear.affine_projection(w0, *parts[0]) for w0, parts in both],
+        "d2_only": [linear.affine_projection(w0, *parts[1]) for w0, parts in both],
+        "reverse": [linear.sequential_weights(w0, parts[::-1])[-1] for w0, parts in both],
+    }
+    for regime, weights in expected.items():
+        yield exact(f"projection: {regime}", setting, weights, cell.weights(regime))
+
+
+def warm_starts() -> Iterator[Row]:
+    """A start inside the row space, or a union of rank d, forgets where it came from; so do chunks one by one."""
+    for setting, sizes in (("d=20, n=60+40", "[60,40]"), ("d=20, n=8+6", "[8,6]")):
+        overrides = (f"split.sizes={sizes}", "arch.init=default", "data.target_shift=0.7")
+        regimes = ["combined", "warm_start", *(["shrink_perturb"] if "60" in sizes else [])]
+        cell = measure(lab(*overrides, regimes=",".join(regimes), seeds=SEEDS))
+        for regime in regimes[1:]:
+            name = f"negative control: {regime} = combined"
+            yield exact(name, _setting(cell, setting), cell.weights("combined"), cell.weights(regime))
+    cell = measure(lab("split.sizes=[12,12]", regimes="{chunked:{n_chunks:3}}", seeds=SEEDS))
+    label = "chunked(n_chunks=3)"
+    chunks = [[samples_of_stage(cell, label, stage, k) for stage in range(3)] for k in range(len(SEEDS))]
+    for k, seed in enumerate(cell.seeds):  # the three pieces are all of the union, each sample once
+        whole = np.sort(np.concatenate([y for _, y in chunks[k]]))
+        assert np.array_equal(whole, np.sort(np.concatenate([y for _, y in parts_of(cell.streams[seed])])))
+    weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
+    yield exact("projection: chunked", _setting(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
+
+
+def samples_of_stage(cell: Measured, regime: str, stage: int, k: int) -> tuple[Floats, Floats]:
+    """Inputs and targets of one stage of the k-th seed."""
+    from src.lab.cell import samples_of
+
+    return samples_of(cell.nodes(regime, stage)[k])
+
+
+def too_low_a_rate() -> Iterator[Row]:
+    """After T steps (1 - eta l)^T of the error along an eigenvalue l is left: stages that stop too early."""
+    for factor in (1.0, 0.1):
+        overrides = ("split.sizes=[30,12]", "stopping=epochs", "stopping.epochs=25", "optimizer.lr=0.02")
+        regime = "sequential" if factor == 1 else "{sequential:{lr_factor:0.1}}"
+        cell = measure(
+            lab(*_without_convergence(overrides), regimes=regime, seeds=SEEDS, study="linear_lab"), accuracy=None
+        )
+        label = cell.config.regimes[0].label
+        weights = []
+        for seed in cell.seeds:
+            first, second = parts_of(cell.streams[seed])
+            after1 = linear.weights_after(np.zeros(20), *first, lr=0.02, n_steps=25)
+            weights.append(linear.weights_after(after1, *second, lr=0.02 * factor, n_steps=25))
+        yield exact(
+            "too low a rate: 25 steps a stage", f"eta=.02, then {0.02 * factor:g}", weights, cell.weights(label)
+        )
+
+
+def _without_convergence(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Another stopping rule has none of the keys that the study sets for convergence."""
+    keys = ("quantity", "tolerance", "max_epochs", "check_every")
+    return (*overrides, *(f"~stopping.{key}" for key in keys))
+
+
+def evaluations() -> Iterator[Row]:
+    """What result.json says of given weights: test losses on d1, d2 and union, exact risks, loss on the training data."""
+    for setting, sizes in (
+        ("d=20, n=12+30, shift 1, no noise", (12, 30)),
+        ("d=20, n=40+8, shift 1, no noise", (40, 8)),
+    ):
+        overrides = (f"split.sizes=[{sizes[0]},{sizes[1]}]", "data.target_shift=1", "data.noise=0")
+        cell = measure(lab(*overrides, regimes="sequential,combined", seeds=SEEDS))
+        for regime in ("sequential", "combined"):
+            weights = cell.weights(regime)
+            losses: dict[str, list[float]] = {name: [] for name in ("d1/loss", "d2/loss", "union/loss", "train")}
+            excess: dict[str, list[float]] = {"d1/excess_risk": [], "d2/excess_risk": [], "union/excess_risk": []}
+            for k, seed in enumerate(cell.seeds):
+                stream = cell.streams[seed]
+                assert stream.populations is not None
+                targets = [population.target for population in stream.populations]
+                held_out, _ = design(stream.test.pools[0])
+                share = np.array(sizes) / sum(sizes)
+                mse = [float(np.mean((held_out @ (weights[k] - target)) ** 2)) for target in targets]
+                gap = [float(np.sum((weights[k] - target) ** 2)) for target in targets]
+                for name, value in zip(("d1/loss", "d2/loss", "union/loss"), (*mse, share @ mse), strict=True):
+                    losses[name].append(float(value))
+                for name, value in zip(excess, (*gap, share @ gap), strict=True):
+                    excess[name].append(float(value))
+                residuals = [x @ weights[k] - y for x, y in parts_of(stream)]
+                losses["train"].append(float(np.mean(np.concatenate(residuals) ** 2)))
+            trained = losses.pop("train")
+            for name, values in {**losses, **excess}.items():
+                found = cell.metric(regime, f"test/{name}")
+                yield exact(f"metric test/{name} of {regime}", setting, values, found)
+            yield exact(f"metric train/loss of {regime}", setting, trained, cell.metric(regime, "train/union/loss"))
+
+
+def quadratics() -> Iterator[Row]:
+    """Quadratic losses with given Hessians 2 C1, 2 C2 and optima o1, o2 (`data.draw=exact`)."""
+    first, second = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[0.4, -0.2], [-0.2, 1.5]])
+    optima = np.array([[1.0, -1.0], [-0.5, 2.0]])
+    for sizes in ((30, 10), (10, 30)):
+        cell = measure(lab(*_quadratic(first, second, optima, sizes), regimes="combined,average", seeds=SEEDS))
+        setting = _setting(cell, f"given Hessians, n={sizes[0]}+{sizes[1]}")
+        best = quadratic.combined_optimum([2 * first, 2 * second], optima, sizes)
+        each = np.tile(best, (len(SEEDS), 1))
+        yield exact("combined optimum of quadratics", setting, each, cell.weights("combined"))
+        mean = np.tile(optima.mean(axis=0), (len(SEEDS), 1))
+        yield exact("average of the optima", setting, mean, cell.weights("average"))
+    share = 10 / 40
+    overrides = (
+        *_quadratic(np.eye(2), np.eye(2), optima, (30, 10)),
+        "stopping=epochs",
+        "stopping.epochs=1",
+        "optimizer.lr=0.5",
+    )
+    config = lab(
+        *_without_convergence(overrides), regimes=f"combined,{{sequential:{{lr_factor:{share}}}}}", seeds=SEEDS
+    )
+    cell = measure(config, accuracy=None)
+    name = "positive control: the path of stage 2 meets the combined optimum"
+    label = cell.config.regimes[1].label
+    best = quadratic.combined_optimum([np.eye(2), np.eye(2)], optima, (30, 10))
+    assert quadratic.path_distance(np.eye(2), optima[1], optima[0], best) < 1e-9
+    yield exact(name, "Hessians multiples of I", np.tile(best, (len(SEEDS), 1)), cell.weights(label))
+
+
+def _quadratic(first: Floats, second: Floats, optima: Floats, sizes: tuple[int, int]) -> tuple[str, ...]:
+    return (
+        f"data.dim={len(first)}",
+        "data.draw=exact",
+        f"data.covariances={json.dumps([first.tolist(), second.tolist()])}",
+        f"data.weights={json.dumps(optima.tolist())}",
+        f"split.sizes=[{sizes[0]},{sizes[1]}]",
+    )
+
+
+def held_back() -> Iterator[Row]:
+    """EWC with a diagonal Hessian is combined, exactly; with another it is not; LwF is an average of weights."""
+    optima = np.array([[1.0, -1.0], [-0.5, 2.0]])
+    skew, second = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[0.4, -0.2], [-0.2, 1.5]])
+    for first, is_diagonal in ((np.diag([2.0, 0.5]), True), (skew, False)):
+        regimes = "combined,sequential,ewc,{ewc:{strength:0.3}},{l2_sp:{strength:0.7}}"
+        cell = measure(lab(*_quadratic(first, second, optima, (30, 10)), regimes=regimes, seeds=SEEDS))
+        setting = _setting(cell, f"{'diagonal' if is_diagonal else 'full'} H1, n=30+10")
+        fisher, hessian = np.diag(np.diag(2 * first)), 2 * second
+        weight = quadratic.matched_weight(30, 10)
+
+        def each(end: Floats) -> Floats:
+            return np.tile(end, (len(SEEDS), 1))
+
+        for label, strength in (("ewc", 1.0), ("ewc(strength=0.3)", 0.3)):
+            end = quadratic.ewc_optimum(hessian, optima[1], optima[0], fisher, strength * weight)
+            yield exact(f"penalty: {label}", setting, each(end), cell.weights(label))
+        end = quadratic.ewc_optimum(hessian, optima[1], optima[0], np.eye(2), 0.7)
+        yield exact("penalty: l2_sp(strength=0.7)", setting, each(end), cell.weights("l2_sp(strength=0.7)"))
+        if is_diagonal:
+            yield exact("ewc with the full H1 = combined", setting, cell.weights("combined"), cell.weights("ewc"))
+    for sizes in ((8, 8), (40, 60)):
+        overrides = (f"split.sizes=[{sizes[0]},{sizes[1]}]", "data.target_shift=1")
+        cell = measure(lab(*overrides, regimes="sequential,lwf,{lwf:{strength:4}}", seeds=SEEDS))
+        for label, strength in (("lwf", 1.0), ("lwf(strength=4)", 4.0)):
+            weights = []
+            for seed in cell.seeds:
+                after1, after2 = linear.sequential_weights(np.zeros(20), parts_of(cell.streams[seed]))
+                weights.append(quadratic.lwf_weights(after1, after2, 1 / (1 + strength)))
+            setting = _setting(cell, f"d=20, n={sizes[0]}+{sizes[1]}, shift 1")
+            yield exact(f"penalty: {label} = average of weights", setting, weights, cell.weights(label))
+
+
+def orders() -> Iterator[Row]:
+    """SGD, one sample a step, on (b - c_i)^2 of a bias alone: one epoch in the plan's own order, shuffled and in blocks."""
+    overrides = (
+        "data.dim=1",
+        "data.covariances=[[[0]],[[0]]]",
+        "arch.bias=true",
+        "split.sizes=[9,6]",
+        "data.noise=1",
+        "optimizer.batch_size=1",
+        "optimizer.lr=0.07",
+        "stopping=epochs",
+    )
+    for regime, epochs, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
+        words = _without_convergence((*overrides, f"stopping.epochs={epochs}"))
+        cell = measure(lab(*words, regimes=regime, seeds=SEEDS), accuracy=None)
+        repeats = epochs
+        kept = order.retention(0.07, 2.0, repeats)
+        biases = []
+        for node in cell.nodes(label):
+            centres = node.data.labels.double().numpy().reshape(-1)[node.data.order(0)][::repeats]
+            biases.append(order.weight_after_epoch(0.0, centres, kept))
+        setting = f"15 samples, eta=.07, each {repeats} times in a row"
+        yield exact(f"order of samples: {label}", setting, biases, cell.weights(label, name="head.bias")[:, 0])
+
+
+def label_shift() -> Iterator[Row]:
+    """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; the probability of an absent class falls as 1/t."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "priors.npz"
+        np.savez(path, x=np.zeros((1200, 1), np.float32), y=np.arange(1200) % 3)
+        shared = (f"data.path={path}", "split.sizes=[200,200]", "arch.bias=true")
+        shifted = (*shared, "split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", "stopping.tolerance=1e-11", "optimizer.lr=2")
+        cell = measure(_classes(*shifted), accuracy=None)
+        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
+        change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
+        expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # a constant for all classes changes nothing
+        moved = after - before
+        setting = _setting(cell, "80/10/10, then 10/70/20")
+        yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
+
+        absent = (*shared, "split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.01", "stopping=epochs")
+        words = _without_convergence((*absent, "stopping.epochs=4000"))
+        cell = measure(_classes(*words), accuracy=None)
+        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
+        start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
+        expected = np.array([priors.absent_class_probability(p, 0.01 * 4000, 2) for p in start])
+        setting = "40/40/20, then 50/50/0, eta t = 40; steps of .01 against the flow"
+        yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=2e-3)
+
+
+def _classes(*overrides: str) -> Config:
+    """Biases alone as a classifier: three classes, inputs of nothing but 0."""
+    from src.config import compose
+
+    words = ("data=arrays", "arch=linear", "arch.init=zero", "stopping=convergence", "stopping.quantity=gradient")
+    words += ("stopping.max_epochs=5000", "optimizer.batch_size=full", "optimizer.momentum=0", "trainer=cpu")
+    words += ("trainer.precision=64", "tracking=off", f"seeds={len(SEEDS)}", "regimes=[sequential]")
+    return compose([*words, *overrides])
+
+
+def files() -> Iterator[Row]:
+    """The same through the files: what result.json says, and a second regime whose first stage comes from the store."""
+    from src.compare import cell_dir, run_cell, run_dir
+
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = (f"multirun={folder}", "split.sizes=[40,30]", "data.target_shift=1", "optimizer.lr=0.25")
+        config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential", seeds=SEEDS)
+        run_cell(config)
+        config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential,d1_only", seeds=SEEDS)
+        run_cell(config)
+        for regime in config.regimes:
+            expected, found, reused = [], [], 0
+            for seed in config.seeds:
+                body = json.loads((run_dir(cell_dir(config), regime, seed) / "result.json").read_text())
+                found.append(body["result"]["metrics"]["test/d2/excess_risk"])
+                reused += body["provenance"]["reused_samples"]
+                from src.compare import streams_of
+
+                stream = streams_of(config).build(seed)
+                assert stream.populations is not None
+                ends = linear.sequential_weights(np.zeros(20), parts_of(stream))
+                end = ends[-1] if regime.label == "sequential" else ends[0]
+                expected.append(float(np.sum((end - stream.populations[1].target) ** 2)))
+            setting = f"d=20, n=40+30, {'from the store' if reused else 'trained'}"
+            yield exact(f"result.json of {regime.label}: test/d2/excess_risk", setting, expected, found)
+
+
+def forgetting_rows() -> Iterator[Row]:
+    """Squared error on Dataset 1 after Dataset 2, two unit inputs at an angle: cos^2 sin^2, peak at 45 degrees."""
+    for angle in (15, 30, 45, 60, 75):
+        overrides = ("data.dim=2", "data.rank=1", f"data.angle={angle}", "data.draw=exact", "data.noise=0")
+        cell = measure(lab(*overrides, "split.sizes=[6,6]", regimes="sequential", seeds=SEEDS))
+        stream = cell.streams[0]
+        assert stream.populations is not None
+        unseen = float(stream.populations[0].target[1]) ** 2  # of w0 - w*, orthogonal to Dataset 1's inputs e_1
+        theory = risks.forgetting_at_angle(np.deg2rad(angle), unseen)
+        found = cell.metric("sequential", "test/d1/excess_risk")
+        yield exact("forgetting against the angle", f"{angle} degrees", np.full(len(SEEDS), theory), found)

@@ -1,0 +1,29 @@
+"""How far a sweep is, from another terminal.   python -m src.status [sweep=NAME] [multirun=multirun]"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.config import ConfigError
+from src.entry import fail, settings
+from src.sweeping.folder import SweepFolder
+from src.sweeping.status import status_lines
+
+
+def main() -> None:
+    """Prints the sweep's standing; without a name, that of every sweep."""
+    given = settings({"sweep": None, "multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
+    multirun = Path(str(given["multirun"]))
+    found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))
+    names = [str(given["sweep"])] if given["sweep"] is not None else found
+    if not names:
+        fail(f"multirun={multirun}: holds no sweep; start one with python -m src.sweep")
+    try:
+        for name in names:
+            print("\n".join(status_lines(SweepFolder(multirun, name))))
+    except ConfigError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()
