@@ -47,6 +47,9 @@ worker: setup ## join a running sweep from here   (SWEEP=name)
 	$(RUN) src.worker sweep=$(SWEEP)
 
 ##@ Looking
+report: setup ## one self-contained page about a sweep, in multirun/SWEEP/report/   (SWEEP=name)
+	$(RUN) src.report sweep=$(SWEEP) $(ARGS)
+
 ui: setup ## open MLflow on the results   (PORT=5000)
 	$(RUN) src.ui port=$(PORT)
 
@@ -80,4 +83,4 @@ help: ## this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume status worker ui server sync test lint bench doctor clean help
+.PHONY: setup lock sweep resume status worker report ui server sync test lint bench doctor clean help

@@ -1,15 +1,17 @@
-"""One self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun] [tracking=on]   (make report)
+"""One self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun]   (make report)
 
-Writes multirun/NAME/report/report.html, with its figures as PNG and its tables as CSV beside it, and attaches them to the
-sweep's run in MLflow (tracking=off: does not).
+Writes multirun/NAME/report/report.html, with its figures as PNG and its tables as CSV beside it, and attaches all of it to
+the sweep's run in MLflow, where the sweep is tracked. It trains nothing that is missing and changes no result.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from src.analysis.pairing import Axis, Records, load_records
 from src.analysis.report.page import Sweep, write_report
@@ -17,6 +19,8 @@ from src.config import Config, ConfigError
 from src.entry import fail, settings
 from src.summary import axes_of
 from src.sweeping.folder import SweepFolder
+from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.reports import SweepReport, write_sweep
 
 RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
 """Settings that make cells differ; others (workers, devices, tracking) merely differ between commands."""
@@ -25,7 +29,10 @@ RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "traine
 def read_sweep(multirun: Path, name: str) -> Sweep:
     """All that is on disk of a sweep. Raises ConfigError where there is none of that name."""
     folder = SweepFolder(multirun, name)
-    about = folder.read_sweep()
+    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
+        found = sorted(path.parent.name for path in multirun.glob("*/cells"))
+        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+        raise ConfigError("sweep", name, f"there is no such sweep under multirun={multirun}; {known}")
     configs: dict[str, Config] = {}
     problems = []
     for path in sorted(folder.root.glob("cells/*/cell.yaml")):
@@ -40,8 +47,14 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
         records=records,
         labels=_labels(records, configs),
         problems=problems,
-        words=about.get("command"),
+        words=_said(folder.root).get("command"),
     )
+
+
+def _said(sweep_dir: Path) -> dict[str, Any]:
+    """What the last command of the sweep said at its end; empty before that."""
+    path = sweep_dir / "summary.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _placed(records: Records, configs: Mapping[str, Config]) -> Records:
@@ -64,10 +77,31 @@ def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
     return [label for label in dict.fromkeys([*asked, *present]) if label in present]
 
 
+def attach(sweep: Sweep) -> None:
+    """Adds the report's files to those that the sweep's run has in MLflow, and delivers them; where there is no such run
+    yet, or the tracker is away, the next command does."""
+    said = _said(sweep.folder)
+    if "artifacts" not in said or not sweep.configs:
+        return
+    files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
+    others = [name for name in said["artifacts"] if not name.startswith("report/")]
+    about = SweepReport(
+        sweep=sweep.name,
+        note=said["note"],
+        command=said["command"],
+        metrics=said["metrics"],
+        artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
+    )
+    write_sweep(sweep.folder, about)
+    Outbox(sweep.folder).put(sweep.folder)
+    tracking = next(iter(sweep.configs.values())).tracking
+    Deliverer(sweep.folder, tracking, warn=lambda text: print(text, file=sys.stderr)).start().stop()
+
+
 def main() -> None:
     """Writes the report and says where it is."""
     usage = "\n".join(str(__doc__).split("   ")[1:2])
-    given = settings({"sweep": None, "multirun": "multirun", "tracking": "on"}, usage=usage)
+    given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
     try:

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -43,13 +42,12 @@ class Member:
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         grace: float = GRACE_SECONDS,
-        on_beat: Callable[[], None] | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.role = role
         self._folder = folder.members
         self._path = folder.members / f"{self.id}.json"
-        self._heartbeat, self._grace, self._on_beat = heartbeat, grace, on_beat
+        self._heartbeat, self._grace = heartbeat, grace
         self._lock = FileLock(self._path.with_suffix(".lock"))
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -111,8 +109,6 @@ class Member:
                 os.utime(self._path)
             except FileNotFoundError:  # this host slept so long that another one took us for dead
                 self._enter()
-            if self._on_beat is not None:
-                self._on_beat()
 
 
 def read_member(path: Path) -> dict[str, Any] | None:

@@ -46,8 +46,8 @@ def write_cell(cell_dir: Path, report: CellReport) -> Path:
 
 
 def write_sweep(sweep_dir: Path, report: SweepReport) -> Path:
-    """Write sweep.json atomically; deliver it by putting `sweep_dir` into the outbox."""
-    return _write_report(sweep_dir / "sweep.json", asdict(report), sorted(sweep_dir.glob("cells/*/cell.json")))
+    """Write summary.json atomically; deliver it by putting `sweep_dir` into the outbox."""
+    return _write_report(sweep_dir / "summary.json", asdict(report), sorted(sweep_dir.glob("cells/*/cell.json")))
 
 
 def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path]) -> Path:

@@ -1,7 +1,7 @@
 """From a folder on disk to the record of its MLflow run: runs, cells and the sweep. Nothing here talks to a tracker.
 
 A run folder holds result.json (or failed.json), history.parquet and config.yaml. Beside the runs of a cell lies
-cell.json, and in the sweep's folder sweep.json (see `reports`): every level of MLflow can be rebuilt from the folder.
+cell.json, and in the sweep's folder summary.json (see `reports`): every level of MLflow can be rebuilt from the folder.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def record_of(folder: Path) -> Record:
         return _failed_run(folder, json.loads((folder / "failed.json").read_text()))
     if (folder / "cell.json").exists():
         return _cell(json.loads((folder / "cell.json").read_text()))
-    if (folder / "sweep.json").exists():
-        return _sweep(folder, json.loads((folder / "sweep.json").read_text()))
-    raise FileNotFoundError(f"{folder} holds no result.json, failed.json, cell.json or sweep.json")
+    if (folder / "summary.json").exists():
+        return _sweep(folder, json.loads((folder / "summary.json").read_text()))
+    raise FileNotFoundError(f"{folder} holds no result.json, failed.json, cell.json or summary.json")
 
 
 # ------------------------------------------------------------------------------------------------ runs

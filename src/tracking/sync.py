@@ -76,7 +76,7 @@ def _sweeps(multirun: Path) -> list[Path]:
 def _batches(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[list[Record]]:
     """Everything a sweep's folder says, parents first, a batch at a time; what cannot be read is noted."""
     cells = sorted(path for path in (sweep_dir / "cells").iterdir() if path.is_dir())
-    folders = [sweep_dir] if (sweep_dir / "sweep.json").exists() else []
+    folders = [sweep_dir] if (sweep_dir / "summary.json").exists() else []
     for cell in cells:
         folders += [cell] if (cell / "cell.json").exists() else []
         folders += sorted(

@@ -289,9 +289,10 @@ def _restorations(example: Example, runs: Sequence[RunRecord], folder: Path) -> 
         ax.barh(row, values.mean(), 0.66, color=inks.get(key, INKS[3]), hatch=hatch, edgecolor="white", linewidth=0.5)
         error = values.std(ddof=1) if len(values) > 1 else 0.0
         ax.errorbar(values.mean(), row, xerr=error, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.8)
-        ax.text(1.2, row, f"{values.mean():.0f}", va="center", fontsize=7.5, color="white", fontweight="bold")
+        ax.text(values.mean() + error + 1.5, row, f"{values.mean():.0f}", va="center", fontsize=7.5)
     ax.set_yticks(range(len(keys)), [words[key] for key in reversed(keys)], fontsize=8)
-    ax.set_xlim(0, 102)
+    ax.set_xlim(0, 111)
+    ax.set_xticks(range(0, 101, 20))
     ax.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     ax.grid(axis="y", visible=False)
     label(ax, f"{example.staged}: what brings Dataset 1 back", "accuracy on Dataset 1 (held out), %", "")

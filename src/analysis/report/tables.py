@@ -51,8 +51,8 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     sides = [(f"{name}{percent}", "number") for name in (pairs[0] if single else ("a", "b"))]
     heads = [(axis, "number") for axis in axes]
     heads += [] if single else [("a − b", "text")]
-    heads += [*sides, (f"{' − '.join(pairs[0]) if single else 'a − b'}{of}", "number"), ("95 % interval", "number")]
-    heads += [("p (Holm)", "number"), ("n", "number"), ("winner", "text"), ("remarks", "text")]
+    heads += [("winner", "text"), (f"{' − '.join(pairs[0]) if single else 'a − b'}{of}", "number")]
+    heads += [("95 % interval", "number"), ("p (Holm)", "number"), ("n", "number"), *sides, ("remarks", "text")]
     order = {axis: {axis_text(value): k for k, value in enumerate(values)} for axis, values in axes.items()}
     rows = []
     for verdict in in_order(verdicts):
@@ -62,13 +62,13 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
             for axis, text in zip(axes, where, strict=True)
         ]
         entries += [] if single else [Entry(text=f"{verdict.a} − {verdict.b}")]
-        entries += [_number(unit.value(mean), mean) for mean in (verdict.mean_a, verdict.mean_b)]
+        kind = "wins-a" if verdict.winner == verdict.a else "wins-b" if verdict.winner == verdict.b else "open"
+        entries.append(Entry(text=verdict.winner, kind=kind))
         entries.append(_number(unit.difference(verdict.difference), verdict.difference))
         entries.append(_number(unit.interval(verdict.ci_low, verdict.ci_high), verdict.ci_low))
         entries.append(_number(format_p(verdict.p_holm), 2.0 if verdict.p_holm is None else verdict.p_holm))
         entries.append(_number(str(verdict.n), float(verdict.n)))
-        kind = "wins-a" if verdict.winner == verdict.a else "wins-b" if verdict.winner == verdict.b else "open"
-        entries.append(Entry(text=verdict.winner, kind=kind))
+        entries += [_number(unit.value(mean), mean) for mean in (verdict.mean_a, verdict.mean_b)]
         said = [verdict.reason] if verdict.winner == INCONCLUSIVE or verdict.p_holm is None else []
         entries.append(Entry(text="; ".join([*said, *verdict.notes])))
         rows.append(tuple(entries))

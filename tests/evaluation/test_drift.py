@@ -1,0 +1,131 @@
+"""Drift measures what moved, against cases computed by hand.
+
+Properties: relative movement is the ratio of norms per group, undefined from zero; mean probabilities are a weighted mean of
+softmax; the effective bias is the mean logit; a probe reads out what is linearly there, and weighs test samples; putting
+all parts back gives the earlier model, and each part alone gives what it is responsible for; the model given is untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from src.evaluation.drift import (
+    effective_bias,
+    features_and_logits,
+    head_of,
+    mean_probabilities,
+    parts_of,
+    probe_accuracy,
+    relative_movement,
+    restoration,
+    restored,
+)
+from src.models.structure import layers
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def test_movement_is_the_ratio_of_norms_over_a_layer() -> None:
+    earlier = {"a.weight": torch.tensor([[3.0, 0.0]]), "a.bias": torch.tensor([4.0]), "b.weight": torch.zeros(2)}
+    later = {"a.weight": torch.tensor([[3.0, 6.0]]), "a.bias": torch.tensor([-4.0]), "b.weight": torch.ones(2)}
+    groups = [("a", ["a.weight", "a.bias"]), ("b", ["b.weight"])]
+    assert relative_movement(earlier, later, groups) == {"a": pytest.approx(10 / 5), "b": None}
+    assert relative_movement(earlier, earlier, groups)["a"] == 0.0
+
+
+def test_mean_probabilities_weigh_their_samples() -> None:
+    logits = torch.tensor([[0.0, 0.0], [torch.log(torch.tensor(3.0)), 0.0]])
+    torch.testing.assert_close(mean_probabilities(logits), torch.tensor([0.625, 0.375], dtype=torch.float64))
+    weighted = mean_probabilities(logits, torch.tensor([0.0, 5.0]))
+    torch.testing.assert_close(weighted, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_the_effective_bias_is_the_mean_logit() -> None:
+    model, x = net(), torch.randn(20, 3)
+    features, logits = features_and_logits(model, x)
+    _, head = head_of(model)
+    found = effective_bias(head.weight.detach(), head.bias.detach(), features)
+    torch.testing.assert_close(found, logits.double().mean(0), rtol=1e-6, atol=1e-6)
+    assert effective_bias(torch.eye(2), None, torch.tensor([[1.0, 3.0], [3.0, 5.0]])).tolist() == [2.0, 4.0]
+
+
+def test_features_are_what_the_head_is_given() -> None:
+    model, x = net().train(), torch.randn(5, 3)
+    features, logits = features_and_logits(model, x)
+    torch.testing.assert_close(features, torch.relu(model[1](x)).detach())
+    torch.testing.assert_close(logits, model(x).detach())
+    assert model.training
+    with pytest.raises(ValueError, match="no Linear layer"):
+        head_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+def test_a_probe_reads_out_what_is_linearly_there_and_no_more() -> None:
+    x = torch.tensor([[0.0, 1.0], [0.1, 5.0], [1.0, 1.0], [1.1, 5.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    assert probe_accuracy(x, y, x + 0.01, y, 2) == 1.0
+    exclusive_or = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert probe_accuracy(exclusive_or, y, exclusive_or, y, 2) == 0.5
+    dead = torch.cat([x, torch.zeros(4, 3)], dim=1)
+    assert probe_accuracy(dead, y, dead, y, 2) == 1.0
+
+
+def test_a_probe_never_predicts_a_class_it_has_not_seen_and_weighs_test_samples() -> None:
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 2])
+    test_y = torch.tensor([1, 2])
+    assert probe_accuracy(x, y, x, test_y, 3) == 0.5
+    assert probe_accuracy(x, y, x, test_y, 3, test_weights=torch.tensor([1.0, 3.0])) == 0.75
+
+
+def test_parts_divide_the_state_into_features_and_head() -> None:
+    model = net()
+    parts = parts_of(model)
+    assert parts == {"bias": ["3.bias"], "head": ["3.weight", "3.bias"], "features": ["1.weight", "1.bias"]}
+    assert {name for name, _ in layers(model)} == {"1", "3"}
+    assert "bias" not in parts_of(nn.Sequential(nn.Linear(3, 2, bias=False)))
+
+
+def test_restored_takes_named_tensors_from_the_earlier_weights() -> None:
+    earlier, later = {"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": torch.ones(1), "b": torch.ones(1)}
+    assert {name: float(t) for name, t in restored(later, earlier, ["b"]).items()} == {"a": 1.0, "b": 0.0}
+
+
+def test_restoration_finds_the_part_that_moved() -> None:
+    """A model whose head bias alone was spoiled comes back with the bias; one whose features were, does not."""
+    model, x = net(), torch.randn(200, 3)
+    earlier = copy.deepcopy(model.state_dict())
+    y = model(x).argmax(1)
+    before = copy.deepcopy(model.state_dict())
+
+    def accuracy(candidate: nn.Module) -> float:
+        return float((candidate(x).argmax(1) == y).double().mean())
+
+    spoiled = {**earlier, "3.bias": earlier["3.bias"] + torch.tensor([9.0, 0.0])}
+    scores = restoration(model, earlier, spoiled, x, accuracy)
+    assert scores["earlier"] == scores["bias"] == scores["effective bias"] == scores["head"] == 1.0
+    assert scores["later"] == scores["features"] < 1.0
+
+    spoiled = {**earlier, "1.weight": -earlier["1.weight"]}
+    scores = restoration(model, earlier, spoiled, x, accuracy)
+    assert scores["features"] == 1.0
+    assert scores["bias"] == scores["head"] == scores["later"] < 1.0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_effective_bias_brings_back_mean_outputs() -> None:
+    """Weights that all features share can move the mean outputs without the bias: then the bias alone brings back nothing."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    earlier = {"0.weight": torch.eye(2), "0.bias": torch.zeros(2)}
+    later = {"0.weight": torch.eye(2) + torch.tensor([[0.0, 0.0], [5.0, 5.0]]), "0.bias": torch.zeros(2)}
+    x = torch.tensor([[1.2, 0.8], [0.8, 1.2]])  # both have the same sum, so the change adds 10 to the second output
+    scores = restoration(
+        model, earlier, later, x, lambda m: float((m(x).argmax(1) == torch.tensor([0, 1])).double().mean())
+    )
+    assert scores["bias"] == scores["later"] == 0.5
+    assert scores["effective bias"] == scores["earlier"] == 1.0
