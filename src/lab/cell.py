@@ -26,7 +26,7 @@ from src.training.store import Store
 
 Floats = NDArray[np.float64]
 
-MOMENTUM_ABOVE = 300.0
+MOMENTUM_ABOVE = 30.0
 """Condition number of the Hessian from which on descent gets momentum: the same limit in the root of the steps."""
 RATE = 0.95
 """Share of the largest stable learning rate that is used."""
@@ -89,22 +89,24 @@ class Measured:
 
     @property
     def unconverged(self) -> int:
-        """Stages that hit the cap of their stopping rule."""
-        return sum(result.ledger.converged is False for result in self.execution.results.values())
+        """Stages that hit the cap of their stopping rule, or diverged."""
+        ledgers = [result.ledger for result in self.execution.results.values()]
+        return sum(ledger.converged is False or ledger.diverged for ledger in ledgers)
 
 
-def measure(config: Config, *, accuracy: float | None = 1e-8) -> Measured:
+def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float = 1.0) -> Measured:
     """Trains every regime and seed of the cell.
 
     `accuracy`: error of the weights at which descent may stop; from it and the Hessians of all stages follow learning
-    rate, momentum and tolerance. None: all as the configuration says.
+    rate, momentum and tolerance. None: all as the configuration says. `stiffness`: by how much a penalty may at most
+    multiply the largest curvature.
     """
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in config.seeds}
     wanted = [(regime, seed) for seed in config.seeds for regime in config.regimes]
     plan = make_plan(config, streams, wanted)
     if accuracy is not None:
-        config = tuned(config, [node for node in plan.nodes.values() if node.length.updates], accuracy)
+        config = tuned(config, [node for node in plan.nodes.values() if node.length.updates], accuracy, stiffness)
         plan = make_plan(config, streams, wanted)
     place = place_of(config.trainer)
     execution = execute(config, plan, Memory(), place)
@@ -114,12 +116,12 @@ def measure(config: Config, *, accuracy: float | None = 1e-8) -> Measured:
     return Measured(config, streams, plan, execution, score_all(config, plan, execution, place))
 
 
-def tuned(config: Config, nodes: Sequence[Node], accuracy: float) -> Config:
+def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float = 1.0) -> Config:
     """The configuration with the rate (and momentum) at which descent is fastest on these stages, and the tolerance on
     the gradient that keeps every weight within `accuracy`."""
     assert isinstance(config.stopping, ConvergenceStopping)
     spectra = [curvatures(node) for node in nodes]
-    largest = max(float(values.max()) for values in spectra)
+    largest = stiffness * max(float(values.max()) for values in spectra)
     smallest = min(float(values.min()) for values in spectra)
     rate, momentum = RATE * 2 / (largest + smallest), 0.0
     if largest / smallest > MOMENTUM_ABOVE:  # heavy ball (Polyak 1964)

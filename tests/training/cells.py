@@ -64,7 +64,11 @@ def differences(a: StageResult, b: StageResult) -> list[str]:
     if a.optimizer is not None and b.optimizer is not None:
         found += [] if a.optimizer.keys() == b.optimizer.keys() else ["names of optimizer state"]
         found += [name for name in a.optimizer if not same_bits(a.optimizer[name], b.optimizer[name])]
-    found += [name for name, x, y in zip(_curve_names(a.curves), _arrays(a.curves), _arrays(b.curves), strict=True) if not same_bits(x, y)]
+    found += [
+        name
+        for name, x, y in zip(_curve_names(a.curves), _arrays(a.curves), _arrays(b.curves), strict=True)
+        if not same_bits(x, y)
+    ]
     mine, other = ({k: v for k, v in r.ledger.to_json().items() if k not in ("seconds", "group")} for r in (a, b))
     return found + [f"{key}: {mine[key]} != {other[key]}" for key in mine if mine[key] != other[key]]
 

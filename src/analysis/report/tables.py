@@ -249,7 +249,7 @@ def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]
     matches = sorted({match for of in sides.values() for match in of}, key=list(MATCHES).index)
     if len(matches) < 2:
         return None
-    heads = [(axis, "number") for axis in axes] + [(match.replace("_", " "), "number") for match in matches]
+    heads = [(axis, "number") for axis in axes] + [(match.replace("_", " "), "sum") for match in matches]
     rows = []
     for key, of in sorted(sides.items(), key=lambda item: [axis_order(_as_axis(text)) for text in item[0]]):
         if len(of) > 1:
@@ -262,7 +262,7 @@ def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]
             mean = overall([of[match] for of in whole])
             unit = unit_of(verdicts[0].metric)
             text = "-" if mean is None else f"{unit.difference(mean.effect)} {unit.interval(mean.ci_low, mean.ci_high)}"
-            last.append(_number(text, None if mean is None else mean.effect))
+            last.append(Entry(text=text, sort=float("-inf") if mean is None else mean.effect))
         rows.append(tuple(last))
     return Table(heads=tuple(heads), rows=tuple(rows)) if rows else None
 

@@ -1,0 +1,147 @@
+"""A file of weights in place of stage 1: named by its content, refused with the reason when it does not fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from src.config import ConfigError, compose, parse, parse_regime, run_hash
+from src.config.command import command
+from src.models.build import build_model
+from src.regimes.checkpoint import pin, read, split
+from src.sweeping.folder import to_mapping
+from src.training.suitable import check_regimes
+from tests.training.cells import executed, planned, tiny
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    """A state dict of the default network (64-64-10)."""
+    return dict(build_model(compose().arch, (1, 8, 8), 10, seed=77).state_dict())
+
+
+def regime(name: str, path: Path) -> str:
+    return f"regimes=[{{{name}:{{checkpoint:'{path}'}}}}]"
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
+@pytest.mark.parametrize("name", ["sequential", "replay", "freeze", "ewc", "lwf", "l2_sp", "warm_start", "shrink_perturb"])
+def test_the_file_stands_for_stage_1(name: str, suffix: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """No update is made on Dataset 1; what follows starts from the very weights of the file, at every seed."""
+    path = tmp_path / f"old.{suffix}"
+    torch.save(weights, path) if suffix != "safetensors" else save_file(weights, path)
+    plan, execution = executed(tiny(regime(name, path), "seeds=2"))
+    assert not execution.failures
+    for run in plan.runs:
+        first, second = (execution.results[key] for key in run.stages)
+        assert (first.ledger.updates, first.ledger.samples) == (0, 0)
+        assert all(torch.equal(first.weights[n], weights[n]) for n in weights)
+        assert second.ledger.updates > 0
+
+
+def test_a_run_is_named_by_the_content_of_its_file(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """The same file elsewhere gives the same label, run and stages; other weights under the same name do not."""
+    here, there = tmp_path / "a.pt", tmp_path / "moved" / "b.pt"
+    there.parent.mkdir()
+    torch.save(weights, here)
+    shutil.copy(here, there)
+    one, other = (compose([regime("sequential", path)]).regimes[0] for path in (here, there))
+    assert one.label == other.label
+    assert "/" not in one.label
+    assert run_hash("c", one, 0) == run_hash("c", other, 0)
+    stages = [planned(tiny(regime("sequential", path), "seeds=1")).runs[0].stages for path in (here, there)]
+    assert stages[0] == stages[1]
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, here)
+    changed = compose([regime("sequential", here)]).regimes[0]
+    assert changed.label != one.label
+    assert run_hash("c", changed, 0) != run_hash("c", one, 0)
+    assert planned(tiny(regime("sequential", here), "seeds=1")).runs[0].stages[1] != stages[0][1]
+
+
+def test_a_saved_configuration_holds_on_to_the_content(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Config, saved mapping and the reproducing command are the same regime; a changed file is refused, not mixed in."""
+    path = tmp_path / "old.pt"
+    torch.save(weights, path)
+    config = compose([regime("freeze", path)])
+    import shlex
+
+    assert parse(to_mapping(config)) == config
+    assert compose(shlex.split(command(config))[3:]).regimes == config.regimes
+    saved = to_mapping(config)
+    torch.save({name: tensor + 1 for name, tensor in weights.items()}, path)
+    with pytest.raises(ConfigError, match="by now"):
+        parse(saved)
+
+
+def test_a_plain_network_of_other_names_is_taken_by_position(tmp_path: Path) -> None:
+    """What ten lines of a script save, nn.Sequential without names, goes on: same shapes in the same order, and a warning."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    path = tmp_path / "mine.pt"
+    torch.save(model.state_dict(), path)
+    own = build_model(compose().arch, (1, 8, 8), 10, seed=0).state_dict()
+    with pytest.warns(UserWarning, match=r"1\.weight as hidden_1\.weight"):
+        found = read(pin(str(path), "k"), own)
+    assert torch.equal(found["head.weight"], model[3].weight)
+
+
+def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
+    """torchvision's own resnet18, saved outside, fits arch=torchvision by its names, running statistics included."""
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "r.pth")
+    config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
+    from src.data.source import make_source
+
+    pictures = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
+    check_regimes(config, pictures)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"hidden_1.weight": torch.zeros(3, 3)}, r"lacks hidden_1\.bias.*hidden_1\.weight is \[3, 3\], here \[64, 64\]"),
+        ({"epoch": 3}, "no state dict"),
+        ({"fc.weight": torch.zeros(3)}, r"lacks hidden_1\.weight .* and 1 more"),
+        (nn.Linear(2, 2), "plain weights"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:
+    """One line with what is missing, unknown or of another shape."""
+    from src.compare import cell_dir
+
+    path = tmp_path / "odd.pt"
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=problem) as raised:
+        cell_dir(compose([regime("sequential", path)]))
+    assert str(raised.value).startswith("regime.sequential.checkpoint=")
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_weights_are_refused(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Absent, of another kind, damaged, or not finite."""
+    own = {name: tensor.to("meta") for name, tensor in weights.items()}
+    with pytest.raises(ConfigError, match="no such file"):
+        pin(str(tmp_path / "absent.pt"), "k")
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="unknown kind"):
+        pin(str(tmp_path / "a.onnx"), "k")
+    for name in ("b.pt", "b.safetensors"):
+        (tmp_path / name).write_bytes(b"not weights at all")
+        with pytest.raises(ConfigError, match=r"plain weights|no safetensors"):
+            read(str(tmp_path / name), own)
+    torch.save({**weights, "head.bias": torch.full((10,), float("nan"))}, tmp_path / "nan.pt")
+    with pytest.raises(ConfigError, match="not finite"):
+        read(str(tmp_path / "nan.pt"), own)
+    assert split("dir@home/a.pt") == ("dir@home/a.pt", None)
+
+
+def test_a_file_has_no_optimizer_state(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Going on with momentum that is not there is refused."""
+    torch.save(weights, tmp_path / "old.pt")
+    with pytest.raises(ConfigError, match="reset_optimizer"):
+        parse_regime({"sequential": {"checkpoint": str(tmp_path / "old.pt"), "reset_optimizer": False}}, 2)

@@ -1,0 +1,205 @@
+"""Penalties end where theory says (quadratic losses, exactly), Fisher information is the textbook's, its cost is charged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.config import compose
+from src.data.batches import mixture_data
+from src.evaluation.flops import training_flops
+from src.evaluation.metrics import Loss, sample_losses
+from src.models.build import build_model
+from src.regimes.stage import Mixture
+from src.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
+from src.training.feed import Place
+from src.training.penalties import _squares_in_turn, _squares_together, fisher_sum
+from src.training.plan import Plan
+from tests.training.cells import differences, executed, planned, tiny, with_replicas
+
+DOUBLE = Place(torch.device("cpu"), torch.float64)
+
+# ------------------------------------------------------------------------------------------------ oracles
+
+OPTIMA = [[1.0, -0.5, 2.0], [-1.0, 0.5, 0.0], [0.0, 2.0, 1.0]]
+DIAGONAL = [[[0.5, 0, 0], [0, 1.0, 0], [0, 0, 1.5]], [[1.5, 0, 0], [0, 0.5, 0], [0, 0, 1.0]], np.eye(3).tolist()]
+CORRELATED = [[[1.0, 0.4, 0], [0.4, 1.0, 0], [0, 0, 0.8]], [[0.7, 0, -0.3], [0, 1.0, 0], [-0.3, 0, 1.2]]]
+
+
+def ends(regimes: str, covariances: list[list[list[float]]], sizes: list[int]) -> list[np.ndarray]:
+    """Final weights of each regime on mean squared errors with Hessians twice `covariances` around OPTIMA, converged."""
+    n = len(sizes)
+    lab = ["data=gaussian", "data.dim=3", "data.n_samples=600", "data.draw=exact", f"data.covariances={covariances}"]
+    lab += [f"data.weights={OPTIMA[:n]}", "arch=linear", "arch.bias=false", "loss=mse", "trainer.precision='64'"]
+    lab += ["split.size=null", f"split.sizes={sizes}", f"split.parts={n}", "optimizer.batch_size=full"]
+    descent = ["optimizer.lr=0.15", "optimizer.momentum=0", "stopping.epochs=150", f"regimes=[{regimes}]", "seeds=1"]
+    plan, execution = executed(tiny(*[word.replace(" ", "") for word in [*lab, *descent]]))
+    assert not execution.failures
+    return [execution.results[run.stages[-1]].weights["head.weight"][0].numpy() for run in plan.runs]
+
+
+def test_ewc_is_combined_where_the_hessian_is_diagonal() -> None:
+    """At strength 1 earlier data count as much as in combined, whatever the sizes: exact for diagonal Hessians."""
+    for sizes in ([60, 20], [30, 60, 20]):
+        ewc, combined, plain = ends("ewc,combined,sequential", DIAGONAL[: len(sizes)], sizes)
+        hessians = [2 * np.array(c) for c in DIAGONAL[: len(sizes)]]
+        expected = combined_optimum(hessians, OPTIMA[: len(sizes)], sizes)
+        np.testing.assert_allclose(combined, expected, atol=1e-9)
+        np.testing.assert_allclose(ewc, expected, atol=1e-9)
+        np.testing.assert_allclose(plain, OPTIMA[len(sizes) - 1], atol=1e-9)
+
+
+def test_penalties_end_where_theory_says() -> None:
+    """Correlated inputs: EWC takes the diagonal alone and misses combined; L2-SP is EWC with A = 1; LwF averages."""
+    names = "{ewc:{strength:2}},{l2_sp:{strength:0.7}},{lwf:{strength:3}},sequential,combined"
+    ewc, l2_sp, lwf, plain, combined = ends(names, CORRELATED, [40, 20])
+    first, second = (2 * np.array(c) for c in CORRELATED)
+    fisher = np.diag(np.diag(first)) * 40 / 20
+    np.testing.assert_allclose(ewc, ewc_optimum(second, OPTIMA[1], OPTIMA[0], fisher, 2.0), atol=1e-9)
+    np.testing.assert_allclose(l2_sp, ewc_optimum(second, OPTIMA[1], OPTIMA[0], np.eye(3), 0.7), atol=1e-9)
+    np.testing.assert_allclose(lwf, lwf_weights(OPTIMA[0], plain, 1 / (1 + 3)), atol=1e-9)
+    assert np.abs(ewc - combined).max() > 0.05
+
+
+# ------------------------------------------------------------------------------------------------ Fisher information
+
+
+def a_model(arch: list[str], loss: Loss) -> tuple[nn.Module, Plan]:
+    """A network at its initial weights, and a plan whose only stage has the data."""
+    plan = planned(tiny("regimes=[d1_only]", "seeds=1", f"loss={loss}", *arch))
+    config = compose(arch)
+    stream = next(iter(plan.nodes.values())).stream
+    return build_model(config.arch, stream.input_shape, stream.n_outputs, 0, torch.float64).eval(), plan
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize(
+    "arch", [["arch=mlp", "arch.widths=[5]"], ["arch=cnn", "arch.widths=[2,2]"]], ids=["mlp", "cnn"]
+)
+def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss) -> None:
+    """Sum over samples and labels of p(label) (d log p(label) / dw)^2; for squared errors the diagonal of Gauss-Newton."""
+    model, plan = a_model(arch, loss)
+    data = next(iter(plan.nodes.values())).data
+    found = fisher_sum(model, data, 10, loss, DOUBLE)
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for x in data.parts[0].inputs(torch.float64):
+        outputs = model(x.unsqueeze(0))[0]
+        for c in range(10):
+            # mean squared error = negative log-likelihood of variance K/2: the square of each output's gradient times 2/K
+            score, weight = (
+                (outputs.log_softmax(-1)[c], outputs.softmax(-1)[c]) if loss == "cross_entropy" else (outputs[c], 0.2)
+            )
+            gradients = torch.autograd.grad(score, list(model.parameters()), retain_graph=True)
+            for total, gradient in zip(expected.values(), gradients, strict=True):
+                total += float(weight) * gradient.square()
+    for name, total in expected.items():
+        torch.testing.assert_close(found[name], total, rtol=1e-9, atol=1e-12)
+
+
+def test_both_ways_to_take_single_gradients_agree() -> None:
+    """Together under vmap or one after the other: the same squares."""
+    model, plan = a_model(["arch=mlp", "arch.widths=[5]"], "mse")
+    x = next(iter(plan.nodes.values())).data.parts[0].inputs(torch.float64)[:7]
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 3, 10)))
+    together, in_turn = _squares_together(model, x, vectors), _squares_in_turn(model, x, vectors)
+    for name in together:
+        torch.testing.assert_close(together[name], in_turn[name], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many outputs one label is drawn for each sample: unbiased, and the same whenever it is asked for."""
+    model, plan = a_model(["arch=linear"], loss)
+    stream = next(iter(plan.nodes.values())).stream
+    data = mixture_data(stream, Mixture(parts=(0, 1)))
+    exact = fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"]
+    monkeypatch.setattr("src.training.penalties.EXACT_UP_TO", 9)
+    draws = []
+    for seed in range(40):
+        object.__setattr__(data, "seed", seed)
+        draws.append(fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"])
+        if seed == 0:
+            assert torch.equal(draws[0], fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"])
+    found, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 40**0.5
+    assert bool(((found - exact).abs() <= 4 * spread + 1e-9).all())
+
+
+# ------------------------------------------------------------------------------------------------ the training loop
+
+
+@pytest.mark.parametrize(
+    "arch", [["arch=mlp", "arch.widths=[8]"], ["arch=cnn", "arch.widths=[2,4]"]], ids=["vmap", "loop"]
+)
+def test_held_back_in_a_group_is_held_back_alone(arch: list[str]) -> None:
+    """Bit for bit, with momentum and decay, and with models of the group that stop at different epochs."""
+    rule = ["stopping=early_stopping", "stopping.max_epochs=8", "stopping.patience=1", "optimizer.batch_size=8"]
+    how = ["optimizer.momentum=0.9", "optimizer.weight_decay=0.01", "seeds=5", "optimizer.lr=0.3"]
+    config = tiny("regimes=[{ewc:{strength:10}},l2_sp,lwf]", *arch, *rule, *how)
+    plan, together = executed(config)
+    _, alone = executed(with_replicas(config, 1))
+    lengths: dict[str, set[int]] = {}
+    for key, node in plan.nodes.items():
+        assert differences(together.results[key], alone.results[key]) == []
+        lengths.setdefault(node.stage.penalty.kind, set()).add(together.results[key].ledger.updates)
+    assert any(len(lengths[kind]) > 1 for kind in ("ewc", "l2_sp", "lwf"))
+
+
+def test_a_penalty_holds_back() -> None:
+    """The stronger, the nearer the weights stay to those of stage 1 (outputs, for learning without forgetting)."""
+    strengths = [0, 1, 10]
+    for kind in ("ewc", "l2_sp", "lwf"):
+        names = ",".join(f"{{{kind}:{{strength:{strength}}}}}" for strength in strengths)
+        config = tiny(f"regimes=[{names}]", "seeds=1", "stopping.epochs=5", "optimizer.lr=0.05", "optimizer.momentum=0")
+        plan, execution = executed(config)
+        moved = []
+        for run in plan.runs:
+            before, after = (execution.results[key].weights for key in run.stages)
+            if kind == "lwf":
+                x = plan.nodes[run.stages[1]].data.parts[0].inputs()
+                model = build_model(config.arch, x.shape[1:], 10, 0)
+                outputs = []
+                for weights in (before, after):
+                    model.load_state_dict(dict(weights))
+                    outputs.append(model(x).softmax(-1))
+                moved.append(float((outputs[0] - outputs[1]).norm().detach()))
+            else:
+                moved.append(float(sum((after[n] - before[n]).square().sum() for n in before)))
+        assert moved[0] > moved[1] > moved[2], (kind, moved)
+
+
+def test_what_a_penalty_costs_is_charged(tmp_path: Path) -> None:
+    """A teacher's forward pass is a third of a pass for each sample seen; Fisher information 2 forward passes and one
+    backward pass for each output, over Dataset 1; both are in the run's FLOPs, also when the stages come from the store."""
+    from src.training.records import result_of, score_all
+
+    config = tiny("regimes=[sequential,l2_sp,lwf,ewc]", "seeds=1")
+    for _ in range(2):
+        plan, execution = executed(config, tmp_path)
+        stream = next(iter(plan.nodes.values())).stream
+        book = score_all(config, plan, execution, DOUBLE)
+        flops = [result_of(config, plan, run, execution, book)["cost"]["flops"] for run in plan.runs]
+        of_one = training_flops(config.arch, stream.input_shape, stream.n_outputs)
+        seen, n_first = 2 * 60, 30
+        expected = [seen, seen, seen + 60 / 3, seen + n_first * (2 + 2 * 10) / 3]
+        np.testing.assert_allclose(flops, np.array(expected) * of_one, rtol=1e-12)
+
+
+def test_distillation_is_zero_at_the_teacher() -> None:
+    """The penalty of outputs is a distance: 0 for the teacher itself, in either loss, so it never hides convergence."""
+    from src.training.penalties import OutputPenalty
+    from src.training.replicas import LoopReplicas
+
+    model, plan = a_model(["arch=linear"], "mse")
+    x = next(iter(plan.nodes.values())).data.parts[0].inputs(torch.float64)[None, :6]
+    teacher = LoopReplicas([model], set()).eval()
+    for loss in ("cross_entropy", "mse"):
+        penalty = OutputPenalty(teacher, 2.0, 2.0, loss)  # type: ignore[arg-type]
+        outputs = teacher(x)
+        assert float(penalty(teacher, x, outputs)) == pytest.approx(0, abs=1e-15)
+        assert float(penalty(teacher, x, outputs + torch.arange(10.0))) > 0.1
+    shifted = sample_losses(outputs + 1, outputs, "mse").mean(1)
+    assert float(OutputPenalty(teacher, 2.0, 2.0, "mse")(teacher, x, outputs + 1)) == pytest.approx(2 * float(shifted))
