@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from src.analysis.pairing import Axis, Records, load_records
 from src.analysis.report.page import Sweep, write_report
 from src.config import Config, ConfigError
@@ -73,7 +75,7 @@ def _placed(records: Records, configs: Mapping[str, Config]) -> Records:
 def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
     """The regimes that have runs: in the order of the cells' configurations, then those of earlier commands."""
     asked = [regime.label for config in configs.values() for regime in config.regimes]
-    present = sorted({run.regime for run in (*records.runs, *records.failed)})
+    present = sorted({run.regime for run in records.runs} | {run.regime for run in records.failed})
     return [label for label in dict.fromkeys([*asked, *present]) if label in present]
 
 
@@ -104,6 +106,7 @@ def main() -> None:
     given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
+    torch.set_num_threads(1)  # the networks looked at are small: threads would wait for each other
     try:
         sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
     except ConfigError as error:

@@ -283,7 +283,8 @@ class RegimeConfig:
     @property
     def label(self) -> str:
         """The regime as it is shown and stored: ``sequential``, ``replay(share=0.05)``."""
-        inner = ",".join(f"{key}={value}" for key, value in self.content().items())
+        shown = {key: value[:8] if key == "checkpoint" else value for key, value in self.content().items()}
+        inner = ",".join(f"{key}={value}" for key, value in shown.items())
         return f"{self.name}({inner})" if inner else self.name
 
     def content(self) -> dict[str, Any]:

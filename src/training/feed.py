@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -174,6 +175,18 @@ class StreamingFeed:
 
 
 Feed = ResidentFeed | StreamingFeed
+
+
+class Chunks:
+    """The batches of every epoch in lists of at most `size`: what Lightning sees as one batch."""
+
+    def __init__(self, feed: Feed, size: int) -> None:
+        self.feed, self.size = feed, size
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.feed)
+        while chunk := list(itertools.islice(batches, self.size)):
+            yield chunk
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:

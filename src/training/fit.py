@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,13 +19,16 @@ from src.data.seeds import derive
 from src.evaluation.metrics import Loss, sample_losses
 from src.models.structure import has_dropout, prefers_vmap
 from src.training.devices import trainer_arguments
-from src.training.feed import Batch, Feed, Place, make_feed, whole_epoch
+from src.training.feed import Batch, Chunks, Feed, Place, make_feed, whole_epoch
 from src.training.module import GroupModule
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, Replicas, State, make_replicas
 from src.training.result import Curves, Ledger, StageResult
 from src.training.scoring import EVALUATION_BATCH, PoolScores, Scorer, monitor_values
 from src.training.stopping import Rule, Verdict, make_rule
+
+UPDATES_AT_ONCE = 32
+"""Updates that Lightning sees as one batch; an epoch ends a chunk early."""
 
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
 
@@ -50,7 +52,6 @@ class StageMonitor(pl.Callback):
     """(updates, whether it is one of every stage's regular points or a model's own end, scores)."""
     losses: list[Tensor] = field(default_factory=list)
     """Of every epoch, the training loss of every update and model [n, R]."""
-    _updates: int = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Dropout draws from generators of the models' own, addressed by seed, data and epoch."""
@@ -60,14 +61,6 @@ class StageMonitor(pl.Callback):
             rank = [trainer.global_rank] if self.module.world > 1 else []  # ranks see other rows, and drop others
             seeds = [derive(node.seed, "noise", node.data.digest, self.epoch, *rank) for node in self.nodes]
             replicas.seed_noise(seeds)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stopped models are put back: momentum and weight decay would still move them."""
-        del trainer, pl_module, outputs, batch, batch_idx
-        self._updates += 1
-        self.module.replicas.hold()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends what diverged or what the rule ends; a point of the curves every `curve_every` epochs and at the end."""
@@ -79,17 +72,17 @@ class StageMonitor(pl.Callback):
         for model in self._running() if not bool(every.all()) else ():
             finite = every[:, model]
             if not bool(finite.all()):
-                begun = self._updates - len(losses)
+                begun = self.module.n_done - len(losses)
                 self._end(model, Verdict("diverged"), begun + int(torch.nonzero(~finite)[0]) + 1)
         for model, verdict in self.rule.after_epoch(self.epoch, self._running()).items():
-            self._end(model, verdict, self._updates)
-        if self._updates >= self.nodes[0].length.updates:
+            self._end(model, verdict, self.module.n_done)
+        if self.module.n_done >= self.nodes[0].length.updates:
             for model in self._running():
-                self._end(model, self.rule.final(model), self._updates)
+                self._end(model, self.rule.final(model), self.module.n_done)
         trainer.should_stop = not self._running()
         regular = self.epoch % self.curve_every == 0
         if regular or len(self.ends) > n_ended:
-            self.points.append((self._updates, regular, self.score()))
+            self.points.append((self.module.n_done, regular, self.score()))
 
     def _epoch_losses(self) -> Tensor:
         """Losses of the epoch's updates [n, R], summed over the ranks; kept for the next point."""
@@ -142,6 +135,7 @@ def fit(
         penalty=penalty,
         optimizer_states=optimizer_states,
         world=place.world,
+        scaled=config.trainer.precision == "16-mixed",
     )
 
     def monitored() -> list[float]:
@@ -197,10 +191,10 @@ def _train(config: Config, module: GroupModule, feed: Feed, monitor: StageMonito
             use_distributed_sampler=False,
             **trainer_arguments(config.trainer, place),
         )
-        trainer.fit(module, train_dataloaders=feed)
+        trainer.fit(module, train_dataloaders=Chunks(feed, 1 if place.world > 1 else UPDATES_AT_ONCE))
     if trainer.interrupted:
         raise KeyboardInterrupt
-    assert monitor._updates == monitor.nodes[0].length.updates or trainer.should_stop
+    assert monitor.module.n_done == monitor.nodes[0].length.updates or trainer.should_stop
 
 
 def training_figure(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from src.config import OptimizerConfig
@@ -20,7 +21,9 @@ class GroupModule(pl.LightningModule):
     """R models trained side by side: the loss is per sample, then its mean per model, then the sum over models.
 
     `penalty` maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
-    `optimizer_states`: state to go on with, one mapping ``key/name`` -> tensor per model.
+    `optimizer_states`: state to go on with, one mapping ``key/name`` -> tensor per model. `scaled`: the precision scales
+    the loss. Then, and with several ranks, backward passes and steps go through Lightning; else it has nothing to add.
+    `n_done`: updates made; `update_losses`: of each since somebody last took them, the loss of every model [R].
     """
 
     def __init__(
@@ -34,16 +37,25 @@ class GroupModule(pl.LightningModule):
         penalty: Callable[[Replicas, Tensor, Tensor], Tensor] | None = None,
         optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
         world: int = 1,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         self.replicas = replicas
         self.loss, self.config, self.lr, self.n_updates = loss, optimizer, lr, n_updates
         self.penalty, self.optimizer_states, self.world = penalty, optimizer_states, world
+        self.automatic_optimization = False
+        self.through_lightning = world > 1 or scaled
         self.update_losses: list[Tensor] = []
+        self.n_done = 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum over models of the mean loss over the global batch."""
+    def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
+        """One update for each batch of the chunk: Lightning's own work is done once a chunk instead of once an update."""
         del batch_idx
+        for batch in chunk:
+            self._update(batch)
+
+    def _update(self, batch: Batch) -> None:
+        """Descends on the sum over models of the mean loss over the global batch; then stopped models are put back."""
         x, y, n_global = batch
         outputs = self.replicas(x)
         # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
@@ -54,7 +66,19 @@ class GroupModule(pl.LightningModule):
             losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)
         if not all(self.replicas.active):
             losses = torch.where(torch.tensor(self.replicas.active, device=losses.device), losses, 0.0)
-        return losses.sum()
+        optimizer = self.optimizers(use_pl_optimizer=self.through_lightning)
+        assert isinstance(optimizer, torch.optim.Optimizer | LightningOptimizer)
+        optimizer.zero_grad()
+        if self.through_lightning:
+            self.manual_backward(losses.sum())
+        else:
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()  # type: ignore[union-attr]
+        self.n_done += 1
+        self.replicas.hold()
 
     def configure_optimizers(self) -> Any:
         """One optimizer over all models; every operation of it is elementwise, so models do not see each other."""
@@ -92,11 +116,11 @@ class GroupModule(pl.LightningModule):
         restored = {}
         for key in keys:
             each = [state[f"{key}/{name}"] for state in self.optimizer_states]
-            if each[0].shape == parameter.shape[1:] and key != "step":
-                dummies = parameter.shape[0] - len(each)
-                restored[key] = _placed(key, torch.stack([*each, *[each[-1]] * dummies]), parameter)
-            else:
+            if key == "step":
                 restored[key] = each[0].clone()  # a step count, the same for all
+            else:
+                each += [each[-1]] * (len(parameter) - len(each))  # a dummy, where there is one
+                restored[key] = _placed(key, torch.stack(each), parameter)
         return restored
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:

@@ -44,7 +44,7 @@ class WeightPenalty:
     anchors: Sequence[Mapping[str, Tensor]]
     precisions: Sequence[Mapping[str, Tensor]] | None
     strength: float
-    _stacked: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    _placed: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R], whatever the batch."""
@@ -65,20 +65,23 @@ class WeightPenalty:
 
     def _of_one(self, name: str, model: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
         key = f"{model}/{name}"
-        if key not in self._stacked:
+        if key not in self._placed:
             precision = None if self.precisions is None else self.precisions[model][name].to(like)
-            self._stacked[key] = (self.anchors[model][name].to(like), precision)
-        return self._stacked[key]
+            self._placed[key] = (self.anchors[model][name].to(like), precision)
+        return self._placed[key]
 
     def _of_all(self, name: str, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        if name not in self._stacked:
+        if name not in self._placed:
+            precision = None if self.precisions is None else _stacked_like(like, name, self.precisions)
+            self._placed[name] = (_stacked_like(like, name, self.anchors), precision)
+        return self._placed[name]
 
-            def stack(each: Sequence[Mapping[str, Tensor]]) -> Tensor:
-                tensors = [state[name] for state in each]
-                return torch.stack([*tensors, *tensors[-1:] * (len(like) - len(tensors))]).to(like)  # dummies: last
 
-            self._stacked[name] = (stack(self.anchors), None if self.precisions is None else stack(self.precisions))
-        return self._stacked[name]
+def _stacked_like(like: Tensor, name: str, states: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """The tensor `name` of every model, stacked [R, ...]; a dummy among the rows of `like` gets the last model's."""
+    each = [state[name] for state in states]
+    each += [each[-1]] * (len(like) - len(each))
+    return torch.stack(each).to(like)
 
 
 def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None) -> Tensor:
@@ -90,9 +93,9 @@ def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None
 class OutputPenalty:
     """strength x mean over the batch of the distance between each model's outputs and its teacher's on the same inputs.
 
-    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy of Li
-    & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the outputs,
-    mean over columns, without a temperature.
+    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy of
+    Li & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the
+    outputs, mean over columns, without a temperature.
     """
 
     teacher: Replicas

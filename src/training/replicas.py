@@ -1,21 +1,20 @@
 """Many models of one architecture in one module, trained side by side without seeing each other.
 
-Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters
-under `torch.func.vmap`, for small stacks of Linear layers, where one big step is much cheaper than many small ones. Which
+Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters,
+for small rows of Linear layers, where one big step is much cheaper than many small ones. Which
 one is used follows from the model alone (`src.models.prefers_vmap`), never from the group's size, so a stage trained in a
 group is bit for bit the stage trained alone (on a CPU, one thread).
 """
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 
 from src.config import ConfigError
 from src.models.structure import layers
@@ -153,32 +152,39 @@ class LoopReplicas(Replicas):
 
 
 class VmapReplicas(Replicas):
-    """Stacked parameters [R, ...] under vmap. One model alone is joined by a dummy, put last and never looked at, because
-    vmap of one is another computation than vmap of many, bit for bit."""
+    """Stacked parameters [R, ...] of a row of Linear layers: one batched product does a layer of all models.
+
+    The products are written out, rather than left to `torch.func.vmap`, which gives the same numbers at several times the
+    cost a step. A model's bits do not depend on how many are stacked, nor on its place among them, if they are two at least:
+    one alone is joined by a dummy that is never looked at, because a product of one matrix takes another path.
+    """
 
     def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
         super().__init__()
         self.active = [True] * len(models)
         self.n_dummies = 1 if len(models) == 1 else 0
-        stacked, buffers = stack_module_state([*models, *(copy.deepcopy(models[-1]) for _ in range(self.n_dummies))])
+        stacked, buffers = stack_module_state([*models, *[models[-1]] * self.n_dummies])
         assert not buffers, "a stack of Linear layers has no buffers"
         self.names = list(stacked)
         self.stacked = nn.ParameterList(
             [nn.Parameter(stacked[name].detach().clone(), requires_grad=name in trainable) for name in self.names]
         )
-        self._skeleton: tuple[nn.Module] = (copy.deepcopy(models[0]).to("meta"),)  # a tuple hides it from nn.Module
+        self._layers = _row_of_layers(models[0])
         self._stopped: list[Tensor] = []
-        """The parameters when a model last stopped, for those that have."""
-
-    def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        out: Tensor = functional_call(self._skeleton[0], parameters, (x,))
-        return out
 
     def forward(self, x: Tensor) -> Tensor:
+        stacked = dict(zip(self.names, self.stacked, strict=True))
         if self.n_dummies:
-            x = torch.cat([x, x[-1:].expand(self.n_dummies, *x.shape[1:])])
-        call: Callable[..., Tensor] = vmap(self._call)
-        return call(dict(zip(self.names, self.stacked, strict=True)), x)[: self.n]
+            x = x.expand(2, *x.shape[1:])
+        for kind, prefix in self._layers:
+            if kind is nn.Flatten:
+                x = x.flatten(2)
+            elif kind is nn.ReLU:
+                x = x.relu()
+            else:
+                weight, bias = stacked[f"{prefix}weight"].transpose(1, 2), stacked.get(f"{prefix}bias")
+                x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
+        return x[: self.n]
 
     def named_trainable(self) -> Iterator[tuple[str, Tensor, int | None]]:
         for name, parameter in zip(self.names, self.stacked, strict=True):
@@ -206,6 +212,14 @@ class VmapReplicas(Replicas):
                 for parameter, tensor in zip(self.stacked, self._stopped, strict=True):
                     mask = stopped.view(-1, *[1] * (parameter.ndim - 1))
                     parameter.copy_(torch.where(mask, tensor, parameter))
+
+
+def _row_of_layers(model: nn.Module) -> list[tuple[type[nn.Module], str]]:
+    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names."""
+    if isinstance(model, nn.Linear):
+        return [(nn.Linear, "")]
+    assert isinstance(model, nn.Sequential)
+    return [(type(layer), f"{name}.") for name, layer in model.named_children()]
 
 
 def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped: bool) -> Replicas:

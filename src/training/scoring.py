@@ -100,7 +100,7 @@ def set_mean(
     total: NDArray[np.float64] | float = 0.0
     for pool, w in weights.items():
         used = w > 0  # a class of weight 0 may have no samples, hence no figure
-        total = total + per_class[pool][..., used] @ w[used]
+        total = total + (per_class[pool][..., used] * w[used]).sum(-1)  # row by row: no bit depends on other rows
     return np.asarray(total)
 
 

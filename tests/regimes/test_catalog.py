@@ -71,7 +71,12 @@ STAGES = [
     ),
     ("freeze", {}, "1 | 2 from 1 last 1", "1 | 2 from 1 last 1 | 3 from 2 last 1"),
     ("freeze", {"first": 2}, "1 | 2 from 1 after 2", "1 | 2 from 1 after 2 | 3 from 2 after 2"),
-    ("freeze", {"pattern": "^head"}, "1 | 2 from 1 pattern ^head", "1 | 2 from 1 pattern ^head | 3 from 2 pattern ^head"),
+    (
+        "freeze",
+        {"pattern": "^head"},
+        "1 | 2 from 1 pattern ^head",
+        "1 | 2 from 1 pattern ^head | 3 from 2 pattern ^head",
+    ),
     ("ewc", {}, "1 | 2 from 1 ewc 1 to 1", "1 | 2 from 1 ewc 1 to 1 | 3 from 2 ewc 1 to 2"),
     ("l2_sp", {}, "1 | 2 from 1 l2_sp 0.1 to 1", "1 | 2 from 1 l2_sp 0.1 to 1 | 3 from 2 l2_sp 0.1 to 2"),
     ("lwf", {}, "1 | 2 from 1 lwf 1 to 1", "1 | 2 from 1 lwf 1 to 1 | 3 from 2 lwf 1 to 2"),

@@ -30,7 +30,9 @@ def regime(name: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
-@pytest.mark.parametrize("name", ["sequential", "replay", "freeze", "ewc", "lwf", "l2_sp", "warm_start", "shrink_perturb"])
+@pytest.mark.parametrize(
+    "name", ["sequential", "replay", "freeze", "ewc", "lwf", "l2_sp", "warm_start", "shrink_perturb"]
+)
 def test_the_file_stands_for_stage_1(name: str, suffix: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """No update is made on Dataset 1; what follows starts from the very weights of the file, at every seed."""
     path = tmp_path / f"old.{suffix}"
@@ -104,7 +106,10 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"hidden_1.weight": torch.zeros(3, 3)}, r"lacks hidden_1\.bias.*hidden_1\.weight is \[3, 3\], here \[64, 64\]"),
+        (
+            {"hidden_1.weight": torch.zeros(3, 3)},
+            r"lacks hidden_1\.bias.*hidden_1\.weight is \[3, 3\], here \[64, 64\]",
+        ),
         ({"epoch": 3}, "no state dict"),
         ({"fc.weight": torch.zeros(3)}, r"lacks hidden_1\.weight .* and 1 more"),
         (nn.Linear(2, 2), "plain weights"),

@@ -54,7 +54,9 @@ def executed(config: Config, root: Path | None = None, plan: Plan | None = None)
 def same_bits(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> bool:
     """Equal in type, shape and every bit (a NaN equals itself)."""
     a, b = torch.as_tensor(a).contiguous(), torch.as_tensor(b).contiguous()
-    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
 
 
 def differences(a: StageResult, b: StageResult) -> list[str]:

@@ -108,7 +108,7 @@ def test_the_vmap_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
 
 def test_the_squared_error_of_a_regression_is_a_plain_loop_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_module, "prefers_vmap", never)
-    config, node = one_stage("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01", "data.dim=13")
+    config, node = one_stage("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01", "optimizer.batch_size=16")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, lambda out, y: (out - y.float()).square().mean(1).sum() * (1 / len(y)))
     for name, tensor in plain.state_dict().items():

@@ -95,7 +95,7 @@ def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss)
             )
             gradients = torch.autograd.grad(score, list(model.parameters()), retain_graph=True)
             for total, gradient in zip(expected.values(), gradients, strict=True):
-                total += float(weight) * gradient.square()
+                total += weight * gradient.square()
     for name, total in expected.items():
         torch.testing.assert_close(found[name], total, rtol=1e-9, atol=1e-12)
 

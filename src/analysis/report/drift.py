@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,11 @@ def drift_pictures(
         notes.append(f"Movement per update is not shown: {path.not_watched}.")
     is_classes = not example.stream.train[0].y.is_floating_point()
     if is_classes:
-        for draw in (lambda: _probabilities(example, path, folder), lambda: _restorations(example, runs, folder)):
+        draws: tuple[Callable[[], Picture], ...] = (
+            lambda: _probabilities(example, path, folder),
+            lambda: _restorations(example, runs, folder),
+        )
+        for draw in draws:
             try:
                 pictures.append(draw())
             except (Unavailable, ValueError) as why:
@@ -194,7 +198,8 @@ def class_names(example: Example) -> list[str]:
 def _logits(example: Example, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     example.model.load_state_dict(dict(weights))
     with torch.no_grad():
-        return example.model.eval()(x)
+        logits: Tensor = example.model.eval()(x)
+    return logits
 
 
 def _dtype(example: Example) -> torch.dtype:

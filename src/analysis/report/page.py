@@ -54,22 +54,17 @@ class Sweep:
     def name(self) -> str:
         return self.folder.name
 
-    def missing(self) -> list[str]:
-        """One line a cell and regime whose runs were asked for and have neither result nor failure."""
-        known = {(r.cell, r.regime, r.seed) for r in (*self.records.runs, *self.records.failed)}
-        lines = []
+    def missing(self) -> dict[tuple[str, str], list[int]]:
+        """(cell, regime) -> the seeds that were asked for and have neither result nor failure."""
+        known = {(run.cell, run.regime, run.seed) for run in self.records.runs}
+        known |= {(run.cell, run.regime, run.seed) for run in self.records.failed}
+        found: dict[tuple[str, str], list[int]] = {}
         for cell, config in self.configs.items():
             for regime in config.regimes:
                 seeds = [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
                 if seeds:
-                    lines.append(f"{cell[:8]} {regime.label}: {_listed(seeds)}")
-        return lines
-
-    def n_missing(self) -> int:
-        """How many such runs there are."""
-        known = {(r.cell, r.regime, r.seed) for r in (*self.records.runs, *self.records.failed)}
-        wanted = {(c, r.label, s) for c, config in self.configs.items() for r in config.regimes for s in config.seeds}
-        return len(wanted - known)
+                    found[cell, regime.label] = seeds
+        return found
 
 
 def write_report(sweep: Sweep) -> list[Path]:
@@ -177,7 +172,11 @@ def _counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
     diverged = sum(run.diverged for run in records.runs)
     rows = [("cells", n_cells, False), ("runs with a result", len(records.runs), False)]
     rows += [("seeds", len({run.seed for run in records.runs}), False)]
-    alarms = (("diverged", diverged), ("failed", len(records.failed)), ("missing", sweep.n_missing()))
+    alarms = (
+        ("diverged", diverged),
+        ("failed", len(records.failed)),
+        ("missing", sum(map(len, sweep.missing().values()))),
+    )
     rows += [(word, number, True) for word, number in (*alarms, ("unreadable", len(records.damaged))) if number]
     return [(word, f"{number:,}", alarm) for word, number, alarm in rows]
 
@@ -189,7 +188,9 @@ def _troubles(sweep: Sweep) -> list[tuple[str, list[str], int]]:
         "Diverged": [
             f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
         ],
-        "Missing: asked for, not run yet": sweep.missing(),
+        "Missing: asked for, not run yet": [
+            f"{cell[:8]} {regime}: {_listed(seeds)}" for (cell, regime), seeds in sweep.missing().items()
+        ],
         "Unreadable": [*(f"{d.path.parent.name}/{d.path.name}: {d.problem}" for d in records.damaged), *sweep.problems],
     }
     return [(word, lines[:MOST_LINES], max(0, len(lines) - MOST_LINES)) for word, lines in lists.items() if lines]

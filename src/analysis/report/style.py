@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from src.training.store import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -56,7 +57,7 @@ def looks(names: Sequence[str], *, first: int = 0) -> dict[str, Look]:
     }
 
 
-def legend_below(figure: Figure, handles: Sequence[object], names: Sequence[str], *, columns: int = 3) -> None:
+def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, columns: int = 3) -> None:
     """A legend under the axes, where it hides nothing."""
     figure.legend(
         list(handles),
@@ -117,6 +118,7 @@ def picture(figure: Figure, folder: Path, name: str, alt: str, *, caption: str =
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
     write_atomically(folder / file, png.getvalue())
+    figure.set_layout_engine("none")  # it is laid out: drawing it again need not do that again
     kind, content = "image/png", png.getvalue()
     if vector:
         svg = io.BytesIO()

@@ -1,0 +1,191 @@
+"""Planted errors: does a row of the oracles notice?   python -m benchmarks.mutate   (make mutate)
+
+Each mutation changes one function while some rows of `src.oracles` run; those rows pass without it. Exit code 1 if a
+mutation goes unnoticed, or if a row fails without one. Measured: 9 mutations, all noticed, about a minute on one core.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from src.config import digest
+from src.data import draw
+from src.data.batches import MixtureData
+from src.evaluation import metrics
+from src.lab import conditional, montecarlo
+from src.lab.rows import Row
+from src.training import budget, execute, penalties, plan, stopping
+from src.training.replicas import VmapReplicas
+
+Mutation = AbstractContextManager[Any]
+
+
+def overlapping_data_sets() -> Mutation:
+    """Dataset 2 draws its samples from the front, where Dataset 1's are too."""
+
+    def divide(order: draw.Rows, counts: Sequence[int]) -> list[draw.Rows]:
+        return [order[:count] for count in counts]
+
+    return patch.object(draw, "divide", divide)
+
+
+def unseeded_split() -> Mutation:
+    """Every seed has the order of seed 0."""
+    original = draw.draw
+
+    def same(number: int, source: Any, allotment: Any, seed: int) -> draw.Draw:
+        return original(number, source, allotment, 0 * seed)
+
+    return patch("src.data.split.draw", same)
+
+
+def forgotten_parents() -> Mutation:
+    """A stage is named without the stages it starts from, so it is taken for one on the same data from the start."""
+    original = plan._node
+
+    def node(*arguments: Any) -> plan.Node:
+        found = original(*arguments)
+        return replace(found, key=digest([found.data.digest, found.seed, found.shape]))
+
+    return patch.object(plan, "_node", node)
+
+
+def fresh_starts() -> Mutation:
+    """Every stage starts from the initial weights."""
+    original = execute._starting_model
+
+    def model(config: Any, node: plan.Node, *rest: Any) -> torch.nn.Module:
+        stage = replace(node.stage, start=replace(node.stage.start, kind="fresh"))
+        return original(config, replace(node, stage=stage), *rest)
+
+    return patch.object(execute, "_starting_model", model)
+
+
+def early_convergence() -> Mutation:
+    """Convergence is declared at a tolerance ten thousand times the one that was asked for."""
+    original = stopping.ConvergenceRule.after_epoch
+
+    def after_epoch(self: stopping.ConvergenceRule, epoch: int, running: Sequence[int]) -> dict[int, stopping.Verdict]:
+        figures = self.figure
+        with patch.object(self, "figure", lambda: [figure / 1e4 for figure in figures()]):
+            return original(self, epoch, running)
+
+    return patch.object(stopping.ConvergenceRule, "after_epoch", after_epoch)
+
+
+def one_step_too_many() -> Mutation:
+    """A stage of E passes makes one update more."""
+    original = budget._of_passes
+
+    def passes(stage: budget.StageSize, batch_size: int, n_passes: float) -> budget.Length:
+        return original(stage, batch_size, n_passes + 1)
+
+    return patch.object(budget, "_of_passes", passes)
+
+
+def doubled_penalty() -> Mutation:
+    """The half of strength/2 is lost."""
+    original = penalties._weighted_square
+
+    def square(parameter: torch.Tensor, anchor: torch.Tensor, precision: torch.Tensor | None) -> torch.Tensor:
+        return 2 * original(parameter, anchor, precision)
+
+    return patch.object(penalties, "_weighted_square", square)
+
+
+def exchanged_test_sets() -> Mutation:
+    """d1's figures are computed on the samples of d2, and the other way round."""
+    original = metrics._set_weights
+
+    def weights(evaluations: Any, name: str) -> torch.Tensor:
+        return original(evaluations, {"d1": "d2", "d2": "d1"}.get(name, name))
+
+    return patch.object(metrics, "_set_weights", weights)
+
+
+def unsorted_union() -> Mutation:
+    """SGD sees the samples in the order of their ids in every epoch."""
+
+    def order(self: MixtureData, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        del epoch
+        return np.repeat(np.concatenate(self.pools), self.repeats)
+
+    return patch.object(MixtureData, "order", order)
+
+
+def drifting_models() -> Mutation:
+    """A model that has stopped is not held still: its momentum moves it on."""
+    return patch.object(VmapReplicas, "hold", lambda self: None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`rows`: those that should notice the mutation."""
+
+    part: str
+    mutation: Callable[[], Mutation]
+    rows: Callable[[], Iterator[Row]]
+
+
+def _projections() -> Iterator[Row]:
+    setting = "d=20, n=8+8, shift .7"
+    return conditional.projections(setting, conditional.SETTINGS[setting])
+
+
+def _risks() -> Iterator[Row]:
+    return iter(montecarlo.two_data_sets(montecarlo.Setting(6, 6), block=0)[0])
+
+
+def _evaluations() -> Iterator[Row]:
+    return islice(conditional.evaluations(), 7)
+
+
+def _penalties() -> Iterator[Row]:
+    return islice(conditional.held_back(), 4)
+
+
+def _test_noise() -> Iterator[Row]:
+    return iter(montecarlo.surface_noise(8, block=len(montecarlo.SETTINGS) + 2)[0])
+
+
+CASES = (
+    Case("split", overlapping_data_sets, _risks),
+    Case("plan", forgotten_parents, _projections),
+    Case("plan", fresh_starts, _projections),
+    Case("stopping", early_convergence, _projections),
+    Case("stopping", one_step_too_many, conditional.too_low_a_rate),
+    Case("penalty", doubled_penalty, _penalties),
+    Case("evaluation", exchanged_test_sets, _evaluations),
+)
+
+
+def main() -> None:
+    """Every case, first without its mutation and then with it."""
+    missed = 0
+    clean: dict[object, list[Row]] = {}
+    for case in CASES:
+        if case.rows not in clean:
+            clean[case.rows] = list(case.rows())
+        wrong = [row for row in clean[case.rows] if not row.passed]
+        with case.mutation():
+            failed = [row for row in case.rows() if not row.passed]
+        name = f"{case.part}: {(case.mutation.__doc__ or '').splitlines()[0]}"
+        found = f"{len(failed)} of {len(clean[case.rows])} rows fail"
+        example = f", e.g. {failed[0].name}: theory {failed[0].theory}, measured {failed[0].measured}" if failed else ""
+        print(f"{'noticed' if failed and not wrong else 'MISSED '}  {name}\n         {found}{example}")
+        missed += not failed or bool(wrong)
+    print(f"{len(CASES) - missed} of {len(CASES)} planted errors noticed")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Walking the plan: starting weights, optimizer state across stages, and what a failure takes with it.
+
+Properties: weights carry over as the stage says; a stage that raises fails alone, with those that need it, and the next call
+tries it again; what the user did wrong is raised; batch normalisation is refused where its statistics cannot be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import src.training.execute as execute_module
+from src.config import ConfigError
+from src.models.build import build_model
+from src.training.execute import _group_limit, average, shrink_perturb
+from src.training.feed import Place
+from src.training.plan import Node
+from tests.training.cells import differences, executed, planned, same_bits, tiny, with_replicas
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, wrong: set[str], error: Exception) -> list[int]:
+    """Makes the fit of every group with a key among `wrong` raise; the sizes of the groups that were tried."""
+    tried: list[int] = []
+    whole = execute_module.fit
+
+    def fit(config: Any, nodes: Sequence[Node], *rest: Any, **options: Any) -> Any:
+        tried.append(len(nodes))
+        if wrong & {node.key for node in nodes}:
+            raise error
+        return whole(config, nodes, *rest, **options)
+
+    monkeypatch.setattr(execute_module, "fit", fit)
+    return tried
+
+
+def test_a_stage_that_raises_takes_only_its_descendants_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tiny("seeds=5", "regimes=[sequential,combined,d1_only]")
+    plan = planned(config)
+    _, whole = executed(config, plan=plan)
+    wrong = plan.runs[2].stages[0]  # stage 1 of sequential at seed 2, shared with d1_only
+    tried = broken(monkeypatch, {wrong}, RuntimeError("planted\nhere"))
+    _, execution = executed(config, tmp_path, plan)
+    lost = {key for run in plan.runs for key in run.stages if wrong in run.stages}
+    assert execution.failures.keys() == lost
+    for line, trace in execution.failures.values():
+        assert line == "RuntimeError: planted here"
+        assert "Traceback" in trace
+        assert "planted" in trace
+    assert execution.results.keys() == plan.nodes.keys() - lost
+    for key, result in execution.results.items():
+        assert differences(result, whole.results[key]) == []
+    assert max(tried) >= 5
+    monkeypatch.undo()
+    _, again = executed(config, tmp_path, plan)
+    assert again.trained == lost, "the next call tries what is missing, and that alone"
+    for key in lost:
+        assert differences(again.results[key], whole.results[key]) == []
+
+
+def test_memory_that_does_not_suffice_for_a_group_suffices_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("seeds=5", "regimes=[combined]")
+    plan = planned(config)
+    whole = execute_module.fit
+
+    def fit(config: Any, nodes: Sequence[Node], *rest: Any, **options: Any) -> Any:
+        if len(nodes) > 2:
+            raise torch.OutOfMemoryError("planted")
+        return whole(config, nodes, *rest, **options)
+
+    monkeypatch.setattr(execute_module, "fit", fit)
+    _, execution = executed(config, plan=plan)
+    assert execution.failures == {}
+    assert {result.ledger.group for result in execution.results.values()} == {1, 2}
+
+
+def test_a_mistake_of_the_users_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("seeds=2")
+    plan = planned(config)
+    broken(monkeypatch, set(plan.nodes), ConfigError("regime.freeze", 9, "freezes all"))
+    with pytest.raises(ConfigError, match=r"regime\.freeze=9"):
+        executed(config, plan=plan)
+
+
+def test_stages_after_a_diverged_one_are_not_trained() -> None:
+    config = tiny("seeds=2", "regimes=[sequential]", "optimizer.lr=1e30")
+    plan, execution = executed(config)
+    assert execution.failures == {}
+    assert execution.results.keys() == {run.stages[0] for run in plan.runs}
+    assert all(execution.diverged(run.stages[0]) for run in plan.runs)
+
+
+def test_continued_momentum_is_one_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 2 with the optimizer kept: the plain loop goes on with the same optimizer object, bit for bit."""
+    import src.training.fit as fit_module
+
+    monkeypatch.setattr(fit_module, "prefers_vmap", lambda *_: False)
+    for optimizer in ("sgd", "adam"):
+        config = tiny(
+            "seeds=1",
+            "regimes=[{sequential: {reset_optimizer: false}}]",
+            f"optimizer={optimizer}",
+            "optimizer.batch_size=8",
+        )
+        plan, execution = executed(config)
+        nodes = [plan.nodes[key] for key in plan.runs[0].stages]
+        model = build_model(config.arch, (1, 8, 8), 10, 0)
+        given = config.optimizer
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+        options = {"momentum": given.momentum} if optimizer == "sgd" else {}
+        plain = kind(model.parameters(), lr=given.lr, **options)
+        for node in nodes:
+            x, y = node.data.parts[0].inputs(), node.data.labels
+            for epoch in range(node.length.n_epochs):
+                for rows in torch.from_numpy(node.data.order(epoch)).split(8):
+                    plain.zero_grad()
+                    torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                    plain.step()
+        for name, tensor in model.state_dict().items():
+            assert same_bits(execution.results[nodes[-1].key].weights[name], tensor), (optimizer, name)
+
+
+def test_average_and_shrink_perturb_are_their_formulas() -> None:
+    a, b = {"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(4)}, {"w": torch.tensor([3.0, -1.0]), "n": torch.tensor(6)}
+    mean = average([a, b], [0.25, 0.75])
+    assert mean["w"].tolist() == [2.5, 0.0]
+    assert mean["n"] == 4
+    noise = torch.nn.Linear(1, 2, bias=False)
+    mixed = shrink_perturb({"weight": torch.ones(2, 1), "n": torch.tensor(1.0)}, noise, 0.5, 2.0)
+    assert torch.equal(mixed["weight"], 0.5 + 2 * noise.weight.detach())
+    assert mixed["n"] == 1
+
+
+def test_batch_normalisation_over_several_devices_needs_gpus() -> None:
+    config = tiny("arch=resnet18", "seeds=1")
+    node = next(iter(planned(config).nodes.values()))
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: batch normalisation"):
+        _group_limit(config, node, Place(torch.device("cpu"), torch.float32, rank=0, world=2))
+
+
+def test_the_limit_of_a_group_follows_from_the_model_and_the_setting() -> None:
+    config = tiny("seeds=1")
+    node = next(iter(planned(config).nodes.values()))
+    place = Place(torch.device("cpu"), torch.float32)
+    assert _group_limit(config, node, place) == 128
+    assert _group_limit(with_replicas(config, 3), node, place) == 3
+    assert 1 < _group_limit(tiny("arch=resnet18"), node, place) < 16

@@ -1,0 +1,150 @@
+"""Grouped = single: a stage trained beside others is, bit for bit, the stage trained alone.
+
+For both engines, all optimizers, every stopping rule, shapes whose rows do not fill whole 16 bytes, members that stop at
+different epochs, and one whose numbers stop being finite. Weights, optimizer state, curves and ledger are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from src.config import Config
+from src.data.stream import Bank
+from src.models.build import build_model
+from src.training.execute import Execution
+from src.training.fit import fit
+from src.training.plan import Node, Plan
+from tests.training.cells import CPU, differences, executed, planned, same_bits, tiny, with_replicas
+
+EARLY = ("stopping=early_stopping", "stopping.max_epochs=12", "stopping.patience=1", "optimizer.lr=0.5")
+CONVERGE = ("stopping=convergence", "stopping.max_epochs=12", "stopping.tolerance=1")
+KEPT = ("regimes=[{sequential: {reset_optimizer: false}}]",)
+CELLS = {
+    "mlp": (),
+    "mlp, odd widths, adamw, cosine": (
+        "arch.widths=[13,7]",
+        "optimizer=adamw",
+        "optimizer.schedule=cosine",
+        "optimizer.batch_size=7",
+    ),
+    "mlp, one unit, weight decay": ("arch.widths=[1]", "optimizer.weight_decay=0.01"),
+    "mlp, batches of one": ("split.size=20", "optimizer.batch_size=1", "optimizer=adam", "arch.widths=[7]"),
+    "mlp, early stopping": EARLY,
+    "mlp, early stopping on accuracy, adam": (*EARLY, "stopping.monitor=accuracy", "optimizer=adam"),
+    "mlp, convergence": CONVERGE,
+    "mlp, convergence by gradient": (*CONVERGE, "stopping.quantity=gradient", "stopping.tolerance=0.4"),
+    "mlp, momentum kept over early stopping": (*EARLY, *KEPT, "optimizer.weight_decay=0.01"),
+    "mlp, adam kept over early stopping": (*EARLY, *KEPT, "optimizer=adam", "optimizer.lr=0.05"),
+    "mlp, few curve points": (*EARLY, "trainer.curve_points=3"),
+    "linear, 50 features, regression": ("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01"),
+    "linear, double precision": ("arch=linear", "trainer.precision=64", "optimizer=adam"),
+    "mlp, mixed precision": ("trainer.precision=bf16-mixed",),
+    "cnn": ("arch=cnn", "arch.widths=[4,5]", "optimizer.batch_size=7"),
+    "cnn, early stopping, momentum kept": ("arch=cnn", "arch.widths=[4]", *EARLY, *KEPT),
+    "cnn, convergence": ("arch=cnn", "arch.widths=[4]", *CONVERGE),
+}
+
+
+def apart(plan: Plan, a: Execution, b: Execution) -> dict[str, list[str]]:
+    """Stage -> what its two results do not share."""
+    assert not a.failures
+    assert not b.failures
+    assert a.results.keys() == b.results.keys() == plan.nodes.keys()
+    found = {key: differences(a.results[key], b.results[key]) for key in plan.nodes}
+    return {key: what for key, what in found.items() if what}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_group_changes_nothing(name: str) -> None:
+    config = tiny("seeds=5", *CELLS[name])
+    plan, alone = executed(with_replicas(config, 1))
+    ledgers = [result.ledger for result in alone.results.values()]
+    if "early" in name or "convergence" in name:
+        assert len({ledger.epochs for ledger in ledgers}) > 2, "members must stop at different epochs"
+    assert {ledger.group for ledger in ledgers} == {1}
+    for replicas in (2, 5):
+        _, grouped = executed(with_replicas(config, replicas), plan=plan)
+        if name != "mlp, adam kept over early stopping":  # steps differ there, so that groups are smaller
+            assert max(result.ledger.group for result in grouped.results.values()) == replicas
+        assert apart(plan, alone, grouped) == {}
+
+
+def poisoned(node: Node) -> Node:
+    """The stage with one sample that is not a number."""
+    part = node.data.parts[0]
+    x = part.bank.x.clone()
+    x[part.rows[0]] = torch.inf
+    bad = dataclasses.replace(part, bank=Bank(x, part.bank.mean, part.bank.std))
+    return dataclasses.replace(node, data=dataclasses.replace(node.data, parts=(bad, *node.data.parts[1:])))
+
+
+def fitted(config: Config, nodes: list[Node]) -> list:  # type: ignore[type-arg]
+    models = [build_model(config.arch, n.stream.input_shape, n.stream.n_outputs, n.seed) for n in nodes]
+    return fit(config, nodes, models, CPU, keep_optimizer=True)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "mlp, early stopping", "mlp, convergence"])
+def test_a_member_that_diverges_leaves_the_others_alone(name: str, place: int) -> None:
+    config = tiny("seeds=4", "regimes=[combined]", *CELLS[name])
+    nodes = list(planned(config).nodes.values())
+    alone = [fitted(config, [node])[0] for node in nodes]
+    ill = poisoned(nodes[place])
+    together = fitted(config, [ill if k == place else node for k, node in enumerate(nodes)])
+    for k in range(4):
+        if k != place:
+            assert differences(together[k], alone[k]) == []
+    (ill_alone,) = fitted(config, [ill])
+    for result in (together[place], ill_alone):
+        assert result.ledger.diverged
+        assert result.ledger.updates <= nodes[0].length.updates_per_epoch, "seen in the first epoch"
+    assert differences(together[place], ill_alone) == []
+
+
+def test_where_a_matrix_lies_in_memory_does_not_change_a_product() -> None:
+    # what grouped = single rests on with stacked parameters; torch's own default does not promise it
+    x, w = torch.randn(7, 13), torch.randn(10, 13)
+
+    def product(place: int) -> torch.Tensor:
+        a, b = torch.randn(5, 7, 13), torch.randn(5, 10, 13)
+        a[place], b[place] = x, w
+        return torch.bmm(a, b.transpose(1, 2))[place]
+
+    assert all(same_bits(product(0), product(place)) for place in range(1, 5))
+
+
+def test_a_stopped_member_keeps_its_best_weights_while_others_go_on() -> None:
+    plan, execution = executed(tiny("seeds=5", "regimes=[combined]", *EARLY, "trainer.curve_points=50"))
+    epochs = set()
+    for key, result in execution.results.items():
+        node, ledger = plan.nodes[key], result.ledger
+        epochs.add(ledger.epochs)
+        assert ledger.group == 5
+        assert node.monitor is not None
+        model = build_model(tiny().arch, node.stream.input_shape, 10, node.seed)
+        model.load_state_dict(dict(result.weights))
+        total = 0.0
+        for pool, weights in node.monitor.weights.items():
+            samples = node.stream.val.pools[pool]
+            with torch.no_grad():
+                losses = torch.nn.functional.cross_entropy(model(samples.inputs()), samples.y, reduction="none")
+            total += float((weights * losses.double()).sum())
+        curve = validation(node, result.curves.loss)
+        assert total == pytest.approx(curve.min(), rel=1e-5)
+        assert curve[-1] == curve.min(), "the last point shows the weights that are kept"
+        assert ledger.best_epoch == int(np.argmin(curve)) + 1
+    assert len(epochs) > 1
+
+
+def validation(node: Node, per_class: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The monitored loss at every point of the curve, from the classes' means."""
+    assert node.monitor is not None
+    total = 0.0
+    for pool, weights in node.monitor.weights.items():
+        y = node.stream.val.pools[pool].y.numpy()
+        total = total + (per_class[pool] * np.bincount(y, weights=weights.numpy(), minlength=10)).sum(1)
+    return np.asarray(total)

@@ -1,0 +1,170 @@
+"""The stage store: loaded = trained, bit for bit, and no damage goes unseen.
+
+Properties: a round trip keeps every bit and every field; a flipped byte anywhere in the file, a cut or an emptied file is
+noticed, and the stage counts as absent; writing leaves the old file or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.training.result import Curves, Ledger, StageResult
+from src.training.store import Store, weights_digest, write_atomically
+from tests.training.cells import differences, executed, tiny
+
+
+def result(*, optimizer: bool = True) -> StageResult:
+    """A stage with every kind of tensor: empty, of no dimension, whole numbers, not contiguous, NaN."""
+    weights = {
+        "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,
+        "a.count": torch.tensor(7),
+        "a.none": torch.empty(0, 3),
+        "a.half": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
+    }
+    state = {"step/a.weight": torch.tensor(3.0), "exp_avg/a.weight": torch.ones(3, 2, dtype=torch.float64)}
+    nan = np.array([[0.5, np.nan], [1.0, 0.0]])
+    curves = Curves(np.array([2, 4]), np.array([0.1, np.nan]), (nan, nan + 1), (nan * 2, nan * 3))
+    ledger = Ledger(
+        updates=4,
+        samples=30,
+        epochs=2,
+        stopped_by="patience",
+        converged=None,
+        best_epoch=1,
+        seconds=0.25,
+        group=3,
+        engine="loop",
+        device="cpu",
+        extra_passes=1.5,
+    )
+    return StageResult(weights, state if optimizer else None, curves, ledger)
+
+
+@pytest.mark.parametrize("optimizer", [True, False])
+def test_a_round_trip_keeps_everything(tmp_path: Path, optimizer: bool) -> None:
+    store, kept = Store(tmp_path), result(optimizer=optimizer)
+    store.put("abcd", kept)
+    back = store.get("abcd")
+    assert back is not None
+    assert differences(kept, back) == []
+    assert (back.optimizer is None) == (not optimizer)
+    assert back.ledger == kept.ledger
+    assert store.get("abce") is None
+
+
+def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("without", result(optimizer=False))
+    store.put("with", result())
+    assert store.get("without", need_optimizer=True) is None
+    assert store.get("with", need_optimizer=True) is not None
+
+
+def test_a_flipped_byte_anywhere_is_noticed(tmp_path: Path) -> None:
+    store, kept = Store(tmp_path), result()
+    store.put("abcd", kept)
+    path = store.path("abcd")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in range(len(whole)):  # every byte, all of its bits or one of them
+        flipped = bytearray(whole)
+        flipped[position] ^= 0xFF if position % 2 else 1 << int(rng.integers(8))
+        path.write_bytes(bytes(flipped))
+        with pytest.warns(UserWarning, match="damaged"):
+            assert store.get("abcd") is None, f"byte {position} of {len(whole)}"
+    path.write_bytes(whole)
+    assert store.get("abcd") is not None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99])
+def test_a_cut_file_is_noticed(tmp_path: Path, share: float) -> None:
+    store = Store(tmp_path)
+    store.put("abcd", result())
+    path = store.path("abcd")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.get("abcd") is None
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    write_atomically(path, b"old")
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"], "no scratch file stays behind"
+
+
+def test_a_digest_names_names_types_shapes_and_bits() -> None:
+    one = {"w": torch.tensor([[1.0, 0.0]])}
+    digest = weights_digest(one)
+    assert weights_digest({"w": torch.tensor([[1.0, 0.0]])}) == digest
+    others = [
+        {"v": one["w"]},
+        {"w": one["w"].double()},
+        {"w": one["w"].T},
+        {"w": torch.tensor([[1.0, -0.0]])},
+        {**one, "b": torch.empty(0)},
+    ]
+    assert len({digest, *(weights_digest(other) for other in others)}) == 6
+
+
+def test_loaded_is_trained(tmp_path: Path) -> None:
+    config = tiny("seeds=2", "regimes=[{sequential: {reset_optimizer: false}},combined]", "optimizer=adam")
+    plan, trained = executed(config, tmp_path)
+    _, loaded = executed(config, tmp_path, plan)
+    assert trained.trained == set(plan.nodes)
+    assert loaded.trained == set()
+    for key in plan.nodes:
+        assert differences(trained.results[key], loaded.results[key]) == []
+
+
+def test_later_stages_are_the_same_after_a_loaded_one(tmp_path: Path) -> None:
+    config = tiny("seeds=2", "regimes=[{sequential: {reset_optimizer: false}},{replay: {share: 0.2}}]")
+    plan, trained = executed(config, tmp_path)
+    store = Store(tmp_path)
+    lost = {key for key, node in plan.nodes.items() if node.level}
+    for key in lost:
+        store.path(key).unlink()
+    _, again = executed(config, tmp_path, plan)
+    assert again.trained == lost
+    for key in plan.nodes:
+        assert differences(trained.results[key], again.results[key]) == []
+
+
+def test_a_damaged_stage_is_trained_again_to_the_same_bits(tmp_path: Path) -> None:
+    config = tiny("seeds=2", "regimes=[sequential]")
+    plan, first = executed(config, tmp_path)
+    store = Store(tmp_path)
+    hurt = next(iter(plan.nodes))
+    path = store.path(hurt)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match="damaged"):
+        _, again = executed(config, tmp_path, plan)
+    assert again.trained == {hurt}
+    assert differences(first.results[hurt], again.results[hurt]) == []
+    assert store.get(hurt) is not None, "and it is kept again"
+
+
+def test_a_stage_of_another_kind_of_device_is_not_taken(tmp_path: Path) -> None:
+    config = tiny("seeds=1", "regimes=[combined]")
+    plan, first = executed(config, tmp_path)
+    (key,) = plan.nodes
+    kept = first.results[key]
+    elsewhere = Ledger(**{**kept.ledger.to_json(), "device": "cuda"})
+    Store(tmp_path).put(key, StageResult(kept.weights, kept.optimizer, kept.curves, elsewhere))
+    _, again = executed(config, tmp_path, plan)
+    assert again.trained == {key}
