@@ -116,8 +116,13 @@ def on_finish(configs: Sequence[Config]) -> None:
     _sessions().pop(configs[0].sweep).finish(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
 
 
-def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> CellOutcome:
-    """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there."""
+def run_cell(
+    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+) -> CellOutcome:
+    """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there.
+
+    `on_stage` is called before every group of stages; what it raises leaves the cell, and trained stages stay in the store.
+    """
     config = settled(config)
     from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import: not before it must
 
@@ -127,7 +132,7 @@ def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) ->
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)
-    execution = execute(config, plan, Store(Path(config.multirun) / ".stages"), place)
+    execution = execute(config, plan, Store(Path(config.multirun) / ".stages"), place, on_stage)
     if place.rank:
         return CellOutcome((), (), None)
     folders, failures = _write(config, plan, execution, place, on_run)

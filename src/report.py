@@ -118,6 +118,7 @@ def main() -> None:
     print(
         f"{html} ({size:.1f} MiB), with {', '.join(path.name for path in tables) or 'no tables'} and figures beside it"
     )
+    attach(sweep)
 
 
 if __name__ == "__main__":

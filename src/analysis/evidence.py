@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -68,12 +69,19 @@ class Evidence:
 
     def numbers(self, cell: int, regime: RegimeConfig, metric: str) -> dict[int, float]:
         """The metric of one cell and regime at every seed that has it. Raises Missing where a run is not there."""
+        if len(self.devices) > 1:
+            raise Missing("some runs were made on CPU and some on CUDA, which are never paired")
         evidence = self.cells[cell]
         values = {seed: evidence.value(regime, seed, metric) for seed in range(self.study.seeds)}
         found = {seed: value for seed, value in values.items() if value is not None}
         if not found:
             raise Missing(f"{metric} is undefined for {regime.label} in cell {evidence.cell}")
         return found
+
+    @functools.cached_property
+    def devices(self) -> set[str]:
+        """Kinds of device that the study's runs were made on."""
+        return {run.device for cell in self.cells for run in cell.runs.values()}
 
     def remarks(self) -> list[str]:
         """What a reader should know besides: stages that hit their cap, and what the probes that were asked say."""
@@ -82,4 +90,7 @@ class Evidence:
         asked = [stage["converged"] for run in runs for stage in run.result["stages"] if stage["converged"] is not None]
         capped = sum(done is False for done in asked)
         said = [f"{capped} of {len(asked)} stages not converged"] if capped else []
-        return [*said, *(note for cell in self.cells for one in cell.readings.values() for note in one.notes)]
+        texts = [text for one in self.study.statements for text in (one.metric, one.minus_metric) if text]
+        probes = {name.partition("/")[0] for text in texts for name in parse_metric(text).names}
+        read = [one for cell in self.cells for name, one in cell.readings.items() if name in probes]
+        return [*said, *(note for one in read for note in one.notes)]

@@ -96,7 +96,7 @@ def joint_deviation(theory: npt.ArrayLike, values: npt.ArrayLike) -> tuple[float
     gap = drawn.mean(axis=0) - np.asarray(theory, np.float64)
     scale = drawn.std(axis=0, ddof=1)
     correlation = np.corrcoef(drawn, rowvar=False).reshape(k, k)
-    squared = n * float((gap / scale) @ np.linalg.solve(correlation, gap / scale))
+    squared = n * float((gap / scale) @ np.linalg.pinv(correlation, hermitian=True) @ (gap / scale))
     tail = f.sf(squared * (n - k) / (k * (n - 1)), k, n - k)
     return float(chi2.isf(tail, k)), k
 

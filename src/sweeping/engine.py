@@ -12,7 +12,9 @@ from src.config import Config, RegimeConfig
 
 
 class Interrupted(BaseException):
-    """Raised inside `Engine.run_cell`, by its `on_run`, to leave the cell at once: what is finished stays, the rest waits.
+    """Raised inside `Engine.run_cell`, by its `on_run` or `on_stage`, to leave the cell at once.
+
+    What is finished stays, the rest waits.
 
     Not an Exception, so that no handler for a run's failure takes it for one.
     """
@@ -39,8 +41,15 @@ class Engine(Protocol):
     def missing_runs(self, config: Config) -> list[tuple[RegimeConfig, int]]:
         """The runs of regimes x seeds that have no result on disk."""
 
-    def run_cell(self, config: Config, *, on_run: Callable[[Path], None] | None = None) -> Outcome:
-        """Trains what is missing; calls `on_run` with each run's folder once its result.json is there."""
+    def run_cell(
+        self,
+        config: Config,
+        *,
+        on_run: Callable[[Path], None] | None = None,
+        on_stage: Callable[[], None] | None = None,
+    ) -> Outcome:
+        """Trains what is missing; calls `on_run` with each run's folder once its result.json is there, and `on_stage`
+        wherever the cell can be left without losing what was trained."""
 
     def record_failure(self, config: Config, reason: str) -> None:
         """Notes the `reason`, on disk and with the tracker, for every missing run of a cell whose workers died."""

@@ -104,6 +104,9 @@ def _run(claim: Claim, folder: SweepFolder, queue: WorkQueue, engine: Engine, st
 
     def on_run(run: Path) -> None:
         log.info("finished %s", run.name)
+        on_stage()
+
+    def on_stage() -> None:
         if stop.is_set():
             raise Interrupted
 
@@ -117,7 +120,7 @@ def _run(claim: Claim, folder: SweepFolder, queue: WorkQueue, engine: Engine, st
         return False
     start = time.monotonic()
     try:
-        outcome = engine.run_cell(folder.read_cell(claim.cell), on_run=on_run)
+        outcome = engine.run_cell(folder.read_cell(claim.cell), on_run=on_run, on_stage=on_stage)
     except Interrupted:
         queue.requeue(claim)
         log.info("cell %s: interrupted and given back", claim.cell)

@@ -47,10 +47,17 @@ class Execution:
         return key in self.results and self.results[key].ledger.diverged
 
 
-def execute(config: Config, plan: Plan, store: Store, place: Place) -> Execution:
-    """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained."""
+def execute(
+    config: Config, plan: Plan, store: Store, place: Place, on_stage: Callable[[], None] | None = None
+) -> Execution:
+    """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
+
+    `on_stage` is called before every group; what it raises ends the walk, and what was trained is in the store.
+    """
     execution = Execution(store)
     for group in plan.groups:
+        if on_stage is not None:
+            on_stage()
         missing = from_first_rank(partial(_load, group, plan, execution, place.device.type), place)
         _share_loaded(group, execution, place)
         ready = []

@@ -284,6 +284,7 @@ CHROMIUM = next(
 )
 PROBE = """
 <script>
+addEventListener("load", () => {
 const heads = [...document.querySelectorAll("#cells th")];
 const column = (k) => [...document.querySelectorAll("#cells tbody tr")].map((row) => row.cells[k].textContent);
 const at = heads.findIndex((head) => head.textContent.includes("points"));
@@ -303,6 +304,7 @@ select.dispatchEvent(new Event("change"));
 const broken = [...document.images].filter((image) => !image.complete || !image.naturalWidth).length;
 const found = { up, down, shown, before, after: visible(), broken, wide: document.documentElement.scrollWidth - innerWidth };
 console.log("PROBE " + JSON.stringify(found));
+});
 </script>
 """
 

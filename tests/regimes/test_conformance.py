@@ -58,8 +58,8 @@ def test_epochs_are_passes_over_what_is_counted() -> None:
     plan = planned(tiny(ALL, "seeds=1", *RAGGED, *RULES["epochs"]))
     found = {run.regime.name: [plan.nodes[key].length.updates for key in run.stages] for run in plan.runs}
     first, second, both = 12, 4, 16  # 2 epochs of 6, 2 and 8 updates
-    then = dict.fromkeys(("sequential", "replay", "freeze", "ewc", "l2_sp", "lwf"), [first, second])
-    grown = dict.fromkeys(("warm_start", "shrink_perturb"), [first, both])
+    then = {name: [first, second] for name in ("sequential", "replay", "freeze", "ewc", "l2_sp", "lwf")}
+    grown = {name: [first, both] for name in ("warm_start", "shrink_perturb")}
     assert found == {
         **then,
         **grown,

@@ -34,7 +34,10 @@ def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
     return [(regime, seed) for regime, seed in wanted if not (cell / f"{regime.label}-{seed}/result.json").exists()]
 
 
-def run_cell(config: Config, *, on_run: Callable[[Path], None] | None = None) -> Outcome:
+def run_cell(
+    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+) -> Outcome:
+    del on_stage  # its cells have no stages
     behaviour = _behaviour(config)
     cell, epochs = cell_dir(config), config.axes()["epochs"]
     note(config, f"cell {cell.name}")

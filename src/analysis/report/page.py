@@ -23,6 +23,7 @@ from src.analysis.report.tables import (
     ledger_csv,
     ledger_table,
     matches_table,
+    too_few,
 )
 from src.analysis.table import csv_table
 from src.analysis.units import name_of
@@ -128,6 +129,7 @@ def _content(sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder:
             (_named(a, b, n, judged), p) for (a, b), g in judged.items() for n, p in maps(g, folder, title=sweep.name)
         ],
         "cells": cells_table([v for group in judged.values() for v in group]) if judged else None,
+        "too_few": too_few([v for group in judged.values() for v in group]),
         "looks": styles,
         "claims": claims_table(sweep.folder.parent / "claims" / "claims.json"),
         "troubles": _troubles(sweep),

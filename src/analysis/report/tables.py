@@ -42,7 +42,10 @@ def _number(text: str, value: float | None) -> Entry:
 
 
 def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
-    """One row a cell and pair of regimes: place, means, effect with its interval, p, n, winner."""
+    """One row a cell and pair of regimes: place, winner, effect with its interval, p, n, means.
+
+    That seeds are too few is said once for all rows, by `too_few`.
+    """
     axes, pairs = varying_axes(verdicts), list(contrasts(verdicts))
     unit = unit_of(verdicts[0].metric)
     percent = f", {unit.of_values}" if unit.of_values else ""
@@ -69,12 +72,21 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
         entries.append(_number(format_p(verdict.p_holm), 2.0 if verdict.p_holm is None else verdict.p_holm))
         entries.append(_number(str(verdict.n), float(verdict.n)))
         entries += [_number(unit.value(mean), mean) for mean in (verdict.mean_a, verdict.mean_b)]
-        said = [verdict.reason] if verdict.winner == INCONCLUSIVE or verdict.p_holm is None else []
+        said = [verdict.reason] if verdict.winner == INCONCLUSIVE else []
         entries.append(Entry(text="; ".join([*said, *verdict.notes])))
         rows.append(tuple(entries))
     if not any(row[-1].text for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     return Table(heads=tuple(heads), rows=tuple(rows))
+
+
+def too_few(verdicts: Sequence[CellVerdict]) -> str:
+    """That the seeds of some rows cannot decide so many comparisons, or nothing."""
+    reasons = [verdict.reason for verdict in verdicts if verdict.reason.startswith("too few seeds")]
+    if not reasons:
+        return ""
+    rows = "one row" if len(reasons) == 1 else f"{len(reasons):,} rows"
+    return f"In {rows} p is left out, for no result could make it small: {reasons[0]}."
 
 
 # ------------------------------------------------------------------------------------------------ the fairness ledger

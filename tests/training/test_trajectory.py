@@ -1,0 +1,71 @@
+"""Watching a stage changes nothing: it ends, bit for bit, where it ended unwatched, and its path begins at its start.
+
+For both engines and for a second stage that keeps the optimizer; a stage with another start is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from src.models.build import build_model
+from src.training.trajectory import points, trajectory
+from tests.training.cells import CPU, executed, same_bits, tiny
+
+CELLS = {
+    "stacked": ("optimizer.batch_size=7",),
+    "one after the other": ("arch=cnn", "arch.widths=[4]"),
+    "momentum kept": ("regimes=[{sequential: {reset_optimizer: false}}]", "optimizer.momentum=0.9"),
+    "cosine": ("optimizer.schedule=cosine",),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
+    config = tiny(*CELLS[name])
+    plan, execution = executed(config)
+    run = next(run for run in plan.runs if len(run.stages) == 2)
+    first, second = (execution.results[key] for key in run.stages)
+    nodes = [plan.nodes[key] for key in run.stages]
+    n = second.ledger.updates
+    start = trajectory(config, nodes[0], first, None, CPU, at=[0, 1])
+    path = trajectory(config, nodes[1], second, first, CPU, at=range(n + 1))
+    assert start.exact
+    assert path.exact
+    assert path.updates == tuple(range(n + 1))
+    fresh = build_model(config.arch, nodes[0].stream.input_shape, nodes[0].stream.n_outputs, run.seed).state_dict()
+    assert all(same_bits(tensor, fresh[key]) for key, tensor in start.weights[0].items())
+    assert all(same_bits(tensor, first.weights[key]) for key, tensor in path.weights[0].items())
+    assert all(same_bits(tensor, second.weights[key]) for key, tensor in path.weights[-1].items())
+    assert any(not same_bits(tensor, path.weights[1][key]) for key, tensor in path.weights[0].items())
+
+
+def test_another_end_is_noticed() -> None:
+    config = tiny()
+    plan, execution = executed(config)
+    key = plan.runs[0].stages[0]
+    result = execution.results[key]
+    other = dataclasses.replace(result, weights={name: tensor + 1e-6 for name, tensor in result.weights.items()})
+    assert not trajectory(config, plan.nodes[key], other, None, CPU, at=[0]).exact
+
+
+def test_a_stage_that_starts_in_another_way_is_refused() -> None:
+    config = tiny()
+    plan, execution = executed(config)
+    first, second = plan.runs[0].stages
+    with pytest.raises(ValueError, match="is not watched"):
+        trajectory(config, plan.nodes[second], execution.results[second], None, CPU, at=[0])
+    assert first
+
+
+def test_points_are_closest_where_a_stage_begins() -> None:
+    assert points(5, 10) == [0, 1, 2, 3, 4, 5]
+    found = points(1000, 20)
+    assert found[0] == 0
+    assert found[-1] == 1000
+    assert len(found) <= 21
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert gaps[0] == 1
+    assert gaps == sorted(gaps)
