@@ -40,6 +40,9 @@ sweep: setup ## the main job: sequential against combined over the default grid 
 resume: setup ## go on with an interrupted sweep: the same command, ARGS included, runs only what is missing
 	$(RUN) src.sweep -m $(GRID) $(ARGS)
 
+claims: setup ## settle the claims of the thread: 10 minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000")
+	$(RUN) src.claims $(ARGS)
+
 status: setup ## what is done, running, waiting, failed   (SWEEP=name)
 	$(RUN) src.status sweep=$(SWEEP)
 
@@ -68,6 +71,12 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+oracles: setup ## the laboratory beside exact answers: minutes   (docs/ORACLES.md)
+	$(RUN) src.oracles $(ARGS)
+
+mutate: setup ## plant errors and see that the oracles notice
+	$(RUN) benchmarks.mutate
+
 bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md)
 	$(RUN) benchmarks.step $(ARGS)
 
@@ -83,4 +92,4 @@ help: ## this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume status worker report ui server sync test lint bench doctor clean help
+.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench doctor clean help

@@ -14,9 +14,9 @@ from src.analysis.table import csv_table, markdown_table, remarks, terminal_tabl
 from src.analysis.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
 from src.config import Config
 from src.config.command import command, flat
+from src.files import write_atomically
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
-from src.training.store import write_atomically
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:

@@ -201,8 +201,15 @@ def test_one_run_alone_is_the_run_in_its_cell(tmp_path: Path) -> None:
     whole = ran(cell(tmp_path / "a"))
     for regime, seed in (("combined", 2), ("sequential", 0)):
         alone = compose(
-            ["trainer=cpu", "tracking=off", "split.size=60", "stopping.epochs=2", f"multirun={tmp_path / 'b'}"]
-            + [f"regime={regime}", f"seed={seed}"],
+            [
+                "trainer=cpu",
+                "tracking=off",
+                "split.size=60",
+                "stopping.epochs=2",
+                f"multirun={tmp_path / 'b'}",
+                f"regime={regime}",
+                f"seed={seed}",
+            ],
             single_run=True,
         )
         run_cell(alone)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.analysis.contrasts import Finding, Settled
 from src.analysis.verdicts import format_p
-from src.training.store import write_atomically
+from src.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -237,7 +237,7 @@ def _judge_everywhere(statement: Statement, numbers: Numbers) -> Finding:
 
 def _judge_trend(statement: Statement, numbers: Numbers) -> Finding:
     """Supported by Page's test if no single step goes the other way with certainty by more than the margin; refuted by
-    Page's test of the opposite order or by such a step. Shown is the last condition less the first."""
+    Page's test of the opposite order or by such a step. Shown is the last condition less the first, or such a step."""
     sign = 1.0 if statement.predicted == "increasing" else -1.0
     table = sign * numbers.table
     means = dict(zip(numbers.columns, numbers.table.mean(axis=0).tolist(), strict=True))
@@ -253,8 +253,11 @@ def _judge_trend(statement: Statement, numbers: Numbers) -> Finding:
     verdict: Verdict = "inconclusive"
     reason = f"no trend is certain (Page p = {trend.p:.3f})"
     if certain:
-        first, second = numbers.columns[certain[0]], numbers.columns[certain[0] + 1]
-        verdict, reason = "refuted", f"the other way between {first} and {second}, with certainty"
+        worst = max(certain, key=lambda k: -falls[k])
+        first, second = numbers.columns[worst], numbers.columns[worst + 1]
+        verdict, reason = "refuted", f"the other way from {first} to {second}, with certainty; shown is that step"
+        step = numbers.table[:, worst + 1] - numbers.table[:, worst]
+        shown |= {"effect": float(step.mean()), "ends": _ends(step, 0.0), "values": step}
     elif trend.p_opposite <= ALPHA:
         verdict, reason = "refuted", f"the trend is the other way (Page p = {trend.p_opposite:.2g})"
     elif trend.p <= ALPHA:

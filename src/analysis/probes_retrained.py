@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from src.evaluation.drift import (
     relative_movement,
     restoration,
 )
-from src.evaluation.landscape import Surface, distance_to_path
+from src.evaluation.landscape import Surface, along, distance_to_path, interpolate
 from src.models.build import build_model
 from src.models.structure import layers
 from src.training.devices import place_of
@@ -31,13 +32,21 @@ from src.training.plan import Node, make_plan
 from src.training.trajectory import Trajectory, points, trajectory
 
 PATH_POINTS = 60
+SEGMENT_POINTS = 5
 EARLY = 0.1
 """The share of a stage's updates after which `prior` asks what has moved."""
+SHOWN = (0, 1, 2, 5, 10, 20)
+"""Updates after which the note on the absent classes says their probability."""
 N_INITS = N_ORDERS = 4
 
 
-def watched(evidence: CellEvidence, regime: str, seed: int, n_points: int) -> tuple[Stream, Trajectory]:
-    """The weights on the way through the last stage of a run of two stages, trained again, and the run's stream."""
+def watched(
+    evidence: CellEvidence, regime: str, seed: int, at: Callable[[int], Sequence[int]]
+) -> tuple[Stream, Trajectory]:
+    """The weights on the way through the last stage of a run of two stages, trained again, and the run's stream.
+
+    `at`: from the number of the stage's updates to those after which its weights are kept.
+    """
     config = evidence.config
     stream = evidence.factory.build(seed)
     plan = make_plan(config, {seed: stream}, [(_named(evidence, regime), seed)])
@@ -45,8 +54,8 @@ def watched(evidence: CellEvidence, regime: str, seed: int, n_points: int) -> tu
     first, second = stages_of(evidence, regime, seed)
     if list(keys) != list(evidence.runs[regime, seed].provenance["stage_keys"]):
         raise Missing(f"the recipe of {regime} in cell {evidence.cell} is no longer the one it was trained by")
-    at = points(second.ledger.updates, n_points)
-    return stream, trajectory(config, plan.nodes[keys[1]], second, first, place_of(config.trainer), at=at)
+    kept = at(second.ledger.updates)
+    return stream, trajectory(config, plan.nodes[keys[1]], second, first, place_of(config.trainer), at=kept)
 
 
 def _named(evidence: CellEvidence, label: str) -> RegimeConfig:
@@ -69,11 +78,12 @@ def path(evidence: CellEvidence) -> Readings:
     """How near the way of stage 2 comes to the combined optimum of the same seed; under the regime `sequential`.
 
     ``distance``: least distance of the combined weights from the polygon through up to 60 points of stage 2, over the
-    distance between its two ends. ``excess_loss``: lowest training loss of the union on that way, less that of combined.
+    distance between its two ends. ``excess_loss``: lowest training loss of the union on that way, at five points of each of
+    its segments, less that of combined.
     """
     values = {}
     for seed in _seeds(evidence, "sequential", "combined"):
-        stream, on_the_way = watched(evidence, "sequential", seed, PATH_POINTS)
+        stream, on_the_way = watched(evidence, "sequential", seed, lambda n: points(n, PATH_POINTS))
         combined = ends_of(evidence, "combined", seed)[-1]
         dtype = next(iter(combined.values())).dtype
         x = torch.cat([part.inputs(dtype) for part in stream.train])
@@ -85,7 +95,8 @@ def path(evidence: CellEvidence) -> Readings:
         )
         way = [surface.vector(weights) for weights in on_the_way.weights]
         best = surface.vector(combined)
-        losses = surface.losses([*way, best])["union"]
+        between = [interpolate(a, b, t) for a, b in itertools.pairwise(way) for t in along(SEGMENT_POINTS)]
+        losses = surface.losses([*between, best])["union"]
         values["sequential", seed] = {
             "distance": distance_to_path(way, best) / float((way[-1] - way[0]).norm()),
             "excess_loss": min(losses[:-1]) - losses[-1],
@@ -109,9 +120,9 @@ def prior(evidence: CellEvidence) -> Readings:
     values, notes = {}, []
     curves = []
     for seed in _seeds(evidence, "sequential"):
-        stream, on_the_way = watched(evidence, "sequential", seed, n_points=10**6)
+        stream, on_the_way = watched(evidence, "sequential", seed, lambda n: [*SHOWN, _early(n), n])
         before, after = on_the_way.weights[0], on_the_way.weights[-1]
-        early = on_the_way.weights[max(1, round(EARLY * on_the_way.updates[-1]))]
+        early = on_the_way.weights[on_the_way.updates.index(_early(on_the_way.updates[-1]))]
         model = model_of(evidence, stream, before)
         held_out = _Labelled.of(stream.test.pools[0], stream.test.sets["d1"], _dtype(before))
         train = _Labelled.of(stream.train[0], None, _dtype(before))
@@ -157,6 +168,10 @@ class _Labelled:
         return float(self.weights @ right.double())
 
 
+def _early(n_updates: int) -> int:
+    return max(1, round(EARLY * n_updates))
+
+
 def _moved(
     model: nn.Module, before: Weights, early: Weights, after: Weights, stream: Stream, held_out: _Labelled
 ) -> dict[str, float]:
@@ -197,7 +212,7 @@ def _absent(stream: Stream) -> list[int]:
 def _absent_curve(model: nn.Module, way: Trajectory, held_out: _Labelled, stream: Stream) -> list[float] | None:
     """The absent classes' mean probability after 0, 1, 2, 5, 10 and 20 updates, and at the end."""
     absent = _absent(stream)
-    wanted = [0, 1, 2, 5, 10, 20, way.updates[-1]]
+    wanted = [*SHOWN, way.updates[-1]]
     if not absent or wanted[-1] < wanted[-2]:
         return None
     curve = []

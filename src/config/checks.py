@@ -72,6 +72,13 @@ def _check_covariance(matrix: tuple[tuple[float, ...], ...], dim: int) -> None:
         raise ConfigError("data.covariances", matrix, f"must be {dim} x {dim}, as data.dim says")
     if any(matrix[i][j] != matrix[j][i] for i in range(dim) for j in range(i)):
         raise ConfigError("data.covariances", matrix, "must be symmetric")
+    import numpy as np  # only here: most commands compose without it
+
+    values = np.linalg.eigvalsh(np.array(matrix))
+    if values[0] < -1e-12 * abs(values[-1]):
+        raise ConfigError(
+            "data.covariances", matrix, f"has a negative eigenvalue ({values[0]:.3g}); it is no covariance"
+        )
 
 
 def _check_split(split: SplitConfig) -> None:

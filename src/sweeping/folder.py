@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +13,10 @@ from typing import Any
 import yaml
 
 from src.config import Config, ConfigError, parse
+from src.files import write_atomically
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a file that readers see whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +50,7 @@ class SweepFolder:
         known = self.read_queue() if (self.root / "queue.json").exists() else {}
         content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine}
         if content != known:
-            write_atomic(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
+            write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return str(content["id"])
 
     def read_queue(self) -> dict[str, Any]:
@@ -82,7 +71,7 @@ class SweepFolder:
         text = yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
         path = self.cell(cell_hash) / "cell.yaml"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_atomic(path, text)
+            write_atomically(path, text, durable=False)
 
     def read_cell(self, cell_hash: str) -> Config:
         """What the cell's next worker is to run; `multirun` is where the folder is now."""

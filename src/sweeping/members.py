@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from src.sweeping.folder import SweepFolder, write_atomic
+from src.files import write_atomically
+from src.sweeping.folder import SweepFolder
 
 Role = Literal["sweep", "worker", "status"]
 
@@ -61,7 +62,7 @@ class Member:
 
     def _enter(self) -> None:
         content = {"id": self.id, "role": self.role, "host": host_key(), "pid": os.getpid()}
-        write_atomic(self._path, json.dumps(content) + "\n")
+        write_atomically(self._path, json.dumps(content) + "\n", durable=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,9 +20,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
+from src.files import write_atomically
 from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
 from src.tracking.record import Record, mask
-from src.tracking.reports import write_text
 from src.tracking.runs import record_of
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Outbox:
             self._last_ns = max(time.time_ns(), self._last_ns + 1)  # the clock may be set back
             name = f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
             entry = self.folder / name
-            write_text(entry, json.dumps({"schema": 1, "folder": relative}))
+            write_atomically(entry, json.dumps({"schema": 1, "folder": relative}))
         return entry
 
     def entries(self) -> list[Path]:
@@ -121,7 +121,7 @@ class Outbox:
 
     def _set_aside(self, entry: Path, reason: str) -> tuple[str, str]:
         body = {"reason": mask(reason), "entry": entry.read_text()}
-        write_text(self.folder / "refused" / entry.name, json.dumps(body, indent=1))
+        write_atomically(self.folder / "refused" / entry.name, json.dumps(body, indent=1))
         entry.unlink()
         logger.warning("MLflow was not told of %s: %s", entry.name, mask(reason))
         return entry.name, mask(reason)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from src.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path]) -> Pa
     now = datetime.now(UTC)
     started = min([now, *(_started(json.loads(part.read_text())) for part in parts)])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
-    write_text(path, json.dumps({"schema": 1, **body, **times}, indent=1))
+    write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))
     return path
 
 
@@ -69,18 +69,3 @@ def _started(part: Mapping[str, Any]) -> datetime:
         return datetime.fromisoformat(part["started_at"])
     provenance = part["provenance"]
     return datetime.fromisoformat(provenance["finished_at"]) - timedelta(seconds=provenance["seconds"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary beside it, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -20,12 +20,13 @@ from src.config import SCHEMA_VERSION, Config, RegimeConfig
 from src.data.stream import Stream
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
+from src.files import write_atomically
 from src.training.evaluate import Scores, score_stages, set_names
 from src.training.feed import Place
 from src.training.plan import Node, Plan, Run
 from src.training.result import StageResult
 from src.training.scoring import class_weights, set_mean
-from src.training.store import weights_digest, write_atomically
+from src.training.store import weights_digest
 
 if TYPE_CHECKING:
     from src.training.execute import Execution

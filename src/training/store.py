@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from src.files import write_atomically
 from src.training.result import Curves, Ledger, StageResult
 
 
@@ -52,23 +52,7 @@ class Store:
 
     def put(self, key: str, result: StageResult) -> None:
         """Keeps a result; readers see the whole file or none."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _pack(result))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside the file and renames over it, so that no reader and no crash ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+        write_atomically(self.path(key), _pack(result))
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

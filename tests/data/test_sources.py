@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from src.config import ArraysData, ConfigError, DigitsData, GaussianData
-from src.data.source import Source, make_source, match
 from src.data.gaussian import true_weights
+from src.data.source import Source, make_source, match
 from src.data.sources import load_shift_source, load_source
 from tests.data.samples import source_of
 

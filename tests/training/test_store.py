@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from src.files import write_atomically
 from src.training.result import Curves, Ledger, StageResult
-from src.training.store import Store, weights_digest, write_atomically
+from src.training.store import Store, weights_digest
 from tests.training.cells import differences, executed, tiny
 
 

@@ -32,7 +32,8 @@ from src.config import Config, ConfigError
 from src.config.command import command
 from src.data.source import Source
 from src.data.split import StreamFactory, load
-from src.training.store import Store, write_atomically
+from src.files import write_atomically
+from src.training.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_LINES = 40

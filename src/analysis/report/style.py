@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.training.store import write_atomically
+from src.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
