@@ -31,11 +31,11 @@ def main() -> None:
     rows = show(every_row())
     seconds = time.perf_counter() - started
     failed = [row for row in rows if not row.passed]
-    print(f"{len(rows)} rows, {len(failed)} failed, {seconds:.0f} s")
+    print(f"{len(rows)} rows, {len(failed)} failed, {seconds:.0f} s ({time.process_time():.0f} s of CPU time)")
     for row in failed:
         print(f"failed: {row.name}, {row.setting}: theory {row.theory}, measured {row.measured}")
     if chosen["write"] is not None:
-        Path(chosen["write"]).write_text(page(rows, seconds), encoding="utf-8")
+        Path(chosen["write"]).write_text(page(rows, seconds, time.process_time()), encoding="utf-8")
     sys.exit(1 if failed else 0)
 
 
@@ -67,7 +67,7 @@ def show(rows: Iterator[Row]) -> list[Row]:
     return seen
 
 
-def page(rows: Sequence[Row], seconds: float) -> str:
+def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
     """docs/ORACLES.md: what is checked, and the table."""
     from src.lab import montecarlo
     from src.lab.rows import CHI_SQUARE_LEVEL, HEADINGS, MAX_Z, TOLERANCE
@@ -77,7 +77,7 @@ def page(rows: Sequence[Row], seconds: float) -> str:
     text = f"""# The laboratory beside exact answers
 
 Written by `python -m src.oracles write=docs/ORACLES.md` (`make oracles` prints the same): {len(rows)} rows, {n_failed} failed,
-{seconds:.0f} s on {platform.machine()}, one thread.
+{seconds:.0f} s ({cpu_seconds:.0f} s of CPU time) on {platform.machine()}, one thread.
 
 Linear regression by full-batch descent has closed answers (`src/theory`, with their sources). Every row trains it through
 the plan, the stages, the stopping rules, the penalties and the evaluation that networks use (`study=linear_lab`), and puts

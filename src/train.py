@@ -38,10 +38,19 @@ def main(composed: DictConfig) -> None:
     ).stop()
     if (folder / "result.json").exists():
         show(folder, is_new)
-    for failure in outcome.failures:
-        print(f"failed: {failure}; the traceback is in {folder / 'failed.json'}", file=sys.stderr)
-    if outcome.failures:
+        if is_diverged(folder):
+            print(f"diverged: its loss is not finite; lower optimizer.lr={config.optimizer.lr:g}", file=sys.stderr)
+            sys.exit(1)
+    else:
+        print(f"failed: {outcome.failures[0]}; the traceback is in {folder / 'failed.json'}", file=sys.stderr)
         sys.exit(1)
+
+
+def is_diverged(folder: Path) -> bool:
+    """Whether the run's loss stopped being finite."""
+    import json
+
+    return bool(json.loads((folder / "result.json").read_text())["status"] == "diverged")
 
 
 def launch(n_devices: int, arguments: list[str]) -> int:

@@ -18,11 +18,14 @@ def check(config: Config) -> None:
     optimizer = config.optimizer
     if optimizer.name != "sgd" and optimizer.momentum:
         raise ConfigError("optimizer.momentum", optimizer.momentum, f"has no effect with optimizer={optimizer.name}")
+    stopping = config.stopping
     regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
     if regression and config.loss != "mse":
         raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
     if isinstance(config.data, GaussianData):
         _check_gaussian(config.data, config.split)
+    if regression and isinstance(stopping, EarlyStopping) and stopping.monitor == "accuracy":
+        raise ConfigError("stopping.monitor", "accuracy", "is undefined for a regression; take stopping.monitor=loss")
     trainer = config.trainer
     if trainer.name == "ddp" and trainer.devices < 2:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")

@@ -51,6 +51,10 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
     they do not have (the engine says so).
     """
     cells = _one_sweep(cells)
+    for cell in cells:
+        if (n_devices := cell.config.trainer.devices) > 1:
+            fix = "trains every run on one device and many runs at once; set 1, or start single runs with src.train"
+            raise ConfigError("trainer.devices", n_devices, f"a sweep {fix}")
     by_hash: dict[str, Cell] = {}
     for cell in cells:
         try:

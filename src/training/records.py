@@ -83,11 +83,13 @@ def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: 
     stream = nodes[0].stream
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
-    metrics: dict[str, float | None] = {}
+    kinds = ("accuracy", "loss", "balanced_accuracy", "ece")
+    metrics: dict[str, float | None] = {f"test/{name}/{kind}": None for name in names for kind in kinds}
+    metrics |= {"forgetting": None, "learning_accuracy": None}
     if not diverged:
         scores = [book.test[key] for key in done]
         matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in scores]
-        metrics = {f"test/{name}": value for name, value in scores[-1].items()}
+        metrics |= {f"test/{name}": value for name, value in scores[-1].items()}
         metrics |= {
             f"train/{name}": v for name, v in book.train[done[-1]].items() if name.split("/")[1] in ("accuracy", "loss")
         }

@@ -139,6 +139,7 @@ CONTRADICTIONS = [
     ("stopping=early_stopping stopping.monitor_on=d2 split.sizes=[100,0]", "stopping.monitor_on"),
     ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum"),
     ("data=gaussian", "loss"),
+    ("data=gaussian loss=mse stopping=early_stopping stopping.monitor=accuracy", "stopping.monitor"),
     ("trainer=ddp trainer.devices=1", "trainer.devices"),
     ("trainer=cpu trainer.precision=16-mixed", "trainer.precision"),
     ("arch.widths=[64,32] arch.depth=2", "arch.depth"),

@@ -61,7 +61,8 @@ def test_size_and_ratio_are_another_way_to_say_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "same", ["trainer=cpu", "n_workers=3", "multirun=elsewhere", "tracking=off", "sweep=other", "seeds=3", "data.root=d"]
+    "same",
+    ["trainer=cpu", "n_workers=3", "multirun=elsewhere", "tracking=off", "sweep=other", "seeds=3", "data.root=d"],
 )
 def test_where_and_how_it_runs_is_no_part_of_the_hash(same: str) -> None:
     """Device, workers, paths and tracking do not change a run's address; neither do the seeds of its neighbours."""

@@ -32,7 +32,14 @@ def arrays(folder: Path, path2: str | None = None, **given: Any) -> ArraysData:
 
 def gaussian(**given: Any) -> GaussianData:
     chosen: dict[str, Any] = {"dim": 6, "n_samples": 50, "noise": 0.0, "target": "regression", "n_classes": 4}
-    chosen |= {"draw": "pool", "target_shift": 0.0, "weights": None, "covariances": None, "rank": None, "angle": 0.0} | given
+    chosen |= {
+        "draw": "pool",
+        "target_shift": 0.0,
+        "weights": None,
+        "covariances": None,
+        "rank": None,
+        "angle": 0.0,
+    } | given
     return GaussianData(name="gaussian", root="data", **chosen)
 
 
