@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -103,12 +104,20 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     _report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
+    artifacts += _attached(sweep_dir)
     write_sweep(
         sweep_dir,
         SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts),
     )
     outbox.put(sweep_dir)
     _print(sweep_dir, verdicts, records, artifacts)
+
+
+def _attached(sweep_dir: Path) -> list[str]:
+    """What `make report` attached to the sweep before; it stays."""
+    path = sweep_dir / "summary.json"
+    before = json.loads(path.read_text())["artifacts"] if path.exists() else []
+    return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 
 def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict]) -> list[str]:

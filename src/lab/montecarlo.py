@@ -115,7 +115,7 @@ def two_data_sets(setting: Setting, block: int = 0) -> tuple[list[Row], tuple[fl
             theory = risk(d, n1, n2, noise=s2, initial=1.0, shift=shift, judge=judge)
             named.append((f"{regime} on {judge}", theory, cell.metric(regime, f"test/{judge}/excess_risk")))
     # where data without noise fix the weights, risks have no spread, and the exact rows have said it all
-    kept = [(name, theory, values) for name, theory, values in named if values.std() > 1e-3 * values.mean()]
+    kept = [(name, theory, values) for name, theory, values in named if values.std() > ACCURACY]
     found, deviation = _joined(kept, setting.text, cell)
     gap = boundary.risk_difference(d, n1, n2, noise=s2, shift=shift, initial=1.0)
     found.append(monte_carlo("sequential - combined on d2", setting.text, gap, sequential - combined))
