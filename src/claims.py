@@ -200,7 +200,9 @@ def _judge(tasks: Sequence[Task], plan: Plan, folder: SweepFolder, arguments: li
     verdicts = [one.verdict for one, _ in settled]
     counts = {word: verdicts.count(word) for word in ("supported", "refuted", "equivalent", "inconclusive")}
     against = [f"{one.claim.id} ({data})" for one, data in settled if not one.as_expected]
-    note = f"{len(settled)} verdict{'s' if len(settled) > 1 else ''}: " + ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    note = f"{len(settled)} verdict{'s' if len(settled) > 1 else ''}: " + ", ".join(
+        f"{n} {word}" for word, n in counts.items() if n
+    )
     note += f". Other than expected: {', '.join(against)}." if against else ". All as expected."
     console.print(note)
     console.print(f"in {folder.root}: {', '.join(artifacts)}", style="dim")
