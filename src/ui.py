@@ -33,6 +33,7 @@ def main() -> None:
         print(f"no results in {multirun} yet: `make sweep` makes some", file=sys.stderr)
         multirun.mkdir(parents=True, exist_ok=True)
     keep_mlflow_quiet()
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for jobs nobody starts
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
     os.execv(
         sys.executable,

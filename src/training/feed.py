@@ -32,8 +32,12 @@ class Place:
     world: int = 1
 
 
+RAW_ABOVE_MIB = 256
+"""A table of bytes that would be larger than this once scaled is scaled batch by batch instead: a quarter of the memory."""
+
+
 class Table:
-    """The rows that some sample sets use, each kept once, scaled, on the device."""
+    """The rows that some sample sets use, each kept once, on the device, scaled if that is not too large."""
 
     def __init__(self, groups: Sequence[Sequence[Samples]], place: Place) -> None:
         used: dict[int, tuple[Bank, list[Tensor]]] = {}
@@ -41,16 +45,29 @@ class Table:
             used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
         kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
         inputs, offsets, offset = [], {}, 0
+        elements = sum(len(kept[key]) * int(np.prod(bank.input_shape)) for key, (bank, _) in used.items())
+        banks = [bank for bank, _ in used.values()]
+        is_large = elements * torch.finfo(place.dtype).bits / 8 > RAW_ABOVE_MIB * 2**20
+        self._scale_by = banks[0] if is_large and _scaled_alike(banks) else None
+        self._dtype = place.dtype
         for key, (bank, _) in used.items():
-            inputs.append(bank.scale(bank.x[kept[key]], place.dtype))
+            raw = bank.x[kept[key]]
+            inputs.append(raw if self._scale_by is not None else bank.scale(raw, place.dtype))
             offsets[key] = offset
             offset += len(kept[key])
-        self.x = torch.cat(inputs).to(place.device)
+        self._x = torch.cat(inputs).to(place.device)
         self.rows: list[Tensor] = []
         """For every group of sample sets, the table's row of each position in their concatenation."""
         for group in groups:
             found = [torch.searchsorted(kept[id(s.bank)], s.rows) + offsets[id(s.bank)] for s in group]
             self.rows.append(torch.cat(found))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Inputs [R, b, ...] of the table's rows [R, b]."""
+        x = self._x.index_select(0, rows.flatten())
+        if self._scale_by is not None:
+            x = self._scale_by.scale(x, self._dtype)
+        return x.view(*rows.shape, *x.shape[1:])
 
     @staticmethod
     def mebibytes(groups: Sequence[Sequence[Samples]], dtype: torch.dtype) -> float:
@@ -64,6 +81,17 @@ class Table:
             len(torch.unique(torch.cat(r))) * int(np.prod(banks[key].input_shape)) for key, r in rows.items()
         )
         return elements * torch.finfo(dtype).bits / 8 / 2**20
+
+
+def _scaled_alike(banks: Sequence[Bank]) -> bool:
+    """Whether all hold bytes that are scaled in the same way, so that one can scale the rows of all."""
+    return all(
+        bank.x.dtype == torch.uint8
+        and (bank.mean is None) == (banks[0].mean is None)
+        and (bank.mean is None or banks[0].mean is None or torch.equal(bank.mean, banks[0].mean))
+        and (bank.std is None or banks[0].std is None or torch.equal(bank.std, banks[0].std))
+        for bank in banks
+    )
 
 
 def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:
@@ -99,9 +127,8 @@ class ResidentFeed:
 
     def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, epoch: int = 0) -> None:
         self.members, self.length, self.place, self.epoch = members, length, place, epoch
-        table = Table([member.parts for member in members], place)
-        self.x = table.x
-        self.rows = [rows.numpy() for rows in table.rows]
+        self.table = Table([member.parts for member in members], place)
+        self.rows = [rows.numpy() for rows in self.table.rows]
         self.labels = [_labels(member, place) for member in members]
         self._whole: Batch | None = None
         """The one batch of every epoch, where that is so."""
@@ -117,7 +144,7 @@ class ResidentFeed:
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
             rows, y = rows.to(place.device, non_blocking=True), y.to(place.device, non_blocking=True)
-            x = self.x.index_select(0, rows.flatten()).view(*rows.shape, *self.x.shape[1:])
+            x = self.table.take(rows)
             batch = (x, y, positions.shape[1])
             if in_one_batch(self.members, self.length):
                 self._whole = batch

@@ -55,8 +55,7 @@ class Scorer:
         device = self.place.device
         for start in range(0, rows.shape[1], EVALUATION_BATCH):
             part = rows[:, start : start + EVALUATION_BATCH].to(device)
-            x = self.table.x.index_select(0, part.flatten()).view(*part.shape, *self.table.x.shape[1:])
-            yield x, y[:, start : start + EVALUATION_BATCH].to(device)
+            yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(device)
 
     def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor) -> PoolScores:
         losses, hits = [], []

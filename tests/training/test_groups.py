@@ -7,6 +7,7 @@ different epochs, and one whose numbers stop being finite. Weights, optimizer st
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from src.config import Config
 from src.data.stream import Bank
 from src.models.build import build_model
+from src.training import feed as feed_module
 from src.training.execute import Execution
 from src.training.fit import fit
 from src.training.plan import Node, Plan
@@ -148,3 +150,17 @@ def validation(node: Node, per_class: tuple[np.ndarray, ...]) -> np.ndarray:
         y = node.stream.val.pools[pool].y.numpy()
         total = total + (per_class[pool] * np.bincount(y, weights=weights.numpy(), minlength=10)).sum(1)
     return np.asarray(total)
+
+
+def test_bytes_scaled_batch_by_batch_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A table too large to be kept scaled holds bytes; training and scoring see the same numbers."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / "bytes.npz"
+    np.savez(file, x=rng.integers(0, 256, (200, 8, 8), dtype=np.uint8), y=np.arange(200) % 4)
+    config = tiny("seeds=3", "data=arrays", f"data.path={file}", "split.size=60")
+    plan, scaled = executed(config)
+    monkeypatch.setattr(feed_module, "RAW_ABOVE_MIB", 0)
+    table = feed_module.Table([next(iter(plan.nodes.values())).data.parts], CPU)
+    assert table._x.dtype == torch.uint8
+    _, raw = executed(config, plan=plan)
+    assert apart(plan, scaled, raw) == {}
