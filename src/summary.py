@@ -105,12 +105,19 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += _attached(sweep_dir)
+    before = _content(sweep_dir / "summary.json")
     write_sweep(
         sweep_dir,
         SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts),
     )
-    outbox.put(sweep_dir)
+    if _content(sweep_dir / "summary.json") != before:  # a rerun that finds nothing new has nothing to tell
+        outbox.put(sweep_dir)
     _print(sweep_dir, verdicts, records, artifacts)
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file holds; None if there is none."""
+    return path.read_bytes() if path.exists() else None
 
 
 def _attached(sweep_dir: Path) -> list[str]:
@@ -147,7 +154,7 @@ def _report_cells(
         if not said:
             continue
         folder = sweep_dir / "cells" / cell
-        before = (folder / "cell.json").read_bytes() if (folder / "cell.json").exists() else None
+        before = _content(folder / "cell.json")
         report = CellReport(
             sweep=sweep_dir.name,
             cell=cell,

@@ -1,0 +1,51 @@
+"""What a command says of its cells: every swept setting is an axis, and a rerun that finds nothing new tells nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src.compare import cell_dir, run_cell
+from src.config import compose
+from src.summary import axes_of, report
+
+TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
+
+
+def test_settings_without_a_short_name_become_axes() -> None:
+    places = axes_of([compose(["optimizer.lr=0.1"]), compose(["optimizer.lr=0.01", "split.ratio=3"])])
+    assert [place["optimizer.lr"] for place in places] == [0.1, 0.01]
+    assert [place["ratio"] for place in places] == [1.0, 3.0]
+    assert "split.ratio" not in places[0], "the short axis says it"
+
+
+def test_what_a_short_axis_does_not_tell_apart_is_said_in_full() -> None:
+    places = axes_of([compose(["split.size=100"]), compose(["split.size=200"])])
+    assert [place["split.size"] for place in places] == [100, 200]
+
+
+def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
+    for config in configs:
+        run_cell(config)
+    cells = [cell_dir(config).name for config in configs]
+    sweep = tmp_path / configs[0].sweep
+    outbox = sweep / "outbox"
+
+    def news() -> list[str]:
+        told = [json.loads(path.read_text())["folder"] for path in sorted(outbox.glob("*.json"))]
+        for path in outbox.glob("*.json"):
+            path.unlink()
+        return told
+
+    assert len(news()) == 8, "the runs"
+    report(sweep, cells, configs, "the command")
+    assert news() == [*(f"cells/{cell}" for cell in cells), "."]
+    report(sweep, cells, configs, "the command")
+    assert news() == []
+    table = (sweep / "table.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert "few seeds" in capsys.readouterr().out, "two seeds cannot make anything certain, and it says so"
+    assert (sweep / "map-sequential-combined.png").read_bytes().startswith(b"\x89PNG")
