@@ -188,4 +188,4 @@ def _print(sweep_dir: Path, verdicts: Sequence[CellVerdict], records: Records, a
     if len(diverged) > 20:
         console.print(f"diverged: {len(diverged) - 20} more", style="yellow")
     if artifacts:
-        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim")
+        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
