@@ -22,7 +22,7 @@ from src.training.devices import trainer_arguments
 from src.training.feed import Batch, Chunks, Feed, Place, make_feed, whole_epoch
 from src.training.module import GroupModule
 from src.training.plan import Node
-from src.training.replicas import LoopReplicas, Replicas, State, make_replicas
+from src.training.replicas import LoopReplicas, Replicas, make_replicas
 from src.training.result import Curves, Ledger, StageResult
 from src.training.scoring import EVALUATION_BATCH, PoolScores, Scorer, monitor_values
 from src.training.stopping import Rule, Verdict, make_rule
@@ -280,9 +280,3 @@ def _samples_of(node: Node, updates: int) -> int:
     """Samples that the first `updates` updates see."""
     whole, rest = divmod(updates, node.length.updates_per_epoch)
     return whole * node.length.n_draws + rest * node.length.batch_size
-
-
-def load_states(models: Sequence[nn.Module], states: Sequence[State]) -> None:
-    """Puts the weights into the models, every name matched."""
-    for model, state in zip(models, states, strict=True):
-        model.load_state_dict(state)

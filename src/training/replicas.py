@@ -9,7 +9,7 @@ group is bit for bit the stage trained alone (on a CPU, one thread).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -226,11 +226,3 @@ def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped:
     """The models as one module, under the engine that fits them."""
     names = trainable_names(models[0], trainable)
     return VmapReplicas(models, names) if vmapped else LoopReplicas(models, names)
-
-
-def parameters_of(replicas: Replicas, model: int, names: Mapping[str, object]) -> dict[str, Tensor]:
-    """Live parameters of one model by name, for penalties."""
-    if isinstance(replicas, VmapReplicas):
-        return {n: p[model] for n, p in zip(replicas.names, replicas.stacked, strict=True) if n in names}
-    assert isinstance(replicas, LoopReplicas)
-    return {name: p for name, p in replicas.models[model].named_parameters() if name in names}
