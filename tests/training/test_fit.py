@@ -56,9 +56,14 @@ def torch_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     return kind(model.parameters(), config.lr, weight_decay=config.weight_decay)
 
 
+def laid_out(x: torch.Tensor) -> torch.Tensor:
+    """Pictures in channels-last memory, as the loop engine has them on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
 def plain_loop(config: Config, node: Node, loss: Callable[[Tensor, Tensor], Tensor]) -> nn.Module:
     """The stage without any of the project's training code."""
-    model = started(config, node)
+    model = started(config, node).to(memory_format=torch.channels_last)
     optimizer = torch_optimizer(config.optimizer, model)
     inputs = torch.cat([part.inputs() for part in node.data.parts])
     labels = torch.cat([part.y for part in node.data.parts])
@@ -70,7 +75,7 @@ def plain_loop(config: Config, node: Node, loss: Callable[[Tensor, Tensor], Tens
                     share = n_updates / node.length.updates
                     group["lr"] = config.optimizer.lr * (0.5 * (1 + math.cos(math.pi * share)))
             optimizer.zero_grad()
-            loss(model(inputs[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            loss(model(laid_out(inputs[rows])), labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             n_updates += 1
     assert n_updates == node.length.updates
@@ -226,13 +231,13 @@ def test_double_precision_is_double_all_through(arch: str, monkeypatch: pytest.M
     overrides = ("optimizer.batch_size=16", *ARCHITECTURES[arch])
     result = trained_in("64", *overrides)
     config, node = one_stage(*overrides)
-    model = started(config, node, torch.float64)
+    model = started(config, node, torch.float64).to(memory_format=torch.channels_last)
     optimizer = torch_optimizer(config.optimizer, model)
     inputs = torch.cat([part.inputs(torch.float64) for part in node.data.parts])
     for epoch in range(2):
         for rows in torch.from_numpy(node.data.order(epoch)).split(16):
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs[rows]), node.data.labels[rows]).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(model(laid_out(inputs[rows])), node.data.labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     for name, tensor in model.state_dict().items():
         assert same_bits(result.weights[name], tensor), name
