@@ -14,9 +14,10 @@ from src.data.stream import Evaluations, EvaluationSet, Samples, Stream
 from src.evaluation.metrics import score
 from src.evaluation.population import population_risks
 from src.models.build import build_model
+from src.models.structure import memory_layout
 from src.training.feed import Place
+from src.training.scoring import EVALUATION_BATCH
 
-EVALUATION_BATCH = 1024
 SCORED_AT_ONCE = 16
 """Models whose outputs are in memory together."""
 
@@ -38,7 +39,8 @@ def score_stages(
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, place.dtype)
-    model = model.to(place.device).eval()
+    layout = memory_layout(model, place.device)
+    model = model.to(place.device).to(memory_format=layout).eval()
     names = set_names(config.split.parts)
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
@@ -47,7 +49,7 @@ def score_stages(
         outputs = []
         for one, (_, weights) in zip(evaluations, some, strict=True):
             model.load_state_dict(dict(weights))
-            outputs.append([_outputs(model, pool, place) for pool in one.pools])
+            outputs.append([_outputs(model, pool, place, layout) for pool in one.pools])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
         rows = score(evaluations, by_pool, config.loss, names)
         if of == "test":
@@ -58,13 +60,13 @@ def score_stages(
     return scores
 
 
-def _outputs(model: nn.Module, samples: Samples, place: Place) -> Tensor:
+def _outputs(model: nn.Module, samples: Samples, place: Place, layout: torch.memory_format) -> Tensor:
     parts = []
     with torch.no_grad():
         for start in range(0, len(samples), EVALUATION_BATCH):
             rows = samples.rows[start : start + EVALUATION_BATCH]
             x = samples.bank.scale(samples.bank.x[rows].to(place.device), place.dtype)
-            parts.append(model(x).cpu())
+            parts.append(model(x.contiguous(memory_format=layout)).cpu())
     return torch.cat(parts)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from src.config import ConfigError
-from src.models.structure import layers
+from src.models.structure import layers, memory_layout
 from src.regimes.stage import Trainable
 
 State = dict[str, Tensor]
@@ -74,11 +74,7 @@ class Replicas(nn.Module):
 
 
 class LoopReplicas(Replicas):
-    """Plain modules, one after the other.
-
-    On a CPU convolutions work on channels-last memory, where they are faster (0.6 of the time for the small CNN, 0.85 for
-    ResNet-18: docs/PERFORMANCE.md); on a GPU on torch's own layout, since nothing else was measured there.
-    """
+    """Plain modules, one after the other."""
 
     def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
         super().__init__()
@@ -129,8 +125,7 @@ class LoopReplicas(Replicas):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._layout is None:  # the first batch tells the device
-            pictures = x.device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in self.models.modules())
-            self._layout = torch.channels_last if pictures else torch.contiguous_format
+            self._layout = memory_layout(self.models, x.device)
             self.models.to(memory_format=self._layout)
         out: list[Tensor | None] = []
         for r, model in enumerate(self.models):

@@ -15,8 +15,9 @@ from src.evaluation.metrics import Loss, sample_losses
 from src.training.feed import Place, Table
 from src.training.replicas import Replicas
 
-EVALUATION_BATCH = 1024
-"""Rows evaluated at once, per model."""
+EVALUATION_BATCH = 256
+"""Rows evaluated at once, per model: what they become on the way stays in the cache (the small CNN on 32x32 pictures takes
+86 us a row at 256, 156 us at 1,024), and twelve models' rows do not fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
