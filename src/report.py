@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from src.config import Config, ConfigError
 from src.entry import fail, settings
 from src.summary import axes_of
 from src.sweeping.folder import SweepFolder
+from src.tracking.mirror import keep_mlflow_quiet
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 
@@ -100,6 +102,13 @@ def attach(sweep: Sweep) -> None:
     Deliverer(sweep.folder, tracking, warn=lambda text: print(text, file=sys.stderr)).start().stop()
 
 
+def _get_ready(sweep: Sweep) -> None:
+    """Imports MLflow where `attach` will need it: that takes seconds, in which the report is drawn."""
+    if "artifacts" in _said(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
+        keep_mlflow_quiet()
+        import mlflow.store.db.utils  # noqa: F401
+
+
 def main() -> None:
     """Writes the report and says where it is."""
     usage = "\n".join(str(__doc__).split("   ")[1:2])
@@ -111,14 +120,14 @@ def main() -> None:
         sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
     except ConfigError as error:
         fail(str(error))
-    html, *tables = write_report(sweep)
-    size = html.stat().st_size / 2**20
-    if not sweep.records.runs:
-        print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
-    print(
-        f"{html} ({size:.1f} MiB), with {', '.join(path.name for path in tables) or 'no tables'} and figures beside it"
-    )
-    attach(sweep)
+    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as telling:
+        telling.submit(_get_ready, sweep)
+        html, *tables = write_report(sweep, drawing)
+        if not sweep.records.runs:
+            print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
+        size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
+        print(f"{html} ({size:.1f} MiB), with {files} and figures beside it")
+        telling.submit(attach, sweep).result()
 
 
 if __name__ == "__main__":

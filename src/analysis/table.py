@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from src.analysis.pairing import Axis
-from src.analysis.units import unit_of
+from src.analysis.units import name_of, unit_of
 from src.analysis.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def rows(verdicts: Sequence[CellVerdict]) -> list[Row]:
 def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     """What the table's columns cannot hold, each once with the number of rows that it concerns."""
     counts: dict[str, int] = {}
+    metric = verdicts[0].metric if verdicts else "test/union/accuracy"
+    if not unit_of(metric).higher_is_better:
+        counts[f"Of {name_of(metric)} the lower is the better: a negative difference speaks for the regime named first."] = 1
     for verdict in verdicts:
         said = [verdict.reason] if verdict.winner == INCONCLUSIVE or verdict.p_holm is None else []
         for remark in (*said, *verdict.notes):

@@ -62,19 +62,30 @@ class CellVerdict:
         return self.winner in (self.a, self.b)
 
 
+def metric_of(runs: Iterable[RunRecord]) -> str:
+    """What regimes are compared by unless somebody says otherwise: accuracy on the union; where accuracy has no meaning
+    (regression) the exact risk, if every run knows it, else the loss. Of risk and loss the lower is the better."""
+    finished = [run for run in runs if not run.diverged]
+    if not finished or any(run.metric("test/union/accuracy") is not None for run in finished):
+        return "test/union/accuracy"
+    has_risk = all(run.metric("test/union/risk") is not None for run in finished)
+    return "test/union/risk" if has_risk else "test/union/loss"
+
+
 def judge(
     records: Records,
     regimes: Sequence[str],
-    metric: str = "test/union/accuracy",
+    metric: str | None = None,
     alpha: float = 0.05,
     *,
     n_claims: int | None = None,
 ) -> list[CellVerdict]:
     """Verdict for every cell of `records` and every two of `regimes` (labels, in the command's order).
 
-    `n_claims`: size the family will have once the command is through, for verdicts while it runs; else the number of
+    `metric`: None means that of `metric_of`. `n_claims`: size the family will have once the command is through, for verdicts while it runs; else the number of
     comparisons that have pairs.
     """
+    metric = metric or metric_of(records.runs)
     cells = by_cell(records.runs)
     axes = {run.cell: run.axes for run in records.runs} | {failure.cell: failure.axes for failure in records.failed}
     failures: dict[str, list[FailedRun]] = {}
@@ -165,16 +176,18 @@ def _verdict(
 
 
 def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05) -> dict[str, float]:
-    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` and its ``/ci_low``, ``/ci_high``, ``/p``.
+    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` and its ``/ci_low``, ``/ci_high``, ``/p``; in place of
+    accuracy a regression has ``risk`` or ``loss``.
 
     p is the cell's own (a tracker's cell knows no family). What cannot be said is left out.
     """
     records = Records(runs=tuple(runs))
     assert len({run.cell for run in records.runs}) <= 1
     metrics: dict[str, float] = {}
+    kind = metric_of(records.runs).rpartition("/")[2]
     for test in TESTS:
-        for verdict in judge(records, regimes, f"test/{test}/accuracy", alpha):
-            key = f"delta/{verdict.a}-{verdict.b}/{test}/accuracy"
+        for verdict in judge(records, regimes, f"test/{test}/{kind}", alpha):
+            key = f"delta/{verdict.a}-{verdict.b}/{test}/{kind}"
             named = {
                 key: verdict.difference,
                 f"{key}/ci_low": verdict.ci_low,
@@ -270,7 +283,8 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
         counted += f", {few} of them for want of seeds ({seeds_needed(max(1, verdicts[0].family), alpha)} needed)"
     if n_of[INCONCLUSIVE]:
         counted += f", {n_of[INCONCLUSIVE]} inconclusive"
-    first = f"{where[0].upper()}{where[1:]}, Holm over {verdicts[0].family}: {counted}."
+    better = "" if unit.higher_is_better else " (lower is better)"
+    first = f"{where[0].upper()}{where[1:]}{better}, Holm over {verdicts[0].family}: {counted}."
     whole = overall(verdicts, alpha)
     if whole is None:
         return f"{first} No seed finished in every cell, so there is no mean over them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from src.analysis.report.tables import (
 )
 from src.analysis.table import csv_table
 from src.analysis.units import name_of
-from src.analysis.verdicts import CellVerdict, contrasts, judge, summary
+from src.analysis.verdicts import CellVerdict, contrasts, judge, metric_of, summary
 from src.config import Config, ConfigError
 from src.config.command import command
 from src.data.source import Source
@@ -69,8 +70,11 @@ class Sweep:
         return found
 
 
-def write_report(sweep: Sweep) -> list[Path]:
-    """Writes ``<sweep>/report/``; the paths of report.html and of the tables, figures apart."""
+def write_report(sweep: Sweep, beside: Executor | None = None) -> list[Path]:
+    """Writes ``<sweep>/report/``; the paths of report.html and of the tables, figures apart.
+
+    `beside`: where one cell is taken apart meanwhile, which takes about as long as all the rest.
+    """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):  # a figure of an earlier report that this one does not have would mislead
@@ -84,15 +88,9 @@ def write_report(sweep: Sweep) -> list[Path]:
         files["ledger.csv"] = ledger_csv(sweep.records.runs, sweep.configs)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
-    content = _content(sweep, verdicts, metric, folder) | {"files": list(files)}
+    content = _content(sweep, verdicts, metric, folder, beside) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
     return [folder / "report.html", *(folder / name for name in files)]
-
-
-def metric_of(runs: Sequence[RunRecord]) -> str:
-    """What regimes are compared by: accuracy on the union, or loss where accuracy has no meaning (regression)."""
-    has_accuracy = not runs or any(run.metric("test/union/accuracy") is not None for run in runs)
-    return "test/union/accuracy" if has_accuracy else "test/union/loss"
 
 
 def _render(content: Mapping[str, Any]) -> str:
@@ -112,12 +110,15 @@ _INLINE = {"css": "report.css", "script": "report.js"}
 # ------------------------------------------------------------------------------------------------ what stands on it
 
 
-def _content(sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder: Path) -> dict[str, Any]:
+def _content(
+    sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder: Path, beside: Executor | None
+) -> dict[str, Any]:
     runs = sweep.records.runs
     styles = looks(sweep.labels)
     groups = contrasts(verdicts)
     judged = {pair: group for pair, group in groups.items() if any(v.difference is not None for v in group)}
     first = next(iter(judged.values()), [])
+    apart = beside.submit(_one_apart, sweep, first, folder) if beside is not None else None
     content: dict[str, Any] = {
         "name": sweep.name,
         "title": " or ".join(sweep.labels[:2]) + "?" if len(sweep.labels) > 1 else sweep.name,
@@ -138,7 +139,8 @@ def _content(sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder:
         "made_with": _made_with(runs),
     }
     content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
-    content |= _examples(sweep, first, styles, folder)
+    content["examples"] = _examples(sweep, first, styles, folder)
+    content |= apart.result() if apart is not None else _one_apart(sweep, first, folder)
     content["sections"] = [(key, word) for key, word, present in _sections(content) if present]
     return content
 
@@ -256,56 +258,64 @@ def _ledger(sweep: Sweep, first: Sequence[CellVerdict]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ telling cells
 
 
-def _examples(sweep: Sweep, first: Sequence[CellVerdict], styles: Mapping[str, Look], folder: Path) -> dict[str, Any]:
-    """Curves and bars of the telling cells, drift and landscape of the first of them whose weights are there."""
-    loaded: dict[object, Source] = {}
-    factories: dict[str, StreamFactory | str] = {}
+class _Data:
+    """The data of a sweep's cells, each source read once."""
 
-    def factory(cell: str) -> StreamFactory | str:
-        """The cell's data, or why they cannot be had."""
-        if cell not in factories:
-            try:
-                factories[cell] = load(sweep.configs[cell], loaded)
-            except KeyError:
-                factories[cell] = "the cell's configuration is not on disk"
-            except (ConfigError, OSError) as error:
-                factories[cell] = f"its data cannot be read ({error})"
-        return factories[cell]
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.loaded: dict[object, Source] = {}
 
-    runs = by_cell(sweep.records.runs)
-    chosen = telling(first)
-    examples: list[CellPictures] = []
-    for verdict, why in chosen:
-        data = factory(verdict.cell)
-        names = None if isinstance(data, str) else data.class_names
-        title = cell_title(verdict, first)
-        examples.append(cell_pictures(verdict, why, title, runs.get(verdict.cell, ()), styles, names, folder))
-    content: dict[str, Any] = {
-        "examples": examples,
-        "example": None,
-        "drift": None,
-        "landscape": None,
-        "landscape_looks": {},
-    }
-    if not chosen:
-        return content
-    reason = ""
-    largest = sorted((verdict for verdict, _ in chosen), key=lambda v: -abs(v.difference or 0.0))
-    for verdict in largest:
-        data = factory(verdict.cell)
+    def of(self, cell: str) -> StreamFactory:
+        """Raises Unavailable with why they cannot be had."""
+        if cell not in self.sweep.configs:
+            raise Unavailable("the cell's configuration is not on disk")
         try:
-            if isinstance(data, str):
-                raise Unavailable(data)
+            return load(self.sweep.configs[cell], self.loaded)
+        except (ConfigError, OSError) as error:
+            raise Unavailable(f"its data cannot be read ({error})") from error
+
+    def class_names(self, cell: str) -> Sequence[str] | None:
+        """None where the classes have no names, or the data are not there."""
+        try:
+            return self.of(cell).class_names
+        except Unavailable:
+            return None
+
+
+def _examples(
+    sweep: Sweep, first: Sequence[CellVerdict], styles: Mapping[str, Look], folder: Path
+) -> list[CellPictures]:
+    """Curves and bars of the telling cells."""
+    runs, data = by_cell(sweep.records.runs), _Data(sweep)
+    return [
+        cell_pictures(
+            verdict, why, cell_title(verdict, first), runs.get(verdict.cell, ()), styles,
+            data.class_names(verdict.cell), folder,
+        )
+        for verdict, why in telling(first)
+    ]  # fmt: skip
+
+
+def _one_apart(sweep: Sweep, first: Sequence[CellVerdict], folder: Path) -> dict[str, Any]:
+    """Drift and landscape of the largest effect among the telling cells whose weights and data are there."""
+    chosen = sorted((verdict for verdict, _ in telling(first)), key=lambda v: -abs(v.difference or 0.0))
+    content: dict[str, Any] = {"example": None, "drift": None, "landscape": None, "landscape_looks": {}}
+    styles, runs, data = looks(sweep.labels), by_cell(sweep.records.runs), _Data(sweep)
+    reason = ""
+    for verdict in chosen:
+        try:
+            factory = data.of(verdict.cell)
             example = load_example(
-                sweep.configs[verdict.cell], data, verdict.cell, _typical_seed(verdict), runs[verdict.cell], sweep.labels,
-                Store(sweep.folder.parent / ".stages"),
+                sweep.configs[verdict.cell], factory, verdict.cell, _typical_seed(verdict), runs[verdict.cell],
+                sweep.labels, Store(sweep.folder.parent / ".stages"),
             )  # fmt: skip
         except Unavailable as why_not:
             reason = reason or str(why_not)
             continue
         return content | _taken_apart(example, cell_title(verdict, first), runs[verdict.cell], styles, folder)
-    title = cell_title(largest[0], first)
-    content["example"] = {"title": title, "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
+    if chosen:
+        title = cell_title(chosen[0], first)
+        content["example"] = {"title": title, "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
     return content
 
 
