@@ -1,16 +1,18 @@
 """How often do the verdicts err? False alarms, power and equivalence of the exact sign-flip test, beside the bootstrap.
 
     python -m benchmarks.false_alarms                                            synthetic differences, 10 seeds, 5 s
-    python -m benchmarks.false_alarms --runs multirun/NAME --regime combined        real A/A: one regime against itself
+    python -m benchmarks.false_alarms --train --comparisons 1000                 real trainings, minutes
+    python -m benchmarks.false_alarms --runs multirun/NAME --regime combined     runs that are there
 
-Real A/A: within each cell the runs of one regime are cut into blocks of 2n seeds, and the first n of a block are paired
-with the last n as if they were two regimes. With 2,000 seeds in each of 10 cells that gives 1,000 comparisons at n = 10.
+Real A/A: the runs of one regime are cut into blocks of 2n seeds, and the first n of a block are paired with the last n as if
+they were two regimes, so that no run is used twice: 1,000 comparisons at n = 10 are 20,000 trainings. What they say of power
+and of equivalence is found by adding the effect to the differences, whose own mean is 0.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,17 +74,20 @@ def alarm_bound(n_comparisons: int, alpha: float = ALPHA) -> float:
     return alpha + 2 * float(np.sqrt(alpha * (1 - alpha) / n_comparisons))
 
 
+def paired(values: Sequence[float], n: int) -> Floats:
+    """Differences [comparisons, n]: of every 2n values the first n less the last n; what is left over is left out."""
+    blocks = np.array(values, np.float64)[: len(values) // (2 * n) * 2 * n].reshape(-1, 2, n)
+    return blocks[:, 0] - blocks[:, 1]
+
+
 def real_differences(sweep_dir: Path, regime: str, metric: str, n: int) -> Floats:
     """A/A differences [comparisons, n] from the runs of one regime with disjoint seeds."""
 
-    def blocks() -> Iterator[list[float]]:
-        for runs in by_cell(run for run in load_records(sweep_dir).runs if run.regime == regime).values():
-            values = [run.metric(metric) for run in sorted(runs, key=lambda run: run.seed)]
-            finite = [value for value in values if value is not None]
-            for start in range(0, len(finite) - 2 * n + 1, 2 * n):
-                yield [x - y for x, y in zip(finite[start : start + n], finite[start + n : start + 2 * n], strict=True)]
-
-    differences = np.array(list(blocks()))
+    found = []
+    for runs in by_cell(run for run in load_records(sweep_dir).runs if run.regime == regime).values():
+        values = [run.metric(metric) for run in sorted(runs, key=lambda run: run.seed)]
+        found.append(paired([value for value in values if value is not None], n))
+    differences = np.concatenate([*found, np.empty((0, n))])
     if differences.size == 0:
         raise SystemExit(f"{sweep_dir}: no cell has {2 * n} finished runs of {regime} with a value of {metric}")
     return differences
@@ -123,6 +128,28 @@ def rates(n_comparisons: int, n: int, rng: np.random.Generator) -> Iterator[tupl
     yield "equivalent at no effect", "normal, margin 0.5 SD", _share(equivalence_p(normal, 0.5)), "about 7 % at n = 10"
 
 
+def real_rates(differences: Floats, name: str, rng: np.random.Generator) -> Iterator[tuple[str, str, float, str]]:
+    """The same rows of real A/A differences [comparisons, n]; effects are in standard deviations of all of them."""
+    bound, sd = f"<= {alarm_bound(len(differences)):.1%}", float(differences.std(ddof=1))
+    yield "A/A called different", name, alarm_rate(differences), bound
+    yield "A/A, percentile bootstrap", name, bootstrap_alarm_rate(differences, rng), "about 10 % at n = 10"
+    yield "interval holds the mean", name, coverage(differences, 0.0), f">= {1 - alarm_bound(len(differences)):.1%}"
+    planted = differences + 1.2 * sd
+    yield "1.2 SD found", name, alarm_rate(planted), ">= 85 % at n = 10"
+    yield "1.2 SD found at alpha/12", name, alarm_rate(planted, ALPHA / 12), "reported"
+    for share in (1.0, 0.5):
+        at_margin = equivalence_p(differences + share * sd, share * sd)
+        yield "equivalent at the margin", f"{name}, margin {share:g} SD", _share(at_margin), bound
+    no_worse = non_inferiority_p(differences - sd, sd)
+    yield "no worse at -margin", f"{name}, margin 1 SD", _share(no_worse), bound
+    yield (
+        "equivalent at no effect",
+        f"{name}, margin 1 SD",
+        _share(equivalence_p(differences, sd)),
+        "about 79 % at n = 10",
+    )
+
+
 def _share(p_values: Floats) -> float:
     return float(np.mean(p_values <= ALPHA))
 
@@ -132,18 +159,24 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=10, help="paired differences in a comparison")
     parser.add_argument("--random-seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, help="a sweep's folder: real A/A comparisons instead of synthetic ones")
-    parser.add_argument("--regime", default="combined")
-    parser.add_argument("--metric", default="test/union/accuracy")
+    real = parser.add_mutually_exclusive_group()
+    real.add_argument("--train", action="store_true", help="train for every comparison 2 x seeds tiny networks")
+    real.add_argument("--runs", type=Path, help="a sweep's folder: the comparisons that its runs allow")
+    parser.add_argument("--regime", default="sequential", help="of --train and --runs")
+    parser.add_argument("--metric", default="test/union/accuracy", help="of --train and --runs")
     options = parser.parse_args()
     rng = np.random.default_rng(options.random_seed)
-    if options.runs:
-        real = real_differences(options.runs, options.regime, options.metric, options.seeds)
-        name, bound = f"{options.regime}, {len(real)} comparisons", f"<= {alarm_bound(len(real)):.1%}"
-        rows = [
-            ("A/A called different", name, alarm_rate(real), bound),
-            ("A/A, percentile bootstrap", name, bootstrap_alarm_rate(real, rng), "about 10 % at n = 10"),
-        ]
+    if options.train or options.runs:
+        if options.train:
+            from benchmarks.tiny_trainings import trained_values
+
+            seeds = range(2 * options.seeds * options.comparisons)
+            differences = paired(trained_values(seeds, options.regime, options.metric).tolist(), options.seeds)
+        else:
+            differences = real_differences(options.runs, options.regime, options.metric, options.seeds)
+        said = f"{options.regime}, {len(differences):,} comparisons"
+        print(f"standard deviation of a difference: {differences.std(ddof=1):.4f}, mean {differences.mean():+.5f}\n")
+        rows = list(real_rates(differences, said, rng))
     else:
         rows = list(rates(options.comparisons, options.seeds, rng))
     print("| question | differences | rate | should be |\n| --- | --- | ---: | --- |")

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from src.analysis.pairing import Axis, Records, load_records
-from src.analysis.report.page import Sweep, write_report
+from src.analysis.report.page import write_report
+from src.analysis.report.sweep import Sweep
 from src.config import Config, ConfigError
 from src.entry import fail, settings
 from src.summary import axes_of

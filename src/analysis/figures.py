@@ -8,6 +8,7 @@ also reads in print and without colour.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -67,7 +68,8 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     facet_w, facet_h = len(columns) * tile_w + between, above + len(rows) * tile_h + below
     n_wide = _facets_per_row(len(facets), facet_w, facet_h)
     n_high = math.ceil(len(facets) / n_wide)
-    left = 0.45 + 0.075 * _longest(rows) if down else 0.3
+    down_title = _wrapped(TITLES.get(down, down), above + len(rows) * tile_h) if down else ""
+    left = 0.45 + 0.075 * _longest(rows) + 0.14 * down_title.count("\n") if down else 0.3
     head, foot = (0.85 if title else 0.6), (1.95 if across else 1.6)
     width = max(5.6, left + n_wide * facet_w + 0.1)
     height = head + n_high * facet_h + foot
@@ -99,7 +101,8 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         if across and last_row:
             ax.set_xlabel(TITLES.get(across, across), fontsize=8.5)
         if down and first_column:
-            ax.set_ylabel(text := TITLES.get(down, down), fontsize=_fitting(text, h + above, 8.5))
+            longest_line = max(down_title.split("\n"), key=len)
+            ax.set_ylabel(down_title, fontsize=_fitting(longest_line, h + above, 8.5))
         if fixed:
             text = ", ".join(f"{name} = {axis_text(value)}" for name, value in fixed.items())
             ax.set_title(text, fontsize=_fitting(text, w + between, 9.0), pad=4)
@@ -141,6 +144,12 @@ def _facets_per_row(n_facets: int, facet_w: float, facet_h: float) -> int:
 def _fitting(text: str, inches: float, largest: float) -> float:
     """Font size in points at which `text` is at most so many inches wide (a letter is about 0.56 em)."""
     return max(4.5, min(largest, 72 * inches / (0.56 * max(1, len(text)))))
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """`text` in as few lines as let it be legible (7 points) within so many inches."""
+    n_letters = max(12, int(72 * inches / (0.56 * 7)))
+    return "\n".join(textwrap.wrap(text, n_letters, break_long_words=False))
 
 
 # ------------------------------------------------------------------------------------------------ what is drawn

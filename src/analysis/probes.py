@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from src.analysis.evidence import CellEvidence, Missing
-from src.analysis.probes_retrained import path, prior, variation
-from src.analysis.readings import Readings, ends_of, model_of
+from src.analysis.probes_chance import variation
+from src.analysis.probes_prior import prior
+from src.analysis.probes_watched import gap, path
+from src.analysis.readings import Readings, dtype_of, ends_of, model_of
 from src.data.seeds import generator
 from src.data.stream import Samples, Stream
 from src.evaluation.landscape import Surface, along, barrier, interpolate
@@ -39,7 +41,7 @@ def agreement(evidence: CellEvidence) -> Readings:
     for label in labels_of(evidence):
         for first, second in pairs(evidence, label):
             streams = [evidence.factory.build(seed) for seed in (first, second)]
-            x = _in_both(streams, _dtype(ends_of(evidence, label, first)[-1]))
+            x = _in_both(streams, dtype_of(ends_of(evidence, label, first)[-1]))
             guesses = []
             for seed, stream in zip((first, second), streams, strict=True):
                 model = model_of(evidence, stream, ends_of(evidence, label, seed)[-1])
@@ -70,7 +72,7 @@ def between(evidence: CellEvidence) -> Readings:
         for first, second in pairs(evidence, label):
             streams = [evidence.factory.build(seed) for seed in (first, second)]
             ends = [ends_of(evidence, label, seed)[-1] for seed in (first, second)]
-            x, y = training_samples([part for s in streams for part in s.train], _dtype(ends[0]))
+            x, y = training_samples([part for s in streams for part in s.train], dtype_of(ends[0]))
             model = model_of(evidence, streams[0], ends[0])
             surface = Surface(model, {"both": (x, y)}, evidence.config.loss)
             a, b = (surface.vector(weights) for weights in ends)
@@ -122,7 +124,7 @@ def _per_sample(
     """Loss [M] and gradient [M, P] of every sample."""
     pool = stream.test.pools[0]
     kept = slice(0, MOST_SAMPLES)
-    x, y = pool.bank.scale(pool.bank.x[pool.rows[kept]], _dtype(weights)), pool.y[kept]
+    x, y = pool.bank.scale(pool.bank.x[pool.rows[kept]], dtype_of(weights)), pool.y[kept]
     model: nn.Module = model_of(evidence, stream, weights)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
@@ -165,13 +167,10 @@ def training_samples(parts: Sequence[Samples], dtype: torch.dtype) -> tuple[Tens
     return torch.cat([part.inputs(dtype) for part in parts]), torch.cat([part.y for part in parts])
 
 
-def _dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
-    return next(t.dtype for t in weights.values() if t.is_floating_point())
-
-
 PROBES: dict[str, Callable[[CellEvidence], Readings]] = {
     "agreement": agreement,
     "between": between,
+    "gap": gap,
     "noise": noise,
     "path": path,
     "prior": prior,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from src.analysis.evidence import CellEvidence, Missing
@@ -40,7 +41,20 @@ def ends_of(evidence: CellEvidence, label: str, seed: int) -> list[Mapping[str, 
 
 def model_of(evidence: CellEvidence, stream: Stream, weights: Mapping[str, Tensor]) -> nn.Module:
     """The network of the cell with these weights, in evaluation mode."""
-    dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-    model = build_model(evidence.config.arch, stream.input_shape, stream.n_outputs, stream.seed, dtype)
+    model = build_model(evidence.config.arch, stream.input_shape, stream.n_outputs, stream.seed, dtype_of(weights))
     model.load_state_dict(dict(weights))
     return model.eval()
+
+
+def dtype_of(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """The precision of the weights."""
+    return next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+
+
+def finished(evidence: CellEvidence, *labels: str) -> list[int]:
+    """Seeds at which all these regimes finished. Raises Missing if there is none."""
+    runs = evidence.runs
+    done = [s for s in evidence.config.seeds if all((la, s) in runs and not runs[la, s].diverged for la in labels)]
+    if not done:
+        raise Missing(f"no seed finished in {' and '.join(labels)}")
+    return done

@@ -111,7 +111,9 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     counts: dict[str, int] = {}
     metric = verdicts[0].metric if verdicts else "test/union/accuracy"
     if not unit_of(metric).higher_is_better:
-        counts[f"Of {name_of(metric)} the lower is the better: a negative difference speaks for the regime named first."] = 1
+        counts[
+            f"Of {name_of(metric)} the lower is the better: a negative difference speaks for the regime named first."
+        ] = 1
     for verdict in verdicts:
         said = [verdict.reason] if verdict.winner == INCONCLUSIVE or verdict.p_holm is None else []
         for remark in (*said, *verdict.notes):

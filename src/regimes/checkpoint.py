@@ -71,21 +71,35 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
     state = _tensors(path, content, key)
     own = {name: tuple(tensor.shape) for name, tensor in model.items()}
-    if not set(own) & set(state) and [tuple(t.shape) for t in state.values()] == list(own.values()):
+    are_known = bool(set(own) & set(state))
+    if not are_known and [tuple(t.shape) for t in state.values()] == list(own.values()):
         first = f"{next(iter(state))} as {next(iter(own))}"
         warnings.warn(f"{path}: its names are unknown, so tensors are taken by their order: {first}, ...", stacklevel=2)
         return dict(zip(own, state.values(), strict=True))
-    problems = [f"it lacks {name} {list(shape)}" for name, shape in own.items() if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in own]
-    problems += [
-        f"{name} is {list(state[name].shape)}, here {list(shape)}"
-        for name, shape in own.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
+    if not are_known and len(state) == len(own):
+        by_order = zip(state.items(), own.items(), strict=True)
+        problems = [
+            f"{name} is {list(tensor.shape)}, and in its place {mine} is {list(shape)}"
+            for (name, tensor), (mine, shape) in by_order
+            if tuple(tensor.shape) != shape
+        ]
+    else:
+        problems = _differences(state, own)
     if problems:
         listed = ", ".join(problems[:SHOWN]) + (f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
         raise ConfigError(key, path, f"does not fit the architecture: {listed}; choose the arch it was trained with")
     return {name: state[name] for name in own}
+
+
+def _differences(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What the file lacks, has besides, or has in another shape, by its names."""
+    problems = [f"it lacks {name} {list(shape)}" for name, shape in own.items() if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    return problems + [
+        f"{name} is {list(state[name].shape)}, here {list(shape)}"
+        for name, shape in own.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
 
 
 def _tensors(path: str, content: bytes, key: str) -> dict[str, Tensor]:

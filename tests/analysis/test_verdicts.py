@@ -6,6 +6,7 @@ seeds are said, not printed as p; a cell that cannot be judged is inconclusive a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 
 from src.analysis.pairing import Records, load_records
 from src.analysis.statistics import sign_flip_interval, sign_flip_p
-from src.analysis.verdicts import INCONCLUSIVE, UNDECIDED, cell_metrics, judge, overall, sentence, summary
+from src.analysis.table import remarks
+from src.analysis.verdicts import INCONCLUSIVE, UNDECIDED, cell_metrics, judge, metric_of, overall, sentence, summary
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]
@@ -38,6 +40,36 @@ def test_of_losses_the_lower_wins(cell_of: Callable[..., Records]) -> None:
     assert verdict.winner == "combined"
     assert verdict.difference is not None
     assert verdict.difference > 0
+
+
+def without_classes(records: Records, *, with_risk: bool) -> Records:
+    """The same runs as those of a regression: no accuracy; where the distribution is known, a risk beside the loss."""
+    runs = []
+    for run in records.runs:
+        values = {test: 1 - (run.metric(f"test/{test}/accuracy") or 0.0) for test in ("d1", "d2", "union")}
+        metrics: dict[str, float | None] = {f"test/{test}/accuracy": None for test in values}
+        metrics |= {f"test/{test}/loss": 5.0 for test in values}  # of losses alone nobody would win
+        if with_risk:
+            metrics |= {f"test/{test}/risk": value for test, value in values.items()}
+        runs.append(dataclasses.replace(run, result={**run.result, "metrics": metrics}))
+    return dataclasses.replace(records, runs=tuple(runs))
+
+
+def test_a_regression_is_judged_by_itself_by_risk_or_else_by_loss(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"sequential": LOW, "combined": HIGH})
+    assert metric_of(records.runs) == metric_of(()) == "test/union/accuracy"
+    known = without_classes(records, with_risk=True)
+    (verdict,) = judge(known, BOTH)
+    assert (verdict.metric, verdict.winner) == ("test/union/risk", "combined")
+    assert verdict.difference is not None
+    assert verdict.difference > 0, "the larger risk loses"
+    assert sentence(verdict).startswith("combined wins in risk on union by 0.0")
+    assert "the lower is the better" in remarks([verdict])[0]
+    assert set(cell_metrics(known.runs, BOTH)) >= {f"delta/sequential-combined/{t}/risk" for t in ("d1", "d2", "union")}
+    (verdict,) = judge(without_classes(records, with_risk=False), BOTH)
+    assert (verdict.metric, verdict.winner) == ("test/union/loss", UNDECIDED)
+    one_unknown = dataclasses.replace(known, runs=(*known.runs[1:], without_classes(records, with_risk=False).runs[0]))
+    assert metric_of(one_unknown.runs) == "test/union/loss", "what only some know compares nothing"
 
 
 def test_words_of_a_winner_give_its_margin_and_of_a_tie_the_difference(cell_of: Callable[..., Records]) -> None:

@@ -7,7 +7,6 @@ arguments give equal streams, in another process too; what is not possible is re
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 
 from src.config import ConfigError, SplitConfig, compose
 from src.data.draw import divide
-from src.data.source import Source, make_source, match
+from src.data.source import Source, make_source
 from src.data.split import StreamFactory, build_stream, check_split, load
 from tests.data.samples import class_weights, ids, source_of, split_of, union_ids
 
@@ -142,74 +141,6 @@ def test_weights_by_hand() -> None:
     assert torch.allclose(union, (4 * first + 8 * second) / 12)
 
 
-@pytest.mark.parametrize("kind", ["rotate", "permute", "noise", "relabel"])
-def test_no_amount_is_no_shift(kind: str) -> None:
-    plain = build_stream(split_of(size=60), SOURCE, 1)
-    shifted = build_stream(split_of(size=60, shift=(kind, 0.0)), SOURCE, 1)
-    assert shifted.digest == plain.digest
-    assert shifted.train[1].bank is SOURCE.bank
-    assert len(shifted.test.pools) == 1
-
-
-@pytest.mark.parametrize("kind", ["permute", "noise"])
-def test_shifted_data_set_has_a_bank_of_what_it_needs(kind: str) -> None:
-    stream = build_stream(split_of(size=60, shift=(kind, 0.5)), SOURCE, 1)
-    plain = build_stream(split_of(size=60), SOURCE, 1)
-    assert stream.train[0].digest == plain.train[0].digest
-    assert len(stream.test.pools) == 2
-    assert stream.test.pools[0].digest == plain.test.pools[0].digest
-    second = [stream.train[1], stream.val.pools[1], stream.test.pools[1]]
-    assert len(second[0].bank.x) == sum(len(samples) for samples in second)
-    assert torch.equal(
-        torch.cat([samples.rows for samples in second]).sort().values, torch.arange(len(second[0].bank.x))
-    )
-    for samples, raw in zip(second, [plain.train[1], plain.val.pools[0], plain.test.pools[0]], strict=True):
-        assert torch.equal(samples.ids, raw.ids)
-        assert torch.equal(samples.y, raw.y)
-        assert samples.digest != raw.digest
-        assert not torch.equal(samples.inputs(), raw.inputs())
-
-
-def test_relabelled_data_set_keeps_its_inputs() -> None:
-    stream = build_stream(split_of(size=60, shift=("relabel", 0.5)), SOURCE, 1)
-    plain = build_stream(split_of(size=60), SOURCE, 1)
-    assert torch.equal(stream.train[1].inputs(), plain.train[1].inputs())
-    for new, old in ((stream.train[1], plain.train[1]), (stream.test.pools[1], plain.test.pools[0])):
-        pairs = {(int(a), int(b)) for a, b in zip(old.y, new.y, strict=True)}
-        assert len(pairs) == 3  # one new label for each class,
-        assert sum(a != b for a, b in pairs) == 2  # and two classes exchanged
-
-
-def test_label_noise_is_in_training_labels_only_and_nests() -> None:
-    source = source_of([600, 500])
-    plain, some, more = (build_stream(split_of(size=700, label_noise=share), source, 2) for share in (0.0, 0.1, 0.3))
-    assert some.test.pools[0].digest == plain.test.pools[0].digest
-    assert some.class_counts == plain.class_counts
-    for part in range(2):
-        wrong, more_wrong = (stream.train[part].y != plain.train[part].y for stream in (some, more))
-        assert abs(float(wrong.double().mean()) - 0.1) < 0.05
-        assert abs(float(more_wrong.double().mean()) - 0.3) < 0.08
-        assert not (wrong & ~more_wrong).any()
-    smaller = build_stream(split_of(size=350, label_noise=0.3), source, 2)
-    label_of = dict(zip(more.train[0].ids.tolist(), more.train[0].y.tolist(), strict=True))
-    common = [(i, y) for i, y in zip(smaller.train[0].ids.tolist(), smaller.train[0].y.tolist(), strict=True)]
-    assert [label_of[i] for i, _ in common if i in label_of] == [y for i, y in common if i in label_of]
-
-
-def test_wrong_labels_are_spread_over_the_other_classes_of_the_stream() -> None:
-    source = source_of([300, 300, 300, 300])
-    split = split_of(size=400, label_noise=0.5, classes=((0, 1), (3,)))
-    plain = build_stream(split_of(size=400, classes=((0, 1), (3,))), source, 0)
-    stream = build_stream(split, source, 0)
-    for part in range(2):
-        true, seen = plain.train[part].y, stream.train[part].y
-        assert set(seen.tolist()) == {0, 1, 3}
-        wrong = seen[true != seen]
-        others = torch.bincount(wrong[true[true != seen] == (0, 3)[part]], minlength=4)
-        assert others[2] == 0
-        assert (others > 0).sum() == 2
-
-
 def test_flat_class_subset_is_renumbered_as_listed() -> None:
     factory = StreamFactory(split_of(size=20, classes=(2, 0)), SOURCE)
     stream = factory.build(0)
@@ -234,24 +165,6 @@ def test_class_of_no_prior_is_left_out() -> None:
     assert 2 not in stream.test.pools[0].y
 
 
-def test_five_data_sets_are_disjoint_and_each_rotated_further() -> None:
-    stream = build_stream(split_of(parts=5, size=60, shift=("rotate", 90.0)), SOURCE, 0)
-    assert [len(part) for part in stream.train] == [12] * 5
-    assert len(union_ids(stream)) == 60
-    assert list(stream.test.sets) == ["d1", "d2", "d3", "d4", "d5", "union"]
-    raw = SOURCE.bank.x[stream.test.pools[0].ids]
-    for part, pool in enumerate(stream.test.pools):
-        assert torch.equal(pool.bank.x[pool.rows], torch.rot90(raw, part, (2, 3)))
-
-
-def test_permutation_differs_between_data_sets_and_seeds() -> None:
-    split = split_of(parts=3, size=60, shift=("permute", 1.0))
-    stream, other = (build_stream(split, SOURCE, seed) for seed in (0, 1))
-    images = [pool.bank.x[pool.rows] for pool in stream.test.pools]
-    assert not torch.equal(images[1], images[2])
-    assert stream.train[1].content != other.train[1].content
-
-
 def test_regression_has_sizes_only() -> None:
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.normal(size=(100, 5))), torch.from_numpy(rng.normal(size=(100, 1)))
@@ -268,23 +181,6 @@ def test_regression_has_sizes_only() -> None:
         check_split(split_of(size=20, shift=("relabel", 0.5)), source)
     with pytest.raises(ConfigError, match="needs images"):
         check_split(split_of(size=20, shift=("rotate", 5.0)), source)
-
-
-def test_second_source_gives_all_of_dataset_two() -> None:
-    other = source_of([50, 50, 50], n_official=10, seed=9)
-    second = match(other, SOURCE, "data.path2", "other")
-    factory = StreamFactory(split_of(sizes=(30, 60)), SOURCE, second)
-    stream = factory.build(4)
-    assert ids(stream.train[0]) == ids(build_stream(split_of(sizes=(30, 0)), SOURCE, 4).train[0])
-    assert min(ids(stream.train[1])) >= len(SOURCE)
-    assert torch.equal(stream.train[1].bank.x[stream.train[1].rows], other.bank.x[stream.train[1].ids - len(SOURCE)])
-    assert [len(pool) for pool in stream.test.pools] == [48, 30]
-    assert list(stream.test.sets["d2"].weights) == [1]
-    mix = {pool: float(weights.sum()) for pool, weights in stream.test.sets["union"].weights.items()}
-    assert mix == pytest.approx({0: 1 / 3, 1: 2 / 3})
-    assert factory.digest not in (SOURCE.digest, second.digest)
-    larger = StreamFactory(split_of(sizes=(30, 90)), SOURCE, second).build(4)
-    assert ids(stream.train[1]) < ids(larger.train[1])
 
 
 @pytest.mark.parametrize(
@@ -305,20 +201,6 @@ def test_impossible_split_is_refused_with_key_and_fix(given_split: dict[str, Any
         check_split(split_of(**given_split), SOURCE)
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
-
-
-def test_class_without_official_test_samples_is_refused() -> None:
-    y = torch.tensor([0, 1] * 30)
-    source = make_source(torch.zeros(60, 2), y, ("a", "b"), (torch.arange(60) > 40) & (y == 0))
-    with pytest.raises(ConfigError, match=r"class b has no sample in the source's own test set.*split\.test=0\.2"):
-        check_split(split_of(size=10), source)
-    check_split(split_of(size=10, test=0.2), source)
-
-
-def test_two_sources_are_two_data_sets() -> None:
-    second = match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other")
-    with pytest.raises(ConfigError, match=r"split\.parts=3"):
-        check_split(split_of(parts=3, size=30), SOURCE, second)
 
 
 DIGESTS = """
@@ -365,45 +247,3 @@ def test_every_split_file_is_whole_and_opens_with_its_command(path: Path) -> Non
     split = compose([f"split={path.stem}"]).split
     assert isinstance(split, SplitConfig)
     check_split(split, source_of([6500] * 10, side=2))
-
-
-@pytest.mark.real_data
-def test_mnist_with_its_own_test_set() -> None:
-    root = Path(os.environ.get("DATA_ROOT", "")) / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
-    if not root.exists():
-        pytest.skip("DATA_ROOT has no MNIST/raw/*.gz")
-    factory = load(compose(["data=mnist", "data.download=false", "split.size=4000"]))
-    stream = factory.build(0)
-    assert factory.source.bank.x.dtype == torch.uint8
-    assert len(stream.test.pools[0]) == 10_000
-    assert len(stream.val.pools[0]) == 6_000
-    assert min(stream.test.pools[0].ids.tolist()) == 60_000
-    assert factory.source.bank.mean is not None
-    assert factory.source.bank.mean.tolist() == pytest.approx([0.1307], abs=1e-4)  # torchvision's well-known constants
-
-
-def test_shift_source_is_dataset_two(tmp_path: Path) -> None:
-    np.savez(tmp_path / "other.npz", x=np.zeros((200, 12, 12), np.uint8), y=np.arange(200) % 10)
-    given = ["split.shift.kind=source", f"split.shift.source={tmp_path / 'other.npz'}", "split.size=100"]
-    loaded: dict[object, Source] = {}
-    factory = load(compose(given), loaded)
-    stream = factory.build(0)
-    assert min(stream.train[1].ids) >= len(factory.source)
-    assert float(stream.train[1].bank.x.sum()) == 0
-    assert stream.train[1].bank.input_shape == (1, 8, 8)
-    assert load(compose([*given, "split.ratio=0.5"]), loaded).shift_source is factory.shift_source
-    assert factory.digest != load(compose([]), loaded).digest
-
-
-def test_source_for_dataset_two_is_given_once() -> None:
-    source = dataclasses.replace(SOURCE, second=match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other"))
-    with pytest.raises(ConfigError, match=r"split\.shift\.kind=source: contradicts data\.path2"):
-        check_split(split_of(size=30, shift=("source", 0.0)), source)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_data_file_is_whole_and_opens_with_its_command(path: Path) -> None:
-    opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any("python -m src.sweep" in line for line in opening[:3])
-    extra = ["loss=mse"] if path.stem == "gaussian" else []
-    assert compose([f"data={path.stem}", *extra]).data.name == path.stem

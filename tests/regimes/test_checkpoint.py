@@ -113,6 +113,10 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
         ({"epoch": 3}, "no state dict"),
         ({"fc.weight": torch.zeros(3)}, r"lacks hidden_1\.weight .* and 1 more"),
         (nn.Linear(2, 2), "plain weights"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).state_dict(),
+            r"1\.weight is \[32, 64\], and in its place hidden_1\.weight is \[64, 64\]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:

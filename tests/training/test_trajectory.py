@@ -10,8 +10,9 @@ import itertools
 
 import pytest
 
+from src.config import Config
 from src.models.build import build_model
-from src.training.trajectory import points, trajectory
+from src.training.trajectory import Trajectory, Watched, points, trajectories
 from tests.training.cells import CPU, executed, same_bits, tiny
 
 CELLS = {
@@ -22,6 +23,11 @@ CELLS = {
 }
 
 
+def once(config: Config, stage: Watched) -> Trajectory:
+    (found,) = trajectories(config, [stage], CPU)
+    return found
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
     config = tiny(*CELLS[name])
@@ -30,8 +36,8 @@ def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
     first, second = (execution.results[key] for key in run.stages)
     nodes = [plan.nodes[key] for key in run.stages]
     n = second.ledger.updates
-    start = trajectory(config, nodes[0], first, None, CPU, at=[0, 1])
-    path = trajectory(config, nodes[1], second, first, CPU, at=range(n + 1))
+    start = once(config, Watched(nodes[0], first, None, [0, 1]))
+    path = once(config, Watched(nodes[1], second, first, range(n + 1)))
     assert start.exact
     assert path.exact
     assert path.updates == tuple(range(n + 1))
@@ -42,13 +48,33 @@ def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
     assert any(not same_bits(tensor, path.weights[1][key]) for key, tensor in path.weights[0].items())
 
 
+def test_stages_watched_side_by_side_go_the_ways_they_go_alone() -> None:
+    """Of unequal lengths: one seed converges before another, and each is seen to its own end."""
+    config = tiny("stopping=convergence", "stopping.tolerance=1.2", "stopping.max_epochs=30", "regimes=[combined]")
+    plan, execution = executed(config)
+    keys = [run.stages[0] for run in plan.runs]
+    results = [execution.results[key] for key in keys]
+    assert len({result.ledger.updates for result in results}) > 1
+    stages = [
+        Watched(plan.nodes[key], result, None, [0, 1, result.ledger.updates // 2])
+        for key, result in zip(keys, results, strict=True)
+    ]
+    for stage, found in zip(stages, trajectories(config, stages, CPU), strict=True):
+        alone = once(config, stage)
+        assert found.exact
+        assert found.updates == alone.updates
+        assert found.updates[-1] == stage.stored.ledger.updates
+        for one, other in zip(found.weights, alone.weights, strict=True):
+            assert all(same_bits(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_another_end_is_noticed() -> None:
     config = tiny()
     plan, execution = executed(config)
     key = plan.runs[0].stages[0]
     result = execution.results[key]
     other = dataclasses.replace(result, weights={name: tensor + 1e-6 for name, tensor in result.weights.items()})
-    assert not trajectory(config, plan.nodes[key], other, None, CPU, at=[0]).exact
+    assert not once(config, Watched(plan.nodes[key], other, None, [0])).exact
 
 
 def test_a_stage_that_starts_in_another_way_is_refused() -> None:
@@ -56,7 +82,7 @@ def test_a_stage_that_starts_in_another_way_is_refused() -> None:
     plan, execution = executed(config)
     first, second = plan.runs[0].stages
     with pytest.raises(ValueError, match="is not watched"):
-        trajectory(config, plan.nodes[second], execution.results[second], None, CPU, at=[0])
+        once(config, Watched(plan.nodes[second], execution.results[second], None, [0]))
     assert first
 
 

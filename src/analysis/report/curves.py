@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.analysis.pairing import RunRecord
-from src.analysis.report.style import PANEL, Look, Picture, label, panel, picture
+from src.analysis.report.style import PANEL, Look, Picture, label, mark_stages, panel, picture
 from src.analysis.table import axis_text, place, varying_axes
 from src.analysis.units import unit_of
 from src.analysis.verdicts import CellVerdict, sentence
@@ -164,37 +164,18 @@ def _curves(
                 one.steps, mean, color=style.ink, linestyle=style.dash, linewidth=1.7, marker=marker, markersize=3.5
             )
             said.append(f"{name} ends at {mean[-1]:.1f}" if what == "accuracy" else f"{name} ends at {mean[-1]:.3g}")
-        _mark(ax, ends, styles)
+        drawn: set[float] = set()
+        for name, steps in ends.items():  # a line that two regimes share is drawn once
+            for number, step in enumerate(steps, start=2):
+                if step not in drawn:
+                    mark_stages(ax, [step], styles[name].ink, first=number)
+                    drawn.add(step)
         ax.set_xlim(left=0)
         where = "union of the data sets" if chosen == "union" else f"Dataset {chosen[1:]}"
         label(ax, where, "updates", unit)
         alt = f"{title}: {unit} on the {where} over updates, mean over seeds. " + "; ".join(said) + "."
         pictures.append(picture(figure, folder, f"curves-{cell[:8]}-{chosen}", alt))
     return pictures
-
-
-def _mark(ax: object, ends: Mapping[str, Sequence[float]], styles: Mapping[str, Look]) -> None:
-    """A vertical line where a stage ends, in the colour of its regime, once for regimes that share it."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(ax, Axes)
-    drawn: set[float] = set()
-    for name, steps in ends.items():
-        for number, step in enumerate(steps):
-            if step in drawn:
-                continue
-            drawn.add(step)
-            ax.axvline(step, color=styles[name].ink, linewidth=1.0, linestyle=(0, (2, 2)), alpha=0.9)
-            ax.annotate(
-                f"stage {number + 2}",
-                (step, 1.0),
-                (2, -2),
-                xycoords=ax.get_xaxis_transform(),
-                textcoords="offset points",
-                fontsize=7,
-                color=styles[name].ink,
-                va="top",
-            )
 
 
 # ------------------------------------------------------------------------------------------------ recall

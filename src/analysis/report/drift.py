@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from src.analysis.pairing import RunRecord
 from src.analysis.report.example import (
     Example,
-    Labelled,
     Unavailable,
     WeightPath,
-    evaluation_set,
     stages_of,
-    training_set,
 )
+from src.analysis.report.on_the_way import dtype_of, movement, probabilities, stability_gap
 from src.analysis.report.style import INKS, PANEL, Look, Picture, label, legend_below, looks, panel, picture
 from src.evaluation.drift import (
     features_and_logits,
-    mean_probabilities,
     probe_accuracy,
     relative_movement,
     restoration,
 )
+from src.evaluation.labelled import Labelled, evaluation_set, training_set
 from src.models.build import build_model
 from src.models.structure import layers
 
 MOST_SEEDS = 12
 MOST_LAYERS = 24
 MOST_FLOPS = 1e11
-HIGHLIGHTED = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +51,15 @@ def drift_pictures(
     groups = layers(example.model)[:MOST_LAYERS]
     layer_looks = looks([name or "weights" for name, _ in groups], first=2)
     if path.watched:
-        pictures.append(_movement_path(example, path, layer_looks, folder))
+        pictures.append(movement(example, path, [(n or "weights", p) for n, p in groups], layer_looks, folder))
     else:
         notes.append(f"Movement per update is not shown: {path.not_watched}.")
+    set_looks = looks(list(example.stream.val.sets), first=2)
     is_classes = not example.stream.train[0].y.is_floating_point()
     if is_classes:
         draws: tuple[Callable[[], Picture], ...] = (
-            lambda: _probabilities(example, path, folder),
+            lambda: probabilities(example, path, folder),
+            *((lambda: stability_gap(example, path, set_looks, folder),) if path.watched and path.boundaries else ()),
             lambda: _restorations(example, runs, folder),
         )
         for draw in draws:
@@ -136,120 +133,6 @@ def _movement_bars(example: Example, runs: Sequence[RunRecord], styles: Mapping[
     )
 
 
-def _movement_path(example: Example, path: WeightPath, styles: Mapping[str, Look], folder: Path) -> Picture:
-    """Movement since the start of the present stage, update by update, of the staged run."""
-    groups = [(name or "weights", names) for name, names in layers(example.model)[:MOST_LAYERS]]
-    figure, ax = panel()
-    edges = [0, *path.boundaries, path.updates[-1]]
-    final = {}
-    for first, last in itertools.pairwise(edges):
-        at = [k for k, u in enumerate(path.updates) if first <= u <= last]
-        base = path.weights[at[0]]
-        moved = [relative_movement(base, path.weights[k], groups) for k in at]
-        for name, _ in groups:
-            y = np.array([np.nan if (v := one[name]) is None else v for one in moved])
-            style = styles[name]
-            x = [path.updates[k] for k in at]
-            ax.plot(x, y, color=style.ink, linestyle=style.dash, linewidth=1.6, label=name if first == 0 else None)
-            final[name] = float(y[-1])
-    _boundaries(ax, path)
-    if len(groups) <= 8:
-        legend_below(figure, *ax.get_legend_handles_labels(), columns=4)
-    label(ax, f"{example.staged}: movement within the stage", "updates", "|w − w₀| / |w₀|")
-    order = ", ".join(f"{name} {value:.2f}" for name, value in sorted(final.items(), key=lambda item: -item[1])[:4])
-    return picture(
-        figure,
-        folder,
-        "drift-updates",
-        f"Lines of each layer's movement since its stage began, seed {example.seed}; at the end: {order}.",
-        caption="The same, update by update, counted anew from the boundary: the line that rises first is the layer that "
-        "gives way first.",
-    )
-
-
-def _boundaries(ax: object, path: WeightPath) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(ax, Axes)
-    for number, step in enumerate(path.boundaries):
-        ax.axvline(step, color="#333333", linewidth=1.0, linestyle=(0, (2, 2)))
-        ax.annotate(
-            f"stage {number + 2}",
-            (step, 1.0),
-            (2, -2),
-            xycoords=ax.get_xaxis_transform(),
-            textcoords="offset points",
-            fontsize=7,
-            color="#333333",
-            va="top",
-        )
-    ax.set_xlim(left=0)
-
-
-# ------------------------------------------------------------------------------------------------ predicted classes
-
-
-def class_names(example: Example) -> list[str]:
-    """Names of the classes, or their numbers."""
-    names = example.factory.class_names
-    return list(names) if names is not None else [str(k) for k in range(example.stream.n_outputs)]
-
-
-def _logits(example: Example, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    example.model.load_state_dict(dict(weights))
-    with torch.no_grad():
-        logits: Tensor = example.model.eval()(x)
-    return logits
-
-
-def _dtype(example: Example) -> torch.dtype:
-    return next(example.model.parameters()).dtype
-
-
-def _probabilities(example: Example, path: WeightPath, folder: Path) -> Picture:
-    """Mean predicted probability of every class on Dataset 1's held-out samples, along the staged run."""
-    n = example.samples_within(MOST_FLOPS, len(path.weights))
-    data = evaluation_set(example.stream.val, "d1", _dtype(example), n)
-    values = np.stack([mean_probabilities(_logits(example, w, data.x), data.weights).numpy() for w in path.weights])
-    counts = np.array(example.stream.class_counts, dtype=np.float64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = class_names(example)
-    boundary = path.updates.index(path.boundaries[0]) if path.boundaries else 0
-    moved = values[-1] - values[boundary]
-    absent = [k for k in range(len(names)) if shares[-1][k] == 0 and shares[:, k].any()]
-    chosen = list(dict.fromkeys([*absent, *np.argsort(-np.abs(moved)).tolist()]))[: max(HIGHLIGHTED, len(absent[:6]))]
-    styles = looks([names[k] for k in chosen], first=2)
-    figure, ax = panel()
-    for k in range(len(names)):
-        if k not in chosen:
-            ax.plot(path.updates, 100 * values[:, k], color="#bdbdbd", linewidth=0.8)
-    for k in chosen:
-        style = styles[names[k]]
-        ax.plot(path.updates, 100 * values[:, k], color=style.ink, linestyle=style.dash, linewidth=1.7)
-        ax.plot(
-            [path.updates[-1] * 1.02], [100 * shares[-1][k]], marker="<", color=style.ink, markersize=5, clip_on=False
-        )
-    _boundaries(ax, path)
-    handles = [
-        ax.plot([], [], color=styles[names[k]].ink, linestyle=styles[names[k]].dash, linewidth=1.7)[0] for k in chosen
-    ]
-    tags = [names[k] + (" (absent from the last data set)" if k in absent else "") for k in chosen]
-    ax.set_ylim(0, 108 * max(values.max(), shares[-1].max()))
-    legend_below(figure, handles, tags, columns=2 if absent else 4)
-    label(ax, f"{example.staged}: predicted classes on Dataset 1", "updates", "mean probability, %")
-    said = ", ".join(f"{names[k]} from {100 * values[boundary][k]:.0f} to {100 * values[-1][k]:.0f} %" for k in chosen)
-    shown = "update by update" if path.watched else "at the ends of the stages"
-    grey = "; grey: the other classes" if len(chosen) < len(names) else ""
-    return picture(
-        figure,
-        folder,
-        "drift-probabilities",
-        f"Mean predicted probability of classes on Dataset 1's held-out samples, {shown}. In the last stage: {said}.",
-        caption="What the network expects to see, on samples of Dataset 1: look how fast the lines leave their level after "
-        f"the boundary for the last data set's class shares (triangles at the right{grey}).",
-    )
-
-
 # ------------------------------------------------------------------------------------------------ restoration
 
 
@@ -266,9 +149,9 @@ def _restorations(example: Example, runs: Sequence[RunRecord], folder: Path) -> 
         except Unavailable:
             continue
         stream = example.stream if seed == example.seed else example.factory.build(seed)
-        held_out = evaluation_set(stream.val, "d1", _dtype(example), n)
+        held_out = evaluation_set(stream.val, "d1", dtype_of(example), n)
         scores = restoration(example.model, earlier, later, held_out.x, held_out.accuracy)
-        train = training_set(stream.train[0], _dtype(example), n)
+        train = training_set(stream.train[0], dtype_of(example), n)
         for name, weights in (("earlier", earlier), ("later", later)):
             scores[f"{name} probe"] = _probe(example, weights, train, held_out)
         for key, value in scores.items():

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from src.analysis.pairing import RunRecord
 from src.config import Config
 from src.data.split import StreamFactory
-from src.data.stream import Evaluations, Samples, Stream
+from src.data.stream import Stream
 from src.evaluation.flops import training_flops
+from src.evaluation.labelled import MOST_SAMPLES
 from src.models.build import build_model
 from src.training.result import StageResult
 from src.training.store import Store
 
-MOST_SAMPLES = 2_000
-"""Samples of a set at which a model is looked at."""
 MOST_SECONDS = 5.0
 """Stages that took longer are not trained again to watch them."""
 MOST_FLOATS = 40_000_000
@@ -29,21 +28,6 @@ MOST_STAGES = 12
 
 class Unavailable(Exception):
     """Why a picture cannot be made, as a sentence without its full stop."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Labelled:
-    """Inputs as the network sees them, their labels, and each one's weight in the set it stands for (sum 1)."""
-
-    x: Tensor
-    y: Tensor
-    weights: Tensor
-
-    def accuracy(self, model: nn.Module) -> float:
-        """Weighted share of right answers, in evaluation mode."""
-        with torch.no_grad():
-            right = model.eval()(self.x).argmax(dim=-1) == self.y
-        return float(self.weights @ right.double())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,38 +127,6 @@ def stages_of(run: RunRecord, store: Store) -> tuple[StageResult, ...]:
     return kept
 
 
-# ------------------------------------------------------------------------------------------------ data
-
-
-def evaluation_set(evaluations: Evaluations, name: str, dtype: torch.dtype, n_most: int = MOST_SAMPLES) -> Labelled:
-    """The samples that have weight in one set, at most `n_most` of them, evenly over each pool."""
-    if name not in evaluations.sets:
-        raise Unavailable(f"there is no held-out set {name}")
-    xs, ys, ws = [], [], []
-    chosen = evaluations.sets[name].weights
-    total = sum(int((w > 0).sum()) for w in chosen.values())
-    for pool, w in chosen.items():
-        samples = evaluations.pools[pool]
-        kept = torch.nonzero(w > 0).flatten()
-        kept = kept[_evenly(len(kept), max(1, round(n_most * len(kept) / max(1, total))))]
-        xs.append(samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype))
-        ys.append(samples.y[kept])
-        ws.append(w[kept].double())
-    weights = torch.cat(ws)
-    return Labelled(x=torch.cat(xs), y=torch.cat(ys), weights=weights / weights.sum())
-
-
-def training_set(samples: Samples, dtype: torch.dtype, n_most: int = MOST_SAMPLES) -> Labelled:
-    """The training samples of a data set, at most `n_most` of them, each with the same weight."""
-    kept = _evenly(len(samples), n_most)
-    x = samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype)
-    return Labelled(x=x, y=samples.y[kept], weights=torch.full((len(kept),), 1 / len(kept), dtype=torch.float64))
-
-
-def _evenly(n: int, n_most: int) -> Tensor:
-    return torch.arange(n) if n <= n_most else torch.linspace(0, n - 1, n_most).round().long()
-
-
 # ------------------------------------------------------------------------------------------------ paths
 
 
@@ -204,15 +156,14 @@ def _watched(
 ) -> WeightPath:
     _check_cost(example, results, n_points)
     from src.training.devices import place_of
-    from src.training.plan import make_plan
-    from src.training.trajectory import points, trajectory
+    from src.training.trajectory import Watched, nodes_of, points, trajectories
 
     config, run = example.config, example.runs[regime]
-    named = next((one for one in config.regimes if one.label == regime), None)
-    plan = make_plan(config, {example.seed: example.stream}, [(named, example.seed)]) if named is not None else None
     keys = list(run.provenance["stage_keys"])
-    if plan is None or list(plan.runs[0].stages) != keys:
-        raise Unavailable(f"the recipe of {regime} is no longer the one that its stages were trained by")
+    try:
+        nodes = nodes_of(config, example.stream, regime, keys)
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
     place = place_of(config.trainer)
     if any(result.ledger.device != place.device.type for result in results):
         raise Unavailable(f"it was trained on {results[0].ledger.device}, and here is {place.device.type}")
@@ -220,13 +171,13 @@ def _watched(
     weights: list[Mapping[str, Tensor]] = [example.start]
     exact = True
     by_key = dict(zip(keys, results, strict=True))
-    for key, result, begun in zip(keys, results, ends, strict=False):
-        node = plan.nodes[key]
+    for node, result, begun in zip(nodes, results, ends, strict=False):
         parent = by_key[node.parents[0]] if node.parents else None
         if not node.stage.reset_optimizer and parent is not None:
             parent = example.store.get(node.parents[0], need_optimizer=True) or parent
         try:
-            on_the_way = trajectory(config, node, result, parent, place, at=points(result.ledger.updates, n_points))
+            watched = Watched(node, result, parent, points(result.ledger.updates, n_points))
+            (on_the_way,) = trajectories(config, [watched], place)
         except ValueError as error:
             raise Unavailable(str(error)) from None
         exact = exact and on_the_way.exact

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.analysis.report.example import Example, Unavailable, WeightPath, training_set
+from src.analysis.report.example import Example, Unavailable, WeightPath
 from src.analysis.report.style import DASHES, INKS, Look, Picture, label, legend_below, panel, picture
+from src.evaluation.labelled import training_set
 from src.evaluation.landscape import (
     Barrier,
     Plane,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.analysis.pairing import Records, RunRecord, by_cell
+from src.analysis.pairing import RunRecord, by_cell
 from src.analysis.report.curves import CellPictures, cell_pictures, cell_title, telling
 from src.analysis.report.drift import drift_pictures
 from src.analysis.report.example import Example, Unavailable, load_example, path_of
@@ -16,6 +15,7 @@ from src.analysis.report.forgetting import forgetting_pictures
 from src.analysis.report.landscape import landscape_pictures
 from src.analysis.report.maps import maps
 from src.analysis.report.style import Look, looks
+from src.analysis.report.sweep import Sweep, commands, counts, made_with, troubles
 from src.analysis.report.tables import (
     MATCHES,
     cells_table,
@@ -29,45 +29,14 @@ from src.analysis.report.tables import (
 from src.analysis.table import csv_table
 from src.analysis.units import name_of
 from src.analysis.verdicts import CellVerdict, contrasts, judge, metric_of, summary
-from src.config import Config, ConfigError
-from src.config.command import command
+from src.config import ConfigError
 from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.files import write_atomically
 from src.training.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_LINES = 40
 NOTHING = "There is nothing to report yet: no run of this sweep has a result. Start it, or wait for its first runs."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """All that is known of a sweep. `configs`: cell -> what it was last asked to run; `labels`: its regimes, in the order
-    in which differences are taken; `problems`: what could not be read; `words`: the last command."""
-
-    folder: Path
-    configs: Mapping[str, Config]
-    records: Records
-    labels: Sequence[str]
-    problems: Sequence[str] = ()
-    words: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def missing(self) -> dict[tuple[str, str], list[int]]:
-        """(cell, regime) -> the seeds that were asked for and have neither result nor failure."""
-        known = {(run.cell, run.regime, run.seed) for run in self.records.runs}
-        known |= {(run.cell, run.regime, run.seed) for run in self.records.failed}
-        found: dict[tuple[str, str], list[int]] = {}
-        for cell, config in self.configs.items():
-            for regime in config.regimes:
-                seeds = [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
-                if seeds:
-                    found[cell, regime.label] = seeds
-        return found
 
 
 def write_report(sweep: Sweep, beside: Executor | None = None) -> list[Path]:
@@ -125,7 +94,7 @@ def _content(
         "finished": max((str(r.provenance.get("finished_at", "")) for r in runs), default="")[:16].replace("T", " "),
         "nothing": NOTHING if not runs else _alone(runs, metric),
         "verdicts": [{"a": a, "b": b, "text": summary(group)} for (a, b), group in judged.items()],
-        "counts": _counts(sweep),
+        "counts": counts(sweep),
         "metric": name_of(metric),
         "maps": [
             (_named(a, b, n, judged), p) for (a, b), g in judged.items() for n, p in maps(g, folder, title=sweep.name)
@@ -134,9 +103,9 @@ def _content(
         "too_few": too_few([v for group in judged.values() for v in group]),
         "looks": styles,
         "claims": claims_table(sweep.folder.parent / "claims" / "claims.json"),
-        "troubles": _troubles(sweep),
-        "commands": _commands(sweep, first),
-        "made_with": _made_with(runs),
+        "troubles": troubles(sweep),
+        "commands": commands(sweep, first),
+        "made_with": made_with(runs),
     }
     content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
     content["examples"] = _examples(sweep, first, styles, folder)
@@ -169,70 +138,6 @@ def _alone(runs: Sequence[RunRecord], metric: str) -> str:
     values = [value for run in runs if (value := run.metric(metric)) is not None]
     mean = f" Their mean {name_of(metric)} is {sum(values) / len(values):.4g}." if values else ""
     return f"Nothing can be compared yet: no seed finished in two regimes. {len(runs)} runs have a result.{mean}"
-
-
-def _counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
-    records = sweep.records
-    n_cells = len({run.cell for run in records.runs} | set(sweep.configs))
-    diverged = sum(run.diverged for run in records.runs)
-    rows = [("cells", n_cells, False), ("runs with a result", len(records.runs), False)]
-    rows += [("seeds", len({run.seed for run in records.runs}), False)]
-    alarms = (
-        ("diverged", diverged),
-        ("failed", len(records.failed)),
-        ("missing", sum(map(len, sweep.missing().values()))),
-    )
-    rows += [(word, number, True) for word, number in (*alarms, ("unreadable", len(records.damaged))) if number]
-    return [(word, f"{number:,}", alarm) for word, number, alarm in rows]
-
-
-def _troubles(sweep: Sweep) -> list[tuple[str, list[str], int]]:
-    records = sweep.records
-    lists = {
-        "Failed": [f"{f.cell[:8]} {f.regime}, seed {f.seed}: {f.error}" for f in records.failed],
-        "Diverged": [
-            f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
-        ],
-        "Missing: asked for, not run yet": [
-            f"{cell[:8]} {regime}: {_listed(seeds)}" for (cell, regime), seeds in sweep.missing().items()
-        ],
-        "Unreadable": [*(f"{d.path.parent.name}/{d.path.name}: {d.problem}" for d in records.damaged), *sweep.problems],
-    }
-    return [(word, lines[:MOST_LINES], max(0, len(lines) - MOST_LINES)) for word, lines in lists.items() if lines]
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    shown = ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "")
-    return f"seed{'s' if len(seeds) > 1 else ''} {shown}"
-
-
-def _commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]]:
-    lines = [("The whole of the last command", sweep.words)] if sweep.words else []
-    for verdict, why in telling(first)[:1]:
-        if verdict.cell in sweep.configs:
-            lines.append(
-                (f"One cell alone ({cell_title(verdict, first)}; {why})", command(sweep.configs[verdict.cell]))
-            )
-    return [*lines, ("This page", f"python -m src.report sweep={sweep.name}")]
-
-
-def _made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """Commits, versions and machines of the runs: every value that occurs."""
-
-    def values(*keys: str) -> str:
-        found = []
-        for run in runs:
-            value: Any = run.provenance
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found.append(str(value) if value is not None else "unknown")
-        return ", ".join(sorted(set(found)))
-
-    if not runs:
-        return []
-    packages = sorted({name for run in runs for name in run.provenance.get("versions", {})})
-    rows = [("commit", values("git_commit")), ("made on", values("fingerprint")), ("engine", values("engine"))]
-    return [*rows, *((package, values("versions", package)) for package in packages)]
 
 
 def _forgetting(sweep: Sweep, verdicts: Sequence[CellVerdict], folder: Path) -> list[tuple[Any, ...]]:

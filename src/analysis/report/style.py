@@ -103,6 +103,23 @@ def label(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_ylabel(y, fontsize=8.5)
 
 
+def mark_stages(ax: Axes, steps: Sequence[float], ink: str = "#333333", *, first: int = 2) -> None:
+    """An upright dotted line with its name at every update of `steps`, where stage `first` and those after it begin."""
+    for number, step in enumerate(steps, start=first):
+        ax.axvline(step, color=ink, linewidth=1.0, linestyle=(0, (2, 2)), alpha=0.9)
+        ax.annotate(
+            f"stage {number}",
+            (step, 1.0),
+            (2, -2),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=7,
+            color=ink,
+            va="top",
+        )
+    ax.set_xlim(left=0)
+
+
 @contextmanager
 def _plain_svg() -> Iterator[None]:
     """SVG with letters as outlines (the same everywhere) and without what differs from one time to the next."""

@@ -1,0 +1,63 @@
+"""Samples as a network is shown them when it is looked at: inputs, labels, and the weight of each in its set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from src.data.stream import Evaluations, Samples
+
+MOST_SAMPLES = 2_000
+"""Samples of a set at which a model is looked at, unless somebody says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """Inputs as the network sees them, their labels, and each one's weight in the set it stands for (sum 1)."""
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Weighted share of right answers, in evaluation mode."""
+        with torch.no_grad():
+            right = model.eval()(self.x).argmax(dim=-1) == self.y
+        return float(self.weights @ right.double())
+
+
+def evaluation_set(
+    evaluations: Evaluations, name: str, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES
+) -> Labelled:
+    """The samples that have weight in one set, at most `n_most` of them, evenly over each pool.
+
+    Raises ValueError where there is no such set: its data set is empty.
+    """
+    if name not in evaluations.sets:
+        raise ValueError(f"there is no held-out set {name}")
+    xs, ys, ws = [], [], []
+    chosen = evaluations.sets[name].weights
+    total = sum(int((w > 0).sum()) for w in chosen.values())
+    for pool, w in chosen.items():
+        samples = evaluations.pools[pool]
+        kept = torch.nonzero(w > 0).flatten()
+        if n_most is not None:
+            kept = kept[_evenly(len(kept), max(1, round(n_most * len(kept) / max(1, total))))]
+        xs.append(samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype))
+        ys.append(samples.y[kept])
+        ws.append(w[kept].double())
+    weights = torch.cat(ws)
+    return Labelled(x=torch.cat(xs), y=torch.cat(ys), weights=weights / weights.sum())
+
+
+def training_set(samples: Samples, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES) -> Labelled:
+    """The training samples of a data set, at most `n_most` of them, each with the same weight."""
+    kept = _evenly(len(samples), len(samples) if n_most is None else n_most)
+    x = samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype)
+    return Labelled(x=x, y=samples.y[kept], weights=torch.full((len(kept),), 1 / len(kept), dtype=torch.float64))
+
+
+def _evenly(n: int, n_most: int) -> Tensor:
+    return torch.arange(n) if n <= n_most else torch.linspace(0, n - 1, n_most).round().long()
