@@ -118,6 +118,12 @@ def _check_split(split: SplitConfig) -> None:
         for subset in subsets:
             if len(set(subset)) < len(subset) or not subset:
                 raise ConfigError("split.classes", split.classes, "must list different classes, at least one")
+    if split.labels is not None:
+        if len(set(split.labels)) < 2 or sorted(set(split.labels)) != list(range(max(split.labels) + 1)):
+            fix = "must number its labels 0, 1, ... without a gap, two or more"
+            raise ConfigError("split.labels", list(split.labels), fix)
+        if split.shift.kind == "relabel":
+            raise ConfigError("split.labels", list(split.labels), "contradicts split.shift.kind=relabel; drop one")
     shift = split.shift
     if shift.kind == "source" and shift.source is None:
         raise ConfigError("split.shift.source", None, "split.shift.kind=source needs a source's name or path")
@@ -134,12 +140,12 @@ def _check_split(split: SplitConfig) -> None:
 
 def _check_stopping(stopping: StoppingConfig, split: SplitConfig) -> None:
     if isinstance(stopping, BudgetStopping):
-        amounts = {name: getattr(stopping, name) for name in ("epochs", "updates", "samples")}
+        amounts = {name: getattr(stopping, name) for name in ("epochs", "updates", "samples", "updates_per_part")}
         given = {name: amount for name, amount in amounts.items() if amount is not None}
         if len(given) != 1:
-            problem = "stopping=budget takes exactly one of stopping.epochs, stopping.updates and stopping.samples"
+            problem = f"stopping=budget takes exactly one of {', '.join(f'stopping.{name}' for name in amounts)}"
             raise ConfigError("stopping", given, problem)
-        unit = next(iter(given))
+        unit = next(iter(given)).removesuffix("_per_part")
         if stopping.match in ("epochs", "marginal") and unit != "epochs":
             fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or match={unit}"
             raise ConfigError("stopping.match", stopping.match, fix)

@@ -1,4 +1,5 @@
-"""The schema: what a run may be told, as typed and frozen dataclasses. Defaults live in conf/ alone."""
+"""The schema: what a run may be told, as typed and frozen dataclasses. Defaults live in conf/ alone; a key that was added
+later has one here too, which stands for it in files that were written before."""
 
 from __future__ import annotations
 
@@ -164,6 +165,8 @@ class SplitConfig:
     opposed: bool
     priors: tuple[tuple[float, ...], ...] | None = field(metadata=bounds(ge=0, le=1))
     classes: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = field(metadata=bounds(ge=0))
+    labels: tuple[int, ...] | None = field(default=None, metadata=bounds(ge=0))
+    """The label of every class of the source, in order; classes that share one are told apart by no output."""
     label_noise: float = field(metadata=bounds(ge=0, lt=1))
     shift: ShiftConfig
 
@@ -193,17 +196,21 @@ class EpochsStopping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetStopping:
-    """A fixed amount of training, given as exactly one of `epochs` of sequential, `updates` or `samples`.
+    """A fixed amount of training, given as exactly one of `epochs` of sequential, `updates`, `samples` or
+    `updates_per_part`.
 
     `match` says in which unit every regime of the cell gets the same: ``epochs`` (each stage its own passes),
     ``updates`` or ``samples`` (the total of sequential, divided over the stages by mixture size, remainder to the last),
     ``marginal`` (stages on Dataset 1 alone are sunk cost; all else gets epochs * ceil(n2 / B) updates).
+    `updates_per_part`: sequential makes so many in every stage, whatever its size; every regime gets the total, divided
+    over its stages in equal parts.
     """
 
     name: Literal["budget"]
     epochs: int | None = field(metadata=bounds(ge=1))
     updates: int | None = field(metadata=bounds(ge=1))
     samples: int | None = field(metadata=bounds(ge=1))
+    updates_per_part: int | None = field(default=None, metadata=bounds(ge=1))
     match: Literal["epochs", "updates", "samples", "marginal"]
 
 
@@ -292,6 +299,13 @@ class RegimeConfig:
         return {key: value.rpartition("@")[2] if key == "checkpoint" else value for key, value in self.knobs}
 
 
+def _content(group: Any) -> dict[str, Any]:
+    """A group as plain values, without keys at a default of the schema's: such keys came later, and what was finished
+    before them keeps its address."""
+    later = {f.name for f in dataclasses.fields(group) if getattr(group, f.name) == f.default}
+    return {key: value for key, value in dataclasses.asdict(group).items() if key not in later}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """One cell: what is fixed inside it, and the regimes and seeds that are compared."""
@@ -319,14 +333,14 @@ class Config:
         for where in ("root", "path", "path2", "download"):
             data.pop(where, None)  # the content is hashed instead: the source's digest
         trainer = {"precision": self.trainer.precision, "threads": self.trainer.threads}
-        split = dataclasses.asdict(self.split)
+        split = _content(self.split)
         split["sizes"] = list(self.split.dataset_sizes())  # size and ratio are another way to say sizes
         del split["size"], split["ratio"]
         return {
             "data": data,
             "arch": dataclasses.asdict(self.arch),
             "split": split,
-            "stopping": dataclasses.asdict(self.stopping),
+            "stopping": _content(self.stopping),
             "optimizer": dataclasses.asdict(self.optimizer),
             "trainer": trainer,
             "loss": self.loss,

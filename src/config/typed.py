@@ -52,6 +52,9 @@ def build(cls: type[T], given: object, key: str) -> T:
     hints = typing.get_type_hints(cls)
     values = {}
     for name, f in fields.items():
+        if name not in given and f.default is not dataclasses.MISSING:  # written before there was such a key
+            values[name] = f.default
+            continue
         if name not in given or given[name] == "???":  # OmegaConf's mark of a value that must be given
             raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")
         values[name] = convert(hints[name], given[name], f"{prefix}{name}", dict(f.metadata))

@@ -79,7 +79,7 @@ def own_split(split: SplitConfig, source: Source) -> SplitConfig:
 def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
     """The classes of the source that the stream numbers 0, 1, ...: those listed in a flat `split.classes`, else all."""
     if source.is_regression:
-        for key in ("classes", "priors"):
+        for key in ("classes", "priors", "labels"):
             if getattr(split, key) is not None:
                 raise ConfigError(f"split.{key}", getattr(split, key), "needs classes, this is regression; set null")
         if split.imbalance != 1:
@@ -89,6 +89,9 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
         return (0,)
     names = source.class_names
     assert names is not None
+    if split.labels is not None and len(split.labels) != len(names):
+        fix = f"must list a label for each of the source's {len(names)} classes"
+        raise ConfigError("split.labels", list(split.labels), fix)
     if split.classes is None:
         return tuple(range(len(names)))
     nested = _nested(split)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.config import Config, ConfigError, SplitConfig
-from src.data.counts import allot, own_split
-from src.data.draw import draw
+from src.data.counts import Allotment, Counts, allot, own_split
+from src.data.draw import Rows, draw
 from src.data.gaussian import population_views, populations
 from src.data.shifts import INPUT_SHIFTS, check_shift
 from src.data.source import Source
@@ -48,7 +49,12 @@ class StreamFactory:
         names = self.source.class_names
         if names is None:
             return None
-        return tuple(names[c] for c in allot(self.split, sources_of(self.source, self.shift_source)).classes)
+        allotment = allot(self.split, sources_of(self.source, self.shift_source))
+        own = [names[c] for c in allotment.classes]
+        if (labels := output_labels(self.split, allotment)) is None:
+            return tuple(own)
+        shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
+        return tuple("/".join(names_of) for names_of in shared)
 
     def build(self, seed: int) -> Stream:
         """The stream of one seed."""
@@ -91,9 +97,20 @@ def check_split(split: SplitConfig, source: Source, shift_source: Source | None 
         raise ConfigError(
             "split.parts", split.parts, "has no meaning with a source for each of 2 data sets; set it to 2"
         )
-    train = allot(split, sources).train
-    if split.label_noise and (train.sum(axis=0) > 0).sum() < 2:
+    allotment = allot(split, sources)
+    if split.label_noise and present_labels(allotment.train, output_labels(split, allotment)).sum() < 2:
         raise ConfigError("split.label_noise", split.label_noise, "needs 2 classes or more to confuse; set it to 0")
+
+
+def output_labels(split: SplitConfig, allotment: Allotment) -> Rows | None:
+    """The label of every class of the stream, [classes]; None where each has its own."""
+    return None if split.labels is None else np.array([split.labels[c] for c in allotment.classes], np.int64)
+
+
+def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
+    """Which labels some data set has samples of."""
+    totals = train.sum(axis=0)
+    return np.asarray((totals if labels is None else np.bincount(labels, weights=totals)) > 0)
 
 
 def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: Source | None = None) -> Stream:
@@ -104,9 +121,9 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     """
     sources = sources_of(source, shift_source)
     allotment = allot(split, sources)
-    train = allotment.train
+    train, labels = allotment.train, output_labels(split, allotment)
     draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
-    plain = [plain_view(one, draws[k], first_id=len(source) * k) for k, one in enumerate(sources)]
+    plain = [plain_view(one, draws[k], len(source) * k, labels) for k, one in enumerate(sources)]
     own = [plain[number] for number in allotment.data_source]
     is_shifted = split.shift.amount > 0 and (split.shift.kind == "relabel" or split.shift.kind in INPUT_SHIFTS)
     known: tuple[Population, ...] | None = None
@@ -124,12 +141,13 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
         views.append(view)
     rows_of = [draws[number].train[part] for part, number in enumerate(allotment.data_source)]
     noisy = [
-        noisy_labels(view, np.asarray(train.sum(axis=0) > 0), split.label_noise, seed, number)
+        noisy_labels(view, present_labels(train, labels), split.label_noise, seed, number)
         if split.label_noise
         else None
         for view, number in zip(views, allotment.data_source, strict=True)
     ]
-    n_outputs = source.n_outputs if source.is_regression else len(allotment.classes)
+    n_classes = len(allotment.classes) if labels is None else len(set(labels.tolist()))
+    n_outputs = source.n_outputs if source.is_regression else n_classes
     class_counts = tuple(
         () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=n_outputs).tolist())
         for view, rows in zip(views, rows_of, strict=True)

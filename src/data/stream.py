@@ -47,6 +47,7 @@ class Samples:
     `rows`: int64 [n] into `bank.x`. `y`: int64 [n] classes, or float [n, k] targets. `ids`: int64 [n], the samples' names
     in their source; unique inside one source and the same whatever the seed, subset or shift.
     `content`: names the inputs (source digest, shift, seed where it matters), so that equal digests mean equal tensors.
+    `classes`: int64 [n], the stream's class of every sample where several classes share a label; None: the labels say it.
     """
 
     bank: Bank
@@ -54,6 +55,7 @@ class Samples:
     y: Tensor
     ids: Tensor
     content: str
+    classes: Tensor | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,13 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """What a set's weights are equal within, [n]: classes; all 0 for regression."""
+        if self.y.is_floating_point():
+            return np.zeros(len(self), np.int64)
+        return (self.y if self.classes is None else self.classes).numpy()
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """All inputs as the network sees them, [n, ...]."""

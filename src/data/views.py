@@ -24,7 +24,8 @@ class View:
 
     `row_of` [N]: row of `bank` of every row of the source that the bank holds (None: all, at the same place).
     `y` [N] or [N, k]: label of every row as the stream numbers and the shift exchanges them. `classes` [N]: the
-    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0.
+    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0. `shares_labels`: several
+    classes may have one label.
     """
 
     bank: Bank
@@ -33,16 +34,23 @@ class View:
     classes: Rows
     content: str
     first_id: int
+    shares_labels: bool = False
 
     def samples(self, rows: Rows, y: Tensor | None = None) -> Samples:
         """Samples of the given rows; `y` [N] in place of the view's own labels."""
         places = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
         labels = (self.y if y is None else y)[torch.from_numpy(rows)]
-        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content)
+        classes = torch.from_numpy(self.classes[rows]) if self.shares_labels else None
+        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content, classes)
 
 
-def plain_view(source: Source, drawn: Draw, first_id: int) -> View:
-    """The source as it is, under the stream's class numbers."""
+def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None = None) -> View:
+    """The source as it is, under the stream's class numbers, or under `labels` [classes] of those classes."""
+    if labels is not None:
+        y = torch.from_numpy(
+            np.append(labels, -1)[drawn.classes]
+        )  # the last is for rows of no class, which have class -1
+        return View(source.bank, None, y, drawn.classes, source.digest, first_id, shares_labels=True)
     y = source.y if source.is_regression else torch.from_numpy(drawn.classes)
     return View(source.bank, None, y, drawn.classes, source.digest, first_id)
 
@@ -64,13 +72,13 @@ def shifted_view(plain: View, shift: ShiftConfig, rows: Rows, present: NDArray[n
     draw = "" if shift.kind == "rotate" else f" seed={seed}"
     content = f"{plain.content} {shift.kind}={shift.amount!r} part={part}{draw}"
     bank = Bank(x, plain.bank.mean, plain.bank.std)
-    return View(bank, row_of, plain.y, plain.classes, content, plain.first_id)
+    return View(bank, row_of, plain.y, plain.classes, content, plain.first_id, plain.shares_labels)
 
 
 def noisy_labels(view: View, present: NDArray[np.bool_], share: float, seed: int, number: int) -> Tensor:
-    """The labels of a view, each wrong with probability `share`: another class of those `present`, all alike.
+    """The labels of a view, each wrong with probability `share`: another of those `present`, all alike.
 
-    Every row of source `number` has a draw of its own, so noise nests: in subsets, and in smaller shares.
+    `present` [labels]. Every row of source `number` has a draw of its own, so noise nests: in subsets, and in smaller shares.
     """
     known = np.flatnonzero(present)
     labels = view.y.numpy()

@@ -33,6 +33,13 @@ def backward_transfer(matrix: Matrix, parts: Parts) -> float | None:
     return _mean([_difference(matrix[last][part], matrix[stage][part]) for part, stage in earlier.items()])
 
 
+def forward_transfer(matrix: Matrix, parts: Parts, initial: Sequence[float | None]) -> float | None:
+    """Mean over the data sets learned after the first stage of accuracy just before their stage minus `initial`, that of the
+    untrained network (FWT of Lopez-Paz & Ranzato 2017, eq. 4). None if every data set is learned in the first stage."""
+    later = {part: stage for part, stage in _learned_by(matrix, parts).items() if stage}
+    return _mean([_difference(matrix[stage - 1][part], initial[part]) for part, stage in later.items()])
+
+
 def forgetting(matrix: Matrix, parts: Parts) -> float | None:
     """Mean over the data sets learned before the last stage of best accuracy after an earlier stage minus that at the end.
 

@@ -6,6 +6,7 @@ nothing of the method (replay of nothing, a penalty of 0) give the stages of the
 docs/REGIMES.md has the tables, the sources and every deviation from them.
 
 `checkpoint`, where a regime has it: a file of weights (.pt, .pth, .safetensors) that stands for the stage on Dataset 1.
+`reset_optimizer`: forget momentum (all of the optimizer's state) at every boundary.
 """
 
 from __future__ import annotations
@@ -25,11 +26,10 @@ def sequential(
 ) -> list[Stage]:
     """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
 
-    `reset_optimizer`: forget momentum at every boundary; `lr_factor`: on the learning rate of every stage but the first.
+    `lr_factor`: on the learning rate of every stage but the first.
     """
     _require(lr_factor > 0, "sequential.lr_factor", lr_factor, "must be above 0")
-    has_state = "a file of weights holds no optimizer state to go on with; leave it true"
-    _require(reset_optimizer or checkpoint is None, "sequential.reset_optimizer", reset_optimizer, has_state)
+    _check_state("sequential", reset_optimizer, checkpoint)
     return _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer, lr_factor=lr_factor)
 
 
@@ -60,20 +60,29 @@ def reverse(n_parts: int) -> list[Stage]:
 # ------------------------------------------------------------------------------------------------ other mixtures
 
 
-def replay(n_parts: int, *, share: float = 0.1, balanced: bool = False, checkpoint: str | None = None) -> list[Stage]:
+def replay(
+    n_parts: int,
+    *,
+    share: float = 0.1,
+    balanced: bool = False,
+    reset_optimizer: bool = True,
+    checkpoint: str | None = None,
+) -> list[Stage]:
     """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
 
     The number of updates is that of sequential. Several earlier data sets are drawn from equally; `balanced`: what is
     drawn of them is balanced over classes. Experience replay with everything kept (Chaudhry et al. 2019).
     """
     _require(0 <= share < 1, "replay.share", share, "must be at least 0 and below 1: a fraction of the draws")
+    _check_state("replay", reset_optimizer, checkpoint)
     if share == 0:
-        return sequential(n_parts, checkpoint=checkpoint)
+        return sequential(n_parts, reset_optimizer=reset_optimizer, checkpoint=checkpoint)
     stages = [_first(checkpoint)]
     for part in range(1, n_parts):
         shares = (*[share / part] * part, 1 - share)
         mixture = Mixture(parts=tuple(range(part + 1)), shares=shares, balanced=balanced)
-        stages.append(Stage(mixture=mixture, start=_previous(part), counts_as=(part,)))
+        how = {"counts_as": (part,), "reset_optimizer": reset_optimizer}
+        stages.append(Stage(mixture=mixture, start=_previous(part), **how))
     return stages
 
 
@@ -114,9 +123,11 @@ def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> list[Stage]:
 # ------------------------------------------------------------------------------------------------ other weights
 
 
-def warm_start(n_parts: int, *, checkpoint: str | None = None) -> list[Stage]:
+def warm_start(n_parts: int, *, reset_optimizer: bool = True, checkpoint: str | None = None) -> list[Stage]:
     """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative."""
-    return shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
+    _check_state("warm_start", reset_optimizer, checkpoint)
+    first, *later = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
+    return [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
 
 
 def shrink_perturb(
@@ -178,27 +189,43 @@ def freeze(
     return _one_after_the_other(n_parts, checkpoint, trainable=Trainable(kind="last", layers=layers))
 
 
-def ewc(n_parts: int, *, strength: float = 1.0, checkpoint: str | None = None) -> list[Stage]:
+def ewc(
+    n_parts: int,
+    *,
+    strength: float = 1.0,
+    full: bool = False,
+    reset_optimizer: bool = True,
+    checkpoint: str | None = None,
+) -> list[Stage]:
     """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights before.
 
     Elastic weight consolidation (Kirkpatrick et al. 2017), scaled so that strength 1 counts each earlier sample as much as
-    a new one.
+    a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
     """
-    return _held(n_parts, "ewc", strength, checkpoint)
+    return _held(n_parts, "ewc", "ewc_full" if full else "ewc", strength, reset_optimizer, checkpoint)
 
 
-def l2_sp(n_parts: int, *, strength: float = 0.1, checkpoint: str | None = None) -> list[Stage]:
+def l2_sp(
+    n_parts: int, *, strength: float = 0.1, reset_optimizer: bool = True, checkpoint: str | None = None
+) -> list[Stage]:
     """Sequential + strength/2 |w - w'|^2, w' the weights before the stage (Li, Grandvalet & Davoine 2018)."""
-    return _held(n_parts, "l2_sp", strength, checkpoint)
+    return _held(n_parts, "l2_sp", "l2_sp", strength, reset_optimizer, checkpoint)
 
 
-def lwf(n_parts: int, *, strength: float = 1.0, temperature: float = 2.0, checkpoint: str | None = None) -> list[Stage]:
+def lwf(
+    n_parts: int,
+    *,
+    strength: float = 1.0,
+    temperature: float = 2.0,
+    reset_optimizer: bool = True,
+    checkpoint: str | None = None,
+) -> list[Stage]:
     """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
 
     Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for loss=mse.
     """
     _require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
-    return _held(n_parts, "lwf", strength, checkpoint, temperature=temperature)
+    return _held(n_parts, "lwf", "lwf", strength, reset_optimizer, checkpoint, temperature=temperature)
 
 
 # ------------------------------------------------------------------------------------------------ parts of regimes
@@ -226,14 +253,28 @@ def _one_after_the_other(n_parts: int, checkpoint: str | None, **later: Any) -> 
     ]
 
 
-def _held(n_parts: int, kind: Any, strength: float, checkpoint: str | None, **how: Any) -> list[Stage]:
+def _held(
+    n_parts: int,
+    regime: str,
+    kind: Any,
+    strength: float,
+    reset_optimizer: bool,
+    checkpoint: str | None,
+    **how: Any,
+) -> list[Stage]:
     """Sequential, every later stage held near the end of the one before it."""
-    _require(strength >= 0, f"{kind}.strength", strength, "must not be negative")
-    first, *later = _one_after_the_other(n_parts, checkpoint)
+    _require(strength >= 0, f"{regime}.strength", strength, "must not be negative")
+    _check_state(regime, reset_optimizer, checkpoint)
+    first, *later = _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
     if strength == 0:
         return [first, *later]
     held = [Penalty(kind=kind, strength=strength, of=k, **how) for k in range(len(later))]
     return [first, *(replace(stage, penalty=penalty) for stage, penalty in zip(later, held, strict=True))]
+
+
+def _check_state(regime: str, reset_optimizer: bool, checkpoint: str | None) -> None:
+    problem = "a file of weights holds no optimizer state to go on with; leave it true"
+    _require(reset_optimizer or checkpoint is None, f"{regime}.reset_optimizer", reset_optimizer, problem)
 
 
 def _compiles(pattern: str) -> bool:

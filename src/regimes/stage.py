@@ -56,10 +56,10 @@ class Trainable:
 class Penalty:
     """A term added to the loss that holds the stage near the final weights (or outputs) of an earlier one.
 
-    `strength` multiplies the term; `temperature` is that of learning without forgetting. `of` is the stage held on to.
+    ``ewc_full``: elastic weight consolidation with the whole Fisher matrix. `strength` multiplies the term; `temperature` is that of learning without forgetting. `of` is the stage held on to.
     """
 
-    kind: Literal["none", "l2_sp", "ewc", "lwf"] = "none"
+    kind: Literal["none", "l2_sp", "ewc", "ewc_full", "lwf"] = "none"
     strength: float = 0.0
     temperature: float = 2.0
     of: int = 0

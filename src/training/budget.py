@@ -86,7 +86,8 @@ def stage_lengths(
     if stopping.match == "marginal":
         return _marginal(stopping, stages, dataset_sizes, batches, batch_size)
     total = _total(stopping, dataset_sizes, batch_size)
-    amounts = _divide(total, [stage.n_counted * stage.factor for stage in stages])
+    in_equal_parts = stopping.updates_per_part is not None
+    amounts = _divide(total, [(1 if in_equal_parts else stage.n_counted) * stage.factor for stage in stages])
     make = Length.of_samples if stopping.match == "samples" else Length.of_updates
     return [make(s.n_draws, batch, n) for s, batch, n in zip(stages, batches, amounts, strict=True)]
 
@@ -109,6 +110,8 @@ def _total(stopping: BudgetStopping, dataset_sizes: Sequence[int], batch_size: i
         return stopping.updates
     if stopping.samples is not None:
         return stopping.samples
+    if stopping.updates_per_part is not None:
+        return stopping.updates_per_part * sum(n > 0 for n in dataset_sizes)
     assert stopping.epochs is not None
     if stopping.match == "samples":
         return stopping.epochs * sum(dataset_sizes)

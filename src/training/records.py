@@ -19,8 +19,15 @@ import numpy as np
 from src.config import SCHEMA_VERSION, Config, RegimeConfig
 from src.data.stream import Stream
 from src.evaluation.flops import training_flops
-from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
+from src.evaluation.matrix import (
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    learning_accuracy,
+)
 from src.files import write_atomically
+from src.models.build import build_model
 from src.training.evaluate import Scores, score_stages, set_names
 from src.training.feed import Place
 from src.training.plan import Node, Plan, Run
@@ -52,10 +59,12 @@ def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -
 @dataclass(frozen=True)
 class ScoreBook:
     """Figures of stages by key, each scored once however many runs share it: `test` of every stage, `train` of those
-    that end a run. Diverged stages have none."""
+    that end a run. Diverged stages have none. `initial`: of every seed's untrained network, on streams of more than two data
+    sets, where forward transfer counts from it."""
 
     test: Mapping[str, Scores]
     train: Mapping[str, Scores]
+    initial: Mapping[int, Scores]
 
 
 def score_all(config: Config, plan: Plan, execution: Execution, place: Place) -> ScoreBook:
@@ -71,7 +80,16 @@ def score_all(config: Config, plan: Plan, execution: Execution, place: Place) ->
                 scores.update(zip(keys, score_stages(config, stages, of, place), strict=True))
         return scores
 
-    return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last))
+    initial = _score_untrained(config, plan, place) if config.split.parts > 2 else {}
+    return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last), initial=initial)
+
+
+def _score_untrained(config: Config, plan: Plan, place: Place) -> dict[int, Scores]:
+    """Test scores of the initial weights of every seed."""
+    streams = {node.seed: node.stream for node in plan.nodes.values()}
+    models = [build_model(config.arch, s.input_shape, s.n_outputs, s.seed, place.dtype) for s in streams.values()]
+    stages = [(stream, model.state_dict()) for stream, model in zip(streams.values(), models, strict=True)]
+    return dict(zip(streams, score_stages(config, stages, "test", place), strict=True))
 
 
 def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
@@ -93,7 +111,8 @@ def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: 
         metrics |= {
             f"train/{name}": v for name, v in book.train[done[-1]].items() if name.split("/")[1] in ("accuracy", "loss")
         }
-        metrics |= _transfer(matrix, [_learned(node) for node in nodes], len(stream.train))
+        initial = [book.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if book.initial else None
+        metrics |= _transfer(matrix, [_learned(node) for node in nodes], initial)
     flops = training_flops(config.arch, stream.input_shape, stream.n_outputs)
     samples = sum(stage.ledger.samples for stage in stages)
     return {
@@ -112,13 +131,16 @@ def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: 
     }
 
 
-def _transfer(matrix: list[list[float | None]], parts: list[list[int]], n_parts: int) -> dict[str, float | None]:
-    """Forgetting and learning accuracy; with more than two data sets also average accuracy and backward transfer, which
-    with two stages is forgetting with its sign turned."""
+def _transfer(
+    matrix: list[list[float | None]], parts: list[list[int]], initial: list[float | None] | None
+) -> dict[str, float | None]:
+    """Forgetting and learning accuracy; with more than two data sets, where `initial` is known, also average accuracy, forward
+    transfer and backward transfer, which with two stages is forgetting with its sign turned."""
     metrics = {"forgetting": forgetting(matrix, parts), "learning_accuracy": learning_accuracy(matrix, parts)}
-    if n_parts > 2:
+    if initial is not None:
         metrics["average_accuracy"] = average_accuracy(matrix)
         metrics["backward_transfer"] = backward_transfer(matrix, parts)
+        metrics["forward_transfer"] = forward_transfer(matrix, parts, initial)
     return metrics
 
 

@@ -22,7 +22,8 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class PoolScores:
-    """Mean over the pool's samples of each class: `recall`, `loss` [R, n_classes] (regression: one column)."""
+    """Mean over the pool's samples of each class (before classes share a label): `recall`, `loss` [R, n_classes]
+    (regression: one column)."""
 
     recall: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -41,14 +42,17 @@ class Scorer:
             torch.stack([rows[start : start + size] for rows in self.table.rows])
             for start, size in zip(starts[:-1], sizes, strict=True)
         ]
-        self.n_classes = 1 if self.labels[0].is_floating_point() else n_outputs
+        self.groups = [np.stack([models[p].groups for models in pools]) for p in range(len(pools[0]))]
+        shared = max((int(groups.max()) + 1 for groups in self.groups if groups.size), default=1)
+        self.n_classes = 1 if self.labels[0].is_floating_point() else max(n_outputs, shared)
 
     def score(self, replicas: Replicas) -> list[PoolScores]:
         """Scores of every pool under the present weights, in evaluation mode."""
         was_training = replicas.training
         replicas.eval()
         with torch.no_grad():
-            scores = [self._pool(replicas, rows, y) for rows, y in zip(self.rows, self.labels, strict=True)]
+            each = zip(self.rows, self.labels, self.groups, strict=True)
+            scores = [self._pool(replicas, *one) for one in each]
         replicas.train(was_training)
         return scores
 
@@ -58,7 +62,7 @@ class Scorer:
             part = rows[:, start : start + EVALUATION_BATCH].to(device)
             yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(device)
 
-    def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor) -> PoolScores:
+    def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> PoolScores:
         losses, hits = [], []
         for x, labels in self._batches(rows, y):
             outputs = replicas(x)
@@ -71,14 +75,14 @@ class Scorer:
         if not hits:
             return PoolScores(np.full((len(loss), 1), np.nan), loss.mean(1, keepdims=True))
         hit = torch.cat(hits, 1).numpy()
-        return PoolScores(self._by_class(hit, y.numpy()), self._by_class(loss, y.numpy()))
+        return PoolScores(self._by_class(hit, groups), self._by_class(loss, groups))
 
-    def _by_class(self, values: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _by_class(self, values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """Means per class [R, n_classes]; NaN where the pool has no sample of a class."""
         out = np.full((len(values), self.n_classes), np.nan)
-        for r, (row, labels) in enumerate(zip(values, y, strict=True)):
-            counts = np.bincount(labels, minlength=self.n_classes)
-            sums = np.bincount(labels, weights=row, minlength=self.n_classes)
+        for r, (row, group) in enumerate(zip(values, groups, strict=True)):
+            counts = np.bincount(group, minlength=self.n_classes)
+            sums = np.bincount(group, weights=row, minlength=self.n_classes)
             np.divide(sums, counts, out=out[r], where=counts > 0)
         return out
 
@@ -87,9 +91,8 @@ def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: in
     """Weight of every class of every pool in a set: [n_classes] per pool, all together summing to 1."""
     weights = {}
     for pool, w in chosen.weights.items():
-        y = pools[pool].y
-        labels = np.zeros(len(y), np.int64) if y.is_floating_point() else y.numpy()
-        weights[pool] = np.bincount(labels, weights=w.numpy(), minlength=n_classes).astype(np.float64)
+        sums = np.bincount(pools[pool].groups, weights=w.numpy(), minlength=n_classes)
+        weights[pool] = sums.astype(np.float64)
     return weights
 
 
