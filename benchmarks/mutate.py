@@ -19,7 +19,7 @@ import torch
 from src.config import digest
 from src.data import draw
 from src.evaluation import metrics
-from src.lab import conditional, montecarlo
+from src.lab import conditional, montecarlo, quadratics
 from src.lab.rows import Row
 from src.training import budget, execute, penalties, plan, stopping
 
@@ -122,7 +122,7 @@ def _evaluations() -> Iterator[Row]:
 
 
 def _penalties() -> Iterator[Row]:
-    return islice(conditional.held_back(), 4)
+    return islice(quadratics.held_back(), 4)
 
 
 CASES = (

@@ -75,8 +75,8 @@ def cell_dir(config: Config) -> Path:
     """``multirun/<sweep>/cells/<hash>``, by the content of recipe and data."""
     factory = streams_of(config)
     config = settled(config)
-    validate_arch(config.arch, factory.source.bank.input_shape, factory.source.n_outputs)
-    check_regimes(config, factory.source)
+    validate_arch(config.arch, factory.source.bank.input_shape, factory.n_outputs)
+    check_regimes(config, factory.source, factory.n_outputs)
     return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, factory.digest)
 
 

@@ -41,9 +41,9 @@ def main() -> None:
 
 def every_row() -> Iterator[Row]:
     """Exact rows, Monte Carlo, and the claims that must come out refuted."""
-    from src.lab import conditional, montecarlo, studies
+    from src.lab import conditional, montecarlo, quadratics, studies
 
-    return chain(conditional.rows(), montecarlo.rows(), studies.rows())
+    return chain(conditional.rows(), quadratics.rows(), montecarlo.rows(), studies.rows())
 
 
 def show(rows: Iterator[Row]) -> list[Row]:

@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.analysis.figures import difference_maps
 from src.analysis.pairing import Records, RunRecord, by_cell, load_records
 from src.analysis.table import csv_table, markdown_table, remarks, terminal_table
+from src.analysis.transfer import IN_WORDS, Grid, grids, markdown
 from src.analysis.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
 from src.config import Config
 from src.config.command import command, flat
 from src.files import write_atomically
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:
@@ -99,7 +104,8 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     records = read(sweep_dir, cells, configs)
     labels = labels_of(configs)
     verdicts = judge(records, labels)
-    artifacts = _write(sweep_dir, verdicts)
+    streams = grids(records, labels)
+    artifacts = _write(sweep_dir, verdicts, streams)
     outbox = Outbox(sweep_dir)
     _report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
@@ -112,7 +118,7 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     )
     if _content(sweep_dir / "summary.json") != before:  # a rerun that finds nothing new has nothing to tell
         outbox.put(sweep_dir)
-    _print(sweep_dir, verdicts, records, artifacts)
+    _print(sweep_dir, verdicts, records, artifacts, streams)
 
 
 def _content(path: Path) -> bytes | None:
@@ -127,14 +133,17 @@ def _attached(sweep_dir: Path) -> list[str]:
     return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 
-def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict]) -> list[str]:
+def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[Grid]) -> list[str]:
     """Files of the whole command, by their names in the sweep's folder."""
+    of_streams = ["transfer.md"] if streams else []
+    if streams:
+        write_atomically(sweep_dir / "transfer.md", markdown(streams).encode())
     if not verdicts:
-        return []
+        return of_streams
     write_atomically(sweep_dir / "table.csv", csv_table(verdicts).encode())
     write_atomically(sweep_dir / "table.md", markdown_table(verdicts).encode())
     maps = difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
-    return ["table.csv", "table.md", *(path.name for path in maps)]
+    return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
 
 
 def _report_cells(
@@ -168,7 +177,13 @@ def _report_cells(
             outbox.put(folder)
 
 
-def _print(sweep_dir: Path, verdicts: Sequence[CellVerdict], records: Records, artifacts: Sequence[str]) -> None:
+def _print(
+    sweep_dir: Path,
+    verdicts: Sequence[CellVerdict],
+    records: Records,
+    artifacts: Sequence[str],
+    streams: Sequence[Grid],
+) -> None:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
@@ -178,6 +193,10 @@ def _print(sweep_dir: Path, verdicts: Sequence[CellVerdict], records: Records, a
             console.print(remark, style="dim")
         for group in contrasts(verdicts).values():
             console.print(summary(group))
+    for grid in streams:
+        console.print(_drawn(grid))
+    if streams:
+        console.print(IN_WORDS, style="dim")
     for failed in records.failed:
         console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red")
     for damaged in records.damaged:
@@ -189,3 +208,17 @@ def _print(sweep_dir: Path, verdicts: Sequence[CellVerdict], records: Records, a
         console.print(f"diverged: {len(diverged) - 20} more", style="yellow")
     if artifacts:
         console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
+
+
+def _drawn(grid: Grid) -> Table:
+    """A grid for the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, title=grid.title)
+    for k, head in enumerate(grid.heads):
+        table.add_column(head, justify="left" if k < grid.n_words else "right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -56,6 +56,12 @@ class StreamFactory:
         shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
         return tuple("/".join(names_of) for names_of in shared)
 
+    @property
+    def n_outputs(self) -> int:
+        """Of a network for the stream: its labels, or target columns for regression."""
+        names = self.class_names
+        return self.source.n_outputs if names is None else len(names)
+
     def build(self, seed: int) -> Stream:
         """The stream of one seed."""
         return build_stream(self.split, self.source, seed, self.shift_source)

@@ -17,7 +17,7 @@ from src.config import Config
 from src.data.stream import Stream
 from src.lab.cell import Floats, Measured, design, lab, measure
 from src.lab.rows import Row, exact
-from src.theory import linear, order, priors, quadratic, risks
+from src.theory import linear, order, priors, risks
 
 SEEDS = (0, 1, 2, 3)
 
@@ -46,8 +46,6 @@ def rows() -> Iterator[Row]:
     yield from warm_starts()
     yield from too_low_a_rate()
     yield from evaluations()
-    yield from quadratics()
-    yield from held_back()
     yield from forgetting_against_the_angle()
     yield from orders()
     yield from label_shift()
@@ -68,14 +66,14 @@ def _starts(cell: Measured) -> list[Floats]:
     return [next(iter(model.parameters())).detach().double().numpy().reshape(-1) for model in models]
 
 
-def _setting(cell: Measured, text: str) -> str:
+def setting_of(cell: Measured, text: str) -> str:
     return f"{text}; NOT CONVERGED" if cell.unconverged else text
 
 
 def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
     """w <- (I - P) w + X^+ y, stage after stage (Evron et al. 2022)."""
     cell = measure(lab(*overrides, regimes="sequential,combined,d1_only,d2_only,reverse", seeds=SEEDS))
-    setting = _setting(cell, setting)
+    setting = setting_of(cell, setting)
     starts, data = _starts(cell), [parts_of(cell.streams[seed]) for seed in cell.seeds]
     both = list(zip(starts, data, strict=True))
     expected = {
@@ -97,7 +95,7 @@ def warm_starts() -> Iterator[Row]:
         cell = measure(lab(*overrides, regimes=",".join(regimes), seeds=SEEDS))
         for regime in regimes[1:]:
             name = f"negative control: {regime} = combined"
-            yield exact(name, _setting(cell, setting), cell.weights("combined"), cell.weights(regime))
+            yield exact(name, setting_of(cell, setting), cell.weights("combined"), cell.weights(regime))
     cell = measure(lab("split.sizes=[12,12]", regimes="{chunked:{n_chunks:3}}", seeds=SEEDS))
     label = "chunked(n_chunks=3)"
     chunks = [[samples_of_stage(cell, label, stage, k) for stage in range(3)] for k in range(len(SEEDS))]
@@ -105,7 +103,7 @@ def warm_starts() -> Iterator[Row]:
         whole = np.sort(np.concatenate([y for _, y in chunks[k]]))
         assert np.array_equal(whole, np.sort(np.concatenate([y for _, y in parts_of(cell.streams[seed])])))
     weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
-    yield exact("projection: chunked", _setting(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
+    yield exact("projection: chunked", setting_of(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
 
 
 def samples_of_stage(cell: Measured, regime: str, stage: int, k: int) -> tuple[Floats, Floats]:
@@ -170,77 +168,6 @@ def _figures(weights: Floats, stream: Stream) -> dict[str, float]:
     return figures
 
 
-def quadratics() -> Iterator[Row]:
-    """Quadratic losses with given Hessians 2 C1, 2 C2 and optima o1, o2 (`data.draw=exact`)."""
-    first, second = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[0.4, -0.2], [-0.2, 1.5]])
-    optima = np.array([[1.0, -1.0], [-0.5, 2.0]])
-    for sizes in ((30, 10), (10, 30)):
-        cell = measure(lab(*_quadratic(first, second, optima, sizes), regimes="combined,average", seeds=SEEDS))
-        setting = _setting(cell, f"given Hessians, n={sizes[0]}+{sizes[1]}")
-        best = quadratic.combined_optimum([2 * first, 2 * second], list(optima), sizes)
-        each = np.tile(best, (len(SEEDS), 1))
-        yield exact("combined optimum of quadratics", setting, each, cell.weights("combined"))
-        mean = np.tile(optima.mean(axis=0), (len(SEEDS), 1))
-        yield exact("average of the optima", setting, mean, cell.weights("average"))
-    share = 10 / 40
-    overrides = (
-        *_quadratic(np.eye(2), np.eye(2), optima, (30, 10)),
-        "stopping=epochs",
-        "stopping.epochs=1",
-        "optimizer.lr=0.5",
-    )
-    config = lab(*without_convergence(overrides), regimes=f"combined,{{sequential:{{lr_factor:{share}}}}}", seeds=SEEDS)
-    cell = measure(config, accuracy=None)
-    name = "positive control: the path of stage 2 meets the combined optimum"
-    label = cell.config.regimes[1].label
-    best = quadratic.combined_optimum([np.eye(2), np.eye(2)], list(optima), (30, 10))
-    assert quadratic.path_distance(np.eye(2), optima[1], optima[0], best) < 1e-9
-    yield exact(name, "Hessians multiples of I", np.tile(best, (len(SEEDS), 1)), cell.weights(label))
-
-
-def _quadratic(first: Floats, second: Floats, optima: Floats, sizes: tuple[int, int]) -> tuple[str, ...]:
-    return (
-        f"data.dim={len(first)}",
-        "data.draw=exact",
-        f"data.covariances={json.dumps([first.tolist(), second.tolist()])}",
-        f"data.weights={json.dumps(optima.tolist())}",
-        f"split.sizes=[{sizes[0]},{sizes[1]}]",
-    )
-
-
-def held_back() -> Iterator[Row]:
-    """EWC with a diagonal Hessian is combined, exactly; with another it is not; LwF is an average of weights."""
-    optima = np.array([[1.0, -1.0], [-0.5, 2.0]])
-    skew, second = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[0.4, -0.2], [-0.2, 1.5]])
-    for first, is_diagonal in ((np.diag([2.0, 0.5]), True), (skew, False)):
-        regimes = "combined,sequential,ewc,{ewc:{strength:0.3}},{l2_sp:{strength:0.7}}"
-        cell = measure(lab(*_quadratic(first, second, optima, (30, 10)), regimes=regimes, seeds=SEEDS), stiffness=6)
-        setting = _setting(cell, f"{'diagonal' if is_diagonal else 'full'} H1, n=30+10")
-        fisher, hessian = np.diag(np.diag(2 * first)), 2 * second
-        weight = quadratic.matched_weight(30, 10)
-
-        def each(end: Floats) -> Floats:
-            return np.tile(end, (len(SEEDS), 1))
-
-        for label, strength in (("ewc", 1.0), ("ewc(strength=0.3)", 0.3)):
-            end = quadratic.ewc_optimum(hessian, optima[1], optima[0], fisher, strength * weight)
-            yield exact(f"penalty: {label}", setting, each(end), cell.weights(label))
-        end = quadratic.ewc_optimum(hessian, optima[1], optima[0], np.eye(2), 0.7)
-        yield exact("penalty: l2_sp(strength=0.7)", setting, each(end), cell.weights("l2_sp(strength=0.7)"))
-        if is_diagonal:
-            yield exact("ewc with the full H1 = combined", setting, cell.weights("combined"), cell.weights("ewc"))
-    for sizes in ((8, 8), (40, 60)):
-        overrides = (f"split.sizes=[{sizes[0]},{sizes[1]}]", "data.target_shift=1")
-        cell = measure(lab(*overrides, regimes="sequential,lwf,{lwf:{strength:4.5}}", seeds=SEEDS), stiffness=6)
-        for label, strength in (("lwf", 1.0), ("lwf(strength=4.5)", 4.5)):
-            weights = []
-            for seed in cell.seeds:
-                after1, after2 = linear.sequential_weights(np.zeros(20), parts_of(cell.streams[seed]))
-                weights.append(quadratic.lwf_weights(after1, after2, 1 / (1 + strength)))
-            setting = _setting(cell, f"d=20, n={sizes[0]}+{sizes[1]}, shift 1")
-            yield exact(f"penalty: {label} = average of weights", setting, weights, cell.weights(label))
-
-
 def orders() -> Iterator[Row]:
     """SGD, one sample a step, on (b - c_i)^2 of a bias alone: one epoch in the plan's own order, shuffled and in blocks."""
     overrides = (
@@ -274,16 +201,16 @@ def label_shift() -> Iterator[Row]:
         shared = (f"data.path={path}", "split.sizes=[200,200]", "arch.bias=true")
         shifted = ["split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", "optimizer.lr=2", "stopping=convergence"]
         shifted += ["stopping.quantity=gradient", "stopping.tolerance=1e-11", "stopping.max_epochs=5000"]
-        cell = measure(_classes(*shared, *shifted), accuracy=None)
+        cell = measure(bias_classifier(*shared, *shifted), accuracy=None)
         before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
         change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
         expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # a constant for all classes changes nothing
         moved = after - before
-        setting = _setting(cell, "80/10/10, then 10/70/20")
+        setting = setting_of(cell, "80/10/10, then 10/70/20")
         yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
 
         absent = ("split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.05", "stopping.epochs=800")
-        cell = measure(_classes(*shared, *absent), accuracy=None)
+        cell = measure(bias_classifier(*shared, *absent), accuracy=None)
         before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
         start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
         expected = np.array([priors.absent_class_probability(p, 0.05 * 800, 2) for p in start])
@@ -291,7 +218,7 @@ def label_shift() -> Iterator[Row]:
         yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=0.01)
 
 
-def _classes(*overrides: str) -> Config:
+def bias_classifier(*overrides: str) -> Config:
     """Biases alone as a classifier: three classes, inputs of nothing but 0."""
     from src.config import compose
 

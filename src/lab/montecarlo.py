@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.compare import streams_of
 from src.lab.cell import Floats, Measured, lab, measure
 from src.lab.conditional import without_convergence
 from src.lab.rows import Row, chi_square, joint_deviation, monte_carlo
@@ -54,6 +55,10 @@ SETTINGS = (
 """n1, n2 and N on both sides of d, in every combination that sequential and combined tell apart."""
 
 
+NEAR_INTERPOLATION = (Setting(45, 45, dim=100), Setting(70, 70, dim=100))
+"""The union near N = d, where combined loses, and past it, where it wins."""
+
+
 def rows() -> Iterator[Row]:
     """All of them, the chi-square over all last."""
     deviations: list[tuple[float, int]] = []
@@ -76,6 +81,9 @@ def cells() -> Iterator[tuple[list[Row], tuple[float, int]]]:
     yield gradient_noise(100, block=n + 5)
     yield long_run(1, block=n + 6)
     yield long_run(5, block=n + 7)
+    for number, setting in enumerate(NEAR_INTERPOLATION):
+        yield two_data_sets(setting, block=n + 8 + number)
+    yield subset_noise(60, 100, block=n + 10)
 
 
 def seeds_of(block: int) -> tuple[int, ...]:
@@ -145,6 +153,29 @@ def surface_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
         ("variance of a test loss, over theory's", 1.0, (loss - excess - 0.25) ** 2 / expected),
     ]
     return _joined(named, setting, cell)
+
+
+def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """The spread of the test loss at one and the same weights over subsets of one pool: Var = (S^2/n)(1 - n/M)."""
+    words = (
+        "data.draw=pool",
+        f"data.n_samples={pool}",
+        f"split.test={n / pool}",
+        "split.sizes=[4,4]",
+        "stopping=epochs",
+        "stopping.epochs=1",
+        "optimizer.lr=1e-30",  # weights that stay where they are, at 0
+        GROUP,
+    )
+    cell = measure(lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
+    squares = streams_of(cell.config).source.y.double().numpy().reshape(-1) ** 2
+    expected = noise.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
+    off = cell.metric("d1_only", "test/d1/loss") - squares.mean()
+    named = [
+        ("loss of a subset less the pool's", 0.0, off / expected**0.5),
+        ("variance of a subset's loss, over theory's", 1.0, off**2 / expected),
+    ]
+    return _joined(named, f"{n} of a pool of {pool} samples", cell)
 
 
 def gradient_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,38 @@ def exact(name: str, setting: str, theory: npt.ArrayLike, measured: npt.ArrayLik
         measured=_shown(found),
         score=error,
         passed=math.isfinite(error) and error <= tolerance,
+        kind="exact",
+    )
+
+
+def apart(
+    name: str,
+    setting: str,
+    theory: npt.ArrayLike,
+    measured: npt.ArrayLike,
+    *,
+    least: float,
+    tolerance: float = TOLERANCE,
+) -> Row:
+    """Two things must differ: a gap as theory has it, [seeds] or [seeds, d], and of no seed shorter than `least`."""
+    row = exact(name, setting, theory, measured, tolerance)
+    gaps = np.asarray(measured, np.float64)
+    lengths = np.abs(gaps) if gaps.ndim == 1 else np.linalg.norm(gaps, axis=-1)
+    return replace(row, passed=row.passed and float(lengths.min()) >= least)
+
+
+def never_rises(name: str, setting: str, values: npt.ArrayLike) -> Row:
+    """Each seed's values [seeds, steps] do not rise from step to step; the score is the largest rise, over the largest value."""
+    found = np.asarray(values, np.float64)
+    rise = float(max(np.diff(found, axis=1).max() / np.abs(found).max(), 0.0))
+    shown = f"{found[:, 0].mean():.4g} to {found[:, -1].mean():.4g}"
+    return Row(
+        name=name,
+        setting=setting,
+        theory="does not rise",
+        measured=shown,
+        score=rise,
+        passed=bool(np.isfinite(found).all()) and rise <= 1e-9,
         kind="exact",
     )
 

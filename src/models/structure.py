@@ -45,10 +45,9 @@ def prefers_vmap(model: nn.Module) -> bool:
 
     It depends on the model alone, never on how many are trained together, so that a group's size cannot change a result.
     """
-    parts = list(model) if isinstance(model, nn.Sequential) else [model]
-    linears = [part for part in parts if type(part) is nn.Linear]
-    if len(linears) == 0 or any(type(part) not in (nn.Linear, nn.ReLU, nn.Flatten) for part in parts):
+    if not is_row_of_linears(model):
         return False
+    linears = [part for part in model.modules() if type(part) is nn.Linear]
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     return n_parameters <= VMAP_MAX_PARAMETERS and max(part.in_features for part in linears) <= VMAP_MAX_INPUTS
 
@@ -60,6 +59,13 @@ def memory_layout(model: nn.Module, device: torch.device) -> torch.memory_format
     """
     has_pictures = any(isinstance(module, nn.Conv2d) for module in model.modules())
     return torch.channels_last if device.type == "cpu" and has_pictures else torch.contiguous_format
+
+
+def is_row_of_linears(model: nn.Module) -> bool:
+    """Nothing but Linear, ReLU and Flatten in a row, one Linear at least."""
+    parts = list(model) if isinstance(model, nn.Sequential) else [model]
+    known = all(type(part) in (nn.Linear, nn.ReLU, nn.Flatten) for part in parts)
+    return known and any(type(part) is nn.Linear for part in parts)
 
 
 def has_dropout(model: nn.Module) -> bool:

@@ -81,8 +81,8 @@ def replay(
     for part in range(1, n_parts):
         shares = (*[share / part] * part, 1 - share)
         mixture = Mixture(parts=tuple(range(part + 1)), shares=shares, balanced=balanced)
-        how = {"counts_as": (part,), "reset_optimizer": reset_optimizer}
-        stages.append(Stage(mixture=mixture, start=_previous(part), **how))
+        stage = Stage(mixture=mixture, start=_previous(part), counts_as=(part,), reset_optimizer=reset_optimizer)
+        stages.append(stage)
     return stages
 
 

@@ -68,6 +68,8 @@ def _finished_run(folder: Path, body: Mapping[str, Any]) -> Record:
     curves = _curves(folder / "history.parquet", start, end, last_step) + _stages(
         result["stages"], start, end, last_step
     )
+    if "average_accuracy" in result["metrics"]:
+        curves += _matrix(result, start, end, last_step)
     curve_names = {point.name for point in curves}
 
     cost = {**result["cost"], "seconds": provenance["seconds"], "reused_samples": provenance["reused_samples"]}
@@ -168,6 +170,18 @@ def _stages(stages: Sequence[Mapping[str, Any]], start: int, end: int, last_step
             when = start + (end - 1 - start) * step // max(1, last_step)
             points.append(Point("stage", float(index), min(when, end - 1), step))
         done = last
+    return points
+
+
+def _matrix(result: Mapping[str, Any], start: int, end: int, last_step: int) -> list[Point]:
+    """R[i, j] of a stream of more than two data sets: the curves ``R/d1``, ``R/d2``, ..., test accuracy after each stage."""
+    points, done = [], 0
+    for stage, row in zip(result["stages"], result["accuracy_matrix"], strict=False):  # a diverged run has no row
+        done += int(stage["updates"])
+        when = min(start + (end - 1 - start) * done // max(1, last_step), end - 1)
+        for part, value in enumerate(row, start=1):
+            if value is not None:
+                points.append(Point(f"R/d{part}", float(value), when, done))
     return points
 
 

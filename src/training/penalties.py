@@ -6,32 +6,26 @@ elementwise in the models, so a stage held back in a group is bit for bit the st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
 
 from src.config import Config
-from src.data.batches import MixtureData
-from src.data.seeds import generator
 from src.evaluation.metrics import Loss
 from src.models.build import build_model
 from src.models.structure import prefers_vmap
-from src.training.budget import Length
-from src.training.feed import Place, make_feed
+from src.training.feed import Place
+from src.training.fisher import EXACT_UP_TO, fisher_matrix, fisher_sum
 from src.training.plan import Node, Plan
 from src.training.replicas import LoopReplicas, Replicas, State, VmapReplicas
 from src.training.result import StageResult
 
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
 
-EXACT_UP_TO = 16
-"""Fisher information takes its expectation over labels exactly up to so many outputs; with more, one label is drawn."""
-GRADIENTS_AT_ONCE = 2**24
-"""Numbers in the per-sample gradients that are in memory together."""
+WHOLE = "whole"
+"""Name of the Fisher matrix among precisions, where others have a tensor for each parameter."""
 
 
 @dataclass
@@ -90,6 +84,36 @@ def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None
 
 
 @dataclass
+class MatrixPenalty:
+    """strength/2 x (w - w')' A (w - w') with a whole matrix A over all parameters, one after the other in the order `names`.
+
+    `anchors`: w' of every model. `matrices`: A of every model, [P, P].
+    """
+
+    anchors: Sequence[Mapping[str, Tensor]]
+    matrices: Sequence[Tensor]
+    names: Sequence[str]
+    strength: float
+
+    def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
+        """The addition to each model's loss [R], whatever the batch."""
+        del x
+        found: list[dict[str, Tensor]] = [{} for _ in range(replicas.n)]
+        for name, parameter, model in replicas.named_trainable():
+            for r in range(replicas.n) if model is None else [model]:
+                if replicas.active[r] or model is None:  # a stopped module gets no gradient, not even of zero
+                    found[r][name] = parameter[r] if model is None else parameter
+        terms = []
+        for own, anchor, matrix in zip(found, self.anchors, self.matrices, strict=True):
+            if own:
+                gap = torch.cat([(own[name] - anchor[name].to(own[name])).flatten() for name in self.names])
+                terms.append(gap @ matrix.to(gap) @ gap)
+            else:
+                terms.append(torch.zeros((), dtype=outputs.dtype, device=outputs.device))
+        return 0.5 * self.strength * torch.stack(terms)
+
+
+@dataclass
 class OutputPenalty:
     """strength x mean over the batch of the distance between each model's outputs and its teacher's on the same inputs.
 
@@ -138,13 +162,17 @@ def make_penalty(
     weights = [results[node.key].weights for node in held]
     if asked.kind == "lwf":
         return OutputPenalty(_teachers(config, held, weights, place), asked.strength, asked.temperature, config.loss)
-    precisions = None
+    if asked.kind == "l2_sp":
+        return WeightPenalty(weights, None, asked.strength)
+    precisions = []
+    for node, parent in zip(nodes, held, strict=True):
+        total = _accumulated(config, plan, parent, asked.kind, results, fishers, place)
+        precisions.append({name: tensor / node.data.n_samples for name, tensor in total.items()})
     if asked.kind == "ewc":
-        precisions = []
-        for node, parent in zip(nodes, held, strict=True):
-            total = _accumulated(config, plan, parent, results, fishers, place)
-            precisions.append({name: tensor / node.data.n_samples for name, tensor in total.items()})
-    return WeightPenalty(weights, precisions, asked.strength)
+        return WeightPenalty(weights, precisions, asked.strength)
+    assert asked.kind == "ewc_full", asked.kind
+    names = [name for name, _ in _model(config, held[0], weights[0], place).named_parameters()]
+    return MatrixPenalty(weights, [own[WHOLE] for own in precisions], names, asked.strength)
 
 
 def extra_passes(plan: Plan, node: Node, samples: int) -> float:
@@ -153,7 +181,7 @@ def extra_passes(plan: Plan, node: Node, samples: int) -> float:
     kind = node.stage.penalty.kind
     if kind == "lwf":
         return samples / 3
-    if kind == "ewc":
+    if kind in ("ewc", "ewc_full"):
         assert node.penalty_parent is not None
         n_vectors = node.stream.n_outputs if node.stream.n_outputs <= EXACT_UP_TO else 1
         return plan.nodes[node.penalty_parent].data.n_samples * (2 + 2 * n_vectors) / 3
@@ -173,103 +201,25 @@ def _model(config: Config, node: Node, weights: Mapping[str, Tensor], place: Pla
     return model
 
 
-# ------------------------------------------------------------------------------------------------ Fisher information
-
-
 def _accumulated(
     config: Config,
     plan: Plan,
     node: Node,
+    kind: str,
     results: Mapping[str, StageResult],
     fishers: MutableMapping[str, State],
     place: Place,
 ) -> State:
     """Fisher information of the data of `node` and, if it was itself held by EWC, of all data before it: a sum over
-    samples, each data set's at the weights its own stage ended with."""
-    if node.key not in fishers:
+    samples, each data set's at the weights its own stage ended with. `kind`: of the penalty, which says which form."""
+    key = f"{node.key}/{kind}"
+    if key not in fishers:
         model = _model(config, node, results[node.key].weights, place).to(place.device)
-        fishers[node.key] = fisher_sum(
-            model, node.data, node.stream.n_outputs, config.loss, place, config.trainer.resident_mib
-        )
-    total = fishers[node.key]
-    if node.stage.penalty.kind == "ewc":
+        about = (model, node.data, node.stream.n_outputs, config.loss, place, config.trainer.resident_mib)
+        fishers[key] = fisher_sum(*about) if kind == "ewc" else {WHOLE: fisher_matrix(*about)}
+    total = fishers[key]
+    if node.stage.penalty.kind == kind:
         assert node.penalty_parent is not None
-        earlier = _accumulated(config, plan, plan.nodes[node.penalty_parent], results, fishers, place)
+        earlier = _accumulated(config, plan, plan.nodes[node.penalty_parent], kind, results, fishers, place)
         total = {name: tensor + earlier[name] for name, tensor in total.items()}
     return total
-
-
-def fisher_sum(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Place, resident_mib: int = 1024
-) -> State:
-    """Diagonal of the Fisher information of the model on the inputs of `data`, summed over the samples, by parameter.
-
-    The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is
-    sum_c (J's_c)^2 elementwise, s_c the columns of a root of the loss's Hessian in the outputs: sqrt(p_c) (e_c - p) for
-    cross entropy, sqrt(2/K) e_c for the mean squared error (the negative log-likelihood of variance K/2). Above
-    `EXACT_UP_TO` outputs one random vector with the same second moments takes their place: e_y - p with y drawn from p, or
-    random signs times sqrt(2/K).
-    """
-    assert data.n_draws == data.n_samples, "a stage that is held near to draws every sample once an epoch"
-    model = model.eval()
-    # gradients of single samples in a batch are grouped convolutions, which a CPU does slower than one after the other
-    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    squares = _squares_in_turn if convolves and place.device.type == "cpu" else _squares_together
-    n_numbers = sum(p.numel() for p in model.parameters())
-    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
-    rng = generator(data.seed, "noise", "fisher", data.digest)
-    rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * min(n_outputs, EXACT_UP_TO))))
-    length = Length.of_epochs(data.n_draws, rows, 1)
-    for x, _, _ in make_feed([data], length, Place(place.device, place.dtype), resident_mib):
-        with torch.no_grad():
-            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.device)
-            vectors = _output_vectors(model(x[0]), uniform, loss)
-        for name, square in squares(model, x[0], vectors).items():
-            total[name] += square
-    return {name: tensor.to(place.dtype).cpu() for name, tensor in total.items()}
-
-
-def _squares_together(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
-    """Sum over the samples x [b, ...] and their vectors s_c [b, C, K] of (J's_c)^2, by parameter, in float64."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    buffers = dict(model.named_buffers())
-
-    def of_one(sample: Tensor, own: Tensor) -> State:
-        def outputs(values: State) -> Tensor:
-            out: Tensor = functional_call(model, {**buffers, **values}, (sample.unsqueeze(0),))
-            return out[0]
-
-        pull = vjp(outputs, parameters)[1]
-        (gradients,) = vmap(pull)(own)
-        return {name: gradient.square().sum(0) for name, gradient in gradients.items()}
-
-    return {name: square.double().sum(0) for name, square in vmap(of_one)(x, vectors).items()}
-
-
-def _squares_in_turn(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
-    """The same, one backward pass after the other."""
-    parameters = dict(model.named_parameters())
-    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    for sample, own in zip(x, vectors, strict=True):
-        outputs = model(sample.unsqueeze(0))[0]
-        for vector in own:
-            gradients = torch.autograd.grad(outputs @ vector, list(parameters.values()), retain_graph=True)
-            for square, gradient in zip(total.values(), gradients, strict=True):
-                square += gradient.double().square()
-    return total
-
-
-def _output_vectors(outputs: Tensor, uniform: Tensor, loss: Loss) -> Tensor:
-    """Vectors [b, C, K] whose outer products sum to the Hessian of each sample's loss in its outputs [b, K], exactly up to
-    `EXACT_UP_TO` outputs (C = K), else in expectation over `uniform` [b, K] (C = 1)."""
-    n_outputs = outputs.shape[-1]
-    unit = torch.eye(n_outputs, dtype=outputs.dtype, device=outputs.device)
-    exact = n_outputs <= EXACT_UP_TO
-    if loss == "mse":
-        vectors = unit.expand(len(outputs), -1, -1) if exact else (2.0 * (uniform < 0.5) - 1).to(outputs).unsqueeze(1)
-        return vectors * math.sqrt(2 / n_outputs)
-    p = outputs.softmax(-1)
-    if exact:
-        return p.sqrt().unsqueeze(-1) * (unit - p.unsqueeze(1))
-    drawn = (p.double().cumsum(-1) < uniform[:, :1]).sum(-1).clamp(max=n_outputs - 1)
-    return (unit[drawn] - p).unsqueeze(1)

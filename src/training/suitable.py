@@ -12,13 +12,16 @@ from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import read
 from src.training.replicas import trainable_names
 
+FULL_UP_TO = 2048
+"""Parameters of which the whole Fisher matrix is taken: 32 MiB of it in double precision."""
 
-def check_regimes(config: Config, source: Source) -> None:
+
+def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
     """Raises ConfigError where a regime freezes what the network has not, starts from a file that does not fit it, or asks
-    of the data what they have not."""
+    of the data or the network what they have not. `n_outputs`: of the network."""
     sizes = config.split.dataset_sizes()
     for regime in config.regimes:
-        _check_network(config.arch, source.bank.input_shape, source.n_outputs, config.split.parts, regime)
+        _check_network(config.arch, source.bank.input_shape, n_outputs, config.split.parts, regime)
         knobs = dict(regime.knobs)
         key = f"regime.{regime.name}"
         if knobs.get("n_chunks", 1) > sum(sizes):
@@ -38,9 +41,13 @@ def _check_network(
     stages = REGIMES[regime.name](n_parts, **dict(regime.knobs))
     trainable = {stage.trainable for stage in stages if stage.trainable.kind != "all"}
     files = {stage.start.path for stage in stages if stage.start.path is not None}
-    if not trainable and not files:
+    is_full = any(stage.penalty.kind == "ewc_full" for stage in stages)
+    if not trainable and not files and not is_full:
         return
     model = build_meta_model(arch, input_shape, n_outputs)
+    if is_full and (n := sum(p.numel() for p in model.parameters())) > FULL_UP_TO:
+        fix = f"needs a matrix of {n:,} x {n:,} numbers; leave it false, or take a network of at most {FULL_UP_TO:,} weights"
+        raise ConfigError(f"regime.{regime.name}.full", True, fix)
     for chosen in trainable:
         trainable_names(model, chosen)
     for file in files:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from src.config import CONF_DIR, Config, ConfigError, RegimeConfig, cell_hash, compose, knobs_of, parse_seeds, run_hash
+from src.config import (
+    CONF_DIR,
+    Config,
+    ConfigError,
+    RegimeConfig,
+    cell_hash,
+    compose,
+    knobs_of,
+    parse,
+    parse_seeds,
+    run_hash,
+)
 from src.config.command import command
 from src.regimes.catalog import REGIMES
 from src.sweeping.folder import to_mapping
@@ -82,6 +94,7 @@ def test_where_and_how_it_runs_is_no_part_of_the_hash(same: str) -> None:
         "split.opposed=false",
         "split.val=0.2",
         "split.label_noise=0.1",
+        "split.labels=[0,1,0,1,0,1,0,1,0,1]",
         "stopping.epochs=21",
         "optimizer.lr=0.2",
         "optimizer.batch_size=32",
@@ -96,6 +109,16 @@ def test_what_changes_the_result_changes_the_hash(other: str) -> None:
     """Every part of the recipe counts, precision and threads included, and so does the content of the data."""
     assert cell_hash(compose([other]), "x") != cell_hash(compose(), "x")
     assert cell_hash(compose(), "y") != cell_hash(compose(), "x")
+
+
+def test_keys_that_came_later_leave_older_addresses_alone() -> None:
+    """Work that was finished before split.labels and stopping.updates_per_part is found again, and its files are read."""
+    assert cell_hash(compose(), "x") == "4cec6cd00d81cf27"
+    budget = compose(["stopping=budget", "stopping.epochs=5"])
+    assert cell_hash(budget, "x") == "4cc7fe9f61122799"
+    written = json.loads(json.dumps(to_mapping(budget)))
+    del written["split"]["labels"], written["stopping"]["updates_per_part"]
+    assert parse(written) == budget
 
 
 def test_a_regime_at_its_defaults_is_the_regime_by_name() -> None:

@@ -165,6 +165,33 @@ def test_class_of_no_prior_is_left_out() -> None:
     assert 2 not in stream.test.pools[0].y
 
 
+def test_classes_that_share_labels_keep_their_own_weights() -> None:
+    """Even and odd: two outputs, the same samples as without, and every set weighs classes, not labels."""
+    source = source_of([40, 60, 50, 80])
+    pairs = {"size": 60, "classes": ((0, 1), (2, 3))}
+    own, shared = (build_stream(split_of(**pairs, **more), source, 0) for more in ({}, {"labels": (0, 1, 0, 1)}))
+    assert (own.n_outputs, shared.n_outputs) == (4, 2)
+    assert shared.class_counts == ((15, 15), (15, 15))
+    for alone, together in zip(own.train, shared.train, strict=True):
+        assert torch.equal(alone.ids, together.ids)
+        assert torch.equal(alone.y % 2, together.y)
+    pool = shared.test.pools[0]
+    assert torch.equal(torch.from_numpy(pool.groups), own.test.pools[0].y)
+    for name in ("d1", "d2", "union"):
+        assert torch.equal(shared.test.sets[name].weights[0], own.test.sets[name].weights[0])
+    assert float(shared.test.sets["d1"].weights[0][pool.groups >= 2].sum()) == 0
+    factory = StreamFactory(split_of(**pairs, labels=(0, 1, 0, 1)), source)
+    assert (factory.class_names, factory.n_outputs) == (("a/c", "b/d"), 2)
+
+
+def test_noise_in_shared_labels_gives_the_other_label() -> None:
+    source = source_of([60, 60, 60])
+    plain, noisy = (build_stream(split_of(size=80, labels=(0, 1, 1), label_noise=n), source, 0) for n in (0.0, 0.4))
+    y, wrong = plain.train[0].y, noisy.train[0].y
+    assert 4 < int((y != wrong).sum()) < 36
+    assert set(wrong.tolist()) == {0, 1}
+
+
 def test_regression_has_sizes_only() -> None:
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.normal(size=(100, 5))), torch.from_numpy(rng.normal(size=(100, 1)))
@@ -186,6 +213,7 @@ def test_regression_has_sizes_only() -> None:
 @pytest.mark.parametrize(
     ("given_split", "words"),
     [
+        ({"labels": (0, 1)}, ["split.labels=[0, 1]", "each of the source's"]),
         ({"classes": (0, 7)}, ["split.classes", "no class 7", "0 a, 1 b, 2 c"]),
         ({"classes": (1,)}, ["split.classes", "2 or more"]),
         ({"classes": ((0, 1), (2,)), "priors": ((1.0, 0, 0), (1.0, 0, 0))}, ["split.classes", "contradicts"]),

@@ -2,7 +2,13 @@
 
 import pytest
 
-from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, learning_accuracy
+from src.evaluation.matrix import (
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    learning_accuracy,
+)
 
 SEQUENTIAL = ([[0.9, 0.3], [0.7, 0.8]], [[0], [1]])
 THREE = ([[0.9, 0.1, 0.1], [0.95, 0.8, 0.2], [0.6, 0.7, 0.85]], [[0], [1], [2]])
@@ -22,6 +28,15 @@ def test_three_stages_by_hand_forgetting_counts_from_the_best() -> None:
     assert backward_transfer(matrix, parts) == pytest.approx(((0.6 - 0.9) + (0.7 - 0.8)) / 2)
     assert learning_accuracy(matrix, parts) == pytest.approx((0.9 + 0.8 + 0.85) / 3)
     assert average_accuracy(matrix) == pytest.approx((0.6 + 0.7 + 0.85) / 3)
+
+
+def test_forward_transfer_by_hand() -> None:
+    """Just before a data set's own stage, less the untrained network; data sets of the first stage have none."""
+    matrix, parts = THREE
+    assert forward_transfer(matrix, parts, [0.5, 0.15, 0.05]) == pytest.approx(((0.1 - 0.15) + (0.2 - 0.05)) / 2)
+    assert forward_transfer([[0.9, 0.3], [0.8, 0.85]], [[0], [0, 1]], [0.1, 0.1]) == pytest.approx(0.2)
+    assert forward_transfer([[0.9, 0.8]], [[0, 1]], [0.1, 0.1]) is None
+    assert forward_transfer(matrix, parts, [0.5, None, 0.05]) is None
 
 
 def test_the_other_order_forgets_dataset_2() -> None:

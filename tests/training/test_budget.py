@@ -21,7 +21,7 @@ def budget(match: str, **amount: int) -> BudgetStopping:
     return BudgetStopping(
         name="budget",
         match=match,
-        **{"epochs": None, "updates": None, "samples": None, **amount},  # type: ignore[arg-type]
+        **{"epochs": None, "updates": None, "samples": None, "updates_per_part": None, **amount},  # type: ignore[arg-type]
     )
 
 
@@ -145,3 +145,13 @@ def test_an_empty_second_data_set_leaves_what_dataset_1_alone_gets(match: str) -
     assert amounts(stage_lengths(stopping, sequential(50), [50, 0], 8)) == amounts(
         stage_lengths(EpochsStopping(name="epochs", epochs=3), sequential(50), [50], 8)
     )
+
+
+def test_updates_of_every_part() -> None:
+    """Sequential makes them in every stage, whatever its size; others get that total in equal parts; no data, no updates."""
+    rule = budget("updates", updates_per_part=20)
+    assert [length.updates for length in stage_lengths(rule, sequential(10, 70, 30), [10, 70, 30], 8)] == [20, 20, 20]
+    assert [length.updates for length in stage_lengths(rule, combined(10, 70, 30), [10, 70, 30], 8)] == [60]
+    growing = [StageSize(n_draws=n, n_counted=n, first_alone=n == 10) for n in (10, 80, 110)]
+    assert [length.updates for length in stage_lengths(rule, growing, [10, 70, 30], 8)] == [20, 20, 20]
+    assert [length.updates for length in stage_lengths(rule, sequential(10), [10, 0], 8)] == [20]

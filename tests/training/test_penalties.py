@@ -17,7 +17,7 @@ from src.models.build import build_model
 from src.regimes.stage import Mixture
 from src.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
 from src.training.feed import Place
-from src.training.penalties import _squares_in_turn, _squares_together, fisher_sum
+from src.training.fisher import _squares_in_turn, _squares_of_row, _squares_together, fisher_matrix, fisher_sum
 from src.training.plan import Plan
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
 
@@ -100,14 +100,27 @@ def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss)
         torch.testing.assert_close(found[name], total, rtol=1e-9, atol=1e-12)
 
 
-def test_both_ways_to_take_single_gradients_agree() -> None:
-    """Together under vmap or one after the other: the same squares."""
+def test_all_ways_to_take_single_gradients_agree() -> None:
+    """Together under vmap, one after the other, or as one product for a row of Linear layers: the same squares."""
     model, plan = a_model(["arch=mlp", "arch.widths=[5]"], "mse")
     x = next(iter(plan.nodes.values())).data.parts[0].inputs(torch.float64)[:7]
     vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 3, 10)))
-    together, in_turn = _squares_together(model, x, vectors), _squares_in_turn(model, x, vectors)
-    for name in together:
-        torch.testing.assert_close(together[name], in_turn[name], rtol=1e-10, atol=1e-14)
+    together = _squares_together(model, x, vectors)
+    for other in (_squares_in_turn(model, x, vectors), _squares_of_row(model, x, vectors)):
+        assert other.keys() == together.keys()
+        for name in together:
+            torch.testing.assert_close(together[name], other[name], rtol=1e-10, atol=1e-14)
+
+
+def test_the_whole_matrix_has_the_diagonal_that_is_taken_alone() -> None:
+    """And is symmetric, in the order in which the model names its parameters."""
+    model, plan = a_model(["arch=mlp", "arch.widths=[3]"], "cross_entropy")
+    data = next(iter(plan.nodes.values())).data
+    whole = fisher_matrix(model, data, 10, "cross_entropy", DOUBLE)
+    alone = fisher_sum(model, data, 10, "cross_entropy", DOUBLE)
+    diagonal = torch.cat([alone[name].flatten() for name, _ in model.named_parameters()])
+    torch.testing.assert_close(whole.diagonal(), diagonal, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(whole, whole.T, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
@@ -117,7 +130,7 @@ def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: p
     stream = next(iter(plan.nodes.values())).stream
     data = mixture_data(stream, Mixture(parts=(0, 1)))
     exact = fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"]
-    monkeypatch.setattr("src.training.penalties.EXACT_UP_TO", 9)
+    monkeypatch.setattr("src.training.fisher.EXACT_UP_TO", 9)
     draws = []
     for seed in range(40):
         object.__setattr__(data, "seed", seed)

@@ -21,12 +21,14 @@ from src.analysis.report.tables import (
     cells_table,
     claims_table,
     costs,
+    grid_table,
     ledger_csv,
     ledger_table,
     matches_table,
     too_few,
 )
 from src.analysis.table import csv_table
+from src.analysis.transfer import IN_WORDS, grids
 from src.analysis.units import name_of
 from src.analysis.verdicts import CellVerdict, contrasts, judge, metric_of, summary
 from src.config import ConfigError
@@ -107,6 +109,8 @@ def _content(
         "commands": commands(sweep, first),
         "made_with": made_with(runs),
     }
+    content["streams"] = [(grid.title, grid_table(grid)) for grid in grids(sweep.records, sweep.labels)]
+    content["streams_said"] = IN_WORDS
     content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
     content["examples"] = _examples(sweep, first, styles, folder)
     content |= apart.result() if apart is not None else _one_apart(sweep, first, folder)
@@ -120,6 +124,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("cells", "Cells", bool(content["cells"])),
         ("curves", "Curves and classes", bool(content["examples"])),
         ("forgetting", "Forgetting", bool(content["forgetting"])),
+        ("streams", "Streams", bool(content["streams"])),
         ("drift", "Drift", bool(content["example"])),
         ("landscape", "Landscape", bool(content["example"])),
         ("ledger", "Fairness", bool(content["ledger"])),

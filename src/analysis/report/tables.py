@@ -14,6 +14,7 @@ import numpy as np
 
 from src.analysis.pairing import RunRecord, by_cell
 from src.analysis.table import axis_order, axis_text, in_order, place, varying_axes
+from src.analysis.transfer import Grid
 from src.analysis.units import unit_of
 from src.analysis.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p, overall
 from src.config import BudgetStopping, Config, ConvergenceStopping, EarlyStopping
@@ -78,6 +79,16 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     if not any(row[-1].text for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     return Table(heads=tuple(heads), rows=tuple(rows))
+
+
+def grid_table(grid: Grid) -> Table:
+    """A grid of texts as a table of the page."""
+    heads = tuple((head, "text" if k < grid.n_words else "number") for k, head in enumerate(grid.heads))
+    rows = tuple(
+        tuple(Entry(text=text, kind="" if k < grid.n_words else "number") for k, text in enumerate(row))
+        for row in grid.rows
+    )
+    return Table(heads=heads, rows=rows)
 
 
 def too_few(verdicts: Sequence[CellVerdict]) -> str:
