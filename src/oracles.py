@@ -106,7 +106,8 @@ def picture(path: Path) -> int:
     """Measures and draws the phase boundary; the exit code says whether every certain cell agrees."""
     from rich.console import Console
 
-    from src.lab.boundary import draw, points
+    from src.analysis.report.boundary import draw, verdict
+    from src.lab.boundary import SETTING, points
 
     console, found = Console(highlight=False), []
     for point in points():
@@ -114,13 +115,10 @@ def picture(path: Path) -> int:
         sign = "certain" if point.is_certain else "not certain"
         line = f"n2={point.n2:<4} D2={point.shift:<6g} {point.difference:+.4g} ± {point.error:.2g}"
         console.print(f"{line}  exact {point.exact:+.4g}  {sign}{'' if point.agrees else '  DISAGREES'}")
-    draw(found, path)
-    wrong = [point for point in found if not point.agrees]
-    certain = sum(point.is_certain for point in found)
-    console.print(
-        f"{len(found)} cells, {certain} certain, {len(wrong)} of them against the exact sign; picture in {path}"
-    )
-    return 1 if wrong else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(SETTING, found).savefig(path)
+    console.print(f"{verdict(found)}; picture in {path}")
+    return 0 if all(point.agrees for point in found) else 1
 
 
 if __name__ == "__main__":

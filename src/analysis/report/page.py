@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.pairing import RunRecord, by_cell
+from src.analysis.report.boundary import boundary_picture
 from src.analysis.report.curves import CellPictures, cell_pictures, cell_title, telling
 from src.analysis.report.drift import drift_pictures
 from src.analysis.report.example import Example, Unavailable, load_example, path_of
@@ -109,6 +110,7 @@ def _content(
         "commands": commands(sweep, first),
         "made_with": made_with(runs),
     }
+    content["boundary"] = boundary_picture(sweep.configs, runs, folder)
     content["streams"] = [(grid.title, grid_table(grid)) for grid in grids(sweep.records, sweep.labels)]
     content["streams_said"] = IN_WORDS
     content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
@@ -121,6 +123,7 @@ def _content(
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     return [
         ("map", "Map", bool(content["maps"])),
+        ("boundary", "Boundary", bool(content["boundary"])),
         ("cells", "Cells", bool(content["cells"])),
         ("curves", "Curves and classes", bool(content["examples"])),
         ("forgetting", "Forgetting", bool(content["forgetting"])),
