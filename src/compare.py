@@ -168,10 +168,10 @@ def _write(
         body = _body(config, cell, plan, run, execution, book, mine, fingerprint(place))
         done = [key for key in run.stages if key in execution.results]
         history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
-        write_run(folder, body, history, resolved(config, run.regime, run.seed))
+        with outbox.telling(folder):
+            write_run(folder, body, history, resolved(config, run.regime, run.seed))
         if body["status"] == "diverged":
             failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
-        outbox.put(folder)
         folders.append(folder)
         if on_run is not None:
             on_run(folder)
@@ -199,8 +199,8 @@ def _body(
 
 def _fail(config: Config, cell: Path, regime: RegimeConfig, seed: int, error: str, trace: str) -> None:
     folder = run_dir(cell, regime, seed)
-    write_failure(folder, head(config, cell.name, run_hash(cell.name, regime, seed), regime, seed), error, trace)
-    Outbox(cell.parent.parent).put(folder)
+    with Outbox(cell.parent.parent).telling(folder):
+        write_failure(folder, head(config, cell.name, run_hash(cell.name, regime, seed), regime, seed), error, trace)
 
 
 def resolved(config: Config, regime: RegimeConfig, seed: int) -> str:

@@ -111,19 +111,9 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += _attached(sweep_dir)
-    before = _content(sweep_dir / "summary.json")
-    write_sweep(
-        sweep_dir,
-        SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts),
-    )
-    if _content(sweep_dir / "summary.json") != before:  # a rerun that finds nothing new has nothing to tell
-        outbox.put(sweep_dir)
+    about = SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts)
+    write_sweep(sweep_dir, about, outbox)
     _print(sweep_dir, verdicts, records, artifacts, streams)
-
-
-def _content(path: Path) -> bytes | None:
-    """What a file holds; None if there is none."""
-    return path.read_bytes() if path.exists() else None
 
 
 def _attached(sweep_dir: Path) -> list[str]:
@@ -162,8 +152,6 @@ def _report_cells(
         said = of_cell.get(cell, [])
         if not said:
             continue
-        folder = sweep_dir / "cells" / cell
-        before = _content(folder / "cell.json")
         report = CellReport(
             sweep=sweep_dir.name,
             cell=cell,
@@ -173,8 +161,7 @@ def _report_cells(
             command=command(config),
             metrics=cell_metrics(runs.get(cell, ()), labels),
         )
-        if write_cell(folder, report).read_bytes() != before:
-            outbox.put(folder)
+        write_cell(sweep_dir / "cells" / cell, report, outbox)
 
 
 def _print(

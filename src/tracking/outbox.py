@@ -3,17 +3,21 @@
 An entry names a folder of results, relative to the sweep's; what it says is read when it is delivered. Entries are
 written whole or not at all, delivered in order by one process at a time, and removed only after the tracker has
 confirmed. Delivering twice is harmless (a mirror looks up before it creates), so a kill at any moment is, too.
+
+A result and its entry are two files, and a kill can come between them. So an entry is written first, as a promise, and
+becomes due when the result is there (`Outbox.telling`); promises that a killed process left are found by the deliverer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +27,7 @@ from src.config import TrackingConfig
 from src.files import write_atomically
 from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
 from src.tracking.record import Record, mask
-from src.tracking.runs import record_of
+from src.tracking.runs import has_news, record_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +52,64 @@ class Outbox:
     def __init__(self, sweep_dir: Path) -> None:
         self.sweep_dir = sweep_dir
         self.folder = sweep_dir / "outbox"
+        self._promises = self.folder / "promised"
         self._counter = itertools.count()
         self._last_ns = 0
         self._lock = threading.Lock()
 
+    @contextlib.contextmanager
+    def telling(self, folder: Path) -> Iterator[None]:
+        """Around the writing of what `folder` (of a run, a cell, or the sweep itself) has to say: it is told afterwards.
+
+        However the process dies inside or right after it, what was written is told; what was not is not missed.
+        """
+        promise = self._promises / self._next_name()
+        self._promises.mkdir(parents=True, exist_ok=True)
+        with _lock_of(promise):
+            write_atomically(promise, self._entry(folder))
+            yield  # an error leaves the promise: what did get written is told all the same
+            os.replace(promise, self.folder / promise.name)
+        _lock_path(promise).unlink(missing_ok=True)
+
     def put(self, folder: Path) -> Path:
-        """Say that `folder` (of a run, a cell, or the sweep itself) has news; its files must be written already."""
+        """Say that `folder` has news; its files must be written already."""
+        entry = self.folder / self._next_name()
+        write_atomically(entry, self._entry(folder))
+        return entry
+
+    def _entry(self, folder: Path) -> str:
         relative = os.path.relpath(folder, self.sweep_dir)
         assert not relative.startswith(".."), f"{folder} is not inside {self.sweep_dir}"
+        return json.dumps({"schema": 1, "folder": relative})
+
+    def _next_name(self) -> str:
+        """Names sort in the order in which they were given."""
         with self._lock:
             self._last_ns = max(time.time_ns(), self._last_ns + 1)  # the clock may be set back
-            name = f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
-            entry = self.folder / name
-            write_atomically(entry, json.dumps({"schema": 1, "folder": relative}))
-        return entry
+            return f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
 
     def entries(self) -> list[Path]:
         """What waits to be delivered, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.glob("*.json") if not path.name.startswith("."))
+        return _entries(self.folder)
+
+    def promises(self) -> list[Path]:
+        """What is being written now, or was when its process was killed, oldest first."""
+        return _entries(self._promises)
+
+    def _take_up_promises(self) -> None:
+        """Makes due what a killed process had written but not told, and drops what it had not come to write."""
+        for promise in self.promises():
+            with contextlib.suppress(Timeout), _lock_of(promise):  # else it is being written right now
+                if not promise.exists():
+                    continue
+                if has_news(self._folder_of(promise)):
+                    os.replace(promise, self.folder / promise.name)
+                else:
+                    promise.unlink()
+                _lock_path(promise).unlink(missing_ok=True)
+
+    def _folder_of(self, entry: Path) -> Path:
+        return self.sweep_dir / str(json.loads(entry.read_text())["folder"])
 
     def deliver(self, mirror: Mirror, *, wait_s: float = 0) -> Delivery:
         """Deliver in order until nothing is left or the tracker does not answer; never raises because of the tracker.
@@ -85,6 +127,7 @@ class Outbox:
 
     def _deliver(self, mirror: Mirror) -> Delivery:
         n_delivered, refused = 0, []
+        self._take_up_promises()
         while entries := self.entries():
             batch = entries[:BATCH]
             records, damaged = self._read(batch)
@@ -108,8 +151,7 @@ class Outbox:
         damaged: list[tuple[Path, str]] = []
         for entry in batch:
             try:
-                folder = self.sweep_dir / json.loads(entry.read_text())["folder"]
-                records.append((entry, record_of(folder)))
+                records.append((entry, record_of(self._folder_of(entry))))
             except (
                 ValueError,
                 KeyError,
@@ -196,7 +238,7 @@ class Deliverer:
             pause = min(2 * pause, self._longest_pause_s) if failing else self._interval_s
 
     def _round(self, *, wait_s: float) -> None:
-        if not self._outbox.entries():
+        if not self._outbox.entries() and not self._outbox.promises():
             self.last = Delivery()
             return
         try:
@@ -221,6 +263,21 @@ class Deliverer:
                 f"{delivery.n_left} entries wait. They are delivered when it is back; `make sync` does so by hand."
             )
         return delivery
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def _lock_path(promise: Path) -> Path:
+    return promise.with_suffix(".lock")
+
+
+def _lock_of(promise: Path) -> FileLock:
+    """Held while the result is written: the system drops it with the process, however that ends."""
+    return FileLock(_lock_path(promise), blocking=False)
 
 
 def _short(text: str) -> str:

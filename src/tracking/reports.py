@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from src.files import write_atomically
+from src.tracking.outbox import Outbox
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,17 +42,18 @@ class SweepReport:
     artifacts: Sequence[str] = ()
 
 
-def write_cell(cell_dir: Path, report: CellReport) -> Path:
-    """Write cell.json atomically; deliver it by putting `cell_dir` into the outbox."""
-    return _write_report(cell_dir / "cell.json", asdict(report), sorted(cell_dir.glob("*/result.json")))
+def write_cell(cell_dir: Path, report: CellReport, outbox: Outbox | None = None) -> Path:
+    """Write cell.json atomically; if it says something new, `outbox` tells it."""
+    return _write_report(cell_dir / "cell.json", asdict(report), sorted(cell_dir.glob("*/result.json")), outbox)
 
 
-def write_sweep(sweep_dir: Path, report: SweepReport) -> Path:
-    """Write summary.json atomically; deliver it by putting `sweep_dir` into the outbox."""
-    return _write_report(sweep_dir / "summary.json", asdict(report), sorted(sweep_dir.glob("cells/*/cell.json")))
+def write_sweep(sweep_dir: Path, report: SweepReport, outbox: Outbox | None = None) -> Path:
+    """Write summary.json atomically; if it says something new, `outbox` tells it."""
+    cells = sorted(sweep_dir.glob("cells/*/cell.json"))
+    return _write_report(sweep_dir / "summary.json", asdict(report), cells, outbox)
 
 
-def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path]) -> Path:
+def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbox: Outbox | None) -> Path:
     # The same report said again keeps its times, so that a rerun changes neither the file nor MLflow.
     if path.exists():
         old = json.loads(path.read_text())
@@ -59,7 +62,8 @@ def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path]) -> Pa
     now = datetime.now(UTC)
     started = min([now, *(_started(json.loads(part.read_text())) for part in parts)])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
-    write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))
+    with outbox.telling(path.parent) if outbox is not None else nullcontext():
+        write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))
     return path
 
 

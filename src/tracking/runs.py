@@ -41,6 +41,11 @@ NOT_OF_THE_RUN = frozenset(
 """Top-level keys of config.yaml that do not become params: axes by another name, and where or how the run was done."""
 
 
+def has_news(folder: Path) -> bool:
+    """Whether a folder has anything to say yet."""
+    return any((folder / name).exists() for name in ("result.json", "failed.json", "cell.json", "summary.json"))
+
+
 def record_of(folder: Path) -> Record:
     """The record of a run's, a cell's or a sweep's folder.
 

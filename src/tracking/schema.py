@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sqlite3
@@ -26,7 +27,8 @@ class Experiment(NamedTuple):
 def prepare(uri: str, experiment: str, lock: Path) -> Experiment:
     """Create or upgrade MLflow's schema and the experiment, one process at a time; cheap when all is there.
 
-    An older schema is upgraded by MLflow's own migrations, a SQLite file being copied to ``*.before-upgrade`` first.
+    A new SQLite file is built beside its place and moved there whole: MLflow's migrations, killed half-way, leave a file
+    that they cannot go on with. An older schema is upgraded by MLflow's own migrations, a SQLite file being copied to ``*.before-upgrade`` first.
     Raises `TrackerUnavailable` with what to do.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +46,8 @@ def _prepare(uri: str, experiment: str) -> Experiment:
 
     file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     try:
+        if file is not None and not file.exists():
+            _build(file)
         _upgrade(uri, file)
         client = MlflowClient(uri)  # creates all tables in an empty database
         if file is not None:
@@ -63,6 +67,22 @@ def _prepare(uri: str, experiment: str) -> Experiment:
         return Experiment(known.experiment_id, known.artifact_location)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise TrackerUnavailable(mask(str(error))) from error
+
+
+def _build(file: Path) -> None:
+    """Makes the SQLite file with MLflow's tables, whole or not at all; the caller holds the lock."""
+    from mlflow.store.db.utils import _initialize_tables
+    from sqlalchemy import create_engine
+
+    scratch = file.with_name(f".{file.name}.tmp")
+    for left in (scratch.with_name(f"{scratch.name}-journal"), scratch):  # of a process that was killed here
+        left.unlink(missing_ok=True)
+    engine = create_engine(f"sqlite:///{scratch}")
+    try:
+        _initialize_tables(engine)  # type: ignore[no-untyped-call]
+    finally:
+        engine.dispose()
+    os.replace(scratch, file)
 
 
 def _upgrade(uri: str, file: Path | None) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
@@ -182,6 +187,30 @@ def test_a_schema_of_an_older_mlflow_is_upgraded_and_a_copy_is_kept(local: Track
     _, mirror = opened(local, multirun)
     assert mirror.write([record_of(run_folder(multirun / "digits-mlp"))]) == 1
     assert (multirun / "mlflow.db.before-upgrade").exists()
+
+
+def _prepare_and_die(local: TrackingConfig, multirun: Path, n_statements: int) -> None:
+    count = itertools.count(1)
+
+    def die(*_: object) -> None:
+        if next(count) == n_statements:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", die)
+    open_mirror(local, multirun)
+
+
+def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_that_the_next_cannot_go_on_with(
+    local: TrackingConfig, tmp_path: Path
+) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_prepare_and_die, args=(local, tmp_path, 400))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists(), "nobody sees half a database"
+    uri, mirror = opened(local, tmp_path)
+    assert mirror.write([record_of(run_folder(tmp_path / "digits-mlp"))]) == 1
+    assert len(by_key(uri)) == 3
 
 
 def test_a_schema_of_a_newer_mlflow_is_left_alone(local: TrackingConfig, multirun: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +105,42 @@ def test_an_entry_half_written_by_a_killed_process_is_never_read(tmp_path: Path)
     (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
     assert outbox.deliver(mirror).refused == ()
     assert len(mirror.told) == 1
+
+
+def _write_and_die(sweep_dir: Path, when: str) -> None:
+    outbox, folder = Outbox(sweep_dir), sweep_dir / "cells" / "c0ffee" / "sequential-0"
+    with outbox.telling(folder):
+        if when == "with the result":
+            run_folder(sweep_dir)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("when", ["with the result", "before the result"])
+def test_what_a_killed_process_wrote_and_could_not_tell_is_told(tmp_path: Path, when: str) -> None:
+    sweep_dir, mirror = tmp_path / "sweep", Notebook()
+    process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(sweep_dir, when))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    outbox = Outbox(sweep_dir)
+    assert (len(outbox.promises()), outbox.entries()) == (1, [])
+    delivery = outbox.deliver(mirror)
+    assert len(mirror.told) == delivery.n_delivered == (when == "with the result")
+    assert (delivery.refused, outbox.promises(), outbox.entries()) == ((), [], [])
+    assert list((outbox.folder / "promised").iterdir()) == []
+
+
+def test_what_is_being_written_is_left_alone_and_told_afterwards(tmp_path: Path) -> None:
+    sweep_dir, mirror = tmp_path / "sweep", Notebook()
+    run_folder(sweep_dir, status="failed")  # the attempt before: what it says is no news
+    outbox = Outbox(sweep_dir)
+    folder = sweep_dir / "cells" / "c0ffee" / "sequential-0"
+    with outbox.telling(folder):
+        assert Outbox(sweep_dir).deliver(mirror).n_delivered == 0
+        shutil.rmtree(folder)
+        run_folder(sweep_dir)
+    assert outbox.deliver(mirror).n_delivered == 1
+    assert list((outbox.folder / "promised").iterdir()) == []
 
 
 def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: TrackingConfig, multirun: Path) -> None:
