@@ -6,8 +6,11 @@ config -> sources -> streams -> plan -> execute -> scores -> result.json, one wa
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +45,9 @@ from src.training.suitable import check_regimes
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,25 @@ def on_finish(configs: Sequence[Config]) -> None:
     _sessions().pop(configs[0].sweep).finish(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
 
 
+def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOutcome]:
+    """Around `run_cell`: an exception that is no single run's is noted for every run that is missing, and goes on."""
+
+    @functools.wraps(run)
+    def noting(config: Config, **calls: Callable[..., None] | None) -> CellOutcome:
+        try:
+            return run(config, **calls)
+        except Exception as error:
+            if int(os.environ.get("RANK", "0")) == 0:
+                try:
+                    record_failure(config, " ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
+                except Exception:
+                    log.exception("the failure could not be noted")
+            raise
+
+    return noting
+
+
+@_noting_what_raised
 def run_cell(
     config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
 ) -> CellOutcome:
@@ -139,12 +164,12 @@ def run_cell(
     return CellOutcome(tuple(folders), tuple(failures), _value(config))
 
 
-def record_failure(config: Config, reason: str) -> None:
-    """Notes the reason for every missing run of a cell whose workers died."""
+def record_failure(config: Config, reason: str, trace: str | None = None) -> None:
+    """Notes the reason (and the traceback) for every missing run of a cell."""
     config = settled(config)
     cell = cell_dir(config)
     for regime, seed in missing_runs(config):
-        _fail(config, cell, regime, seed, reason, reason)
+        _fail(config, cell, regime, seed, reason, trace or reason)
 
 
 def _write(
@@ -168,8 +193,14 @@ def _write(
         body = _body(config, cell, plan, run, execution, book, mine, fingerprint(place))
         done = [key for key in run.stages if key in execution.results]
         history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
-        with outbox.telling(folder):
-            write_run(folder, body, history, resolved(config, run.regime, run.seed))
+        try:
+            with outbox.telling(folder):
+                write_run(folder, body, history, resolved(config, run.regime, run.seed))
+        except OSError as error:  # of this run's folder; the others can be written
+            reason = f"{type(error).__name__}: {error}"
+            _fail(config, cell, run.regime, run.seed, reason, traceback.format_exc())
+            failures.append(f"{run.regime.label}-{run.seed}: {reason}")
+            continue
         if body["status"] == "diverged":
             failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
         folders.append(folder)
@@ -198,9 +229,15 @@ def _body(
 
 
 def _fail(config: Config, cell: Path, regime: RegimeConfig, seed: int, error: str, trace: str) -> None:
+    """Notes on disk and for MLflow why a run has no result; where that cannot be written, only in the log."""
     folder = run_dir(cell, regime, seed)
-    with Outbox(cell.parent.parent).telling(folder):
-        write_failure(folder, head(config, cell.name, run_hash(cell.name, regime, seed), regime, seed), error, trace)
+    try:
+        with Outbox(cell.parent.parent).telling(folder):
+            write_failure(
+                folder, head(config, cell.name, run_hash(cell.name, regime, seed), regime, seed), error, trace
+            )
+    except OSError as problem:
+        log.warning("%s failed (%s), which cannot be noted there: %s", folder, error, problem)
 
 
 def resolved(config: Config, regime: RegimeConfig, seed: int) -> str:

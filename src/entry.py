@@ -6,6 +6,7 @@ A traceback is shown for what is not the user's mistake, or for everything where
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import sys
@@ -25,6 +26,7 @@ from src.config.typed import did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 
 def run(task: Callable[[DictConfig], None]) -> None:
@@ -40,6 +42,11 @@ def run(task: Callable[[DictConfig], None]) -> None:
             if full:
                 raise
             fail(explain(error, sys.argv[1:]))
+        except OSError as error:
+            if full or error.errno not in UNWRITABLE or error.filename is None:
+                raise
+            fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
+            fail(f"{error.filename}: {error.strerror}; {fix}")
 
     try:
         arguments = _arguments()

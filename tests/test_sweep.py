@@ -178,26 +178,6 @@ def test_all_killed_at_once_the_same_command_finishes_the_rest(tmp_path: Path, c
     assert set(done.values()) == {1}
 
 
-def test_ctrl_c_lets_the_runs_end_gives_the_cells_back_and_says_how_to_go_on(tmp_path: Path, command: Command) -> None:
-    behave(tmp_path, seconds=0.2)
-    with started(tmp_path, *GRID) as parent:
-        wait_for("two runs are done", lambda: len(diary(tmp_path, "run")) >= 2)
-        parent.send_signal(signal.SIGINT)
-        assert parent.stderr is not None
-        said = parent.stderr.read()
-        assert parent.wait(60) == 130
-    assert "the same command continues" in said
-    assert "Traceback" not in said
-    assert members(tmp_path, "worker") == members(tmp_path, "sweep") == []
-    interrupted = diary(tmp_path, "run")
-    assert 2 <= len(interrupted) < N_RUNS
-    behave(tmp_path)
-    assert command.sweep(tmp_path, *GRID).code == 0
-    done = diary(tmp_path, "run")
-    assert len(done) == N_RUNS
-    assert set(done.values()) == {1}
-
-
 def test_two_equal_sweeps_at_once_share_the_work(tmp_path: Path) -> None:
     behave(tmp_path, seconds=0.05)
     pair = [started(tmp_path, *GRID, n_workers=1) for _ in range(2)]

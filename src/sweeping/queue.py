@@ -114,10 +114,12 @@ class WorkQueue:
     ) -> dict[str, int]:
         """Queues cells with missing runs, by hash, unless an open trial already covers them; returns the trial of each.
 
+        The trial of a cell whose folder cannot be written has failed when this returns.
         `alone`: no other command of this sweep lives, so that what waits for a dead one need not be kept.
         """
         trials: dict[str, int] = {}
         with self._locked():
+            alone = alone and not self._member.others("sweep")  # another one may have come meanwhile
             entries = self.entries("WAITING", "RUNNING")
             waiting = {entry.cell: entry for entry in entries if entry.state == "WAITING"}
             running = {entry.cell: entry for entry in entries if entry.state == "RUNNING"}
@@ -132,13 +134,21 @@ class WorkQueue:
                     config = _both(under_way, config)
                 elif entry is not None and not alone:
                     config = _both(self._folder.read_cell(cell_hash), config)
-                self._folder.write_cell(cell_hash, config)
+                problem = None
+                try:
+                    self._folder.write_cell(cell_hash, config)
+                except OSError as error:  # of this cell's folder; the others can run
+                    problem = f"{type(error).__name__}: {error}"
                 trials[cell_hash] = entry.trial_id if entry is not None else self._add(cell_hash, cell, distributions)
+                if problem is not None:
+                    self._end(trials[cell_hash], TrialState.FAIL, reason=problem)
         return trials
 
     def forget(self, kept: Sequence[str]) -> None:
-        """Drops what waits for commands that are gone, except the cells `kept`; call it when no other command lives."""
+        """Drops what waits for commands that are gone, except the cells `kept`; nothing while another command lives."""
         with self._locked():
+            if self._member.others("sweep"):  # under the lock: a command is a member before it queues anything
+                return
             for entry in self.entries("WAITING"):
                 if entry.cell not in kept:
                     self._end(entry.trial_id, TrialState.FAIL, reason=DROPPED)

@@ -1,0 +1,75 @@
+"""What the sweep engine survives, tried out.   python -m benchmarks.reliability CAMPAIGN [options] [key=value ...]
+
+    kills       kill -9 at random moments, then the same command until it is done
+    claims      a queue of near-empty cells under four workers
+    tracker     the MLflow server is away in mid-sweep, or was never there
+    failures    cells that raise, diverge, outgrow the memory, cannot write
+    together    sweeps at the same time
+
+Each prints its figures, ends with its problems (0: all held) and exits with 1 if there are any. docs/RELIABILITY.md has
+the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.reliability import claims, failures, kills, together, tracker
+
+GRID = [
+    *("split.ratio=0.3,3", "split.imbalance=1,5", "stopping.epochs=3,30", "split.size=600"),
+    *("regimes=[sequential,combined,{replay:{share:0.1}}]", "seeds=3", "n_workers=2"),
+]
+"""8 cells, 72 runs, in two lengths; enough for a kill to meet every part of a sweep."""
+
+
+def main() -> int:
+    """Runs one campaign in a folder of its own, which is kept if there were problems."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="campaign", required=True)
+    one = commands.add_parser("kills")
+    one.add_argument("-n", type=int, default=30, help="how many")
+    one.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
+    one = commands.add_parser("claims")
+    one.add_argument("-n", type=int, default=1000, help="how many cells")
+    one.add_argument("--workers", type=int, default=4)
+    one.add_argument("--storage", choices=["sqlite", "postgresql"], default="sqlite")
+    one = commands.add_parser("tracker")
+    one.add_argument("--away", type=float, default=60, help="seconds")
+    one.add_argument("--never", action="store_true", help="the server is started after the sweep only")
+    one = commands.add_parser("failures")
+    one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
+    one = commands.add_parser("together")
+    one.add_argument("-n", type=int, default=1, help="how often")
+    for name in ("kills", "tracker", "together"):
+        commands.choices[name].add_argument("overrides", nargs="*", help="of the sweep")
+    given = parser.parse_args()
+
+    root = Path(tempfile.mkdtemp(prefix="reliability-"))
+    match given.campaign:
+        case "kills":
+            campaign = kills.Campaign(root, [*GRID, *given.overrides], given.n, given.seed)
+            campaign.run()
+            lines, problems = campaign.report(), campaign.problems
+        case "claims":
+            lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
+        case "tracker":
+            lines, problems = tracker.campaign(root, [*GRID, *given.overrides], None if given.never else given.away)
+        case "failures":
+            lines, problems = failures.campaign(root, given.kinds or list(failures.KINDS))
+        case _:
+            lines, problems = together.campaign(root, [*GRID, *given.overrides], given.n)
+    print("\n".join(lines))
+    if problems:
+        print(f"kept: {root}")
+        return 1
+    shutil.rmtree(root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Is a finished sweep what it would be if nothing had ever happened to it? Every deviation in words; none: an empty list."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.sweeps import Sweep, same_results
+from src.config import TrackingConfig
+from src.tracking.mirror import keep_mlflow_quiet, tracking_uri
+from src.tracking.record import Key
+from src.tracking.sync import sync
+
+LOCAL = TrackingConfig(name="local", uri=None, experiment="sequential-or-combined")
+
+
+def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig = LOCAL) -> list[str]:
+    """What is wrong with a finished sweep, given the `results` of one that nothing happened to."""
+    problems = damaged_files(sweep.multirun)
+    if not problems:
+        problems += same_results(sweep.results(), reference)
+    problems += mlflow_problems(sweep.multirun, tracking)
+    left = sorted(path.name for path in (sweep.folder / "members").glob("[!.]*.json"))
+    left += [path.name for path in (sweep.folder / "outbox").rglob("*.json")]
+    problems += [f"left behind: {name}" for name in left]
+    if sweep.workers():
+        problems.append(f"workers still run: {sweep.workers()}")
+    return problems
+
+
+def damaged_files(multirun: Path) -> list[str]:
+    """Files under their final names that are not whole; what a killed process had begun has a name that nobody reads."""
+    from pyarrow import ArrowException, parquet
+    from safetensors import SafetensorError, safe_open
+
+    problems = []
+    for path in sorted(multirun.rglob("[!.]*")):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".parquet":
+                parquet.read_table(path)
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "np") as file:
+                    assert file.keys()
+        except (ValueError, OSError, ArrowException, SafetensorError) as error:
+            problems.append(f"{path}: {error}")
+    return problems
+
+
+def mlflow_problems(multirun: Path, tracking: TrackingConfig) -> list[str]:
+    """Every run, cell and sweep on disk is in MLflow exactly once and finished, and nothing else is."""
+    keep_mlflow_quiet()
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    client = MlflowClient(tracking_uri(tracking, multirun))
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        return ["MLflow: has no experiment"]
+    runs = list(client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL, max_results=50_000))
+    active = [run for run in runs if run.info.lifecycle_stage == "active"]
+    problems = [
+        f"MLflow: {run.info.run_name} is {run.info.status}"
+        for run in runs
+        if run.info.status != "FINISHED" and (run in active or run.info.status == "RUNNING")
+    ]
+    told = Counter(
+        Key(tags["level"], tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
+        for tags in (run.data.tags for run in active)
+    )
+    problems += [f"MLflow: {key} is there {count} times" for key, count in told.items() if count > 1]
+    wanted = _on_disk(multirun)
+    problems += [f"MLflow: {key} is missing" for key in sorted(wanted - told.keys())]
+    problems += [f"MLflow: {key} is not on disk" for key in sorted(told.keys() - wanted)]
+    report = sync(multirun, tracking)
+    if report.n_written or report.n_delivered or report.problems or report.error:
+        problems.append(f"make sync still had something to do: {report}")
+    return problems
+
+
+def _on_disk(multirun: Path) -> set[Key]:
+    """What MLflow should hold."""
+    keys = set()
+    for path in multirun.glob("*/cells/*/*/result.json"):
+        body = json.loads(path.read_text())
+        keys.add(Key("run", body["sweep"], body["cell"], body["run"]))
+    keys |= {Key("cell", path.parents[2].name, path.parent.name) for path in multirun.glob("*/cells/*/cell.json")}
+    return keys | {Key("sweep", path.parent.name) for path in multirun.glob("*/summary.json")}
+
+
+def delivered_order(database: Path) -> list[str]:
+    """The hashes of the runs in MLflow's SQLite file, in the order in which they were created there."""
+    query = (
+        "SELECT t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'run' "
+        "WHERE r.lifecycle_stage = 'active' ORDER BY r.rowid"
+    )
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        return [value for (value,) in connection.execute(query)]

@@ -1,0 +1,119 @@
+"""A sweep as a user starts it, its processes, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """``python -m src.sweep -m`` with the overrides `words`, under `name` in the folder `multirun`."""
+
+    multirun: Path
+    words: Sequence[str]
+    name: str = "s"
+
+    @property
+    def folder(self) -> Path:
+        """``multirun/<sweep>``."""
+        return self.multirun / self.name
+
+    def start(self, *, before: str = "") -> subprocess.Popen[bytes]:
+        """The command, as the leader of a session of its own; what it prints goes to a file beside `multirun`.
+
+        `before`: shell commands in front of it, ``ulimit -v 1000000``.
+        """
+        self.multirun.parent.mkdir(parents=True, exist_ok=True)
+        words = [
+            sys.executable,
+            "-m",
+            "src.sweep",
+            "-m",
+            *self.words,
+            f"sweep={self.name}",
+            f"multirun={self.multirun}",
+        ]
+        command = ["bash", "-c", f'{before}; exec "$@"', "bash", *words] if before else words
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.output.unlink(missing_ok=True)
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                command, cwd=PROJECT, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+
+    def run(self, *, before: str = "") -> int:
+        """The command to its end; its exit status."""
+        with self.start(before=before) as process:
+            return process.wait()
+
+    @property
+    def output(self) -> Path:
+        """What its latest command printed."""
+        return self.multirun.parent / f"{self.multirun.name}-{self.name}.txt"
+
+    def said(self) -> str:
+        """The same as text, without a terminal's colours."""
+        text = self.output.read_text(errors="replace") if self.output.exists() else ""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers, those of killed parents included."""
+        return [pid for pid, words in processes() if "src.worker" in words and f"multirun={self.multirun}" in words]
+
+    def n_trained(self) -> int:
+        """How many runs its workers finished, by their logs."""
+        logs = (path.read_text(errors="replace") for path in (self.folder / "logs").glob("*.log"))
+        return sum(log.count(" INFO finished ") for log in logs)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Every result.json, by ``cell/run``. Raises ValueError where one is not whole."""
+        found = sorted(self.folder.glob("cells/*/*/result.json"))
+        return {f"{path.parent.parent.name}/{path.parent.name}": json.loads(path.read_text()) for path in found}
+
+
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """Process id and words of every process that runs."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            yield int(path.parent.name), path.read_bytes().decode(errors="replace").split("\0")
+
+
+def kill(pid: int) -> bool:
+    """kill -9; whether there was such a process."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(process: subprocess.Popen[bytes], moment: float) -> bool:
+    """Waits for the end of the process, at most until `moment` of the monotonic clock; whether it has ended."""
+    try:
+        process.wait(max(0.0, moment - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def same_results(one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where the `result` parts of two sweeps are not the same runs with the same bits."""
+    problems = [f"{run}: only on one side" for run in sorted(one.keys() ^ other.keys())]
+    for run in sorted(one.keys() & other.keys()):
+        bits = [json.dumps(side[run]["result"], sort_keys=True) for side in (one, other)]
+        if bits[0] != bits[1]:
+            problems.append(f"{run}: result.json differs")
+    return problems

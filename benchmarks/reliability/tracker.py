@@ -1,0 +1,105 @@
+"""The MLflow server is killed in mid-sweep and comes back, or was never started: training goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from benchmarks.reliability.audit import audit, delivered_order
+from benchmarks.reliability.sweeps import PROJECT, Sweep, same_results
+from src.config import TrackingConfig
+
+
+class Server:
+    """``make server`` on a free loopback port, with its database under `multirun`."""
+
+    def __init__(self, multirun: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.multirun = multirun
+        self.tracking = TrackingConfig("server", f"http://127.0.0.1:{self.port}", "sequential-or-combined")
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        command = [sys.executable, "-m", "src.ui", f"port={self.port}", f"multirun={self.multirun}"]
+        self.multirun.mkdir(parents=True, exist_ok=True)
+        with (self.multirun / "server.txt").open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.tracking.uri}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError((self.multirun / "server.txt").read_text())
+
+    def kill(self) -> None:
+        """kill -9 of the server and its workers."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str], list[str]]:
+    """Figures and problems; `away`: seconds without the server from a quarter of the runs on, None: from the beginning."""
+    reference = Sweep(root / "off", [*words, "tracking=off"])
+    began = time.monotonic()
+    if reference.run() != 0:
+        raise RuntimeError(reference.said())
+    alone = time.monotonic() - began
+
+    server = Server(root / "server")
+    settings = ["tracking=server", f"tracking.uri={server.tracking.uri}", "n_workers=1"]
+    sweep = Sweep(root / "server", [*words, *settings])
+    n_runs, n_before = len(reference.results()), 0
+    if away is not None:
+        server.start()
+    try:
+        began = time.monotonic()
+        with sweep.start() as command:
+            if away is not None:
+                while len(sweep.results()) < n_runs / 4 and command.poll() is None:
+                    time.sleep(0.1)
+                n_before = len(delivered_order(server.multirun / "mlflow.db"))
+                server.kill()
+                time.sleep(away)
+                n_without = len(sweep.results())
+                server.start()
+            status = command.wait()
+        seconds = time.monotonic() - began
+        if away is None:
+            n_without = len(sweep.results())
+            server.start()
+        waiting = len(list((sweep.folder / "outbox").glob("*.json")))
+        synced = subprocess.run(
+            [sys.executable, "-m", "src.sync", f"multirun={sweep.multirun}", *settings[:2]],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        problems = [f"exit status {status}: {sweep.said()[-2000:]}"] if status != 0 else []
+        problems += [f"make sync: {synced.stderr}"] if synced.returncode != 0 else []
+        problems += same_results(sweep.results(), reference.results())
+        problems += audit(sweep, reference.results(), server.tracking)
+        made = sorted(sweep.results().values(), key=lambda body: str(body["provenance"]["finished_at"]))
+        if delivered_order(server.multirun / "mlflow.db") != [body["run"] for body in made]:
+            problems.append("MLflow has the runs in another order than that in which they finished")
+    finally:
+        server.kill()
+    gone = "never there" if away is None else f"away for {away:g} s after {n_before} runs were delivered"
+    return [
+        f"the server was {gone}; meanwhile {n_without} of {n_runs} runs were finished on disk",
+        f"the command took {seconds:.0f} s with one worker; {waiting} entries were left to make sync",
+        f"for comparison, without MLflow and with all workers: {alone:.0f} s",
+        f"warned {sweep.said().count('MLflow does not answer')} times",
+        f"{len(problems)} problems",
+        *problems,
+    ], problems

@@ -1,0 +1,139 @@
+"""Ctrl-C at a real terminal, once and twice, and a parent that is killed: what happens, and that nothing is lost by it.
+
+The engine is the one that trains nothing; terminal, processes and signals are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reliability.sweeps import PROJECT, Sweep
+
+N_RUNS = 8
+WORDS = [
+    *("hydra.sweeper.engine=tests.sweeping.fake_engine", "tracking=off", "n_workers=1"),
+    *("stopping.epochs=1,2", "seeds=2", "regimes=[sequential,combined]"),
+]
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        words = ["-m", "src.sweep", "-m", *sweep.words, f"sweep={sweep.name}", f"multirun={sweep.multirun}"]
+        self.pid, self._screen = pty.fork()
+        if self.pid == 0:
+            os.chdir(PROJECT)
+            os.execv(sys.executable, [sys.executable, *words])
+        self.said = b""
+
+    def press_ctrl_c(self) -> None:
+        """The terminal sends SIGINT to its foreground processes."""
+        os.write(self._screen, b"\x03")
+
+    def read(self) -> bool:
+        """Takes what is on the screen; False once the command has closed it."""
+        if select.select([self._screen], [], [], 0.05)[0]:
+            try:
+                self.said += os.read(self._screen, 65536)
+            except OSError:  # Linux's way to say that nobody writes any more
+                return False
+        return True
+
+    def until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
+        """Reads on until that is so."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.read() or holds(), self.said.decode()
+            assert time.monotonic() < deadline, self.said.decode()
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit status."""
+        deadline = time.monotonic() + seconds
+        while self.read():
+            assert time.monotonic() < deadline, self.said.decode()
+        os.close(self._screen)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "multirun", WORDS)
+
+
+def behave(sweep: Sweep, **behaviour: object) -> None:
+    sweep.multirun.mkdir(exist_ok=True)
+    (sweep.multirun / "fake.json").write_text(json.dumps(behaviour))
+
+
+def ran(sweep: Sweep) -> Counter[str]:
+    """How often each run was made."""
+    diary = sweep.folder / "ran.txt"
+    lines = diary.read_text().splitlines() if diary.exists() else []
+    return Counter(line.removeprefix("run ") for line in lines if line.startswith("run "))
+
+
+def finishes(sweep: Sweep) -> bool:
+    """Whether the same command does the rest, and each run was made once."""
+    behave(sweep)
+    status = sweep.run()
+    assert status == 0, sweep.said()
+    return ran(sweep) == Counter(dict.fromkeys(ran(sweep), 1)) and len(ran(sweep)) == N_RUNS
+
+
+def test_ctrl_c_once_ends_after_the_runs_that_are_under_way_and_says_how_to_go_on(sweep: Sweep) -> None:
+    behave(sweep, seconds=0.5)
+    terminal = Terminal(sweep)
+    terminal.until(lambda: len(ran(sweep)) >= 1)
+    terminal.press_ctrl_c()
+    assert terminal.wait() == 130
+    said = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.said.decode()).split())
+    assert "the workers finish their current runs; Ctrl-C again ends them now" in said
+    assert "stopped; the same command continues where this one ended" in said
+    assert "Traceback" not in said
+    assert sweep.workers() == []
+    assert 1 <= len(ran(sweep)) < N_RUNS
+    assert list((sweep.folder / "members").glob("*.json")) == []
+    assert finishes(sweep)
+
+
+def test_ctrl_c_twice_ends_now(sweep: Sweep) -> None:
+    behave(sweep, seconds=600)
+    terminal = Terminal(sweep)
+    terminal.until(lambda: (sweep.folder / "ran.txt").exists() and "cell " in (sweep.folder / "ran.txt").read_text())
+    terminal.press_ctrl_c()
+    terminal.until(lambda: b"Ctrl-C again" in terminal.said)
+    terminal.press_ctrl_c()
+    assert terminal.wait() == 130, "long before the run's ten minutes are over"
+    assert sweep.workers() == []
+    assert finishes(sweep)
+
+
+def test_workers_whose_parent_is_killed_finish_their_run_and_leave(sweep: Sweep) -> None:
+    behave(sweep, seconds=0.5)
+    with sweep.start() as parent:
+        deadline = time.monotonic() + 120
+        while not ran(sweep):
+            assert time.monotonic() < deadline, sweep.said()
+            time.sleep(0.02)
+        os.killpg(parent.pid, signal.SIGKILL)  # as the closing of a container does; workers have sessions of their own
+    while sweep.workers():
+        assert time.monotonic() < deadline, "they go on without their parent"
+        time.sleep(0.05)
+    left = len(ran(sweep))
+    assert left < N_RUNS
+    log = "".join(path.read_text() for path in (sweep.folder / "logs").iterdir())
+    assert "interrupted and given back" in log
+    assert finishes(sweep)
