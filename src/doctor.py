@@ -5,22 +5,31 @@ Exit status 1 if anything would stop a sweep.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
+import json
 import os
 import re
 import shutil
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from src.entry import settings
+from src.sweeping.members import host_key, locked, read_member
+from src.tracking.outbox import Outbox
+from src.tracking.record import mask
 
 ROOT = Path(__file__).resolve().parent.parent
 FREE_GIB = 2.0
+LOCK_SECONDS = 1.0
+"""Longer than anybody who is well holds a lock."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +91,60 @@ def disk(multirun: Path) -> Iterator[Finding]:
 
 def databases(multirun: Path) -> Iterator[Finding]:
     """MLflow's database and every sweep's queue: readable, and of a schema that this version reads."""
-    files = [multirun / "mlflow.db", *sorted(multirun.glob("*/queue.db"))]
-    for file in files:
-        if not file.exists():
-            continue
-        try:
-            with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5) as connection:
-                (state,) = connection.execute("PRAGMA quick_check").fetchone()
-                table = "alembic_version"
-                revision = connection.execute(f"SELECT version_num FROM {table}").fetchone()
-        except sqlite3.Error as error:
-            yield Finding("wrong", str(file), str(error), _remedy(file))
-            continue
-        if state != "ok":
-            yield Finding("wrong", str(file), state, _remedy(file))
-        else:
-            yield Finding("ok", str(file), f"sound, schema {revision[0] if revision else 'unknown'}")
+    for file in (multirun / "mlflow.db", *sorted(multirun.glob("*/queue.db"))):
+        if file.exists():
+            yield _sqlite(file)
+    for path in sorted(multirun.glob("*/queue.json")):
+        storage = json.loads(path.read_text()).get("storage")
+        if storage and not storage.startswith("sqlite"):
+            yield _postgres(f"{path.parent.name}: queue", storage)
+
+
+def _sqlite(file: Path) -> Finding:
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as connection:
+            (state,) = connection.execute("PRAGMA quick_check").fetchone()
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error as error:
+        return Finding("wrong", str(file), str(error), _remedy(file))
+    if state != "ok" or found is None:
+        return Finding("wrong", str(file), "its making was interrupted" if state == "ok" else state, _remedy(file))
+    if file.name == "mlflow.db":
+        of, known = "mlflow", _revisions("mlflow", "store/db_migrations")
+    else:
+        of, known = "optuna", _revisions("optuna", "storages/_rdb/alembic")
+    (revision,) = found
+    if revision == known[0]:
+        return Finding("ok", str(file), f"sound, schema {revision}")
+    if revision not in known:
+        fix = f"written by a newer {of}: make setup where that is pinned; or {_remedy(file)}"
+        return Finding("wrong", str(file), f"schema {revision}, which this version does not know", fix)
+    if of == "mlflow":
+        fix = "nothing: the next sweep or make sync upgrades it, and keeps a copy"
+        return Finding("look", str(file), f"schema {revision}, of an older mlflow", fix)
+    return Finding("wrong", str(file), f"schema {revision}, of an older optuna", _remedy(file))
+
+
+def _revisions(package: str, migrations: str) -> list[str]:
+    """The schemas that an installed package knows, its own first."""
+    from alembic.script import ScriptDirectory
+
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    assert spec.origin is not None, package
+    scripts = ScriptDirectory(str(Path(spec.origin).parent / migrations))
+    return [script.revision for script in scripts.walk_revisions()]
+
+
+def _postgres(what: str, storage: str) -> Finding:
+    import psycopg2
+
+    try:
+        psycopg2.connect(storage.replace("postgresql+psycopg2://", "postgresql://"), connect_timeout=5).close()
+    except psycopg2.Error as error:
+        fix = "start the server, or see to the network; the password belongs in PGPASSWORD or ~/.pgpass"
+        return Finding("wrong", what, mask(" ".join(str(error).split())), fix)
+    return Finding("ok", what, f"{mask(storage)} answers")
 
 
 def _remedy(file: Path) -> str:
@@ -106,10 +153,41 @@ def _remedy(file: Path) -> str:
     return "move it away: the same command as before queues what is missing"
 
 
+def processes(multirun: Path) -> Iterator[Finding]:
+    """Who works on the sweeps, what the dead left, and who keeps the others waiting."""
+    for sweep in sorted(path.parent for path in multirun.glob("*/members")):
+        members = [member for path in sorted((sweep / "members").glob("*.json")) if (member := read_member(path))]
+        mine = [member for member in members if member["host"] == host_key()]
+        living = [m for m in mine if locked(sweep / "members" / f"{m['id']}.lock")]
+        if living:
+            said = ", ".join(f"{m['role']} {m['pid']}" for m in living)
+            yield Finding("ok", f"{sweep.name}: at work here", said)
+        if len(living) < len(mine):
+            fix = "nothing: what they were doing is taken up by the next worker or the same command again"
+            yield Finding("look", f"{sweep.name}: processes", f"{len(mine) - len(living)} were killed", fix)
+        if len(mine) < len(members):
+            hosts = sorted({m["host"].partition(":")[0] for m in members if m not in mine})
+            yield Finding("ok", f"{sweep.name}: at work elsewhere", ", ".join(hosts))
+    for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/queue.db.lock"))):
+        if lock.exists() and _held(lock):
+            fix = "a suspended command (Ctrl-Z)? fg or kill it; an ended process holds no lock"
+            yield Finding("look", str(lock), f"held for over {LOCK_SECONDS:g} s", fix)
+
+
+def _held(lock: Path) -> bool:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while locked(lock):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def left_behind(multirun: Path) -> Iterator[Finding]:
     """Outboxes that wait, and what dead processes left."""
     for sweep in sorted(path.parent for path in multirun.glob("*/cells")):
-        waiting = len([p for p in (sweep / "outbox").glob("*.json") if not p.name.startswith(".")])
+        outbox = Outbox(sweep)
+        waiting = len(outbox.entries()) + len(outbox.promises())
         if waiting:
             yield Finding("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
         refused = len(list((sweep / "outbox" / "refused").glob("*.json")))
@@ -132,7 +210,8 @@ def main() -> int:
 
     given = settings({"multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
     multirun = Path(str(given["multirun"]))
-    findings = [*python(), *devices(), *disk(multirun), *databases(multirun), *left_behind(multirun)]
+    findings = [*python(), *devices(), *disk(multirun), *databases(multirun)]
+    findings += [*processes(multirun), *left_behind(multirun)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     colours = {"ok": "green", "look": "yellow", "wrong": "red"}
     for finding in findings:

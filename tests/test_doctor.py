@@ -2,28 +2,78 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import sqlite3
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from src import doctor, ui
+from src.sweeping.folder import SweepFolder
+from src.sweeping.members import Member, host_key
 
 
-def test_a_sound_database_is_ok_and_a_damaged_one_is_named_with_its_remedy(tmp_path: Path) -> None:
-    sweep = tmp_path / "s"
-    sweep.mkdir()
-    with sqlite3.connect(sweep / "queue.db") as connection:
+def database(file: Path, schema: str | None) -> str:
+    """A database that says it has that schema; its path as the doctor names it."""
+    file.parent.mkdir(exist_ok=True)
+    with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
-        connection.execute("INSERT INTO alembic_version VALUES ('v9')")
-    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+        if schema is not None:
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (schema,))
+    return str(file)
+
+
+def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> None:
+    of_optuna, of_mlflow = (
+        doctor._revisions("optuna", "storages/_rdb/alembic"),
+        doctor._revisions("mlflow", "store/db_migrations"),
+    )
+    expected = {
+        database(tmp_path / "sound" / "queue.db", of_optuna[0]): ("ok", ""),
+        database(tmp_path / "older" / "queue.db", of_optuna[1]): ("wrong", "queues what is missing"),
+        database(tmp_path / "newer" / "queue.db", "f00"): ("wrong", "newer optuna"),
+        database(tmp_path / "half" / "queue.db", None): ("wrong", "queues what is missing"),
+        database(tmp_path / "mlflow.db", of_mlflow[1]): ("look", "upgrades it"),
+    }
     found = {finding.what: finding for finding in doctor.databases(tmp_path)}
-    assert found[str(sweep / "queue.db")].state == "ok"
-    assert "v9" in found[str(sweep / "queue.db")].seen
-    damaged = found[str(tmp_path / "mlflow.db")]
+    assert {what: finding.state for what, finding in found.items()} == {w: state for w, (state, _) in expected.items()}
+    assert all(fix in found[what].fix for what, (_, fix) in expected.items())
+
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    damaged = next(iter(doctor.databases(tmp_path)))
     assert damaged.state == "wrong"
     assert "make sync" in damaged.fix
+
+
+def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "queue.json").write_text(json.dumps({"storage": "postgresql://lab:geheim@127.0.0.1:1/lab"}))
+    (finding,) = doctor.databases(tmp_path)
+    assert (finding.state, finding.what) == ("wrong", "s: queue")
+    assert "refused" in finding.seen
+    assert "start the server" in finding.fix
+    assert "geheim" not in finding.seen
+
+
+def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "s")
+    with Member(folder, "worker") as member, FileLock(tmp_path / "mlflow.lock"):
+        dead = {"id": "gone", "role": "worker", "host": host_key(), "pid": 1}
+        (folder.members / "gone.json").write_text(json.dumps(dead))
+        (folder.members / "far.json").write_text(json.dumps(dead | {"id": "far", "host": "node7:abc"}))
+        found = {finding.what: finding for finding in doctor.processes(tmp_path)}
+        assert member.id
+    assert found["s: at work here"].seen == f"worker {os.getpid()}"
+    assert found["s: at work elsewhere"].seen == "node7"
+    assert found["s: processes"].seen == "1 were killed"
+    assert "taken up" in found["s: processes"].fix
+    assert "Ctrl-Z" in found[str(tmp_path / "mlflow.lock")].fix
+    (folder.members / "gone.json").unlink()
+    (folder.members / "far.json").unlink()
+    assert list(doctor.processes(tmp_path)) == []
 
 
 def test_what_was_left_behind_is_found(tmp_path: Path) -> None:

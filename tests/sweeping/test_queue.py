@@ -167,6 +167,26 @@ def test_a_smaller_command_drops_what_waited_for_one_that_is_gone(folder: SweepF
         assert folder.read_cell("cell0001").seeds == (0, 1)
 
 
+def test_a_command_that_has_come_meanwhile_keeps_what_it_queued(folder: SweepFolder, base: Config) -> None:
+    with opened(folder, None) as (queue, _), Member(folder, "sweep"):
+        fill(queue, cells(base, 2, seeds=(0, 1, 2)), alone=False)
+        queue.forget([])
+        fill(queue, cells(base, 1, seeds=(5,)), alone=True)
+        assert folder.read_cell("cell0000").seeds == (0, 1, 2, 5)
+        assert drain(queue) == ["cell0000", "cell0001"]
+
+
+def test_a_cell_whose_folder_cannot_be_written_has_failed_and_the_others_run(folder: SweepFolder, base: Config) -> None:
+    folder.cell("cell0001").parent.mkdir(parents=True)
+    folder.cell("cell0001").touch()
+    with opened(folder, None) as (queue, _):
+        trials = fill(queue, cells(base, 3))
+        (failed,) = queue.entries("FAIL")
+        assert failed.trial_id == trials["cell0001"]
+        assert "File exists" in (failed.reason or "")
+        assert drain(queue) == ["cell0000", "cell0002"]
+
+
 def test_a_given_back_cell_is_the_next_one(folder: SweepFolder, storage: str | None, base: Config) -> None:
     with opened(folder, storage) as (queue, _):
         fill(queue, cells(base, 3))
