@@ -206,6 +206,7 @@ def left_behind(multirun: Path) -> Iterator[Finding]:
 def main() -> int:
     """Prints every finding; 1 if one is wrong."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     given = settings({"multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
@@ -216,7 +217,8 @@ def main() -> int:
     colours = {"ok": "green", "look": "yellow", "wrong": "red"}
     for finding in findings:
         fix = f"\n-> {finding.fix}" if finding.fix else ""
-        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, f"{finding.seen}{fix}")
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(state, escape(finding.what), escape(f"{finding.seen}{fix}"))
     Console(highlight=False).print(table)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
 

@@ -38,26 +38,25 @@ def run(task: Callable[[DictConfig], None]) -> None:
     def quiet(config: DictConfig) -> None:
         try:
             task(config)
-        except MISTAKES as error:  # here, since Hydra writes a line of its own about every exception of a task
-            if full:
+        except (*MISTAKES, OSError) as error:  # here, since Hydra writes a line of its own about a task's exceptions
+            if full or not _is_the_users(error):
                 raise
             fail(explain(error, sys.argv[1:]))
-        except OSError as error:
-            if full or error.errno not in UNWRITABLE or error.filename is None:
-                raise
-            fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
-            fail(f"{error.filename}: {error.strerror}; {fix}")
 
     try:
         arguments = _arguments()
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
-    except MISTAKES as error:
-        if full:
+    except (*MISTAKES, OSError) as error:
+        if full or not _is_the_users(error):
             raise
         fail(explain(error, arguments.overrides))
     finally:
         if not full:
             os.environ.pop(FULL_ERROR, None)
+
+
+def _is_the_users(error: Exception) -> bool:
+    return not isinstance(error, OSError) or (error.errno in UNWRITABLE and error.filename is not None)
 
 
 def fail(line: str) -> NoReturn:
@@ -81,9 +80,12 @@ def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | Non
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line that names the key, the value and the fix, for an error of the configuration."""
+    """One line that names the key, the value and the fix, for an error of the configuration or a folder's."""
     if isinstance(error, ConfigError):
         return str(error)
+    if isinstance(error, OSError):
+        fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
+        return f"{error.filename}: {error.strerror}; {fix}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not an override; write key=value, and quote what holds spaces, commas or braces"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:

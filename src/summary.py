@@ -177,7 +177,7 @@ def _print(
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
         for remark in remarks(verdicts):
-            console.print(remark, style="dim")
+            console.print(remark, style="dim", markup=False)
         for group in contrasts(verdicts).values():
             console.print(summary(group))
     for grid in streams:
@@ -185,9 +185,9 @@ def _print(
     if streams:
         console.print(IN_WORDS, style="dim")
     for failed in records.failed:
-        console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red")
+        console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red", markup=False)
     for damaged in records.damaged:
-        console.print(f"damaged: {damaged.path}: {damaged.problem}", style="red")
+        console.print(f"damaged: {damaged.path}: {damaged.problem}", style="red", markup=False)
     diverged = [run for run in records.runs if run.diverged]
     for run in diverged[:20]:
         console.print(f"diverged: {run.cell}/{run.regime}-{run.seed}: its loss is not finite", style="yellow")

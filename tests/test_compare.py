@@ -289,6 +289,37 @@ def test_a_regime_that_raises_leaves_its_reason_and_is_tried_again(
     assert not list(cell_dir(config).rglob("failed.json"))
 
 
+def test_a_run_whose_folder_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    config = cell(tmp_path, "seeds=2")
+    in_the_way = cell_dir(config) / "combined-0"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    outcome = run_cell(config)
+    assert {folder.name for folder in outcome.folders} == {"sequential-0", "sequential-1", "combined-1"}
+    (failure,) = outcome.failures
+    assert failure.startswith("combined-0: FileExistsError")
+    in_the_way.unlink()
+    assert [folder.name for folder in run_cell(config).folders] == ["combined-0"]
+
+
+def test_what_raises_outside_a_stage_is_noted_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cell(tmp_path, "seeds=2")
+
+    def full(store: Store, key: str, _: object) -> None:
+        raise OSError(28, "No space left on device", str(store.path(key)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put", full)
+        with pytest.raises(OSError, match="No space"):
+            run_cell(config)
+    notes = [json.loads(path.read_text()) for path in cell_dir(config).glob("*/failed.json")]
+    assert len(notes) == 4
+    assert all("No space left on device" in note["error"] and "in full" in note["traceback"] for note in notes)
+    assert len(list((tmp_path / config.sweep / "outbox").glob("*.json"))) == 4, "MLflow hears of it"
+    assert len(ran(config)) == 4
+    assert not list(cell_dir(config).glob("*/failed.json"))
+
+
 def test_a_diverged_run_is_finished_and_does_not_end_the_others(tmp_path: Path) -> None:
     knobs = "regimes=[combined,{sequential: {lr_factor: 1e30}}]"
     config = cell(tmp_path, "seeds=2", knobs)

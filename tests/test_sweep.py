@@ -238,6 +238,15 @@ def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
     assert not (tmp_path / "multirun").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "multirun").touch()
+    said = command("-m", *GRID, *settings(tmp_path / "multirun", 1))
+    assert said.code == 2
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/multirun")
+    assert "multirun=FOLDER" in line
+
+
 def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["src/sweep.py", "split.ratio=many"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
