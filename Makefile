@@ -80,6 +80,15 @@ mutate: setup ## plant errors and see that the oracles notice
 bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md)
 	$(RUN) benchmarks.step $(ARGS)
 
+campaign: setup ## kill, starve and cut off sweeps, and see that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
+	$(RUN) benchmarks.reliability kills
+	$(RUN) benchmarks.reliability claims --storage sqlite
+	$(RUN) benchmarks.reliability claims --storage postgresql
+	$(RUN) benchmarks.reliability tracker
+	$(RUN) benchmarks.reliability tracker --never
+	$(RUN) benchmarks.reliability failures
+	$(RUN) benchmarks.reliability together -n 5
+
 doctor: setup ## devices, versions, databases, disk and locks, each with the fix
 	$(RUN) src.doctor $(ARGS)
 
@@ -92,4 +101,4 @@ help: ## this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench doctor clean help
+.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench campaign doctor clean help

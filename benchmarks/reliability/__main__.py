@@ -19,12 +19,13 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.reliability import claims, failures, kills, together, tracker
+from src.training.records import git_commit
 
 GRID = [
-    *("split.ratio=0.3,3", "split.imbalance=1,5", "stopping.epochs=3,30", "split.size=600"),
-    *("regimes=[sequential,combined,{replay:{share:0.1}}]", "seeds=3", "n_workers=2"),
+    *("split.ratio=0.3,3", "split.imbalance=1,5", "stopping.epochs=3,30", "split.size=400"),
+    *("regimes=[sequential,combined,{replay:{share:0.1}}]", "seeds=2", "n_workers=2"),
 ]
-"""8 cells, 72 runs, in two lengths; enough for a kill to meet every part of a sweep."""
+"""8 cells, 48 runs, in two lengths; enough for a kill to meet every part of a sweep."""
 
 
 def main() -> int:
@@ -49,6 +50,7 @@ def main() -> int:
         commands.choices[name].add_argument("overrides", nargs="*", help="of the sweep")
     given = parser.parse_args()
 
+    print(f"commit {git_commit()}", flush=True)
     root = Path(tempfile.mkdtemp(prefix="reliability-"))
     match given.campaign:
         case "kills":

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.sweeps import Sweep, same_results
-from src.config import TrackingConfig
+from src.config import TrackingConfig, compose
 from src.tracking.mirror import keep_mlflow_quiet, tracking_uri
-from src.tracking.record import Key
 from src.tracking.sync import sync
 
-LOCAL = TrackingConfig(name="local", uri=None, experiment="sequential-or-combined")
 
+def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig | None = None) -> list[str]:
+    """What is wrong with a finished sweep, given the `results` of one that nothing happened to.
 
-def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig = LOCAL) -> list[str]:
-    """What is wrong with a finished sweep, given the `results` of one that nothing happened to."""
+    `tracking`: where its MLflow is, beside the results unless given.
+    """
     problems = damaged_files(sweep.multirun)
     if not problems:
         problems += same_results(sweep.results(), reference)
@@ -52,8 +52,9 @@ def damaged_files(multirun: Path) -> list[str]:
     return problems
 
 
-def mlflow_problems(multirun: Path, tracking: TrackingConfig) -> list[str]:
+def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> list[str]:
     """Every run, cell and sweep on disk is in MLflow exactly once and finished, and nothing else is."""
+    tracking = tracking or compose([]).tracking
     keep_mlflow_quiet()
     from mlflow import MlflowClient
     from mlflow.entities import ViewType
@@ -70,7 +71,7 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig) -> list[str]:
         if run.info.status != "FINISHED" and (run in active or run.info.status == "RUNNING")
     ]
     told = Counter(
-        Key(tags["level"], tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
+        (tags["level"], tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
         for tags in (run.data.tags for run in active)
     )
     problems += [f"MLflow: {key} is there {count} times" for key, count in told.items() if count > 1]
@@ -83,14 +84,14 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig) -> list[str]:
     return problems
 
 
-def _on_disk(multirun: Path) -> set[Key]:
+def _on_disk(multirun: Path) -> set[tuple[str, ...]]:
     """What MLflow should hold."""
-    keys = set()
+    keys: set[tuple[str, ...]] = set()
     for path in multirun.glob("*/cells/*/*/result.json"):
         body = json.loads(path.read_text())
-        keys.add(Key("run", body["sweep"], body["cell"], body["run"]))
-    keys |= {Key("cell", path.parents[2].name, path.parent.name) for path in multirun.glob("*/cells/*/cell.json")}
-    return keys | {Key("sweep", path.parent.name) for path in multirun.glob("*/summary.json")}
+        keys.add(("run", body["sweep"], body["cell"], body["run"]))
+    keys |= {("cell", path.parents[2].name, path.parent.name, "") for path in multirun.glob("*/cells/*/cell.json")}
+    return keys | {("sweep", path.parent.name, "", "") for path in multirun.glob("*/summary.json")}
 
 
 def delivered_order(database: Path) -> list[str]:

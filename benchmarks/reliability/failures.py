@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.reliability.audit import LOCAL, damaged_files, mlflow_problems
+from benchmarks.reliability.audit import damaged_files, mlflow_problems
 from benchmarks.reliability.sweeps import Sweep, kill
 
 SMALL = ["split.size=200", "stopping.epochs=1", "seeds=2", "n_workers=2"]
@@ -69,7 +69,7 @@ class Trial:
         """The same command again, the cause being gone, does the rest."""
         self.expect(self.sweep.run(**settings) == 0, "the same command again fails")
         self.expect_done([*self.good, *self.bad])
-        self.problems += [*damaged_files(self.sweep.multirun), *mlflow_problems(self.sweep.multirun, LOCAL)]
+        self.problems += [*damaged_files(self.sweep.multirun), *mlflow_problems(self.sweep.multirun)]
 
 
 def raises(root: Path) -> Trial:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.audit import LOCAL, audit, mlflow_problems
+from benchmarks.reliability.audit import audit, mlflow_problems
 from benchmarks.reliability.sweeps import Sweep, same_results
 
 
@@ -23,7 +23,7 @@ def campaign(root: Path, words: list[str], n_times: int) -> tuple[list[str], lis
         same = Sweep(root / f"same{number}", words)
         problems += _both(same, same, delay, reference) + audit(same, reference)
         one, other = (Sweep(root / f"different{number}", words, name) for name in ("one", "other"))
-        problems += _both(one, other, delay, reference) + mlflow_problems(one.multirun, LOCAL)
+        problems += _both(one, other, delay, reference) + mlflow_problems(one.multirun)
         problems += same_results(one.results(), reference) + same_results(other.results(), reference)
     return [
         f"{n_times} times two commands of one sweep, and {n_times} times two sweeps, at once; {len(reference)} runs each",

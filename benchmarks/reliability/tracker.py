@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.reliability.audit import audit, delivered_order
 from benchmarks.reliability.sweeps import PROJECT, Sweep, same_results
-from src.config import TrackingConfig
+from src.config import compose
 
 
 class Server:
@@ -24,7 +24,8 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.multirun = multirun
-        self.tracking = TrackingConfig("server", f"http://127.0.0.1:{self.port}", "sequential-or-combined")
+        self.settings = ["tracking=server", f"tracking.uri=http://127.0.0.1:{self.port}"]
+        self.tracking = compose(self.settings).tracking
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -56,8 +57,7 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
     alone = time.monotonic() - began
 
     server = Server(root / "server")
-    settings = ["tracking=server", f"tracking.uri={server.tracking.uri}", "n_workers=1"]
-    sweep = Sweep(root / "server", [*words, *settings])
+    sweep = Sweep(root / "server", [*words, *server.settings, "n_workers=1"])
     n_runs, n_before = len(reference.results()), 0
     if away is not None:
         server.start()
@@ -79,7 +79,7 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
             server.start()
         waiting = len(list((sweep.folder / "outbox").glob("*.json")))
         synced = subprocess.run(
-            [sys.executable, "-m", "src.sync", f"multirun={sweep.multirun}", *settings[:2]],
+            [sys.executable, "-m", "src.sync", f"multirun={sweep.multirun}", *server.settings],
             cwd=PROJECT,
             capture_output=True,
             text=True,
@@ -90,8 +90,10 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
         problems += same_results(sweep.results(), reference.results())
         problems += audit(sweep, reference.results(), server.tracking)
         made = sorted(sweep.results().values(), key=lambda body: str(body["provenance"]["finished_at"]))
-        if delivered_order(server.multirun / "mlflow.db") != [body["run"] for body in made]:
-            problems.append("MLflow has the runs in another order than that in which they finished")
+        cell_of = {body["run"]: body["cell"] for body in made}
+        told = [cell_of[run] for run in delivered_order(server.multirun / "mlflow.db")]
+        if list(dict.fromkeys(told)) != list(dict.fromkeys(body["cell"] for body in made)):
+            problems.append("MLflow has the cells in another order than that in which their runs were made")
     finally:
         server.kill()
     gone = "never there" if away is None else f"away for {away:g} s after {n_before} runs were delivered"
