@@ -124,6 +124,10 @@ def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_pat
     assert len(after) == 6 * 2 * 3
     assert done.keys() <= after.keys()
 
+    shrunk = command.sweep(tmp_path, "stopping.epochs=2", "split.ratio=10,1", "seeds=[2,0]")
+    assert shrunk.code == 0, shrunk.err
+    assert diary(tmp_path, "run") == after
+
 
 def test_a_cell_that_raises_does_not_stop_the_others_and_is_tried_by_the_next_command(
     tmp_path: Path, command: Command
