@@ -102,11 +102,9 @@ def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:
 
 def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) -> Iterator[Positions]:
     """Positions [R, b] of every batch of one epoch (counted from 0), the stage's last batch cut to its length."""
-    if in_one_batch(members, length):  # which has no order: that of the ids spares a permutation per model and update
-        if epoch < length.updates:
-            yield np.stack([member.pools[0] for member in members])
-        return
-    order = np.stack([member.order(epoch) for member in members])
+    # one batch has no order: that of the ids spares a permutation per model and update; asked of every member by itself,
+    # since its bits must not depend on whom it trains beside
+    order = np.stack([m.pools[0] if in_one_batch([m], length) else m.order(epoch) for m in members])
     first = epoch * length.updates_per_epoch
     for k in range(min(length.updates_per_epoch, length.updates - first)):
         start = k * length.batch_size

@@ -18,6 +18,7 @@ from src.data.stream import Bank
 from src.models.build import build_model
 from src.training import feed as feed_module
 from src.training.execute import Execution
+from src.training.feed import batch_positions
 from src.training.fit import fit
 from src.training.plan import Node, Plan
 from tests.training.cells import CPU, differences, executed, planned, same_bits, tiny, with_replicas
@@ -164,3 +165,15 @@ def test_bytes_scaled_batch_by_batch_give_the_same_bits(monkeypatch: pytest.Monk
     assert table._x.dtype == torch.uint8
     _, raw = executed(config, plan=plan)
     assert apart(plan, scaled, raw) == {}
+
+
+def test_a_batch_of_all_samples_is_in_the_same_order_beside_a_stage_that_draws() -> None:
+    """Sequential's second stage sees its 30 samples in one batch; replay's, of the same shape, draws 30 from two pools."""
+    plan = planned(tiny("regimes=[sequential,replay]", "seeds=1"))
+    alone, beside = (plan.nodes[key] for key in plan.groups[-1])
+    assert (alone.shape, alone.length.n_epochs) == (beside.shape, 2)
+    for epoch in range(2):
+        (both,) = batch_positions([alone.data, beside.data], alone.length, epoch)
+        (single,) = batch_positions([alone.data], alone.length, epoch)
+        assert (both[0] == single[0]).all()
+        assert not (both[1] == both[0]).all()
