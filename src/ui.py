@@ -26,7 +26,7 @@ def main() -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", int(port))) == 0:
             fail(f"port={port}: something listens there already; take another, e.g. port={int(port) + 1}")
-    local = TrackingConfig(name="local", uri=given["storage"], experiment="")
+    local = TrackingConfig(name="local", uri=given["storage"], experiment="", batched=True)
     uri = tracking_uri(local, multirun)
     assert uri is not None
     if given["storage"] is None and not (multirun / "mlflow.db").exists():

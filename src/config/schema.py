@@ -264,7 +264,9 @@ class TrainerConfig:
     curve_points: int = field(metadata=bounds(ge=1))
     """At most so many points of the validation curves per stage; the last is always among them."""
     resident_mib: int = field(metadata=bounds(ge=0))
-    """Training data up to this size live on the device as tensors; more is streamed through a DataLoader."""
+    """Training data up to this size live on the device as tensors; more is streamed through a DataLoader (0: all)."""
+    reuse: bool
+    """Equal stages are trained once and found in the store; false: every run trains all of its own stages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +274,8 @@ class TrackingConfig:
     name: Literal["local", "server", "off"]
     uri: str | None
     experiment: str
+    batched: bool
+    """Everything a run has to say in one write; false: a write for every value, as most loggers do it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -66,6 +66,8 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     runs = []
     for regime, seed in wanted:
         chain = _chain(config, regime, streams[seed])
+        if not config.trainer.reuse:
+            chain = _of_its_own(chain, regime)
         for node in chain:
             nodes.setdefault(node.key, node)
         runs.append(Run(regime, seed, tuple(node.key for node in chain)))
@@ -113,6 +115,20 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
         elif stage.start.of and stage.start.of[0] in node_of:
             node_of[k] = node_of[stage.start.of[0]]
     return chain
+
+
+def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
+    """The same stages under names that no other run shares: nothing is reused."""
+    named = {node.key: digest([node.key, regime.label]) for node in chain}
+    return [
+        dataclasses.replace(
+            node,
+            key=named[node.key],
+            parents=tuple(named[key] for key in node.parents),
+            penalty_parent=named[node.penalty_parent] if node.penalty_parent else None,
+        )
+        for node in chain
+    ]
 
 
 def _stage_data(stream: Stream, stage: Stage, sizes: list[int]) -> MixtureData:
