@@ -40,11 +40,18 @@ def layers(model: nn.Module) -> list[tuple[str, list[str]]]:
     return found
 
 
-def prefers_vmap(model: nn.Module) -> bool:
+def prefers_vmap(model: nn.Module, device: str = "cpu") -> bool:
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 
-    It depends on the model alone, never on how many are trained together, so that a group's size cannot change a result.
+    On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model is
+    the time to start its kernels, and a stack starts them once for all.
+
+    It depends on the model and the kind of device alone, whose results are never compared with another's, and never on how
+    many are trained together, so that a group's size cannot change a result.
     """
+    if device == "cuda":
+        parts = list(model) if isinstance(model, nn.Sequential) else [model]
+        return any(type(part) is nn.Linear for part in parts) and all(is_stackable(part) for part in parts)
     if not is_row_of_linears(model):
         return False
     linears = [part for part in model.modules() if type(part) is nn.Linear]
@@ -66,6 +73,13 @@ def is_row_of_linears(model: nn.Module) -> bool:
     parts = list(model) if isinstance(model, nn.Sequential) else [model]
     known = all(type(part) in (nn.Linear, nn.ReLU, nn.Flatten) for part in parts)
     return known and any(type(part) is nn.Linear for part in parts)
+
+
+def is_stackable(layer: nn.Module) -> bool:
+    """Whether the engine of stacked parameters knows the layer."""
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros"
+    return type(layer) in (nn.Linear, nn.ReLU, nn.Flatten, nn.MaxPool2d)
 
 
 def has_dropout(model: nn.Module) -> bool:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from src.config import Config, ConfigError
-from src.models.build import build_meta_model, build_model
-from src.models.structure import has_batchnorm
+from src.models.build import build_model
 from src.regimes.checkpoint import read
 from src.training.feed import Place
 from src.training.fit import fit
+from src.training.group_size import group_limit
 from src.training.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
 from src.training.replicas import State
@@ -25,9 +25,6 @@ from src.training.result import StageResult
 from src.training.store import Store
 
 T = TypeVar("T")
-
-GROUP_MEBIBYTES = 512
-"""`trainer.replicas=auto`: weights, gradients and optimizer state of a group take at most this much."""
 
 
 @dataclass
@@ -58,7 +55,7 @@ def execute(
     for group in plan.groups:
         if on_stage is not None:
             on_stage()
-        missing = from_first_rank(partial(_load, group, plan, execution, place.device.type), place)
+        missing = from_first_rank(partial(_load, config, group, plan, execution, place.device.type), place)
         _share_loaded(group, execution, place)
         ready = []
         for key in missing:
@@ -102,9 +99,9 @@ def from_first_rank(decide: Callable[[], T], place: Place) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def _load(keys: Sequence[str], plan: Plan, execution: Execution, device: str) -> list[str]:
+def _load(config: Config, keys: Sequence[str], plan: Plan, execution: Execution, device: str) -> list[str]:
     """Takes what the store has; the keys it has not."""
-    for key in keys:
+    for key in keys if config.trainer.reuse else ():
         result = execution.store.get(key, need_optimizer=key in plan.keep_optimizer)
         if result is not None and result.ledger.device == device:  # runs of CPU and of CUDA are never mixed
             execution.results[key] = result
@@ -118,13 +115,18 @@ def _share_loaded(keys: Sequence[str], execution: Execution, place: Place) -> No
 
 
 def _train(config: Config, plan: Plan, nodes: Sequence[Node], execution: Execution, place: Place) -> None:
-    limit = _group_limit(config, nodes[0], place)
+    limit = group_limit(config, nodes[0], place)
     for start in range(0, len(nodes), limit):
         _train_group(config, plan, nodes[start : start + limit], execution, place)
 
 
-def _train_group(config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place) -> None:
-    """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do not."""
+def _train_group(
+    config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place, split: str | None = None
+) -> None:
+    """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do not.
+
+    `split`: why the group is a part of a larger one, for the ledger of its stages.
+    """
     try:
         results = _fit(config, plan, group, execution, place)
     except ConfigError:
@@ -134,7 +136,8 @@ def _train_group(config: Config, plan: Plan, group: Sequence[Node], execution: E
             raise
         failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
     else:
-        for node, result in zip(group, results, strict=True):
+        for node, trained in zip(group, results, strict=True):
+            result = dataclasses.replace(trained, ledger=dataclasses.replace(trained.ledger, split=split))
             execution.results[node.key] = result
             execution.trained.add(node.key)
             if place.rank == 0:
@@ -143,9 +146,11 @@ def _train_group(config: Config, plan: Plan, group: Sequence[Node], execution: E
     if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
         execution.failures[group[0].key] = failure
         return
-    half = len(group) // 2
-    _train_group(config, plan, group[:half], execution, place)
-    _train_group(config, plan, group[half:], execution, place)
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half, split = len(group) // 2, f"{len(group)} together: {failure[0]}"
+    _train_group(config, plan, group[:half], execution, place, split)
+    _train_group(config, plan, group[half:], execution, place, split)
 
 
 def _fit(config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place) -> list[StageResult]:
@@ -166,23 +171,6 @@ def _charged(plan: Plan, node: Node, result: StageResult) -> StageResult:
     """The result with what its penalty cost in its ledger."""
     passes = extra_passes(plan, node, result.ledger.samples)
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
-
-
-def _group_limit(config: Config, node: Node, place: Place) -> int:
-    """How many models train side by side: as the user said, else by memory, from the model alone."""
-    model = build_meta_model(config.arch, node.stream.input_shape, node.stream.n_outputs)
-    if place.world > 1:
-        if has_batchnorm(model) and place.device.type != "cuda":
-            problem = "batch normalisation needs synchronised statistics, which only GPUs have; take one device"
-            raise ConfigError("trainer.devices", place.world, problem)
-        return 1
-    if config.trainer.precision == "16-mixed":
-        return 1  # the loss scale, and the updates it skips, would be common to the group
-    if config.trainer.replicas != "auto":
-        return config.trainer.replicas
-    copies = 4  # weights, gradients, momentum, and the copy that is handed back
-    size = sum(p.numel() for p in model.parameters()) * place.dtype.itemsize * copies
-    return int(max(1, min(128, GROUP_MEBIBYTES * 2**20 // size)))
 
 
 def _starting_model(config: Config, node: Node, execution: Execution, place: Place) -> nn.Module:

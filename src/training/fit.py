@@ -122,7 +122,7 @@ def fit(
     """
     started = time.perf_counter()
     first = nodes[0]
-    vmapped = prefers_vmap(models[0])
+    vmapped = prefers_vmap(models[0], place.device.type)
     replicas = make_replicas([model.to(place.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, place)
     feed = make_feed([node.data for node in nodes], first.length, place, config.trainer.resident_mib)

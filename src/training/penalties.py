@@ -191,7 +191,9 @@ def extra_passes(plan: Plan, node: Node, samples: int) -> float:
 def _teachers(config: Config, held: Sequence[Node], weights: Sequence[Mapping[str, Tensor]], place: Place) -> Replicas:
     models = [_model(config, node, state, place) for node, state in zip(held, weights, strict=True)]
     nothing: set[str] = set()
-    teacher = VmapReplicas(models, nothing) if prefers_vmap(models[0]) else LoopReplicas(models, nothing)
+    teacher = (
+        VmapReplicas(models, nothing) if prefers_vmap(models[0], place.device.type) else LoopReplicas(models, nothing)
+    )
     return teacher.to(place.device).eval()
 
 

@@ -171,6 +171,7 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
         "seconds": sum(ledger.seconds for ledger in ledgers.values()),
         "reused_samples": sum(ledger.samples for key, ledger in ledgers.items() if key not in mine),
         "group": max(ledger.group for ledger in ledgers.values()),
+        "split": next((ledger.split for ledger in ledgers.values() if ledger.split is not None), None),
         "engine": first.engine,
         "device": first.device,
         "host": platform.node(),

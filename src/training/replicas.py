@@ -1,9 +1,9 @@
 """Many models of one architecture in one module, trained side by side without seeing each other.
 
 Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters,
-for small rows of Linear layers, where one big step is much cheaper than many small ones. Which
-one is used follows from the model alone (`src.models.prefers_vmap`), never from the group's size, so a stage trained in a
-group is bit for bit the stage trained alone (on a CPU, one thread).
+for small rows of Linear layers (on a GPU any row, convolutions too), where one big step is much cheaper than many small
+ones. Which one is used follows from the model and the kind of device (`src.models.structure.prefers_vmap`), never from the
+group's size, so a stage trained in a group is bit for bit the stage trained alone (on a CPU, one thread).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
+from torch.nn import functional
 
 from src.config import ConfigError
 from src.models.structure import layers, memory_layout
@@ -160,7 +161,8 @@ class LoopReplicas(Replicas):
 
 
 class VmapReplicas(Replicas):
-    """Stacked parameters [R, ...] of a row of Linear layers: one batched product does a layer of all models.
+    """Stacked parameters [R, ...] of a row of layers: one batched product, or one convolution of R groups, does a layer of
+    all models.
 
     The products are written out, rather than left to `torch.func.vmap`, which gives the same numbers at several times the
     cost a step. A model's bits do not depend on how many are stacked, nor on its place among them, if they are two at least:
@@ -184,11 +186,15 @@ class VmapReplicas(Replicas):
         stacked = dict(zip(self.names, self.stacked, strict=True))
         if self.n_dummies:
             x = x.expand(2, *x.shape[1:])
-        for kind, prefix in self._layers:
-            if kind is nn.Flatten:
+        for layer, prefix in self._layers:
+            if isinstance(layer, nn.Flatten):
                 x = x.flatten(2)
-            elif kind is nn.ReLU:
+            elif isinstance(layer, nn.ReLU):
                 x = x.relu()
+            elif isinstance(layer, nn.MaxPool2d):
+                x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            elif isinstance(layer, nn.Conv2d):
+                x = _convolved(x, layer, stacked[f"{prefix}weight"], stacked.get(f"{prefix}bias"))
             else:
                 weight, bias = stacked[f"{prefix}weight"].transpose(1, 2), stacked.get(f"{prefix}bias")
                 x = torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight)
@@ -222,12 +228,25 @@ class VmapReplicas(Replicas):
                     parameter.copy_(torch.where(mask, tensor, parameter))
 
 
-def _row_of_layers(model: nn.Module) -> list[tuple[type[nn.Module], str]]:
-    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names."""
+def _convolved(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`layer` of every model on its own inputs [R, b, C, H, W]: the models side by side as channels, each a group."""
+    channels = x.transpose(0, 1).flatten(1, 2)
+    flat_bias = None if bias is None else bias.flatten()
+    out = functional.conv2d(
+        channels, weight.flatten(0, 1), flat_bias, layer.stride, layer.padding, layer.dilation, groups=len(x)
+    )
+    return out.view(out.shape[0], len(x), layer.out_channels, *out.shape[2:]).transpose(0, 1)
+
+
+def _row_of_layers(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names.
+
+    For their kind and their settings; their own parameters are not used.
+    """
     if isinstance(model, nn.Linear):
-        return [(nn.Linear, "")]
+        return [(model, "")]
     assert isinstance(model, nn.Sequential)
-    return [(type(layer), f"{name}.") for name, layer in model.named_children()]
+    return [(layer, f"{name}.") for name, layer in model.named_children()]
 
 
 def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped: bool) -> Replicas:

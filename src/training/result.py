@@ -17,7 +17,8 @@ StoppedBy = Literal["length", "patience", "tolerance", "cap", "diverged"]
 class Ledger:
     """What a stage did: `updates` and `samples` seen, `epochs` begun, why it ended; `converged` is None where the
     stopping rule does not ask; `best_epoch` (from 1) is that of the weights early stopping went back to; `extra_passes`:
-    forward and backward passes of one sample besides those of the updates, for a penalty."""
+    forward and backward passes of one sample besides those of the updates, for a penalty; `split`: what ended a larger
+    group, of which the stage's is a part (memory that was too small, or another member's failure)."""
 
     updates: int
     samples: int
@@ -30,6 +31,7 @@ class Ledger:
     engine: Literal["loop", "vmap"]
     device: str
     extra_passes: float = 0.0
+    split: str | None = None
 
     @property
     def diverged(self) -> bool:

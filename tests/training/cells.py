@@ -60,7 +60,7 @@ def same_bits(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> boo
 
 
 def differences(a: StageResult, b: StageResult) -> list[str]:
-    """What two results of one stage do not have in common, bit for bit; what may differ (seconds, group) apart."""
+    """What two results of one stage do not have in common, bit for bit; what may differ (seconds, group, split) apart."""
     found = [] if a.weights.keys() == b.weights.keys() else ["names of weights"]
     found += [name for name in a.weights if not same_bits(a.weights[name], b.weights[name])]
     if a.optimizer is not None and b.optimizer is not None:
@@ -71,7 +71,9 @@ def differences(a: StageResult, b: StageResult) -> list[str]:
         for name, x, y in zip(_curve_names(a.curves), _arrays(a.curves), _arrays(b.curves), strict=True)
         if not same_bits(x, y)
     ]
-    mine, other = ({k: v for k, v in r.ledger.to_json().items() if k not in ("seconds", "group")} for r in (a, b))
+    mine, other = (
+        {k: v for k, v in r.ledger.to_json().items() if k not in ("seconds", "group", "split")} for r in (a, b)
+    )
     return found + [f"{key}: {mine[key]} != {other[key]}" for key in mine if mine[key] != other[key]]
 
 

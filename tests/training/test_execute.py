@@ -16,10 +16,9 @@ import torch
 import src.training.execute as execute_module
 from src.config import ConfigError
 from src.models.build import build_model
-from src.training.execute import _group_limit, average, shrink_perturb
-from src.training.feed import Place
+from src.training.execute import average, shrink_perturb
 from src.training.plan import Node
-from tests.training.cells import differences, executed, planned, same_bits, tiny, with_replicas
+from tests.training.cells import differences, executed, planned, same_bits, tiny
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, wrong: set[str], error: Exception) -> list[int]:
@@ -134,19 +133,3 @@ def test_average_and_shrink_perturb_are_their_formulas() -> None:
     mixed = shrink_perturb({"weight": torch.ones(2, 1), "n": torch.tensor(1.0)}, noise, 0.5, 2.0)
     assert torch.equal(mixed["weight"], 0.5 + 2 * noise.weight.detach())
     assert mixed["n"] == 1
-
-
-def test_batch_normalisation_over_several_devices_needs_gpus() -> None:
-    config = tiny("arch=resnet18", "seeds=1")
-    node = next(iter(planned(config).nodes.values()))
-    with pytest.raises(ConfigError, match=r"trainer\.devices=2: batch normalisation"):
-        _group_limit(config, node, Place(torch.device("cpu"), torch.float32, rank=0, world=2))
-
-
-def test_the_limit_of_a_group_follows_from_the_model_and_the_setting() -> None:
-    config = tiny("seeds=1")
-    node = next(iter(planned(config).nodes.values()))
-    place = Place(torch.device("cpu"), torch.float32)
-    assert _group_limit(config, node, place) == 128
-    assert _group_limit(with_replicas(config, 3), node, place) == 3
-    assert 1 < _group_limit(tiny("arch=resnet18"), node, place) < 16
