@@ -12,9 +12,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -25,7 +26,7 @@ from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
 from src.summary import Session
-from src.sweeping.folder import to_mapping
+from src.sweeping.folder import Dumper, to_mapping
 from src.tracking.outbox import Outbox
 from src.training.devices import fingerprint, join_world, place_of
 from src.training.feed import Place
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+WRITERS = 8
+"""Folders of runs that are written at the same time."""
 
 
 @dataclass(frozen=True)
@@ -178,34 +182,51 @@ def _write(
     """The folders of all runs of the plan, seed by seed; a stage is charged to the first run that it was trained for."""
     cell = cell_dir(config)
     outbox = Outbox(cell.parent.parent)
-    folders, failures = [], []
+    failures = []
     charged: set[str] = set()
     book = score_all(config, plan, execution, place)
-    for run in sorted(plan.runs, key=lambda run: run.seed):
-        folder = run_dir(cell, run.regime, run.seed)
-        failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
-        if failure is not None:
-            _fail(config, cell, run.regime, run.seed, *failure)
-            failures.append(f"{run.regime.label}-{run.seed}: {failure[0]}")
-            continue
-        mine = {key for key in run.stages if key in execution.trained} - charged
-        charged |= mine
-        body = _body(config, cell, plan, run, execution, book, mine, fingerprint(place))
-        done = [key for key in run.stages if key in execution.results]
-        history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
-        try:
-            with outbox.telling(folder):
-                write_run(folder, body, history, resolved(config, run.regime, run.seed))
-        except OSError as error:  # of this run's folder; the others can be written
-            reason = f"{type(error).__name__}: {error}"
-            _fail(config, cell, run.regime, run.seed, reason, traceback.format_exc())
-            failures.append(f"{run.regime.label}-{run.seed}: {reason}")
-            continue
-        if body["status"] == "diverged":
-            failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
-        folders.append(folder)
-        if on_run is not None:
-            on_run(folder)
+    folders: list[Path] = []
+    writing: list[tuple[Run, Path, Future[None]]] = []
+
+    def write(folder: Path, body: Mapping[str, object], history: Mapping[str, list[Any]], text: str) -> None:
+        with outbox.telling(folder):
+            write_run(folder, body, history, text)
+
+    def finish() -> None:
+        for run, folder, written in writing:
+            try:
+                written.result()
+            except OSError as error:  # of this run's folder; the others can be written
+                reason = f"{type(error).__name__}: {error}"
+                _fail(config, cell, run.regime, run.seed, reason, traceback.format_exc())
+                failures.append(f"{run.regime.label}-{run.seed}: {reason}")
+                continue
+            folders.append(folder)
+            if on_run is not None:
+                on_run(folder)
+        writing.clear()
+
+    # every file is on the disk before the next step relies on it; a disk takes many such waits together as fast as one
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for run in sorted(plan.runs, key=lambda run: run.seed):
+            folder = run_dir(cell, run.regime, run.seed)
+            failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
+            if failure is not None:
+                _fail(config, cell, run.regime, run.seed, *failure)
+                failures.append(f"{run.regime.label}-{run.seed}: {failure[0]}")
+                continue
+            mine = {key for key in run.stages if key in execution.trained} - charged
+            charged |= mine
+            body = _body(config, cell, plan, run, execution, book, mine, fingerprint(place))
+            done = [key for key in run.stages if key in execution.results]
+            history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
+            if body["status"] == "diverged":
+                failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
+            text = resolved(config, run.regime, run.seed)
+            writing.append((run, folder, writers.submit(write, folder, body, history, text)))
+            if len(writing) == WRITERS:
+                finish()
+        finish()
     return folders, failures
 
 
@@ -244,7 +265,7 @@ def resolved(config: Config, regime: RegimeConfig, seed: int) -> str:
     """The run's whole configuration as YAML, from which `parse` makes the same run again."""
     mapping = {**to_mapping(config), "regime": {"name": regime.name, **dict(regime.knobs)}, "seed": seed}
     mapping |= {"regimes": [mapping["regime"]], "seeds": [seed]}
-    return yaml.safe_dump(mapping, sort_keys=False)
+    return yaml.dump(mapping, Dumper=Dumper, sort_keys=False)
 
 
 def _value(config: Config) -> float | None:

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.analysis.figures import difference_maps
+from src.analysis.figures import difference_maps, map_names
 from src.analysis.pairing import Records, RunRecord, by_cell, load_records
 from src.analysis.table import csv_table, markdown_table, remarks, terminal_table
 from src.analysis.transfer import IN_WORDS, Grid, grids, markdown
@@ -116,6 +116,11 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     _print(sweep_dir, verdicts, records, artifacts, streams)
 
 
+def _content(path: Path) -> bytes | None:
+    """What a file holds; None if there is none."""
+    return path.read_bytes() if path.exists() else None
+
+
 def _attached(sweep_dir: Path) -> list[str]:
     """What `make report` attached to the sweep before; it stays."""
     path = sweep_dir / "summary.json"
@@ -130,9 +135,12 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[G
         write_atomically(sweep_dir / "transfer.md", markdown(streams).encode())
     if not verdicts:
         return of_streams
-    write_atomically(sweep_dir / "table.csv", csv_table(verdicts).encode())
+    table, before = csv_table(verdicts).encode(), _content(sweep_dir / "table.csv")
+    maps = [sweep_dir / name for name in map_names(verdicts)]
+    if table != before or not all(path.exists() for path in maps):  # drawing the same maps again takes seconds
+        difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
+        write_atomically(sweep_dir / "table.csv", table)  # after the maps: it stands for them
     write_atomically(sweep_dir / "table.md", markdown_table(verdicts).encode())
-    maps = difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
     return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
 
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 import src.training.execute as execute_module
+from src import compare
 from src.compare import cell_dir, missing_runs, run_cell, run_dir
 from src.config import Config, ConfigError, compose, parse
 from src.models.build import build_model
@@ -241,7 +242,10 @@ def test_interrupted_between_groups_is_uninterrupted(
         assert len(fits) == n_groups - stop_after, "what was trained is not trained again"
 
 
-def test_interrupted_between_folders_is_uninterrupted(tmp_path: Path, fits: list[int]) -> None:
+def test_interrupted_between_folders_is_uninterrupted(
+    tmp_path: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "WRITERS", 2)
     whole = ran(cell(tmp_path / "a"))
     config = cell(tmp_path / "b")
     done: list[Path] = []

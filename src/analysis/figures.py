@@ -42,12 +42,15 @@ DPI = 150
 def difference_maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str = "") -> list[Path]:
     """One PNG for every two regimes, ``map-{a}-{b}.png`` in `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for (a, b), group in contrasts(verdicts).items():
-        path = folder / f"map-{a}-{b}.png".replace("/", "_")
+    paths = [folder / name for name in map_names(verdicts)]
+    for path, group in zip(paths, contrasts(verdicts).values(), strict=True):
         difference_figure(group, title=title).savefig(path)
-        paths.append(path)
     return paths
+
+
+def map_names(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """The files of `difference_maps`, one for every two regimes."""
+    return [f"map-{a}-{b}.png".replace("/", "_") for a, b in contrasts(verdicts)]
 
 
 def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Figure:

@@ -18,9 +18,10 @@ WHERE = ("data.root", "data.download", "multirun", "storage", "n_workers", "dry_
 
 def command(config: Config) -> str:
     """``python -m src.sweep ...`` for one cell."""
-    choices = tuple(f"{group}={getattr(config, group).name}" for group in GROUPS)
+    chosen = (f"{group}={getattr(config, group).name}" for group in GROUPS)
+    choices = tuple(choice for choice in chosen if choice not in _usual())
     mine, default = dict(flat(config)), dict(flat(_default(choices)))
-    words = [word for word in choices if word not in _usual()]
+    words = list(choices)
     for key, value in mine.items():
         if key not in WHERE and not key.startswith(("tracking.", "search.")) and value != default[key]:
             words.append(f"{key}={_text(value)}")
@@ -61,7 +62,7 @@ def _default(choices: tuple[str, ...]) -> Config:
 
 @functools.cache
 def _usual() -> frozenset[str]:
-    config = compose()
+    config = _default(())
     return frozenset(f"{group}={getattr(config, group).name}" for group in GROUPS)
 
 

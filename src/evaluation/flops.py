@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from src.config import ArchConfig
 from src.models.build import build_meta_model
@@ -20,6 +19,8 @@ def training_flops(arch: ArchConfig, input_shape: tuple[int, ...], n_outputs: in
     out. The backward pass counts twice the forward one (gradients of inputs and of weights: Kaplan et al. 2020, section 2.1)
     for every regime alike, frozen layers and the first layer's input included.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which only those who train have to wait for
+
     n_samples = 2  # batch normalisation over single pixels refuses a batch of one
     model = build_meta_model(arch, input_shape, n_outputs).train()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

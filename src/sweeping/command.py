@@ -18,7 +18,6 @@ from src.config import ConfigError
 from src.sweeping.engine import load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import Cell, expand
-from src.sweeping.launcher import LocalWorkers, n_processors
 from src.sweeping.plan import describe, plan_sweep, without_password
 
 
@@ -49,6 +48,8 @@ def run_sweep(
     folder = SweepFolder(Path(config.multirun), config.sweep)
     console = Console(stderr=True)
     if config.dry_run:
+        from src.sweeping.launcher import n_processors
+
         n_workers = n_processors() if config.n_workers == "auto" else config.n_workers
         print("\n".join(describe(plan, folder.root / "cells", n_workers)))
         return
@@ -56,9 +57,10 @@ def run_sweep(
     engine.on_start(configs)
     failures: dict[str, str] = {}
     if plan.missing:
-        workers = LocalWorkers(folder, config.n_workers)
-        from src.sweeping.watch import Watch  # loads Optuna, which a command with nothing to run does without
+        from src.sweeping.launcher import LocalWorkers  # load Optuna, which a command with nothing to run does without
+        from src.sweeping.watch import Watch
 
+        workers = LocalWorkers(folder, config.n_workers)
         failures = Watch(plan, folder, engine, engine_name, workers, console).run()
         for cell_hash, cell in plan.missing.items():
             if cell_hash not in failures and (lacking := engine.missing_runs(cell.config)):

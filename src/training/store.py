@@ -52,7 +52,9 @@ class Store:
 
     def put(self, key: str, result: StageResult) -> None:
         """Keeps a result; readers see the whole file or none."""
-        write_atomically(self.path(key), _pack(result))
+        write_atomically(
+            self.path(key), _pack(result), durable=False
+        )  # what a power cut damages is found and trained again
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
