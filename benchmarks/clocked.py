@@ -1,0 +1,146 @@
+"""The laboratory's engine with a clock on its parts: python -m src.sweep ... hydra.sweeper.engine=benchmarks.clocked
+
+Every process appends to ``<sweep>/clock/<pid>.jsonl``: one line a cell (start and end, seconds of training, of scoring, of
+data and plan, the process's peak memory), and one for each call in the parent. `Clock` reads them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from src import compare
+from src.compare import CellOutcome, cell_dir, missing_runs, record_failure, verdict
+from src.config import Config
+
+__all__ = ["cell_dir", "missing_runs", "on_finish", "on_start", "record_failure", "run_cell", "verdict"]
+
+
+def run_cell(
+    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+) -> CellOutcome:
+    """`src.compare.run_cell`, clocked."""
+    start = time.time()
+    with _clocks() as seconds:
+        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    _note(config, {"cell": True, "start": start, "end": time.time(), "peak_mib": peak, **seconds})
+    return outcome
+
+
+def on_start(configs: Sequence[Config]) -> None:
+    """`src.compare.on_start`, clocked."""
+    _clocked_call("on_start", compare.on_start, configs)
+
+
+def on_finish(configs: Sequence[Config]) -> None:
+    """`src.compare.on_finish`, clocked."""
+    _clocked_call("on_finish", compare.on_finish, configs)
+
+
+def _clocked_call(name: str, call: Callable[[Sequence[Config]], None], configs: Sequence[Config]) -> None:
+    from src.tracking.outbox import Deliverer
+
+    seconds: Counter[str] = Counter()
+    start = time.time()
+    with patch.object(Deliverer, "stop", _timed(Deliverer.stop, "tracking", seconds)):
+        call(configs)
+    _note(configs[0], {"call": name, "seconds": time.time() - start, **seconds})
+
+
+@contextmanager
+def _clocks() -> Iterator[Counter[str]]:
+    """Seconds inside of the parts of a cell, by name; `store` is inside of `train`."""
+    from src.training import execute
+    from src.training.store import Store
+
+    seconds: Counter[str] = Counter()
+    parts: list[tuple[Any, str, str]] = [
+        (execute, "execute", "train"),
+        (compare, "make_plan", "data"),
+        (compare.StreamFactory, "build", "data"),
+        (compare, "score_all", "score"),
+        (Store, "get", "store"),
+        (Store, "put", "store"),
+    ]
+    with ExitStack() as stack:
+        for owner, name, part in parts:
+            stack.enter_context(patch.object(owner, name, _timed(getattr(owner, name), part, seconds)))
+        yield seconds
+
+
+def _timed(function: Callable[..., Any], part: str, seconds: Counter[str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[part] += time.perf_counter() - start  # type: ignore[assignment] # a Counter of seconds
+
+    return timed
+
+
+def _note(config: Config, body: dict[str, Any]) -> None:
+    folder = Path(config.multirun) / config.sweep / "clock"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(body) + "\n")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What the clocks of a sweep say: seconds of one worker (their mean), of the parent, and a worker's peak memory."""
+
+    train: float
+    score: float
+    data: float
+    results: float
+    """Result folders, the stage store, and whatever else of a cell is none of the other parts."""
+    claiming: float
+    """From the end of a cell to the start of the worker's next one."""
+    tracking: float
+    """The parent's last round with MLflow, which the command waits for."""
+    report: float
+    """The rest of the parent's last step: reading the results, the table, the maps."""
+    peak_mib: float
+
+
+def read(sweep_dir: Path) -> Clock:
+    """The clocks of a finished sweep."""
+    workers, peaks = [], []
+    calls: dict[str, dict[str, float]] = {}
+    for path in (sweep_dir / "clock").glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        cells = [line for line in lines if "cell" in line]
+        calls |= {line["call"]: line for line in lines if "call" in line}
+        if cells:
+            parts = {name: sum(line.get(name, 0.0) for line in cells) for name in ("train", "score", "data", "store")}
+            inside = sum(line["end"] - line["start"] for line in cells)
+            parts["claiming"] = cells[-1]["end"] - cells[0]["start"] - inside
+            parts["results"] = inside - parts["train"] - parts["score"] - parts["data"] + parts["store"]
+            workers.append(parts)
+            peaks.append(max(line["peak_mib"] for line in cells))
+    mean = {name: statistics.mean(parts[name] for parts in workers) for name in workers[0]}
+    tracking = calls["on_finish"].get("tracking", 0.0)
+    return Clock(
+        train=mean["train"] - mean["store"],
+        score=mean["score"],
+        data=mean["data"],
+        results=mean["results"],
+        claiming=mean["claiming"],
+        tracking=tracking,
+        report=calls["on_finish"]["seconds"] - tracking,
+        peak_mib=max(peaks),
+    )

@@ -1,0 +1,243 @@
+"""What many models at once are worth on a GPU: one table, for a CUDA machine with its own PyTorch.
+
+    python -m benchmarks.gpu [device=cuda] [models=mlp,cnn,resnet18] [replicas=1,2,4,...,512] [steps=30] [side=32]
+                             [channels=3] [batch=64] [precisions=32,bf16-mixed] [workers=1,2,4] [repeats=3]
+
+Updates a second, all models of a group together, of random pictures shaped like CIFAR-10's, through the whole fit as the
+laboratory runs it (feed on the device, Lightning, stopping rule); slopes between a short and a long fit, so set-up does not
+count. Then one ResNet-18 at every precision against a raw loop, and that many processes on the one device at once, each
+with the best group. What does not fit the memory is left out. Needs neither Hydra nor MLflow: torch, pytorch-lightning,
+numpy, PyYAML, safetensors, filelock and rich. Ten minutes at the most; `device=cpu` goes through the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from benchmarks.harness import flags, show, spread
+from src.config import CONF_DIR, Config, EpochsStopping, parse
+from src.data.source import Source
+from src.data.split import load
+from src.data.stream import Stream
+from src.models.build import build_model
+from src.training.devices import place_of
+from src.training.fit import fit
+from src.training.plan import Node, make_plan
+
+FLAGS = {
+    "device": "cuda",
+    "models": "mlp,cnn,resnet18",
+    "replicas": "1,2,4,8,16,32,64,128,256,512",
+    "steps": "30",
+    "side": "32",
+    "channels": "3",
+    "batch": "64",
+    "precisions": "32,bf16-mixed",
+    "workers": "1,2,4",
+    "repeats": "3",
+}
+WORKERS_TRAIN = "cnn"
+"""The model of the table of processes."""
+
+
+def configured(arch: str, pictures: Path, given: dict[str, str], precision: str = "32") -> Config:
+    """conf/config.yaml under the choices of this benchmark, composed without Hydra: the machine may not have it."""
+    top = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
+    groups = {name: choice for entry in top["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
+    chosen: dict[str, Any] = {name: choice for name, choice in groups.items() if choice and "/" not in name}
+    chosen |= {"data": "arrays", "arch": arch, "trainer": "cpu" if given["device"] == "cpu" else "gpu"}
+    mapping = {key: value for key, value in top.items() if key not in ("defaults", "hydra")}
+    for group, choice in chosen.items():
+        mapping[group] = yaml.safe_load((CONF_DIR / group / f"{choice}.yaml").read_text())
+    mapping["data"] |= {"root": str(pictures.parent), "path": str(pictures)}
+    n = int(given["batch"]) * int(given["steps"])
+    mapping["split"] |= {"size": n, "val": 0.02, "test": 0.02}
+    mapping["trainer"] |= {"precision": precision, "curve_points": 1}
+    mapping["optimizer"]["batch_size"] = int(given["batch"])
+    mapping["regimes"] = ["combined"]
+    return parse(mapping)
+
+
+def draw_pictures(path: Path, given: dict[str, str]) -> None:
+    """Random pictures of ten classes: training takes as long on them as on real ones."""
+    n = int(1.3 * int(given["batch"]) * int(given["steps"])) + 200
+    rng = np.random.default_rng(0)
+    side, channels = int(given["side"]), int(given["channels"])
+    x = rng.integers(0, 256, (n, channels, side, side), dtype=np.uint8)
+    np.savez(path, x=x, y=np.arange(n) % 10)
+
+
+def nodes_of(config: Config, n: int) -> list[Node]:
+    """The combined stage of `n` seeds; they share the data of a few streams, so that drawing them takes no time."""
+    loaded: dict[object, Source] = {}
+    factory = load(config, loaded)
+    streams: dict[int, Stream] = {seed: factory.build(seed) for seed in range(min(n, 4))}
+    plan = make_plan(
+        dataclasses.replace(config, split=factory.split), streams, [(config.regimes[0], s) for s in streams]
+    )
+    few = list(plan.nodes.values())
+    return [few[k % len(few)] for k in range(n)]
+
+
+def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
+    """Of all `n` models together: the slope between a short and a long fit."""
+    place = place_of(config.trainer)
+    seconds, updates = [], []
+    for length in epochs:
+        longer = dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=length))
+        nodes = nodes_of(longer, n)
+        shape = nodes[0].stream.input_shape
+        models = [build_model(config.arch, shape, 10, seed % 4) for seed in range(n)]
+        start = time.perf_counter()
+        fit(longer, nodes, models, place)
+        _wait(place.device)
+        seconds.append(time.perf_counter() - start)
+        updates.append(n * nodes[0].length.updates)
+    return (updates[1] - updates[0]) / (seconds[1] - seconds[0])
+
+
+def raw_updates_a_second(config: Config, epochs: int) -> float:
+    """A plain loop over tensors on the device, one model, at the configuration's precision."""
+    place = place_of(config.trainer)
+    (node,) = nodes_of(config, 1)
+    x = torch.cat([part.inputs() for part in node.data.parts]).to(place.device)
+    y = node.data.labels.to(place.device)
+    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    n_steps = 0
+    start = 0.0
+    for epoch in range(epochs + 1):
+        if epoch == 1:  # the first one warms up
+            _wait(place.device)
+            start = time.perf_counter()
+            n_steps = 0
+        for rows in torch.randperm(len(x), device=place.device).split(config.optimizer.batch_size):  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            with torch.autocast(place.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+                loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            n_steps += 1
+    _wait(place.device)
+    return n_steps / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _quiet() -> None:
+    import logging
+    import warnings
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+# ------------------------------------------------------------------------------------------------ the tables
+
+
+def side_by_side(pictures: Path, given: dict[str, str]) -> dict[str, int]:
+    """The table of groups; returns the best size of every model."""
+    rows, best = [], {}
+    for arch in given["models"].split(","):
+        config = configured(arch, pictures, given)
+        medians: dict[int, float] = {}
+        for n in map(int, given["replicas"].split(",")):
+            try:
+                figures = [updates_a_second(config, n, (1, 3)) for _ in range(int(given["repeats"]))]
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                rows.append([arch, str(n), "does not fit", "", ""])
+                break
+            medians[n] = statistics.median(figures)
+            steps = config.stopping.epochs if isinstance(config.stopping, EpochsStopping) else 1
+            models = medians[n] / (steps * int(given["steps"]))
+            rows.append(
+                [arch, str(n), spread(figures, 0), f"{models:,.2f}", f"{medians[n] / next(iter(medians.values())):.2f}"]
+            )
+        best[arch] = max(medians, key=lambda n: medians[n])
+    heading = "models a second, of the default's epochs"
+    show(
+        f"models side by side on {given['device']}", ("model", "models", "updates a second", heading, "against 1"), rows
+    )
+    return best
+
+
+def against_raw(pictures: Path, given: dict[str, str]) -> None:
+    """One ResNet-18 at every precision against a raw loop."""
+    rows = []
+    for precision in given["precisions"].split(","):
+        config = configured("resnet18", pictures, given, precision)
+        ours, raw = [], []
+        for _ in range(int(given["repeats"])):  # in turn
+            raw.append(raw_updates_a_second(config, 2))
+            ours.append(updates_a_second(config, 1, (1, 3)))
+        ratio = [a / b for a, b in zip(raw, ours, strict=True)]
+        rows.append([precision, spread(raw, 1), spread(ours, 1), spread(ratio, 2)])
+    show("one ResNet-18: updates a second", ("precision", "raw loop", "ours", "time of ours / raw"), rows)
+
+
+def _worker(pictures: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
+    _quiet()
+    config = configured(WORKERS_TRAIN, pictures, given)
+    updates_a_second(config, n, (1, 2))
+    ready.put(True)
+    go.wait()
+    out.put(updates_a_second(config, n, (1, 3)))
+
+
+def processes(pictures: Path, given: dict[str, str], n: int) -> None:
+    """Several processes on the one device, each with a group of `n`."""
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    for count in map(int, given["workers"].split(",")):
+        ready, out, go = context.Queue(), context.Queue(), context.Event()
+        workers = [context.Process(target=_worker, args=(pictures, given, n, ready, go, out)) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        for _ in workers:
+            ready.get(timeout=300)
+        go.set()
+        rates = [out.get(timeout=300) for _ in workers]
+        for worker in workers:
+            worker.join()
+        rows.append([str(count), f"{sum(rates):,.0f}"])
+    title = f"processes on one device, each {n} of {WORKERS_TRAIN} side by side"
+    show(title, ("processes", "updates a second, all together"), rows)
+
+
+def main() -> None:
+    """Prints the tables; exits in words where there is no GPU."""
+    given = flags(FLAGS, __doc__ or "")
+    if given["device"] == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no CUDA device is visible here; device=cpu goes through the same code")
+    _quiet()
+    name = torch.cuda.get_device_name() if given["device"] == "cuda" else "CPU"
+    print(
+        f"{name}, torch {torch.__version__}, batch {given['batch']}, {given['channels']}x{given['side']}x{given['side']}"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = Path(scratch) / "pictures.npz"
+        draw_pictures(pictures, given)
+        best = side_by_side(pictures, given)
+        if given["precisions"]:
+            against_raw(pictures, given)
+        if given["workers"]:
+            processes(pictures, given, best.get(WORKERS_TRAIN, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""How time grows: with cells, with regimes that share stage 1, with workers, with models trained side by side.
+
+    python -m benchmarks.scaling [parts=cells,regimes,workers,replicas] [repeats=1] [cells=20,100] [regimes=1,3,9]
+                                 [workers=1,2] [replicas=1,4,16,64,256] [seeds=5] [epochs=20]
+
+`cells`: whole commands over so many cells of two regimes and one seed, one epoch each: what a cell costs besides training.
+`regimes`: one cell in this process, the first regime alone and then more beside it that begin with the same stage 1; the
+extra time is set against that of the stages that only they have. `workers`: the grid of `benchmarks.grid` at 3 seeds.
+`replicas`: microseconds a step of MLP 64-64-10, a whole fit, as `benchmarks.step` measures them. About 3 minutes with the
+defaults; docs/PERFORMANCE.md has cells=100,400,1600 regimes=1,2,3,4,5,6,7,8,9 replicas=1,2,4,8,16,32,64,128,256 repeats=3.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.harness import Grid, flags, show, spread, sweep
+
+FLAGS = {
+    "parts": "cells,regimes,workers,replicas",
+    "repeats": "1",
+    "cells": "20,100",
+    "regimes": "1,3,9",
+    "workers": "1,2",
+    "replicas": "1,4,16,64,256",
+    "seeds": "5",
+    "epochs": "20",
+}
+SHARING = (
+    "sequential",
+    "replay",
+    "freeze",
+    "ewc",
+    "lwf",
+    "l2_sp",
+    "shrink_perturb",
+    "{sequential:{lr_factor:0.1}}",
+    "{replay:{share:0.2}}",
+)
+"""Nine regimes whose first stage is the same."""
+
+
+def cells(given: dict[str, str], scratch: Path) -> None:
+    """Time of whole commands against the number of cells."""
+    rows = []
+    for n in map(int, given["cells"].split(",")):
+        rates = ",".join(f"{0.01 + 0.0001 * k:g}" for k in range(n))
+        walls = []
+        for repeat in range(int(given["repeats"])):
+            words = ["split.size=100", "seeds=1", "stopping.epochs=1", f"optimizer.lr={rates}"]
+            walls.append(sweep(scratch / f"cells-{n}-{repeat}", words).wall_s)
+        rows.append([f"{n:,}", spread(walls), f"{1000 * statistics.median(walls) / n:.0f}"])
+    show("cells of 2 runs of one epoch, whole command", ("cells", "s", "ms a cell"), rows)
+
+
+def regimes(given: dict[str, str], scratch: Path) -> None:
+    """Time of one cell against the regimes that share stage 1, and what the further ones cost beside their own stages."""
+    from src.compare import run_cell
+    from src.config import compose
+
+    def trained(n: int, place: Path) -> tuple[float, float]:
+        """Seconds of the whole cell, and of the fits of all stages but the first regime's."""
+        words = [f"regimes=[{','.join(SHARING[:n])}]", f"seeds={given['seeds']}", f"stopping.epochs={given['epochs']}"]
+        config = compose([*words, "split.size=600", "trainer=cpu", "tracking=off", f"multirun={place}"])
+        start = time.perf_counter()
+        outcome = run_cell(config)
+        wall = time.perf_counter() - start
+        own = 0.0
+        from src.training.store import Store
+
+        store, seen = Store(place / ".stages"), set()
+        bodies = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
+        bodies.sort(key=lambda body: body["regime"] != "sequential")
+        for body in bodies:
+            for key in body["provenance"]["stage_keys"]:
+                result = store.get(key)
+                assert result is not None
+                if key not in seen and body["regime"] != "sequential":
+                    own += result.ledger.seconds
+                seen.add(key)
+        return wall, own
+
+    trained(len(SHARING), scratch / "warm")
+    counts = [int(n) for n in given["regimes"].split(",")]
+    walls: dict[int, list[float]] = {n: [] for n in counts}
+    owns: dict[int, list[float]] = {n: [] for n in counts}
+    for repeat in range(int(given["repeats"])):
+        for n in counts:
+            wall, own = trained(n, scratch / f"regimes-{repeat}-{n}")
+            walls[n].append(wall)
+            owns[n].append(own)
+    rows = []
+    for n in counts:
+        ratio = ""
+        if n > 1 and 1 in counts:
+            extra = zip(walls[n], walls[1], owns[n], strict=True)
+            ratio = spread([(wall - alone) / own for wall, alone, own in extra], 2)
+        rows.append([str(n), spread(walls[n], 2), spread(owns[n], 2), ratio])
+    title = f"regimes that share stage 1: one cell, {given['seeds']} seeds, {given['epochs']} epochs, one process"
+    show(title, ("regimes", "s", "fits of the further ones, s", "extra time / those fits"), rows)
+
+
+def workers(given: dict[str, str], scratch: Path) -> None:
+    """Time of a grid against the number of workers."""
+    grid = Grid(seeds=3)
+    rows = []
+    for n in given["workers"].split(","):
+        words = [*grid.overrides(), f"n_workers={n}"]
+        walls = [sweep(scratch / f"workers-{n}-{repeat}", words).wall_s for repeat in range(int(given["repeats"]))]
+        rows.append([n, spread(walls)])
+    show(f"workers: {grid.n_runs} runs in {grid.n_cells} cells, whole command", ("workers", "s"), rows)
+
+
+def replicas(given: dict[str, str]) -> None:
+    """Microseconds a step against the models trained side by side."""
+    from benchmarks.step import ours, slope
+    from src.config import compose
+    from src.training.devices import place_of
+
+    config = compose(["tracking=off", "trainer=cpu", "trainer.curve_points=1", "split.size=640"])
+    place = place_of(config.trainer)
+    rows = []
+    for n in map(int, given["replicas"].split(",")):
+        way = functools.partial(ours, config, place=place, n_models=n)
+        figures = [slope(way, (2, 12), 10) for _ in range(int(given["repeats"]) + 1)][1:]  # the first warms up
+        rows.append([str(n), spread(figures, 0), f"{statistics.median(figures) / n:,.0f}"])
+    show("models side by side: MLP 64-64-10, batch 64, one thread", ("models", "us a step", "us a model"), rows)
+
+
+def main() -> None:
+    """Prints a table for every part."""
+    given = flags(FLAGS, __doc__ or "")
+    parts = given["parts"].split(",")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, part in {"cells": cells, "regimes": regimes, "workers": workers}.items():
+            if name in parts:
+                part(given, Path(scratch))
+        if "replicas" in parts:
+            replicas(given)
+
+
+if __name__ == "__main__":
+    main()
