@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 SWEEP ?= digits-mlp
 PORT ?= 5000
+BENCH ?= step grid ablation scaling
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
@@ -15,6 +16,8 @@ RUN := $(BIN)/python -m
 # The default grid: five size ratios x three class imbalances x two lengths, both regimes, 12 seeds: 720 runs.
 GRID := split.ratio=0.1,0.3,1,3,10 split.imbalance=1,5,20 stopping.epochs=5,20
 
+# Modules that are compiled anew at every start cost seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
@@ -77,8 +80,8 @@ oracles: setup ## the laboratory beside exact answers: minutes   (docs/ORACLES.m
 mutate: setup ## plant errors and see that the oracles notice
 	$(RUN) benchmarks.mutate
 
-bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md)
-	$(RUN) benchmarks.step $(ARGS)
+bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md; BENCH="grid" ARGS="repeats=3 many=50", BENCH=gpu)
+	@for name in $(BENCH); do $(RUN) benchmarks.$$name $(ARGS) || exit 1; done
 
 campaign: setup ## kill, starve and cut off sweeps, and see that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
 	$(RUN) benchmarks.reliability kills

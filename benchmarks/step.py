@@ -1,6 +1,6 @@
 """What one training step costs: ours, plain Lightning with a DataLoader over tensors, and a raw PyTorch loop.
 
-    python -m benchmarks.step [repeats=5] [device=cpu]
+    python -m benchmarks.step [repeats=3] [device=cpu]
 
 Every figure is a slope, (time of a long fit - time of a short one) / (difference in steps), so that set-up does not count;
 the ways take turns, and the medians over the repeats are given with their spread. One thread. Ours is the whole fit as
@@ -158,4 +158,4 @@ def main(repeats: int, device: str) -> None:
 
 if __name__ == "__main__":
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    main(int(given.get("repeats", "5")), given.get("device", "cpu"))
+    main(int(given.get("repeats", "3")), given.get("device", "cpu"))

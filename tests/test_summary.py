@@ -43,9 +43,14 @@ def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: py
     assert len(news()) == 8, "the runs"
     report(sweep, cells, configs, "the command")
     assert news() == [*(f"cells/{cell}" for cell in cells), "."]
+    the_map = sweep / "map-sequential-combined.png"
+    drawn = the_map.stat().st_mtime_ns
     report(sweep, cells, configs, "the command")
     assert news() == []
+    assert the_map.stat().st_mtime_ns == drawn, "the same map is not drawn again"
+    the_map.unlink()
+    report(sweep, cells, configs, "the command")
     table = (sweep / "table.csv").read_text().splitlines()
     assert len(table) == 3
     assert "few seeds" in capsys.readouterr().out, "two seeds cannot make anything certain, and it says so"
-    assert (sweep / "map-sequential-combined.png").read_bytes().startswith(b"\x89PNG")
+    assert the_map.read_bytes().startswith(b"\x89PNG")

@@ -67,6 +67,11 @@ def test_vmap_is_for_small_stacks_of_linear_layers(arch: ArchConfig, shape: tupl
     assert prefers_vmap(build_meta_model(arch, shape, 10)) is expected
 
 
+@pytest.mark.parametrize(("arch", "stacked"), [(mlp(256, 256), True), (CNN, True), (RESNET, False)], ids=str)
+def test_on_a_gpu_every_row_of_known_layers_is_stacked(arch: ArchConfig, stacked: bool) -> None:
+    assert prefers_vmap(build_meta_model(arch, (3, 32, 32), 10), "cuda") is stacked
+
+
 def test_one_other_module_sends_a_model_to_the_loop() -> None:
     assert prefers_vmap(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
     for other in (nn.Dropout(), nn.BatchNorm1d(4), nn.Sigmoid()):
