@@ -69,7 +69,7 @@ def show(rows: Iterator[Row]) -> list[Row]:
 
 def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
     """docs/ORACLES.md: what is checked, and the table."""
-    from src.lab import montecarlo
+    from src.lab import coverage, montecarlo
     from src.lab.rows import CHI_SQUARE_LEVEL, HEADINGS, MAX_Z, TOLERANCE
 
     n_failed = sum(not row.passed for row in rows)
@@ -93,6 +93,14 @@ the result beside theory. Results are kept in memory instead of files, but for t
 
 Descent takes momentum where a Hessian is ill-conditioned: it moves in the same row space, to the same limit. `make mutate`
 plants errors in split, plan, stopping, penalties and evaluation, and shows which rows notice.
+
+## What is covered
+
+{coverage.table(rows)}
+Beside the rows: the phase boundary is measured by `python -m src.oracles boundary=docs/boundary.png` (exit code 1 if a certain
+cell has the wrong sign) and its exact values are in tests/theory/test_boundary.py (critical shift at d=20, n1=400, s=1: 1.175 for
+n2 = 1, then 1.52, 5.45, 22.1, 5.57, 1.21, .327 for 5, 15, 22, 25, 40, 100). The statistics (sign-flip test, intervals, Holm,
+equivalence, A/A) are checked in tests/analysis/test_statistics.py and test_false_alarms.py ([STATISTICS.md](STATISTICS.md)).
 """
     for kind in dict.fromkeys(row.kind for row in rows):
         text += f"\n## {kind[0].upper()}{kind[1:]}\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}\n"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from src.lab.rows import chi_square, exact, joint_deviation, monte_carlo
+from src.lab.coverage import STATEMENTS, table, uncovered
+from src.lab.rows import Row, apart, chi_square, exact, joint_deviation, monte_carlo, never_rises
 
 
 def test_an_exact_row_is_as_good_as_its_worst_number() -> None:
@@ -41,3 +42,30 @@ def test_the_chi_square_fails_on_either_side() -> None:
     assert chi_square([(10.0, 8), (3.0, 4)]).passed
     assert not chi_square([(60.0, 8), (3.0, 4)]).passed
     assert not chi_square([(0.01, 8), (0.01, 10)]).passed  # closer to theory than chance allows
+
+
+def test_what_must_differ_passes_only_where_it_differs_as_theory_says() -> None:
+    gaps = np.array([[0.3, 0.4], [0.0, 0.5]])
+    assert apart("gap", "", gaps, gaps, least=0.5).passed
+    assert not apart("gap", "", gaps, gaps, least=0.51).passed
+    assert not apart("gap", "", gaps, 1.01 * gaps, least=0.1).passed
+
+
+def test_what_never_rises_fails_at_one_step_of_one_seed() -> None:
+    falling = np.array([[3.0, 2.0, 2.0], [5.0, 1.0, 0.5]])
+    assert never_rises("L1", "", falling).passed
+    falling[0, 2] = 2.001
+    assert not never_rises("L1", "", falling).passed
+    falling[0, 2] = np.nan
+    assert not never_rises("L1", "", falling).passed
+
+
+def test_a_statement_without_a_row_is_found() -> None:
+    names = [start for _, starts in STATEMENTS for start in starts]
+    rows = [
+        Row(name=name, setting="", theory="", measured="", score=0.0, passed=k > 0, kind="exact")
+        for k, name in enumerate(names)
+    ]
+    assert uncovered(rows) == []
+    assert table(rows).splitlines()[2].endswith("| 0 |")
+    assert uncovered(rows[1:]) == [names[0]]
