@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from src.lab import conditional, montecarlo, studies
+from src.lab import conditional, montecarlo, quadratics, studies
 from src.lab.rows import Row
 
 
@@ -20,7 +20,9 @@ ROWS: dict[str, tuple[Callable[[], Iterator[Row]], int]] = {
     "projections, three data sets": (_projections("d=20, n=6+5+4, shift .7"), 5),
     "too low a rate": (conditional.too_low_a_rate, 2),
     "metrics": (conditional.evaluations, 14),
-    "penalties": (conditional.held_back, 4),
+    "penalties": (quadratics.held_back, 5),
+    "the path of stage 2": (quadratics.path, 2),
+    "the weight of Dataset 1": (quadratics.heavier_first, 2),
     "order of samples": (conditional.orders, 2),
     "forgetting against the angle": (conditional.forgetting_against_the_angle, 1),
 }

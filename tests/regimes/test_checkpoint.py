@@ -100,7 +100,7 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
     from src.data.source import make_source
 
     pictures = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
-    check_regimes(config, pictures)
+    check_regimes(config, pictures, 10)
 
 
 @pytest.mark.parametrize(
