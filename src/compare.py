@@ -26,7 +26,7 @@ from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
 from src.summary import Session
-from src.sweeping.folder import Dumper, to_mapping
+from src.sweeping.folder import Dumper, plain, to_mapping
 from src.tracking.outbox import Outbox
 from src.training.devices import fingerprint, join_world, place_of
 from src.training.feed import Place
@@ -263,9 +263,17 @@ def _fail(config: Config, cell: Path, regime: RegimeConfig, seed: int, error: st
 
 def resolved(config: Config, regime: RegimeConfig, seed: int) -> str:
     """The run's whole configuration as YAML, from which `parse` makes the same run again."""
-    mapping = {**to_mapping(config), "regime": {"name": regime.name, **dict(regime.knobs)}, "seed": seed}
-    mapping |= {"regimes": [mapping["regime"]], "seeds": [seed]}
-    return yaml.dump(mapping, Dumper=Dumper, sort_keys=False)
+    entry = {"name": regime.name, **dict(regime.knobs)}
+    mine = plain({"regime": entry, "seed": seed, "regimes": [entry], "seeds": [seed]})
+    return _shared_text(config) + yaml.dump(mine, Dumper=Dumper, sort_keys=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_text(config: Config) -> str:
+    """What the configurations of a cell's runs share: writing it takes longer than all else of a run's folder."""
+    mapping = to_mapping(config)
+    shared = {key: mapping[key] for key in mapping if key not in ("regime", "seed", "regimes", "seeds")}
+    return yaml.dump(shared, Dumper=Dumper, sort_keys=False)
 
 
 def _value(config: Config) -> float | None:

@@ -82,16 +82,17 @@ class SweepFolder:
 
 def to_mapping(config: Config) -> Mapping[str, Any]:
     """Plain lists and mappings from which `parse` makes the same config again."""
-    mapping: dict[str, Any] = _plain(dataclasses.asdict(config))
-    mapping["regimes"] = [{"name": regime.name, **_plain(dict(regime.knobs))} for regime in config.regimes]
+    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
     mapping["regime"] = dict(mapping["regimes"][0])
     mapping["seed"] = config.seeds[0]
     return mapping
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what YAML and JSON have."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
