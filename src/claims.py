@@ -27,7 +27,7 @@ from src.analysis.pairing import load_records
 from src.config import CONF_DIR, Config, ConfigError
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import Cell, expand
-from src.sweeping.launcher import LocalWorkers, n_processors
+from src.sweeping.launcher import n_workers_of, workers_for
 from src.sweeping.plan import Plan, describe, plan_sweep
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -50,6 +50,7 @@ class NoVerdicts:
 
     cell_dir, missing_runs = staticmethod(compare.cell_dir), staticmethod(compare.missing_runs)
     run_cell, record_failure = staticmethod(compare.run_cell), staticmethod(compare.record_failure)
+    free_device = staticmethod(compare.free_device)
 
     def verdict(self, config: Config) -> str | None:
         del config
@@ -78,8 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     config = plan.config
     folder = SweepFolder(Path(config.multirun), SWEEP)
     if config.dry_run:
-        n_workers = n_processors() if config.n_workers == "auto" else config.n_workers
-        print("\n".join(describe(plan, folder.root / "cells", n_workers)))
+        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking, warn=lambda text: print(text, file=sys.stderr)).start()
     failures = _train(plan, folder)
@@ -155,7 +155,7 @@ def _train(plan: Plan, folder: SweepFolder) -> dict[str, str]:
 
     from src.sweeping.watch import Watch
 
-    workers = LocalWorkers(folder, plan.config.n_workers)
+    workers = workers_for(folder, plan.config)
     return Watch(plan, folder, NoVerdicts(), "src.compare", workers, Console(stderr=True)).run()
 
 

@@ -6,6 +6,7 @@ config -> sources -> streams -> plan -> execute -> scores -> result.json, one wa
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import shlex
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from src.analysis.pairing import load_records
@@ -28,6 +30,7 @@ from src.models.validate import validate_arch
 from src.summary import Session
 from src.sweeping.folder import Dumper, plain, to_mapping
 from src.tracking.outbox import Outbox
+from src.tracking.record import mask
 from src.training.devices import fingerprint, join_world, place_of
 from src.training.feed import Place
 from src.training.plan import Plan, Run, make_plan
@@ -57,11 +60,13 @@ WRITERS = 8
 @dataclass(frozen=True)
 class CellOutcome:
     """What became of a cell. `folders`: runs that were written now; `failures`: one line for each run that raised or
-    diverged; `value`: the mean paired difference of the first two regimes on the union's accuracy (None: undefined)."""
+    diverged; `value`: the mean paired difference of the first two regimes on the union's accuracy (None: undefined);
+    `out_of_memory`: whether one of the failures is for want of the device's memory."""
 
     folders: tuple[Path, ...]
     failures: tuple[str, ...]
     value: float | None
+    out_of_memory: bool = False
 
 
 @functools.lru_cache(maxsize=4)
@@ -123,7 +128,7 @@ def verdict(config: Config) -> str | None:
 
 def on_finish(configs: Sequence[Config]) -> None:
     """Once, in the parent, when nothing is left to run: the table, the maps, the last news to MLflow."""
-    _sessions().pop(configs[0].sweep).finish(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
+    _sessions().pop(configs[0].sweep).finish(mask(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])])))
 
 
 def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOutcome]:
@@ -164,8 +169,20 @@ def run_cell(
     execution = execute(config, plan, Store(Path(config.multirun) / ".stages"), place, on_stage)
     if place.rank:
         return CellOutcome((), (), None)
-    folders, failures = _write(config, plan, execution, place, on_run)
-    return CellOutcome(tuple(folders), tuple(failures), _value(config))
+    try:
+        folders, failures = _write(config, plan, execution, place, on_run)
+    except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        record_failure(config, reason)
+        return CellOutcome((), (reason,), None, out_of_memory=True)
+    return CellOutcome(tuple(folders), tuple(failures), _value(config), execution.out_of_memory)
+
+
+def free_device() -> None:
+    """Frees the memory that this process keeps on its GPU between cells."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()  # a failed attempt's tensors hang in cycles of its traceback
+        torch.cuda.empty_cache()
 
 
 def record_failure(config: Config, reason: str, trace: str | None = None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,6 +23,7 @@ def main(composed: DictConfig) -> None:
     from src.config import parse
 
     config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
+    config = replace(config, storage=None)  # a single run has no queue, and its config.yaml no password of one
     if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
         sys.exit(launch(config.trainer.devices, sys.argv[1:]))
 
@@ -55,8 +57,9 @@ def is_diverged(folder: Path) -> bool:
 
 def launch(n_devices: int, arguments: list[str]) -> int:
     """The same command once per device, under torchrun; its exit status."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_devices}", "-m", "src.train"]
-    return subprocess.call([sys.executable, *torchrun, *arguments], env={"OMP_NUM_THREADS": "1", **os.environ})
+    from src.sweeping.torchrun import torchrun
+
+    return subprocess.call(torchrun(n_devices, "src.train", arguments), env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
 def show(folder: Path, is_new: bool) -> None:

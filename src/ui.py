@@ -11,6 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
+from src.addresses import without_password
 from src.config import TrackingConfig
 from src.entry import fail, settings
 from src.tracking.mirror import artifact_root, keep_mlflow_quiet, tracking_uri
@@ -26,6 +27,9 @@ def main() -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", int(port))) == 0:
             fail(f"port={port}: something listens there already; take another, e.g. port={int(port) + 1}")
+    storage, password = without_password(given["storage"] or "")
+    if password is not None:
+        fail(f"storage={storage}: has a password, which every user of this machine could read; set PGPASSWORD instead")
     local = TrackingConfig(name="local", uri=given["storage"], experiment="", batched=True)
     uri = tracking_uri(local, multirun)
     assert uri is not None

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 
-from src.config.schema import BudgetStopping, Config, EarlyStopping, GaussianData, SplitConfig, StoppingConfig
+from src.addresses import without_password
+from src.config.schema import (
+    BudgetStopping,
+    Config,
+    EarlyStopping,
+    GaussianData,
+    SlurmLauncher,
+    SplitConfig,
+    StoppingConfig,
+)
 from src.config.typed import ConfigError, did_you_mean
 
 
@@ -26,13 +36,29 @@ def check(config: Config) -> None:
         _check_gaussian(config.data, config.split)
     if regression and isinstance(stopping, EarlyStopping) and stopping.monitor == "accuracy":
         raise ConfigError("stopping.monitor", "accuracy", "is undefined for a regression; take stopping.monitor=loss")
+    uri, password = without_password(config.tracking.uri or "")
+    if password is not None:
+        fix = "give it in MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD (a database) instead"
+        raise ConfigError("tracking.uri", uri, f"has a password, which files would keep; {fix}")
     trainer = config.trainer
     if trainer.name == "ddp" and trainer.devices < 2:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
     if trainer.precision == "16-mixed" and trainer.name == "cpu":
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
+    if isinstance(config.launcher, SlurmLauncher):
+        _check_slurm(config.launcher, config)
     if config.search.name != "grid":
         raise ConfigError("search", config.search.name, "is not available; take search=grid")
+
+
+def _check_slurm(launcher: SlurmLauncher, config: Config) -> None:
+    for option in launcher.extra:
+        if not re.fullmatch(r"[a-z][a-z-]*(=.+)?", option):
+            problem = "is no option of sbatch; write name=value without dashes, e.g. launcher.extra=['qos=high']"
+            raise ConfigError("launcher.extra", option, problem)
+    if 0 < launcher.gpus < config.trainer.devices and config.trainer.name != "cpu":
+        problem = f"a run asks for trainer.devices={config.trainer.devices}; give each job at least as many"
+        raise ConfigError("launcher.gpus", launcher.gpus, problem)
 
 
 def _check_gaussian(data: GaussianData, split: SplitConfig) -> None:

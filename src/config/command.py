@@ -12,7 +12,17 @@ from src.config.parse import compose
 from src.config.schema import Config, RegimeConfig
 
 GROUPS = ("data", "arch", "stopping", "optimizer")
-WHERE = ("data.root", "data.download", "multirun", "storage", "n_workers", "dry_run", "sweep", "trainer.name")
+WHERE = (
+    "data.root",
+    "data.download",
+    "multirun",
+    "storage",
+    "n_workers",
+    "dry_run",
+    "sweep",
+    "trainer.name",
+    "trainer.slots",
+)
 """What says where and how it ran rather than what: left out of the command."""
 
 
@@ -23,7 +33,7 @@ def command(config: Config) -> str:
     mine, default = dict(flat(config)), dict(flat(_default(choices)))
     words = list(choices)
     for key, value in mine.items():
-        if key not in WHERE and not key.startswith(("tracking.", "search.")) and value != default[key]:
+        if key not in WHERE and not key.startswith(("tracking.", "search.", "launcher.")) and value != default[key]:
             words.append(f"{key}={_text(value)}")
     if config.regimes != _default(choices).regimes:
         words.append(f"regimes={_text([_regime(regime) for regime in config.regimes])}")

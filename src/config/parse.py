@@ -53,7 +53,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = typing.get_type_hints(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
-    for name in ("data", "arch", "stopping"):
+    for name in ("data", "arch", "stopping", "launcher"):
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
     for name in ("split", "optimizer", "trainer", "tracking", "search"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)

@@ -257,6 +257,8 @@ class OptimizerConfig:
 class TrainerConfig:
     name: Literal["auto", "cpu", "gpu", "ddp"]
     devices: int = field(metadata=bounds(ge=1))
+    slots: int = field(metadata=bounds(ge=1))
+    """Workers that share one GPU."""
     threads: int = field(metadata=bounds(ge=1))
     precision: Literal["32", "64", "bf16-mixed", "16-mixed"]
     replicas: int | Literal["auto"] = field(metadata=bounds(ge=1))
@@ -276,6 +278,37 @@ class TrackingConfig:
     experiment: str
     batched: bool
     """Everything a run has to say in one write; false: a write for every value, as most loggers do it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalLauncher:
+    """Workers are processes of the machine that the command runs on."""
+
+    name: Literal["local"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlurmLauncher:
+    """Workers run in `jobs` jobs of Slurm, one array, submitted with submitit.
+
+    `gpus`, `cpus`, `mem` (GiB): of each job; `minutes`: its time limit; `extra`: further options of sbatch, ``name=value``.
+    `cluster=local`: the same jobs as processes of this machine. `wait`: the command stays until the sweep is done.
+    """
+
+    name: Literal["slurm"]
+    cluster: Literal["slurm", "local"]
+    jobs: int = field(metadata=bounds(ge=1))
+    partition: str | None
+    account: str | None
+    minutes: int = field(metadata=bounds(ge=5))
+    gpus: int = field(metadata=bounds(ge=0))
+    cpus: int = field(metadata=bounds(ge=1))
+    mem: float | None = field(metadata=bounds(gt=0))
+    extra: tuple[str, ...]
+    wait: bool
+
+
+LauncherConfig = LocalLauncher | SlurmLauncher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -322,6 +355,7 @@ class Config:
     trainer: TrainerConfig
     tracking: TrackingConfig
     search: SearchConfig
+    launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
     regimes: tuple[RegimeConfig, ...]
     seeds: tuple[int, ...]

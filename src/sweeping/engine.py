@@ -31,6 +31,10 @@ class Outcome(Protocol):
     def failures(self) -> Sequence[str]:
         """One line for each run that failed or that makes the cell inconclusive."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether a run failed for want of memory on its device, so that it may go well with the device to itself."""
+
 
 class Engine(Protocol):
     """The functions of the module that runs cells."""
@@ -50,6 +54,9 @@ class Engine(Protocol):
     ) -> Outcome:
         """Trains what is missing; calls `on_run` with each run's folder once its result.json is there, and `on_stage`
         wherever the cell can be left without losing what was trained."""
+
+    def free_device(self) -> None:
+        """Frees the memory that this process keeps on its device between cells: somebody else has it now."""
 
     def record_failure(self, config: Config, reason: str) -> None:
         """Notes the `reason`, on disk and with the tracker, for every missing run of a cell whose workers died."""

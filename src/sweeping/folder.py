@@ -14,6 +14,7 @@ import yaml
 
 from src.config import Config, ConfigError, parse
 from src.files import write_atomically
+from src.sweeping.joining import code_here
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -42,13 +43,17 @@ class SweepFolder:
         """The folder of one cell and its runs."""
         return self.root / "cells" / cell_hash
 
+    def has_cell(self, cell_hash: str) -> bool:
+        """Whether it says what the cell is."""
+        return (self.cell(cell_hash) / "cell.yaml").exists()
+
     def write_queue(self, storage: str | None, engine: str) -> str:
-        """Notes the storage (without password; None: SQLite here) and the engine; returns the folder's own random id.
+        """Notes the storage (without password; None: SQLite here), the engine and this code; returns the folder's random id.
 
         The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
         """
         known = self.read_queue() if (self.root / "queue.json").exists() else {}
-        content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine}
+        content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine, **code_here()}
         if content != known:
             write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return str(content["id"])

@@ -42,7 +42,7 @@ SHORT_NAMES = {
 }
 """Keys whose value `Config.axes` already shows under a short name."""
 
-SWEEP_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search")
+SWEEP_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search", "launcher")
 """One value for the whole sweep: none of them can be an axis."""
 
 

@@ -1,4 +1,4 @@
-"""Local worker processes: started once, watched, and replaced when one dies while cells remain."""
+"""Who runs a sweep's workers: processes of this machine, watched, and replaced when one dies while cells remain; or jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
+from src.config import Config, ConfigError, SlurmLauncher
 from src.sweeping.folder import SweepFolder
+from src.sweeping.gpus import gpus_here
 from src.sweeping.worker import ONE_THREAD, PARENT_VARIABLE
 
 MAX_DEATHS = 5
@@ -23,21 +25,21 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class LocalWorkers:
-    """Up to `n_workers` processes ``python -m src.worker``, each in a session of its own, logging to ``logs/``.
+def python_path() -> str:
+    """PYTHONPATH of a process that is to find this project."""
+    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-    A Ctrl-C at the terminal so reaches the parent alone, which passes it on once with `interrupt`.
-    """
 
-    def __init__(self, folder: SweepFolder, n_workers: int | Literal["auto"]) -> None:
-        self._folder = folder
-        self.n_workers = n_processors() if n_workers == "auto" else n_workers
-        self._slots: list[subprocess.Popen[bytes] | None] = []
-        self._deaths: list[int] = []
-        self._n_ended = 0
-        self._environment = dict(os.environ) | dict.fromkeys(ONE_THREAD, "1")
-        self._environment[PARENT_VARIABLE] = str(os.getpid())
-        self._environment["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+class Workers(Protocol):
+    """Workers, as the command that started them sees them."""
+
+    @property
+    def detached(self) -> bool:
+        """Whether they are left to themselves once they are started."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether every worker has died so often that none is replaced any more."""
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
         """Starts or replaces workers as long as `n_waiting` cells wait; returns how many have just died.
@@ -45,6 +47,91 @@ class LocalWorkers:
         `n_ended`: cells ended so far, by anybody. A worker that leaves in good order while cells wait (it found none
         free) is replaced as well; one that keeps dying without any progress is not.
         """
+
+    def interrupt(self) -> None:
+        """Asks the workers to finish their current run, give their cell back, and leave."""
+
+    def kill(self) -> None:
+        """Ends the workers now; their cells are taken up again later."""
+
+    def wait(self, seconds: float) -> bool:
+        """Waits at most so long for the workers to leave; whether all have."""
+
+    def log(self, slot: int) -> Path:
+        """Where that worker's output goes."""
+
+
+def workers_for(folder: SweepFolder, config: Config) -> Workers:
+    """The workers that a sweep's settings ask for. Raises ConfigError where they cannot be had."""
+    if isinstance(config.launcher, SlurmLauncher):
+        from src.sweeping.slurm import SlurmWorkers
+
+        return SlurmWorkers(folder, config.launcher, config.n_workers)
+    _refuse_too_much(config)
+    return LocalWorkers(folder, n_workers_here(config))
+
+
+def _refuse_too_much(config: Config) -> None:
+    """Raises ConfigError where this machine has not the GPUs that every run would ask for."""
+    trainer, gpus = config.trainer, gpus_here()
+    if gpus and trainer.name != "cpu" and trainer.devices > len(gpus):
+        raise ConfigError("trainer.devices", trainer.devices, f"only {len(gpus)} GPUs are visible here; lower it")
+    if trainer.name == "gpu" and not gpus:
+        import torch  # the engine has loaded it
+
+        if not torch.cuda.is_available():
+            raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
+
+
+def n_workers_of(config: Config) -> int:
+    """How many workers there will be, all jobs together."""
+    launcher = config.launcher
+    if not isinstance(launcher, SlurmLauncher):
+        return n_workers_here(config)
+    if config.n_workers != "auto":
+        return launcher.jobs * config.n_workers
+    return launcher.jobs * _places(config, launcher.gpus, launcher.cpus)
+
+
+def n_workers_here(config: Config) -> int:
+    """How many workers this machine is to run: as the user says, else GPUs x slots, or one for each processor."""
+    if config.n_workers != "auto":
+        return config.n_workers
+    return _places(config, len(gpus_here()), n_processors())
+
+
+def _places(config: Config, n_gpus: int, n_cpus: int) -> int:
+    trainer = config.trainer
+    on_gpus = n_gpus > 0 and trainer.name != "cpu"
+    if trainer.devices > 1:
+        return max(1, (n_gpus if on_gpus else n_cpus) // trainer.devices)
+    return n_gpus * trainer.slots if on_gpus else n_cpus
+
+
+class LocalWorkers:
+    """Up to `n_workers` processes ``python -m src.worker``, each in a session of its own, logging to ``logs/``.
+
+    A Ctrl-C at the terminal so reaches the parent alone, which passes it on once with `interrupt`.
+    """
+
+    def __init__(self, folder: SweepFolder, n_workers: int, *, label: str = "worker") -> None:
+        self._folder = folder
+        self.n_workers = n_workers
+        self._label = label
+        self._slots: list[subprocess.Popen[bytes] | None] = []
+        self._deaths: list[int] = []
+        self._n_ended = 0
+        self._environment = dict(os.environ) | dict.fromkeys(ONE_THREAD, "1")
+        self._environment[PARENT_VARIABLE] = str(os.getpid())
+        self._environment["PYTHONPATH"] = python_path()
+
+    @property
+    def detached(self) -> bool:
+        """Never: they leave when their parent does."""
+        return False
+
+    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+        """See `Workers.keep_running`."""
         if n_ended > self._n_ended:
             self._n_ended = n_ended
             self._deaths = [0] * len(self._deaths)
@@ -95,7 +182,7 @@ class LocalWorkers:
 
     def log(self, slot: int) -> Path:
         """Where that worker's output goes."""
-        return self._folder.logs / f"worker-{slot}.log"
+        return self._folder.logs / f"{self._label}-{slot}.log"
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._slots:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from src.files import write_atomically
 from src.sweeping.folder import SweepFolder
 
-Role = Literal["sweep", "worker", "status"]
+Role = Literal["sweep", "crew", "worker", "status"]
 
 HEARTBEAT_SECONDS = 15.0
 GRACE_SECONDS = 180.0

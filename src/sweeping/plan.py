@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
+from src.addresses import without_password
 from src.config import Config, ConfigError
 from src.sweeping.engine import Engine
 from src.sweeping.grid import Cell, in_cell, merged
@@ -50,11 +51,7 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
     Raises ConfigError where the cells disagree on what concerns the whole sweep, or where a cell asks of its data what
     they do not have (the engine says so).
     """
-    cells = _one_sweep(cells)
-    for cell in cells:
-        if (n_devices := cell.config.trainer.devices) > 1:
-            fix = "trains every run on one device and many runs at once; set 1, or start single runs with src.train"
-            raise ConfigError("trainer.devices", n_devices, f"a sweep {fix}")
+    cells = _with_storage(_one_sweep(cells))
     by_hash: dict[str, Cell] = {}
     for cell in cells:
         try:
@@ -66,13 +63,18 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
     return Plan(by_hash, n_missing)
 
 
-def without_password(url: str) -> tuple[str, str | None]:
-    """The URL without its password, and the password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url, None
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}@{host}")), parts.password
+def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with their storage checked and its password taken out: it goes to PGPASSWORD, which the workers inherit,
+    and to no file or log."""
+    given = cells[0].config.storage
+    if given is None:
+        return list(cells)
+    storage, password = without_password(given)
+    if not storage.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg2://")):
+        raise ConfigError("storage", storage, "must be postgresql://user@host/database, sqlite:///file, or null")
+    if password is not None:
+        os.environ["PGPASSWORD"] = password
+    return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, storage=storage)) for cell in cells]
 
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:

@@ -30,6 +30,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import text
 
+from src.addresses import with_driver
 from src.config import Config, ConfigError
 from src.sweeping.axes import Distributions
 from src.sweeping.folder import SweepFolder
@@ -47,11 +48,12 @@ State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A cell that this worker, and no other, is to run now."""
+    """A cell that this worker, and no other, is to run now. `whole_gpu`: it needs its GPU to itself."""
 
     trial_id: int
     cell: str
     attempt: int
+    whole_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Entry:
     worker: str | None
     attempt: int
     reason: str | None
+    whole_gpu: bool = False
 
 
 class WorkQueue:
@@ -74,10 +77,8 @@ class WorkQueue:
 
     def __init__(self, folder: SweepFolder, member: Member, storage: str | None, folder_id: str) -> None:
         self._folder, self._member = folder, member
-        url = sqlalchemy.engine.make_url(storage or f"sqlite:///{(folder.root / 'queue.db').absolute()}")
+        url = sqlalchemy.engine.make_url(with_driver(storage or f"sqlite:///{(folder.root / 'queue.db').absolute()}"))
         self._is_sqlite = url.get_backend_name() == "sqlite"
-        if not self._is_sqlite:
-            url = url.set(drivername="postgresql+psycopg2")  # SQLAlchemy takes another driver where none is named
         if self._is_sqlite:
             assert url.database is not None
             options: dict[str, Any] = {"creator": functools.partial(_connect_sqlite, url.database)}
@@ -185,7 +186,7 @@ class WorkQueue:
                 self._storage.set_trial_user_attr(entry.trial_id, "worker", self._member.id)
                 claimed = self._storage.set_trial_state_values(entry.trial_id, TrialState.RUNNING)
                 assert claimed, "a waiting trial changed hands under the lock"
-                return Claim(entry.trial_id, entry.cell, entry.attempt)
+                return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
         return None
 
     def complete(self, claim: Claim, value: float) -> bool:
@@ -203,10 +204,15 @@ class WorkQueue:
         with self._locked():
             return self._end(claim.trial_id, TrialState.FAIL, reason=reason)
 
-    def requeue(self, claim: Claim) -> None:
-        """Gives an interrupted cell back, unless another host took this worker for dead and has it."""
+    def requeue(self, claim: Claim, *, whole_gpu: bool = False) -> None:
+        """Gives a cell back, unless another host took this worker for dead and has it.
+
+        `whole_gpu`: its next worker is to have its GPU to itself.
+        """
         with self._locked():
             if any(e.trial_id == claim.trial_id and e.worker == self._member.id for e in self.entries("RUNNING")):
+                if whole_gpu:
+                    self._storage.set_trial_user_attr(claim.trial_id, "whole_gpu", True)
                 self._storage.set_trial_state_values(claim.trial_id, TrialState.WAITING)
 
     def take_up_dead(self, *, forgive: bool = False) -> list[Claim]:
@@ -238,14 +244,14 @@ class WorkQueue:
             f"SELECT t.trial_id, CAST(t.state AS VARCHAR), a.key, a.value_json FROM (SELECT t.trial_id, t.state "
             f"FROM trials t WHERE t.study_id = :study {chosen} ORDER BY t.trial_id {some}) t "
             "JOIN trial_user_attributes a ON a.trial_id = t.trial_id "
-            "WHERE a.key IN ('cell', 'worker', 'attempt', 'reason') ORDER BY t.trial_id"
+            "WHERE a.key IN ('cell', 'worker', 'attempt', 'reason', 'whole_gpu') ORDER BY t.trial_id"
         )
         attributes: dict[tuple[int, State], dict[str, Any]] = {}
         with self._storage.engine.connect() as connection:
             for trial_id, state, key, value in connection.execute(text(query), {"study": self._study_id}):
                 attributes.setdefault((trial_id, state), {})[key] = json.loads(value)
         return [
-            Entry(trial_id, state, a["cell"], a.get("worker"), a["attempt"], a.get("reason"))
+            Entry(trial_id, state, a["cell"], a.get("worker"), a["attempt"], a.get("reason"), a.get("whole_gpu", False))
             for (trial_id, state), a in attributes.items()
             if "cell" in a
         ]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from src.sweeping.engine import Engine
 from src.sweeping.folder import SweepFolder
-from src.sweeping.launcher import LocalWorkers
+from src.sweeping.launcher import Workers
 from src.sweeping.members import Member
 from src.sweeping.plan import Plan
 from src.sweeping.progress import Display, Standing
@@ -29,7 +29,7 @@ class Watch:
     """The parent's part while workers run: fills the queue, replaces dead workers, shows progress, obeys Ctrl-C."""
 
     def __init__(
-        self, plan: Plan, folder: SweepFolder, engine: Engine, engine_name: str, workers: LocalWorkers, console: Console
+        self, plan: Plan, folder: SweepFolder, engine: Engine, engine_name: str, workers: Workers, console: Console
     ) -> None:
         self._plan, self._folder, self._engine, self._engine_name = plan, folder, engine, engine_name
         self._workers, self._console = workers, console
@@ -39,7 +39,10 @@ class Watch:
         self._n_interrupts = 0
 
     def run(self) -> dict[str, str]:
-        """Runs what the plan lacks; returns the reasons of the cells that failed, by hash."""
+        """Runs what the plan lacks; returns the reasons of the cells that failed, by hash.
+
+        Workers that are detached are only given their work.
+        """
         storage = self._plan.config.storage
         folder_id = self._folder.write_queue(storage, self._engine_name)
         handled = [signal.SIGINT, signal.SIGTERM]
@@ -52,7 +55,7 @@ class Watch:
                 try:
                     with Display(self._console, self._standing({}, {})) as display:
                         self._fill(queue, member)
-                        return self._until_done(queue, display)
+                        return {} if self._workers.detached else self._until_done(queue, display)
                 finally:
                     queue.close()
         finally:

@@ -8,14 +8,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from src.sweeping.engine import Engine, Interrupted, load_engine
+from src.config import ConfigError
+from src.sweeping.engine import Engine, Interrupted, Outcome, load_engine
 from src.sweeping.folder import SweepFolder
+from src.sweeping.gpus import MASK
+from src.sweeping.joining import refuse_other_code
+from src.sweeping.leases import Devices
 from src.sweeping.members import Member
 from src.sweeping.queue import Claim, WorkQueue
+from src.sweeping.torchrun import GroupFailed, run_group
 
 PARENT_VARIABLE = "SWEEP_PARENT_PID"
 """Set by the launcher: a worker whose parent is gone finishes its run and leaves."""
@@ -46,11 +52,17 @@ class StopRequest:
         """Takes over the signals of this process."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR2, self._on_warning)
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
         if self._asked.is_set():
             os._exit(128 + number)
+        self._asked.set()
+
+    def _on_warning(self, number: int, frame: object) -> None:
+        """Slurm says that time is up soon, to every process of a job: it never ends anything by itself."""
+        del number, frame
         self._asked.set()
 
     def is_set(self) -> bool:
@@ -67,77 +79,129 @@ def work(folder: SweepFolder) -> int:
     about = folder.read_queue()
     stop = StopRequest()
     stop.listen()
+    refuse_other_code(folder.sweep, about)
     with Member(folder, "worker") as member:
         queue = WorkQueue(folder, member, about["storage"], about["id"])
-        engine = load_engine(about["engine"])
-        n_ended = 0
+        worker = Worker(folder, queue, member, about["engine"], stop)
         try:
-            while not stop.is_set():
-                claim = queue.claim()
-                if claim is not None:
-                    n_ended += _run(claim, folder, queue, engine, stop)
-                elif not _wait_for_more(folder, queue, engine):
-                    break
+            return worker.work()
         finally:
             queue.close()
-    return n_ended
 
 
 def give_up_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine) -> None:
     """Takes up what dead workers left, and records as failed what killed too many of them."""
-    for claim in queue.take_up_dead():
+    _record_dead(folder, queue, engine, queue.take_up_dead())
+
+
+def _record_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
+    for claim in given_up:
         reason = next(e.reason for e in queue.entries("FAIL") if e.trial_id == claim.trial_id)
         engine.record_failure(folder.read_cell(claim.cell), reason or "")
 
 
-def _wait_for_more(folder: SweepFolder, queue: WorkQueue, engine: Engine) -> bool:
-    """Whether a cell may come free: one that another worker runs with fewer seeds, or that a dead one left."""
-    give_up_dead(folder, queue, engine)
-    if not queue.entries("WAITING", limit=1):
-        return False
-    time.sleep(IDLE_SECONDS)
-    return True
+class Worker:
+    """One process's work on a sweep. The engine is loaded at the first cell, after the GPU is leased: what a library sees
+    of the GPUs is settled when it loads."""
 
+    def __init__(self, folder: SweepFolder, queue: WorkQueue, member: Member, engine: str, stop: StopRequest) -> None:
+        self._folder, self._queue, self._member, self._stop = folder, queue, member, stop
+        self._engine_name = engine
+        self._devices = Devices(forget=lambda: self._engine.free_device())
 
-def _run(claim: Claim, folder: SweepFolder, queue: WorkQueue, engine: Engine, stop: StopRequest) -> bool:
-    """Runs one claimed cell; whether it ended here."""
+    @property
+    def _engine(self) -> Engine:
+        return load_engine(self._engine_name)
 
-    def on_run(run: Path) -> None:
-        log.info("finished %s", run.name)
-        on_stage()
+    def work(self) -> int:
+        """Until nothing is left, or told to stop; returns how many cells ended here."""
+        n_ended = 0
+        try:
+            while not self._stop.is_set():
+                claim = self._queue.claim()
+                if claim is not None:
+                    n_ended += self._run(claim)
+                elif not self._wait_for_more():
+                    break
+        finally:
+            self._devices.give_back()
+        return n_ended
 
-    def on_stage() -> None:
-        if stop.is_set():
-            raise Interrupted
-
-    # The queue hands a cell to one worker; this lock also keeps out a worker of another queue on the same folder.
-    lock = FileLock(folder.cell(claim.cell) / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        queue.requeue(claim)
+    def _wait_for_more(self) -> bool:
+        """Whether a cell may come free: one that another worker runs with fewer seeds, or that a dead one left."""
+        self._devices.give_back()
+        if given_up := self._queue.take_up_dead():
+            _record_dead(self._folder, self._queue, self._engine, given_up)
+        if not self._queue.entries("WAITING", limit=1):
+            return False
         time.sleep(IDLE_SECONDS)
-        return False
-    start = time.monotonic()
-    try:
-        outcome = engine.run_cell(folder.read_cell(claim.cell), on_run=on_run, on_stage=on_stage)
-    except Interrupted:
-        queue.requeue(claim)
-        log.info("cell %s: interrupted and given back", claim.cell)
-        return False
-    except Exception as error:
-        log.exception("cell %s failed", claim.cell)
-        queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
         return True
-    else:
-        if outcome.failures:
-            others = len(outcome.failures) - 1
-            queue.fail(claim, outcome.failures[0] + (f" (and {others} more)" if others else ""))
-        elif outcome.value is None or not math.isfinite(outcome.value):
-            queue.complete_without_value(claim, "inconclusive")
+
+    def _run(self, claim: Claim) -> bool:
+        """Runs one claimed cell; whether it ended here. Raises ConfigError where the folder is not that of the queue."""
+        if not self._folder.has_cell(claim.cell):
+            self._queue.requeue(claim)
+            problem = (
+                f"has no {self._folder.cell(claim.cell)}/cell.yaml, which the queue holds: it is not the folder that"
+            )
+            raise ConfigError(
+                "multirun", str(self._folder.multirun), f"{problem} the sweep's command writes to; share it"
+            )
+        # The queue hands a cell to one worker; this lock also keeps out a worker of another queue on the same folder.
+        lock = FileLock(self._folder.cell(claim.cell) / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            self._queue.requeue(claim)
+            time.sleep(IDLE_SECONDS)
+            return False
+        start = time.monotonic()
+        try:
+            outcome = self._outcome(claim)
+        except Interrupted:
+            self._queue.requeue(claim)
+            log.info("cell %s: interrupted and given back", claim.cell)
+            return False
+        except Exception as error:
+            log.exception("cell %s failed", claim.cell)
+            self._queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            return True
         else:
-            queue.complete(claim, outcome.value)
-        log.info("cell %s: done in %.1f s", claim.cell, time.monotonic() - start)
-        return True
-    finally:
-        lock.release()
+            if outcome.out_of_memory and self._devices.shared:
+                self._queue.requeue(claim, whole_gpu=True)
+                log.warning("cell %s: out of memory; it is tried again with a GPU to itself", claim.cell)
+                return False
+            if outcome.failures:
+                others = len(outcome.failures) - 1
+                self._queue.fail(claim, outcome.failures[0] + (f" (and {others} more)" if others else ""))
+            elif outcome.value is None or not math.isfinite(outcome.value):
+                self._queue.complete_without_value(claim, "inconclusive")
+            else:
+                self._queue.complete(claim, outcome.value)
+            log.info("cell %s: done in %.1f s", claim.cell, time.monotonic() - start)
+            return True
+        finally:
+            lock.release()
+
+    def _outcome(self, claim: Claim) -> Outcome:
+        """What became of the cell, on the devices that its runs ask for."""
+        config = self._folder.read_cell(claim.cell)
+        visible = self._devices.take(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
+        if config.trainer.devices > 1:
+            n = config.trainer.devices
+            try:
+                return run_group(self._folder, claim.cell, n, self._member.id, visible, self._stop.is_set)
+            except GroupFailed as error:
+                self._engine.record_failure(config, str(error))
+                raise
+        if visible is not None:
+            os.environ[MASK] = visible
+        return self._engine.run_cell(config, on_run=self._on_run, on_stage=self._on_stage)
+
+    def _on_run(self, run: Path) -> None:
+        log.info("finished %s", run.name)
+        self._on_stage()
+
+    def _on_stage(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from src.addresses import with_driver
 from src.config import ConfigError, TrackingConfig
 from src.tracking.record import Key, Record, mask
 
@@ -56,7 +57,7 @@ def tracking_uri(tracking: TrackingConfig, multirun: Path) -> str | None:
     if tracking.name == "off":
         return None
     if tracking.uri is not None:
-        return tracking.uri
+        return with_driver(tracking.uri)
     if tracking.name == "server":
         raise ConfigError("tracking.uri", None, "a server has an address; say tracking.uri=http://127.0.0.1:5000")
     return f"sqlite:///{multirun.absolute() / 'mlflow.db'}"

@@ -30,13 +30,14 @@ T = TypeVar("T")
 @dataclass
 class Execution:
     """What became of a plan's stages. `results`: by key; `trained`: keys that were fit just now, the others were loaded;
-    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it; `fishers`: Fisher
-    information by the stage it was taken of."""
+    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it; `out_of_memory`: whether
+    one did for want of the device's memory; `fishers`: Fisher information by the stage it was taken of."""
 
     store: Store
     results: dict[str, StageResult] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    out_of_memory: bool = False
     fishers: dict[str, State] = field(default_factory=dict)
 
     def diverged(self, key: str) -> bool:
@@ -135,6 +136,7 @@ def _train_group(
         if place.world > 1:  # the other ranks wait for this one: all must end
             raise
         failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
+        no_memory = isinstance(error, torch.OutOfMemoryError)
     else:
         for node, trained in zip(group, results, strict=True):
             result = dataclasses.replace(trained, ledger=dataclasses.replace(trained.ledger, split=split))
@@ -145,6 +147,7 @@ def _train_group(
         return
     if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
         execution.failures[group[0].key] = failure
+        execution.out_of_memory |= no_memory
         return
     if place.device.type == "cuda":
         torch.cuda.empty_cache()

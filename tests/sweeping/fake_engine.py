@@ -1,7 +1,8 @@
 """An engine that trains nothing: a run is a result.json and a line in ``ran.txt``, so that every run can be counted.
 
 Misbehaviour is asked for in ``multirun/fake.json``: {"seconds": of a run, "raise": epochs of the cells that raise,
-"die": epochs of the cells that kill their worker, "die_once": the same, but only the first time}.
+"die": epochs of the cells that kill their worker, "die_once": the same, but only the first time, "no_memory": epochs of
+the cells whose device has too little memory, "no_memory_once": the same, but only the first time}.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from src.config import Config, RegimeConfig, cell_hash
 class Outcome:
     value: float | None
     failures: tuple[str, ...] = ()
+    out_of_memory: bool = False
 
 
 def cell_dir(config: Config) -> Path:
@@ -41,12 +43,20 @@ def run_cell(
     behaviour = _behaviour(config)
     cell, epochs = cell_dir(config), config.axes()["epochs"]
     note(config, f"cell {cell.name}")
+    note(config, f"sees {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}")
     if epochs in behaviour.get("raise", []):
         raise RuntimeError(f"epochs {epochs} is cursed")
     first_time = not (cell / "died").exists()
     if epochs in behaviour.get("die", []) or (epochs in behaviour.get("die_once", []) and first_time):
         (cell / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    short_of_memory = epochs in behaviour.get("no_memory", [])
+    short_of_memory |= epochs in behaviour.get("no_memory_once", []) and not (cell / "no_memory").exists()
+    if short_of_memory:
+        (cell / "no_memory").touch()
+        time.sleep(behaviour.get("seconds", 0.0))
+        note(config, f"left {cell.name}")
+        return Outcome(None, ("sequential-0: OutOfMemoryError: planted",), out_of_memory=True)
     for regime, seed in missing_runs(config):
         time.sleep(behaviour.get("seconds", 0.0))
         folder = cell / f"{regime.label}-{seed}"
@@ -57,7 +67,12 @@ def run_cell(
         note(config, f"run {cell.name}/{folder.name}")
         if on_run is not None:
             on_run(folder)
+    note(config, f"left {cell.name}")
     return Outcome(0.5)
+
+
+def free_device() -> None:
+    """It keeps nothing on a device."""
 
 
 def record_failure(config: Config, reason: str) -> None:

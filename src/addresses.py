@@ -1,0 +1,25 @@
+"""Addresses of databases and servers: their passwords taken out, and the driver that is installed named."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+
+def without_password(url: str) -> tuple[str, str | None]:
+    """The URL without its password, and the password, be it before the host or among the options."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    password = dict(options).get("password")
+    if password is not None:
+        parts = parts._replace(query=urlencode([(k, v) for k, v in options if k != "password"], safe="/"))
+    if parts.password is not None:
+        password = unquote(parts.password)
+        user, _, host = parts.netloc.rpartition("@")
+        parts = parts._replace(netloc=f"{user.partition(':')[0]}@{host}")
+    return (url, None) if password is None else (urlunsplit(parts), password)
+
+
+def with_driver(url: str) -> str:
+    """The URL as SQLAlchemy is to read it: of PostgreSQL's drivers it would choose one that is not installed."""
+    scheme, colon, rest = url.partition(":")
+    return f"postgresql+psycopg2{colon}{rest}" if scheme in ("postgresql", "postgres") else url

@@ -1,0 +1,80 @@
+"""The workers of one machine among several: what a job of a cluster runs, and a host that joins with all it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Literal
+
+from src.sweeping.folder import SweepFolder
+from src.sweeping.joining import refuse_other_code
+from src.sweeping.launcher import LocalWorkers, n_workers_here
+from src.sweeping.members import Member
+from src.sweeping.queue import WorkQueue
+
+TICK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Crew:
+    """Keeps `n_workers` workers (``auto``: as the sweep's trainer and this machine's devices allow) at a sweep.
+
+    Unlike the command that started the sweep it has no cells of its own: it leaves when nothing waits any more and its
+    workers are done, or when told to.
+    """
+
+    def __init__(self, folder: SweepFolder, n_workers: int | Literal["auto"]) -> None:
+        self._folder, self._n_workers = folder, n_workers
+        self._about = folder.read_queue()
+        refuse_other_code(folder.sweep, self._about)
+        self._workers: LocalWorkers | None = None
+        self._told_to_leave = False
+
+    def work(self) -> None:
+        """Until nothing is left. Raises ConfigError where the queue cannot be reached."""
+        with Member(self._folder, "crew") as member:
+            queue = WorkQueue(self._folder, member, self._about["storage"], self._about["id"])
+            try:
+                self._until_done(queue)
+            finally:
+                queue.close()
+
+    def interrupt(self) -> None:
+        """Has the workers finish what they are at, give their cells back, and leave; told again, they end now.
+
+        May be called by a handler of a signal, while `work` is under way.
+        """
+        if self._workers is not None:
+            (self._workers.kill if self._told_to_leave else self._workers.interrupt)()
+        self._told_to_leave = True
+
+    def let_go(self, seconds: float) -> None:
+        """The same, and waits for it; workers that are still there after `seconds` are ended. See `interrupt`."""
+        self.interrupt()
+        if self._workers is not None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and not self._workers.wait(TICK_SECONDS):
+                pass
+            self._workers.kill()
+
+    def _until_done(self, queue: WorkQueue) -> None:
+        first = queue.entries("WAITING", "RUNNING", limit=1)
+        while first and not self._told_to_leave:
+            if self._workers is None:
+                config = self._folder.read_cell(first[0].cell)
+                n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
+                self._workers = LocalWorkers(self._folder, n, label=f"{socket.gethostname()}-{os.getpid()}")
+            states = list(queue.states().values())
+            n_waiting = states.count("WAITING")
+            self._workers.keep_running(n_waiting, len(states) - n_waiting - states.count("RUNNING"))
+            if self._workers.n_alive == 0:
+                if n_waiting:
+                    log.error("no worker survives; see %s", self._workers.log(0))
+                    raise SystemExit(1)
+                return
+            time.sleep(TICK_SECONDS)
+        while self._workers is not None and not self._workers.wait(TICK_SECONDS):
+            pass
