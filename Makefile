@@ -49,8 +49,8 @@ claims: setup ## settle the claims of the thread: 10 minutes   (ARGS="claim=forg
 status: setup ## what is done, running, waiting, failed   (SWEEP=name)
 	$(RUN) src.status sweep=$(SWEEP)
 
-worker: setup ## join a running sweep from here   (SWEEP=name)
-	$(RUN) src.worker sweep=$(SWEEP)
+worker: setup ## join a running sweep from here with all this machine has   (SWEEP=name)
+	$(RUN) src.worker sweep=$(SWEEP) n_workers=auto $(ARGS)
 
 ##@ Looking
 report: setup ## one self-contained page about a sweep, in multirun/SWEEP/report/   (SWEEP=name)
@@ -92,6 +92,9 @@ campaign: setup ## kill, starve and cut off sweeps, and see that nothing is lost
 	$(RUN) benchmarks.reliability failures
 	$(RUN) benchmarks.reliability together -n 5
 
+cluster-check: setup ## the quick start for several hosts (docs/LAUNCHING.md), tried on this machine: minutes
+	$(RUN) benchmarks.cluster_check $(ARGS)
+
 doctor: setup ## devices, versions, databases, disk and locks, each with the fix
 	$(RUN) src.doctor $(ARGS)
 
@@ -102,6 +105,6 @@ clean: ## remove caches (results in multirun/ and .venv stay)
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET [ARGS=\"key=value ...\"]"} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench campaign doctor clean help
+.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench campaign cluster-check doctor clean help

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.entry import settings
+from src.sweeping.gpus import gpus_here
 from src.sweeping.members import host_key, locked, read_member
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
@@ -71,6 +72,12 @@ def devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
         yield Finding("ok", "GPUs", ", ".join(names) + said)
+        leased = [gpu.shown for gpu in gpus_here()]
+        if len(leased) == len(names):
+            yield Finding("ok", "leases", f"workers lease {', '.join(leased)}")
+        else:
+            fix = "a sweep's workers share what nvidia-smi -L lists: install it, or set n_workers by hand"
+            yield Finding("look", "leases", f"nvidia-smi lists {len(leased)} of these {len(names)} GPUs{said}", fix)
     else:
         yield Finding("ok", "GPUs", f"none visible{said}: trainer=auto takes the CPU")
     yield Finding("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")

@@ -43,6 +43,7 @@ def main() -> None:
         sys.executable,
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
+            *("--workers", "1"),  # several are ended and started again for ever where starting one takes over 5 s
             *("--backend-store-uri", uri, "--artifacts-destination", str(artifact_root(multirun))),
         ],
     )

@@ -1,14 +1,12 @@
-"""One run from the command line, and the same run on several devices.
+"""One run from the command line.
 
 Properties: the command trains, shows and names the run's folder, and does it once; its exit code is 0, 1 for a run that failed
-and 2 for a mistake of the user's; two devices give the result of one up to rounding, batches that do not divide by two
-and a last batch of one included, and all that only rank 0 writes is written once.
+and 2 for a mistake of the user's; a run on several devices is started once for each.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,7 @@ import pytest
 
 import src.training.execute as execute_module
 from src import entry, train
-from src.compare import run_cell
-from src.config import compose
-from src.training.store import Store
 
-PROJECT = Path(train.__file__).parent.parent
 SMALL = ("split.size=60", "stopping.epochs=2", "tracking=off", "trainer=cpu")
 
 
@@ -110,42 +104,22 @@ def test_a_run_that_fails_says_why_and_where(command: Command, tmp_path: Path, m
     assert json.loads(file.read_text())["error"] == "RuntimeError: planted"
 
 
-def test_two_devices_give_the_result_of_one(tmp_path: Path) -> None:
-    """45 = 3 x 14 + 3 and 29 = 2 x 14 + 1 samples; convergence and the curves need the ranks to agree after every epoch."""
-    words = [
-        "split.sizes=[45,29]",
-        "optimizer.batch_size=14",
-        "stopping=convergence",
-        "stopping.max_epochs=3",
-        "stopping.tolerance=0.6",
-        "tracking=off",
-        "loss=cross_entropy",
-    ]
-    two = subprocess.run(
-        [sys.executable, "-m", "src.train", "trainer=ddp", "trainer.devices=2", f"multirun={tmp_path / 'two'}", *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("written to") == 1, "one rank speaks"
-    run_cell(compose(["trainer=cpu", f"multirun={tmp_path / 'one'}", *words], single_run=True))
-    (a,), (b,) = bodies(tmp_path / "one"), bodies(tmp_path / "two")
-    assert a["run"] == b["run"], "devices are no part of a run's address"
-    assert a["result"]["stages"] == b["result"]["stages"]
-    assert {stage["converged"] for stage in a["result"]["stages"]} == {True, False}, "the rule must have had a say"
-    assert a["result"]["cost"] == b["result"]["cost"]
-    for name, value in a["result"]["metrics"].items():
-        if name.endswith("loss"):
-            assert b["result"]["metrics"][name] == pytest.approx(value, abs=1e-4)
-    for key in a["provenance"]["stage_keys"]:
-        mine, theirs = (Store(tmp_path / folder / ".stages").get(key) for folder in ("one", "two"))
-        assert mine is not None
-        assert theirs is not None
-        for name, tensor in mine.weights.items():
-            assert float((tensor - theirs.weights[name]).abs().max()) < 1e-5
-        assert theirs.curves.train_loss == pytest.approx(mine.curves.train_loss, abs=1e-5)
-    written = [{path.name for path in (tmp_path / folder).rglob("*") if path.is_file()} for folder in ("one", "two")]
-    assert {name for name in written[0] if not name[0].isdigit()} == {n for n in written[1] if not n[0].isdigit()}
+def test_a_run_on_several_devices_starts_itself_under_torchrun(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the processes do then is tests/test_devices.py's."""
+    started: list[list[str]] = []
+
+    def call(words: list[str], *, env: dict[str, str]) -> int:
+        assert env["OMP_NUM_THREADS"] == "1"
+        started.append(words)
+        return 3
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(train.subprocess, "call", call)
+    words = [*SMALL, "trainer.devices=2", f"multirun={tmp_path}"]
+    assert command(*words).code == 3, "its exit status is the group's"
+    ((python, *rest),) = started
+    assert python == sys.executable
+    assert rest == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "src.train", *words]
+    assert not list(tmp_path.iterdir()), "the parent trains nothing itself"

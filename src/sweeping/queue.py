@@ -43,6 +43,9 @@ MAX_ATTEMPTS = 4
 DROPPED = "dropped: its command is gone"
 """The reason of a trial that nobody waits for any more."""
 
+SCHEMA = "sweeps"
+"""Where the tables are on PostgreSQL: MLflow, which notes its version in a table of the same name, may be there as well."""
+
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 
@@ -84,11 +87,13 @@ class WorkQueue:
             options: dict[str, Any] = {"creator": functools.partial(_connect_sqlite, url.database)}
             self._file_lock = FileLock(f"{url.database}.lock", poll_interval=0.002)
         else:
-            options = {"pool_pre_ping": True}
-            self._lock_engine = sqlalchemy.create_engine(url, pool_pre_ping=True, pool_size=1)
+            options = {"pool_pre_ping": True, "connect_args": {"options": f"-csearch_path={SCHEMA}"}}
+            self._lock_engine = sqlalchemy.create_engine(url, pool_size=1, **options)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            with self._locked():  # two processes that create the tables at once would collide
+            with self._locked() as connection:  # two processes that create the tables at once would collide
+                if connection is not None:
+                    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
                 self._storage = optuna.storages.RDBStorage(url.render_as_string(), engine_kwargs=options)
                 self._study = optuna.create_study(
                     storage=self._storage, study_name=folder.sweep, direction="maximize", load_if_exists=True
@@ -284,10 +289,11 @@ class WorkQueue:
             return False
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[sqlalchemy.Connection | None]:
+        """Alone with the queue. On PostgreSQL, gives the connection that holds the lock."""
         if self._is_sqlite:
             with self._file_lock:
-                yield
+                yield None
             return
         key = (
             int.from_bytes(hashlib.blake2b(f"sweeps/{self._folder.sweep}".encode(), digest_size=8).digest(), "big") >> 1
@@ -295,7 +301,7 @@ class WorkQueue:
         with self._lock_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
             try:
-                yield
+                yield connection
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
 

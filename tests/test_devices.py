@@ -1,0 +1,80 @@
+"""A sweep whose runs ask for two devices: the figures of one device, up to rounding, each written once.
+
+Batches that do not divide by two, a last batch of one, and a rule on whose word the processes must agree are included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import compare
+from src.config import compose
+from src.sweeping.folder import SweepFolder
+from src.sweeping.grid import Cell
+from src.sweeping.members import Member
+from src.sweeping.queue import WorkQueue
+from src.sweeping.worker import work
+from src.training.store import Store
+
+WORDS = [
+    "trainer=cpu",
+    "split.sizes=[45,29]",  # 3 x 14 + 3 and 2 x 14 + 1
+    "optimizer.batch_size=14",
+    "stopping=convergence",
+    "stopping.max_epochs=3",
+    "stopping.tolerance=0.6",
+    "tracking=off",
+    "seeds=1",
+    "sweep=s",
+]
+
+
+def bodies(multirun: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(multirun.glob("s/cells/*/*/result.json"))}
+
+
+def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.sweeping.worker.StopRequest.listen", lambda _: None)  # pytest keeps its signals
+    config = compose([*WORDS, f"multirun={tmp_path / 'two'}", "trainer.devices=2"])
+    folder = SweepFolder(tmp_path / "two", "s")
+    cell = compare.cell_dir(config).name
+    with Member(folder, "sweep") as member:
+        queue = WorkQueue(folder, member, None, folder.write_queue(None, "src.compare"))
+        distributions = queue.distributions()
+        distributions.prepare([config.axes()])
+        queue.enqueue([(cell, Cell(config))], distributions, alone=True)
+        assert work(folder) == 1
+        (entry,) = queue.entries()
+        queue.close()
+    assert entry.state == "COMPLETE", entry.reason
+    compare.run_cell(compose([*WORDS, f"multirun={tmp_path / 'one'}"]))
+    one, two = bodies(tmp_path / "one"), bodies(tmp_path / "two")
+    assert one.keys() == two.keys() == {"sequential-0", "combined-0"}
+    for name, a in one.items():
+        b = two[name]
+        assert a["run"] == b["run"], "devices are no part of a run's address"
+        assert a["result"]["stages"] == b["result"]["stages"]
+        assert a["result"]["cost"] == b["result"]["cost"]
+        for metric, value in a["result"]["metrics"].items():
+            assert b["result"]["metrics"][metric] == pytest.approx(value, abs=1e-4 if "loss" in metric else 1e-6), (
+                metric
+            )
+        for key in a["provenance"]["stage_keys"]:
+            mine, theirs = (Store(tmp_path / where / ".stages").get(key) for where in ("one", "two"))
+            assert mine is not None
+            assert theirs is not None
+            for weight, tensor in mine.weights.items():
+                assert float((tensor - theirs.weights[weight]).abs().max()) < 1e-5
+            assert theirs.curves.train_loss == pytest.approx(mine.curves.train_loss, abs=1e-5)
+    said = {stage["converged"] for body in one.values() for stage in body["result"]["stages"]}
+    assert said == {True, False}, "the rule must have had a say"
+    written = [
+        sorted(p.name for p in (tmp_path / where / "s/cells").rglob("*.*") if p.is_file()) for where in ("one", "two")
+    ]
+    assert set(written[1]) - set(written[0]) == {".lock", "cell.yaml"}
+    assert "WORLD_SIZE" not in os.environ

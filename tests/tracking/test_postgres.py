@@ -1,0 +1,44 @@
+"""MLflow's tables on a PostgreSQL without a server: the runs are those of SQLite, each once; the queue may live there as well."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from src.config import TrackingConfig
+from src.sweeping.folder import SweepFolder
+from src.sweeping.members import Member
+from src.sweeping.queue import WorkQueue
+from src.tracking.mirror import tracking_uri
+from src.tracking.sync import sync
+from tests.tracking.folders import cell_report, run_folder, sweep_report
+from tests.tracking.reading import by_key, said
+
+pytestmark = pytest.mark.server
+
+
+def test_a_database_without_a_server_holds_the_same_runs_beside_the_queue(
+    postgres: str, multirun: Path, local: TrackingConfig
+) -> None:
+    sweep_dir = multirun / "digits-mlp"
+    for seed in (0, 1):
+        run_folder(sweep_dir, seed=seed)
+    run_folder(sweep_dir, cell="bad", status="failed")
+    cell_report(sweep_dir)
+    sweep_report(sweep_dir)
+    direct = dataclasses.replace(local, uri=postgres)
+    folder = SweepFolder(multirun, "digits-mlp")
+    for _ in range(2):  # each finds the tables of the other
+        assert sync(multirun, direct).problems == ()
+        with Member(folder, "sweep") as member:
+            WorkQueue(folder, member, postgres, folder.write_queue(postgres, "none")).close()
+    assert sync(multirun, direct).n_written == 0, "nothing twice"
+    assert sync(multirun, local).problems == ()
+    uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]
+    on_postgres, on_sqlite = (
+        {key: said(uri, run) for key, run in by_key(uri).items()} for uri in uris if uri is not None
+    )
+    assert len(on_sqlite) >= 3
+    assert on_postgres == on_sqlite
