@@ -205,6 +205,23 @@ def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, com
     assert "time: about 8 s with 2 workers" in said.out, "8 runs of 2 s each on 2 workers"
 
 
+@pytest.mark.server
+def test_a_password_in_the_storage_is_in_no_file(
+    tmp_path: Path, command: Command, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")  # what the command sets is undone
+    url = postgres.replace("lab@", "lab:geheim@")
+    words = ["split.ratio=0.1,1", "stopping.epochs=1", "seeds=1", f"storage={url}", f"sweep=s{os.getpid()}"]
+    done = command("-m", *words, f"multirun={tmp_path}", "n_workers=1")
+    assert done.code == 0, done.err
+    assert os.environ["PGPASSWORD"] == "geheim", "for the workers"
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "queue.json" for path in written)
+    assert any(path.suffix == ".log" for path in written)
+    assert not [path for path in written if b"geheim" in path.read_bytes()]
+    assert "geheim" not in done.out + done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -56,7 +56,7 @@ def bodies(multirun: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_is_trained_shown_and_then_only_shown(command: Command, tmp_path: Path) -> None:
-    words = ("regime=sequential", "seed=3", *SMALL, f"multirun={tmp_path}")
+    words = ("regime=sequential", "seed=3", *SMALL, f"multirun={tmp_path}", "storage=postgresql://lab:geheim@host/db")
     first = command(*words)
     assert first.code == 0
     (body,) = bodies(tmp_path)
@@ -68,6 +68,7 @@ def test_a_run_is_trained_shown_and_then_only_shown(command: Command, tmp_path: 
     assert "120 samples" in first.out
     folder = next(tmp_path.glob("*/cells/*/sequential-3"))
     assert f"written to {folder}" in first.out
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
     again = command(*words)
     assert again.code == 0
     assert f"done before, in {folder}" in again.out

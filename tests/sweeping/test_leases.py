@@ -17,7 +17,8 @@ import pytest
 
 from src.config import ConfigError, TrainerConfig, compose
 from src.sweeping.engine import Interrupted
-from src.sweeping.launcher import n_workers_here
+from src.sweeping.folder import SweepFolder
+from src.sweeping.launcher import LocalWorkers, n_workers_here, workers_for
 from src.sweeping.leases import Devices, Wish, grants
 from tests.sweeping.gpus import pretend
 
@@ -181,3 +182,18 @@ def test_there_are_as_many_workers_as_places(
     pretend(n_gpus, tmp_path, monkeypatch)
     monkeypatch.setattr("src.sweeping.launcher.n_processors", lambda: 6)
     assert n_workers_here(compose(words)) == expected
+
+
+def test_more_gpus_than_there_are_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SweepFolder(tmp_path, "s")
+    pretend(2, tmp_path, monkeypatch)
+    assert isinstance(workers_for(folder, compose(["trainer.devices=2"])), LocalWorkers)
+    with pytest.raises(ConfigError, match=r"^trainer\.devices=3: only 2 GPUs"):
+        workers_for(folder, compose(["trainer.devices=3"]))
+    assert isinstance(workers_for(folder, compose(["trainer=cpu", "trainer.devices=3"])), LocalWorkers)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^trainer=gpu: no CUDA device"):
+        workers_for(folder, compose(["trainer=gpu"]))
