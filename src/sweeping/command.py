@@ -15,7 +15,6 @@ from rich.console import Console
 from src.sweeping.engine import load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import expand
-from src.sweeping.launcher import n_workers_of, workers_for
 from src.sweeping.plan import describe, plan_sweep
 
 
@@ -45,15 +44,21 @@ def run_sweep(
     folder = SweepFolder(Path(config.multirun), config.sweep)
     console = Console(stderr=True)
     if config.dry_run:
+        from src.sweeping.launcher import n_workers_of
+
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return
     configs = [cell.config for cell in plan.cells.values()]
-    workers = workers_for(folder, config) if plan.missing else None
+    workers = None
+    if plan.missing:
+        from src.sweeping.launcher import workers_for  # loads Optuna, which a command with nothing to run does without
+
+        workers = workers_for(folder, config)
     if workers is None or not workers.detached:
         engine.on_start(configs)
     failures: dict[str, str] = {}
     if workers is not None:
-        from src.sweeping.watch import Watch  # loads Optuna, which a command with nothing to run does without
+        from src.sweeping.watch import Watch
 
         failures = Watch(plan, folder, engine, engine_name, workers, console).run()
         if workers.detached:
