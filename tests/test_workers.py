@@ -33,7 +33,7 @@ def sweep(multirun: Path, *words: str, meanwhile: Callable[[], None] | None = No
 
 def kill_a_worker(multirun: Path) -> None:
     """Kills the first worker that has claimed a cell."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while True:
         assert time.monotonic() < deadline, "no worker has ever claimed a cell"
         time.sleep(0.05)

@@ -8,11 +8,13 @@ import socket
 import time
 from typing import Literal
 
+from src.sweeping.engine import load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.joining import refuse_other_code
 from src.sweeping.launcher import LocalWorkers, n_workers_here
 from src.sweeping.members import Member
 from src.sweeping.queue import WorkQueue
+from src.sweeping.worker import record_dead
 
 TICK_SECONDS = 1.0
 
@@ -40,6 +42,8 @@ class Crew:
             try:
                 self._until_done(queue)
             finally:
+                if given_up := queue.take_up_dead():  # workers that would not leave in time were killed
+                    record_dead(self._folder, queue, load_engine(self._about["engine"]), given_up)
                 queue.close()
 
     def interrupt(self) -> None:

@@ -162,7 +162,7 @@ class Devices:
             return None
         self._wish = wish = self._wish_of(trainer, whole)
         granted = self._tenant.ask(wish, anew=True)
-        if not granted and self._mine is not None:
+        if self._mine is not None and self._mine not in self._tenant.held:
             self._forget()
         while not granted:
             if stop():

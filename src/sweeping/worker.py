@@ -91,10 +91,11 @@ def work(folder: SweepFolder) -> int:
 
 def give_up_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine) -> None:
     """Takes up what dead workers left, and records as failed what killed too many of them."""
-    _record_dead(folder, queue, engine, queue.take_up_dead())
+    record_dead(folder, queue, engine, queue.take_up_dead())
 
 
-def _record_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
+def record_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
+    """Records as failed the cells that `WorkQueue.take_up_dead` gave up."""
     for claim in given_up:
         reason = next(e.reason for e in queue.entries("FAIL") if e.trial_id == claim.trial_id)
         engine.record_failure(folder.read_cell(claim.cell), reason or "")
@@ -131,7 +132,7 @@ class Worker:
         """Whether a cell may come free: one that another worker runs with fewer seeds, or that a dead one left."""
         self._devices.give_back()
         if given_up := self._queue.take_up_dead():
-            _record_dead(self._folder, self._queue, self._engine, given_up)
+            record_dead(self._folder, self._queue, self._engine, given_up)
         if not self._queue.entries("WAITING", limit=1):
             return False
         time.sleep(IDLE_SECONDS)

@@ -87,7 +87,7 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(600)
         assert worker.exitcode == 0
     lines = diary(folder)
     assert all(line.split()[1] == gpu for line in lines if line.startswith("sees"))
@@ -122,7 +122,7 @@ def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folde
     behave(folder, seconds=2)
     job = FORK.Process(target=_job, args=(folder,))
     job.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any(line.startswith("run") for line in diary(folder)):
         assert time.monotonic() < deadline, "it never ran"
         assert job.is_alive()
