@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from src.analysis.pairing import Axis
 from src.analysis.table import axis_text, place, varying_axes
-from src.analysis.units import name_of, unit_of
+from src.analysis.units import Unit, name_of, unit_of
 from src.analysis.verdicts import INCONCLUSIVE, CellVerdict, contrasts
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _tiles(ax: Axes, tiles: dict[tuple[int, int], CellVerdict | None], norm: Nor
         elif verdict is not None:
             assert verdict.difference is not None
             unit = unit_of(verdict.metric)
-            red, green, blue, _ = colormaps["PuOr_r"](float(norm(unit.scale * verdict.difference)))
+            red, green, blue, _ = colormaps[_colours(unit)](float(norm(unit.scale * verdict.difference)))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             face, hatched = (red, green, blue), not verdict.certain
             if hatched:
@@ -207,6 +207,11 @@ def _tiles(ax: Axes, tiles: dict[tuple[int, int], CellVerdict | None], norm: Nor
     ax.add_collection(PolyCollection(corners, facecolor=faces, edgecolor="white", linewidth=0.8, zorder=1))
 
 
+def _colours(unit: Unit) -> str:
+    """Orange where the regime named first is better, purple where the second is: of losses, where the difference is negative."""
+    return "PuOr_r" if unit.higher_is_better else "PuOr"
+
+
 def _label(ax: Axes, columns: Sequence[Axis], rows: Sequence[Axis]) -> None:
     """Ticks at the levels of the axes that are given, no frame."""
     ax.set_xticks(range(len(columns)), [axis_text(level) for level in columns])
@@ -234,7 +239,7 @@ def _legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict]) ->
     bar_w = min(width - 1.2, 5.0)
     left = (width - bar_w) / 2
     bar = figure.add_axes((left / width, 0.92 / height, bar_w / width, 0.14 / height))
-    figure.colorbar(ScalarMappable(norm, colormaps["PuOr_r"]), cax=bar, orientation="horizontal")
+    figure.colorbar(ScalarMappable(norm, colormaps[_colours(unit)]), cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7.5, length=2)
     below, above = (first.b, first.a) if unit.higher_is_better else (first.a, first.b)
     for x, text, side in ((left, f"← {below} better", "left"), (left + bar_w, f"{above} better →", "right")):

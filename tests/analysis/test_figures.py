@@ -80,6 +80,8 @@ def test_colour_names_the_better_side_for_accuracies_and_losses(tmp_path: Path) 
     up, down = pixels(tmp_path / "up.png"), pixels(tmp_path / "down.png")
     assert share(up, "orange") > 0.01 > share(up, "purple")
     assert share(down, "purple") > 0.01 > share(down, "orange")
+    difference_figure([verdict(0.1, "x", metric="loss")]).savefig(tmp_path / "loss.png")
+    assert share(pixels(tmp_path / "loss.png"), "purple") > 0.01, "a larger loss of the first speaks for the second"
     for metric, ends in (
         ("accuracy", ["← combined better", "sequential better →"]),
         ("loss", ["← sequential better", "combined better →"]),

@@ -115,7 +115,7 @@ def _panel(
             worst = max(
                 worst, (one.mean, said + (f", {lines} {axis_text(level)}" if lines and level is not None else ""))
             )
-    ax.set_xticks(range(len(columns)), [axis_text(column) for column in columns])
+    ax.set_xticks(range(len(columns)) if across else [], [axis_text(column) for column in columns] if across else [])
     if len(columns) > 9:
         ax.tick_params(axis="x", labelrotation=60)
     ax.set_xlim(-0.6, len(columns) - 0.4)
