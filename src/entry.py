@@ -56,7 +56,9 @@ def run(task: Callable[[DictConfig], None]) -> None:
 
 
 def _is_the_users(error: Exception) -> bool:
-    return not isinstance(error, OSError) or (error.errno in UNWRITABLE and error.filename is not None)
+    """Hydra's own error for a choice that does not exist is an OSError as well."""
+    unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is not None
+    return isinstance(error, MISTAKES) or unwritable
 
 
 def fail(line: str) -> NoReturn:
@@ -83,7 +85,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line that names the key, the value and the fix, for an error of the configuration or a folder's."""
     if isinstance(error, ConfigError):
         return str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, MISTAKES):
         fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
         return f"{error.filename}: {error.strerror}; {fix}"
     if isinstance(error, OverrideParseException):
