@@ -40,6 +40,7 @@ class Server:
                     return
             except OSError:
                 time.sleep(0.2)
+        self.kill()
         raise RuntimeError((self.multirun / "server.txt").read_text())
 
     def kill(self) -> None:
