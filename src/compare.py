@@ -76,6 +76,12 @@ def _loaded(data: DataConfig) -> dict[object, Source]:
     return {}
 
 
+@functools.lru_cache(maxsize=4)
+def _store(multirun: str, limit_gib: float) -> Store:
+    """The stage store of this process, which shows there that it lives."""
+    return Store(Path(multirun) / ".stages", limit_gib)
+
+
 def streams_of(config: Config) -> StreamFactory:
     """The sources of the cell and the streams they give; everything about data that can be wrong is refused here."""
     return load(config, _loaded(config.data))
@@ -155,7 +161,8 @@ def run_cell(
 ) -> CellOutcome:
     """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there.
 
-    `on_stage` is called before every group of stages; what it raises leaves the cell, and trained stages stay in the store.
+    `on_stage` is called before every group of stages and while it trains; what it raises leaves the cell. Trained stages
+    stay in the store, and how far the others have come.
     """
     config = settled(config)
     from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import: not before it must
@@ -166,7 +173,7 @@ def run_cell(
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)
-    execution = execute(config, plan, Store(Path(config.multirun) / ".stages"), place, on_stage)
+    execution = execute(config, plan, _store(config.multirun, config.trainer.store_gib), place, on_stage)
     if place.rank:
         return CellOutcome((), (), None)
     try:

@@ -22,6 +22,8 @@ WHERE = (
     "sweep",
     "trainer.name",
     "trainer.slots",
+    "trainer.checkpoint_seconds",
+    "trainer.store_gib",
 )
 """What says where and how it ran rather than what: left out of the command."""
 

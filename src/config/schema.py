@@ -269,6 +269,10 @@ class TrainerConfig:
     """Training data up to this size live on the device as tensors; more is streamed through a DataLoader (0: all)."""
     reuse: bool
     """Equal stages are trained once and found in the store; false: every run trains all of its own stages."""
+    checkpoint_seconds: float = field(default=60, metadata=bounds(ge=0))
+    """How often it is kept how far a stage has come; 0: never. (Defaults here: for cells written before there was this.)"""
+    store_gib: float = field(default=20, metadata=bounds(ge=0))
+    """Size of the stage store; 0: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,8 @@ Only the files are left out: results are kept in memory, since a check asks for 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.plan import Node, Plan, Run, make_plan
 from src.training.records import ScoreBook, result_of, score_all
-from src.training.result import StageResult
+from src.training.result import Progress, StageResult
 from src.training.store import Store
 
 Floats = NDArray[np.float64]
@@ -33,7 +34,7 @@ RATE = 0.95
 
 
 class Memory(Store):
-    """A stage store that forgets: every stage is trained here and now."""
+    """A stage store that forgets: every stage is trained here and now, by nobody else, and never left half-way."""
 
     def __init__(self) -> None:
         super().__init__(Path())
@@ -47,6 +48,26 @@ class Memory(Store):
     def put(self, key: str, result: StageResult) -> None:
         """Until the cell is done."""
         self.kept[key] = result
+
+    def part(self, key: str) -> Progress | None:
+        """Nothing."""
+        del key
+        return None
+
+    def put_part(self, key: str, progress: Progress) -> None:
+        """Nobody comes back to it."""
+
+    def ends(self, line: str) -> list[int]:
+        """None."""
+        del line
+        return []
+
+    def put_end(self, line: str, key: str, progress: Progress) -> None:
+        """Nobody goes on from it."""
+
+    def taken(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
+        """All of them."""
+        return nullcontext(list(keys))
 
 
 @dataclass(frozen=True, eq=False)

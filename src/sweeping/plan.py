@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.addresses import without_password
-from src.config import Config, ConfigError
+from src.config import Config, ConfigError, StoppingConfig
 from src.sweeping.engine import Engine
 from src.sweeping.grid import Cell, in_cell, merged
 from src.sweeping.progress import duration
@@ -33,8 +33,10 @@ class Plan:
 
     @property
     def missing(self) -> dict[str, Cell]:
-        """The cells that lack runs."""
-        return {cell_hash: cell for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]}
+        """The cells that lack runs, in the order in which they are best run: short ones first, since the stages of longer
+        ones go on from theirs."""
+        lacking = [(cell_hash, cell) for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]]
+        return dict(sorted(lacking, key=lambda item: _length(item[1].config.stopping)))
 
     @property
     def n_runs(self) -> int:
@@ -75,6 +77,12 @@ def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
     if password is not None:
         os.environ["PGPASSWORD"] = password
     return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, storage=storage)) for cell in cells]
+
+
+def _length(stopping: StoppingConfig) -> int:
+    """How long the cell's stages may get, in the unit that it is given in."""
+    given = (getattr(stopping, name, None) for name in ("epochs", "max_epochs", "updates", "samples"))
+    return next(int(amount) for amount in given if amount is not None)
 
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:

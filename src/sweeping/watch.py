@@ -96,7 +96,7 @@ class Watch:
                 n_heard = self._n_interrupts
                 if n_heard == 1:
                     self._workers.interrupt()
-                    display.say("stopping: the workers finish their current runs; Ctrl-C again ends them now")
+                    display.say("stopping: the workers keep how far they have come; Ctrl-C again ends them now")
                 else:
                     self._workers.kill()
             if n_heard and (self._workers.wait(TICK_SECONDS) or n_heard > 1):

@@ -31,6 +31,25 @@ class Length:
         """Epochs begun."""
         return -(-self.updates // self.updates_per_epoch) if self.updates else 0
 
+    def curve_every(self, curve_points: int) -> int:
+        """Epochs from one regular point of the stage's curves to the next, where there are to be at most `curve_points`."""
+        return max(1, -(-self.n_epochs // curve_points))
+
+    def regular_points(self, curve_points: int, n_done: int) -> list[int]:
+        """The updates of the regular points up to `n_done` updates."""
+        step = self.curve_every(curve_points) * self.updates_per_epoch
+        return list(range(step, n_done + 1, step))
+
+    @property
+    def whole_epochs(self) -> bool:
+        """Whether it ends where an epoch ends."""
+        return self.samples == self.n_epochs * self.n_draws and self.updates == self.n_epochs * self.updates_per_epoch
+
+    @property
+    def all_at_once(self) -> bool:
+        """Whether every update sees as many samples as an epoch draws."""
+        return self.batch_size >= self.n_draws and self.samples == self.updates * self.n_draws
+
     @classmethod
     def of_epochs(cls, n_draws: int, batch_size: int, epochs: float) -> Length:
         """`epochs` passes; a fraction ends inside a pass, on a whole update."""

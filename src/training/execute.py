@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,32 +13,37 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from src.config import Config, ConfigError
-from src.models.build import build_model
-from src.regimes.checkpoint import read
 from src.training.feed import Place
 from src.training.fit import fit
 from src.training.group_size import group_limit
 from src.training.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
 from src.training.replicas import State
-from src.training.result import StageResult
+from src.training.result import Progress, StageResult
+from src.training.shelf import Shelf
+from src.training.starting import alike, furthest, inherited, starting_model
 from src.training.store import Store
 
 T = TypeVar("T")
+
+WAITS = 60.0
+"""Seconds after which one who waits for another worker looks at all again; with several devices the others hear of it."""
+POLL_SECONDS = 0.1
 
 
 @dataclass
 class Execution:
     """What became of a plan's stages. `results`: by key; `trained`: keys that were fit just now, the others were loaded;
-    `failures`: key -> (one line, traceback), of a stage that raised and of those that needed it; `out_of_memory`: whether
-    one did for want of the device's memory; `fishers`: Fisher information by the stage it was taken of."""
+    `reused`: of the trained, samples that a shorter stage had been trained on before; `failures`: key -> (one line,
+    traceback), of a stage that raised and of those that needed it; `out_of_memory`: whether one did for want of the
+    device's memory; `fishers`: Fisher information by the stage it was taken of."""
 
     store: Store
     results: dict[str, StageResult] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
+    reused: dict[str, int] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     out_of_memory: bool = False
     fishers: dict[str, State] = field(default_factory=dict)
@@ -50,45 +58,17 @@ def execute(
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    `on_stage` is called before every group; what it raises ends the walk, and what was trained is in the store.
+    `on_stage` is called before every group, while it trains and while it waits; what it raises ends the walk: what was
+    trained, and how far the rest had come, is in the store.
     """
-    execution = Execution(store)
+    walk = _Walk(config, plan, Execution(store), place, on_stage or _nothing)
     for group in plan.groups:
-        if on_stage is not None:
-            on_stage()
-        missing = from_first_rank(partial(_load, config, group, plan, execution, place.device.type), place)
-        _share_loaded(group, execution, place)
-        ready = []
-        for key in missing:
-            node = plan.nodes[key]
-            needed = [*node.parents, *([node.penalty_parent] if node.penalty_parent else [])]
-            failed = next((parent for parent in needed if parent in execution.failures), None)
-            if failed is not None:
-                execution.failures[key] = execution.failures[failed]
-            elif all(parent in execution.results and not execution.diverged(parent) for parent in needed):
-                ready.append(node)
-        for nodes in _going_on_alike(ready, execution):
-            _train(config, plan, nodes, execution, place)
-    return execution
+        walk.group(group)
+    return walk.execution
 
 
-def _going_on_alike(nodes: Sequence[Node], execution: Execution) -> list[list[Node]]:
-    """The nodes by the optimizer state they go on with: a stack of models has one step count, which all must share."""
-    alike: dict[tuple[tuple[str, float], ...], list[Node]] = {}
-    for node in nodes:
-        state = _inherited(node, execution) or {}
-        names = tuple((name, float(t) if name.startswith("step/") else 0.0) for name, t in sorted(state.items()))
-        alike.setdefault(names, []).append(node)
-    return list(alike.values())
-
-
-def _inherited(node: Node, execution: Execution) -> Mapping[str, Tensor] | None:
-    """The optimizer state the stage goes on with; None if it starts with a fresh one."""
-    if not node.parents or node.stage.reset_optimizer:
-        return None
-    state = execution.results[node.parents[0]].optimizer
-    assert state is not None, node.key
-    return state
+def _nothing() -> None:
+    pass
 
 
 def from_first_rank(decide: Callable[[], T], place: Place) -> T:
@@ -100,118 +80,172 @@ def from_first_rank(decide: Callable[[], T], place: Place) -> T:
     return box[0]  # type: ignore[return-value]
 
 
-def _load(config: Config, keys: Sequence[str], plan: Plan, execution: Execution, device: str) -> list[str]:
-    """Takes what the store has; the keys it has not."""
-    for key in keys if config.trainer.reuse else ():
-        result = execution.store.get(key, need_optimizer=key in plan.keep_optimizer)
-        if result is not None and result.ledger.device == device:  # runs of CPU and of CUDA are never mixed
-            execution.results[key] = result
-    return [key for key in keys if key not in execution.results]
+@dataclass
+class _Walk:
+    """One pass over a plan. Only rank 0 reads the store, writes it, and takes its locks."""
 
+    config: Config
+    plan: Plan
+    execution: Execution
+    place: Place
+    on_stage: Callable[[], None]
 
-def _share_loaded(keys: Sequence[str], execution: Execution, place: Place) -> None:
-    """Gives every rank what rank 0 loaded: only rank 0 reads the store."""
-    loaded = from_first_rank(lambda: {k: execution.results[k] for k in keys if k in execution.results}, place)
-    execution.results.update(loaded)
+    def __post_init__(self) -> None:
+        held = {} if self.place.world == 1 else {"held_mib": math.inf}  # other ranks have no store to read from
+        self.shelf = Shelf(self.execution.store, **held)
 
+    def group(self, group: Sequence[str]) -> None:
+        """Loads what there is, trains what nobody else is training, then waits for the rest, or takes it over."""
+        left = list(group)
+        while left:
+            self.on_stage()
+            self._load(left)
+            ready = self._ready(left)
+            limit = group_limit(self.config, ready[0], self.place) if ready else 1
+            n_taken = sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
+            left = [node.key for node in self._ready([node.key for node in ready])]
+            if left and not n_taken:
+                from_first_rank(partial(self._wait, left), self.place)
 
-def _train(config: Config, plan: Plan, nodes: Sequence[Node], execution: Execution, place: Place) -> None:
-    limit = group_limit(config, nodes[0], place)
-    for start in range(0, len(nodes), limit):
-        _train_group(config, plan, nodes[start : start + limit], execution, place)
+    def _load(self, keys: Sequence[str]) -> None:
+        """Takes what the store has; runs of CPU and of CUDA are never mixed."""
+        if not self.config.trainer.reuse:
+            return
+        store, device = self.execution.store, self.place.device.type
 
+        def found() -> dict[str, StageResult]:
+            kept = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
+            return {key: one for key, one in kept.items() if one is not None and one.ledger.device == device}
 
-def _train_group(
-    config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place, split: str | None = None
-) -> None:
-    """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do not.
+        for key, result in from_first_rank(found, self.place).items():
+            self.execution.results[key] = self.shelf.put(key, result)
 
-    `split`: why the group is a part of a larger one, for the ledger of its stages.
-    """
-    try:
-        results = _fit(config, plan, group, execution, place)
-    except ConfigError:
-        raise
-    except Exception as error:
-        if place.world > 1:  # the other ranks wait for this one: all must end
+    def _ready(self, keys: Sequence[str]) -> list[Node]:
+        """The stages to be trained: those of failed parents fail, those of diverged ones are left out."""
+        execution, ready = self.execution, []
+        for key in keys:
+            if key in execution.results or key in execution.failures:
+                continue
+            node = self.plan.nodes[key]
+            needed = [*node.parents, *([node.penalty_parent] if node.penalty_parent else [])]
+            failed = next((parent for parent in needed if parent in execution.failures), None)
+            if failed is not None:
+                execution.failures[key] = execution.failures[failed]
+            elif all(parent in execution.results and not execution.diverged(parent) for parent in needed):
+                ready.append(node)
+        return ready
+
+    def _train(self, nodes: Sequence[Node]) -> int:
+        """Trains those of the stages that nobody else is training; how many."""
+        store = self.execution.store
+        with contextlib.ExitStack() as locks:
+            taken = from_first_rank(lambda: locks.enter_context(store.taken(node.key for node in nodes)), self.place)
+            self._load(taken)  # another worker may have finished one since we looked
+            missing = [node for node in nodes if node.key in taken and node.key not in self.execution.results]
+            starts = from_first_rank(partial(self._starts, missing), self.place)
+            for group in alike(missing, starts, self.execution.results):
+                self._train_group(group, starts)
+        return len(taken)
+
+    def _wait(self, keys: Sequence[str]) -> None:
+        """Until one of the stages is done, or its holder gone, or it is time to look again."""
+        patience = time.monotonic() + WAITS
+        while time.monotonic() < patience and not self.execution.store.any_free(keys):
+            self.on_stage()
+            time.sleep(POLL_SECONDS)
+
+    def _starts(self, nodes: Sequence[Node]) -> dict[str, Progress]:
+        """What the stages go on from: where they were left, or the end of a shorter stage of their line if that is further."""
+        store, points = self.execution.store, self.config.trainer.curve_points
+        found = {node.key: furthest(node, store, points) for node in nodes}
+        return {k: start for k, start in found.items() if start is not None and start.device == self.place.device.type}
+
+    def _train_group(self, group: Sequence[Node], starts: Mapping[str, Progress], split: str | None = None) -> None:
+        """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do
+        not. `split`: why the group is a part of a larger one, for the ledger of its stages."""
+        try:
+            results = self._fit(group, starts)
+        except ConfigError:
             raise
-        failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
-        no_memory = isinstance(error, torch.OutOfMemoryError)
-    else:
-        for node, trained in zip(group, results, strict=True):
-            result = dataclasses.replace(trained, ledger=dataclasses.replace(trained.ledger, split=split))
-            execution.results[node.key] = result
-            execution.trained.add(node.key)
-            if place.rank == 0:
-                execution.store.put(node.key, result)
-        return
-    if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
-        execution.failures[group[0].key] = failure
-        execution.out_of_memory |= no_memory
-        return
-    if place.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half, split = len(group) // 2, f"{len(group)} together: {failure[0]}"
-    _train_group(config, plan, group[:half], execution, place, split)
-    _train_group(config, plan, group[half:], execution, place, split)
+        except Exception as error:
+            if self.place.world > 1:  # the other ranks wait for this one: all must end
+                raise
+            failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
+            no_memory = isinstance(error, torch.OutOfMemoryError)
+        else:
+            for node, trained in zip(group, results, strict=True):
+                self._keep(node, dataclasses.replace(trained, ledger=dataclasses.replace(trained.ledger, split=split)))
+                if node.key in starts:
+                    self.execution.reused[node.key] = starts[node.key].reused
+            return
+        if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
+            self.execution.failures[group[0].key] = failure
+            self.execution.out_of_memory |= no_memory
+            return
+        if self.place.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half, split = len(group) // 2, f"{len(group)} together: {failure[0]}"
+        self._train_group(group[:half], starts, split)
+        self._train_group(group[half:], starts, split)
+
+    def _keep(self, node: Node, result: StageResult) -> None:
+        if self.place.rank == 0:
+            self.execution.store.put(node.key, result)
+            if result.onward is not None:
+                assert node.line is not None
+                self.execution.store.put_end(node.line, node.key, result.onward)
+        self.execution.results[node.key] = self.shelf.put(node.key, result)
+        self.execution.trained.add(node.key)
+
+    def _fit(self, group: Sequence[Node], starts: Mapping[str, Progress]) -> list[StageResult]:
+        config, execution, first = self.config, self.execution, group[0]
+        going_on = [starts[node.key] for node in group if node.key in starts]
+        states = [state for node in group if (state := inherited(node, execution.results)) is not None]
+        results = fit(
+            config,
+            group,
+            [starting_model(config, node, execution.results, self.place, fresh=bool(going_on)) for node in group],
+            self.place,
+            optimizer_states=states or None,
+            penalty=make_penalty(config, self.plan, group, execution.results, execution.fishers, self.place),
+            keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
+            starts=going_on or None,
+            checkpoints=self._checkpoints(group),
+            keep_onward=first.line is not None and first.length.whole_epochs,
+        )
+        return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
+
+    def _checkpoints(self, group: Sequence[Node]) -> _Checkpoints | None:
+        """None where the user wants none, and with a loss scale, which is no part of what is kept."""
+        trainer = self.config.trainer
+        if not trainer.checkpoint_seconds or trainer.precision == "16-mixed":
+            return None
+        return _Checkpoints(self, group, trainer.checkpoint_seconds)
 
 
-def _fit(config: Config, plan: Plan, group: Sequence[Node], execution: Execution, place: Place) -> list[StageResult]:
-    inherited = [state for node in group if (state := _inherited(node, execution)) is not None]
-    results = fit(
-        config,
-        group,
-        [_starting_model(config, node, execution, place) for node in group],
-        place,
-        optimizer_states=inherited or None,
-        penalty=make_penalty(config, plan, group, execution.results, execution.fishers, place),
-        keep_optimizer=any(node.key in plan.keep_optimizer for node in group),
-    )
-    return [_charged(plan, node, result) for node, result in zip(group, results, strict=True)]
+@dataclass
+class _Checkpoints:
+    """Keeps how far a group has come: those that have ended as results, the others to be gone on with."""
+
+    walk: _Walk
+    group: Sequence[Node]
+    seconds: float
+
+    def leave(self) -> None:
+        self.walk.on_stage()
+
+    def save(self, standings: Sequence[Progress | StageResult]) -> None:
+        store = self.walk.execution.store
+        if self.walk.place.rank:
+            return
+        for node, standing in zip(self.group, standings, strict=True):
+            if isinstance(standing, Progress):
+                store.put_part(node.key, standing)
+            else:
+                store.put(node.key, _charged(self.walk.plan, node, standing))
 
 
 def _charged(plan: Plan, node: Node, result: StageResult) -> StageResult:
     """The result with what its penalty cost in its ledger."""
     passes = extra_passes(plan, node, result.ledger.samples)
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
-
-
-def _starting_model(config: Config, node: Node, execution: Execution, place: Place) -> nn.Module:
-    """The stage's network at its starting weights."""
-    stream, start = node.stream, node.stage.start
-    model = build_model(config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype)
-    parents = [execution.results[key].weights for key in node.parents]
-    if start.kind == "previous":
-        model.load_state_dict(dict(parents[0]))
-    elif start.kind == "shrink_perturb":
-        noise = build_model(
-            config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype, address=("perturb", node.level)
-        )
-        model.load_state_dict(shrink_perturb(parents[0], noise, start.shrink, start.perturb))
-    elif start.kind == "average":
-        model.load_state_dict(average(parents, start.weights))
-    elif start.kind == "file":
-        assert start.path is not None
-        model.load_state_dict(read(start.path, model.state_dict()))
-    else:
-        assert start.kind == "fresh", start.kind
-    return model
-
-
-def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> State:
-    """shrink * weights + perturb * freshly drawn initial weights (Ash & Adams 2020); buffers stay as they are."""
-    drawn = dict(noise.named_parameters())
-    return {
-        name: shrink * tensor + perturb * drawn[name].detach() if name in drawn else tensor
-        for name, tensor in weights.items()
-    }
-
-
-def average(parents: Sequence[Mapping[str, Tensor]], mixing: Sequence[float]) -> State:
-    """The weighted mean of several models' weights; whole-number buffers are the first model's."""
-    return {
-        name: sum((w * parent[name] for w, parent in zip(mixing, parents, strict=True)), torch.zeros_like(tensor))
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in parents[0].items()
-    }

@@ -96,8 +96,7 @@ def _scaled_alike(banks: Sequence[Bank]) -> bool:
 
 def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:
     """Whether every update sees all samples: the same batch each time."""
-    whole = length.batch_size >= length.n_draws and length.samples == length.updates * length.n_draws
-    return whole and all(member.counts is None and member.repeats == 1 for member in members)
+    return length.all_at_once and all(member.counts is None and member.repeats == 1 for member in members)
 
 
 def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) -> Iterator[Positions]:
@@ -121,10 +120,12 @@ def _labels(member: MixtureData, place: Place) -> Tensor:
 
 
 class ResidentFeed:
-    """Batches gathered from tensors on the device. Each `iter()` is the next epoch."""
+    """Batches gathered from tensors on the device. Each `iter()` is the next epoch, the first one without `skip` batches."""
 
-    def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, epoch: int = 0) -> None:
-        self.members, self.length, self.place, self.epoch = members, length, place, epoch
+    def __init__(
+        self, members: Sequence[MixtureData], length: Length, place: Place, epoch: int = 0, skip: int = 0
+    ) -> None:
+        self.members, self.length, self.place, self.epoch, self.skip = members, length, place, epoch, skip
         self.table = Table([member.parts for member in members], place)
         self.rows = [rows.numpy() for rows in self.table.rows]
         self.labels = [_labels(member, place) for member in members]
@@ -137,7 +138,9 @@ class ResidentFeed:
             self._next_epoch()
             yield self._whole
             return
-        for positions in batch_positions(self.members, self.length, self._next_epoch()):
+        skip, self.skip = self.skip, 0
+        batches = batch_positions(self.members, self.length, self._next_epoch())
+        for positions in itertools.islice(batches, skip, None):
             mine = positions[:, place.rank :: place.world]
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
@@ -179,15 +182,24 @@ class _Rows(Dataset[Batch]):
 
 
 class StreamingFeed:
-    """Batches read through a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch."""
+    """Batches read through a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch, the first
+    one without `skip` batches."""
 
-    def __init__(self, members: Sequence[MixtureData], length: Length, place: Place, n_loaders: int) -> None:
+    def __init__(
+        self,
+        members: Sequence[MixtureData],
+        length: Length,
+        place: Place,
+        n_loaders: int,
+        epoch: int = 0,
+        skip: int = 0,
+    ) -> None:
         self.members, self.length, self.place, self.n_loaders = members, length, place, n_loaders
-        self.epoch = 0
+        self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = list(batch_positions(self.members, self.length, self.epoch))
-        self.epoch += 1
+        batches = list(batch_positions(self.members, self.length, self.epoch))[self.skip :]
+        self.epoch, self.skip = self.epoch + 1, 0
         loader: DataLoader[Batch] = DataLoader(
             _Rows(self.members, self.place),
             batch_size=None,
@@ -222,12 +234,15 @@ def whole_epoch(feed: Feed, batch_size: int) -> Feed:
     n_draws = feed.length.n_draws
     if isinstance(again, ResidentFeed) and (n_draws > batch_size or feed.place.world > 1):
         again._whole = None
-    again.length, again.epoch = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0
+    again.length, again.epoch, again.skip = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0, 0
     return again
 
 
-def make_feed(members: Sequence[MixtureData], length: Length, place: Place, resident_mib: int) -> Feed:
-    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one."""
+def make_feed(members: Sequence[MixtureData], length: Length, place: Place, resident_mib: int, n_done: int = 0) -> Feed:
+    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one. `n_done`: updates made
+    already, after which it goes on."""
+    epoch, skip = divmod(n_done, length.updates_per_epoch)
     if Table.mebibytes([member.parts for member in members], place.dtype) <= resident_mib:
-        return ResidentFeed(members, length, place)
-    return StreamingFeed(members, length, place, n_loaders=4 if place.device.type == "cuda" else 0)
+        return ResidentFeed(members, length, place, epoch, skip)
+    n_loaders = 4 if place.device.type == "cuda" else 0
+    return StreamingFeed(members, length, place, n_loaders, epoch, skip)

@@ -6,104 +6,30 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from src.config import Config
-from src.data.seeds import derive
 from src.evaluation.metrics import Loss, sample_losses
-from src.models.structure import has_dropout, prefers_vmap
+from src.models.structure import prefers_vmap
 from src.training.devices import trainer_arguments
 from src.training.feed import Batch, Chunks, Feed, Place, make_feed, whole_epoch
 from src.training.module import GroupModule
+from src.training.monitor import Checkpoints, StageMonitor
 from src.training.plan import Node
-from src.training.replicas import LoopReplicas, Replicas, make_replicas
-from src.training.result import Curves, Ledger, StageResult
-from src.training.scoring import EVALUATION_BATCH, PoolScores, Scorer, monitor_values
-from src.training.stopping import Rule, Verdict, make_rule
+from src.training.replicas import Replicas, State, make_replicas
+from src.training.result import Ledger, Progress, StageResult
+from src.training.scoring import EVALUATION_BATCH, Scorer, monitor_values
+from src.training.stopping import Verdict, make_rule
 
 UPDATES_AT_ONCE = 32
 """Updates that Lightning sees as one batch; an epoch ends a chunk early."""
 
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
-
-
-@dataclass(repr=False)  # Lightning asks for it, and it would print every tensor
-class StageMonitor(pl.Callback):
-    """Keeps the curves, asks the stopping rule after every epoch, and holds stopped models still."""
-
-    module: GroupModule
-    nodes: Sequence[Node]
-    rule: Rule
-    score: Callable[[], list[PoolScores]]
-    curve_every: int
-    keep_optimizer: bool = False
-    ends: dict[int, tuple[Verdict, int]] = field(default_factory=dict)
-    """Model -> its verdict and the updates it made."""
-    optimizers: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Model -> optimizer state at its end, if it is kept: in a stack, momentum and step count go on after it."""
-    epoch: int = 0
-    points: list[tuple[int, bool, list[PoolScores]]] = field(default_factory=list)
-    """(updates, whether it is one of every stage's regular points or a model's own end, scores)."""
-    losses: list[Tensor] = field(default_factory=list)
-    """Of every epoch, the training loss of every update and model [n, R]."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Dropout draws from generators of the models' own, addressed by seed, data and epoch."""
-        del pl_module
-        replicas = self.module.replicas
-        if isinstance(replicas, LoopReplicas) and has_dropout(replicas.models[0]):
-            rank = [trainer.global_rank] if self.module.world > 1 else []  # ranks see other rows, and drop others
-            seeds = [derive(node.seed, "noise", node.data.digest, self.epoch, *rank) for node in self.nodes]
-            replicas.seed_noise(seeds)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends what diverged or what the rule ends; a point of the curves every `curve_every` epochs and at the end."""
-        del pl_module
-        self.epoch += 1
-        losses = self._epoch_losses()
-        n_ended = len(self.ends)
-        every = torch.isfinite(losses)
-        for model in self._running() if not bool(every.all()) else ():
-            finite = every[:, model]
-            if not bool(finite.all()):
-                begun = self.module.n_done - len(losses)
-                self._end(model, Verdict("diverged"), begun + int(torch.nonzero(~finite)[0]) + 1)
-        for model, verdict in self.rule.after_epoch(self.epoch, self._running()).items():
-            self._end(model, verdict, self.module.n_done)
-        if self.module.n_done >= self.nodes[0].length.updates:
-            for model in self._running():
-                self._end(model, self.rule.final(model), self.module.n_done)
-        trainer.should_stop = not self._running()
-        regular = self.epoch % self.curve_every == 0
-        if regular or len(self.ends) > n_ended:
-            self.points.append((self.module.n_done, regular, self.score()))
-
-    def _epoch_losses(self) -> Tensor:
-        """Losses of the epoch's updates [n, R], summed over the ranks; kept for the next point."""
-        losses = torch.stack(self.module.update_losses)
-        self.module.update_losses.clear()
-        if self.module.world > 1:
-            torch.distributed.all_reduce(losses)
-            losses = losses / self.module.world
-        self.losses.append(losses.cpu())
-        return self.losses[-1]
-
-    def _running(self) -> list[int]:
-        return [model for model in range(len(self.nodes)) if model not in self.ends]
-
-    def _end(self, model: int, verdict: Verdict, updates: int) -> None:
-        self.ends[model] = (verdict, updates)
-        if self.keep_optimizer:
-            optimizer = self.module.optimizers(use_pl_optimizer=False)
-            assert isinstance(optimizer, torch.optim.Optimizer)
-            self.optimizers[model] = self.module.optimizer_state(optimizer)[model]
-        self.module.replicas.stop(model, verdict.restore)
 
 
 def fit(
@@ -115,17 +41,27 @@ def fit(
     optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
     penalty: Penalty | None = None,
     keep_optimizer: bool = False,
+    starts: Sequence[Progress] | None = None,
+    checkpoints: Checkpoints | None = None,
+    keep_onward: bool = False,
 ) -> list[StageResult]:
     """Trains the stages `nodes` of one shape, starting from the weights in `models`, side by side.
 
-    `optimizer_states`: what stages with `reset_optimizer=False` go on with. Returns one result per node.
+    `optimizer_states`: what stages with `reset_optimizer=False` go on with. `starts`: where the models were left, after
+    equally many updates; the weights in `models` then do not count. `checkpoints`: where the fit may be left.
+    `keep_onward`: what a longer stage goes on from is kept with the results. Returns one result per node.
     """
     started = time.perf_counter()
     first = nodes[0]
+    if starts:
+        optimizer_states = [start.optimizer for start in starts]
+        for model, start in zip(models, starts, strict=True):
+            model.load_state_dict(dict(start.weights))
+    n_done = starts[0].updates if starts else 0
     vmapped = prefers_vmap(models[0], place.device.type)
     replicas = make_replicas([model.to(place.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, place)
-    feed = make_feed([node.data for node in nodes], first.length, place, config.trainer.resident_mib)
+    feed = make_feed([node.data for node in nodes], first.length, place, config.trainer.resident_mib, n_done)
     module = GroupModule(
         replicas,
         loss=config.loss,
@@ -136,6 +72,7 @@ def fit(
         optimizer_states=optimizer_states,
         world=place.world,
         scaled=config.trainer.precision == "16-mixed",
+        n_done=n_done,
     )
 
     def monitored() -> list[float]:
@@ -150,28 +87,50 @@ def fit(
 
     n_epochs = first.length.n_epochs
     rule = make_rule(config.stopping, len(nodes), n_epochs, monitor=monitored, states=replicas.states, figure=figure)
-    every = max(1, -(-n_epochs // config.trainer.curve_points))
-    monitor = StageMonitor(module, nodes, rule, partial(scorer.score, replicas), every, keep_optimizer)
+    monitor = StageMonitor(
+        module,
+        nodes,
+        place,
+        rule,
+        partial(scorer.score, replicas),
+        config.trainer.curve_points,
+        keep_optimizer or keep_onward,
+        checkpoints,
+    )
+
+    def seconds() -> float:
+        return (time.perf_counter() - started) / len(nodes)
+
+    def ended(r: int, state: State) -> StageResult:
+        verdict, updates = monitor.ends[r]
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # the last update was one too many
+            verdict = Verdict("diverged")
+        taken = seconds() + (starts[r].seconds if starts else 0.0)
+        result = StageResult(
+            weights=state,
+            optimizer=monitor.optimizers[r] if keep_optimizer and updates else None,
+            curves=monitor.curves(r),
+            ledger=_ledger(nodes[r], verdict, updates, taken, len(nodes), vmapped, place),
+        )
+        if keep_onward and verdict.stopped_by == "length":
+            result = replace(result, onward=monitor.at_end(r, result))
+        return result
+
+    def standings() -> list[Progress | StageResult]:
+        states = replicas.states()
+        running = monitor.progress(states, starts, seconds())
+        return [running[r] if r in running else ended(r, state) for r, state in enumerate(states)]
+
+    monitor.standings = standings
+    if starts:
+        monitor.go_on(starts)
     if first.length.updates:
-        _train(config, module, feed, monitor, n_epochs, place)
+        _train(config, module, feed, monitor, n_epochs - n_done // first.length.updates_per_epoch, place)
     else:  # no training at all: the weights are scored as they are
         monitor.ends = {model: (Verdict("length"), 0) for model in range(len(nodes))}
         module.replicas.to(place.device)
         monitor.points.append((0, True, scorer.score(replicas)))
-    states = replicas.states()
-    for model, state in enumerate(states):
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # the last update was one too many
-            monitor.ends[model] = (Verdict("diverged"), monitor.ends[model][1])
-    seconds = time.perf_counter() - started
-    return [
-        StageResult(
-            weights=states[r],
-            optimizer=monitor.optimizers.get(r),
-            curves=_curves(monitor, r),
-            ledger=_ledger(node, *monitor.ends[r], seconds / len(nodes), len(nodes), vmapped, place),
-        )
-        for r, node in enumerate(nodes)
-    ]
+    return [ended(r, state) for r, state in enumerate(replicas.states())]
 
 
 def _train(config: Config, module: GroupModule, feed: Feed, monitor: StageMonitor, n_epochs: int, place: Place) -> None:
@@ -237,23 +196,6 @@ def _figure_batch(
             losses = losses + penalty(replicas, x, outputs) * x.shape[1]
         gradients = torch.autograd.grad(losses.sum(), parameters) if parameters else ()
     return losses.detach().double(), gradients
-
-
-def _curves(monitor: StageMonitor, model: int) -> Curves:
-    """The points of one model: the regular ones up to its end, and its end; other models' ends are not its own."""
-    _, updates = monitor.ends[model]
-    points = [p for p in monitor.points if (p[1] and p[0] < updates)]
-    points.append(next(p for p in monitor.points if p[0] >= updates))
-    steps = [min(step, updates) for step, _, _ in points]
-    losses = torch.cat(monitor.losses)[:, model].double().numpy().copy() if monitor.losses else np.empty(0)
-    means = [losses[a:b].mean() if b > a else np.nan for a, b in zip([0, *steps], steps, strict=False)]
-    n_pools = len(points[0][2])
-    return Curves(
-        steps=np.array(steps, np.int64),
-        train_loss=np.array(means),
-        recall=tuple(np.stack([scores[p].recall[model] for _, _, scores in points]) for p in range(n_pools)),
-        loss=tuple(np.stack([scores[p].loss[model] for _, _, scores in points]) for p in range(n_pools)),
-    )
 
 
 def _ledger(

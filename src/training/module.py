@@ -23,7 +23,7 @@ class GroupModule(pl.LightningModule):
     `penalty` maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
     `optimizer_states`: state to go on with, one mapping ``key/name`` -> tensor per model. `scaled`: the precision scales
     the loss. Then, and with several ranks, backward passes and steps go through Lightning; else it has nothing to add.
-    `n_done`: updates made; `update_losses`: of each since somebody last took them, the loss of every model [R].
+    `n_done`: updates made, by an earlier fit or here; `update_losses`: of each since somebody last took them, the loss of every model [R].
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class GroupModule(pl.LightningModule):
         optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
         world: int = 1,
         scaled: bool = False,
+        n_done: int = 0,
     ) -> None:
         super().__init__()
         self.replicas = replicas
@@ -46,7 +47,7 @@ class GroupModule(pl.LightningModule):
         self.automatic_optimization = False
         self.through_lightning = world > 1 or scaled
         self.update_losses: list[Tensor] = []
-        self.n_done = 0
+        self.n_done = n_done
 
     def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
         """One update for each batch of the chunk: Lightning's own work is done once a chunk instead of once an update."""
@@ -101,8 +102,12 @@ class GroupModule(pl.LightningModule):
                 optimizer.state[parameter] = self._restored(name, parameter, model)
         if config.schedule == "constant":
             return optimizer
+        for group in optimizer.param_groups:
+            group["initial_lr"] = self.lr  # asked for by a schedule that does not begin at its beginning
         cosine = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(self.n_updates, 1), 1.0)))
+            optimizer,
+            lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(self.n_updates, 1), 1.0))),
+            last_epoch=self.n_done - 1,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.config import SCHEMA_VERSION, Config, ConfigError, EarlyStopping, RegimeConfig, digest
+from src.config import (
+    SCHEMA_VERSION,
+    BudgetStopping,
+    Config,
+    ConfigError,
+    EarlyStopping,
+    EpochsStopping,
+    RegimeConfig,
+    digest,
+)
 from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.regimes.catalog import REGIMES
@@ -20,12 +29,15 @@ from src.training.budget import Length, StageSize, stage_lengths
 class Node:
     """One stage to train, named by everything its result depends on.
 
+    `line`: the same name without the length, so that a stage begins as any shorter one of its line; None where the length
+    has a say in more than the end (a schedule, a stopping rule).
     `parents`: keys of the stages its starting weights (or penalty) come from, in the order of `stage.start.of`;
     `penalty_parent`: key of the stage its penalty holds on to. `monitor`: the validation set early stopping watches.
     `level`: 0 for a stage that starts from nothing trained. `shape`: stages of equal shape may train in one group.
     """
 
     key: str
+    line: str | None
     seed: int
     stage: Stage
     data: MixtureData
@@ -71,10 +83,11 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
         for node in chain:
             nodes.setdefault(node.key, node)
         runs.append(Run(regime, seed, tuple(node.key for node in chain)))
-    by_shape: dict[tuple[int, str], list[str]] = {}
+    by_shape: dict[tuple[int, int, str], list[str]] = {}
     for node in nodes.values():
-        by_shape.setdefault((node.level, node.shape), []).append(node.key)
-    groups = tuple(tuple(keys) for _, keys in sorted(by_shape.items(), key=lambda item: item[0][0]))
+        by_shape.setdefault((node.level, node.length.updates, node.shape), []).append(node.key)
+    # of one level the short ones first: longer ones may go on from them
+    groups = tuple(tuple(keys) for _, keys in sorted(by_shape.items(), key=lambda item: item[0][:2]))
     kept = {node.parents[0] for node in nodes.values() if node.parents and not node.stage.reset_optimizer}
     return Plan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
 
@@ -124,6 +137,7 @@ def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
         dataclasses.replace(
             node,
             key=named[node.key],
+            line=None,
             parents=tuple(named[key] for key in node.parents),
             penalty_parent=named[node.penalty_parent] if node.penalty_parent else None,
         )
@@ -157,7 +171,8 @@ def _node(
         start = dataclasses.replace(start, path=split(start.path)[1])
         assert start.path is not None, "the configuration pins a file by its content"
     monitor = _monitor(config, stage, stream)
-    shape = _shape(config, stage, length, stream)
+    recipe = _recipe(config, stage, stream)
+    shape = digest({**recipe, "length": dataclasses.asdict(length)})
     identity = {
         "schema": SCHEMA_VERSION,
         "shape": shape,
@@ -174,6 +189,7 @@ def _node(
     level = 1 + max((parent.level for parent in (*parents, *([holds] if holds else []))), default=-1)
     return Node(
         key=digest(identity),
+        line=_line(config, identity, recipe, length),
         seed=stream.seed,
         stage=stage,
         data=data,
@@ -198,27 +214,35 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
     return dataclasses.replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 
-def _shape(config: Config, stage: Stage, length: Length, stream: Stream) -> str:
-    """Everything that must be equal for stages to train as one group: all but seed, data, start and parents."""
+def _line(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
+    """See `Node.line`. The loss scale of half precision is no part of what is kept, so its stages have none."""
+    plain = isinstance(config.stopping, (EpochsStopping, BudgetStopping)) and config.optimizer.schedule == "constant"
+    if not plain or config.trainer.precision == "16-mixed" or not length.updates:
+        return None
+    epoch = {"n_draws": length.n_draws, "batch_size": length.batch_size, "all_at_once": length.all_at_once}
+    return digest({**identity, "shape": digest({**recipe, "epoch": epoch})})
+
+
+def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
+    """Everything that must be equal for stages to train as one group, the length apart: all but seed, data, start and
+    parents."""
     recipe: dict[str, Any] = config.recipe()
     stopping = recipe["stopping"]
     if stopping["name"] in ("epochs", "budget"):  # the length says it all: 5 epochs of a budget are 5 epochs
         stopping = None
-    shape = {
+    return {
         "arch": recipe["arch"],
         "optimizer": recipe["optimizer"],
         "trainer": recipe["trainer"],
         "loss": recipe["loss"],
         "stopping": stopping,
         "curve_points": config.trainer.curve_points,
-        "length": dataclasses.asdict(length),
         "trainable": dataclasses.asdict(stage.trainable),
         "penalty": dataclasses.asdict(dataclasses.replace(stage.penalty, of=0)),
         "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
         "lr_factor": stage.lr_factor,
         "validation_sizes": [len(pool) for pool in stream.val.pools],
     }
-    return digest(shape)
 
 
 def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:

@@ -169,7 +169,9 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
     first = next(iter(ledgers.values()))
     return {
         "seconds": sum(ledger.seconds for ledger in ledgers.values()),
-        "reused_samples": sum(ledger.samples for key, ledger in ledgers.items() if key not in mine),
+        "reused_samples": sum(
+            execution.reused.get(key, 0) if key in mine else ledger.samples for key, ledger in ledgers.items()
+        ),
         "group": max(ledger.group for ledger in ledgers.values()),
         "split": next((ledger.split for ledger in ledgers.values() if ledger.split is not None), None),
         "engine": first.engine,

@@ -9,7 +9,7 @@ group's size, so a stage trained in a group is bit for bit the stage trained alo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -66,7 +66,7 @@ class Replicas(nn.Module):
         """A copy of every model's parameters and buffers, on the CPU."""
         raise NotImplementedError
 
-    def stop(self, model: int, state: State | None = None) -> None:
+    def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
         """Freezes one model for good, at `state` (its best weights) or as it is."""
         raise NotImplementedError
 
@@ -151,11 +151,11 @@ class LoopReplicas(Replicas):
             for m in self.models
         ]
 
-    def stop(self, model: int, state: State | None = None) -> None:
+    def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
         # without a gradient every optimizer leaves a parameter alone: no momentum, no decay, no drift
         self.active[model] = False
         if state is not None:
-            self.models[model].load_state_dict(state)
+            self.models[model].load_state_dict(dict(state))
         for parameter in self.models[model].parameters():
             parameter.grad = None
 
@@ -209,7 +209,7 @@ class VmapReplicas(Replicas):
         whole = [parameter.detach().cpu() for parameter in self.stacked]
         return [{name: t[r].clone() for name, t in zip(self.names, whole, strict=True)} for r in range(self.n)]
 
-    def stop(self, model: int, state: State | None = None) -> None:
+    def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
         self.active[model] = False
         with torch.no_grad():
             for name, parameter in zip(self.names, self.stacked, strict=True):

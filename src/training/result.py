@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +68,35 @@ class StageResult:
     optimizer: Mapping[str, Tensor] | None
     curves: Curves
     ledger: Ledger
+    onward: Progress | None = None
+    """What a longer stage goes on from, where one may; kept beside the entry, not in it."""
+
+
+class Best(NamedTuple):
+    """The best a model was so far, for early stopping: the monitored figure (smaller is better), its epoch (from 1), and
+    the weights."""
+
+    figure: float
+    epoch: int
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Progress:
+    """A model part-way through its stage: everything that the rest of the stage, and its curves, depend on, to the bit.
+
+    `updates` made, in `seconds`; `reused`: samples of them that were trained for another, shorter stage. `losses`
+    [updates]: the training loss of every update. `curves`: the points so far. `noise`: state of the model's own generator,
+    inside an epoch. Batch orders, the learning rate, and what a penalty holds on to follow from the stage.
+    """
+
+    updates: int
+    reused: int
+    seconds: float
+    device: str
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    losses: Tensor
+    curves: Curves
+    noise: Tensor | None = None
+    best: Best | None = None

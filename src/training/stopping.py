@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from src.config import ConvergenceStopping, EarlyStopping, StoppingConfig
 from src.training.replicas import State
-from src.training.result import StoppedBy
+from src.training.result import Best, StoppedBy
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Verdict:
     stopped_by: StoppedBy
     converged: bool | None = None
     best_epoch: int | None = None
-    restore: State | None = None
+    restore: Mapping[str, Tensor] | None = None
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Rule:
     """Trains to the end of the length: `epochs` and `budget`."""
 
     n_models: int
+    best: dict[int, Best] = field(default_factory=dict)
+    """Model -> the best it was, where the rule goes back to it."""
 
     def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
         """The models among `running` that stop after `epoch` (from 1)."""
@@ -48,7 +52,6 @@ class EarlyStoppingRule(Rule):
     patience: int = 1
     monitor: Callable[[], Sequence[float]] = field(kw_only=True)
     states: Callable[[], Sequence[State]] = field(kw_only=True)
-    best: dict[int, tuple[float, int, State]] = field(default_factory=dict)
 
     def after_epoch(self, epoch: int, running: Sequence[int]) -> dict[int, Verdict]:
         figures = self.monitor()
@@ -56,10 +59,10 @@ class EarlyStoppingRule(Rule):
         stopped = {}
         for model in running:
             figure = math.inf if math.isnan(figures[model]) else figures[model]  # undefined is worse than any
-            if model not in self.best or figure < self.best[model][0]:
+            if model not in self.best or figure < self.best[model].figure:
                 states = states if states is not None else self.states()
-                self.best[model] = (figure, epoch, states[model])
-            elif epoch - self.best[model][1] >= self.patience:
+                self.best[model] = Best(figure, epoch, states[model])
+            elif epoch - self.best[model].epoch >= self.patience:
                 stopped[model] = self._back("patience", model)
         return stopped
 
@@ -67,8 +70,8 @@ class EarlyStoppingRule(Rule):
         return self._back("cap", model)
 
     def _back(self, why: StoppedBy, model: int) -> Verdict:
-        _, epoch, state = self.best[model]
-        return Verdict(why, best_epoch=epoch, restore=state)
+        best = self.best[model]
+        return Verdict(why, best_epoch=best.epoch, restore=best.weights)
 
 
 @dataclass

@@ -16,8 +16,8 @@ import torch
 import src.training.execute as execute_module
 from src.config import ConfigError
 from src.models.build import build_model
-from src.training.execute import average, shrink_perturb
 from src.training.plan import Node
+from src.training.starting import average, shrink_perturb
 from tests.training.cells import differences, executed, planned, same_bits, tiny
 
 

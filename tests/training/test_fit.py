@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import src.training.fit as fit_module
+import src.training.monitor as monitor_module
 from src.config import Config, OptimizerConfig
 from src.models.build import build_model
 from src.training.fit import fit
@@ -177,7 +178,7 @@ def test_dropout_has_generators_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     torch.manual_seed(6)
     alone = [fit(config, [node], [Noisy(node.seed)], CPU)[0] for node in nodes]
     assert [differences(a, b) for a, b in zip(together, alone, strict=True)] == [[]] * len(nodes)
-    monkeypatch.setattr(fit_module, "has_dropout", never)
+    monkeypatch.setattr(monitor_module, "has_dropout", never)
     undirected = fit(config, nodes[:1], [Noisy(nodes[0].seed)], CPU)[0]
     assert differences(undirected, alone[0]), "dropout was off: the test sees nothing"
 

@@ -6,7 +6,9 @@ noticed, and the stage counts as absent; writing leaves the old file or the new 
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ import pytest
 import torch
 
 from src.files import write_atomically
-from src.training.result import Curves, Ledger, StageResult
+from src.training.result import Best, Curves, Ledger, Progress, StageResult
 from src.training.store import Store, weights_digest
-from tests.training.cells import differences, executed, tiny
+from tests.training.cells import differences, executed, same_bits, tiny
 
 
 def result(*, optimizer: bool = True) -> StageResult:
@@ -46,6 +48,24 @@ def result(*, optimizer: bool = True) -> StageResult:
     return StageResult(weights, state if optimizer else None, curves, ledger)
 
 
+def progress() -> Progress:
+    """A stage left inside an epoch, with everything that can be kept of it."""
+    whole = result()
+    assert whole.optimizer is not None
+    return Progress(
+        updates=4,
+        reused=30,
+        seconds=0.5,
+        device="cpu",
+        weights=whole.weights,
+        optimizer=whole.optimizer,
+        losses=torch.tensor([1.0, float("nan"), 0.1, -0.0]),
+        curves=whole.curves,
+        noise=torch.arange(7, dtype=torch.uint8),
+        best=Best(0.1, 1, {name: tensor.clone() for name, tensor in whole.weights.items()}),
+    )
+
+
 @pytest.mark.parametrize("optimizer", [True, False])
 def test_a_round_trip_keeps_everything(tmp_path: Path, optimizer: bool) -> None:
     store, kept = Store(tmp_path), result(optimizer=optimizer)
@@ -58,6 +78,49 @@ def test_a_round_trip_keeps_everything(tmp_path: Path, optimizer: bool) -> None:
     assert store.get("abce") is None
 
 
+def test_a_round_trip_keeps_all_of_a_stage_that_was_left(tmp_path: Path) -> None:
+    store, kept = Store(tmp_path), progress()
+    bare = dataclasses.replace(kept, noise=None, best=None, optimizer={})
+    for given in (kept, bare, dataclasses.replace(kept, best=Best(float("inf"), 2, result().weights))):
+        store.put_part("abcd", given)
+        back = store.part("abcd")
+        assert back is not None
+        for name in ("updates", "reused", "seconds", "device"):
+            assert getattr(back, name) == getattr(given, name)
+        assert (back.best is None, back.noise is None) == (given.best is None, given.noise is None)
+        pairs = [(back.weights, given.weights), (back.optimizer, given.optimizer)]
+        if back.best is not None and given.best is not None:
+            assert back.best[:2] == given.best[:2]
+            pairs.append((back.best.weights, given.best.weights))
+        for mine, other in pairs:
+            assert mine.keys() == other.keys()
+            assert all(same_bits(mine[name], other[name]) for name in other)
+        assert same_bits(back.losses, given.losses)
+        assert back.noise is None or given.noise is None or same_bits(back.noise, given.noise)
+        assert np.array_equal(back.curves.steps, given.curves.steps)
+
+
+def test_the_ends_of_a_line_are_found_the_furthest_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for updates in (9, 100, 20):
+        store.put_end("abcd", "key", dataclasses.replace(progress(), updates=updates))
+    store.put_end("abcde", "key", progress())
+    store.put_part("abcd", progress())
+    assert store.ends("abcd") == [100, 20, 9]
+    assert store.ends("none") == []
+    assert store.end("abcd", 20) is None, "the weights are gone"
+    store.put("key", result())
+    end = store.end("abcd", 20)
+    assert end is not None
+    assert end.updates == 20
+    assert all(same_bits(end.weights[name], tensor) for name, tensor in result().weights.items())
+    store.put("key", dataclasses.replace(result(), weights={"other": torch.ones(1)}))
+    assert store.end("abcd", 20) is None, "the weights are others"
+    store.put("abcd", result())
+    assert store.part("abcd") is None, "a stage that is done is not gone on with"
+    assert store.ends("abcd") == [100, 20, 9]
+
+
 def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put("without", result(optimizer=False))
@@ -66,10 +129,24 @@ def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp
     assert store.get("with", need_optimizer=True) is not None
 
 
-def test_a_flipped_byte_anywhere_is_noticed(tmp_path: Path) -> None:
-    store, kept = Store(tmp_path), result()
-    store.put("abcd", kept)
-    path = store.path("abcd")
+def with_end(store: Store) -> None:
+    store.put("abcd", result())
+    store.put_end("line", "abcd", progress())
+
+
+KINDS: dict[str, tuple[Callable[[Store], Path], Callable[[Store], None], Callable[[Store], object]]] = {
+    "result": (lambda s: s.path("abcd"), lambda s: s.put("abcd", result()), lambda s: s.get("abcd")),
+    "part": (lambda s: s.part_path("abcd"), lambda s: s.put_part("abcd", progress()), lambda s: s.part("abcd")),
+    "end": (lambda s: s.end_path("line", 4), with_end, lambda s: s.end("line", 4)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_byte_anywhere_is_noticed(kind: str, tmp_path: Path) -> None:
+    path_of, put, get = KINDS[kind]
+    store = Store(tmp_path)
+    put(store)
+    path = path_of(store)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     for position in range(len(whole)):  # every byte, all of its bits or one of them
@@ -77,9 +154,26 @@ def test_a_flipped_byte_anywhere_is_noticed(tmp_path: Path) -> None:
         flipped[position] ^= 0xFF if position % 2 else 1 << int(rng.integers(8))
         path.write_bytes(bytes(flipped))
         with pytest.warns(UserWarning, match="damaged"):
-            assert store.get("abcd") is None, f"byte {position} of {len(whole)}"
+            assert get(store) is None, f"byte {position} of {len(whole)}"
     path.write_bytes(whole)
-    assert store.get("abcd") is not None
+    assert get(store) is not None
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_stage_whose_beginning_is_damaged_begins_anew(share: float, tmp_path: Path) -> None:
+    short, long = (tiny("seeds=1", "regimes=[combined]", f"stopping.epochs={epochs}") for epochs in (2, 3))
+    plan, alone = executed(long)
+    (line,) = (node.line for node in plan.nodes.values())
+    assert line is not None
+    executed(short, tmp_path)
+    path = Store(tmp_path).end_path(line, 2)
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 16
+    path.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match="damaged"):
+        _, again = executed(long, tmp_path, plan)
+    assert again.reused == {}
+    assert all(differences(again.results[key], alone.results[key]) == [] for key in plan.nodes)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99])

@@ -1,0 +1,178 @@
+"""Several workers on one store: each stage is trained once, by whoever comes first, and what a dead one was at is taken over.
+
+With real processes: two that want the same cell at once, one that holds a stage and is killed, one that is killed in the
+middle of a stage (`kill -9`, as always).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import src.training.execute as execute_module
+from src.compare import cell_dir, run_cell
+from src.config import Config
+from src.training.devices import place_of
+from src.training.execute import execute
+from src.training.locks import StageLocks
+from src.training.result import Progress
+from src.training.store import Store
+from tests.training.cells import differences, executed, planned, tiny
+
+FORK = multiprocessing.get_context("fork")  # a process with everything imported
+PATIENCE = 60.0
+
+
+def started(what: Callable[..., None], *arguments: object) -> Any:
+    process = FORK.Process(target=what, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def until(there: Callable[[], bool]) -> None:
+    """Waits for another process."""
+    patience = time.monotonic() + PATIENCE
+    while not there():
+        assert time.monotonic() < patience, "waited in vain"
+        time.sleep(0.005)
+
+
+def hold(folder: Path, keys: list[str]) -> None:
+    with StageLocks(folder).taken(keys) as taken:
+        (folder / "taken").write_text(" ".join(taken))
+        time.sleep(PATIENCE)
+
+
+def train(config: Config, root: Path, told: Path, gate: Any) -> None:
+    plan = planned(config)
+    gate.wait()
+    execution = execute(config, plan, Store(root), place_of(config.trainer))
+    told.write_text(json.dumps([sorted(execution.trained), len(execution.failures)]))
+
+
+def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
+    locks = StageLocks(tmp_path)
+    with locks.taken(["a", "b"]) as mine, locks.taken(["b", "c"]) as others:
+        assert (mine, others) == (["a", "b"], ["c"])
+        assert not locks.any_free(["a", "c"])
+        assert locks.any_free(["a", "d"])
+    assert locks.any_free(["a"])
+    assert list(tmp_path.iterdir()) == [], "no file stays behind"
+    other = started(hold, tmp_path, ["a"])
+    until((tmp_path / "taken").exists)
+    with locks.taken(["a", "b"]) as mine:
+        assert mine == ["b"]
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with locks.taken(["a", "b"]) as mine:
+        assert mine == ["a", "b"]
+
+
+def test_two_workers_train_every_stage_once(tmp_path: Path) -> None:
+    config = tiny("seeds=4", "regimes=[sequential,combined,d1_only]", "stopping.epochs=10", "trainer.replicas=2")
+    plan, alone = executed(config)
+    gate = FORK.Barrier(2)
+    workers = [started(train, config, tmp_path / "store", tmp_path / name, gate) for name in ("one", "two")]
+    for worker in workers:
+        worker.join(PATIENCE)
+    (one, failed), (two, failed_too) = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    assert failed == failed_too == 0
+    assert len(one) + len(two) == len({*one, *two}) == len(plan.nodes)
+    assert one, "both had something to do"
+    assert two
+    for key in plan.nodes:
+        found = Store(tmp_path / "store").get(key)
+        assert found is not None
+        assert differences(found, alone.results[key]) == []
+
+
+def test_what_another_trains_is_waited_for_and_taken_over_when_it_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute_module, "POLL_SECONDS", 0.001)
+    config = tiny("seeds=3", "regimes=[combined]", "trainer.checkpoint_seconds=0")
+    plan, alone = executed(config)
+    first, *rest = plan.nodes
+    store = Store(tmp_path)
+    store.locks.folder.mkdir()
+    other = started(hold, store.locks.folder, [first])
+    until((store.locks.folder / "taken").exists)
+    calls = []
+
+    def hook() -> None:
+        there = [key for key in plan.nodes if store.path(key).exists()]
+        calls.append(there)
+        if len(calls) == 5:  # before the group, when it is looked at again, and while it waits
+            assert there == rest, "what is free is trained before anybody waits"
+            os.kill(other.pid, signal.SIGKILL)
+            other.join()
+
+    execution = execute(config, plan, store, place_of(config.trainer), hook)
+    assert len(calls) >= 5
+    assert execution.trained == set(plan.nodes)
+    assert all(differences(execution.results[key], alone.results[key]) == [] for key in plan.nodes)
+
+
+def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
+    config = tiny("seeds=1", "regimes=[combined]")
+    plan = planned(config)
+    store = Store(tmp_path)
+    calls = []
+
+    def hook() -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with store.taken(plan.nodes), pytest.raises(KeyboardInterrupt):
+        execute(config, plan, store, place_of(config.trainer), hook)
+
+
+def stuck(config: Config, left: Any) -> None:
+    """Runs the cell, and never comes back from the second time that it is kept how far it has come."""
+    keep, saved = Store.put_part, []
+
+    def put_part(store: Store, key: str, progress: Progress) -> None:
+        keep(store, key, progress)
+        saved.append(progress.updates)
+        if len(saved) == 2 * len(config.seeds):
+            left.set()
+            time.sleep(PATIENCE)
+
+    Store.put_part = put_part  # type: ignore[method-assign] # in this process only
+    run_cell(config)
+
+
+@pytest.mark.parametrize("arch", [(), ("arch=cnn", "arch.widths=[3]")], ids=["stacked", "one after the other"])
+def test_a_stage_that_was_killed_half_way_goes_on(arch: tuple[str, ...], tmp_path: Path) -> None:
+    config = tiny("seeds=2", "regimes=[combined]", "stopping.epochs=6", "split.size=40", *arch)
+    always = dataclasses.replace(config.trainer, checkpoint_seconds=1e-9)
+
+    def at(folder: str) -> Config:
+        return dataclasses.replace(config, multirun=str(tmp_path / folder), trainer=always)
+
+    left = FORK.Event()
+    worker = started(stuck, at("killed"), left)
+    assert left.wait(PATIENCE)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    parts = list((tmp_path / "killed").rglob("*.part.safetensors"))
+    begun = [Store(tmp_path / "killed" / ".stages").part(path.name.partition(".")[0]) for path in parts]
+    assert [part.updates for part in begun if part is not None] == [2, 2]
+    results = {}
+    for folder in ("killed", "whole"):
+        assert run_cell(at(folder)).failures == ()
+        paths = sorted(cell_dir(at(folder)).glob("*/result.json"))
+        results[folder] = [json.loads(path.read_text())["result"] for path in paths]
+    assert len(results["whole"]) == 2
+    assert results["killed"] == results["whole"]
+    assert not list((tmp_path / "killed").rglob("*.part.safetensors"))

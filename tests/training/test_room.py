@@ -1,0 +1,122 @@
+"""The size of the stage store: what goes, in which order, and what never does.
+
+Properties: over the limit the least recently used goes first, what is gone on from before results; nothing that a living
+process has used since it started goes; what has gone is trained again to the same bits; without a limit nothing goes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from src.training.devices import place_of
+from src.training.execute import execute
+from src.training.store import Store
+from tests.training.cells import differences, executed, tiny
+from tests.training.test_store import progress, result
+
+HOUR = 3600.0
+
+
+def used(path: Path, hours_ago: float) -> None:
+    then = time.time() - hours_ago * HOUR
+    os.utime(path, (then, then))
+
+
+def filled(root: Path) -> Store:
+    """Four results and the end of a stage, used 1 to 5 hours ago, the end last."""
+    store = Store(root)
+    for number in range(4):
+        store.put(f"a{number}", result())
+        used(store.path(f"a{number}"), 5 - number)
+    store.put_end("line", "a0", progress())
+    used(store.end_path("line", 4), 1)
+    return store
+
+
+def names(root: Path) -> set[str]:
+    return {path.name.partition(".")[0] for path in root.rglob("*.safetensors")}
+
+
+def gib(root: Path) -> float:
+    return sum(path.stat().st_size for path in root.rglob("*.safetensors")) / 2**30
+
+
+def test_the_least_recently_used_goes_first_and_ends_before_results(tmp_path: Path) -> None:
+    filled(tmp_path)
+    everything = gib(tmp_path)
+    one = result_gib(tmp_path)
+    Store(tmp_path, everything + 2 * one).put("b0", result())
+    assert names(tmp_path) == {"a0", "a1", "a2", "a3", "line-4", "b0"}, "there is room"
+    store = Store(tmp_path, everything + one)
+    store.put("c0", result())
+    assert names(tmp_path) == {"a0", "a1", "a2", "a3", "b0", "c0"}
+    store = Store(tmp_path, gib(tmp_path) - one / 2)
+    assert store.get("a0") is not None
+    store.put("d0", result())
+    assert names(tmp_path) == {"a0", "a3", "b0", "c0", "d0"}, "a0 was used just now"
+
+
+def result_gib(root: Path) -> float:
+    return Store(root).path("a0").stat().st_size / 2**30
+
+
+def test_without_a_limit_nothing_goes(tmp_path: Path) -> None:
+    filled(tmp_path)
+    Store(tmp_path, 0).put("b0", result())
+    assert names(tmp_path) == {"a0", "a1", "a2", "a3", "line-4", "b0"}
+
+
+def live(root: Path, ready: object, done: object) -> None:
+    store = Store(root, 1)
+    assert store.get("a1") is not None
+    ready.set()  # type: ignore[attr-defined]
+    done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_what_a_living_process_uses_never_goes(tmp_path: Path) -> None:
+    filled(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    ready, done = fork.Event(), fork.Event()
+    other = fork.Process(target=live, args=(tmp_path, ready, done), daemon=True)
+    other.start()
+    assert ready.wait(60)
+    with pytest.warns(UserWarning, match=r"trainer\.store_gib=.* in use by living processes"):
+        Store(tmp_path, 1e-9).put("b0", result())
+    assert names(tmp_path) == {"a1", "b0"}
+    done.set()
+    other.join(60)
+    used(Store(tmp_path).path("a1"), 1)
+    used(Store(tmp_path).path("b0"), 2)
+    with pytest.warns(UserWarning, match="in use"):
+        Store(tmp_path, 1e-9).put("c0", result())
+    assert names(tmp_path) == {"c0"}
+    assert len(list((tmp_path / "live").glob("*-*.lock"))) <= 2, "the signs of the dead are removed"
+
+
+def test_a_half_written_file_of_the_past_goes(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    half = store.path("a0").with_name(".a0.safetensors.1.abc.tmp")
+    half.write_bytes(b"x" * 100)
+    used(half, 9)
+    with pytest.warns(UserWarning, match="in use"):
+        Store(tmp_path, 1e-9).put("b0", result())
+    assert not half.exists()
+
+
+def test_what_has_gone_is_trained_again(tmp_path: Path) -> None:
+    config = tiny("seeds=2", "regimes=[sequential,d1_only]")
+    plan, first = executed(config, tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        used(path, 1)
+    lost = Store(tmp_path).path(plan.runs[0].stages[0])
+    lost.unlink()
+    with pytest.warns(UserWarning, match="in use"):
+        again = execute(config, plan, Store(tmp_path, 1e-9), place_of(config.trainer))
+    assert again.trained == {plan.runs[0].stages[0], *(run.stages[1] for run in plan.runs if len(run.stages) > 1)}
+    for key in plan.nodes:
+        assert differences(first.results[key], again.results[key]) == []
