@@ -164,7 +164,7 @@ LEFT = {
     "early stopping, cnn": ("arch=cnn", "arch.widths=[3]", *EARLY),
     "convergence": (*SMALL, "stopping=convergence", "stopping.max_epochs=8", "stopping.tolerance=1.2"),
     "penalty": (*SMALL, "regimes=[{ewc: {strength: 3}}]", "stopping.epochs=3"),
-    "cnn": ("arch=cnn", "arch.widths=[3]", "optimizer.batch_size=7", "stopping.epochs=2"),
+    "cnn, adam": ("arch=cnn", "arch.widths=[3]", "optimizer=adam", "optimizer.batch_size=7", "stopping.epochs=2"),
     "streamed": (*SMALL, "trainer.resident_mib=0", "stopping.epochs=3"),
 }
 
