@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import math
 import time
 import traceback
@@ -27,6 +28,9 @@ from src.training.starting import alike, furthest, inherited, starting_model
 from src.training.store import Store
 
 T = TypeVar("T")
+
+LARGE_MIB = 32
+"""Weights of a group above which what its fit leaves behind is looked for at once; it takes about 0.1 s."""
 
 WAITS = 60.0
 """Seconds after which one who waits for another worker looks at all again; with several devices the others hear of it."""
@@ -213,6 +217,8 @@ class _Walk:
             checkpoints=self._checkpoints(group),
             keep_onward=first.line is not None and first.length.whole_epochs,
         )
+        if sum(t.nbytes for result in results for t in result.weights.values()) > LARGE_MIB * 2**20:
+            gc.collect()  # a trainer and its module hold each other, with weights, gradients and momentum
         return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
 
     def _checkpoints(self, group: Sequence[Node]) -> _Checkpoints | None:
