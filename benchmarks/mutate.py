@@ -48,13 +48,13 @@ def forgotten_parents() -> Mutation:
 
 def fresh_starts() -> Mutation:
     """Every stage starts from the initial weights."""
-    original = execute._starting_model
+    original = execute.starting_model
 
-    def model(config: Any, node: plan.Node, *rest: Any) -> torch.nn.Module:
+    def model(config: Any, node: plan.Node, *rest: Any, **more: Any) -> torch.nn.Module:
         stage = replace(node.stage, start=replace(node.stage.start, kind="fresh"))
-        return original(config, replace(node, stage=stage), *rest)
+        return original(config, replace(node, stage=stage), *rest, **more)
 
-    return patch.object(execute, "_starting_model", model)
+    return patch.object(execute, "starting_model", model)
 
 
 def early_convergence() -> Mutation:

@@ -23,7 +23,7 @@ import yaml
 
 from src.analysis.pairing import load_records
 from src.analysis.verdicts import judge
-from src.config import Config, DataConfig, RegimeConfig, cell_hash, run_hash
+from src.config import Config, ConfigError, DataConfig, RegimeConfig, cell_hash, run_hash
 from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
@@ -144,6 +144,8 @@ def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOu
     def noting(config: Config, **calls: Callable[..., None] | None) -> CellOutcome:
         try:
             return run(config, **calls)
+        except ConfigError:  # the user's mistake, refused before anything is written
+            raise
         except Exception as error:
             if int(os.environ.get("RANK", "0")) == 0:
                 try:
