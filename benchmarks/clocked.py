@@ -1,7 +1,7 @@
 """The laboratory's engine with a clock on its parts: python -m src.sweep ... hydra.sweeper.engine=benchmarks.clocked
 
 Every process appends to ``<sweep>/clock/<pid>.jsonl``: one line a cell (start and end, seconds of training, of scoring, of
-data and plan, the process's peak memory), and one for each call in the parent. `Clock` reads them.
+data and plan, the process's peak memory), and one for the parent's last step. `Clock` reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 from unittest.mock import patch
 
 from src import compare
-from src.compare import CellOutcome, cell_dir, missing_runs, record_failure, verdict
+from src.compare import CellOutcome, cell_dir, free_device, missing_runs, record_failure, score
 from src.config import Config
+from src.summary import Session
 
-__all__ = ["cell_dir", "missing_runs", "on_finish", "on_start", "record_failure", "run_cell", "verdict"]
+__all__ = ["cell_dir", "free_device", "missing_runs", "record_failure", "run_cell", "score", "session"]
 
 
 def run_cell(
@@ -39,24 +40,19 @@ def run_cell(
     return outcome
 
 
-def on_start(configs: Sequence[Config]) -> None:
-    """`src.compare.on_start`, clocked."""
-    _clocked_call("on_start", compare.on_start, configs)
-
-
-def on_finish(configs: Sequence[Config]) -> None:
-    """`src.compare.on_finish`, clocked."""
-    _clocked_call("on_finish", compare.on_finish, configs)
-
-
-def _clocked_call(name: str, call: Callable[[Sequence[Config]], None], configs: Sequence[Config]) -> None:
+@contextmanager
+def session(cells: Mapping[str, Config]) -> Iterator[Session]:
+    """`src.compare.session`, whose end is clocked: the report, and the last round with MLflow."""
     from src.tracking.outbox import Deliverer
 
     seconds: Counter[str] = Counter()
-    start = time.time()
-    with patch.object(Deliverer, "stop", _timed(Deliverer.stop, "tracking", seconds)):
-        call(configs)
-    _note(configs[0], {"call": name, "seconds": time.time() - start, **seconds})
+    with (
+        patch.object(Deliverer, "stop", _timed(Deliverer.stop, "tracking", seconds)),
+        compare.session(cells) as said,
+        patch.object(said, "finish", _timed(said.finish, "report", seconds)),
+    ):
+        yield said
+    _note(next(iter(cells.values())), {"parent": True, **seconds})
 
 
 @contextmanager
@@ -120,11 +116,11 @@ class Clock:
 def read(sweep_dir: Path) -> Clock:
     """The clocks of a finished sweep."""
     workers, peaks = [], []
-    calls: dict[str, dict[str, float]] = {}
+    parent: dict[str, float] = {}
     for path in (sweep_dir / "clock").glob("*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         cells = [line for line in lines if "cell" in line]
-        calls |= {line["call"]: line for line in lines if "call" in line}
+        parent = next((line for line in lines if "parent" in line), parent)
         if cells:
             parts = {name: sum(line.get(name, 0.0) for line in cells) for name in ("train", "score", "data", "store")}
             inside = sum(line["end"] - line["start"] for line in cells)
@@ -133,14 +129,13 @@ def read(sweep_dir: Path) -> Clock:
             workers.append(parts)
             peaks.append(max(line["peak_mib"] for line in cells))
     mean = {name: statistics.mean(parts[name] for parts in workers) for name in workers[0]}
-    tracking = calls["on_finish"].get("tracking", 0.0)
     return Clock(
         train=mean["train"] - mean["store"],
         score=mean["score"],
         data=mean["data"],
         results=mean["results"],
         claiming=mean["claiming"],
-        tracking=tracking,
-        report=calls["on_finish"]["seconds"] - tracking,
+        tracking=parent["tracking"],
+        report=parent["report"],
         peak_mib=max(peaks),
     )

@@ -18,13 +18,13 @@ from src.sweeping.torchrun import end_with_worker, run_rank
 def main() -> int:
     """Runs this process's part of the cell."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    keys = ("sweep", "multirun", "cell", "worker", "scratch")
+    keys = ("sweep", "multirun", "worker", "scratch")
     given = {key: str(value) for key, value in settings(dict.fromkeys(keys), usage="python -m src.cell").items()}
     if "RANK" not in os.environ:
         fail("src.cell: is started by a sweep's worker; use python -m src.sweep trainer.devices=2")
     folder = SweepFolder(Path(given["multirun"]), given["sweep"])
     end_with_worker(folder.members / f"{given['worker']}.lock")
-    return run_rank(folder, given["cell"], int(os.environ["RANK"]), Path(given["scratch"]))
+    return run_rank(folder, int(os.environ["RANK"]), Path(given["scratch"]))
 
 
 if __name__ == "__main__":

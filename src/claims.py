@@ -24,10 +24,11 @@ from omegaconf import OmegaConf, open_dict
 from src import compare, entry
 from src.analysis.claims import Claim, Study, claim_ids, elsewhere, load_claim
 from src.analysis.pairing import load_records
-from src.config import CONF_DIR, Config, ConfigError
+from src.config import CONF_DIR, ConfigError
+from src.sweeping.command import run_cells
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import Cell, expand
-from src.sweeping.launcher import n_workers_of, workers_for
+from src.sweeping.launcher import n_workers_of
 from src.sweeping.plan import Plan, describe, plan_sweep
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -45,24 +46,6 @@ class Task:
     cells: tuple[Cell, ...]
 
 
-class NoVerdicts:
-    """The engine of `src.compare` to a sweep whose cells have no winners of their own."""
-
-    cell_dir, missing_runs = staticmethod(compare.cell_dir), staticmethod(compare.missing_runs)
-    run_cell, record_failure = staticmethod(compare.run_cell), staticmethod(compare.record_failure)
-    free_device = staticmethod(compare.free_device)
-
-    def verdict(self, config: Config) -> str | None:
-        del config
-        return None
-
-    def on_start(self, configs: Sequence[Config]) -> None:
-        """Nothing to prepare."""
-
-    def on_finish(self, configs: Sequence[Config]) -> None:
-        """Nothing to say: claims are judged over many cells."""
-
-
 def main(arguments: Sequence[str]) -> int:
     """Composes and checks all cells of all claims, runs what is missing, judges; 1 if something failed to run."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
@@ -75,14 +58,14 @@ def main(arguments: Sequence[str]) -> int:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         tasks = tasks_of(given, settings, loader)
-    plan = plan_sweep([cell for task in tasks for cell in task.cells], NoVerdicts())
+    plan = plan_sweep([cell for task in tasks for cell in task.cells], compare)
     config = plan.config
     folder = SweepFolder(Path(config.multirun), SWEEP)
     if config.dry_run:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking, warn=lambda text: print(text, file=sys.stderr)).start()
-    failures = _train(plan, folder)
+    failures = run_cells(plan, folder, compare, "src.compare")
     _judge(tasks, plan, folder, list(arguments))
     deliverer.stop()
     for cell, reason in failures.items():
@@ -145,18 +128,6 @@ def cells_of(study: Study, loader: ConfigLoader, where: str) -> tuple[Cell, ...]
     if len(cells) != len(study.places):
         raise ConfigError(where, study.place, f"{len(study.places)} cells of its grid are only {len(cells)} recipes")
     return tuple(cells)
-
-
-def _train(plan: Plan, folder: SweepFolder) -> dict[str, str]:
-    """Runs what the plan lacks; reasons of the cells that failed."""
-    if not plan.missing:
-        return {}
-    from rich.console import Console
-
-    from src.sweeping.watch import Watch
-
-    workers = workers_for(folder, plan.config)
-    return Watch(plan, folder, NoVerdicts(), "src.compare", workers, Console(stderr=True)).run()
 
 
 def _judge(tasks: Sequence[Task], plan: Plan, folder: SweepFolder, arguments: list[str]) -> None:

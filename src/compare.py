@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from src.analysis.objective import score_of
 from src.analysis.pairing import load_records
 from src.analysis.verdicts import judge
-from src.config import Config, ConfigError, DataConfig, RegimeConfig, cell_hash, run_hash
+from src.config import Config, ConfigError, DataConfig, Objective, RegimeConfig, cell_hash, run_hash
 from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
 from src.summary import Session
+from src.sweeping.engine import Score
 from src.sweeping.folder import Dumper, plain, to_mapping
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
@@ -113,28 +115,17 @@ def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
     return [(regime, seed) for regime, seed in wanted if not (run_dir(cell, regime, seed) / "result.json").exists()]
 
 
-@functools.cache
-def _sessions() -> dict[str, Session]:
-    """The session of each sweep that this process leads."""
-    return {}
+def session(cells: Mapping[str, Config]) -> Session:
+    """What a command says of its cells, given by their hashes; to be entered before anything runs, in the parent."""
+    sweep_dir = cell_dir(next(iter(cells.values()))).parent.parent
+    words = mask(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
+    return Session(sweep_dir, cells, words, settled)
 
 
-def on_start(configs: Sequence[Config]) -> None:
-    """Once, in the parent, before anything runs: MLflow hears of results as they come."""
-    sweep_dir = cell_dir(configs[0]).parent.parent
-    _sessions()[configs[0].sweep] = Session(
-        sweep_dir, [settled(config) for config in configs], [cell_dir(config).name for config in configs]
-    )
-
-
-def verdict(config: Config) -> str | None:
-    """Who wins a finished cell, for the running count; None where it cannot be said in one word."""
-    return _sessions()[config.sweep].verdict(cell_dir(config).name)
-
-
-def on_finish(configs: Sequence[Config]) -> None:
-    """Once, in the parent, when nothing is left to run: the table, the maps, the last news to MLflow."""
-    _sessions().pop(configs[0].sweep).finish(mask(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])])))
+def score(config: Config, objective: Objective) -> Score:
+    """What the results of a cell are worth to a search."""
+    cell = cell_dir(config)
+    return score_of(cell.parent.parent, cell.name, config.seeds, objective)
 
 
 def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOutcome]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from src.analysis.figures import difference_maps, map_names
@@ -22,7 +23,10 @@ from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+    from src.sweeping.searching import Searched
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:
@@ -75,25 +79,48 @@ def read(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config]) -> Re
 
 
 class Session:
-    """One command's results as they come: MLflow is told from a thread of this process while workers train."""
+    """One command's results as they come: MLflow is told from a thread of this process while workers train.
 
-    def __init__(self, sweep_dir: Path, configs: Sequence[Config], cells: Sequence[str]) -> None:
-        self.sweep_dir, self.configs, self.cells = sweep_dir, list(configs), list(cells)
-        self.n_comparisons = len(configs) * len(list(combinations(labels_of(configs), 2)))
-        self.deliverer = Deliverer(sweep_dir, configs[0].tracking, warn=lambda text: print(text, file=sys.stderr))
-        self.deliverer.start()
+    `cells`: the command's, by their hashes (of a search: one of them); `words`: the command line, which reproduces it
+    all; `settle` fills in what only a cell's data can say.
+    """
+
+    def __init__(
+        self, sweep_dir: Path, cells: Mapping[str, Config], words: str, settle: Callable[[Config], Config]
+    ) -> None:
+        self._sweep_dir, self._words, self._settle = sweep_dir, words, settle
+        self._cells = {cell: settle(config) for cell, config in cells.items()}
+        configs = list(self._cells.values())
+        self._n_comparisons = len(configs) * len(list(combinations(labels_of(configs), 2)))
+        self._deliverer = Deliverer(sweep_dir, configs[0].tracking, warn=lambda text: print(text, file=sys.stderr))
+
+    def __enter__(self) -> Session:
+        self._deliverer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:  # else the thread ends with the process, and the next command tells MLflow the rest
+            self._deliverer.stop()
 
     def verdict(self, cell: str) -> str | None:
         """Who wins a finished cell, for the running count: corrected over all the cells the command will have."""
-        config = self.configs[self.cells.index(cell)]
-        records = load_records(self.sweep_dir, cells=[cell], seeds=config.seeds)
-        verdicts = judge(records, labels_of([config]), n_claims=self.n_comparisons)
+        config = self._cells[cell]
+        records = load_records(self._sweep_dir, cells=[cell], seeds=config.seeds)
+        verdicts = judge(records, labels_of([config]), n_claims=self._n_comparisons)
         return verdicts[0].winner if len(verdicts) == 1 else None
 
-    def finish(self, words: str) -> None:
-        """The table, the maps, and the last news to MLflow."""
-        report(self.sweep_dir, self.cells, self.configs, words)
-        self.deliverer.stop()
+    def finish(self) -> None:
+        """The table and the maps."""
+        report(self._sweep_dir, list(self._cells), list(self._cells.values()), self._words)
+
+    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
+        """The best trials and the pictures of a search, whose cells are `cells`."""
+        from src.search_summary import report_search
+
+        settled = {cell: self._settle(config) for cell, config in cells.items()}
+        report_search(self._sweep_dir, settled, searched, self._words)
 
 
 def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], words: str) -> None:
@@ -107,13 +134,26 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     streams = grids(records, labels)
     artifacts = _write(sweep_dir, verdicts, streams)
     outbox = Outbox(sweep_dir)
-    _report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
+    report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
-    artifacts += _attached(sweep_dir)
+    artifacts += attached(sweep_dir)
     about = SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts)
     write_sweep(sweep_dir, about, outbox)
-    _print(sweep_dir, verdicts, records, artifacts, streams)
+    console = terminal()
+    if verdicts:
+        console.print(terminal_table(verdicts, width=console.width))
+        for remark in remarks(verdicts):
+            console.print(remark, style="dim", markup=False)
+        for group in contrasts(verdicts).values():
+            console.print(summary(group))
+    for grid in streams:
+        console.print(_drawn(grid))
+    if streams:
+        console.print(IN_WORDS, style="dim")
+    print_troubles(console, records)
+    if artifacts:
+        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 
 def _content(path: Path) -> bytes | None:
@@ -121,7 +161,7 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _attached(sweep_dir: Path) -> list[str]:
+def attached(sweep_dir: Path) -> list[str]:
     """What `make report` attached to the sweep before; it stays."""
     path = sweep_dir / "summary.json"
     before = json.loads(path.read_text())["artifacts"] if path.exists() else []
@@ -144,54 +184,56 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[G
     return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
 
 
-def _report_cells(
+@dataclass(frozen=True)
+class Place:
+    """What a search adds to the report of a cell: its point, and what it was worth."""
+
+    axes: Mapping[str, str | float | int]
+    note: str
+    metrics: Mapping[str, float]
+
+
+def report_cells(
     sweep_dir: Path,
-    configs: dict[str, Config],
+    configs: Mapping[str, Config],
     records: Records,
     labels: Sequence[str],
     verdicts: Sequence[CellVerdict],
     outbox: Outbox,
+    places: Mapping[str, Place] | None = None,
 ) -> None:
+    """Writes cell.json of every cell that has something to say, for MLflow. `places`: of the cells of a search."""
     of_cell: dict[str, list[CellVerdict]] = {}
     for one in verdicts:
         of_cell.setdefault(one.cell, []).append(one)
     runs: dict[str, list[RunRecord]] = by_cell(records.runs)
     for cell, config in configs.items():
         said = of_cell.get(cell, [])
-        if not said:
+        place = (places or {}).get(cell, Place({}, "", {}))
+        notes = [place.note, *(sentence(one) for one in said)]
+        if not any(notes):
             continue
         report = CellReport(
             sweep=sweep_dir.name,
             cell=cell,
-            axes=config.axes(),
+            axes={**config.axes(), **place.axes},
             verdict=said[0].winner if len(said) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in said),
-            note="\n\n".join(sentence(one) for one in said),
+            note="\n\n".join(note for note in notes if note),
             command=command(config),
-            metrics=cell_metrics(runs.get(cell, ()), labels),
+            metrics={**cell_metrics(runs.get(cell, ()), labels), **place.metrics},
         )
         write_cell(sweep_dir / "cells" / cell, report, outbox)
 
 
-def _print(
-    sweep_dir: Path,
-    verdicts: Sequence[CellVerdict],
-    records: Records,
-    artifacts: Sequence[str],
-    streams: Sequence[Grid],
-) -> None:
+def terminal() -> Console:
+    """Standard output, as wide as it is."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
-    if verdicts:
-        console.print(terminal_table(verdicts, width=console.width))
-        for remark in remarks(verdicts):
-            console.print(remark, style="dim", markup=False)
-        for group in contrasts(verdicts).values():
-            console.print(summary(group))
-    for grid in streams:
-        console.print(_drawn(grid))
-    if streams:
-        console.print(IN_WORDS, style="dim")
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+
+
+def print_troubles(console: Console, records: Records) -> None:
+    """Runs that failed or diverged, and records that cannot be read."""
     for failed in records.failed:
         console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red", markup=False)
     for damaged in records.damaged:
@@ -201,8 +243,6 @@ def _print(
         console.print(f"diverged: {run.cell}/{run.regime}-{run.seed}: its loss is not finite", style="yellow")
     if len(diverged) > 20:
         console.print(f"diverged: {len(diverged) - 20} more", style="yellow")
-    if artifacts:
-        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 
 def _drawn(grid: Grid) -> Table:

@@ -1,5 +1,6 @@
-"""Joins a running sweep.   python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun]
+"""Joins a running sweep.   python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID]
 
+Works on whatever the sweep has to do: the cells of its grid, then those of its searches (`search=`: of that one alone).
 From any machine that shares the folder `multirun` and reaches the sweep's storage, with the code of the sweep's command.
 Without `n_workers` this process is the one worker; n_workers=auto starts as many as the devices here allow. A password of
 the storage is taken from PGPASSWORD (or ~/.pgpass). Ctrl-C once: finishes the current runs and leaves; twice: leaves now.
@@ -22,7 +23,7 @@ from src.sweeping.worker import work
 def main() -> None:
     """Works until nothing is left."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    known = {"sweep": None, "multirun": "multirun", "n_workers": None}
+    known = {"sweep": None, "multirun": "multirun", "n_workers": None, "search": None}
     given = settings(known, usage=str(__doc__).split("   ")[1])
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to join, e.g. sweep=digits-mlp")
@@ -32,19 +33,19 @@ def main() -> None:
         fail(f"n_workers={n_workers}: must be a number, or auto")
     try:
         if n_workers is not None:
-            join(folder, "auto" if n_workers == "auto" else int(n_workers))
+            join(folder, "auto" if n_workers == "auto" else int(n_workers), given["search"])
             return
-        n_cells = work(folder)
+        n_cells = work(folder, given["search"])
     except ConfigError as error:
         fail(str(error))
     print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
 
 
-def join(folder: SweepFolder, n_workers: int | Literal["auto"]) -> None:
-    """Keeps several workers at the sweep until nothing is left."""
+def join(folder: SweepFolder, n_workers: int | Literal["auto"], search: str | None) -> None:
+    """Keeps several workers at the sweep, or at one search of it, until nothing is left."""
     from src.sweeping.crew import Crew
 
-    crew = Crew(folder, n_workers)
+    crew = Crew(folder, n_workers, search)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: crew.interrupt())
     crew.work()

@@ -182,6 +182,34 @@ def test_all_killed_at_once_the_same_command_finishes_the_rest(tmp_path: Path, c
     assert set(done.values()) == {1}
 
 
+SEARCH = ["search=tpe", "search.n_trials=6", "objective=sequential/val/union/accuracy", "seeds=2"]
+LR = "optimizer.lr=tag(log,interval(1e-3,0.9))"
+
+
+def test_a_killed_search_goes_on_with_the_same_points_and_says_what_is_left(tmp_path: Path, command: Command) -> None:
+    behave(tmp_path, seconds=0.1)
+    with started(tmp_path, *SEARCH, LR, n_workers=1) as parent:
+        wait_for("five runs are done", lambda: len(diary(tmp_path, "run")) >= 5)
+        for process in [parent.pid, *members(tmp_path, "worker")]:
+            os.kill(process, signal.SIGKILL)
+    behave(tmp_path)
+    dry = command.sweep(tmp_path, *SEARCH, LR, "dry_run=true")
+    assert dry.code == 0
+    assert "optimizer.lr: 0.001 to 0.9, log" in dry.out
+    assert "maximize sequential/val/union/accuracy, mean over 2 seeds" in dry.out
+    assert "1 trials done, 5 left, of 4 runs each" in dry.out
+    again = command.sweep(tmp_path, *SEARCH, LR)
+    assert again.code == 0, again.err
+    assert "trials 6/6 | best" in again.err
+    done = diary(tmp_path, "run")
+    assert len(done) == 6 * 4
+    assert set(done.values()) == {1}
+    assert command.sweep(tmp_path, *SEARCH, LR).code == 0
+    assert diary(tmp_path, "run") == done
+    (points,) = {line.split()[0] for line in diary(tmp_path, "finish")}
+    assert points == "6"
+
+
 def test_two_equal_sweeps_at_once_share_the_work(tmp_path: Path) -> None:
     behave(tmp_path, seconds=0.05)
     pair = [started(tmp_path, *GRID, n_workers=1) for _ in range(2)]
@@ -211,7 +239,7 @@ def test_a_password_in_the_storage_is_in_no_file(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "")  # what the command sets is undone
     url = postgres.replace("lab@", "lab:geheim@")
-    words = ["split.ratio=0.1,1", "stopping.epochs=1", "seeds=1", f"storage={url}", f"sweep=s{os.getpid()}"]
+    words = ["split.ratio=0.1,1", "stopping.epochs=1", "seeds=1", f"storage='{url}'", f"sweep=s{os.getpid()}"]
     done = command("-m", *words, f"multirun={tmp_path}", "n_workers=1")
     assert done.code == 0, done.err
     assert os.environ["PGPASSWORD"] == "geheim", "for the workers"
@@ -237,7 +265,8 @@ def test_a_password_in_the_storage_is_in_no_file(
         (["split.ratio=[1"], ["split.ratio=[1", "is not an override"]),
         (["nonsense"], ["nonsense", "key=value"]),
         (["--ratio", "3"], ["--ratio", "key=value"]),
-        (["search=tpe"], ["search=tpe", "search=grid"]),
+        (["search=tpe"], ["search=tpe", "nothing to choose", "interval"]),
+        (["objective=sequential/val/union/loss"], ["objective=sequential/val/union/loss", "search=tpe"]),
         (["storage=mysql://here"], ["storage=mysql://here", "postgresql://"]),
         (["tracking.uri=http://me:geheim@here"], ["tracking.uri=http://me@here", "MLFLOW_TRACKING_PASSWORD"]),
         (["-m", "n_workers=1,2"], ["n_workers=1,2", "cannot be an axis"]),

@@ -22,7 +22,6 @@ from src.config.schema import (
     OptimizerConfig,
     RegimeConfig,
     Resnet18Arch,
-    SearchConfig,
     ShiftConfig,
     SlurmLauncher,
     SplitConfig,
@@ -32,6 +31,7 @@ from src.config.schema import (
     TrackingConfig,
     TrainerConfig,
 )
+from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
 from src.config.typed import ConfigError
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "LinearArch",
     "LocalLauncher",
     "MlpArch",
+    "Objective",
     "OptimizerConfig",
     "RegimeConfig",
     "Resnet18Arch",
@@ -69,9 +70,12 @@ __all__ = [
     "cell_hash",
     "compose",
     "digest",
+    "is_search",
     "knobs_of",
     "parse",
+    "parse_objective",
     "parse_regime",
+    "parse_search",
     "parse_seeds",
     "run_hash",
 ]

@@ -47,8 +47,6 @@ def check(config: Config) -> None:
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
     if isinstance(config.launcher, SlurmLauncher):
         _check_slurm(config.launcher, config)
-    if config.search.name != "grid":
-        raise ConfigError("search", config.search.name, "is not available; take search=grid")
 
 
 def _check_slurm(launcher: SlurmLauncher, config: Config) -> None:

@@ -35,7 +35,7 @@ def command(config: Config) -> str:
     mine, default = dict(flat(config)), dict(flat(_default(choices)))
     words = list(choices)
     for key, value in mine.items():
-        if key not in WHERE and not key.startswith(("tracking.", "search.", "launcher.")) and value != default[key]:
+        if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != default[key]:
             words.append(f"{key}={_text(value)}")
     if config.regimes != _default(choices).regimes:
         words.append(f"regimes={_text([_regime(regime) for regime in config.regimes])}")

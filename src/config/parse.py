@@ -12,6 +12,7 @@ from typing import Any
 
 from src.config.checks import check
 from src.config.schema import Config, RegimeConfig
+from src.config.search import SEARCH_KEYS, refuse_search
 from src.config.typed import ConfigError, build, build_named, convert, did_you_mean
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
@@ -45,8 +46,9 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     """
     given = {key: value for key, value in given.items() if key != "hydra"}
     for key, value in given.items():
-        if key not in TOP_LEVEL:
+        if key not in TOP_LEVEL and key not in SEARCH_KEYS:
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
+    refuse_search(given)
     for key in TOP_LEVEL:
         if key not in given:
             raise ConfigError(key, "", "is missing; give it a value")
@@ -55,7 +57,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     values: dict[str, Any] = {}
     for name in ("data", "arch", "stopping", "launcher"):
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
-    for name in ("split", "optimizer", "trainer", "tracking", "search"):
+    for name in ("split", "optimizer", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)
     for name in ("loss", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])

@@ -290,6 +290,11 @@ class LocalLauncher:
 
     name: Literal["local"]
 
+    @property
+    def detached(self) -> bool:
+        """Whether the command leaves while workers work."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlurmLauncher:
@@ -311,14 +316,13 @@ class SlurmLauncher:
     extra: tuple[str, ...]
     wait: bool
 
+    @property
+    def detached(self) -> bool:
+        """Whether the command leaves while workers work."""
+        return not self.wait
+
 
 LauncherConfig = LocalLauncher | SlurmLauncher
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchConfig:
-    name: Literal["grid", "tpe", "gp", "random"]
-    n_trials: int = field(metadata=bounds(ge=1))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -358,7 +362,6 @@ class Config:
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     tracking: TrackingConfig
-    search: SearchConfig
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
     regimes: tuple[RegimeConfig, ...]

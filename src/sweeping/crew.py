@@ -14,7 +14,7 @@ from src.sweeping.joining import refuse_other_code
 from src.sweeping.launcher import LocalWorkers, n_workers_here
 from src.sweeping.members import Member
 from src.sweeping.queue import WorkQueue
-from src.sweeping.worker import record_dead
+from src.sweeping.worker import queues_of, record_dead
 
 TICK_SECONDS = 1.0
 
@@ -28,8 +28,8 @@ class Crew:
     workers are done, or when told to.
     """
 
-    def __init__(self, folder: SweepFolder, n_workers: int | Literal["auto"]) -> None:
-        self._folder, self._n_workers = folder, n_workers
+    def __init__(self, folder: SweepFolder, n_workers: int | Literal["auto"], search: str | None = None) -> None:
+        self._folder, self._n_workers, self._search = folder, n_workers, search
         self._about = folder.read_queue()
         refuse_other_code(folder.sweep, self._about)
         self._workers: LocalWorkers | None = None
@@ -38,13 +38,15 @@ class Crew:
     def work(self) -> None:
         """Until nothing is left. Raises ConfigError where the queue cannot be reached."""
         with Member(self._folder, "crew") as member:
-            queue = WorkQueue(self._folder, member, self._about["storage"], self._about["id"])
-            try:
-                self._until_done(queue)
-            finally:
-                if given_up := queue.take_up_dead():  # workers that would not leave in time were killed
-                    record_dead(self._folder, queue, load_engine(self._about["engine"]), given_up)
-                queue.close()
+            for queue in queues_of(self._folder, member, self._about, self._search):
+                try:
+                    self._until_done(queue)
+                finally:
+                    if given_up := queue.take_up_dead():  # workers that would not leave in time were killed
+                        record_dead(queue, load_engine(self._about["engine"]), given_up)
+                    queue.close()
+                if self._told_to_leave:
+                    break
 
     def interrupt(self) -> None:
         """Has the workers finish what they are at, give their cells back, and leave; told again, they end now.
@@ -65,20 +67,20 @@ class Crew:
             self._workers.kill()
 
     def _until_done(self, queue: WorkQueue) -> None:
-        first = queue.entries("WAITING", "RUNNING", limit=1)
-        while first and not self._told_to_leave:
-            if self._workers is None:
-                config = self._folder.read_cell(first[0].cell)
-                n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
-                self._workers = LocalWorkers(self._folder, n, label=f"{socket.gethostname()}-{os.getpid()}")
-            states = list(queue.states().values())
-            n_waiting = states.count("WAITING")
-            self._workers.keep_running(n_waiting, len(states) - n_waiting - states.count("RUNNING"))
-            if self._workers.n_alive == 0:
+        config = queue.sample()
+        if config is None:
+            return
+        n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
+        label = f"{socket.gethostname()}-{os.getpid()}"
+        self._workers = workers = LocalWorkers(self._folder, n, search=queue.name, label=label)
+        while not self._told_to_leave:
+            n_waiting = queue.n_waiting()
+            workers.keep_running(n_waiting, queue.n_ended())
+            if workers.n_alive == 0:
                 if n_waiting:
-                    log.error("no worker survives; see %s", self._workers.log(0))
+                    log.error("no worker survives; see %s", workers.log(0))
                     raise SystemExit(1)
                 return
             time.sleep(TICK_SECONDS)
-        while self._workers is not None and not self._workers.wait(TICK_SECONDS):
+        while not workers.wait(TICK_SECONDS):
             pass

@@ -4,11 +4,16 @@ from below (`src.compare`; a test names one of its own)."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from src.config import Config, RegimeConfig
+from src.config import Config, Objective, RegimeConfig
+
+if TYPE_CHECKING:
+    from src.sweeping.searching import Searched
 
 
 class Interrupted(BaseException):
@@ -36,6 +41,29 @@ class Outcome(Protocol):
         """Whether a run failed for want of memory on its device, so that it may go well with the device to itself."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a cell is worth to a search. `means`: of the objective's metric over the seeds, by regime; without it,
+    `problem` says why. `diverged`: this is so for good, since a loss was not finite."""
+
+    means: Mapping[str, float] | None
+    problem: str = ""
+    diverged: bool = False
+
+
+class Session(Protocol):
+    """What a command says of its cells, from its start to its end."""
+
+    def verdict(self, cell: str) -> str | None:
+        """Who wins the finished cell with that hash, in one word for the running count; None when it cannot be said."""
+
+    def finish(self) -> None:
+        """No cell is left to run: the table, the map, the tracker."""
+
+    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
+        """The same after a search, whose cells are `cells`, by their hashes."""
+
+
 class Engine(Protocol):
     """The functions of the module that runs cells."""
 
@@ -61,14 +89,12 @@ class Engine(Protocol):
     def record_failure(self, config: Config, reason: str) -> None:
         """Notes the `reason`, on disk and with the tracker, for every missing run of a cell whose workers died."""
 
-    def on_start(self, configs: Sequence[Config]) -> None:
-        """Called once, in the parent, when all cells are valid and before any runs: prepares databases, opens the sweep."""
+    def score(self, config: Config, objective: Objective) -> Score:
+        """What the results on disk of a cell that was run are worth, read from validation sets alone."""
 
-    def verdict(self, config: Config) -> str | None:
-        """Who wins the finished cell, in one word for the running count; None when it cannot be said."""
-
-    def on_finish(self, configs: Sequence[Config]) -> None:
-        """Called once, in the parent, when no cell of the command is left to run: the table, the map, the tracker."""
+    def session(self, cells: Mapping[str, Config]) -> AbstractContextManager[Session]:
+        """Entered in the parent, when all `cells` (by their hashes; of a search: one of them) are valid and before any
+        runs: prepares databases, opens the sweep."""
 
 
 def load_engine(name: str) -> Engine:

@@ -19,6 +19,9 @@ from src.sweeping.joining import code_here
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+GRID = "grid"
+"""In place of a search's id: the cells that a command listed."""
+
 
 @dataclass(frozen=True)
 class SweepFolder:
@@ -47,6 +50,10 @@ class SweepFolder:
         """Whether it says what the cell is."""
         return (self.cell(cell_hash) / "cell.yaml").exists()
 
+    def search(self, search_id: str) -> Path:
+        """Where a search keeps its file and its pictures."""
+        return self.root / "searches" / search_id
+
     def write_queue(self, storage: str | None, engine: str) -> str:
         """Notes the storage (without password; None: SQLite here), the engine and this code; returns the folder's random id.
 
@@ -73,16 +80,30 @@ class SweepFolder:
 
     def write_cell(self, cell_hash: str, config: Config) -> None:
         """Notes what the cell's next worker is to run."""
-        text = yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
-        path = self.cell(cell_hash) / "cell.yaml"
+        text, path = config_text(config), self.cell(cell_hash) / "cell.yaml"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text, durable=False)
 
     def read_cell(self, cell_hash: str) -> Config:
         """What the cell's next worker is to run; `multirun` is where the folder is now."""
-        with (self.cell(cell_hash) / "cell.yaml").open(encoding="utf-8") as file:
+        return self.read_config(self.cell(cell_hash) / "cell.yaml")
+
+    def read_config(self, path: Path) -> Config:
+        """The config that `config_text` wrote to a file; `multirun` is where the folder is now."""
+        with path.open(encoding="utf-8") as file:
             mapping = yaml.load(file, Loader=Loader)
         return parse({**mapping, "multirun": str(self.multirun)})
+
+
+def searches_of(folder: SweepFolder) -> list[str]:
+    """The ids of the sweep's searches, the one whose command is the oldest first."""
+    found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent.name for path in found]
+
+
+def config_text(config: Config) -> str:
+    """The config as YAML; see `SweepFolder.read_config`."""
+    return str(yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120))
 
 
 def to_mapping(config: Config) -> Mapping[str, Any]:

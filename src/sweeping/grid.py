@@ -7,25 +7,18 @@ slowest. Nothing runs before the whole grid is composed and parsed.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 
 from src.config import Config, ConfigError, parse
-from src.config.typed import did_you_mean
-
-Composer = Callable[[list[str]], Mapping[str, Any]]
-"""From overrides without sweeps to the resolved mapping of conf/config.yaml under them."""
+from src.sweeping.line import CommandLine, Composer, assignment, is_run_key
 
 SHORT_NAMES = {
     "split.ratio": "ratio",
@@ -41,9 +34,6 @@ SHORT_NAMES = {
     "data": "data",
 }
 """Keys whose value `Config.axes` already shows under a short name."""
-
-SWEEP_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search", "launcher")
-"""One value for the whole sweep: none of them can be an axis."""
 
 
 @dataclass(frozen=True)
@@ -80,50 +70,37 @@ def number(text: str) -> str | float | int:
 
 
 def expand(arguments: Sequence[str], compose: Composer, loader: ConfigLoader) -> list[Cell]:
-    """The cells that the overrides `arguments` of a sweep describe.
+    """The cells that the overrides `arguments` of a sweep describe; see `expand_line`."""
+    return expand_line(CommandLine(arguments, compose, loader))
 
-    `compose` is called once per combination of swept group choices (``arch=mlp,cnn``); other values are set on what it
-    returns, which is a hundred times faster. Raises ConfigError naming the cell, and what `compose` raises.
-    """
-    axes, fixed = _axes(OverridesParser.create(loader).parse_overrides(list(arguments)))
-    run_keys = [key for key in axes if _is_run_key(key)]
-    cell_keys = [key for key in axes if not _is_run_key(key)]
-    refers = any(
-        "${" in argument for argument in arguments
-    )  # a value that follows another one must be composed with it
-    composed_keys = {key for key in axes if refers or ("." not in key and loader.get_group_options(key.lstrip("+")))}
-    composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
-    def mapping_of(choices: Sequence[str]) -> dict[str, Any]:
-        to_compose = tuple(choice for choice in choices if _key(choice) in composed_keys)
-        if to_compose not in composed:
-            composed[to_compose] = compose([*fixed, *to_compose])
-        mapping = copy.deepcopy(dict(composed[to_compose]))
-        for choice in choices:
-            if _key(choice) not in composed_keys:
-                _set_value(mapping, choice)
-        return mapping
-
-    regime_axes = [axes[key] for key in run_keys if key != "seed"]
+def expand_line(line: CommandLine) -> list[Cell]:
+    """The cells of the command line. Raises ConfigError naming the cell, and what composing raises."""
+    axes = line.axes
+    cell_keys = [key for key in axes if not is_run_key(key)]
     cells: dict[str, Cell] = {}
     for choices in itertools.product(*(axes[key] for key in cell_keys)):
         overrides = tuple(choice for choice, key in zip(choices, cell_keys, strict=True) if len(axes[key]) > 1)
         try:
-            mapping = mapping_of(choices)
-            if regime_axes:
-                _refuse_both("regimes", "regime", [*choices, *fixed])
-                mapping["regimes"] = [
-                    mapping_of([*choices, *runs])["regime"] for runs in itertools.product(*regime_axes)
-                ]
-            if "seed" in axes:
-                _refuse_both("seeds", "seed", [*choices, *fixed])
-                mapping["seeds"] = [_assignment(choice)[1] for choice in axes["seed"]]
-            cell = Cell(parse(mapping), overrides)
+            cell = Cell(parse(with_runs(line, choices)), overrides)
         except ConfigError as error:
             raise in_cell(error, overrides) from error
         key = _recipe_key(cell.config)
         cells[key] = merged(cells[key], cell) if key in cells else cell
     return list(cells.values())
+
+
+def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
+    """The mapping under `choices` of cell axes, with the regimes and seeds that the axes of runs name."""
+    mapping = line.mapping(choices)
+    regime_axes = [values for key, values in line.run_axes.items() if key != "seed"]
+    if regime_axes:
+        _refuse_both("regimes", "regime", [*choices, *line.fixed])
+        mapping["regimes"] = [line.mapping([*choices, *runs])["regime"] for runs in itertools.product(*regime_axes)]
+    if "seed" in line.run_axes:
+        _refuse_both("seeds", "seed", [*choices, *line.fixed])
+        mapping["seeds"] = [assignment(choice)[1] for choice in line.run_axes["seed"]]
+    return mapping
 
 
 def merged(first: Cell, second: Cell) -> Cell:
@@ -148,74 +125,12 @@ def covers(first: Config, second: Config) -> bool:
     return set(second.regimes) <= set(first.regimes) and set(second.seeds) <= set(first.seeds)
 
 
-def _axes(overrides: Sequence[Override]) -> tuple[dict[str, list[str]], list[str]]:
-    """The axes, as ``key -> [key=value, ...]``, and the overrides that are the same for all cells.
-
-    `regime` and `seed` are axes even with one value: they name the runs that the sweep compares.
-    """
-    axes: dict[str, list[str]] = {}
-    fixed: list[str] = []
-    for override in overrides:
-        key = override.get_key_element()
-        assert override.input_line is not None
-        value = override.input_line.partition("=")[2]
-        if override.is_sweep_override():
-            if not override.is_discrete_sweep():
-                raise ConfigError(key, value, "an interval needs a search, e.g. search=tpe; a grid lists its values")
-            if key.partition(".")[0] in SWEEP_KEYS:
-                raise ConfigError(key, value, "cannot be an axis; it is one for the whole sweep")
-            axes[key] = list(dict.fromkeys(f"{key}={value}" for value in override.sweep_string_iterator()))
-        elif _is_run_key(key):
-            axes[key] = [override.input_line]
-        else:
-            axes.pop(key, None)
-            fixed.append(override.input_line)
-    return axes, fixed
-
-
-def _is_run_key(key: str) -> bool:
-    return key in ("regime", "seed") or key.startswith("regime.")
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0]
-
-
 def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
     """An axis over `regime` or `seed` says what the lists `regimes` and `seeds` say."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key == plural:
             raise ConfigError(plural, value, f"contradicts {single}=...; give one of the two")
-
-
-@functools.cache
-def _assignment(override: str) -> tuple[Override, Any]:
-    """An override parsed, with its value; cached, since the grammar is slow and a grid repeats few values many times."""
-    parsed = OverridesParser.create().parse_override(override)
-    return parsed, parsed.value()
-
-
-def _set_value(mapping: dict[str, Any], override: str) -> None:
-    """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key."""
-    parsed, value = _assignment(override)
-    *parents, last = parsed.key_or_group.split(".")
-    place: Any = mapping
-    for name in parents:
-        place = place.get(name) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or (last not in place and not parsed.is_add()):
-        problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
-        raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
-    both_groups = isinstance(value, dict) and isinstance(place.get(last), dict)
-    place[last] = {**place[last], **value} if both_groups else copy.deepcopy(value)
-
-
-def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in mapping.items():
-        inner = _all_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
-        keys += [f"{prefix}{name}", *inner]
-    return keys
 
 
 def _recipe_key(config: Config) -> str:

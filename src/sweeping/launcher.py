@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from src.config import Config, ConfigError, SlurmLauncher
-from src.sweeping.folder import SweepFolder
+from src.sweeping.folder import GRID, SweepFolder
 from src.sweeping.gpus import gpus_here
 from src.sweeping.worker import ONE_THREAD, PARENT_VARIABLE
 
@@ -61,14 +61,14 @@ class Workers(Protocol):
         """Where that worker's output goes."""
 
 
-def workers_for(folder: SweepFolder, config: Config) -> Workers:
-    """The workers that a sweep's settings ask for. Raises ConfigError where they cannot be had."""
+def workers_for(folder: SweepFolder, config: Config, search: str = GRID) -> Workers:
+    """The workers that a sweep's settings ask for, on its search `search`. Raises ConfigError where they cannot be had."""
     if isinstance(config.launcher, SlurmLauncher):
         from src.sweeping.slurm import SlurmWorkers
 
-        return SlurmWorkers(folder, config.launcher, config.n_workers)
+        return SlurmWorkers(folder, config.launcher, config.n_workers, search)
     _refuse_too_much(config)
-    return LocalWorkers(folder, n_workers_here(config))
+    return LocalWorkers(folder, n_workers_here(config), search=search)
 
 
 def _refuse_too_much(config: Config) -> None:
@@ -111,11 +111,12 @@ def _places(config: Config, n_gpus: int, n_cpus: int) -> int:
 class LocalWorkers:
     """Up to `n_workers` processes ``python -m src.worker``, each in a session of its own, logging to ``logs/``.
 
-    A Ctrl-C at the terminal so reaches the parent alone, which passes it on once with `interrupt`.
+    A Ctrl-C at the terminal so reaches the parent alone, which passes it on once with `interrupt`. `search`: the id of the
+    search they work on, or `GRID`.
     """
 
-    def __init__(self, folder: SweepFolder, n_workers: int, *, label: str = "worker") -> None:
-        self._folder = folder
+    def __init__(self, folder: SweepFolder, n_workers: int, *, search: str = GRID, label: str = "worker") -> None:
+        self._folder, self._search = folder, search
         self.n_workers = n_workers
         self._label = label
         self._slots: list[subprocess.Popen[bytes] | None] = []
@@ -192,7 +193,8 @@ class LocalWorkers:
     def _start(self, slot: int) -> subprocess.Popen[bytes]:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
         folder = self._folder
-        command = [sys.executable, "-m", "src.worker", f"sweep={folder.sweep}", f"multirun={folder.multirun}"]
+        names = [f"sweep={folder.sweep}", f"multirun={folder.multirun}", f"search={self._search}"]
+        command = [sys.executable, "-m", "src.worker", *names]
         with self.log(slot).open("ab") as log:
             return subprocess.Popen(
                 command,

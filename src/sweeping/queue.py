@@ -33,7 +33,8 @@ from sqlalchemy import text
 from src.addresses import with_driver
 from src.config import Config, ConfigError
 from src.sweeping.axes import Distributions
-from src.sweeping.folder import SweepFolder
+from src.sweeping.engine import Outcome
+from src.sweeping.folder import GRID, SweepFolder
 from src.sweeping.grid import Cell, covers, union
 from src.sweeping.members import Member
 
@@ -74,11 +75,21 @@ class Entry:
 
 class WorkQueue:
     """The queue of one sweep, seen by one member. `storage`: a database URL without password; None: SQLite in the folder.
+    `study`, `direction`: of Optuna's study, whose name is the sweep's unless given.
 
     Raises ConfigError when the storage cannot be reached or serves another folder of the same name.
     """
 
-    def __init__(self, folder: SweepFolder, member: Member, storage: str | None, folder_id: str) -> None:
+    def __init__(
+        self,
+        folder: SweepFolder,
+        member: Member,
+        storage: str | None,
+        folder_id: str,
+        *,
+        study: str | None = None,
+        direction: Literal["maximize", "minimize"] = "maximize",
+    ) -> None:
         self._folder, self._member = folder, member
         url = sqlalchemy.engine.make_url(with_driver(storage or f"sqlite:///{(folder.root / 'queue.db').absolute()}"))
         self._is_sqlite = url.get_backend_name() == "sqlite"
@@ -96,7 +107,7 @@ class WorkQueue:
                     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
                 self._storage = optuna.storages.RDBStorage(url.render_as_string(), engine_kwargs=options)
                 self._study = optuna.create_study(
-                    storage=self._storage, study_name=folder.sweep, direction="maximize", load_if_exists=True
+                    storage=self._storage, study_name=study or folder.sweep, direction=direction, load_if_exists=True
                 )
                 served = self._study.user_attrs.get("folder")
                 if served is None:
@@ -112,6 +123,11 @@ class WorkQueue:
             problem = "this storage already serves a sweep of that name in another folder; choose another name"
             raise ConfigError("sweep", folder.sweep, problem)
         self._study_id = self._study._study_id
+
+    @property
+    def name(self) -> str:
+        """The id of the search that it serves, or `GRID`."""
+        return GRID
 
     # -------------------------------------------------------------------------------------------- filling it
 
@@ -181,18 +197,37 @@ class WorkQueue:
 
     # -------------------------------------------------------------------------------------------- emptying it
 
+    def warm_up(self) -> None:
+        """Loads what claiming takes, before the first claim."""
+
     def claim(self) -> Claim | None:
         """Takes the first waiting cell that no worker is running; None when there is none."""
         with self._locked():
-            running = {entry.cell for entry in self.entries("RUNNING")}
-            for entry in self.entries("WAITING", limit=len(running) + 1):
-                if entry.cell in running:
-                    continue
-                self._storage.set_trial_user_attr(entry.trial_id, "worker", self._member.id)
-                claimed = self._storage.set_trial_state_values(entry.trial_id, TrialState.RUNNING)
-                assert claimed, "a waiting trial changed hands under the lock"
-                return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
+            return self._take()
+
+    def _take(self) -> Claim | None:
+        running = {entry.cell for entry in self.entries("RUNNING")}
+        for entry in self.entries("WAITING", limit=len(running) + 1):
+            if entry.cell in running:
+                continue
+            self._storage.set_trial_user_attr(entry.trial_id, "worker", self._member.id)
+            claimed = self._storage.set_trial_state_values(entry.trial_id, TrialState.RUNNING)
+            assert claimed, "a waiting trial changed hands under the lock"
+            return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
         return None
+
+    def config_of(self, claim: Claim) -> Config:
+        """What a claim's worker is to run."""
+        return self._folder.read_cell(claim.cell)
+
+    def tell(self, claim: Claim, outcome: Outcome) -> None:
+        """Ends the cell as it came out."""
+        if outcome.failures:
+            self.fail(claim, in_short(outcome.failures))
+        elif outcome.value is None or not math.isfinite(outcome.value):
+            self.complete_without_value(claim, "inconclusive")
+        else:
+            self.complete(claim, outcome.value)
 
     def complete(self, claim: Claim, value: float) -> bool:
         """Ends the cell with its value; False when another worker has already ended it."""
@@ -268,6 +303,19 @@ class WorkQueue:
             rows = connection.execute(text(query), {"study": self._study_id}).all()
         return {trial_id: state for trial_id, state in rows}  # noqa: C416
 
+    def n_waiting(self) -> int:
+        """How many cells wait for a worker."""
+        return sum(state == "WAITING" for state in self.states().values())
+
+    def sample(self) -> Config | None:
+        """What one of the cells that are not done runs with; None when all are done."""
+        first = self.entries("WAITING", "RUNNING", limit=1)
+        return self._folder.read_cell(first[0].cell) if first else None
+
+    def n_ended(self) -> int:
+        """How many trials have ended, however they did."""
+        return sum(state not in ("WAITING", "RUNNING") for state in self.states().values())
+
     def trials(self) -> list[FrozenTrial]:
         """The trials as Optuna has them, with their times; slower than `entries`."""
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
@@ -312,6 +360,12 @@ def _connect_sqlite(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=120, check_same_thread=False)
     connection.execute("PRAGMA synchronous = OFF")
     return connection
+
+
+def in_short(failures: Sequence[str]) -> str:
+    """The first failure, and how many more there are."""
+    others = len(failures) - 1
+    return failures[0] + (f" (and {others} more)" if others else "")
 
 
 def _both(first: Config, second: Config) -> Config:

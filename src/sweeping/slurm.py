@@ -14,7 +14,7 @@ from typing import Any, Literal
 from src.config import ConfigError, SlurmLauncher
 from src.files import write_atomically
 from src.sweeping.crew import Crew
-from src.sweeping.folder import SweepFolder
+from src.sweeping.folder import GRID, SweepFolder
 from src.sweeping.launcher import MAX_DEATHS, python_path
 
 WARNING_SECONDS = 120
@@ -29,12 +29,12 @@ MAX_REQUEUES = 1000
 class WorkerJob:
     """What a job runs. It is pickled by submitit, so it holds only what says which sweep it serves."""
 
-    def __init__(self, sweep: str, multirun: str, n_workers: int | Literal["auto"]) -> None:
-        self.sweep, self.multirun, self.n_workers = sweep, multirun, n_workers
+    def __init__(self, sweep: str, multirun: str, n_workers: int | Literal["auto"], search: str = GRID) -> None:
+        self.sweep, self.multirun, self.n_workers, self.search = sweep, multirun, n_workers, search
 
     def __call__(self) -> None:
         """Works until nothing is left."""
-        crew = Crew(SweepFolder(Path(self.multirun), self.sweep), self.n_workers)
+        crew = Crew(SweepFolder(Path(self.multirun), self.sweep), self.n_workers, self.search)
         self._crew = crew
         signal.signal(signal.SIGTERM, lambda *_: crew.let_go(TERMINATED_SECONDS))
         crew.work()
@@ -44,19 +44,23 @@ class WorkerJob:
         from submitit.helpers import DelayedSubmission
 
         self._crew.let_go(WARNING_SECONDS / 2)
-        return DelayedSubmission(WorkerJob(self.sweep, self.multirun, self.n_workers))
+        return DelayedSubmission(WorkerJob(self.sweep, self.multirun, self.n_workers, self.search))
 
 
 class SlurmWorkers:
-    """The jobs of a sweep; see `src.sweeping.launcher.Workers`. Jobs of an earlier command that still live count.
+    """The jobs of a sweep, or of one of its searches; see `src.sweeping.launcher.Workers`.
+
+    Jobs of an earlier command for the same that still live count.
 
     Raises ConfigError where submitit or Slurm is missing.
     """
 
-    def __init__(self, folder: SweepFolder, launcher: SlurmLauncher, n_workers: int | Literal["auto"]) -> None:
+    def __init__(
+        self, folder: SweepFolder, launcher: SlurmLauncher, n_workers: int | Literal["auto"], search: str = GRID
+    ) -> None:
         self._launcher = launcher
-        self._folder = folder.logs.absolute() / "jobs"
-        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers)
+        self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
+        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search)
         self._executor = _executor(self._folder, folder.sweep, launcher)
         self._submitted = self._earlier_jobs()
         self._jobs: list[Any] = [job for job in self._submitted if not job.done()]
@@ -65,7 +69,7 @@ class SlurmWorkers:
     @property
     def detached(self) -> bool:
         """Whether the command leaves once the jobs are submitted."""
-        return not self._launcher.wait
+        return self._launcher.detached
 
     @property
     def hopeless(self) -> bool:

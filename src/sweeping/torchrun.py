@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.config import Config
 from src.files import write_atomically
 from src.sweeping.engine import Engine, Interrupted, load_engine
-from src.sweeping.folder import SweepFolder
+from src.sweeping.folder import SweepFolder, config_text
 from src.sweeping.members import locked
 
 POLL_SECONDS = 0.2
@@ -52,16 +53,17 @@ def torchrun(n: int, module: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run_group(
-    folder: SweepFolder, cell: str, n: int, member: str, visible: str | None, stop: Callable[[], bool]
+    folder: SweepFolder, config: Config, n: int, member: str, visible: str | None, stop: Callable[[], bool]
 ) -> GroupOutcome:
-    """Runs a cell on `n` devices and returns what became of it.
+    """Runs the cell `config` on `n` devices and returns what became of it.
 
     `member`: the id of this process in the sweep, at whose death the group ends. `visible`: the GPUs that the group sees.
     Raises Interrupted when the group left the cell because `stop` said so, and GroupFailed with the reason.
     """
     with tempfile.TemporaryDirectory(prefix="group-") as scratch:
-        words = {"sweep": folder.sweep, "multirun": folder.multirun.absolute(), "cell": cell}
-        words |= {"worker": member, "scratch": scratch}
+        # the cell as it was claimed: its folder may list more runs, for another command
+        (Path(scratch) / "cell.yaml").write_text(config_text(config), encoding="utf-8")
+        words = {"sweep": folder.sweep, "multirun": folder.multirun.absolute(), "worker": member, "scratch": scratch}
         command = torchrun(n, "src.cell", [f"{key}={value}" for key, value in words.items()])
         environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -101,8 +103,11 @@ def _outcome(scratch: Path, n: int) -> GroupOutcome:
 # ------------------------------------------------------------------------------------------------ inside the group
 
 
-def run_rank(folder: SweepFolder, cell: str, rank: int, scratch: Path) -> int:
-    """The part of process `rank` in the cell, what became of it being left in `scratch`. Returns the exit status."""
+def run_rank(folder: SweepFolder, rank: int, scratch: Path) -> int:
+    """The part of process `rank` in the cell ``scratch/cell.yaml``, what became of it being left in `scratch`.
+
+    Returns the exit status.
+    """
     body: dict[str, object] = {"interrupted": False, "value": None, "failures": []}
 
     def on_run(run: Path) -> None:
@@ -116,7 +121,7 @@ def run_rank(folder: SweepFolder, cell: str, rank: int, scratch: Path) -> int:
 
     try:
         engine: Engine = load_engine(folder.read_queue()["engine"])
-        outcome = engine.run_cell(folder.read_cell(cell), on_run=on_run, on_stage=on_stage)
+        outcome = engine.run_cell(folder.read_config(scratch / "cell.yaml"), on_run=on_run, on_stage=on_stage)
         body |= {"value": outcome.value, "failures": list(outcome.failures)}
     except Interrupted:
         body["interrupted"] = True

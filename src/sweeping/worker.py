@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from src.config import ConfigError
 from src.sweeping.engine import Engine, Interrupted, Outcome, load_engine
-from src.sweeping.folder import SweepFolder
+from src.sweeping.folder import GRID, SweepFolder, searches_of
 from src.sweeping.gpus import MASK
 from src.sweeping.joining import refuse_other_code
 from src.sweeping.leases import Devices
@@ -72,8 +72,11 @@ class StopRequest:
         return self._asked.is_set()
 
 
-def work(folder: SweepFolder) -> int:
-    """Works on the sweep until nothing is left for this worker; returns how many cells it ended."""
+def work(folder: SweepFolder, search: str | None = None) -> int:
+    """Works on the sweep until nothing is left for this worker; returns how many cells it ended.
+
+    `search`: the id of the search to work on, `GRID` for cells that a command listed; without it all of the sweep's.
+    """
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     about = folder.read_queue()
@@ -81,32 +84,51 @@ def work(folder: SweepFolder) -> int:
     stop.listen()
     refuse_other_code(folder.sweep, about)
     with Member(folder, "worker") as member:
-        queue = WorkQueue(folder, member, about["storage"], about["id"])
-        worker = Worker(folder, queue, member, about["engine"], stop)
-        try:
-            return worker.work()
-        finally:
-            queue.close()
+        worker = Worker(folder, member, about["engine"], stop)
+        n_ended = 0
+        for queue in queues_of(folder, member, about, search):
+            try:
+                n_ended += worker.work(queue)
+            finally:
+                queue.close()
+            if stop.is_set():
+                break
+    return n_ended
 
 
-def give_up_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine) -> None:
+def queues_of(folder: SweepFolder, member: Member, about: Mapping[str, Any], search: str | None) -> Iterator[WorkQueue]:
+    """The queues that a worker of the sweep has to work on, opened one after the other; to be closed by the caller.
+
+    `about`: the content of the sweep's queue.json; `search`: see `work`.
+    """
+    if search in (None, GRID):
+        yield WorkQueue(folder, member, about["storage"], about["id"])
+    for search_id in searches_of(folder) if search is None else [search]:
+        if search_id != GRID:
+            from src.sweeping.trials import TrialQueue  # loads what the cells of a grid do without
+
+            yield TrialQueue(folder, member, about["storage"], about["id"], search_id, about["engine"])
+
+
+def give_up_dead(queue: WorkQueue, engine: Engine) -> None:
     """Takes up what dead workers left, and records as failed what killed too many of them."""
-    record_dead(folder, queue, engine, queue.take_up_dead())
+    record_dead(queue, engine, queue.take_up_dead())
 
 
-def record_dead(folder: SweepFolder, queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
+def record_dead(queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
     """Records as failed the cells that `WorkQueue.take_up_dead` gave up."""
     for claim in given_up:
         reason = next(e.reason for e in queue.entries("FAIL") if e.trial_id == claim.trial_id)
-        engine.record_failure(folder.read_cell(claim.cell), reason or "")
+        engine.record_failure(queue.config_of(claim), reason or "")
 
 
 class Worker:
-    """One process's work on a sweep. The engine is loaded at the first cell, after the GPU is leased: what a library sees
-    of the GPUs is settled when it loads."""
+    """One process's work on a sweep. GPUs are leased for a cell once it is claimed, and what a library sees of them is
+    settled when it first counts them: nothing before `Engine.run_cell` may do so, and a grid's cells are claimed without
+    the engine."""
 
-    def __init__(self, folder: SweepFolder, queue: WorkQueue, member: Member, engine: str, stop: StopRequest) -> None:
-        self._folder, self._queue, self._member, self._stop = folder, queue, member, stop
+    def __init__(self, folder: SweepFolder, member: Member, engine: str, stop: StopRequest) -> None:
+        self._folder, self._member, self._stop = folder, member, stop
         self._engine_name = engine
         self._devices = Devices(forget=lambda: self._engine.free_device())
 
@@ -114,34 +136,35 @@ class Worker:
     def _engine(self) -> Engine:
         return load_engine(self._engine_name)
 
-    def work(self) -> int:
-        """Until nothing is left, or told to stop; returns how many cells ended here."""
+    def work(self, queue: WorkQueue) -> int:
+        """Until nothing is left in the queue, or told to stop; returns how many cells ended here."""
         n_ended = 0
+        queue.warm_up()
         try:
             while not self._stop.is_set():
-                claim = self._queue.claim()
+                claim = queue.claim()
                 if claim is not None:
-                    n_ended += self._run(claim)
-                elif not self._wait_for_more():
+                    n_ended += self._run(queue, claim)
+                elif not self._wait_for_more(queue):
                     break
         finally:
             self._devices.give_back()
         return n_ended
 
-    def _wait_for_more(self) -> bool:
+    def _wait_for_more(self, queue: WorkQueue) -> bool:
         """Whether a cell may come free: one that another worker runs with fewer seeds, or that a dead one left."""
         self._devices.give_back()
-        if given_up := self._queue.take_up_dead():
-            record_dead(self._folder, self._queue, self._engine, given_up)
-        if not self._queue.entries("WAITING", limit=1):
+        if given_up := queue.take_up_dead():
+            record_dead(queue, self._engine, given_up)
+        if not queue.entries("WAITING", limit=1):
             return False
         time.sleep(IDLE_SECONDS)
         return True
 
-    def _run(self, claim: Claim) -> bool:
+    def _run(self, queue: WorkQueue, claim: Claim) -> bool:
         """Runs one claimed cell; whether it ended here. Raises ConfigError where the folder is not that of the queue."""
         if not self._folder.has_cell(claim.cell):
-            self._queue.requeue(claim)
+            queue.requeue(claim)
             problem = (
                 f"has no {self._folder.cell(claim.cell)}/cell.yaml, which the queue holds: it is not the folder that"
             )
@@ -153,45 +176,39 @@ class Worker:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            self._queue.requeue(claim)
+            queue.requeue(claim)
             time.sleep(IDLE_SECONDS)
             return False
         start = time.monotonic()
         try:
-            outcome = self._outcome(claim)
+            outcome = self._outcome(queue, claim)
         except Interrupted:
-            self._queue.requeue(claim)
+            queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
             return False
         except Exception as error:
             log.exception("cell %s failed", claim.cell)
-            self._queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
             return True
         else:
             if outcome.out_of_memory and self._devices.shared:
-                self._queue.requeue(claim, whole_gpu=True)
+                queue.requeue(claim, whole_gpu=True)
                 log.warning("cell %s: out of memory; it is tried again with a GPU to itself", claim.cell)
                 return False
-            if outcome.failures:
-                others = len(outcome.failures) - 1
-                self._queue.fail(claim, outcome.failures[0] + (f" (and {others} more)" if others else ""))
-            elif outcome.value is None or not math.isfinite(outcome.value):
-                self._queue.complete_without_value(claim, "inconclusive")
-            else:
-                self._queue.complete(claim, outcome.value)
+            queue.tell(claim, outcome)
             log.info("cell %s: done in %.1f s", claim.cell, time.monotonic() - start)
             return True
         finally:
             lock.release()
 
-    def _outcome(self, claim: Claim) -> Outcome:
+    def _outcome(self, queue: WorkQueue, claim: Claim) -> Outcome:
         """What became of the cell, on the devices that its runs ask for."""
-        config = self._folder.read_cell(claim.cell)
+        config = queue.config_of(claim)
         visible = self._devices.take(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
         if config.trainer.devices > 1:
             n = config.trainer.devices
             try:
-                return run_group(self._folder, claim.cell, n, self._member.id, visible, self._stop.is_set)
+                return run_group(self._folder, config, n, self._member.id, visible, self._stop.is_set)
             except GroupFailed as error:
                 self._engine.record_failure(config, str(error))
                 raise

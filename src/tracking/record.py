@@ -116,8 +116,13 @@ def number(value: float) -> str:
     return f"{value:g}"
 
 
+SHORT_AXES = ("ratio", "imbalance", "shift", "epochs", "arch", "data")
+"""The axes that every run has; a search has further ones."""
+
+
 def sentence(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
-    """The name of a run or a cell: ``sequential r=0.10 imb=5 e=20 s=3``; axes that say nothing are left out."""
+    """The name of a run or a cell: ``sequential r=0.10 imb=5 e=20 s=3``; axes that say nothing are left out, and
+    those of a search follow: ``r=1 imb=1 e=20 lr=0.0123``."""
     ratio = float(axes["ratio"])
     two_decimals = f"{ratio:.2f}"
     fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
@@ -127,6 +132,8 @@ def sentence(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
         words.append(f"shift={axes['shift']}")
     if axes["epochs"] != "-":
         words.append(f"e={axes['epochs']}")
+    further = {key: value for key, value in axes.items() if key not in SHORT_AXES}
+    words += [f"{key.rpartition('.')[2]}={number(v) if isinstance(v, float) else v}" for key, v in further.items()]
     if seed is not None:
         words.append(f"s={seed}")
     return " ".join(words)

@@ -43,9 +43,9 @@ def test_the_clocked_engine_accounts_for_the_whole_of_its_cells(tmp_path: Path) 
     config = compose(
         ["trainer=cpu", "tracking=off", "split.size=60", "seeds=2", "stopping.epochs=2", f"multirun={tmp_path}"]
     )
-    clocked.on_start([config])
-    outcome = clocked.run_cell(config)
-    clocked.on_finish([config])
+    with clocked.session({clocked.cell_dir(config).name: config}) as session:
+        outcome = clocked.run_cell(config)
+        session.finish()
     assert len(outcome.folders) == 4
     clock = clocked.read(tmp_path / "digits-mlp")
     (line,) = [

@@ -11,12 +11,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, RegimeConfig, cell_hash
+from src.config import Config, Objective, RegimeConfig, cell_hash
+from src.sweeping.engine import Score
+from src.sweeping.searching import Searched
+from src.sweeping.trials import best_first
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,43 @@ def record_failure(config: Config, reason: str) -> None:
     (cell_dir(config) / "failed.txt").write_text(reason)
 
 
-def on_start(configs: Sequence[Config]) -> None:
-    note(configs[0], f"start {len(configs)}")
+class Session:
+    """Says nothing; notes in the diary that it was asked to."""
+
+    def __init__(self, cells: Mapping[str, Config]) -> None:
+        self._cells = cells
+        self._config = next(iter(cells.values()))
+
+    def __enter__(self) -> Session:
+        note(self._config, f"start {len(self._cells)}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def verdict(self, cell: str) -> str | None:
+        return "combined" if not missing_runs(self._cells[cell]) else None
+
+    def finish(self) -> None:
+        note(self._config, f"finish {len(self._cells)}")
+
+    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
+        best = best_first(searched.trials, searched.search)
+        note(self._config, f"finish {len(cells)} {best[0].values[0] if best else None}")
 
 
-def verdict(config: Config) -> str | None:
-    return "combined" if not missing_runs(config) else None
+def session(cells: Mapping[str, Config]) -> Session:
+    return Session(cells)
 
 
-def on_finish(configs: Sequence[Config]) -> None:
-    note(configs[0], f"finish {len(configs)}")
+def score(config: Config, objective: Objective) -> Score:
+    """Best at lr 0.1, where both regimes are equal; diverges above 0.9."""
+    lr = config.optimizer.lr
+    if lr > 0.9:
+        return Score(None, "diverged, says the fake", diverged=True)
+    if missing_runs(config):
+        return Score(None, "runs are missing")
+    return Score({label: 1 - abs(lr - 0.1) * (1 + index) for index, label in enumerate(objective.of)})
 
 
 def note(config: Config, line: str) -> None:

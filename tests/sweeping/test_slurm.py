@@ -72,6 +72,9 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     assert script.count("#SBATCH --job-name") == 2, "the three that run are counted: one more, and that only once"
     assert script.count("#SBATCH --array") == 1
     assert not later.hopeless
+    SlurmWorkers(folder, launcher("jobs=1"), "auto", "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
+    script = (tmp_path / "submitted").read_text()
+    assert script.count("#SBATCH --job-name") == 3, "jobs at the grid do not count for a search"
     later.interrupt()
     assert sorted((tmp_path / "cancelled").read_text().split()) == ["71_0", "71_1", "71_2", "72"]
 

@@ -11,22 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from src.config import compose
+from src.config import Config, compose
 from src.sweeping.engine import Interrupted
-from src.sweeping.folder import SweepFolder
+from src.sweeping.folder import SweepFolder, config_text
 from src.sweeping.members import Member
 from src.sweeping.torchrun import GroupFailed, GroupOutcome, _outcome, run_group, run_rank
 
 FORK = multiprocessing.get_context("fork")
-CELL = "cell0000"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
     folder = SweepFolder(tmp_path, "s")
     folder.write_queue(None, "tests.sweeping.fake_engine")
-    folder.write_cell(CELL, compose(["seeds=2", "sweep=s", "trainer.devices=2", "stopping.epochs=1"]))
+    (tmp_path / "cell.yaml").write_text(config_text(config_of(folder)))
     return folder
+
+
+def config_of(folder: SweepFolder) -> Config:
+    return compose(["seeds=2", "sweep=s", f"multirun={folder.multirun}", "trainer.devices=2", "stopping.epochs=1"])
 
 
 def behave(folder: SweepFolder, **behaviour: object) -> None:
@@ -34,16 +37,17 @@ def behave(folder: SweepFolder, **behaviour: object) -> None:
 
 
 def test_the_first_process_says_what_became_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
-    assert run_rank(folder, CELL, 1, tmp_path) == 0
+    assert run_rank(folder, 1, tmp_path) == 0
     with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
         _outcome(tmp_path, 2)
-    assert run_rank(folder, CELL, 0, tmp_path) == 0
+    assert run_rank(folder, 0, tmp_path) == 0
     assert _outcome(tmp_path, 2) == GroupOutcome(0.5, ())
+    assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
 
 
 def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
     behave(folder, **{"raise": [1]})
-    assert run_rank(folder, CELL, 1, tmp_path) == 1
+    assert run_rank(folder, 1, tmp_path) == 1
     (tmp_path / "error-0").write_text("ConnectionError: the others are gone")
     with pytest.raises(GroupFailed, match="RuntimeError: epochs 1 is cursed"):
         _outcome(tmp_path, 2)
@@ -51,7 +55,7 @@ def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_pa
 
 def test_told_to_stop_a_group_leaves_the_cell_after_the_run(folder: SweepFolder, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert run_rank(folder, CELL, 0, tmp_path) == 0
+    assert run_rank(folder, 0, tmp_path) == 0
     with pytest.raises(Interrupted):
         _outcome(tmp_path, 2)
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 1, "four were to be run"
@@ -59,7 +63,7 @@ def test_told_to_stop_a_group_leaves_the_cell_after_the_run(folder: SweepFolder,
 
 def _work(folder: SweepFolder) -> None:
     with Member(folder, "worker") as member:
-        run_group(folder, CELL, 2, member.id, "7,8", lambda: False)
+        run_group(folder, config_of(folder), 2, member.id, "7,8", lambda: False)
 
 
 def test_a_group_sees_its_gpus_and_ends_with_its_worker(folder: SweepFolder) -> None:

@@ -137,7 +137,7 @@ def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folde
     assert not list(folder.members.glob("*-worker*")), "nobody is left"
     behave(folder)
     body = json.loads((folder.multirun / "again.json").read_text())
-    WorkerJob(body["sweep"], body["multirun"], body["n_workers"])()
+    WorkerJob(body["sweep"], body["multirun"], body["n_workers"], body["search"])()
     runs = [line for line in diary(folder) if line.startswith("run")]
     assert len(runs) == len(set(runs)) == 6
     assert [entry.state for entry in entries(folder)] == ["COMPLETE"]

@@ -1,0 +1,126 @@
+"""What a search is asked: how it samples, how often, and its objective, which reads validation sets alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Literal, get_args
+
+from src.config.schema import Config, GaussianData
+from src.config.typed import ConfigError, bounds, build, did_you_mean
+
+SEARCH_KEYS = ("search", "objective", "objective_direction")
+"""Top-level keys that concern a whole command: they are no part of a cell."""
+
+Direction = Literal["maximize", "minimize", "maximize_absolute", "minimize_absolute"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """`n_trials`: points in all, those of earlier commands included; `seed`: the sampler's, not that of a run."""
+
+    name: Literal["tpe", "gp", "random"]
+    n_trials: int = field(metadata=bounds(ge=1))
+    seed: int = field(metadata=bounds(ge=0))
+    pruner: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """The mean over the seeds of a validation metric of one regime, or of the paired difference of two.
+
+    `of`: one label or two; `metric`: ``val/{d1,d2,union}/{accuracy,loss}``, of the weights that the regime ends with.
+    """
+
+    of: tuple[str, ...]
+    metric: str
+    direction: Direction
+
+    @property
+    def text(self) -> str:
+        """As the command line has it: ``sequential-combined/val/union/accuracy``."""
+        return f"{'-'.join(self.of)}/{self.metric}"
+
+    @property
+    def maximised(self) -> bool:
+        """Whether larger values are better."""
+        return self.direction.startswith("maximize")
+
+    @property
+    def goal(self) -> Literal["maximize", "minimize"]:
+        """What is done with the value, whose sign the direction may have taken off."""
+        return "maximize" if self.maximised else "minimize"
+
+    def value(self, means: Mapping[str, float]) -> float:
+        """The trial's value, from the mean of the metric of each regime in `of`."""
+        first, *others = (means[label] for label in self.of)
+        value = first - others[0] if others else first
+        return abs(value) if self.direction.endswith("absolute") else value
+
+
+def is_search(composed: Mapping[str, Any]) -> bool:
+    """Whether the composed mapping of conf/config.yaml asks for a search in place of a grid."""
+    search = composed.get("search")
+    return isinstance(search, Mapping) and search.get("name") != "grid"
+
+
+def refuse_search(composed: Mapping[str, Any]) -> None:
+    """For whoever runs given cells. Raises ConfigError where a search, or an objective of one, is asked for."""
+    if is_search(composed):
+        problem = "chooses its cells as it goes: only src.sweep does; take search=grid here"
+        raise ConfigError("search", composed["search"].get("name"), problem)
+    for key in SEARCH_KEYS[1:]:
+        if composed.get(key) is not None:
+            raise ConfigError(key, composed[key], "has no effect without a search, e.g. search=tpe")
+
+
+def parse_search(composed: Mapping[str, Any]) -> SearchConfig:
+    """The search of a composed mapping that asks for one. Raises ConfigError."""
+    return build(SearchConfig, composed["search"], "search")
+
+
+def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:
+    """The objective of a composed mapping, for cells like `config`. Raises ConfigError with the reason and the fix."""
+    text, direction = composed["objective"], composed["objective_direction"]
+    labels = [regime.label for regime in config.regimes]
+    example = f"{labels[0]}/val/union/{_kinds(config)[0]}"
+    if not isinstance(text, str):
+        pair = f", or the difference of two regimes, {'-'.join(labels[:2])}/..." if len(labels) > 1 else ""
+        raise ConfigError("objective", text, f"a search needs one: a validation metric, e.g. {example}{pair}")
+    who, slash, rest = text.partition("/val/")
+    if not slash:
+        last = text.rpartition("/")[2]
+        if "/test/" in text or last in ("forgetting", "learning_accuracy", "average_accuracy", "backward_transfer"):
+            reason = "reads test sets, which would no longer test what was selected on them"
+            raise ConfigError("objective", text, f"{reason}; take a validation set, e.g. {example}")
+        raise ConfigError("objective", text, f"must be REGIME/val/SET/METRIC, e.g. {example}")
+    metrics = [f"{name}/{kind}" for name in _sets(config) for kind in _kinds(config)]
+    if rest not in metrics:
+        raise ConfigError("objective", text, f"there is no val/{rest}; {did_you_mean(rest, metrics)}")
+    known = {label: (label,) for label in labels} | {f"{a}-{b}": (a, b) for a, b in combinations(labels, 2)}
+    if who not in known:
+        turned = {f"{b}-{a}": f"{a}-{b}" for a, b in combinations(labels, 2)}
+        fix = (
+            f"differences are {turned[who]} in the order of `regimes`; take that and objective_direction=minimize"
+            if who in turned
+            else f"{who} is neither a regime of regimes=[{','.join(labels)}] nor the difference of two; "
+            + did_you_mean(who, list(known))
+        )
+        raise ConfigError("objective", text, fix)
+    if direction is None:
+        direction = "minimize" if rest.endswith("loss") else "maximize"
+    if direction not in get_args(Direction):
+        raise ConfigError("objective_direction", direction, did_you_mean(str(direction), get_args(Direction)))
+    if direction.endswith("absolute") and len(known[who]) == 1:
+        raise ConfigError("objective_direction", direction, "is for the difference of two regimes, a-b/val/...")
+    return Objective(of=known[who], metric=f"val/{rest}", direction=direction)
+
+
+def _sets(config: Config) -> list[str]:
+    return ["union", *(f"d{part}" for part, size in enumerate(config.split.dataset_sizes(), start=1) if size)]
+
+
+def _kinds(config: Config) -> list[str]:
+    regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
+    return ["loss"] if regression else ["accuracy", "loss"]
