@@ -81,7 +81,9 @@ def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
 
 def _length(stopping: StoppingConfig) -> int:
     """How long the cell's stages may get, in the unit that it is given in."""
-    given = (getattr(stopping, name, None) for name in ("epochs", "max_epochs", "updates", "samples"))
+    given = (
+        getattr(stopping, name, None) for name in ("epochs", "max_epochs", "updates", "updates_per_part", "samples")
+    )
     return next(int(amount) for amount in given if amount is not None)
 
 
