@@ -59,10 +59,19 @@ class SweepFolder:
 
         The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
         """
-        known = self.read_queue() if (self.root / "queue.json").exists() else {}
-        content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, "engine": engine, **code_here()}
-        if content != known:
-            write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
+        from filelock import FileLock
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / "queue.json.lock"):  # two commands that begin at once must agree on the id
+            known = self.read_queue() if (self.root / "queue.json").exists() else {}
+            content = {
+                "id": known.get("id") or secrets.token_hex(8),
+                "storage": storage,
+                "engine": engine,
+                **code_here(),
+            }
+            if content != known:
+                write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return str(content["id"])
 
     def read_queue(self) -> dict[str, Any]:
