@@ -31,12 +31,12 @@ class Bank:
 
     def scale(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Raw rows of the bank [n, ...], on any device, as the network sees them."""
-        out = x.to(dtype)
+        out = x.to(dtype, copy=True)  # changed in place below: pictures are large
         if x.dtype == torch.uint8:
-            out = out / 255
+            out.div_(255)
         if self.mean is not None and self.std is not None:
             shape = (1, -1) + (1,) * (out.ndim - 2)
-            out = (out - self.mean.to(out).view(shape)) / self.std.to(out).view(shape)
+            out.sub_(self.mean.to(out).view(shape)).div_(self.std.to(out).view(shape))
         return out
 
 

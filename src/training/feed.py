@@ -32,8 +32,15 @@ class Place:
     world: int = 1
 
 
-RAW_ABOVE_MIB = 256
+RAW_ABOVE_MIB = 64
 """A table of bytes that would be larger than this once scaled is scaled batch by batch instead: a quarter of the memory."""
+
+
+ROWS_AT_ONCE = 4096
+"""Rows that are scaled together: all at once, they would be in memory three times."""
+
+CHUNK_MIB = 32
+"""Inputs that Lightning sees as one batch; it asks for the next ones before the last are used up."""
 
 
 class Table:
@@ -43,21 +50,27 @@ class Table:
         used: dict[int, tuple[Bank, list[Tensor]]] = {}
         for samples in (s for group in groups for s in group):
             used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
-        kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
-        inputs, offsets, offset = [], {}, 0
-        elements = sum(len(kept[key]) * int(np.prod(bank.input_shape)) for key, (bank, _) in used.items())
         banks = [bank for bank, _ in used.values()]
-        is_large = elements * torch.finfo(place.dtype).bits / 8 > RAW_ABOVE_MIB * 2**20
+        kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
+        n_rows = sum(map(len, kept.values()))
+        scaled_bits = n_rows * int(np.prod(banks[0].input_shape)) * torch.finfo(place.dtype).bits
+        is_large = scaled_bits / 8 > RAW_ABOVE_MIB * 2**20
         self._scale_by = banks[0] if is_large and _scaled_alike(banks) else None
         self._dtype = place.dtype
-        for key, (bank, _) in used.items():
-            raw = bank.x[kept[key]]
-            inputs.append(raw if self._scale_by is not None else bank.scale(raw, place.dtype))
-            offsets[key] = offset
-            offset += len(kept[key])
-        self._x = torch.cat(inputs).to(place.device)
         self.rows: list[Tensor] = []
         """For every group of sample sets, the table's row of each position in their concatenation."""
+        if self._scale_by is not None and len(banks) == 1 and place.device.type == "cpu":
+            self._x = banks[0].x  # all of the bank, which is in memory anyway, in place of a copy of some rows
+            self.rows = [torch.cat([s.rows for s in group]) for group in groups]
+            return
+        dtype = place.dtype if self._scale_by is None else banks[0].x.dtype
+        self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=place.device)
+        offsets, end = {}, 0
+        for key, (bank, _) in used.items():
+            offsets[key] = end
+            for rows in kept[key].split(ROWS_AT_ONCE):
+                start, end = end, end + len(rows)
+                self._x[start:end] = bank.scale(bank.x[rows], dtype) if self._scale_by is None else bank.x[rows]
         for group in groups:
             found = [torch.searchsorted(kept[id(s.bank)], s.rows) + offsets[id(s.bank)] for s in group]
             self.rows.append(torch.cat(found))
@@ -215,15 +228,16 @@ Feed = ResidentFeed | StreamingFeed
 
 
 class Chunks:
-    """The batches of every epoch in lists of at most `size`: what Lightning sees as one batch."""
+    """The batches of every epoch in lists of at most `size`, and `CHUNK_MIB`: what Lightning sees as one batch."""
 
     def __init__(self, feed: Feed, size: int) -> None:
         self.feed, self.size = feed, size
 
     def __iter__(self) -> Iterator[list[Batch]]:
         batches = iter(self.feed)
-        while chunk := list(itertools.islice(batches, self.size)):
-            yield chunk
+        for first in batches:
+            size = min(self.size, max(1, CHUNK_MIB * 2**20 // max(1, first[0].nbytes)))
+            yield [first, *itertools.islice(batches, size - 1)]
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:

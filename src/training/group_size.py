@@ -28,7 +28,8 @@ from src.training.replicas import make_replicas
 
 CPU_MEBIBYTES = 512
 """On a CPU weights, gradients and optimizer state of a group take at most this much."""
-CPU_MOST, GPU_MOST = 128, 512
+CPU_STACKED, CPU_LOOPED, GPU_MOST = 128, 4, 512
+"""Models one after the other gain little by being many, and what a step keeps for its gradient is there for all of them."""
 GPU_SHARE = 0.5
 """Of the GPU's free memory for the same; the rest is for data and activations."""
 WORTH = 1.05
@@ -50,7 +51,8 @@ def group_limit(config: Config, node: Node, place: Place) -> int:
     if config.trainer.replicas != "auto":
         return config.trainer.replicas
     if place.device.type != "cuda":
-        return by_memory(model, place, CPU_MEBIBYTES * 2**20, CPU_MOST)
+        most = CPU_STACKED if prefers_vmap(model, place.device.type) else CPU_LOOPED
+        return by_memory(model, place, CPU_MEBIBYTES * 2**20, most)
     free = torch.cuda.mem_get_info(place.device)[0]
     most = by_memory(model, place, int(GPU_SHARE * free), GPU_MOST)
     what = {
