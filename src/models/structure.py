@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -59,13 +62,37 @@ def prefers_vmap(model: nn.Module, device: str = "cpu") -> bool:
     return n_parameters <= VMAP_MAX_PARAMETERS and max(part.in_features for part in linears) <= VMAP_MAX_INPUTS
 
 
-def memory_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
-    """How inputs and weights lie in memory: on a CPU convolutions are faster on channels-last pictures (a training step
-    takes 0.62 of the time for the small CNN, 0.85 for ResNet-18: docs/PERFORMANCE.md). A GPU gets torch's own layout:
-    nothing else was measured there.
+SMALL_MAP = 4
+"""Pixels. ResNet-18 ends at maps of 1 pixel on pictures of 8x8, of 4 on 12x12 and 16x16, of 16 on 28x28 and 32x32."""
+
+
+def memory_layout(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> torch.memory_format:
+    """How inputs and weights lie in memory: on a CPU convolutions are faster on channels-last pictures, unless some of them
+    work on next to no pixels (docs/PERFORMANCE.md has the figures). A GPU gets torch's own layout: nothing else was
+    measured there.
     """
-    has_pictures = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    return torch.channels_last if device.type == "cpu" and has_pictures else torch.contiguous_format
+    pays = device.type == "cpu" and SMALL_MAP < _smallest_map(model, input_shape) < math.inf
+    return torch.channels_last if pays else torch.contiguous_format
+
+
+def _smallest_map(model: nn.Module, input_shape: Sequence[int]) -> float:
+    """Pixels of the smallest map that a convolution over neighbours reads; infinite where there is none."""
+    pixels = [math.inf]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0].shape[-2:].numel()))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+    ]
+    if hooks:
+        modes = {module: module.training for module in model.modules()}
+        parameter = next(model.parameters())
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *input_shape, dtype=parameter.dtype, device=parameter.device))
+        for module, training in modes.items():
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    return min(pixels)
 
 
 def is_row_of_linears(model: nn.Module) -> bool:

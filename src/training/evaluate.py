@@ -39,7 +39,7 @@ def score_stages(
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, place.dtype)
-    layout = memory_layout(model, place.device)
+    layout = memory_layout(model, stream.input_shape, place.device)
     model = model.to(place.device).to(memory_format=layout).eval()
     names = set_names(config.split.parts)
     scores: list[Scores] = []

@@ -126,7 +126,7 @@ class LoopReplicas(Replicas):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._layout is None:  # the first batch tells the device
-            self._layout = memory_layout(self.models, x.device)
+            self._layout = memory_layout(self.models[0], x.shape[2:], x.device)
             self.models.to(memory_format=self._layout)
         out: list[Tensor | None] = []
         for r, model in enumerate(self.models):

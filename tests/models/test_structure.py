@@ -8,7 +8,7 @@ from torch import nn
 
 from src.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.models.build import build_meta_model
-from src.models.structure import has_batchnorm, has_dropout, layers, prefers_vmap
+from src.models.structure import has_batchnorm, has_dropout, layers, memory_layout, prefers_vmap
 
 
 def linear() -> LinearArch:
@@ -121,3 +121,27 @@ def test_dropout_of_rate_zero_is_none() -> None:
     assert not has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
     assert has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
     assert has_dropout(nn.MultiheadAttention(4, 2, dropout=0.1))
+
+
+@pytest.mark.parametrize(
+    ("arch", "side", "expected"),
+    [
+        (CNN, 8, torch.channels_last),
+        (RESNET, 32, torch.channels_last),
+        (RESNET, 28, torch.channels_last),
+        (RESNET, 16, torch.contiguous_format),
+        (RESNET, 8, torch.contiguous_format),
+        (mlp(8), 28, torch.contiguous_format),
+        (named("mobilenet_v3_small"), 128, torch.channels_last),  # its 1x1 convolutions of pooled maps do not count
+    ],
+)
+def test_channels_lie_together_unless_maps_become_tiny(
+    arch: ArchConfig, side: int, expected: torch.memory_format
+) -> None:
+    model = build_meta_model(arch, (3, side, side), 10).train()
+    next(model.modules()).training = False  # a mixture, as frozen normalisation layers make
+    modes = [module.training for module in model.modules()]
+    assert memory_layout(model, (3, side, side), torch.device("cpu")) == expected
+    assert memory_layout(model, (3, side, side), torch.device("cuda")) == torch.contiguous_format
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in model.modules())
