@@ -32,6 +32,8 @@ def run_cell(
     config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
 ) -> CellOutcome:
     """`src.compare.run_cell`, clocked."""
+    from src.training import execute  # noqa: F401 # imports Lightning for seconds: start-up, no part of the first cell
+
     start = time.time()
     with _clocks() as seconds:
         outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage)

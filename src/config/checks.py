@@ -36,6 +36,8 @@ def check(config: Config) -> None:
         _check_gaussian(config.data, config.split)
     if regression and isinstance(stopping, EarlyStopping) and stopping.monitor == "accuracy":
         raise ConfigError("stopping.monitor", "accuracy", "is undefined for a regression; take stopping.monitor=loss")
+    if len(set(config.augment)) < len(config.augment):
+        raise ConfigError("augment", list(config.augment), "names one twice; leave it out")
     uri, password = without_password(config.tracking.uri or "")
     if password is not None:
         fix = "give it in MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD (a database) instead"

@@ -19,6 +19,7 @@ from src.regimes.checkpoint import pin
 
 CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
+LATER = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
 
 
 def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Config:
@@ -44,7 +45,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     `single_run`: the cell is the one run (`regime`, `seed`) instead of `regimes` x `seeds`.
     Raises ConfigError (a ValueError) that names the key, the value and the fix.
     """
-    given = {key: value for key, value in given.items() if key != "hydra"}
+    given = LATER | {key: value for key, value in given.items() if key != "hydra"}
     for key, value in given.items():
         if key not in TOP_LEVEL and key not in SEARCH_KEYS:
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
@@ -59,7 +60,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
     for name in ("split", "optimizer", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)
-    for name in ("loss", "multirun", "storage", "n_workers", "dry_run"):
+    for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
     entries = [given["regime"]] if single_run else given["regimes"]

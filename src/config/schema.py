@@ -364,6 +364,8 @@ class Config:
     tracking: TrackingConfig
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
+    augment: tuple[Literal["flip", "crop"], ...] = ()
+    """What is done to the pictures of a training batch, anew for each draw: see `src.data.augment`."""
     regimes: tuple[RegimeConfig, ...]
     seeds: tuple[int, ...]
     sweep: str
@@ -389,6 +391,7 @@ class Config:
             "optimizer": dataclasses.asdict(self.optimizer),
             "trainer": trainer,
             "loss": self.loss,
+            **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
         }
 
     def axes(self) -> dict[str, str | float | int]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from src.data.augment import augmented, chances
 from src.data.batches import MixtureData, Positions
 from src.data.stream import Bank, Samples
 from src.training.budget import Length
@@ -224,7 +225,28 @@ class StreamingFeed:
         yield from loader
 
 
-Feed = ResidentFeed | StreamingFeed
+class AugmentedFeed:
+    """The batches of another feed with every picture changed at random: `names` as in `src.data.augment`."""
+
+    def __init__(self, plain: ResidentFeed | StreamingFeed, names: Sequence[str]) -> None:
+        self.plain, self.names = plain, names
+
+    @property
+    def length(self) -> Length:
+        """Of the stage."""
+        return self.plain.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        plain, place = self.plain, self.plain.place
+        chosen = np.stack([chances(member, plain.epoch) for member in plain.members])
+        start = plain.skip * plain.length.batch_size
+        for x, y, n in plain:
+            mine = chosen[:, start : start + n][:, place.rank :: place.world]
+            yield augmented(x, mine, self.names), y, n
+            start += n
+
+
+Feed = ResidentFeed | StreamingFeed | AugmentedFeed
 
 
 class Chunks:
@@ -241,8 +263,9 @@ class Chunks:
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:
-    """The same data in batches of another size, one epoch of it, whole on every rank: for figures over all of a stage's
-    training data."""
+    """The same data in batches of another size, one epoch of it, whole on every rank and not augmented: for figures over
+    all of a stage's training data."""
+    feed = feed.plain if isinstance(feed, AugmentedFeed) else feed
     again = copy.copy(feed)
     again.place = dataclasses.replace(feed.place, rank=0, world=1)
     n_draws = feed.length.n_draws
@@ -252,11 +275,21 @@ def whole_epoch(feed: Feed, batch_size: int) -> Feed:
     return again
 
 
-def make_feed(members: Sequence[MixtureData], length: Length, place: Place, resident_mib: int, n_done: int = 0) -> Feed:
+def make_feed(
+    members: Sequence[MixtureData],
+    length: Length,
+    place: Place,
+    resident_mib: int,
+    n_done: int = 0,
+    augment: Sequence[str] = (),
+) -> Feed:
     """A resident feed if the group's training data fit into `resident_mib`, else a streaming one. `n_done`: updates made
     already, after which it goes on."""
     epoch, skip = divmod(n_done, length.updates_per_epoch)
+    feed: ResidentFeed | StreamingFeed
     if Table.mebibytes([member.parts for member in members], place.dtype) <= resident_mib:
-        return ResidentFeed(members, length, place, epoch, skip)
-    n_loaders = 4 if place.device.type == "cuda" else 0
-    return StreamingFeed(members, length, place, n_loaders, epoch, skip)
+        feed = ResidentFeed(members, length, place, epoch, skip)
+    else:
+        n_loaders = 4 if place.device.type == "cuda" else 0
+        feed = StreamingFeed(members, length, place, n_loaders, epoch, skip)
+    return AugmentedFeed(feed, augment) if augment else feed

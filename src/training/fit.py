@@ -61,7 +61,8 @@ def fit(
     vmapped = prefers_vmap(models[0], place.device.type)
     replicas = make_replicas([model.to(place.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, place)
-    feed = make_feed([node.data for node in nodes], first.length, place, config.trainer.resident_mib, n_done)
+    data, resident_mib = [node.data for node in nodes], config.trainer.resident_mib
+    feed = make_feed(data, first.length, place, resident_mib, n_done, config.augment)
     module = GroupModule(
         replicas,
         loss=config.loss,

@@ -235,6 +235,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         "optimizer": recipe["optimizer"],
         "trainer": recipe["trainer"],
         "loss": recipe["loss"],
+        **({"augment": recipe["augment"]} if "augment" in recipe else {}),
         "stopping": stopping,
         "curve_points": config.trainer.curve_points,
         "trainable": dataclasses.asdict(stage.trainable),

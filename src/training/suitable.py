@@ -17,8 +17,11 @@ FULL_UP_TO = 2048
 
 
 def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
-    """Raises ConfigError where a regime freezes what the network has not, starts from a file that does not fit it, or asks
+    """Raises ConfigError where pictures are to be augmented and there are none, a regime freezes what the network has not, starts from a file that does not fit it, or asks
     of the data or the network what they have not. `n_outputs`: of the network."""
+    if config.augment and len(source.bank.input_shape) != 3:
+        problem = f"changes pictures, and these samples have the shape {list(source.bank.input_shape)}; set augment=[]"
+        raise ConfigError("augment", list(config.augment), problem)
     sizes = config.split.dataset_sizes()
     for regime in config.regimes:
         _check_network(config.arch, source.bank.input_shape, n_outputs, config.split.parts, regime)

@@ -156,6 +156,8 @@ CONTRADICTIONS = [
     ("regimes=[{sequential:{lr_factor:fast}}]", "regime.sequential.lr_factor"),
     ("regimes=[{sequential:3}]", "regime.sequential"),
     ("data=image_folder data.path=x data.channels=2", "data.channels"),
+    ("augment=[flip,flip]", "augment"),
+    ("augment=[mixup]", "augment"),
 ]
 BROKEN = WRONG_KEYS + WRONG_TYPES + WRONG_RANGES + CONTRADICTIONS
 

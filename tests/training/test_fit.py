@@ -202,6 +202,8 @@ def test_a_fit_leaves_the_global_random_state_alone(resident_mib: int) -> None:
         ("stopping=convergence", "stopping.max_epochs=3"),
         ("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01"),
         ("split.shift.kind=rotate", "split.shift.amount=30", "optimizer.batch_size=full"),
+        ("augment=[flip,crop]", "regimes=[{replay: {share: 0.3}}]"),
+        ("augment=[crop]", "optimizer.batch_size=full"),
         ("regimes=[{replay: {share: 0.3}}]",),
     ],
     ids=lambda overrides: " ".join(overrides) or "mlp",

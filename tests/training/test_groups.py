@@ -47,6 +47,8 @@ CELLS = {
     "linear, double precision": ("arch=linear", "trainer.precision=64", "optimizer=adam"),
     "mlp, mixed precision": ("trainer.precision=bf16-mixed",),
     "cnn": ("arch=cnn", "arch.widths=[4,5]", "optimizer.batch_size=7"),
+    "cnn, augmented": ("arch=cnn", "arch.widths=[4]", "augment=[flip,crop]"),
+    "mlp, augmented, early stopping": (*EARLY, "augment=[crop]"),
     "cnn, early stopping, momentum kept": ("arch=cnn", "arch.widths=[4]", *EARLY, *KEPT),
     "cnn, convergence": ("arch=cnn", "arch.widths=[4]", *CONVERGE),
 }

@@ -70,6 +70,7 @@ LONGER = {
     "penalties": (*SMALL, "regimes=[{ewc: {strength: 3}},lwf,l2_sp]"),
     "replay, chunks, freeze": (*SMALL, "regimes=[{replay: {share: 0.3}},chunked,freeze]"),
     "streamed": (*SMALL, "trainer.resident_mib=0"),
+    "augmented": (*SMALL, "augment=[flip,crop]"),
     "few curve points": (*SMALL, "trainer.curve_points=2"),
 }
 
