@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from src.config import Config, ConfigError, parse
 from src.files import write_atomically
@@ -59,8 +60,6 @@ class SweepFolder:
 
         The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
         """
-        from filelock import FileLock
-
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / "queue.json.lock"):  # two commands that begin at once must agree on the id
             known = self.read_queue() if (self.root / "queue.json").exists() else {}
