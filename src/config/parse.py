@@ -13,7 +13,7 @@ from typing import Any
 from src.config.checks import check
 from src.config.schema import Config, RegimeConfig
 from src.config.search import SEARCH_KEYS, refuse_search
-from src.config.typed import ConfigError, build, build_named, convert, did_you_mean
+from src.config.typed import ConfigError, build, build_named, convert, did_you_mean, hints_of
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 
@@ -53,7 +53,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     for key in TOP_LEVEL:
         if key not in given:
             raise ConfigError(key, "", "is missing; give it a value")
-    hints = typing.get_type_hints(Config)
+    hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
     for name in ("data", "arch", "stopping", "launcher"):
@@ -117,7 +117,7 @@ def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
     if not isinstance(knobs, Mapping):
         raise ConfigError(key, knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
     parameters = knobs_of(name)
-    hints = typing.get_type_hints(REGIMES[name])
+    hints = hints_of(REGIMES[name])
     chosen = {}
     for knob, value in knobs.items():
         if knob not in parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import types
@@ -37,6 +38,12 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
+@functools.cache
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields. Kept: to look up their names anew took most of the time of reading a config."""
+    return typing.get_type_hints(cls)
+
+
 def build(cls: type[T], given: object, key: str) -> T:
     """An instance of the dataclass `cls` from the mapping `given`; `key` is its place in the config, e.g. ``split``.
 
@@ -49,7 +56,7 @@ def build(cls: type[T], given: object, key: str) -> T:
     for name in given:
         if name not in fields:
             raise ConfigError(f"{prefix}{name}", given[name], f"unknown key; {did_you_mean(str(name), list(fields))}")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)  # type: ignore[arg-type]
     values = {}
     for name, f in fields.items():
         if name not in given and f.default is not dataclasses.MISSING:  # written before there was such a key
@@ -65,7 +72,7 @@ def build_named(variants: Sequence[type[T]], given: object, key: str) -> T:
     """An instance of the one of `variants` whose `name` admits the given name (a union told apart by its name)."""
     if not isinstance(given, Mapping) or "name" not in given:
         raise ConfigError(key, given, f"must name one of the files of conf/{key}/")
-    by_name = {name: cls for cls in variants for name in get_args(typing.get_type_hints(cls)["name"])}
+    by_name = {name: cls for cls in variants for name in get_args(hints_of(cls)["name"])}  # type: ignore[arg-type]
     name = given["name"]
     if name not in by_name:
         raise ConfigError(f"{key}.name", name, f"unknown; {did_you_mean(str(name), list(by_name))}")
