@@ -44,7 +44,7 @@ def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, m
     folder = SweepFolder(tmp_path / "two", "s")
     cell = compare.cell_dir(config).name
     with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, None, folder.write_queue(None, "src.compare"))
+        queue = WorkQueue(folder, member, folder.write_queue(None, "src.compare"))
         distributions = queue.distributions()
         distributions.prepare([config.axes()])
         queue.enqueue([(cell, Cell(config))], distributions, alone=True)

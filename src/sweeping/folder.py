@@ -55,8 +55,9 @@ class SweepFolder:
         """Where a search keeps its file and its pictures."""
         return self.root / "searches" / search_id
 
-    def write_queue(self, storage: str | None, engine: str) -> str:
-        """Notes the storage (without password; None: SQLite here), the engine and this code; returns the folder's random id.
+    def write_queue(self, storage: str | None, engine: str) -> dict[str, Any]:
+        """Notes the storage (without password; None: SQLite here), the engine, this code and the folder's random id;
+        returns that.
 
         The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
         """
@@ -71,7 +72,7 @@ class SweepFolder:
             }
             if content != known:
                 write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
-        return str(content["id"])
+        return content
 
     def read_queue(self) -> dict[str, Any]:
         """The content of queue.json. Raises ConfigError where there is no such sweep."""

@@ -81,9 +81,8 @@ class TrialsWatch(Watch):
         """One for each point, in the order of the points."""
 
     def open(self, member: Member) -> WorkQueue:
-        storage = self._config.storage
-        folder_id = self._folder.write_queue(storage, self._engine_name)
-        return TrialQueue(self._folder, member, storage, folder_id, self._search.id)
+        about = self._folder.write_queue(self._config.storage, self._engine_name)
+        return TrialQueue(self._folder, member, about, self._search.id)
 
     def fill(self, queue: WorkQueue, *, alone: bool) -> None:
         assert isinstance(queue, TrialQueue)
@@ -186,8 +185,7 @@ def _describe(search: Search, config: Config, folder: SweepFolder) -> list[str]:
     trials: list[FrozenTrial] = []
     if (folder.search(search.id) / "search.json").exists() and (folder.root / "queue.json").exists():
         with Member(folder, "status") as member:
-            about = folder.read_queue()
-            queue = TrialQueue(folder, member, config.storage, about["id"], search.id)
+            queue = TrialQueue(folder, member, {**folder.read_queue(), "storage": config.storage}, search.id)
             trials = list(latest(queue.trials()).values())
             queue.close()
     n_done = sum(trial.state.is_finished() for trial in trials)

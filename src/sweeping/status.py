@@ -28,7 +28,7 @@ def status_lines(folder: SweepFolder) -> list[str]:
     lines = []
     with Member(folder, "status") as member:
         workers = [other["id"] for other in member.others("worker")]
-        queue = WorkQueue(folder, member, about["storage"], about["id"])
+        queue = WorkQueue(folder, member, about)
         try:
             trials = [trial for trial in queue.trials() if trial.user_attrs.get("reason") != DROPPED]
         finally:
@@ -37,7 +37,7 @@ def status_lines(folder: SweepFolder) -> list[str]:
         if trials or not searches:
             lines += _cells(folder.sweep, trials, workers)
         for search_id in searches:
-            found = TrialQueue(folder, member, about["storage"], about["id"], search_id)
+            found = TrialQueue(folder, member, about, search_id)
             try:
                 lines += _trials(f"{folder.sweep}, search {search_id}", found, workers)
             finally:

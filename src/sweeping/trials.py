@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config, ConfigError
+from src.sweeping.database import locked
 from src.sweeping.engine import Engine, Outcome, Score, load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.members import Member
@@ -26,29 +27,13 @@ from src.sweeping.space import Point, corners
 
 
 class TrialQueue(WorkQueue):
-    """The queue of the search `search_id` of a sweep, as it lies in the sweep's folder; see `WorkQueue`.
+    """The queue of the search `search_id` of a sweep, as it lies in the sweep's folder; see `WorkQueue`."""
 
-    `engine`: the name of its module; without it the trials can only be looked at.
-    """
-
-    def __init__(
-        self,
-        folder: SweepFolder,
-        member: Member,
-        storage: str | None,
-        folder_id: str,
-        search_id: str,
-        engine: str | None = None,
-    ) -> None:
+    def __init__(self, folder: SweepFolder, member: Member, about: Mapping[str, Any], search_id: str) -> None:
         self.search = load_search(folder, search_id)
-        self._engine_name = engine
+        self._engine_name = str(about["engine"])
         super().__init__(
-            folder,
-            member,
-            storage,
-            folder_id,
-            study=f"{folder.sweep}/{search_id}",
-            direction=self.search.objective.goal,
+            folder, member, about, study=f"{folder.sweep}/{search_id}", direction=self.search.objective.goal
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # naming what the values are
@@ -61,7 +46,6 @@ class TrialQueue(WorkQueue):
 
     @property
     def _engine(self) -> Engine:
-        assert self._engine_name is not None, "this queue is only looked at"
         return load_engine(self._engine_name)
 
     def warm_up(self) -> None:
@@ -72,36 +56,33 @@ class TrialQueue(WorkQueue):
     def claim(self) -> Claim | None:
         """Takes the first waiting cell; with none, asks for the next points until one is to be run. None when all are
         asked for, or when the one that waits is a cell that another worker is running."""
-        with self._locked():
-            claim = self._take()
-            while claim is None and self._ask():
-                claim = self._take()
-            return claim
+        while (claim := super().claim()) is None and self._ask():
+            pass
+        return claim
 
     def config_of(self, claim: Claim) -> Config:
         """What the worker is to run: the cell at the trial's own point."""
-        return self.search.cell(self._storage.get_trial(claim.trial_id).params).config
+        return self.search.cell(self.trial(claim.trial_id).params).config
 
     def tell(self, claim: Claim, outcome: Outcome) -> None:
         """Ends the trial with what the results on disk are worth; the cell's own value, read from test sets, is not."""
         score = self._engine.score(self.config_of(claim), self.search.objective)
         if score.means is not None:
-            self._storage.set_trial_user_attr(claim.trial_id, "means", dict(score.means))
-            self.complete(claim, self.search.objective.value(score.means))
+            self.complete(claim, self.search.objective.value(score.means), {"means": dict(score.means)})
         elif score.diverged:
             self.complete_without_value(claim, score.problem)
         else:
             self.fail(claim, in_short(outcome.failures) if outcome.failures else score.problem)
 
+    @locked
     def try_failed_again(self) -> None:
         """Queues the points whose last trial failed; for a new command, when no other one of this sweep lives."""
-        with self._locked():
-            for trial in latest(self.trials()).values():
-                if "cell" in trial.user_attrs and trial.state in (TrialState.FAIL, TrialState.WAITING):
-                    self._describe(trial.user_attrs["cell"], self.search.cell(trial.params).config)  # if it was deleted
-                if trial.state == TrialState.FAIL:
-                    kept = {key: value for key, value in trial.user_attrs.items() if key in ("point", "axes", "cell")}
-                    self._put(trial.params, TrialState.WAITING, {**kept, "attempt": 1})
+        for trial in latest(self.trials()).values():
+            if "cell" in trial.user_attrs and trial.state in (TrialState.FAIL, TrialState.WAITING):
+                self._describe(trial.user_attrs["cell"], self.search.cell(trial.params).config)  # if it was deleted
+            if trial.state == TrialState.FAIL:
+                kept = {key: value for key, value in trial.user_attrs.items() if key in ("point", "axes", "cell")}
+                self._put(trial.params, TrialState.WAITING, {**kept, "attempt": 1})
 
     def n_waiting(self) -> int:
         """Points that wait for a worker, those that are not chosen yet included."""
@@ -118,6 +99,7 @@ class TrialQueue(WorkQueue):
                 return self.search.cell(point).config
         raise AssertionError("every corner of the space is refused")
 
+    @locked
     def _ask(self) -> bool:
         """Adds the trial of the next point; False when there is no next one now."""
         trials = self.trials()
@@ -154,7 +136,7 @@ class TrialQueue(WorkQueue):
         trial = create_trial(
             state=state, value=value, params=dict(point), distributions=dict(self.search.space), user_attrs=dict(about)
         )
-        self._storage.create_new_trial(self._study_id, trial)
+        self._add([trial])
 
 
 def latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:

@@ -142,8 +142,8 @@ class CellsWatch(Watch):
         self._judged: set[str] = set()
 
     def open(self, member: Member) -> WorkQueue:
-        storage = self._plan.config.storage
-        return WorkQueue(self._folder, member, storage, self._folder.write_queue(storage, self._engine_name))
+        about = self._folder.write_queue(self._plan.config.storage, self._engine_name)
+        return WorkQueue(self._folder, member, about)
 
     def fill(self, queue: WorkQueue, *, alone: bool) -> None:
         """Queues the cells that lack runs; workers start as soon as there is something for them."""

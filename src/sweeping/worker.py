@@ -102,12 +102,12 @@ def queues_of(folder: SweepFolder, member: Member, about: Mapping[str, Any], sea
     `about`: the content of the sweep's queue.json; `search`: see `work`.
     """
     if search in (None, GRID):
-        yield WorkQueue(folder, member, about["storage"], about["id"])
+        yield WorkQueue(folder, member, about)
     for search_id in searches_of(folder) if search is None else [search]:
         if search_id != GRID:
             from src.sweeping.trials import TrialQueue  # loads what the cells of a grid do without
 
-            yield TrialQueue(folder, member, about["storage"], about["id"], search_id, about["engine"])
+            yield TrialQueue(folder, member, about, search_id)
 
 
 def give_up_dead(queue: WorkQueue, engine: Engine) -> None:

@@ -47,7 +47,7 @@ def cells(base: Config, n_cells: int, **changes: object) -> list[tuple[str, Cell
 @contextmanager
 def opened(folder: SweepFolder, storage: str | None) -> Iterator[tuple[WorkQueue, Member]]:
     with Member(folder, "worker") as member:
-        queue = WorkQueue(folder, member, storage, folder.write_queue(storage, "none"))
+        queue = WorkQueue(folder, member, folder.write_queue(storage, "none"))
         try:
             yield queue, member
         finally:

@@ -66,7 +66,7 @@ def opened(search: Search, multirun: Path, storage: str | None = None) -> Iterat
     folder = SweepFolder(multirun, "s")
     search.save(folder)
     with Member(folder, "worker") as member:
-        queue = TrialQueue(folder, member, storage, folder.write_queue(storage, ENGINE), search.id, ENGINE)
+        queue = TrialQueue(folder, member, folder.write_queue(storage, ENGINE), search.id)
         try:
             yield queue
         finally:

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> SweepFolder:
         config = dataclasses.replace(base, split=dataclasses.replace(base.split, ratio=index + 1.0))
         cells.append((f"cell{index}", Cell(config, (f"split.ratio={index + 1}",))))
     with Member(folder, "worker") as member:
-        queue = WorkQueue(folder, member, None, folder.write_queue(None, "none"))
+        queue = WorkQueue(folder, member, folder.write_queue(None, "none"))
         distributions = queue.distributions()
         distributions.prepare(cell.axes for _, cell in cells)
         queue.enqueue(cells, distributions, alone=True)

@@ -18,10 +18,11 @@ import pytest
 
 from src.config import Config, ConfigError, compose
 from src.sweeping.axes import Distributions
+from src.sweeping.database import Entry
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import Cell
 from src.sweeping.members import Member
-from src.sweeping.queue import Entry, WorkQueue
+from src.sweeping.queue import WorkQueue
 from src.sweeping.slurm import WorkerJob
 from src.sweeping.worker import work
 from tests.sweeping import fake_engine
@@ -51,7 +52,7 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
     stopping = [dataclasses.replace(first.stopping, epochs=k + 1) for k in range(n_cells)]
     configs = [dataclasses.replace(first, stopping=one) for one in stopping]
     with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, None, folder.write_queue(None, fake_engine.__name__))
+        queue = WorkQueue(folder, member, folder.write_queue(None, fake_engine.__name__))
         distributions = Distributions({})
         cells = [(fake_engine.cell_dir(config).name, Cell(config)) for config in configs]
         distributions.prepare(cell.axes for _, cell in cells)
@@ -62,7 +63,7 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
 
 def entries(folder: SweepFolder) -> list[Entry]:
     with Member(folder, "status") as member:
-        queue = WorkQueue(folder, member, None, folder.read_queue()["id"])
+        queue = WorkQueue(folder, member, folder.read_queue())
         found = queue.entries()
         queue.close()
     return found

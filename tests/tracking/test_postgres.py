@@ -33,7 +33,7 @@ def test_a_database_without_a_server_holds_the_same_runs_beside_the_queue(
     for _ in range(2):  # each finds the tables of the other
         assert sync(multirun, direct).problems == ()
         with Member(folder, "sweep") as member:
-            WorkQueue(folder, member, postgres, folder.write_queue(postgres, "none")).close()
+            WorkQueue(folder, member, folder.write_queue(postgres, "none")).close()
     assert sync(multirun, direct).n_written == 0, "nothing twice"
     assert sync(multirun, local).problems == ()
     uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]
