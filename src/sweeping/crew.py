@@ -13,6 +13,7 @@ from src.sweeping.folder import SweepFolder
 from src.sweeping.joining import refuse_other_code
 from src.sweeping.launcher import LocalWorkers, n_workers_here
 from src.sweeping.members import Member
+from src.sweeping.patience import StorageAway
 from src.sweeping.queue import WorkQueue
 from src.sweeping.worker import queues_of, record_dead
 
@@ -39,8 +40,13 @@ class Crew:
         """Until nothing is left. Raises ConfigError where the queue cannot be reached."""
         with Member(self._folder, "crew") as member:
             for queue in queues_of(self._folder, member, self._about, self._search):
+                queue.patience.hurried = lambda: self._told_to_leave
                 try:
                     self._until_done(queue)
+                except StorageAway:
+                    self.interrupt()
+                    self._wait()
+                    raise
                 finally:
                     if given_up := queue.take_up_dead():  # workers that would not leave in time were killed
                         record_dead(queue, load_engine(self._about["engine"]), given_up)
@@ -82,5 +88,8 @@ class Crew:
                     raise SystemExit(1)
                 return
             time.sleep(TICK_SECONDS)
-        while not workers.wait(TICK_SECONDS):
+        self._wait()
+
+    def _wait(self) -> None:
+        while self._workers is not None and not self._workers.wait(TICK_SECONDS):
             pass

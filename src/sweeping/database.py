@@ -27,13 +27,23 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
-from src.addresses import with_driver
+from src.addresses import with_driver, without_password
 from src.config import ConfigError
 from src.sweeping.axes import Distributions
 from src.sweeping.folder import SweepFolder
+from src.sweeping.patience import Patience, in_a_line
 
 SCHEMA = "sweeps"
 """Where the tables are on PostgreSQL: MLflow, which notes its version in a table of the same name, may be there as well."""
+
+CONNECTION = {
+    "options": f"-csearch_path={SCHEMA}",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+"""How PostgreSQL is reached; seconds. A machine that is gone without a word is so noticed within a minute."""
 
 State = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
@@ -47,14 +57,25 @@ Result = TypeVar("Result")
 
 
 def locked(method: Callable[Concatenate[Database, Given], Result]) -> Callable[Concatenate[Database, Given], Result]:
-    """A method of a `TrialDatabase` that runs under its lock, in one transaction."""
+    """A method of a `TrialDatabase` that runs under its lock, in one transaction, and is `lasting`."""
 
     @functools.wraps(method)
     def alone(self: Database, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
         with self._locked():
             return method(self, *args, **kwargs)
 
-    return alone
+    return lasting(alone)
+
+
+def lasting(method: Callable[Concatenate[Database, Given], Result]) -> Callable[Concatenate[Database, Given], Result]:
+    """A method that is begun again when the server was away; see `Patience.through`."""
+
+    @functools.wraps(method)
+    def again(self: Database, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        operation = functools.partial(method, self, *args, **kwargs)
+        return operation() if self._is_sqlite else self.patience.through(operation)
+
+    return again
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,9 @@ class TrialDatabase:
             options: dict[str, Any] = {"creator": functools.partial(_connect_sqlite, url.database)}
             self._file_lock = FileLock(f"{url.database}.lock", poll_interval=0.002)
         else:
-            options = {"pool_pre_ping": True, "connect_args": {"options": f"-csearch_path={SCHEMA}"}}
+            options = {"pool_pre_ping": True, "connect_args": CONNECTION}
+        shown, _ = without_password(about["storage"] or local)
+        self.patience = Patience(shown)
         self._lock_key = (
             int.from_bytes(hashlib.blake2b(f"sweeps/{folder.sweep}".encode(), digest_size=8).digest(), "big") >> 1
         )
@@ -111,8 +134,7 @@ class TrialDatabase:
             fix = (
                 "delete this file, and the same command fills it again" if self._is_sqlite else "is the server running?"
             )
-            shown = url.render_as_string(hide_password=True)
-            raise ConfigError("storage", shown, f"the queue cannot be used ({_in_a_line(error)}); {fix}") from error
+            raise ConfigError("storage", shown, f"the queue cannot be used ({in_a_line(error)}); {fix}") from error
         if served not in (None, about["id"]):
             problem = "this storage already serves a sweep of that name in another folder; choose another name"
             raise ConfigError("sweep", folder.sweep, problem)
@@ -120,6 +142,7 @@ class TrialDatabase:
 
     # -------------------------------------------------------------------------------------------- looking at it
 
+    @lasting
     def entries(self, *states: State, limit: int | None = None) -> list[Entry]:
         """The trials in these states (all without any), oldest first."""
         chosen = f"AND t.state IN ({', '.join(repr(state) for state in states)})" if states else ""
@@ -139,11 +162,13 @@ class TrialDatabase:
             if "cell" in a
         ]
 
+    @lasting
     def states(self) -> dict[int, State]:
         """The state of every trial."""
         rows = self._rows("SELECT trial_id, CAST(state AS VARCHAR) FROM trials WHERE study_id = :study")
         return {trial_id: state for trial_id, state in rows}  # noqa: C416
 
+    @lasting
     def distributions(self) -> Distributions:
         """The parameters of the trials so far."""
         rows = self._rows(
@@ -152,10 +177,12 @@ class TrialDatabase:
         )
         return Distributions({name: optuna.distributions.json_to_distribution(json_text) for name, json_text in rows})
 
+    @lasting
     def trials(self) -> list[FrozenTrial]:
         """The trials as Optuna has them, with their times; slower than `entries`."""
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
+    @lasting
     def trial(self, trial_id: int) -> FrozenTrial:
         """One of them."""
         return self._storage.get_trial(trial_id)
@@ -277,7 +304,3 @@ def _value_row(trial_id: int, value: float) -> dict[str, Any]:
 def _utc(local: datetime) -> datetime:
     """As Optuna's tables have times."""
     return local.astimezone(UTC).replace(tzinfo=None)
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())

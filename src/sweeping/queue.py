@@ -119,13 +119,22 @@ class WorkQueue(TrialDatabase):
     def warm_up(self) -> None:
         """Loads what claiming takes, before the first claim."""
 
-    @locked
     def claim(self) -> Claim | None:
         """Takes the first waiting cell that no worker is running; None when there is none."""
-        running = {entry.cell for entry in self.entries("RUNNING")}
-        for entry in self.entries("WAITING", limit=len(running) + 1):
-            if entry.cell in running:
+        return self._claim([])
+
+    @locked
+    def _claim(self, begun: list[int]) -> Claim | None:
+        """`begun`: the trials that it was taking when the server went away; such a claim may be committed."""
+        running = self.entries("RUNNING")
+        for entry in running:
+            if entry.trial_id in begun and entry.worker == self._member.id:
+                return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
+        taken = {entry.cell for entry in running}
+        for entry in self.entries("WAITING", limit=len(taken) + 1):
+            if entry.cell in taken:
                 continue
+            begun.append(entry.trial_id)
             claimed = self._change(entry.trial_id, TrialState.RUNNING, worker=self._member.id)
             assert claimed, "a waiting trial changed hands under the lock"
             return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
@@ -170,23 +179,27 @@ class WorkQueue(TrialDatabase):
             needs = {"whole_gpu": True} if whole_gpu else {}
             self._change(claim.trial_id, TrialState.WAITING, **needs)
 
-    @locked
     def take_up_dead(self, *, forgive: bool = False) -> list[Claim]:
         """Gives back the cells whose workers died, and ends those that killed `MAX_ATTEMPTS` workers, which it returns.
 
         `forgive` counts from 1 again: a new command is a new attempt.
         """
-        given_up = []
+        given_up: dict[int, Claim] = {}
+        self._take_up_dead(given_up, forgive=forgive)
+        return list(given_up.values())
+
+    @locked
+    def _take_up_dead(self, given_up: dict[int, Claim], *, forgive: bool) -> None:
+        """Adds to `given_up`, by their trials: were it returned, it would be lost with the server's answer."""
         for entry in self.entries("RUNNING"):
             if entry.worker is not None and self._member.alive(entry.worker):
                 continue
             if entry.attempt >= MAX_ATTEMPTS and not forgive:
                 reason = f"its worker died {entry.attempt} times (the last: {entry.worker}); out of memory?"
                 self._change(entry.trial_id, TrialState.FAIL, reason=reason)
-                given_up.append(Claim(entry.trial_id, entry.cell, entry.attempt))
+                given_up[entry.trial_id] = Claim(entry.trial_id, entry.cell, entry.attempt)
                 continue
             self._change(entry.trial_id, TrialState.WAITING, attempt=1 if forgive else entry.attempt + 1)
-        return given_up
 
     # -------------------------------------------------------------------------------------------- looking at it
 

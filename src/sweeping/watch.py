@@ -8,6 +8,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -15,6 +17,7 @@ from src.sweeping.engine import Engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.launcher import Workers
 from src.sweeping.members import Member
+from src.sweeping.patience import StorageAway
 from src.sweeping.plan import Plan
 from src.sweeping.progress import Display, Standing
 from src.sweeping.queue import WorkQueue
@@ -67,16 +70,26 @@ class Watch(ABC):
                 queue = self.open(member)
                 try:
                     with Display(self._console, self.standing({})) as display:
-                        alone = not member.others("sweep")
-                        queue.take_up_dead(forgive=alone)
-                        self.fill(queue, alone=alone)
-                        self.left_alone = self._workers.detached and self._is_open(queue)
-                        return {} if self.left_alone else self._until_done(queue, display)
+                        queue.patience.say, queue.patience.hurried = display.say, lambda: self._n_interrupts > 0
+                        return self._run(queue, display, alone=not member.others("sweep"))
                 finally:
                     queue.close()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _run(self, queue: WorkQueue, display: Display, *, alone: bool) -> dict[str, str]:
+        try:
+            queue.take_up_dead(forgive=alone)
+            self.fill(queue, alone=alone)
+            self.left_alone = self._workers.detached and self._is_open(queue)
+            return {} if self.left_alone else self._until_done(queue, display)
+        except StorageAway:
+            if not self._workers.detached:  # a job waits for the server by itself
+                self._stop(display)
+            if self._n_interrupts:
+                self._leave(display)
+            raise
 
     def _is_open(self, queue: WorkQueue) -> bool:
         return any(state in ("WAITING", "RUNNING") for state in self.states(queue).values())
@@ -87,24 +100,15 @@ class Watch(ABC):
 
     def _until_done(self, queue: WorkQueue, display: Display) -> dict[str, str]:
         taken_up = time.monotonic()
-        n_heard = 0
         while True:
             mine = self.states(queue)
             n_ended = sum(state not in ("WAITING", "RUNNING") for state in mine.values())
             display.show(self.standing(mine), last=n_ended == len(mine))
-            if self._n_interrupts > n_heard:
-                n_heard = self._n_interrupts
-                if n_heard == 1:
-                    self._workers.interrupt()
-                    display.say("stopping: the workers keep how far they have come; Ctrl-C again ends them now")
-                else:
-                    self._workers.kill()
-            if n_heard and (self._workers.wait(TICK_SECONDS) or n_heard > 1):
-                give_up_dead(queue, self._engine)
-                display.say("stopped; the same command continues where this one ended")
-                sys.exit(130)
-            if n_heard:
-                continue
+            if self._n_interrupts:
+                self._stop(display)
+                with suppress(StorageAway):
+                    give_up_dead(queue, self._engine)
+                self._leave(display)
             if n_ended == len(mine):
                 return self.failures(queue)
             n_waiting = sum(state == "WAITING" for state in mine.values())
@@ -116,6 +120,22 @@ class Watch(ABC):
                 display.say(f"no worker survives; the last lines of {self._workers.log(0)}:\n{self._last_lines()}")
                 sys.exit(1)
             time.sleep(TICK_SECONDS)
+
+    def _stop(self, display: Display) -> None:
+        """Has the workers leave in good order, or at once where Ctrl-C is heard again."""
+        n_heard = self._n_interrupts
+        self._workers.interrupt()
+        again = " again" if n_heard else ""
+        display.say(f"stopping: the workers keep how far they have come; Ctrl-C{again} ends them now")
+        while not self._workers.wait(TICK_SECONDS):
+            if self._n_interrupts > n_heard:
+                self._workers.kill()
+                self._workers.wait(TICK_SECONDS)
+                break
+
+    def _leave(self, display: Display) -> NoReturn:
+        display.say("stopped; the same command continues where this one ended")
+        sys.exit(130)
 
     def _last_lines(self) -> str:
         path = self._workers.log(0)

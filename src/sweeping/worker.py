@@ -20,6 +20,7 @@ from src.sweeping.gpus import MASK
 from src.sweeping.joining import refuse_other_code
 from src.sweeping.leases import Devices
 from src.sweeping.members import Member
+from src.sweeping.patience import StorageAway
 from src.sweeping.queue import Claim, WorkQueue
 from src.sweeping.torchrun import GroupFailed, run_group
 
@@ -139,6 +140,7 @@ class Worker:
     def work(self, queue: WorkQueue) -> int:
         """Until nothing is left in the queue, or told to stop; returns how many cells ended here."""
         n_ended = 0
+        queue.patience.hurried = self._stop.is_set
         queue.warm_up()
         try:
             while not self._stop.is_set():
@@ -186,6 +188,8 @@ class Worker:
             queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
             return False
+        except StorageAway:
+            raise
         except Exception as error:
             log.exception("cell %s failed", claim.cell)
             queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,0 +1,200 @@
+"""A PostgreSQL server that goes away in mid-sweep: every cell runs exactly once when it is back, and one line says so when not.
+
+The server is a real one, stopped as a crash would; queue, workers and command are real, the engine counts its runs.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from benchmarks.reliability.sweeps import Sweep
+from src import entry
+from src import sweep as command
+from src.config import compose
+from src.sweeping import patience
+from src.sweeping.folder import SweepFolder
+from src.sweeping.grid import Cell
+from src.sweeping.members import Member
+from src.sweeping.patience import StorageAway
+from src.sweeping.queue import MAX_ATTEMPTS, WorkQueue
+from tests import postgres as servers
+from tests.postgres import NoPostgres, Server
+from tests.sweeping.fake_engine import Outcome
+
+pytestmark = pytest.mark.server
+N_CELLS = 12
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    try:
+        with servers.serving() as server:
+            yield server
+    except NoPostgres as error:
+        pytest.skip(f"no PostgreSQL: {error}")
+
+
+def a_sweep(tmp_path: Path, server: Server, *, n_workers: int) -> Sweep:
+    """Of `N_CELLS` cells with one run of 0.3 s."""
+    multirun = tmp_path / "multirun"
+    multirun.mkdir()
+    (multirun / "fake.json").write_text('{"seconds": 0.3}')
+    epochs = ",".join(map(str, range(1, N_CELLS + 1)))
+    cells = [
+        f"stopping.epochs={epochs}",
+        "regimes=[combined]",
+        "seeds=1",
+        f"n_workers={n_workers}",
+        f"storage='{server.url}'",
+    ]
+    return Sweep(multirun, ["hydra.sweeper.engine=tests.sweeping.fake_engine", *cells])
+
+
+def diary(sweep: Sweep, kind: str) -> Counter[str]:
+    """What the fake engine did, with how often."""
+    path = sweep.folder / "ran.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{kind} "))
+
+
+def logs(sweep: Sweep) -> list[str]:
+    """What each worker has written."""
+    return [path.read_text() for path in sorted((sweep.folder / "logs").glob("*.log"))]
+
+
+def n_runs(sweep: Sweep) -> int:
+    return diary(sweep, "run").total()
+
+
+def wait_for(condition: str, holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"never came true: {condition}"
+        time.sleep(0.05)
+
+
+def test_a_server_that_restarts_costs_nothing(tmp_path: Path, server: Server) -> None:
+    sweep = a_sweep(tmp_path, server, n_workers=2)
+    with sweep.start() as process:
+        wait_for("three runs are done", lambda: n_runs(sweep) >= 3)
+        server.stop()
+        wait_for("all have noticed", lambda: all("does not answer" in said for said in [sweep.said(), *logs(sweep)]))
+        server.start()
+        assert process.wait(60) == 0, sweep.said()
+    for kind in ("cell", "run"):
+        assert list(diary(sweep, kind).values()) == [1] * N_CELLS, f"each {kind} exactly once"
+    assert sweep.said().count("trying for 5 min") == 1
+    assert sweep.said().count("is back; going on") == 1
+    assert len(logs(sweep)) == 2
+    for log in logs(sweep):
+        assert log.count("does not answer") == log.count("is back; going on") == 1
+    assert not re.search("Traceback|ERROR", "".join([sweep.said(), *logs(sweep)]))
+
+
+def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = a_sweep(tmp_path, server, n_workers=1)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sys, "argv", ["src/sweep.py", *sweep.arguments])
+    stopping = threading.Thread(target=lambda: (wait_for("a run is done", lambda: n_runs(sweep) >= 1), server.stop()))
+    stopping.start()
+    with pytest.raises(SystemExit, match="2"):
+        entry.run(command.main)
+    stopping.join()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: storage={server.url}: has not answered for ")
+    assert line.endswith("the results are on disk, nothing is lost; start the server, and the same command goes on")
+    assert not sweep.workers(), "they were told to leave, and did not wait for the server"
+    assert 1 <= n_runs(sweep) < N_CELLS
+    server.start()
+    assert sweep.run() == 0, sweep.said()
+    assert list(diary(sweep, "run").values()) == [1] * N_CELLS
+
+
+@pytest.fixture
+def queue(tmp_path: Path, postgres: str) -> Iterator[WorkQueue]:
+    """With one waiting cell."""
+    folder = SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")
+    with Member(folder, "worker") as member:
+        queue = WorkQueue(folder, member, folder.write_queue(postgres, "none"))
+        fill(queue)
+        yield queue
+        queue.close()
+
+
+def fill(queue: WorkQueue) -> None:
+    cell = Cell(compose(["seeds=1"]), ("split.ratio=1",))
+    distributions = queue.distributions()
+    distributions.prepare([cell.axes])
+    queue.enqueue([("cell", cell)], distributions, alone=False)
+
+
+def lose_the_next_answer(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the queue does next is committed, and the connection breaks before it hears so."""
+    begin = queue._locked
+
+    @contextmanager
+    def broken() -> Iterator[sqlalchemy.Connection]:
+        with begin() as connection:
+            yield connection
+        monkeypatch.setattr(queue, "_locked", begin)
+        raise sqlalchemy.exc.OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(queue, "_locked", broken)
+
+
+def test_what_was_committed_without_an_answer_is_not_done_again(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.0)
+    lose_the_next_answer(queue, monkeypatch)
+    fill(queue)
+    assert len(queue.states()) == 1
+
+    lose_the_next_answer(queue, monkeypatch)
+    claim = queue.claim()
+    assert claim is not None, "its own claim, not one that somebody else runs"
+    assert queue.claim() is None
+
+    lose_the_next_answer(queue, monkeypatch)
+    queue.requeue(claim)
+    assert queue.claim() == claim
+
+    lose_the_next_answer(queue, monkeypatch)
+    queue.tell(claim, Outcome(0.25))
+    (trial,) = queue.trials()
+    assert (trial.state.name, trial.value) == ("COMPLETE", 0.25)
+
+
+def test_a_cell_given_up_without_an_answer_is_still_reported(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.0)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        claim = queue.claim()
+        assert claim is not None
+        assert claim.attempt == attempt
+        monkeypatch.setattr(queue._member, "alive", lambda _: False)
+        lose_the_next_answer(queue, monkeypatch)
+        given_up = queue.take_up_dead()
+    assert given_up == [claim]
+
+
+def test_who_is_told_to_stop_does_not_wait(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    queue.patience.say, queue.patience.hurried = said.append, lambda: True
+    lose_the_next_answer(queue, monkeypatch)
+    with pytest.raises(StorageAway, match="nothing is lost"):
+        queue.claim()
+    assert len(said) == 1
+    assert queue.claim() is None, "the claim is committed"
