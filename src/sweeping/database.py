@@ -112,9 +112,8 @@ class TrialDatabase:
             options = {"pool_pre_ping": True, "connect_args": CONNECTION}
         shown, _ = without_password(about["storage"] or local)
         self.patience = Patience(shown)
-        self._lock_key = (
-            int.from_bytes(hashlib.blake2b(f"sweeps/{folder.sweep}".encode(), digest_size=8).digest(), "big") >> 1
-        )
+        name = hashlib.blake2b(f"sweeps/{folder.sweep}".encode(), digest_size=8)
+        self._lock_key = int.from_bytes(name.digest(), "big") >> 1
         self._connections = sqlalchemy.create_engine(url, **options)
         self._connection: sqlalchemy.Connection | None = None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -131,9 +130,8 @@ class TrialDatabase:
                 if served is None:
                     self._study.set_user_attr("folder", about["id"])
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            fix = (
-                "delete this file, and the same command fills it again" if self._is_sqlite else "is the server running?"
-            )
+            again = "delete this file, and the same command fills it again"
+            fix = again if self._is_sqlite else "is the server running?"
             raise ConfigError("storage", shown, f"the queue cannot be used ({in_a_line(error)}); {fix}") from error
         if served not in (None, about["id"]):
             problem = "this storage already serves a sweep of that name in another folder; choose another name"
@@ -213,6 +211,7 @@ class TrialDatabase:
         connection.execute(sqlalchemy.insert(TRIALS), rows)
         numbered = "SELECT trial_id FROM trials WHERE study_id = :study AND number >= :first ORDER BY number"
         ids = [trial_id for (trial_id,) in self._rows(numbered, first=n_before)]
+        added = list(zip(ids, trials, strict=True))
         params = [
             {
                 "trial_id": trial_id,
@@ -220,19 +219,15 @@ class TrialDatabase:
                 "param_value": trial.distributions[name].to_internal_repr(value),
                 "distribution_json": distribution_to_json(trial.distributions[name]),
             }
-            for trial_id, trial in zip(ids, trials, strict=True)
+            for trial_id, trial in added
             for name, value in trial.params.items()
         ]
         attributes = [
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-            for trial_id, trial in zip(ids, trials, strict=True)
+            for trial_id, trial in added
             for key, value in trial.user_attrs.items()
         ]
-        values = [
-            _value_row(trial_id, trial.value)
-            for trial_id, trial in zip(ids, trials, strict=True)
-            if trial.value is not None
-        ]
+        values = [_value_row(trial_id, trial.value) for trial_id, trial in added if trial.value is not None]
         for table, content in ((PARAMS, params), (ATTRIBUTES, attributes), (VALUES, values)):
             if content:
                 connection.execute(sqlalchemy.insert(table), content)
@@ -240,11 +235,10 @@ class TrialDatabase:
 
     def _change(self, trial_id: int, state: TrialState, *, value: float | None = None, **attributes: Any) -> bool:
         """Brings a trial into a state, under the lock; False, and nothing is changed, when it has already ended."""
-        connection = self._under_lock()
-        times: dict[str, datetime] = {}
+        connection, times = self._under_lock(), dict[str, datetime]()
         if state == TrialState.RUNNING:
             times["datetime_start"] = _utc(datetime.now())
-        elif state.is_finished():
+        if state.is_finished():
             times["datetime_complete"] = _utc(datetime.now())
         unfinished = TRIALS.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
         update = sqlalchemy.update(TRIALS).where(TRIALS.c.trial_id == trial_id, unfinished)
