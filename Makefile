@@ -67,7 +67,7 @@ sync: setup ## make MLflow say what lies on disk
 
 ##@ Keeping it right
 test: setup lint ## lint, types and all tests with coverage
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term --durations=10 $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10 $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
