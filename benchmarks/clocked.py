@@ -24,19 +24,24 @@ from src import compare
 from src.compare import CellOutcome, cell_dir, free_device, missing_runs, record_failure, score
 from src.config import Config
 from src.summary import Session
+from src.sweeping.engine import OnPoint
 
 __all__ = ["cell_dir", "free_device", "missing_runs", "record_failure", "run_cell", "score", "session"]
 
 
 def run_cell(
-    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+    config: Config,
+    *,
+    on_run: Callable[[Path], None] | None = None,
+    on_stage: Callable[[], None] | None = None,
+    on_point: OnPoint | None = None,
 ) -> CellOutcome:
     """`src.compare.run_cell`, clocked."""
     from src.training import execute  # noqa: F401 # imports Lightning for seconds: start-up, no part of the first cell
 
     start = time.time()
     with _clocks() as seconds:
-        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage)
+        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage, on_point=on_point)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     _note(config, {"cell": True, "start": start, "end": time.time(), "peak_mib": peak, **seconds})
     return outcome

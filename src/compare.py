@@ -29,7 +29,7 @@ from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.models.validate import validate_arch
 from src.summary import Session
-from src.sweeping.engine import Score
+from src.sweeping.engine import OnPoint, Score
 from src.sweeping.folder import Dumper, plain, to_mapping
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
@@ -48,6 +48,7 @@ from src.training.records import (
 )
 from src.training.store import Store
 from src.training.suitable import check_regimes
+from src.training.waypoints import heard_by
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
@@ -150,12 +151,16 @@ def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOu
 
 @_noting_what_raised
 def run_cell(
-    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+    config: Config,
+    *,
+    on_run: Callable[[Path], None] | None = None,
+    on_stage: Callable[[], None] | None = None,
+    on_point: OnPoint | None = None,
 ) -> CellOutcome:
     """Trains what is missing and writes each run's folder; `on_run` is called with it once its result.json is there.
 
-    `on_stage` is called before every group of stages and while it trains; what it raises leaves the cell. Trained stages
-    stay in the store, and how far the others have come.
+    `on_stage` is called before every group of stages and while it trains, `on_point` (see `Engine.run_cell`) while the last
+    stages train; what they raise leaves the cell. Trained stages stay in the store, and how far the others have come.
     """
     config = settled(config)
     from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import: not before it must
@@ -166,7 +171,9 @@ def run_cell(
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)
-    execution = execute(config, plan, _store(config.multirun, config.trainer.store_gib), place, on_stage)
+    whole = len(missing) == len(config.regimes) * len(config.seeds)
+    on_curves = None if on_point is None or not whole else heard_by(on_point, plan)
+    execution = execute(config, plan, _store(config.multirun, config.trainer.store_gib), place, on_stage, on_curves)
     if place.rank:
         return CellOutcome((), (), None)
     try:

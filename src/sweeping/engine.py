@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -23,6 +24,26 @@ class Interrupted(BaseException):
 
     Not an Exception, so that no handler for a run's failure takes it for one.
     """
+
+
+class Pruned(BaseException):
+    """Raised inside `Engine.run_cell`, by its `on_point`, to leave the cell at once and not come back; the text says why.
+
+    What was trained stays: whoever runs the cell later goes on from there.
+    """
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """A point that all runs of a cell have passed in training. `share`: of the updates of their last stage; `means`: over
+    the runs, of every metric of the validation curves there (``val/union/accuracy``)."""
+
+    share: Fraction
+    means: Mapping[str, float]
+
+
+OnPoint = Callable[[Sequence[Waypoint]], None]
+"""Hears all waypoints so far, in their order, whenever there are more."""
 
 
 class Outcome(Protocol):
@@ -79,9 +100,13 @@ class Engine(Protocol):
         *,
         on_run: Callable[[Path], None] | None = None,
         on_stage: Callable[[], None] | None = None,
+        on_point: OnPoint | None = None,
     ) -> Outcome:
         """Trains what is missing; calls `on_run` with each run's folder once its result.json is there, and `on_stage`
-        wherever the cell can be left without losing what was trained."""
+        wherever the cell can be left without losing what was trained.
+
+        `on_point` is for cells of one regime of which no run is finished yet: it hears how far all runs have come.
+        """
 
     def free_device(self) -> None:
         """Frees the memory that this process keeps on its device between cells: somebody else has it now."""

@@ -22,12 +22,15 @@ from src.training.group_size import group_limit
 from src.training.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
 from src.training.replicas import State
-from src.training.result import Progress, StageResult
+from src.training.result import Curves, Progress, StageResult
 from src.training.shelf import Shelf
 from src.training.starting import alike, furthest, inherited, starting_model
 from src.training.store import Store
 
 T = TypeVar("T")
+
+OnCurves = Callable[[Mapping[str, Curves]], None]
+"""Hears the curves of stages by their keys: whole ones of those that are done, what there is of those in training."""
 
 LARGE_MIB = 32
 """Weights of a group above which what its fit leaves behind is looked for at once; it takes about 0.1 s."""
@@ -58,14 +61,20 @@ class Execution:
 
 
 def execute(
-    config: Config, plan: Plan, store: Store, place: Place, on_stage: Callable[[], None] | None = None
+    config: Config,
+    plan: Plan,
+    store: Store,
+    place: Place,
+    on_stage: Callable[[], None] | None = None,
+    on_curves: OnCurves | None = None,
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    `on_stage` is called before every group, while it trains and while it waits; what it raises ends the walk: what was
-    trained, and how far the rest had come, is in the store.
+    `on_stage` is called before every group, while it trains and while it waits, and `on_curves` wherever the stages in
+    training pass a regular point of their curves, with all curves but those of diverged stages. What either raises ends
+    the walk: what was trained, and how far the rest had come, is in the store.
     """
-    walk = _Walk(config, plan, Execution(store), place, on_stage or _nothing)
+    walk = _Walk(config, plan, Execution(store), place, on_stage or _nothing, on_curves)
     for group in plan.groups:
         walk.group(group)
     return walk.execution
@@ -93,6 +102,7 @@ class _Walk:
     execution: Execution
     place: Place
     on_stage: Callable[[], None]
+    on_curves: OnCurves | None
 
     def __post_init__(self) -> None:
         held = {} if self.place.world == 1 else {"held_mib": math.inf}  # other ranks have no store to read from
@@ -239,6 +249,12 @@ class _Checkpoints:
 
     def leave(self) -> None:
         self.walk.on_stage()
+
+    def passed(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
+        if self.walk.on_curves is not None:
+            results = self.walk.execution.results
+            done = {key: result.curves for key, result in results.items() if not result.ledger.diverged}
+            self.walk.on_curves(done | {self.group[model].key: own for model, own in curves().items()})
 
     def save(self, standings: Sequence[Progress | StageResult]) -> None:
         store = self.walk.execution.store

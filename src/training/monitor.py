@@ -31,11 +31,17 @@ Point = tuple[int, bool, list[PoolScores]]
 
 class Checkpoints(Protocol):
     """Where a fit may be left: `leave` is called often, and what it raises ends the fit, its models having been saved;
-    `save` is called then, and every `seconds`."""
+    `save` is called then, and every `seconds`.
+
+    `passed` is called at every regular point of the curves, where it may be left too, and when a group goes on that has
+    passed some, with what gives the regular points so far, by model; those that have ended are not among them.
+    """
 
     seconds: float
 
     def leave(self) -> None: ...
+
+    def passed(self, curves: Callable[[], Mapping[int, Curves]]) -> None: ...
 
     def save(self, standings: Sequence[Standing]) -> None: ...
 
@@ -84,6 +90,8 @@ class StageMonitor(pl.Callback):
         if noises:
             assert isinstance(self.module.replicas, LoopReplicas)
             self.module.replicas.noise = noises
+        if self.checkpoints is not None and self.points:
+            self.checkpoints.passed(self._curves_so_far)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Dropout draws from generators of the models' own, addressed by seed, data and epoch."""
@@ -126,7 +134,7 @@ class StageMonitor(pl.Callback):
         if regular or ending:
             self.points.append((self.module.n_done, regular, self.score()))
         if self._running():
-            self._may_leave()
+            self._may_leave(regular)
 
     def _epoch_losses(self) -> Tensor:
         """Losses of the epoch's updates [n, R], summed over the ranks; kept for the next point."""
@@ -156,12 +164,14 @@ class StageMonitor(pl.Callback):
 
     # -------------------------------------------------------------------------------------------- where it stands
 
-    def _may_leave(self) -> None:
-        """Saves the group if it is time, or if somebody wants it left."""
+    def _may_leave(self, at_point: bool = False) -> None:
+        """Saves the group if it is time, or if somebody wants it left. `at_point`: at a regular point of the curves."""
         if self.checkpoints is None:
             return
         try:
             self.checkpoints.leave()
+            if at_point:
+                self.checkpoints.passed(self._curves_so_far)
         except BaseException:
             self._save()
             raise
@@ -178,7 +188,7 @@ class StageMonitor(pl.Callback):
         self, states: Sequence[State], starts: Sequence[Progress] | None, seconds: float
     ) -> dict[int, Progress]:
         """Where the running models stand: all that the rest of their stage depends on. `seconds`: each one's share here."""
-        optimizers, losses = self._optimizer_states(), self.all_losses()
+        optimizers, losses, curves = self._optimizer_states(), self.all_losses(), self._curves_so_far()
         replicas = self.module.replicas
         inside = bool(self.module.n_done % self.nodes[0].length.updates_per_epoch)
         noise = replicas.noise if isinstance(replicas, LoopReplicas) and inside else None
@@ -191,7 +201,7 @@ class StageMonitor(pl.Callback):
                 weights=states[r],
                 optimizer=optimizers[r],
                 losses=losses[:, r].clone(),
-                curves=self._curves([p for p in self.points if p[1]], losses[:, r], r),
+                curves=curves[r],
                 noise=None if noise is None else noise[r],
                 best=self.rule.best.get(r),
             )
@@ -224,6 +234,11 @@ class StageMonitor(pl.Callback):
         points.append(next(p for p in self.points if p[0] >= updates))
         points = [(min(step, updates), regular, scores) for step, regular, scores in points]
         return self._curves(points, self.all_losses()[:, model], model)
+
+    def _curves_so_far(self) -> dict[int, Curves]:
+        """The regular points of the running models."""
+        points, losses = [p for p in self.points if p[1]], self.all_losses()
+        return {r: self._curves(points, losses[:, r], r) for r in self._running()}
 
     def _curves(self, points: Sequence[Point], losses: Tensor, model: int) -> Curves:
         steps = [step for step, _, _ in points]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from src.config import SCHEMA_VERSION, Config, RegimeConfig
-from src.data.stream import Stream
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import (
     average_accuracy,
@@ -32,7 +31,7 @@ from src.training.evaluate import Scores, score_stages, set_names
 from src.training.feed import Place
 from src.training.plan import Node, Plan, Run
 from src.training.result import StageResult
-from src.training.scoring import class_weights, set_mean
+from src.training.scoring import validation_curves
 from src.training.store import weights_digest
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str
     offset = 0
     for number, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
         curves = stage.curves
-        series = {"train/loss": curves.train_loss, **_validation(node.stream, stage)}
+        series = {"train/loss": curves.train_loss, **validation_curves(node.stream, curves)}
         for name, values in series.items():
             kept = np.isfinite(values)
             columns["step"] += (curves.steps[kept] + offset).tolist()
@@ -227,16 +226,6 @@ def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str
             columns["value"] += values[kept].tolist()
         offset += stage.ledger.updates
     return columns
-
-
-def _validation(stream: Stream, stage: StageResult) -> dict[str, Any]:
-    """Validation accuracy and loss of every set, from the curves of the pools."""
-    series = {}
-    for name, chosen in stream.val.sets.items():
-        weights = class_weights(chosen, stream.val.pools, stage.curves.loss[0].shape[-1])
-        series[f"val/{name}/accuracy"] = set_mean(stage.curves.recall, weights)
-        series[f"val/{name}/loss"] = set_mean(stage.curves.loss, weights)
-    return series
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -14,6 +14,7 @@ from src.data.stream import EvaluationSet, Samples, Stream
 from src.evaluation.metrics import Loss, sample_losses
 from src.training.feed import Place, Table
 from src.training.replicas import Replicas
+from src.training.result import Curves
 
 EVALUATION_BATCH = 256
 """Rows evaluated at once, per model: what they become on the way stays in the cache (the small CNN on 32x32 pictures takes
@@ -105,6 +106,16 @@ def set_mean(
         used = w > 0  # a class of weight 0 may have no samples, hence no figure
         total = total + (per_class[pool][..., used] * w[used]).sum(-1)  # row by row: no bit depends on other rows
     return np.asarray(total)
+
+
+def validation_curves(stream: Stream, curves: Curves) -> dict[str, NDArray[np.float64]]:
+    """Accuracy and loss of every validation set at every point [T], by name: ``val/union/accuracy``."""
+    series = {}
+    for name, chosen in stream.val.sets.items():
+        weights = class_weights(chosen, stream.val.pools, curves.loss[0].shape[-1])
+        series[f"val/{name}/accuracy"] = set_mean(curves.recall, weights)
+        series[f"val/{name}/loss"] = set_mean(curves.loss, weights)
+    return series
 
 
 def monitor_values(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import Config, Objective, RegimeConfig, cell_hash
-from src.sweeping.engine import Score
+from src.sweeping.engine import OnPoint, Score
 from src.sweeping.searching import Searched
 from src.sweeping.trials import best_first
 
@@ -40,9 +40,13 @@ def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
 
 
 def run_cell(
-    config: Config, *, on_run: Callable[[Path], None] | None = None, on_stage: Callable[[], None] | None = None
+    config: Config,
+    *,
+    on_run: Callable[[Path], None] | None = None,
+    on_stage: Callable[[], None] | None = None,
+    on_point: OnPoint | None = None,
 ) -> Outcome:
-    del on_stage  # its cells have no stages
+    del on_stage, on_point  # its cells have no stages
     behaviour = _behaviour(config)
     cell, epochs = cell_dir(config), config.axes()["epochs"]
     note(config, f"cell {cell.name}")
