@@ -20,6 +20,7 @@ from src.config.command import command
 from src.files import write_atomically
 from src.summary import Place, attached, labels_of, print_troubles, read, report_cells, terminal
 from src.sweeping.grid import SHORT_NAMES
+from src.sweeping.pruning import TENTHS, is_cut
 from src.sweeping.searching import Searched, axes_text, in_words
 from src.sweeping.trials import best_first
 from src.tracking.outbox import Outbox
@@ -42,7 +43,7 @@ def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Search
     outbox = Outbox(sweep_dir)
     report_cells(sweep_dir, cells, records, labels, verdicts, outbox, _places(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
-    sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else [])]
+    sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
     states = [trial.state for trial in searched.trials]
     metrics = {f"trials/{state.name.lower()}": float(states.count(state)) for state in ENDS}
     if best:
@@ -61,7 +62,7 @@ def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Search
     for line in sentences:
         console.print(line, markup=False)
     for trial in searched.trials:
-        if trial.state == TrialState.PRUNED:
+        if trial.state == TrialState.PRUNED and not is_cut(trial):
             said = trial.user_attrs
             line = f"pruned: trial {said['point']} ({axes_text(trial)}): {said['reason']}"
             console.print(line, style="yellow", markup=False)
@@ -109,6 +110,16 @@ def _tested(trial: FrozenTrial, records: Records, verdicts: Sequence[CellVerdict
         f"{label} {unit.value(sum(of) / len(of))} {unit.of_values}".rstrip() for label, of in values.items()
     )
     return [f"On the test sets, which chose nothing, mean {kind} on union: {means}."]
+
+
+def _cut(searched: Searched) -> list[str]:
+    """How many trials the pruner has cut short; each says in trials.csv where."""
+    ends = [trial.last_step or 0 for trial in searched.trials if is_cut(trial)]
+    if not ends:
+        return []
+    where = f"after {sum(ends) / len(ends) / TENTHS:.0%} of their last stage on average"
+    count = f"{len(ends)} of {len(searched.trials)} trials"
+    return [f"Cut short by search.pruner={searched.search.config.pruner}: {count}, {where}."]
 
 
 def _shown(trial: FrozenTrial, searched: Searched) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, get_args
 
-from src.config.schema import Config, GaussianData
+from src.config.schema import BudgetStopping, Config, EpochsStopping, GaussianData
 from src.config.typed import ConfigError, bounds, build, did_you_mean
+from src.regimes.catalog import REGIMES
 
 SEARCH_KEYS = ("search", "objective", "objective_direction")
 """Top-level keys that concern a whole command: they are no part of a cell."""
@@ -23,7 +24,7 @@ class SearchConfig:
     name: Literal["tpe", "gp", "random"]
     n_trials: int = field(metadata=bounds(ge=1))
     seed: int = field(metadata=bounds(ge=0))
-    pruner: Literal["none"]
+    pruner: Literal["none", "median", "hyperband"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +116,42 @@ def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:
     if direction.endswith("absolute") and len(known[who]) == 1:
         raise ConfigError("objective_direction", direction, "is for the difference of two regimes, a-b/val/...")
     return Objective(of=known[who], metric=f"val/{rest}", direction=direction)
+
+
+def check_pruner(search: SearchConfig, objective: Objective, config: Config) -> None:
+    """Refuses a pruner where cutting runs of `config` short would bias what is found, could not be decided, or would lose
+    what was trained. Raises ConfigError with the reason and the fix."""
+    problem = None if search.pruner == "none" else _against_pruning(objective, config)
+    if problem is not None:
+        raise ConfigError("search.pruner", search.pruner, problem)
+
+
+def _against_pruning(objective: Objective, config: Config) -> str | None:
+    first, *others = objective.of
+    trainer, stopping = config.trainer, config.stopping
+    if others:
+        return (
+            f"would bias the comparison {'-'.join(objective.of)}; take search.pruner=none, or objective={first}/val/..."
+        )
+    unread = [regime.label for regime in config.regimes if regime.label != first]
+    if unread:
+        return f"would cut short {', '.join(unread)} too, which the objective does not read; take 'regimes=[{first}]'"
+    if not isinstance(stopping, EpochsStopping | BudgetStopping):
+        return (
+            f"compares shares of a length, which stopping={stopping.name} leaves open; take stopping=epochs or budget"
+        )
+    (regime,) = config.regimes
+    if not REGIMES[regime.name](config.split.parts, **dict(regime.knobs))[-1].budget:
+        return f"has no curve to look at, since the last stage of {first} trains nothing; take search.pruner=none"
+    if trainer.devices > 1:
+        return "cannot reach the processes of a run on several devices; take trainer.devices=1 or search.pruner=none"
+    if trainer.curve_points == 1:
+        return "looks at the points of the curves on the way, of which there are none; raise trainer.curve_points"
+    if not trainer.checkpoint_seconds:
+        return "would lose what was trained, as trainer.checkpoint_seconds=0 keeps nothing half-way; take e.g. 60"
+    if trainer.precision == "16-mixed":
+        return "would lose what was trained, as trainer.precision=16-mixed keeps nothing half-way; take bf16-mixed"
+    return None
 
 
 def _sets(config: Config) -> list[str]:

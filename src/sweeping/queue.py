@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from src.config import Config
 from src.sweeping.axes import Distributions
 from src.sweeping.database import TrialDatabase, locked
-from src.sweeping.engine import Outcome
+from src.sweeping.engine import OnPoint, Outcome
 from src.sweeping.folder import GRID, SweepFolder
 from src.sweeping.grid import Cell, covers, union
 from src.sweeping.members import Member
@@ -144,6 +144,11 @@ class WorkQueue(TrialDatabase):
         """What a claim's worker is to run."""
         return self._folder.read_cell(claim.cell)
 
+    def on_point(self, claim: Claim) -> OnPoint | None:
+        """What is to hear, while a claim's runs train, how far they have come, and may raise `Pruned`; None: nobody."""
+        del claim
+        return None
+
     def tell(self, claim: Claim, outcome: Outcome) -> None:
         """Ends the cell as it came out."""
         if outcome.failures:
@@ -161,7 +166,7 @@ class WorkQueue(TrialDatabase):
 
     @locked
     def complete_without_value(self, claim: Claim, reason: str) -> bool:
-        """Ends a cell that is finished and inconclusive; Optuna calls such a trial pruned."""
+        """Ends a cell that is inconclusive, or not worth finishing; Optuna calls such a trial pruned."""
         return self._change(claim.trial_id, TrialState.PRUNED, reason=reason)
 
     @locked

@@ -2,7 +2,7 @@
 
 It is a file in the sweep's folder, ``searches/<id>/search.json``, from which every worker makes the same cells, and an
 Optuna study of its own beside the queue's (`src.sweeping.trials`). The id names what is asked: the space, the objective,
-regimes, seeds, everything that is fixed, and the sampler with its seed; another question is another search.
+regimes, seeds, everything that is fixed, the sampler with its seed, and the pruner; another question is another search.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from src.config import Config, ConfigError, Objective, SearchConfig, digest, parse, parse_objective, parse_search
-from src.config.search import SEARCH_KEYS
+from src.config.search import SEARCH_KEYS, check_pruner
 from src.files import write_atomically
 from src.sweeping.engine import Engine
 from src.sweeping.folder import SweepFolder, searches_of
@@ -120,8 +120,10 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, tuple[str, C
     config = plans[0].config
     bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
     objective = parse_objective(asked, config)
+    for plan in plans:
+        check_pruner(search, objective, plan.config)
     content = {
-        "sampler": [search.name, search.seed],
+        "sampler": [search.name, search.seed, *([] if search.pruner == "none" else [search.pruner])],
         "objective": asdict(objective),
         "space": {key: distribution_to_json(kind) for key, kind in space.items()},
         "corners": [cell_hash for plan in plans for cell_hash in plan.cells],

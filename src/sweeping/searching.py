@@ -182,6 +182,8 @@ def _describe(search: Search, config: Config, folder: SweepFolder) -> list[str]:
     """What a dry run prints: the space, the objective, and what is done of it."""
     lines = [f"{key}: {distribution_in_words(distribution)}" for key, distribution in search.space.items()]
     lines.append(f"objective: {in_words(search.objective)}, mean over {len(config.seeds)} seeds")
+    if search.config.pruner != "none":
+        lines.append(f"pruner: {search.config.pruner}")
     trials: list[FrozenTrial] = []
     if (folder.search(search.id) / "search.json").exists() and (folder.root / "queue.json").exists():
         with Member(folder, "status") as member:

@@ -2,8 +2,8 @@
 
 Asking for a point, checking it and queueing its cell happen under the queue's lock. A trial carries the number of its
 point: one that failed is tried by the next command as another trial of the same point, and `n_trials` counts points.
-How a trial ends: with the objective's value; pruned where its point is refused or diverged, which samplers take for bad
-(TPE) or leave out; failed where something raised.
+How a trial ends: with the objective's value; pruned where its point is refused, diverged, or cut short by the pruner, which
+samplers take for bad (TPE) or leave out; failed where something raised.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config, ConfigError
 from src.sweeping.database import locked
-from src.sweeping.engine import Engine, Outcome, Score, load_engine
+from src.sweeping.engine import Engine, OnPoint, Outcome, Pruned, Score, Waypoint, load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.members import Member
+from src.sweeping.pruning import follow, way_of, why
 from src.sweeping.queue import Claim, WorkQueue, in_short
 from src.sweeping.search import Search, load_search
 from src.sweeping.space import Point, corners
@@ -63,6 +64,36 @@ class TrialQueue(WorkQueue):
     def config_of(self, claim: Claim) -> Config:
         """What the worker is to run: the cell at the trial's own point."""
         return self.search.cell(self.trial(claim.trial_id).params).config
+
+    def on_point(self, claim: Claim) -> OnPoint | None:
+        """Where the search prunes: notes the way of the claim's trial, and raises `Pruned` where the pruner ends it."""
+        search, n_known = self.search, 0
+        if search.config.pruner == "none":
+            return None
+
+        def on_point(waypoints: Sequence[Waypoint]) -> None:
+            nonlocal n_known
+            way = way_of(waypoints, search.objective.metric)
+            if len(way) > n_known:
+                n_known = len(way)
+                if ended := self._note(claim, way):
+                    raise Pruned(why(ended, search))
+
+        return on_point
+
+    @locked
+    def _note(self, claim: Claim, way: Mapping[int, float]) -> FrozenTrial | None:
+        """Keeps with a trial how far it has come, for the trials to come; the trial if it is to end here."""
+        trials, number = self.trials(), self.trial(claim.trial_id).number
+        trial, ends = follow(self.search, trials, number, way)
+        try:
+            for step, value in trial.intermediate_values.items() - trials[number].intermediate_values.items():
+                self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
+            for key, rung in trial.system_attrs.items():
+                self._storage.set_trial_system_attr(claim.trial_id, key, rung)
+        except UpdateFinishedTrialError:  # another host took this worker for dead, and has ended it
+            return None
+        return trial if ends else None
 
     def tell(self, claim: Claim, outcome: Outcome) -> None:
         """Ends the trial with what the results on disk are worth; the cell's own value, read from test sets, is not."""

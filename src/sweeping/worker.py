@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from src.config import ConfigError
-from src.sweeping.engine import Engine, Interrupted, Outcome, load_engine
+from src.sweeping.engine import Engine, Interrupted, Outcome, Pruned, load_engine
 from src.sweeping.folder import GRID, SweepFolder, searches_of
 from src.sweeping.gpus import MASK
 from src.sweeping.joining import refuse_other_code
@@ -190,6 +190,10 @@ class Worker:
             return False
         except StorageAway:
             raise
+        except Pruned as reason:
+            queue.complete_without_value(claim, str(reason))
+            log.info("cell %s: %s", claim.cell, reason)
+            return True
         except Exception as error:
             log.exception("cell %s failed", claim.cell)
             queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -218,7 +222,8 @@ class Worker:
                 raise
         if visible is not None:
             os.environ[MASK] = visible
-        return self._engine.run_cell(config, on_run=self._on_run, on_stage=self._on_stage)
+        on_point = queue.on_point(claim)
+        return self._engine.run_cell(config, on_run=self._on_run, on_stage=self._on_stage, on_point=on_point)
 
     def _on_run(self, run: Path) -> None:
         log.info("finished %s", run.name)

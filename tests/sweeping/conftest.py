@@ -1,8 +1,20 @@
-"""The two kinds of storage a queue can have."""
+"""The two kinds of storage a queue can have, and Hydra as a command starts it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from hydra import initialize_config_dir
+
+from src.config import CONF_DIR
+
+
+@pytest.fixture(scope="module")
+def hydra() -> Iterator[None]:
+    """Hydra, by which command lines are read."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.server)])

@@ -15,17 +15,16 @@ from typing import Any, cast
 
 import optuna
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from src.config import CONF_DIR, Config, ConfigError
+from src.config import Config, ConfigError
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import expand
-from src.sweeping.line import CommandLine
 from src.sweeping.members import Member
 from src.sweeping.plan import plan_sweep
 from src.sweeping.search import Search, load_search, make_search
@@ -35,26 +34,13 @@ from src.sweeping.space import rounded, space_of
 from src.sweeping.trials import TrialQueue, best_first, latest
 from src.sweeping.worker import StopRequest, Worker
 from tests.sweeping import fake_engine
+from tests.sweeping.searches import line_of
+
+pytestmark = pytest.mark.usefixtures("hydra")
 
 ENGINE = fake_engine.__name__
 LR = "optimizer.lr=tag(log,interval(1e-3,1))"
 BASE = ["search=random", "search.n_trials=6", "objective=sequential/val/union/accuracy", "seeds=2", "sweep=s"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _hydra() -> Iterator[None]:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield
-
-
-def line_of(*overrides: str) -> CommandLine:
-    """As `run_sweep` reads it."""
-    follows = any("${" in override for override in overrides)
-
-    def composed(given: list[str]) -> Mapping[str, Any]:
-        return cast(Mapping[str, Any], OmegaConf.to_container(compose("config", given), resolve=not follows))
-
-    return CommandLine(overrides, composed, GlobalHydra.instance().config_loader(), resolved=not follows)
 
 
 def search_of(*overrides: str, multirun: Path) -> Search:
@@ -141,6 +127,7 @@ def test_sampled_numbers_are_short_near_and_within_their_interval() -> None:
 
 
 OK = [*BASE, LR]
+CUT = [*OK, "search.pruner=hyperband", "regimes=[sequential]"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +147,22 @@ OK = [*BASE, LR]
         ([*BASE, LR, "regime=replay", "regime.share=interval(0,1)"], ["regime.share=interval(0,1)", "regimes"]),
         ([*BASE, LR, "n_workers=1,2"], ["n_workers=1,2", "cannot be an axis"]),
         ([*OK, "search.n_trials=0"], ["search.n_trials=0", ">= 1"]),
-        ([*OK, "search.pruner=median"], ["search.pruner=median", "none"]),
+        ([*OK, "search.pruner=medain"], ["search.pruner=medain", "did you mean median"]),
+        (
+            [*OK, "search.pruner=median", "objective=sequential-combined/val/d1/loss"],
+            ["search.pruner=median", "bias the comparison sequential-combined", "search.pruner=none"],
+        ),
+        ([*OK, "search.pruner=median"], ["search.pruner=median", "combined too", "regimes=[sequential]"]),
+        ([*CUT, "stopping=early_stopping"], ["search.pruner=hyperband", "early_stopping", "stopping=epochs"]),
+        ([*CUT, "stopping=epochs,convergence"], ["search.pruner=hyperband", "convergence", "stopping=epochs"]),
+        (
+            [*CUT, "regimes=[average]", "objective='average/val/d1/loss'"],
+            ["search.pruner=hyperband", "last stage of average", "search.pruner=none"],
+        ),
+        ([*CUT, "trainer=cpu", "trainer.devices=2"], ["search.pruner=hyperband", "several devices"]),
+        ([*CUT, "trainer.curve_points=1"], ["search.pruner=hyperband", "raise trainer.curve_points"]),
+        ([*CUT, "trainer.checkpoint_seconds=0"], ["search.pruner=hyperband", "checkpoint_seconds=0"]),
+        ([*CUT, "trainer.precision=16-mixed"], ["search.pruner=hyperband", "16-mixed", "bf16-mixed"]),
         ([*OK, "objective=null"], ["objective=null", "sequential/val/union/accuracy"]),
         ([*OK, "objective=sequential/test/union/accuracy"], ["objective=sequential/test", "reads test sets"]),
         ([*OK, "objective=sequential/forgetting"], ["objective=sequential/forgetting", "reads test sets"]),
@@ -361,6 +363,11 @@ def test_a_difference_may_be_where_it_is_least(tmp_path: Path) -> None:
             if trial.state.name == "COMPLETE":
                 assert trial.values[0] == pytest.approx(abs(trial.params["optimizer.lr"] - 0.1))
     assert least.id != largest.id
+
+
+def test_another_pruner_is_another_search(tmp_path: Path) -> None:
+    ids = {search_of(*CUT, f"search.pruner={name}", multirun=tmp_path).id for name in ("none", "median", "hyperband")}
+    assert len(ids) == 3
 
 
 def test_optunas_own_tools_open_the_study(tmp_path: Path) -> None:
