@@ -13,58 +13,36 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from src import entry, sweep
 from src.sweeping.launcher import PROJECT
+from tests.command import Command, Done
 
 ENGINE = "hydra.sweeper.engine=tests.sweeping.fake_engine"
 GRID = ["split.ratio=0.1,1", "stopping.epochs=1,2", "seeds=2"]
 N_RUNS = 16
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """``python -m src.sweep`` in this process, as `entry.run` starts it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-    def __call__(self, *arguments: str) -> Done:
-        self._monkeypatch.setattr(sys, "argv", ["src/sweep.py", *arguments, ENGINE])
-        code = 0
-        try:
-            entry.run(sweep.main)
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        said = self._capsys.readouterr()
-        return Done(code, said.out, said.err)
+class Sweeper(Command):
+    """``python -m src.sweep`` with the fake engine."""
 
     def sweep(self, multirun: Path, *overrides: str, n_workers: int = 1) -> Done:
         return self("-m", *overrides, *settings(multirun, n_workers))
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capsys)
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sweeper:
+    return Sweeper("sweep", sweep.main, monkeypatch, capsys, ENGINE)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _compiled() -> Iterator[None]:
     """Workers start twice as fast from compiled modules, which some environments keep Python from writing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("pycache")))
         yield
 
 
@@ -103,7 +81,7 @@ def behave(multirun: Path, **behaviour: object) -> None:
     (multirun / "fake.json").write_text(json.dumps(behaviour))
 
 
-def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_path: Path, command: Command) -> None:
+def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_path: Path, command: Sweeper) -> None:
     first = command.sweep(tmp_path, *GRID, n_workers=2)
     assert first.code == 0, first.err
     assert "cells 4/4 | runs 16/16" in first.err
@@ -130,7 +108,7 @@ def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_pat
 
 
 def test_a_cell_that_raises_does_not_stop_the_others_and_is_tried_by_the_next_command(
-    tmp_path: Path, command: Command
+    tmp_path: Path, command: Sweeper
 ) -> None:
     behave(tmp_path, **{"raise": [2]})
     first = command.sweep(tmp_path, "stopping.epochs=1,2,3", "seeds=1")
@@ -144,7 +122,7 @@ def test_a_cell_that_raises_does_not_stop_the_others_and_is_tried_by_the_next_co
     assert Counter(diary(tmp_path, "run").values()) == Counter({1: 6})
 
 
-def test_a_cell_that_kills_its_workers_is_given_up_and_the_others_finish(tmp_path: Path, command: Command) -> None:
+def test_a_cell_that_kills_its_workers_is_given_up_and_the_others_finish(tmp_path: Path, command: Sweeper) -> None:
     behave(tmp_path, die=[1])
     done = command.sweep(tmp_path, "stopping.epochs=1,2", "seeds=1")
     assert done.code == 1
@@ -168,7 +146,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
     assert set(done.values()) == {1}
 
 
-def test_all_killed_at_once_the_same_command_finishes_the_rest(tmp_path: Path, command: Command) -> None:
+def test_all_killed_at_once_the_same_command_finishes_the_rest(tmp_path: Path, command: Sweeper) -> None:
     behave(tmp_path, seconds=0.2)
     with started(tmp_path, *GRID) as parent:
         wait_for("three runs are done", lambda: len(diary(tmp_path, "run")) >= 3)
@@ -186,7 +164,7 @@ SEARCH = ["search=tpe", "search.n_trials=6", "objective=sequential/val/union/acc
 LR = "optimizer.lr=tag(log,interval(1e-3,0.9))"
 
 
-def test_a_killed_search_goes_on_with_the_same_points_and_says_what_is_left(tmp_path: Path, command: Command) -> None:
+def test_a_killed_search_goes_on_with_the_same_points_and_says_what_is_left(tmp_path: Path, command: Sweeper) -> None:
     behave(tmp_path, seconds=0.1)
     with started(tmp_path, *SEARCH, LR, n_workers=1) as parent:
         wait_for("five runs are done", lambda: len(diary(tmp_path, "run")) >= 5)
@@ -219,7 +197,7 @@ def test_two_equal_sweeps_at_once_share_the_work(tmp_path: Path) -> None:
     assert set(done.values()) == {1}
 
 
-def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, command: Command) -> None:
+def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, command: Sweeper) -> None:
     multirun = tmp_path / "multirun"
     dry = ["-m", *GRID, *settings(multirun, 2), "dry_run=true"]
     said = command(*dry)
@@ -235,7 +213,7 @@ def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, com
 
 @pytest.mark.server
 def test_a_password_in_the_storage_is_in_no_file(
-    tmp_path: Path, command: Command, postgres: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: Sweeper, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "")  # what the command sets is undone
     url = postgres.replace("lab@", "lab:geheim@")
@@ -276,7 +254,7 @@ def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
     arguments: list[str],
     named: list[str],
     tmp_path: Path,
-    command: Command,
+    command: Sweeper,
 ) -> None:
     said = command(*arguments, f"multirun={tmp_path}/multirun")
     assert said.code == 2
@@ -288,7 +266,7 @@ def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
     assert not (tmp_path / "multirun").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: Command) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: Sweeper) -> None:
     (tmp_path / "multirun").touch()
     said = command("-m", *GRID, *settings(tmp_path / "multirun", 1))
     assert said.code == 2

@@ -8,47 +8,21 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import src.training.execute as execute_module
-from src import entry, train
+from src import train
+from tests.command import Command
 
 SMALL = ("split.size=60", "stopping.epochs=2", "tracking=off", "trainer=cpu")
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """``python -m src.train`` in this process, as `entry.run` starts it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setenv("COLUMNS", "200")
-
-    def __call__(self, *arguments: str) -> Done:
-        self._monkeypatch.setattr(sys, "argv", ["src/train.py", *arguments])
-        code = 0
-        try:
-            entry.run(train.main)
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        said = self._capsys.readouterr()
-        return Done(code, said.out, said.err)
-
-
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capsys)
+    return Command("train", train.main, monkeypatch, capsys)
 
 
 def bodies(multirun: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,48 @@
+"""Commands of the project run in this process, as `entry.run` starts them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from omegaconf import DictConfig
+
+from src import entry
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """``python -m src.NAME ... always``, whose task is `main`."""
+
+    def __init__(
+        self,
+        name: str,
+        main: Callable[[DictConfig], None],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        *always: str,
+    ) -> None:
+        self._name, self._main, self._always = name, main, always
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("COLUMNS", "200")
+
+    def __call__(self, *arguments: str) -> Done:
+        self._monkeypatch.setattr(sys, "argv", [f"src/{self._name}.py", *arguments, *self._always])
+        code = 0
+        try:
+            entry.run(self._main)
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        said = self._capsys.readouterr()
+        return Done(code, said.out, said.err)
