@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.tracking.mirror import Found, RecordRefused, TrackerUnavailable
 from src.tracking.record import Key, Record, mask
-from src.tracking.schema import Experiment
+from src.tracking.schema import Experiment, problem_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -63,7 +63,7 @@ class DatabaseMirror:
                 raise RecordRefused(records[0].key, str(error)) from error
             return sum(self.write([record]) for record in records)  # so that only the bad one is refused
         except (SQLAlchemyError, OSError) as error:
-            raise TrackerUnavailable(mask(str(error))) from error
+            raise TrackerUnavailable(problem_of(error)) from error
 
     def _write(self, connection: Connection, records: Sequence[Record]) -> int:
         wanted = [record.key for record in records]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +65,15 @@ def _prepare(uri: str, experiment: str) -> Experiment:
                 client.set_experiment_tag(known.experiment_id, tag, value)
         return Experiment(known.experiment_id, known.artifact_location)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise TrackerUnavailable(mask(str(error))) from error
+        raise TrackerUnavailable(problem_of(error)) from error
+
+
+def problem_of(error: Exception) -> str:
+    """What is wrong with the database, in words; what to do where it is the file itself."""
+    cause = getattr(error, "orig", None) or error
+    if type(cause) is sqlite3.DatabaseError:  # its subclasses are about a statement, or about a lock
+        return f"its database is damaged ({cause}): move mlflow.db away, and `make sync` writes it again"
+    return mask(str(error))
 
 
 def _build(file: Path) -> None:
@@ -82,7 +89,19 @@ def _build(file: Path) -> None:
         _initialize_tables(engine)  # type: ignore[no-untyped-call]
     finally:
         engine.dispose()
+    for end in (
+        "-wal",
+        "-shm",
+        "-journal",
+    ):  # of a file that was moved away without them: SQLite would play them into this one
+        file.with_name(f"{file.name}{end}").unlink(missing_ok=True)
     os.replace(scratch, file)
+
+
+def _copy(file: Path, to: Path) -> None:
+    """A copy of a SQLite file with what its journal holds."""
+    with contextlib.closing(sqlite3.connect(file)) as source, contextlib.closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
 
 
 def _upgrade(uri: str, file: Path | None) -> None:
@@ -107,7 +126,7 @@ def _upgrade(uri: str, file: Path | None) -> None:
             if revision is None or revision == ScriptDirectory.from_config(config).get_current_head():
                 return
             if file is not None:
-                shutil.copy2(file, file.with_name(f"{file.name}.before-upgrade"))
+                _copy(file, file.with_name(f"{file.name}.before-upgrade"))
             config.attributes["connection"] = connection
             command.upgrade(config, "heads")
     except CommandError as error:

@@ -182,6 +182,39 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     assert len(list((multirun / "mlartifacts").glob("**/config.yaml"))) == 24
 
 
+def test_a_journal_left_by_a_database_that_is_gone_does_not_damage_the_next(
+    local: TrackingConfig, multirun: Path, tmp_path: Path
+) -> None:
+    uri, mirror = opened(local, multirun)
+    sweep_of(multirun)
+    file, journal, kept = (multirun / "mlflow.db", multirun / "mlflow.db-wal", tmp_path / "kept")
+    with contextlib.closing(sqlite3.connect(file)) as reader:  # as long as it is there the journal stays
+        reader.execute("SELECT count(*) FROM runs").fetchall()
+        sync(multirun, local)
+        shutil.copy(journal, kept)
+    mirror.close()
+    file.unlink()  # moved away, and the journal forgotten
+    shutil.move(kept, journal)
+    assert sync(multirun, local).n_written == 29
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert len(by_key(uri)) == 29
+
+
+def test_a_damaged_database_says_what_to_do(local: TrackingConfig, multirun: Path) -> None:
+    _, mirror = opened(local, multirun)
+    sweep_of(multirun)
+    sync(multirun, local)
+    mirror.close()
+    file = multirun / "mlflow.db"
+    content = bytearray(file.read_bytes())
+    content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
+    file.write_bytes(content)
+    said = sync(multirun, local)
+    assert said.error is not None
+    assert "move mlflow.db away" in said.error
+
+
 def test_a_schema_of_an_older_mlflow_is_upgraded_and_a_copy_is_kept(local: TrackingConfig, tmp_path: Path) -> None:
     import mlflow
     from alembic import command
