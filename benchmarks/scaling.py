@@ -25,8 +25,7 @@ from unittest.mock import patch
 from benchmarks.harness import Grid, flags, show, spread, sweep
 
 if TYPE_CHECKING:
-    from src.config import Config
-    from src.training.plan import Node, Plan
+    from src.training.plan import Node
 
 FLAGS = {
     "parts": "cells,regimes,workers,replicas",
@@ -76,16 +75,16 @@ def regimes(given: dict[str, str], scratch: Path) -> None:
         words = [f"regimes=[{','.join(SHARING[:n])}]", f"seeds={given['seeds']}", f"stopping.epochs={given['epochs']}"]
         config = compose([*words, "split.size=600", "trainer=cpu", "tracking=off", f"multirun={place}"])
         fits: list[tuple[list[str], float]] = []
-        train = execute._fit
+        train = execute._Walk._fit
 
-        def clocked(config: Config, plan: Plan, group: Sequence[Node], *rest: Any) -> Any:
+        def clocked(walk: Any, group: Sequence[Node], *rest: Any) -> Any:
             start = time.perf_counter()
-            results = train(config, plan, group, *rest)
+            results = train(walk, group, *rest)
             fits.append(([node.key for node in group], time.perf_counter() - start))
             return results
 
         start = time.perf_counter()
-        with patch.object(execute, "_fit", clocked):
+        with patch.object(execute._Walk, "_fit", clocked):
             outcome = run_cell(config)
         wall = time.perf_counter() - start
         bodies = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import clocked, gpu, grid, plain
+from benchmarks import clocked, gpu, grid, plain, scaling
 from benchmarks.harness import Grid, spread
 from src.compare import streams_of
 from src.config import compose
@@ -81,6 +81,18 @@ def test_the_gpu_benchmark_runs_on_a_cpu_in_miniature(
     printed = capsys.readouterr().out
     assert "models side by side on cpu" in printed
     assert "one ResNet-18" in printed
+
+
+def test_the_benchmark_of_shared_stages_clocks_those_of_the_further_regimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[str]] = []
+    monkeypatch.setattr(scaling, "show", lambda title, heads, rows: shown.extend(rows))
+    scaling.regimes({**scaling.FLAGS, "regimes": "1,2", "seeds": "2", "epochs": "2"}, tmp_path)
+    assert [row[0] for row in shown] == ["1", "2"]
+    alone, both = (float(row[2].split()[0]) for row in shown)
+    assert alone == 0, "all stages are those of the first regime"
+    assert both > 0
 
 
 def test_a_spread_is_the_median_between_the_extremes() -> None:
