@@ -87,7 +87,7 @@ def test_the_benchmark_of_shared_stages_clocks_those_of_the_further_regimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[list[str]] = []
-    monkeypatch.setattr(scaling, "show", lambda title, heads, rows: shown.extend(rows))
+    monkeypatch.setattr(scaling, "show", lambda *said: shown.extend(said[2]))
     scaling.regimes({**scaling.FLAGS, "regimes": "1,2", "seeds": "2", "epochs": "2"}, tmp_path)
     assert [row[0] for row in shown] == ["1", "2"]
     alone, both = (float(row[2].split()[0]) for row in shown)
