@@ -18,6 +18,7 @@ from src.sweeping.engine import Engine, load_engine
 from src.sweeping.folder import SweepFolder
 from src.sweeping.grid import Cell, expand_line
 from src.sweeping.line import CommandLine
+from src.sweeping.members import Member
 from src.sweeping.plan import Plan, describe, plan_sweep
 
 
@@ -92,7 +93,8 @@ def run_cells(
     Where the launcher is detached, the cells are only left to its workers.
     """
     if not plan.missing:
-        return {}
+        with Member(folder, "sweep"):  # for what processes left behind that were killed at the very end
+            return {}
     from src.sweeping.launcher import workers_for  # loads Optuna, which a command with nothing to run does without
     from src.sweeping.watch import CellsWatch
 

@@ -69,6 +69,7 @@ class Member:
     ) -> None:
         self._left.set()
         self._thread.join()
+        self.others(self.role)  # takes along what the dead left behind: they may have died when nobody was to come
         self._path.unlink(missing_ok=True)
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -53,6 +53,20 @@ def test_who_leaves_leaves_nothing_behind(folder: SweepFolder) -> None:
     assert list(folder.members.iterdir()) == []
 
 
+def test_who_leaves_takes_along_what_the_dead_left_behind(folder: SweepFolder) -> None:
+    with subprocess.Popen([sys.executable, "-c", STAY, str(folder.multirun)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with Member(folder, "sweep"):
+            pass
+        assert len(list(folder.members.glob("*.json"))) == 1, "it lives"
+        process.kill()
+        process.wait()
+        with Member(folder, "sweep"):
+            pass
+    assert list(folder.members.iterdir()) == []
+
+
 def test_on_another_host_the_heartbeat_decides(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with Member(folder, "sweep", grace=60) as me, Member(folder, "worker") as other:
         path = folder.members / f"{other.id}.json"
