@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from src.analysis.figures import difference_maps, map_names
 from src.analysis.pairing import Records, RunRecord, by_cell, load_records
-from src.analysis.table import csv_table, markdown_table, remarks, terminal_table
+from src.analysis.table import csv_table, markdown_table, means_table, remarks, terminal_table
 from src.analysis.transfer import IN_WORDS, Grid, grids, markdown
 from src.analysis.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
 from src.config import Config
-from src.config.command import command, flat
+from src.config.command import command, flat, text_of
 from src.files import write_atomically
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
@@ -58,7 +58,10 @@ def axes_of(configs: Sequence[Config]) -> list[dict[str, str | float | int]]:
         if said_by is not None and _told_apart([place[said_by] for place in places], values):
             continue
         for place, value in zip(places, values, strict=True):
-            place[key] = value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+                place[key] = value
+            else:
+                place[key] = text_of(value)  # a list as it is typed: [64,64]
     return places
 
 
@@ -147,6 +150,8 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
             console.print(remark, style="dim", markup=False)
         for group in contrasts(verdicts).values():
             console.print(summary(group))
+    elif records.runs and not streams:  # one regime
+        console.print(means_table(records.runs))
     for grid in streams:
         console.print(_drawn(grid))
     if streams:

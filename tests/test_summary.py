@@ -26,6 +26,21 @@ def test_what_a_short_axis_does_not_tell_apart_is_said_in_full() -> None:
     assert [place["split.size"] for place in places] == [100, 200]
 
 
+def test_lists_are_places_as_they_are_typed() -> None:
+    places = axes_of([compose(["arch.widths=[128]"]), compose(["arch.widths=[64,64]"])])
+    assert [place["arch.widths"] for place in places] == ["[128]", "[64,64]"]
+
+
+def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose([*TINY, f"multirun={tmp_path}", "regimes=[d1_only]"])
+    outcome = run_cell(config)
+    found = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
+    values = [100 * body["result"]["metrics"]["test/union/accuracy"] for body in found]
+    report(tmp_path / config.sweep, [cell_dir(config).name], [config], "the command")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "d1_only" in line)
+    assert row.split() == ["d1_only", f"{sum(values) / 2:.1f}", f"{min(values):.1f}", f"{max(values):.1f}", "2"]
+
+
 def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
     for config in configs:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from src.analysis.pairing import Axis
+from src.analysis.pairing import Axis, RunRecord
 from src.analysis.units import name_of, unit_of
-from src.analysis.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p
+from src.analysis.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p, metric_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,9 +22,12 @@ SHORT = {"imbalance": "imb", "epochs": "ep"}
 
 
 def axis_order(value: Axis) -> tuple[int, str, float]:
-    """Sort key for an axis that may mix numbers and words: "none", numbers, then words, ``rotate:5`` before ``rotate:30``."""
+    """Sort key for an axis that may mix numbers and words: "none", numbers, then words, ``rotate:5`` before ``rotate:30``;
+    lists by their length, then ``[32]`` before ``[128]``."""
     if isinstance(value, int | float):
         return (1, "", float(value))
+    if value.startswith("["):
+        return (2, f"[{value.count(',') + (value != '[]')}{re.sub(r'[0-9]+', lambda number: number[0].zfill(9), value)}", 0.0)
     word, _, amount = value.partition(":")
     try:
         return (2, word, float(amount))
@@ -34,7 +39,7 @@ def axis_text(value: Axis) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def varying_axes(verdicts: Sequence[CellVerdict]) -> dict[str, list[Axis]]:
+def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[Axis]]:
     """Axes with more than one level, and their levels in order.
 
     Where the axes do not tell two cells apart (something else was swept), the cell's hash is an axis too.
@@ -52,7 +57,7 @@ def varying_axes(verdicts: Sequence[CellVerdict]) -> dict[str, list[Axis]]:
     return varying
 
 
-def place(verdict: CellVerdict, axis: str) -> Axis:
+def place(verdict: CellVerdict | RunRecord, axis: str) -> Axis:
     """Where a cell lies on an axis of `varying_axes`."""
     return verdict.cell[:8] if axis == "cell" else verdict.axes.get(axis, "-")
 
@@ -176,6 +181,29 @@ def _terminal_table(verdicts: Sequence[CellVerdict], max_rows: int, *, narrow: b
         table.add_row(*(Text(cell) for cell in cells), Text(label(row.winner), style=style))
     if len(shown) > max_rows:
         table.caption = f"{len(shown) - max_rows:,} more rows in the CSV"
+    return table
+
+
+def means_table(runs: Sequence[RunRecord]) -> Table:
+    """A rich table of runs that have none to be compared with: the mean of every cell and regime over its seeds."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    metric = metric_of(runs)
+    unit, axes = unit_of(metric), varying_axes(runs)
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: [axis_order(place(run, axis)) for axis in axes]):
+        groups.setdefault((run.cell, run.regime), []).append(run)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    heads = (*axes, "regime", f"{name_of(metric)} {unit.of_values}".rstrip(), "least", "most", "n")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "regime" else "right")
+    for (_, regime), some in groups.items():
+        values = [value for run in some if (value := run.metric(metric)) is not None]
+        figures = [unit.value(of(values) if values else None) for of in (statistics.mean, min, max)]
+        where = [axis_text(place(some[0], axis)) for axis in axes]
+        table.add_row(*(Text(cell) for cell in (*where, regime, *figures, str(len(values)))))
     return table
 
 

@@ -36,12 +36,12 @@ def command(config: Config) -> str:
     words = list(choices)
     for key, value in mine.items():
         if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != default[key]:
-            words.append(f"{key}={_text(value)}")
+            words.append(f"{key}={text_of(value)}")
     if config.regimes != _default(choices).regimes:
-        words.append(f"regimes={_text([_regime(regime) for regime in config.regimes])}")
+        words.append(f"regimes={text_of([_regime(regime) for regime in config.regimes])}")
     if config.seeds != _default(choices).seeds:
         plain = config.seeds == tuple(range(len(config.seeds)))
-        words.append(f"seeds={len(config.seeds) if plain else _text(list(config.seeds))}")
+        words.append(f"seeds={len(config.seeds) if plain else text_of(list(config.seeds))}")
     return " ".join(["python -m src.sweep", *(shlex.quote(word) for word in words)])
 
 
@@ -82,16 +82,16 @@ def _regime(regime: RegimeConfig) -> Any:
     return {regime.name: dict(regime.knobs)} if regime.knobs else regime.name
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A value as Hydra's command line reads it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_text(item) for item in value) + "]"
+        return "[" + ",".join(text_of(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{text_of(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and not re.fullmatch(r"[\w./@$%*+?-]+", value):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"

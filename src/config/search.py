@@ -98,7 +98,8 @@ def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:
         raise ConfigError("objective", text, f"must be REGIME/val/SET/METRIC, e.g. {example}")
     metrics = [f"{name}/{kind}" for name in _sets(config) for kind in _kinds(config)]
     if rest not in metrics:
-        raise ConfigError("objective", text, f"there is no val/{rest}; {did_you_mean(rest, metrics)}")
+        there_are = [f"{who}/val/{metric}" for metric in metrics]
+        raise ConfigError("objective", text, f"there is no val/{rest}; {did_you_mean(text, there_are)}")
     known = {label: (label,) for label in labels} | {f"{a}-{b}": (a, b) for a, b in combinations(labels, 2)}
     if who not in known:
         turned = {f"{b}-{a}": f"{a}-{b}" for a, b in combinations(labels, 2)}
@@ -130,9 +131,7 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
     first, *others = objective.of
     trainer, stopping = config.trainer, config.stopping
     if others:
-        return (
-            f"would bias the comparison {'-'.join(objective.of)}; take search.pruner=none, or objective={first}/val/..."
-        )
+        return f"would bias the comparison {'-'.join(objective.of)}; take search.pruner=none, or objective={first}/val/... with regimes=[{first}]"
     unread = [regime.label for regime in config.regimes if regime.label != first]
     if unread:
         return f"would cut short {', '.join(unread)} too, which the objective does not read; take 'regimes=[{first}]'"

@@ -91,7 +91,7 @@ def _at_work(trials: Sequence[FrozenTrial], workers: Sequence[str], n_left: int)
     if n_left and took and workers:
         lines.append(f"left: about {duration(sum(took) / len(took) * n_left / len(workers))}")
     elif n_left and not workers:
-        lines.append("no worker is alive; the same sweep command continues, or python -m src.worker joins")
+        lines.append("no worker is alive; the same sweep command continues, or python -m src.worker sweep=NAME joins")
     return lines
 
 

@@ -63,6 +63,8 @@ def test_cells_that_no_axis_tells_apart_are_told_apart_by_their_hash(cell_of: Ca
 def test_words_with_amounts_are_sorted_by_the_amount() -> None:
     shifts = ["rotate:30", "none", "noise:0.2", "rotate:5", 3, 0.5]
     assert sorted(shifts, key=axis_order) == ["none", 0.5, 3, "noise:0.2", "rotate:5", "rotate:30"]  # type: ignore[arg-type]
+    widths = ["[128]", "[64,64]", "[]", "[32]", "[128,8]"]
+    assert sorted(widths, key=axis_order) == ["[]", "[32]", "[128]", "[64,64]", "[128,8]"]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

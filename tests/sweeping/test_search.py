@@ -168,7 +168,10 @@ CUT = [*OK, "search.pruner=hyperband", "regimes=[sequential]"]
         ([*OK, "objective=sequential/forgetting"], ["objective=sequential/forgetting", "reads test sets"]),
         ([*OK, "objective=accuracy"], ["objective=accuracy", "REGIME/val/SET/METRIC"]),
         ([*OK, "objective=replay/val/union/accuracy"], ["objective=replay/val", "neither a regime of regimes="]),
-        ([*OK, "objective=sequential/val/union/acuracy"], ["val/union/acuracy", "did you mean union/accuracy"]),
+        (
+            [*OK, "objective=sequential/val/union/acuracy"],
+            ["val/union/acuracy", "did you mean sequential/val/union/accuracy"],
+        ),
         ([*OK, "objective=sequential/val/d3/loss"], ["there is no val/d3/loss"]),
         ([*OK, "split.sizes=[100,0]", "objective=sequential/val/d2/loss"], ["there is no val/d2/loss"]),
         ([*OK, "objective=combined-sequential/val/d1/loss"], ["sequential-combined", "objective_direction=minimize"]),
