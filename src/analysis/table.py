@@ -27,7 +27,8 @@ def axis_order(value: Axis) -> tuple[int, str, float]:
     if isinstance(value, int | float):
         return (1, "", float(value))
     if value.startswith("["):
-        return (2, f"[{value.count(',') + (value != '[]')}{re.sub(r'[0-9]+', lambda number: number[0].zfill(9), value)}", 0.0)
+        length = value.count(",") + (value != "[]")
+        return (2, f"[{length}{re.sub('[0-9]+', lambda number: number[0].zfill(9), value)}", 0.0)
     word, _, amount = value.partition(":")
     try:
         return (2, word, float(amount))
