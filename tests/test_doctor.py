@@ -71,7 +71,7 @@ def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
     assert found["s: processes"].seen == "1 were killed"
     assert "taken up" in found["s: processes"].fix
     assert "Ctrl-Z" in found[str(tmp_path / "mlflow.lock")].fix
-    (folder.members / "gone.json").unlink()
+    assert not (folder.members / "gone.json").exists(), "the one who left took it along"
     (folder.members / "far.json").unlink()
     assert list(doctor.processes(tmp_path)) == []
 
