@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from src import compare
-from src.compare import CellOutcome, cell_dir, free_device, missing_runs, record_failure, score
+from src.cells import run as compare
+from src.cells.run import CellOutcome, cell_dir, free_device, missing_runs, record_failure, score
 from src.config import Config
-from src.summary import Session
-from src.sweeping.engine import OnPoint
+from src.sweep.summary import Session
+from src.training.control import OnProgress
 
 __all__ = ["cell_dir", "free_device", "missing_runs", "record_failure", "run_cell", "score", "session"]
 
@@ -34,14 +34,14 @@ def run_cell(
     *,
     on_run: Callable[[Path], None] | None = None,
     on_stage: Callable[[], None] | None = None,
-    on_point: OnPoint | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CellOutcome:
-    """`src.compare.run_cell`, clocked."""
+    """`src.cells.run.run_cell`, clocked."""
     from src.training import execute  # noqa: F401 # imports Lightning for seconds: start-up, no part of the first cell
 
     start = time.time()
     with _clocks() as seconds:
-        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage, on_point=on_point)
+        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage, on_progress=on_progress)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     _note(config, {"cell": True, "start": start, "end": time.time(), "peak_mib": peak, **seconds})
     return outcome
@@ -49,7 +49,7 @@ def run_cell(
 
 @contextmanager
 def session(cells: Mapping[str, Config]) -> Iterator[Session]:
-    """`src.compare.session`, whose end is clocked: the report, and the last round with MLflow."""
+    """`src.cells.run.session`, whose end is clocked: the report, and the last round with MLflow."""
     from src.tracking.outbox import Deliverer
 
     seconds: Counter[str] = Counter()
@@ -66,7 +66,7 @@ def session(cells: Mapping[str, Config]) -> Iterator[Session]:
 def _clocks() -> Iterator[Counter[str]]:
     """Seconds inside of the parts of a cell, by name; `store` is inside of `train`."""
     from src.training import execute
-    from src.training.store import Store
+    from src.training.store.store import Store
 
     seconds: Counter[str] = Counter()
     parts: list[tuple[Any, str, str]] = [

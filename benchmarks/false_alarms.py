@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.analysis.pairing import by_cell, load_records
-from src.analysis.statistics import equivalence_p, non_inferiority_p, sign_flip_interval, sign_flip_p
+from src.comparison.pairing import by_cell, load_records
+from src.comparison.statistics import equivalence_p, non_inferiority_p, sign_flip_interval, sign_flip_p
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]

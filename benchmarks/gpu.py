@@ -26,11 +26,12 @@ import yaml
 from torch import nn
 
 from benchmarks.harness import flags, show, spread
-from src.config import CONF_DIR, Config, EpochsStopping, parse
-from src.data.source import Source
+from src.config import CONF_DIR, Config, parse
+from src.data.sources.source import Source
 from src.data.split import load
 from src.data.stream import Stream
 from src.models.build import build_model
+from src.stopping.config import EpochsStopping
 from src.training.devices import place_of
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
@@ -81,7 +82,7 @@ def draw_pictures(path: Path, given: dict[str, str]) -> None:
 def nodes_of(config: Config, n: int) -> list[Node]:
     """The combined stage of `n` seeds; they share the data of a few streams, so that drawing them takes no time."""
     loaded: dict[object, Source] = {}
-    factory = load(config, loaded)
+    factory = load(config.data, config.split, Path(config.multirun) / ".cache", loaded)
     streams: dict[int, Stream] = {seed: factory.build(seed) for seed in range(min(n, 4))}
     plan = make_plan(
         dataclasses.replace(config, split=factory.split), streams, [(config.regimes[0], s) for s in streams]

@@ -16,12 +16,13 @@ from unittest.mock import patch
 
 import torch
 
-from src.config import digest
 from src.data import draw
 from src.evaluation import metrics
-from src.lab import conditional, montecarlo, quadratics
-from src.lab.rows import Row
-from src.training import budget, execute, penalties, plan, stopping
+from src.io import digest
+from src.oracles import conditional, montecarlo, quadratics
+from src.oracles.rows import Row
+from src.training import budget, execute, plan, stopping
+from src.training.penalties import penalties
 
 Mutation = AbstractContextManager[Any]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from benchmarks.harness import GRID_FLAGS, Grid, flags, grid_of
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
 from src.models.build import build_model

@@ -66,7 +66,7 @@ def cells(given: dict[str, str], scratch: Path) -> None:
 
 def regimes(given: dict[str, str], scratch: Path) -> None:
     """Time of one cell against the regimes that share stage 1, and what the further ones cost beside their own stages."""
-    from src.compare import run_cell
+    from src.cells.run import run_cell
     from src.config import compose
     from src.training import execute
 

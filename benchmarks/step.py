@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import Config, compose
 from src.models.build import build_model
 from src.training.devices import place_of
@@ -97,7 +97,7 @@ def ours(config: Config, epochs: int, place: Place, n_models: int) -> float:
     """Seconds of one fit of a group of `n_models` combined stages."""
     from dataclasses import replace
 
-    from src.config import EpochsStopping
+    from src.stopping.config import EpochsStopping
 
     config = replace(config, stopping=EpochsStopping(name="epochs", epochs=epochs))
     factory = streams_of(config)

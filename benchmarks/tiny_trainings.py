@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import compose
-from src.sweeping.launcher import n_processors
+from src.sweep.workers.local import n_processors
 from src.training.devices import place_of
 from src.training.evaluate import score_stages
 from src.training.execute import execute
 from src.training.plan import make_plan
-from src.training.store import Store
+from src.training.store.store import Store
 
 RECIPE = (
     "arch.widths=[8]",

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.entry import settings
-from src.sweeping.gpus import gpus_here
-from src.sweeping.members import host_key, locked, read_member
+from src.cli import settings
+from src.sweep.processes import host_key, locked, read_member
+from src.sweep.workers.gpus import gpus_here
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
 

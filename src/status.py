@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.config import ConfigError
-from src.entry import fail, settings
-from src.sweeping.folder import SweepFolder
-from src.sweeping.status import status_lines
+from src.cli import fail, settings
+from src.errors import ConfigError
+from src.sweep.folder import SweepFolder
+from src.sweep.status import status_lines
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.config import ConfigError, compose
+from src.config import compose
+from src.errors import ConfigError
 from src.tracking.mirror import tracking_uri
 from src.tracking.record import mask
 from src.tracking.sync import sync

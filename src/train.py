@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src import entry
+from src import cli as entry
 
 
 def main(composed: DictConfig) -> None:
@@ -27,7 +27,7 @@ def main(composed: DictConfig) -> None:
     if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
         sys.exit(launch(config.trainer.devices, sys.argv[1:]))
 
-    from src.compare import cell_dir, missing_runs, run_cell, run_dir
+    from src.cells.run import cell_dir, missing_runs, run_cell, run_dir
     from src.tracking.outbox import Deliverer
 
     is_new = bool(missing_runs(config))
@@ -57,7 +57,7 @@ def is_diverged(folder: Path) -> bool:
 
 def launch(n_devices: int, arguments: list[str]) -> int:
     """The same command once per device, under torchrun; its exit status."""
-    from src.sweeping.torchrun import torchrun
+    from src.sweep.workers.torchrun import torchrun
 
     return subprocess.call(torchrun(n_devices, "src.train", arguments), env={"OMP_NUM_THREADS": "1", **os.environ})
 

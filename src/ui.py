@@ -11,10 +11,10 @@ import socket
 import sys
 from pathlib import Path
 
-from src.addresses import without_password
+from src.cli import fail, settings
 from src.config import TrackingConfig
-from src.entry import fail, settings
 from src.tracking.mirror import artifact_root, keep_mlflow_quiet, tracking_uri
+from src.urls import without_password
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from src.config import ConfigError
-from src.entry import fail, settings
-from src.sweeping.folder import SweepFolder
-from src.sweeping.worker import work
+from src.cli import fail, settings
+from src.errors import ConfigError
+from src.sweep.folder import SweepFolder
+from src.sweep.workers.worker import work
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 def join(folder: SweepFolder, n_workers: int | Literal["auto"], search: str | None) -> None:
     """Keeps several workers at the sweep, or at one search of it, until nothing is left."""
-    from src.sweeping.crew import Crew
+    from src.sweep.workers.pool import Crew
 
     crew = Crew(folder, n_workers, search)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from omegaconf import DictConfig
 
-from src import entry
+from src import cli as entry
 
 
 @dataclass(frozen=True)

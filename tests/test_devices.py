@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from src import compare
+from src.cells import run as compare
 from src.config import compose
-from src.sweeping.folder import SweepFolder
-from src.sweeping.grid import Cell
-from src.sweeping.members import Member
-from src.sweeping.queue import WorkQueue
-from src.sweeping.worker import work
-from src.training.store import Store
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import Cell
+from src.sweep.processes import Member
+from src.sweep.queue.queue import WorkQueue
+from src.sweep.workers.worker import work
+from src.training.store.store import Store
 
 WORDS = [
     "trainer=cpu",
@@ -39,12 +39,12 @@ def bodies(multirun: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.sweeping.worker.StopRequest.listen", lambda _: None)  # pytest keeps its signals
+    monkeypatch.setattr("src.sweep.workers.worker.StopRequest.listen", lambda _: None)  # pytest keeps its signals
     config = compose([*WORDS, f"multirun={tmp_path / 'two'}", "trainer.devices=2"])
     folder = SweepFolder(tmp_path / "two", "s")
     cell = compare.cell_dir(config).name
     with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(None, "src.compare"))
+        queue = WorkQueue(folder, member, folder.write_queue(None, "src.cells.run"))
         distributions = queue.distributions()
         distributions.prepare([config.axes()])
         queue.enqueue([(cell, Cell(config))], distributions, alone=True)

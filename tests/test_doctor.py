@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from src import doctor, ui
-from src.sweeping.folder import SweepFolder
-from src.sweeping.members import Member, host_key
+from src.sweep.folder import SweepFolder
+from src.sweep.processes import Member, host_key
 
 
 def database(file: Path, schema: str | None) -> str:

@@ -13,11 +13,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from src.analysis.pairing import load_records
-from src.analysis.verdicts import judge
-from src.compare import run_cell
+from src.cells.run import run_cell
+from src.comparison.pairing import load_records
+from src.comparison.verdicts import judge
 from src.config import compose
-from src.training.store import Store
+from src.training.store.store import Store
 
 CLASSES = ("bright", "dark")
 

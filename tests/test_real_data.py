@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.compare import cell_dir, run_cell
+from src.cells.run import cell_dir, run_cell
 from src.config import compose
 
 pytestmark = pytest.mark.real_data

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from src.config import Config
-from tests.sweeping import fake_engine
+from tests.sweep import fake_engine
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Hydra 1.3 finds plugins in this namespace only, and by the module that defines them: the sweeper itself is elsewhere."""
 
-from src.sweeping import sweeper
+from src.sweep import sweeper
 
 
 class LabSweeper(sweeper.LabSweeper):
-    """`hydra/sweeper=lab`: see `src.sweeping.sweeper.LabSweeper`."""
+    """`hydra/sweeper=lab`: see `src.sweep.sweeper.LabSweeper`."""

@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 import re
 
-from src.addresses import without_password
-from src.config.schema import (
-    BudgetStopping,
-    Config,
-    EarlyStopping,
-    GaussianData,
-    SlurmLauncher,
-    SplitConfig,
-    StoppingConfig,
-)
-from src.config.typed import ConfigError, did_you_mean
+from src.config.schema import Config, SlurmLauncher
+from src.data.config import GaussianData, SplitConfig
+from src.errors import ConfigError, did_you_mean
+from src.stopping.config import BudgetStopping, EarlyStopping, StoppingConfig
+from src.urls import without_password
 
 
 def check(config: Config) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.config.parse import compose
-from src.config.schema import Config, RegimeConfig
+from src.config.schema import Config
+from src.regimes.config import RegimeConfig
 
 GROUPS = ("data", "arch", "stopping", "optimizer")
 WHERE = (

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
-from src.config.schema import Config, RegimeConfig
+from src.config.schema import Config
+from src.io import digest
+from src.regimes.config import RegimeConfig
 
 SCHEMA_VERSION = 1
 """Part of every content hash: raise it when the meaning of a stored result changes."""
-
-
-def digest(content: object) -> str:
-    """16 hexadecimal digits that name a plain JSON value."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def cell_hash(config: Config, source_digest: str) -> str:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from src.config.checks import check
-from src.config.schema import Config, RegimeConfig
+from src.config.schema import Config
 from src.config.search import SEARCH_KEYS, refuse_search
-from src.config.typed import ConfigError, build, build_named, convert, did_you_mean, hints_of
+from src.errors import ConfigError, did_you_mean
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
+from src.regimes.config import RegimeConfig
+from src.typed import build, build_named, convert, hints_of
 
 CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}

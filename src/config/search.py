@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, get_args
 
-from src.config.schema import BudgetStopping, Config, EpochsStopping, GaussianData
-from src.config.typed import ConfigError, bounds, build, did_you_mean
+from src.config.schema import Config
+from src.data.config import GaussianData
+from src.errors import ConfigError, did_you_mean
 from src.regimes.catalog import REGIMES
+from src.stopping.config import BudgetStopping, EpochsStopping
+from src.typed import bounds, build
 
 SEARCH_KEYS = ("search", "objective", "objective_direction")
 """Top-level keys that concern a whole command: they are no part of a cell."""

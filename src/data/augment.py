@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from src.data.batches import MixtureData
-from src.data.seeds import generator
+from src.seeds import generator
 
 Chances = NDArray[np.int64]
 """For each draw [..., 3]: whether it is mirrored, and the row and column of the frame at which it is cut out."""

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.seeds import generator
 from src.data.stream import Samples, Stream
 from src.regimes.stage import Mixture
+from src.seeds import generator
 
 Positions = NDArray[np.int64]
 

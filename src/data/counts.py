@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from src.config import ConfigError, SplitConfig
-from src.data.source import Source
+from src.data.config import SplitConfig
+from src.data.sources.source import Source
+from src.errors import ConfigError
 
 Counts = NDArray[np.int64]
 Weights = NDArray[np.float64]

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.data.counts import Allotment, class_labels
-from src.data.seeds import generator
-from src.data.source import Source
+from src.data.sources.source import Source
+from src.seeds import generator
 
 Rows = NDArray[np.int64]
 

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.config import ConfigError, ShiftConfig
-from src.data.seeds import generator
-from src.data.source import Source, chunks
+from src.data.config import ShiftConfig
+from src.data.sources.source import Source, chunks
+from src.errors import ConfigError
+from src.seeds import generator
 
 InputShift = Callable[[Tensor, NDArray[np.int64], float, int, int], Tensor]
 """(raw rows x [n, ...], ids [n], amount, seed, part counted from 0) -> shifted rows [n, ...] of the same type."""

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.config import Config, ConfigError, SplitConfig
+from src.data.config import DataConfig, SplitConfig
 from src.data.counts import Allotment, Counts, allot, own_split
 from src.data.draw import Rows, draw
-from src.data.gaussian import population_views, populations
 from src.data.shifts import INPUT_SHIFTS, check_shift
-from src.data.source import Source
-from src.data.sources import load_shift_source, load_source
+from src.data.sources.catalog import load_shift_source, load_source
+from src.data.sources.gaussian import population_views, populations
+from src.data.sources.source import Source
 from src.data.stream import Population, Stream
 from src.data.views import View, evaluations, noisy_labels, plain_view, shifted_view
+from src.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,24 +68,26 @@ class StreamFactory:
         return build_stream(self.split, self.source, seed, self.shift_source)
 
 
-def load(config: Config, loaded: dict[object, Source] | None = None) -> StreamFactory:
+def load(
+    data: DataConfig, split: SplitConfig, cache: Path, loaded: dict[object, Source] | None = None
+) -> StreamFactory:
     """Loads the sources of a cell and checks that its split is possible.
 
-    `loaded`: sources by the configuration they were loaded for, filled here: the cells of a grid read a source once.
+    `cache`: folder for decoded images if the data root is read-only. `loaded`: sources by the configuration they were
+    loaded for, filled here, so that the cells of a grid read a source once.
     Raises ConfigError, before anything is trained.
     """
     loaded = {} if loaded is None else loaded
-    cache = Path(config.multirun) / ".cache"
-    if config.data not in loaded:
-        loaded[config.data] = load_source(config.data, cache)
-    source = loaded[config.data]
+    if data not in loaded:
+        loaded[data] = load_source(data, cache)
+    source = loaded[data]
     shift_source = None
-    if (name := config.split.shift.source) is not None:
-        address = (config.data, name)
+    if (name := split.shift.source) is not None:
+        address = (data, name)
         if address not in loaded:
-            loaded[address] = load_shift_source(name, config.data, source, cache)
+            loaded[address] = load_shift_source(name, data, source, cache)
         shift_source = loaded[address]
-    split = own_split(config.split, source)
+    split = own_split(split, source)
     check_split(split, source, shift_source)
     return StreamFactory(split, source, shift_source)
 

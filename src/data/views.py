@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.config import ShiftConfig
+from src.data.config import ShiftConfig
 from src.data.draw import Draw, Rows
-from src.data.seeds import generator
 from src.data.shifts import INPUT_SHIFTS, relabel, shift_inputs
-from src.data.source import Source
+from src.data.sources.source import Source
 from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
+from src.seeds import generator
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-from src.config import ArchConfig
 from src.models.build import build_meta_model
+from src.models.config import ArchConfig
 
 
 @cache

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.config import ArchConfig, LinearArch
 from src.data.stream import Population
+from src.models.config import ArchConfig, LinearArch
 
 HEAD, BIAS = "head.weight", "head.bias"
 

@@ -10,10 +10,10 @@ from math import prod
 import torch
 from torch import nn
 
-from src.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
-from src.data.seeds import derive
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.models.named import build_named, without_memory
 from src.models.validate import validate_arch
+from src.seeds import derive
 
 
 def build_model(

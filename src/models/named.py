@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from src.config import ConfigError
+from src.errors import ConfigError
 
 
 def validate_named(name: str, input_shape: tuple[int, ...], n_outputs: int) -> None:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config import ArchConfig, CnnArch, ConfigError, LinearArch, MlpArch, TorchvisionArch
+from src.errors import ConfigError
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, TorchvisionArch
 
 
 def check_arch(arch: ArchConfig) -> None:

@@ -288,7 +288,7 @@ def _compiles(pattern: str) -> bool:
 def _require(holds: bool, knob: str, value: object, problem: str) -> None:
     """Refuses a knob's value: ConfigError."""
     if not holds:
-        from src.config.typed import ConfigError  # src.config imports this module
+        from src.errors import ConfigError  # src.config imports this module
 
         raise ConfigError(f"regime.{knob}", value, problem)
 

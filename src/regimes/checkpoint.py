@@ -25,7 +25,7 @@ SHOWN = 4
 
 def pin(given: str, key: str) -> str:
     """``path@digest`` of a file, from its path or from that very text. Raises ConfigError under `key`."""
-    from src.config.typed import ConfigError  # that package imports the regimes
+    from src.errors import ConfigError  # that package imports the regimes
 
     path, digest = split(given)
     file = Path(path)
@@ -63,7 +63,7 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
     Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
     tensors of the very same shapes in the same order. Raises ConfigError, naming what does not match.
     """
-    from src.config.typed import ConfigError
+    from src.errors import ConfigError
 
     path, digest = split(pinned)
     content = Path(path).read_bytes()
@@ -109,7 +109,7 @@ def _tensors(path: str, content: bytes, key: str) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load
 
-    from src.config.typed import ConfigError
+    from src.errors import ConfigError
 
     how = "save it with torch.save(model.state_dict(), path) or safetensors"
     try:

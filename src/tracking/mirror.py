@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from src.addresses import with_driver
-from src.config import ConfigError, TrackingConfig
+from src.config import TrackingConfig
+from src.errors import ConfigError
 from src.tracking.record import Key, Record, mask
+from src.urls import with_driver
 
 
 class Found(NamedTuple):

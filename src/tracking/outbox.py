@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
-from src.files import write_atomically
+from src.io import write_atomically
 from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
 from src.tracking.record import Record, mask
 from src.tracking.runs import has_news, record_of

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from src.files import write_atomically
+from src.io import write_atomically
 from src.tracking.outbox import Outbox
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.config import ConfigError, TrackingConfig
+from src.config import TrackingConfig
+from src.errors import ConfigError
 from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
 from src.tracking.outbox import BATCH, Outbox
 from src.tracking.record import Record

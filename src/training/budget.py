@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from src.config import BudgetStopping, ConvergenceStopping, EarlyStopping, EpochsStopping, StoppingConfig
+from src.stopping.config import BudgetStopping, ConvergenceStopping, EarlyStopping, EpochsStopping, StoppingConfig
 
 
 @dataclass(frozen=True)

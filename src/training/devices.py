@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from src.config import ConfigError, TrainerConfig
+from src.config import TrainerConfig
+from src.errors import ConfigError
 from src.training.feed import Place
 
 

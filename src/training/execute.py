@@ -15,17 +15,18 @@ from typing import TypeVar
 
 import torch
 
-from src.config import Config, ConfigError
+from src.config import Config
+from src.errors import ConfigError
 from src.training.feed import Place
 from src.training.fit import fit
 from src.training.group_size import group_limit
-from src.training.penalties import extra_passes, make_penalty
+from src.training.penalties.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
 from src.training.replicas import State
 from src.training.result import Curves, Progress, StageResult
-from src.training.shelf import Shelf
 from src.training.starting import alike, furthest, inherited, starting_model
-from src.training.store import Store
+from src.training.store.cache import Shelf
+from src.training.store.store import Store
 
 T = TypeVar("T")
 

@@ -16,9 +16,10 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from src.config import Config, ConfigError, digest
+from src.config import Config
+from src.errors import ConfigError
 from src.evaluation.metrics import sample_losses
-from src.files import write_atomically
+from src.io import digest, write_atomically
 from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, prefers_vmap
 from src.regimes.stage import Trainable

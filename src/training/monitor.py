@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from src.data.seeds import derive
 from src.models.structure import has_dropout
+from src.seeds import derive
 from src.training.feed import Place
 from src.training.module import GroupModule
 from src.training.plan import Node

@@ -7,21 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.config import (
-    SCHEMA_VERSION,
-    BudgetStopping,
-    Config,
-    ConfigError,
-    EarlyStopping,
-    EpochsStopping,
-    RegimeConfig,
-    digest,
-)
+from src.config import SCHEMA_VERSION, Config
 from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
+from src.errors import ConfigError
+from src.io import digest
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import split
+from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start
+from src.stopping.config import BudgetStopping, EarlyStopping, EpochsStopping
 from src.training.budget import Length, StageSize, stage_lengths
 
 

@@ -16,23 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from src.config import SCHEMA_VERSION, Config, RegimeConfig
+from src.config import SCHEMA_VERSION, Config
 from src.evaluation.flops import training_flops
-from src.evaluation.matrix import (
-    average_accuracy,
-    backward_transfer,
-    forgetting,
-    forward_transfer,
-    learning_accuracy,
-)
-from src.files import write_atomically
+from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
+from src.io import write_atomically
 from src.models.build import build_model
+from src.regimes.config import RegimeConfig
 from src.training.evaluate import Scores, score_stages, set_names
 from src.training.feed import Place
 from src.training.plan import Node, Plan, Run
 from src.training.result import StageResult
 from src.training.scoring import validation_curves
-from src.training.store import weights_digest
+from src.training.store.store import weights_digest
 
 if TYPE_CHECKING:
     from src.training.execute import Execution

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 from torch.nn import functional
 
-from src.config import ConfigError
+from src.errors import ConfigError
 from src.models.structure import layers, memory_layout
 from src.regimes.stage import Trainable
 

@@ -15,7 +15,7 @@ from src.training.feed import Place
 from src.training.plan import Node
 from src.training.replicas import State
 from src.training.result import Progress, StageResult
-from src.training.store import Store
+from src.training.store.store import Store
 
 
 def furthest(node: Node, store: Store, curve_points: int) -> Progress | None:

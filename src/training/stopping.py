@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from src.config import ConvergenceStopping, EarlyStopping, StoppingConfig
+from src.stopping.config import ConvergenceStopping, EarlyStopping, StoppingConfig
 from src.training.replicas import State
 from src.training.result import Best, StoppedBy
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import clocked, gpu, grid, plain, scaling
 from benchmarks.harness import Grid, spread
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import compose
 
 

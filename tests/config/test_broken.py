@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+from src.cli import MISTAKES, explain
 from src.config import compose
-from src.entry import MISTAKES, explain
 
 # (overrides, the key that the line must name)
 WRONG_KEYS = [

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from src.config import ShiftConfig, SplitConfig
-from src.data.source import Source, make_source
+from src.config import Config
+from src.data.config import ShiftConfig, SplitConfig
+from src.data.sources.source import Source, make_source
+from src.data.split import StreamFactory, load
 from src.data.stream import EvaluationSet, Samples, Stream
 
 
@@ -51,3 +54,8 @@ def class_weights(stream: Stream, evaluation: EvaluationSet, pools: Sequence[Sam
     for pool, weights in evaluation.weights.items():
         total.index_add_(0, pools[pool].y, weights)
     return total.tolist()  # type: ignore[no-any-return]
+
+
+def load_streams(config: Config, loaded: dict[object, Source] | None = None) -> StreamFactory:
+    """The streams of a composed configuration."""
+    return load(config.data, config.split, Path(config.multirun) / ".cache", loaded)

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from src.compare import cell_dir, streams_of
-from src.config import ConfigError, compose
+from src.cells.run import cell_dir, streams_of
+from src.config import compose
 from src.data.augment import augmented, chances, margins
 from src.data.batches import MixtureData, mixture_data
 from src.data.split import build_stream
+from src.errors import ConfigError
 from src.regimes.stage import Mixture
 from src.training.budget import Length
+from src.training.compatibility import check_regimes
 from src.training.feed import Place, make_feed, whole_epoch
-from src.training.suitable import check_regimes
 from tests.data.samples import source_of, split_of
 
 LENGTH = Length.of_epochs(24, 5, 2)

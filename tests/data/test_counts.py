@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import ConfigError
 from src.data.counts import allot, apportion, class_counts, class_priors
 from src.data.split import check_split
+from src.errors import ConfigError
 from tests.data.samples import source_of, split_of
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import Config, ConfigError, compose
-from src.data.gaussian import populations, true_weights
-from src.data.split import load
+from src.config import Config, compose
+from src.data.sources.gaussian import populations, true_weights
 from src.data.stream import Samples, Stream
+from src.errors import ConfigError
+from tests.data.samples import load_streams
 
 
 def cell(*overrides: str) -> Config:
@@ -20,7 +21,7 @@ def cell(*overrides: str) -> Config:
 
 
 def stream(*overrides: str, seed: int = 0) -> Stream:
-    return load(cell(*overrides)).build(seed)
+    return load_streams(cell(*overrides)).build(seed)
 
 
 def xy(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def test_equal_distributions_share_one_pool_of_held_out_samples() -> None:
 
 def test_fresh_seeds_have_samples_of_their_own_and_a_pool_is_shared() -> None:
     for draw, shared in (("fresh", False), ("pool", True)):
-        factory = load(cell(f"data.draw={draw}", "split.sizes=[80,80]"))
+        factory = load_streams(cell(f"data.draw={draw}", "split.sizes=[80,80]"))
         sets = [{tuple(row) for row in xy(part)[0]} for seed in (1, 2) for part in factory.build(seed).train]
         assert bool((sets[0] | sets[1]) & (sets[2] | sets[3])) == shared
         assert not sets[0] & sets[1]

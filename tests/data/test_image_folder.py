@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from src.config import ConfigError, ImageFolderData
-from src.data import image_folder
-from src.data.image_folder import decode_picture
-from src.data.sources import load_shift_source, load_source
+from src.data.config import ImageFolderData
+from src.data.sources import image_folder
+from src.data.sources.catalog import load_shift_source, load_source
+from src.data.sources.image_folder import decode_picture
 from src.data.split import build_stream
+from src.errors import ConfigError
 from tests.data.samples import ids, split_of
 
 

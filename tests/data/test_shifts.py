@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.data.shifts import INPUT_SHIFTS, pixel_permutation, relabel, shift_inputs
-from src.data.source import CHUNK
+from src.data.sources.source import CHUNK
 
 RNG = np.random.default_rng(0)
 BYTES = torch.from_numpy(RNG.integers(0, 256, (50, 3, 7, 7), dtype=np.uint8))

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import ArraysData, ConfigError, DigitsData, GaussianData
-from src.data.gaussian import true_weights
-from src.data.source import Source, make_source, match
-from src.data.sources import load_shift_source, load_source
+from src.data.config import ArraysData, DigitsData, GaussianData
+from src.data.sources.catalog import load_shift_source, load_source
+from src.data.sources.gaussian import true_weights
+from src.data.sources.source import Source, make_source, match
+from src.errors import ConfigError
 from tests.data.samples import source_of
 
 RNG = np.random.default_rng(0)

@@ -19,11 +19,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import ConfigError, SplitConfig, compose
+from src.config import compose
+from src.data.config import SplitConfig
 from src.data.draw import divide
-from src.data.source import Source, make_source
-from src.data.split import StreamFactory, build_stream, check_split, load
-from tests.data.samples import class_weights, ids, source_of, split_of, union_ids
+from src.data.sources.source import Source, make_source
+from src.data.split import StreamFactory, build_stream, check_split
+from src.errors import ConfigError
+from tests.data.samples import class_weights, ids, load_streams, source_of, split_of, union_ids
 
 ROOT = Path(__file__).parents[2]
 SOURCE = source_of([90, 80, 70])
@@ -233,10 +235,10 @@ def test_impossible_split_is_refused_with_key_and_fix(given_split: dict[str, Any
 
 DIGESTS = """
 from src.config import compose
-from src.data.split import load
+from tests.data.samples import load_streams
 loaded = {}
 for overrides in OVERRIDES:
-    factory = load(compose(overrides), loaded)
+    factory = load_streams(compose(overrides), loaded)
     print(factory.digest, factory.build(0).digest, factory.build(5).digest)
 """
 OVERRIDES: list[list[str]] = [
@@ -253,7 +255,7 @@ def test_streams_are_the_same_in_another_process() -> None:
     loaded: dict[object, Source] = {}
     here = []
     for overrides in OVERRIDES:
-        factory = load(compose(overrides), loaded)
+        factory = load_streams(compose(overrides), loaded)
         here.append(f"{factory.digest} {factory.build(0).digest} {factory.build(5).digest}")
     assert len({line.split()[1] for line in here}) == len(OVERRIDES)
     assert len(loaded) == 2  # the digits were read once

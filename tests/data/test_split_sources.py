@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import ConfigError, compose
-from src.data.source import Source, make_source, match
-from src.data.split import StreamFactory, build_stream, check_split, load
-from tests.data.samples import ids, source_of, split_of
+from src.config import compose
+from src.data.sources.source import Source, make_source, match
+from src.data.split import StreamFactory, build_stream, check_split
+from src.errors import ConfigError
+from tests.data.samples import ids, load_streams, source_of, split_of
 
 ROOT = Path(__file__).parents[2]
 SOURCE = source_of([90, 80, 70])
@@ -55,7 +56,7 @@ def test_mnist_with_its_own_test_set() -> None:
     root = Path(os.environ.get("DATA_ROOT", "")) / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     if not root.exists():
         pytest.skip("DATA_ROOT has no MNIST/raw/*.gz")
-    factory = load(compose(["data=mnist", "data.download=false", "split.size=4000"]))
+    factory = load_streams(compose(["data=mnist", "data.download=false", "split.size=4000"]))
     stream = factory.build(0)
     assert factory.source.bank.x.dtype == torch.uint8
     assert len(stream.test.pools[0]) == 10_000
@@ -69,13 +70,13 @@ def test_shift_source_is_dataset_two(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros((200, 12, 12), np.uint8), y=np.arange(200) % 10)
     given = ["split.shift.kind=source", f"split.shift.source={tmp_path / 'other.npz'}", "split.size=100"]
     loaded: dict[object, Source] = {}
-    factory = load(compose(given), loaded)
+    factory = load_streams(compose(given), loaded)
     stream = factory.build(0)
     assert min(stream.train[1].ids) >= len(factory.source)
     assert float(stream.train[1].bank.x.sum()) == 0
     assert stream.train[1].bank.input_shape == (1, 8, 8)
-    assert load(compose([*given, "split.ratio=0.5"]), loaded).shift_source is factory.shift_source
-    assert factory.digest != load(compose([]), loaded).digest
+    assert load_streams(compose([*given, "split.ratio=0.5"]), loaded).shift_source is factory.shift_source
+    assert factory.digest != load_streams(compose([]), loaded).digest
 
 
 def test_source_for_dataset_two_is_given_once() -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.config import ConfigError, TorchvisionData
-from src.data import torchvision_files
-from src.data.sources import load_source
+from src.data.config import TorchvisionData
+from src.data.sources import torchvision_files
+from src.data.sources.catalog import load_source
+from src.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 

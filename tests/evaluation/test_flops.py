@@ -2,8 +2,8 @@
 
 import pytest
 
-from src.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.evaluation.flops import training_flops
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,7 @@
 
 import pytest
 
-from src.evaluation.matrix import (
-    average_accuracy,
-    backward_transfer,
-    forgetting,
-    forward_transfer,
-    learning_accuracy,
-)
+from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
 
 SEQUENTIAL = ([[0.9, 0.3], [0.7, 0.8]], [[0], [1]])
 THREE = ([[0.9, 0.1, 0.1], [0.95, 0.8, 0.2], [0.6, 0.7, 0.85]], [[0], [1], [2]])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import LinearArch, MlpArch
 from src.data.stream import Population
 from src.evaluation.population import population_risks
+from src.models.config import LinearArch, MlpArch
 
 LINEAR = LinearArch(name="linear", bias=True, init="default")
 ROOT = np.array([[2.0, 0.0], [1.0, 0.5], [0.0, 0.0]])  # inputs fill two of three dimensions

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
-from src.data.seeds import derive
 from src.models.build import build_meta_model, build_model
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.seeds import derive
 
 
 def linear(bias: bool = True) -> LinearArch:
@@ -133,7 +133,7 @@ def test_every_precision_starts_at_the_same_point(arch: ArchConfig) -> None:
 def test_another_process_draws_the_same_weights() -> None:
     program = (
         "import torch; torch.manual_seed(99); torch.rand(7);"
-        "from src.config import MlpArch; from src.models.build import build_model;"
+        "from src.models.config import MlpArch; from src.models.build import build_model;"
         "model = build_model(MlpArch(name='mlp', widths=(16,), depth=None), (1, 8, 8), 10, 4);"
         "print(repr([p.double().sum().item() for p in model.parameters()]))"
     )

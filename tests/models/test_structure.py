@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.models.build import build_meta_model
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.models.structure import has_batchnorm, has_dropout, layers, memory_layout, prefers_vmap
 
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from src.config import ArchConfig, CnnArch, ConfigError, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.errors import ConfigError
 from src.models.build import build_model
+from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
 from src.models.validate import check_arch, torchvision_models, validate_arch
 
 
@@ -79,7 +80,7 @@ def test_the_names_read_from_the_source_are_torchvisions_own() -> None:
 
 def test_names_and_widths_are_checked_without_torch() -> None:
     program = (
-        "import sys; from src.config import *; from src.models.validate import check_arch, validate_arch;"
+        "import sys; from src.models.config import *; from src.models.validate import check_arch, validate_arch;"
         "check_arch(TorchvisionArch(name='torchvision', model='resnet50'));"
         "validate_arch(CnnArch(name='cnn', widths=(4,)), (1, 8, 8), 10);"
         "print([m for m in ('torch', 'torchvision') if m in sys.modules])"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config import Config, ConfigError, compose, parse_regime
+from src.config import Config, compose, parse_regime
+from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
 from src.regimes.stage import Stage
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
@@ -229,7 +230,7 @@ def test_frozen_normalisation_keeps_its_statistics() -> None:
 
 def test_a_network_that_cannot_be_frozen_is_refused_before_training() -> None:
     """One layer has no layer before the last; the cell is refused as a whole."""
-    from src.compare import cell_dir
+    from src.cells.run import cell_dir
 
     with pytest.raises(ConfigError, match=r"^regime\.freeze=1: nothing is frozen; .*head"):
         cell_dir(compose(["arch=linear", "regimes=[freeze]"]))

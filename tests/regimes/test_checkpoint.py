@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from src.config import ConfigError, compose, parse, parse_regime, run_hash
+from src.config import compose, parse, parse_regime, run_hash
 from src.config.command import command
+from src.errors import ConfigError
 from src.models.build import build_model
 from src.regimes.checkpoint import pin, read, split
-from src.sweeping.folder import to_mapping
-from src.training.suitable import check_regimes
+from src.sweep.folder import to_mapping
+from src.training.compatibility import check_regimes
 from tests.training.cells import executed, planned, tiny
 
 
@@ -97,7 +98,7 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
 
     torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "r.pth")
     config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
-    from src.data.source import make_source
+    from src.data.sources.source import make_source
 
     pictures = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
     check_regimes(config, pictures, 10)
@@ -121,7 +122,7 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:
     """One line with what is missing, unknown or of another shape."""
-    from src.compare import cell_dir
+    from src.cells.run import cell_dir
 
     path = tmp_path / "odd.pt"
     torch.save(content, path)

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import Config
 from src.data.stream import Evaluations
 from src.regimes.catalog import REGIMES

@@ -19,18 +19,18 @@ import pytest
 import sqlalchemy
 
 from benchmarks.reliability.sweeps import Sweep
-from src import entry
-from src import sweep as command
+from src import cli as entry
 from src.config import compose
-from src.sweeping import patience
-from src.sweeping.folder import SweepFolder
-from src.sweeping.grid import Cell
-from src.sweeping.members import Member
-from src.sweeping.patience import StorageAway
-from src.sweeping.queue import MAX_ATTEMPTS, WorkQueue
+from src.sweep import __main__ as command
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import Cell
+from src.sweep.processes import Member
+from src.sweep.queue import retry as patience
+from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
+from src.sweep.queue.retry import StorageAway
 from tests import postgres as servers
 from tests.postgres import NoPostgres, Server
-from tests.sweeping.fake_engine import Outcome
+from tests.sweep.fake_engine import Outcome
 
 pytestmark = pytest.mark.server
 N_CELLS = 12
@@ -58,7 +58,7 @@ def a_sweep(tmp_path: Path, server: Server, *, n_workers: int) -> Sweep:
         f"n_workers={n_workers}",
         f"storage='{server.url}'",
     ]
-    return Sweep(multirun, ["hydra.sweeper.engine=tests.sweeping.fake_engine", *cells])
+    return Sweep(multirun, ["hydra.sweeper.engine=tests.sweep.fake_engine", *cells])
 
 
 def diary(sweep: Sweep, kind: str) -> Counter[str]:

@@ -23,7 +23,7 @@ from benchmarks.reliability.sweeps import PROJECT, Sweep
 
 N_RUNS = 8
 WORDS = [
-    *("hydra.sweeper.engine=tests.sweeping.fake_engine", "tracking=off", "n_workers=1"),
+    *("hydra.sweeper.engine=tests.sweep.fake_engine", "tracking=off", "n_workers=1"),
     *("stopping.epochs=1,2", "seeds=2", "regimes=[sequential,combined]"),
 ]
 

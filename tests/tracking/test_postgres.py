@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from src.config import TrackingConfig
-from src.sweeping.folder import SweepFolder
-from src.sweeping.members import Member
-from src.sweeping.queue import WorkQueue
+from src.sweep.folder import SweepFolder
+from src.sweep.processes import Member
+from src.sweep.queue.queue import WorkQueue
 from src.tracking.mirror import tracking_uri
 from src.tracking.sync import sync
 from tests.tracking.folders import cell_report, run_folder, sweep_report

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.compare import streams_of
+from src.cells.run import streams_of
 from src.config import Config, compose
 from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.feed import Place
 from src.training.plan import Plan, make_plan
 from src.training.result import Curves, StageResult
-from src.training.store import Store
+from src.training.store.store import Store
 
 CPU = Place(torch.device("cpu"), torch.float32)
 

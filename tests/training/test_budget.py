@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import BudgetStopping, ConvergenceStopping, EarlyStopping, EpochsStopping
+from src.stopping.config import BudgetStopping, ConvergenceStopping, EarlyStopping, EpochsStopping
 from src.training.budget import Length, StageSize, stage_lengths
 
 SIZES = st.integers(1, 200)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import src.training.execute as execute_module
-from src.config import ConfigError
+from src.errors import ConfigError
 from src.models.build import build_model
 from src.training.plan import Node
 from src.training.starting import average, shrink_perturb

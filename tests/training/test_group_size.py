@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.config import ConfigError
+from src.errors import ConfigError
 from src.models.build import build_model
 from src.models.structure import prefers_vmap
 from src.regimes.stage import Trainable

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 import src.training.execute as execute_module
-from src.compare import cell_dir, run_cell
+from src.cells.run import cell_dir, run_cell
 from src.config import Config
 from src.training.devices import place_of
 from src.training.execute import execute
-from src.training.locks import StageLocks
 from src.training.result import Progress
-from src.training.store import Store
+from src.training.store.locks import StageLocks
+from src.training.store.store import Store
 from tests.training.cells import differences, executed, planned, tiny
 
 FORK = multiprocessing.get_context("fork")  # a process with everything imported

@@ -14,10 +14,16 @@ from src.data.batches import mixture_data
 from src.evaluation.flops import training_flops
 from src.evaluation.metrics import Loss, sample_losses
 from src.models.build import build_model
+from src.oracles.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
 from src.regimes.stage import Mixture
-from src.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
 from src.training.feed import Place
-from src.training.fisher import _squares_in_turn, _squares_of_row, _squares_together, fisher_matrix, fisher_sum
+from src.training.penalties.fisher import (
+    _squares_in_turn,
+    _squares_of_row,
+    _squares_together,
+    fisher_matrix,
+    fisher_sum,
+)
 from src.training.plan import Plan
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
 
@@ -130,7 +136,7 @@ def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: p
     stream = next(iter(plan.nodes.values())).stream
     data = mixture_data(stream, Mixture(parts=(0, 1)))
     exact = fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"]
-    monkeypatch.setattr("src.training.fisher.EXACT_UP_TO", 9)
+    monkeypatch.setattr("src.training.penalties.fisher.EXACT_UP_TO", 9)
     draws = []
     for seed in range(40):
         object.__setattr__(data, "seed", seed)
@@ -203,7 +209,7 @@ def test_what_a_penalty_costs_is_charged(tmp_path: Path) -> None:
 
 def test_distillation_is_zero_at_the_teacher() -> None:
     """The penalty of outputs is a distance: 0 for the teacher itself, in either loss, so it never hides convergence."""
-    from src.training.penalties import OutputPenalty
+    from src.training.penalties.penalties import OutputPenalty
     from src.training.replicas import LoopReplicas
 
     model, plan = a_model(["arch=linear"], "mse")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.config import ConfigError
+from src.errors import ConfigError
 from src.training.plan import Plan
 from tests.training.cells import planned, tiny
 

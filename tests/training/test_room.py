@@ -15,7 +15,7 @@ import pytest
 
 from src.training.devices import place_of
 from src.training.execute import execute
-from src.training.store import Store
+from src.training.store.store import Store
 from tests.training.cells import differences, executed, tiny
 from tests.training.test_store import progress, result
 

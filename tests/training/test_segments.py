@@ -21,7 +21,7 @@ from src.models.structure import has_dropout
 from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.plan import Plan
-from src.training.store import Store
+from src.training.store.store import Store
 from tests.training.cells import differences, executed, planned, tiny
 
 SMALL = ("optimizer.batch_size=7", "arch.widths=[5]")

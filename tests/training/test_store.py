@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.files import write_atomically
+from src.io import write_atomically
 from src.training.result import Best, Curves, Ledger, Progress, StageResult
-from src.training.store import Store, weights_digest
+from src.training.store.store import Store, weights_digest
 from tests.training.cells import differences, executed, same_bits, tiny
 
 

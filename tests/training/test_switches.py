@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from src.compare import run_cell
+from src.cells.run import run_cell
 from src.config import cell_hash, compose
 
 CELL = ["trainer=cpu", "tracking=off", "split.size=60", "seeds=2", "stopping.epochs=2"]

@@ -1,0 +1,161 @@
+"""How every command starts: Hydra around a task, and a user's mistake said in one line, with exit code 2.
+
+A traceback is shown for what is not the user's mistake, or for everything where HYDRA_FULL_ERROR=1 is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra._internal import utils as hydra_utils
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config import CONF_DIR
+from src.errors import ConfigError, did_you_mean
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+
+
+def run(task: Callable[[DictConfig], None]) -> None:
+    """Composes conf/config.yaml under the command line and calls `task` with it (with -m: the sweep instead)."""
+    full = os.environ.get(FULL_ERROR) == "1"
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises, instead of printing half of it and leaving
+
+    @functools.wraps(task)
+    def quiet(config: DictConfig) -> None:
+        try:
+            task(config)
+        except (*MISTAKES, OSError) as error:  # here, since Hydra writes a line of its own about a task's exceptions
+            if full or not _is_the_users(error):
+                raise
+            fail(explain(error, sys.argv[1:]))
+
+    try:
+        arguments = _arguments()
+        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
+    except (*MISTAKES, OSError) as error:
+        if full or not _is_the_users(error):
+            raise
+        fail(explain(error, arguments.overrides))
+    finally:
+        if not full:
+            os.environ.pop(FULL_ERROR, None)
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Hydra's own error for a choice that does not exist is an OSError as well."""
+    unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is not None
+    return isinstance(error, MISTAKES) or unwritable
+
+
+def fail(line: str) -> NoReturn:
+    """Ends the command with a user's mistake."""
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | None]:
+    """The ``key=value`` arguments of a small command that needs no composition; `known` holds the keys' defaults."""
+    values = dict(known)
+    for argument in sys.argv[1:]:
+        if argument in ("-h", "--help"):
+            print(usage)
+            sys.exit(0)
+        key, equals, value = argument.partition("=")
+        if not equals or key not in known:
+            fail(f"{argument}: unknown; {did_you_mean(key, list(known))} (usage: {usage.splitlines()[0]})")
+        values[key] = value
+    return values
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line that names the key, the value and the fix, for an error of the configuration or a folder's."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OSError) and not isinstance(error, MISTAKES):
+        fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
+        return f"{error.filename}: {error.strerror}; {fix}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is not an override; write key=value, and quote what holds spaces, commas or braces"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options or _options(group))
+        return f"{group}={choice}: there is no conf/{group}/{choice}.yaml; {did_you_mean(choice, options)}"
+    message = " ".join(str(error.__cause__ or error if not str(error) else error).split())
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if f"'{override}'" in message and "multirun" in message:
+            return f"{key}={value}: several values need -m; or write key=[a,b] for one list"
+        if f"'{key}'" in message:
+            return f"{key}={value}: {_unknown(key)}"
+    return message
+
+
+def _unknown(key: str) -> str:
+    """Why the composed config has no such key."""
+    places = _keys()
+    if key in places:
+        return f"is no setting of the chosen {key.partition('.')[0]}; add {' or '.join(places[key])}"
+    return f"unknown key; {_close(key, list(places))}"
+
+
+def _close(key: str, known: Sequence[str]) -> str:
+    """The nearest key there is: by its whole name, or by its last part."""
+    by_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"did you mean {by_last[0]}?" if by_last else did_you_mean(key, known)
+
+
+def _options(group: str) -> list[str]:
+    return [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
+
+
+def _keys() -> dict[str, list[str]]:
+    """Every key of conf/, with the choices of groups that have it (none for those of config.yaml itself)."""
+    keys: dict[str, list[str]] = {}
+    for path in sorted(CONF_DIR.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF_DIR)
+        if group.parts[:1] in (("hydra",), ("claim",)):  # a claim's file is no setting of a run
+            continue
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        choice = [f"{group}={path.stem}"] if group != Path() else []
+        if choice:
+            keys.setdefault(str(group), [])
+        for key in _flatten(content, ".".join(group.parts)):
+            keys.setdefault(key, []).extend(choice)
+    return keys
+
+
+def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
+    keys = []
+    for name, value in content.items():
+        if name in ("defaults", "hydra"):
+            continue
+        key = f"{prefix}.{name}" if prefix else str(name)
+        keys.append(key)
+        if isinstance(value, dict):
+            keys += _flatten(value, key)
+    return keys
+
+
+def _arguments() -> argparse.Namespace:
+    """Hydra's own reading of the command line, refusing unknown options in one line."""
+    parser = hydra_utils.get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        fail(f"{message}; settings are written key=value (see --help)")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args()

@@ -1,0 +1,1 @@
+"""The laboratory against exact formulas: the linear lab (Monte Carlo, quadratics, boundary) beside theory/."""

@@ -1,0 +1,265 @@
+"""Exact rows: trained weights and figures beside the formula on the very same samples, with no average over data.
+
+Theory gets the samples of the stream, the laboratory its configuration; between them lie split, plan, stages, penalties,
+stopping and evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from src.config import Config
+from src.data.stream import Stream
+from src.oracles.cell import Floats, Measured, design, lab, measure
+from src.oracles.rows import Row, exact
+from src.oracles.theory import linear, order, priors, risks
+
+SEEDS = (0, 1, 2, 3)
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "d=20, n=8+8, shift .7": ("split.sizes=[8,8]", "data.target_shift=0.7"),
+    "d=20, n=60+40, shift .7": ("split.sizes=[60,40]", "data.target_shift=0.7"),
+    "d=20, n=10+60": ("split.sizes=[10,60]",),
+    "d=20, n=60+10, shift 2": ("split.sizes=[60,10]", "data.target_shift=2"),
+    "d=20, n=16+26, noise 2": ("split.sizes=[16,26]", "data.noise=2"),
+    "d=20, n=8+8, drawn starting weights": ("split.sizes=[8,8]", "arch.init=default"),
+    "d=4, n=3+12, covariances diag(4,1,1,.2), diag(.5,1,2,3)": (
+        "data.dim=4",
+        "split.sizes=[3,12]",
+        "data.covariances=[[[4,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,0.2]],[[0.5,0,0,0],[0,1,0,0],[0,0,2,0],[0,0,0,3]]]",
+    ),
+    "d=8, n=12+12, subspaces of 3 at 30 degrees": ("data.dim=8", "split.sizes=[12,12]", "data.rank=3", "data.angle=30"),
+    "d=20, n=6+5+4, shift .7": ("split.parts=3", "split.sizes=[6,5,4]", "data.target_shift=0.7"),
+}
+"""Both sides of n = d, for each stage and for the union; what `data=gaussian` can do."""
+
+
+def rows() -> Iterator[Row]:
+    """All of them."""
+    for setting, overrides in SETTINGS.items():
+        yield from projections(setting, overrides)
+    yield from warm_starts()
+    yield from too_low_a_rate()
+    yield from evaluations()
+    yield from forgetting_against_the_angle()
+    yield from orders()
+    yield from label_shift()
+    yield from files()
+
+
+def parts_of(stream: Stream) -> list[tuple[Floats, Floats]]:
+    """The training samples of every data set."""
+    return [design(part) for part in stream.train]
+
+
+def _starts(cell: Measured) -> list[Floats]:
+    """The starting weights of every seed."""
+    from src.models.build import build_model
+
+    streams = [cell.streams[seed] for seed in cell.seeds]
+    models = [build_model(cell.config.arch, s.input_shape, 1, s.seed) for s in streams]
+    return [next(iter(model.parameters())).detach().double().numpy().reshape(-1) for model in models]
+
+
+def setting_of(cell: Measured, text: str) -> str:
+    return f"{text}; NOT CONVERGED" if cell.unconverged else text
+
+
+def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
+    """w <- (I - P) w + X^+ y, stage after stage (Evron et al. 2022)."""
+    cell = measure(lab(*overrides, regimes="sequential,combined,d1_only,d2_only,reverse", seeds=SEEDS))
+    setting = setting_of(cell, setting)
+    starts, data = _starts(cell), [parts_of(cell.streams[seed]) for seed in cell.seeds]
+    both = list(zip(starts, data, strict=True))
+    expected = {
+        "sequential": [linear.sequential_weights(w0, parts)[-1] for w0, parts in both],
+        "combined": [linear.combined_weights(w0, parts) for w0, parts in both],
+        "d1_only": [linear.affine_projection(w0, *parts[0]) for w0, parts in both],
+        "d2_only": [linear.affine_projection(w0, *parts[1]) for w0, parts in both],
+        "reverse": [linear.sequential_weights(w0, parts[::-1])[-1] for w0, parts in both],
+    }
+    for regime, weights in expected.items():
+        yield exact(f"projection: {regime}", setting, weights, cell.weights(regime))
+
+
+def warm_starts() -> Iterator[Row]:
+    """A start inside the row space, or a union of rank d, forgets where it came from; so do chunks one by one."""
+    for setting, sizes in (("d=20, n=60+40", "[60,40]"), ("d=20, n=8+6", "[8,6]")):
+        overrides = (f"split.sizes={sizes}", "arch.init=default", "data.target_shift=0.7")
+        regimes = ["combined", "warm_start", *(["shrink_perturb"] if "60" in sizes else [])]
+        cell = measure(lab(*overrides, regimes=",".join(regimes), seeds=SEEDS))
+        for regime in regimes[1:]:
+            name = f"negative control: {regime} = combined"
+            yield exact(name, setting_of(cell, setting), cell.weights("combined"), cell.weights(regime))
+    cell = measure(lab("split.sizes=[12,12]", regimes="{chunked:{n_chunks:3}}", seeds=SEEDS))
+    label = "chunked(n_chunks=3)"
+    chunks = [[samples_of_stage(cell, label, stage, k) for stage in range(3)] for k in range(len(SEEDS))]
+    for k, seed in enumerate(cell.seeds):  # the three pieces are all of the union, each sample once
+        whole = np.sort(np.concatenate([y for _, y in chunks[k]]))
+        assert np.array_equal(whole, np.sort(np.concatenate([y for _, y in parts_of(cell.streams[seed])])))
+    weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
+    yield exact("projection: chunked", setting_of(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
+
+
+def samples_of_stage(cell: Measured, regime: str, stage: int, k: int) -> tuple[Floats, Floats]:
+    """Inputs and targets of one stage of the k-th seed."""
+    from src.oracles.cell import samples_of
+
+    return samples_of(cell.nodes(regime, stage)[k])
+
+
+def too_low_a_rate() -> Iterator[Row]:
+    """After T steps (1 - eta l)^T of the error along an eigenvalue l is left: stages that stop too early."""
+    for factor in (1.0, 0.1):
+        overrides = ("split.sizes=[30,12]", "stopping=epochs", "stopping.epochs=25", "optimizer.lr=0.02")
+        regime = "sequential" if factor == 1 else "{sequential:{lr_factor:0.1}}"
+        cell = measure(
+            lab(*without_convergence(overrides), regimes=regime, seeds=SEEDS, study="linear_lab"), accuracy=None
+        )
+        label = cell.config.regimes[0].label
+        weights = []
+        for seed in cell.seeds:
+            first, second = parts_of(cell.streams[seed])
+            after1 = linear.weights_after(np.zeros(20), *first, lr=0.02, n_steps=25)
+            weights.append(linear.weights_after(after1, *second, lr=0.02 * factor, n_steps=25))
+        yield exact(
+            "too low a rate: 25 steps a stage", f"eta=.02, then {0.02 * factor:g}", weights, cell.weights(label)
+        )
+
+
+def without_convergence(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Another stopping rule has none of the keys that the study sets for convergence."""
+    keys = ("quantity", "tolerance", "max_epochs", "check_every")
+    return (*overrides, *(f"~stopping.{key}" for key in keys))
+
+
+def evaluations() -> Iterator[Row]:
+    """What result.json says of given weights: test losses and exact risks on d1, d2 and union, loss on the training data."""
+    for sizes in ((12, 14), (40, 8)):
+        setting = f"d=20, n={sizes[0]}+{sizes[1]}, shift 1, no noise"
+        overrides = (f"split.sizes=[{sizes[0]},{sizes[1]}]", "data.target_shift=1", "data.noise=0")
+        cell = measure(lab(*overrides, regimes="sequential,combined", seeds=SEEDS))
+        for regime in ("sequential", "combined"):
+            seeds = zip(cell.weights(regime), (cell.streams[seed] for seed in cell.seeds), strict=True)
+            each = [_figures(weights, stream) for weights, stream in seeds]
+            for name in each[0]:
+                yield exact(f"{name} of {regime}", setting, [own[name] for own in each], cell.metric(regime, name))
+
+
+def _figures(weights: Floats, stream: Stream) -> dict[str, float]:
+    """The metrics of weights [d] by their definitions, from noiseless held-out inputs and the true weights."""
+    assert stream.populations is not None
+    held_out, _ = design(stream.test.pools[0])
+    gaps = [weights - population.target for population in stream.populations]
+    sizes = np.array([len(part) for part in stream.train])
+    of_each = {"loss": [float(np.mean((held_out @ gap) ** 2)) for gap in gaps]}
+    of_each["excess_risk"] = [float(gap @ gap) for gap in gaps]
+    figures: dict[str, float] = {}
+    for name, (first, second) in of_each.items():
+        union = float(sizes @ np.array([first, second]) / sizes.sum())
+        figures |= {f"test/d1/{name}": first, f"test/d2/{name}": second, f"test/union/{name}": union}
+    residuals = [inputs @ weights - targets for inputs, targets in parts_of(stream)]
+    figures["train/union/loss"] = float(np.mean(np.concatenate(residuals) ** 2))
+    return figures
+
+
+def orders() -> Iterator[Row]:
+    """SGD, one sample a step, on (b - c_i)^2 of a bias alone: one epoch in the plan's own order, shuffled and in blocks."""
+    overrides = (
+        "data.dim=1",
+        "data.covariances=[[[0]],[[0]]]",
+        "arch.bias=true",
+        "split.sizes=[9,6]",
+        "data.noise=1",
+        "optimizer.batch_size=1",
+        "optimizer.lr=0.07",
+        "stopping=epochs",
+    )
+    for regime, epochs, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
+        words = without_convergence((*overrides, f"stopping.epochs={epochs}"))
+        cell = measure(lab(*words, regimes=regime, seeds=SEEDS), accuracy=None)
+        repeats = epochs
+        kept = order.retention(0.07, 2.0, repeats)
+        biases = []
+        for node in cell.nodes(label):
+            centres = node.data.labels.double().numpy().reshape(-1)[node.data.order(0)][::repeats]
+            biases.append(order.weight_after_epoch(0.0, centres, kept))
+        setting = f"15 samples, eta=.07, each {repeats} times in a row"
+        yield exact(f"order of samples: {label}", setting, biases, cell.weights(label, name="head.bias")[:, 0])
+
+
+def label_shift() -> Iterator[Row]:
+    """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; the probability of an absent class falls as 1/t."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "priors.npz"
+        np.savez(path, x=np.zeros((1200, 1), np.float32), y=np.arange(1200) % 3)
+        shared = (f"data.path={path}", "split.sizes=[200,200]", "arch.bias=true")
+        shifted = ["split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", "optimizer.lr=2", "stopping=convergence"]
+        shifted += ["stopping.quantity=gradient", "stopping.tolerance=1e-11", "stopping.max_epochs=5000"]
+        cell = measure(bias_classifier(*shared, *shifted), accuracy=None)
+        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
+        change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
+        expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # a constant for all classes changes nothing
+        moved = after - before
+        setting = setting_of(cell, "80/10/10, then 10/70/20")
+        yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
+
+        absent = ("split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.05", "stopping.epochs=800")
+        cell = measure(bias_classifier(*shared, *absent), accuracy=None)
+        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
+        start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
+        expected = np.array([priors.absent_class_probability(p, 0.05 * 800, 2) for p in start])
+        setting = "40/40/20, then 50/50/0, eta t = 40; steps of .05 against the flow"
+        yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=0.01)
+
+
+def bias_classifier(*overrides: str) -> Config:
+    """Biases alone as a classifier: three classes, inputs of nothing but 0."""
+    from src.config import compose
+
+    words = ["data=arrays", "arch=linear", "arch.init=zero", "optimizer.batch_size=full", "optimizer.momentum=0"]
+    words += ["trainer=cpu", "trainer.precision=64", "tracking=off", f"seeds={len(SEEDS)}", "regimes=[sequential]"]
+    return compose([*words, *overrides])
+
+
+def files() -> Iterator[Row]:
+    """The same through the files: what result.json says, and a second regime whose first stage comes from the store."""
+    from src.cells.run import cell_dir, run_cell, run_dir, streams_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = (f"multirun={folder}", "split.sizes=[40,30]", "data.target_shift=1", "optimizer.lr=0.25")
+        config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential", seeds=SEEDS)
+        run_cell(config)
+        config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential,d1_only", seeds=SEEDS)
+        run_cell(config)
+        for regime in config.regimes:
+            expected, found, reused = [], [], 0
+            for seed in config.seeds:
+                body = json.loads((run_dir(cell_dir(config), regime, seed) / "result.json").read_text())
+                found.append(body["result"]["metrics"]["test/d2/excess_risk"])
+                reused += body["provenance"]["reused_samples"]
+                stream = streams_of(config).build(seed)
+                assert stream.populations is not None
+                ends = linear.sequential_weights(np.zeros(20), parts_of(stream))
+                end = ends[-1] if regime.label == "sequential" else ends[0]
+                expected.append(float(np.sum((end - stream.populations[1].target) ** 2)))
+            setting = f"d=20, n=40+30, {'from the store' if reused else 'trained'}"
+            yield exact(f"result.json of {regime.label}: test/d2/excess_risk", setting, expected, found)
+
+
+def forgetting_against_the_angle() -> Iterator[Row]:
+    """Squared error on Dataset 1 after Dataset 2, two unit inputs at an angle: cos^2 sin^2, peak at 45 degrees."""
+    for angle in (15, 30, 45, 60, 75):
+        overrides = ("data.dim=2", "data.rank=1", f"data.angle={angle}", "data.draw=exact", "data.noise=0")
+        cell = measure(lab(*overrides, "split.sizes=[6,6]", regimes="sequential", seeds=SEEDS))
+        stream = cell.streams[0]
+        assert stream.populations is not None
+        unseen = float(stream.populations[0].target[1]) ** 2  # of w0 - w*, orthogonal to Dataset 1's inputs e_1
+        theory = risks.forgetting_at_angle(np.deg2rad(angle), unseen)
+        found = cell.metric("sequential", "test/d1/excess_risk")
+        yield exact("forgetting against the angle", f"{angle} degrees", np.full(len(SEEDS), theory), found)

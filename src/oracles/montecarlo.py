@@ -1,0 +1,223 @@
+"""Monte-Carlo rows: means over independent draws of the data beside their exact expectation.
+
+Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have no variance: here
+|n - d| is at least 4 for every n that counts. One list of seeds, fixed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.cells.run import streams_of
+from src.oracles.cell import Floats, Measured, lab, measure
+from src.oracles.conditional import without_convergence
+from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
+from src.oracles.theory import boundary, noise, order, risks
+
+SEEDS = tuple(range(1000, 1512))
+ACCURACY = 1e-5
+"""Of weights: far below the standard errors here."""
+GROUP = f"trainer.replicas={len(SEEDS)}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes, shift and noise (a standard deviation) of one cell; d = 20 unless said, |w*| = 1, w0 = 0."""
+
+    n1: int
+    n2: int
+    shift: float = 0.0
+    noise: float = 0.5
+    dim: int = 20
+
+    @property
+    def text(self) -> str:
+        """For the table."""
+        shift = f", D={self.shift:g}" if self.shift else ""
+        return f"d={self.dim}, n={self.n1}+{self.n2}, s={self.noise:g}{shift}"
+
+
+SETTINGS = (
+    Setting(6, 6),
+    Setting(8, 6, shift=1.0),
+    Setting(12, 16, shift=0.7),
+    Setting(14, 28),
+    Setting(28, 12, shift=1.0),
+    Setting(40, 5, shift=0.5),
+    Setting(5, 40, shift=0.5),
+    Setting(60, 60, shift=0.3, noise=1.0),
+    Setting(200, 30, shift=0.3, noise=1.0),
+    Setting(30, 30, shift=2.0, noise=0.0),
+)
+"""n1, n2 and N on both sides of d, in every combination that sequential and combined tell apart."""
+
+
+NEAR_INTERPOLATION = (Setting(45, 45, dim=100), Setting(70, 70, dim=100))
+"""The union near N = d, where combined loses, and past it, where it wins."""
+
+
+def rows() -> Iterator[Row]:
+    """All of them, the chi-square over all last."""
+    deviations: list[tuple[float, int]] = []
+    for found, deviation in cells():
+        yield from found
+        deviations.append(deviation)
+    yield chi_square(deviations)
+
+
+def cells() -> Iterator[tuple[list[Row], tuple[float, int]]]:
+    """The rows of each cell, and how far they are from theory together; cells share no sample."""
+    for number, setting in enumerate(SETTINGS):
+        yield two_data_sets(setting, block=number)
+    n = len(SETTINGS)
+    yield chunks(4, 6, block=n)
+    yield chunks(3, 28, block=n + 1)
+    yield surface_noise(8, block=n + 2)
+    yield surface_noise(80, block=n + 3)
+    yield gradient_noise(10, block=n + 4)
+    yield gradient_noise(100, block=n + 5)
+    yield long_run(1, block=n + 6)
+    yield long_run(5, block=n + 7)
+    for number, setting in enumerate(NEAR_INTERPOLATION):
+        yield two_data_sets(setting, block=n + 8 + number)
+    yield subset_noise(60, 100, block=n + 10)
+
+
+def seeds_of(block: int) -> tuple[int, ...]:
+    """The seeds of one cell: no two cells share any."""
+    return tuple(seed + 10_000 * block for seed in SEEDS)
+
+
+def _joined(
+    named: list[tuple[str, float, Floats]], setting: str, cell: Measured
+) -> tuple[list[Row], tuple[float, int]]:
+    text = f"{setting}; NOT CONVERGED" if cell.unconverged else setting
+    found = [monte_carlo(name, text, theory, values) for name, theory, values in named]
+    return found, joint_deviation([theory for _, theory, _ in named], np.stack([v for _, _, v in named], axis=1))
+
+
+def two_data_sets(setting: Setting, block: int = 0) -> tuple[list[Row], tuple[float, int]]:
+    """Risks of one stage, sequential and combined, on Dataset 1 and 2, and who wins by how much."""
+    n1, n2, d, s2, shift = setting.n1, setting.n2, setting.dim, setting.noise**2, setting.shift**2
+    overrides = (
+        f"data.dim={d}",
+        f"data.noise={setting.noise}",
+        f"data.target_shift={setting.shift}",
+        f"split.sizes=[{n1},{n2}]",
+        f"data.n_samples={2 * (n1 + n2) + 20}",
+    )
+    config = lab(*overrides, GROUP, regimes="sequential,combined,d1_only", seeds=seeds_of(block))
+    cell = measure(config, accuracy=ACCURACY)
+    sequential, combined = (
+        cell.metric("sequential", "test/d2/excess_risk"),
+        cell.metric("combined", "test/d2/excess_risk"),
+    )
+    one = risks.one_stage_risk(d, n1, noise=s2, initial=1.0)
+    named = [("one stage", one, cell.metric("d1_only", "test/d1/excess_risk"))]
+    judges: tuple[risks.Judge, ...] = ("d2", "d1") if shift else ("d2",)
+    for judge in judges:
+        for regime, risk in (("sequential", risks.sequential_risk), ("combined", risks.combined_risk)):
+            theory = risk(d, n1, n2, noise=s2, initial=1.0, shift=shift, judge=judge)
+            named.append((f"{regime} on {judge}", theory, cell.metric(regime, f"test/{judge}/excess_risk")))
+    # where data without noise fix the weights, risks have no spread, and the exact rows have said it all
+    kept = [(name, theory, values) for name, theory, values in named if values.std() > ACCURACY]
+    found, deviation = _joined(kept, setting.text, cell)
+    gap = boundary.risk_difference(d, n1, n2, noise=s2, shift=shift, initial=1.0)
+    found.append(monte_carlo("sequential - combined on d2", setting.text, gap, sequential - combined))
+    return found, deviation
+
+
+def chunks(n_chunks: int, size: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """k chunks of m fresh samples, one stage each."""
+    total = n_chunks * size
+    overrides = (f"split.sizes=[{total // 2},{total - total // 2}]", f"data.n_samples={2 * total + 20}")
+    regimes = f"{{chunked:{{n_chunks:{n_chunks}}}}}"
+    cell = measure(lab(*overrides, GROUP, regimes=regimes, seeds=seeds_of(block)), accuracy=ACCURACY)
+    theory = risks.chunks_risk(20, size, n_chunks, noise=0.25, initial=1.0)
+    values = cell.metric(f"chunked(n_chunks={n_chunks})", "test/union/excess_risk")
+    return _joined([("chunks in sequence", theory, values)], f"d=20, {n_chunks} chunks of {size}, s=0.5", cell)
+
+
+def surface_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """The spread of the test loss at given weights: Var = 4 (|e|^2 + s2)^2 / (2n) of the squared error, n test samples."""
+    overrides = ("split.sizes=[40,40]", "data.n_samples=400", f"split.test={n / 400}")
+    cell = measure(lab(*overrides, GROUP, regimes="d1_only", seeds=seeds_of(block)), accuracy=ACCURACY)
+    loss, excess = cell.metric("d1_only", "test/d1/loss"), cell.metric("d1_only", "test/d1/excess_risk")
+    expected = np.array([4 * noise.linear_loss_variance(float(e), 0.25, n) for e in excess])
+    setting = f"d=20, {n} test samples, s=0.5"
+    named = [
+        ("test loss less its risk", 0.0, (loss - excess - 0.25) / np.sqrt(expected)),
+        ("variance of a test loss, over theory's", 1.0, (loss - excess - 0.25) ** 2 / expected),
+    ]
+    return _joined(named, setting, cell)
+
+
+def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """The spread of the test loss at one and the same weights over subsets of one pool: Var = (S^2/n)(1 - n/M)."""
+    words = (
+        "data.draw=pool",
+        f"data.n_samples={pool}",
+        f"split.test={n / pool}",
+        "split.sizes=[4,4]",
+        "stopping=epochs",
+        "stopping.epochs=1",
+        "optimizer.lr=1e-30",  # weights that stay where they are, at 0
+        GROUP,
+    )
+    cell = measure(lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
+    squares = streams_of(cell.config).source.y.double().numpy().reshape(-1) ** 2
+    expected = noise.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
+    off = cell.metric("d1_only", "test/d1/loss") - squares.mean()
+    named = [
+        ("loss of a subset less the pool's", 0.0, off / expected**0.5),
+        ("variance of a subset's loss, over theory's", 1.0, off**2 / expected),
+    ]
+    return _joined(named, f"{n} of a pool of {pool} samples", cell)
+
+
+def gradient_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """E|g - E g|^2 of the first gradient, seen in the first step: 4 [(d+1)|e|^2 + d s2]/n of the squared error."""
+    words = (
+        f"split.sizes=[{n},{n}]",
+        f"data.n_samples={3 * n + 20}",
+        "stopping=epochs",
+        "stopping.epochs=1",
+        "optimizer.lr=0.1",
+        GROUP,
+    )
+    config = lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block))
+    cell = measure(config, accuracy=None)
+    first = cell.streams[cell.seeds[0]].populations
+    assert first is not None
+    gradients = -cell.weights("d1_only") / 0.1
+    off = np.sum((gradients + 2 * first[0].target) ** 2, axis=1)  # E g = -2 w* at w0 = 0
+    theory = 4 * noise.gradient_noise(20, 1.0, 0.25, n)
+    return _joined([("noise of the gradient", theory, off)], f"d=20, n={n}, s=0.5", cell)
+
+
+def long_run(repeats: int, block: int) -> tuple[list[Row], tuple[float, int]]:
+    """SGD on a bias, one sample a step, each `repeats` times in a row: the spread of its end, s2 (1-q^m)/(1+q^m)."""
+    words = (
+        "data.dim=1",
+        "data.covariances=[[[0]],[[0]]]",
+        "arch.bias=true",
+        "split.sizes=[30,30]",
+        "data.noise=1",
+        "optimizer.batch_size=1",
+        "optimizer.lr=0.1",
+        "stopping=epochs",
+        f"stopping.epochs={repeats}",
+        GROUP,
+    )
+    regime = "combined" if repeats == 1 else f"{{blocks:{{repeats:{repeats}}}}}"
+    config = lab(*without_convergence(words), regimes=regime, seeds=seeds_of(block))
+    cell = measure(config, accuracy=None)
+    kept = order.retention(0.1, 2.0, repeats)
+    ends = cell.weights(cell.config.regimes[0].label, name="head.bias")[:, 0]
+    theory = order.long_run_variance(1.0, kept)
+    return _joined(
+        [("long-run variance of SGD", theory, ends**2)], f"eta a=.2, each sample {repeats} times in a row", cell
+    )

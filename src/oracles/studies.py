@@ -1,0 +1,115 @@
+"""Claims that theory says fail: the studies of conf/study where the machinery of verdicts must answer *refuted*."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from src.comparison.predictions import Judgement, Verdict, increasing_trend, judge_effect
+from src.oracles.cell import Floats, lab, measure
+from src.oracles.rows import Row
+from src.oracles.theory import risks
+
+ACCURACY = 1e-5
+N_SEEDS = 12
+ALPHA = 0.05
+
+
+def rows() -> Iterator[Row]:
+    """All of them, each beside a case where the same claim holds."""
+    yield combined_wins(45, "refuted")
+    yield combined_wins(140, "supported")
+    yield more_data_helps((4, 12, 16), "refuted")
+    yield more_data_helps((30, 50, 100), "supported")
+    yield more_different_forgets_more((45, 60, 75), "refuted")
+    yield more_different_forgets_more((15, 30, 45), "supported")
+    yield replay_preserves("replay_counterexample", "refuted")
+    yield replay_preserves("linear_lab", "supported")
+
+
+def _row(name: str, setting: str, expected: Verdict, found: Verdict, text: str, p: float | None) -> Row:
+    return Row(
+        name=f"claim: {name}",
+        setting=setting,
+        theory=expected,
+        measured=f"{found}: {text}",
+        score=np.nan if p is None else p,
+        passed=found == expected,
+        kind="verdict",
+    )
+
+
+def _of(judgement: Judgement) -> str:
+    ends = (
+        ""
+        if judgement.ci_low is None or judgement.ci_high is None
+        else f" [{judgement.ci_low:.3g}, {judgement.ci_high:.3g}]"
+    )
+    return f"{judgement.effect:.3g}{ends}, n = {judgement.n}"
+
+
+def combined_wins(n: int, expected: Verdict) -> Row:
+    """Sequential minus combined, excess risk on union: positive if combined wins."""
+    regimes = "sequential,combined"
+    cell = measure(
+        lab(f"split.sizes=[{n},{n}]", "data.n_samples=600", regimes=regimes, seeds=N_SEEDS, study="near_interpolation"),
+        accuracy=ACCURACY,
+    )
+    found = [cell.metric(regime, "test/union/excess_risk") for regime in ("sequential", "combined")]
+    judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
+    theory = risks.combined_risk(100, n, n, noise=0.25, initial=1.0)
+    one_by_one = risks.sequential_risk(100, n, n, noise=0.25, initial=1.0)
+    setting = f"near_interpolation, n={n}+{n}, d=100: theory {one_by_one:.3g} - {theory:.3g}"
+    return _row("combined wins i.i.d.", setting, expected, judgement.verdict, _of(judgement), judgement.p)
+
+
+def _trend(name: str, setting: str, expected: Verdict, values: Floats) -> Row:
+    """A predicted rise over conditions, `values` [seeds, conditions]: refuted where a step certainly falls."""
+    trend = increasing_trend(values)
+    falls = min(trend.drop_p) <= ALPHA
+    found: Verdict = "refuted" if falls else ("supported" if trend.p <= ALPHA else "inconclusive")
+    means = ", ".join(f"{mean:.3g}" for mean in trend.means)
+    return _row(name, setting, expected, found, f"means {means}", min(trend.drop_p) if falls else trend.p)
+
+
+def more_data_helps(sizes: tuple[int, ...], expected: Verdict) -> Row:
+    """Minus the excess risk of one stage rises with its samples."""
+    columns = []
+    for n in sizes:
+        overrides = (f"split.sizes=[{n},10]",)
+        config = lab(*overrides, regimes="d1_only", seeds=N_SEEDS, study="double_descent")
+        columns.append(-measure(config, accuracy=ACCURACY).metric("d1_only", "test/d1/excess_risk"))
+    setting = f"double_descent, d=20, n={', '.join(map(str, sizes))}"
+    return _trend("more data help", setting, expected, np.stack(columns, axis=1))
+
+
+def more_different_forgets_more(angles: tuple[int, ...], expected: Verdict) -> Row:
+    """Forgetting rises with the angle."""
+    columns = []
+    for angle in angles:
+        config = lab(f"data.angle={angle}", regimes="sequential,d1_only", seeds=N_SEEDS, study="angle")
+        cell = measure(config, accuracy=ACCURACY)
+        after, before = (cell.metric(regime, "test/d1/excess_risk") for regime in ("sequential", "d1_only"))
+        columns.append(after - before)
+    setting = f"angle, {', '.join(map(str, angles))} degrees"
+    return _trend("more different data are forgotten more", setting, expected, np.stack(columns, axis=1))
+
+
+def replay_preserves(study: str, expected: Verdict) -> Row:
+    """Sequential's excess risk on d1 minus replay's: positive if replay keeps Dataset 1 from being forgotten."""
+    overrides = (
+        ()
+        if study == "replay_counterexample"
+        else ("split.sizes=[4,4]", "data.noise=0", "optimizer.lr=0.03", "stopping.tolerance=1e-5")
+    )
+    config = lab(*overrides, regimes="sequential,{replay:{share:0.5}}", seeds=N_SEEDS, study=study)
+    cell = measure(
+        config, accuracy=None
+    )  # each update replays other samples: the mean Hessian says nothing of the rate
+    assert not cell.unconverged, study
+    labels = [regime.label for regime in config.regimes]
+    found = [cell.metric(label, "test/d1/excess_risk") for label in labels]
+    judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
+    setting = study if study != "linear_lab" else "d=20, n=4+4, no noise"
+    return _row("replay preserves", setting, expected, judgement.verdict, _of(judgement), judgement.p)

@@ -1,0 +1,162 @@
+"""Quadratic losses L_i(w) = (w - o_i)' H_i (w - o_i) / 2: where every regime ends, and the path it takes.
+
+o_i (d,) is the optimum and H_i (d, d) the Hessian, symmetric and positive semidefinite, of the *mean* loss of data set i;
+n_i its number of samples. Linear regression is the special case H_i = c X_i' X_i / n_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from src.oracles.theory.linear import combined_weights, sequential_weights
+from src.oracles.theory.validity import Array, require, require_nonnegative, symmetric, vector
+
+
+def _solve(matrix: Array, right: Array, name: str) -> Array:
+    values = np.linalg.eigvalsh(matrix)
+    least, largest = float(values[0]), float(values[-1])
+    require(least > 1e-13 * largest, name, f"eigenvalues {least:.3g}..{largest:.3g}", "together must have full rank")
+    return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
+
+
+def combined_optimum(
+    hessians: Sequence[npt.ArrayLike], optima: Sequence[npt.ArrayLike], sizes: Sequence[float]
+) -> Array:
+    """The minimum of the loss over all data, (sum n_i H_i)^-1 sum n_i H_i o_i. Valid if the sum has full rank.
+
+    `sizes` need not be whole: (1, rho) gives the minimum of L_1 + rho L_2.
+    """
+    require(len(hessians) == len(optima) == len(sizes) >= 1, "hessians", len(hessians), "optima and sizes must match")
+    dim = vector("optima", optima[0]).size
+    matrix, right = np.zeros((dim, dim)), np.zeros(dim)
+    for hessian, optimum, size in zip(hessians, optima, sizes, strict=True):
+        require_nonnegative("sizes", size)
+        weighted = size * symmetric("hessians", hessian, dim)
+        matrix += weighted
+        right += weighted @ vector("optima", optimum, dim)
+    return _solve(matrix, right, "hessians")
+
+
+def matched_weight(n1: int, n2: int) -> float:
+    """The penalty weight n1/n2 at which a stage on the mean loss of Dataset 2 counts Dataset 1 as combined does."""
+    require(n1 >= 0, "n1", n1, "must not be negative")
+    require(n2 >= 1, "n2", n2, "must be at least 1")
+    return n1 / n2
+
+
+def ewc_optimum(
+    hessian: npt.ArrayLike, optimum: npt.ArrayLike, anchor: npt.ArrayLike, fisher: npt.ArrayLike, weight: float
+) -> Array:
+    """Where stage 2 ends under EWC: the minimum of L_2(w) + (weight/2) (w - anchor)' F (w - anchor).
+
+    With anchor = o_1, F = the full H_1 and weight = `matched_weight` this *is* `combined_optimum`, exactly, for quadratic
+    losses; with F = diag(H_1) it is not, unless H_1 is diagonal. Valid if H_2 + weight F has full rank.
+    Source: Kirkpatrick et al. 2017 (Laplace approximation, exact here); Huszar 2018.
+    """
+    return combined_optimum([hessian, fisher], [optimum, anchor], [1.0, weight])
+
+
+def lwf_weights(before: npt.ArrayLike, sequential: npt.ArrayLike, new_share: float) -> Array:
+    """Where learning without forgetting ends: the weight average (1-a) w1 + a w_seq.
+
+    Setting: linear model, squared losses on Dataset 2's inputs, a |X2 w - y2|^2 + (1-a) |X2 w - X2 w1|^2 with a = `new_share` in
+    [0, 1], descent from `before` = w1 to convergence; `sequential` = w_seq is the end of the same stage at a = 1. A penalty
+    of weight l on an unscaled loss is a = 1/(1+l). Valid for every n2, d and rank: the projection is affine in the targets.
+    """
+    require(0 <= new_share <= 1, "new_share", new_share, "must lie in [0, 1]")
+    first = vector("before", before)
+    average: Array = (1.0 - new_share) * first + new_share * vector("sequential", sequential, first.size)
+    return average
+
+
+def flow_path(hessian: npt.ArrayLike, optimum: npt.ArrayLike, start: npt.ArrayLike, times: npt.ArrayLike) -> Array:
+    """The path of stage 2 under gradient flow, o2 + exp(-s H2)(start - o2), one row (d,) for each time s >= 0 (inf too).
+
+    Descent at rate lr follows it at s = lr x steps as lr -> 0.
+    """
+    end = vector("optimum", optimum)
+    moments = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    require(bool((moments >= 0).all()), "times", moments, "must not be negative")
+    values, axes = np.linalg.eigh(symmetric("hessian", hessian, end.size))
+    along = axes.T @ (vector("start", start, end.size) - end)
+    # A flat direction (eigenvalue 0) never moves, even after infinite time, where 0 * inf has no value.
+    exponents = np.zeros((moments.size, end.size))
+    curved = values > 1e-13 * max(float(values[-1]), 0.0)
+    exponents[:, curved] = -moments[:, None] * values[curved]
+    path: Array = end + (np.exp(exponents) * along) @ axes.T
+    return path
+
+
+def path_distance(
+    hessian: npt.ArrayLike, optimum: npt.ArrayLike, start: npt.ArrayLike, target: npt.ArrayLike, n_grid: int = 2000
+) -> float:
+    """Least distance from the flow path of stage 2 to `target` (the combined optimum), over |start - optimum|.
+
+    0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined optimum
+    lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic grid of times,
+    both ends included, then by golden section around every local minimum; valid for start != optimum, H_2 not 0.
+    """
+    end, goal = vector("optimum", optimum), vector("target", target)
+    length = float(np.linalg.norm(vector("start", start, end.size) - end))
+    require(length > 0, "start", start, "must differ from the optimum")
+    values = np.linalg.eigvalsh(symmetric("hessian", hessian, end.size))
+    require(float(values[-1]) > 0, "hessian", "0", "must not be 0")
+    slowest = float(values[values > 1e-13 * values[-1]][0])
+
+    def distance(times: npt.ArrayLike) -> Array:
+        gaps: Array = np.linalg.norm(flow_path(hessian, end, start, times) - goal, axis=1)
+        return gaps
+
+    grid = np.concatenate([[0.0], np.geomspace(1e-6 / values[-1], 50.0 / slowest, n_grid), [np.inf]])
+    gaps = distance(grid)
+    best = float(gaps.min())
+    inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
+    golden = (np.sqrt(5.0) - 1.0) / 2.0
+    for index in inner:
+        low, high = float(grid[index - 1]), float(grid[index + 1])
+        for _ in range(60):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            at_left, at_right = distance([left, right])
+            low, high = (low, right) if at_left <= at_right else (left, high)
+            best = min(best, float(at_left), float(at_right))
+    return best / length
+
+
+class ReplayCase(NamedTuple):
+    """Noiseless linear data on which replay of one sample forgets more than none. Inputs (n, d), targets (n,)."""
+
+    inputs1: Array
+    targets1: Array
+    inputs2: Array
+    targets2: Array
+    start: Array
+    replayed: int
+
+
+def replay_counterexample() -> ReplayCase:
+    """A case in three dimensions: Dataset 1 two inputs at 120 degrees, Dataset 2 one input leaning towards both.
+
+    Start 0 and w* = -e3, so Dataset 1 is already fitted and stage 2 pushes its two samples alike; fitting one of them along
+    with Dataset 2 pushes the other further than both were pushed. The squared errors of Dataset 1 after stage 2 sum to
+    0.64 x 2 x 0.3^2 = 0.1152 for sequential and 0.64 (0.45/0.91)^2 = 0.1565 for replay of sample 0. Replay of *all* of
+    Dataset 1 cannot forget more: the minimum of L_2 + rho L_1 has an L_1 that does not increase with rho.
+    """
+    inputs1 = np.array([[np.sqrt(3.0) / 2.0, 0.5, 0.0], [-np.sqrt(3.0) / 2.0, 0.5, 0.0]])
+    inputs2 = np.array([[0.0, 0.6, 0.8]])
+    target = np.array([0.0, 0.0, -1.0])
+    return ReplayCase(inputs1, inputs1 @ target, inputs2, inputs2 @ target, np.zeros(3), 0)
+
+
+def replay_forgetting(case: ReplayCase) -> tuple[float, float]:
+    """Sum of squared errors on Dataset 1 after stage 2, without and with the replayed sample (converged descent)."""
+    first = (case.inputs1, case.targets1)
+    second = (case.inputs2, case.targets2)
+    kept = (case.inputs1[[case.replayed]], case.targets1[[case.replayed]])
+    after1, plain = sequential_weights(case.start, [first, second])
+    replay = combined_weights(after1, [second, kept])
+    plain_error, replay_error = (float(np.sum((case.inputs1 @ end - case.targets1) ** 2)) for end in (plain, replay))
+    return plain_error, replay_error

@@ -1,0 +1,136 @@
+"""One self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun]   (make report)
+
+Writes multirun/NAME/report/report.html, with its figures as PNG and its tables as CSV beside it, and attaches all of it to
+the sweep's run in MLflow, where the sweep is tracked. It trains nothing that is missing and changes no result.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.cli import fail, settings
+from src.comparison.pairing import Axis, Records, load_records
+from src.config import Config
+from src.errors import ConfigError
+from src.report.page import write_report
+from src.report.sweep import Sweep
+from src.sweep.folder import SweepFolder
+from src.sweep.summary import axes_of
+from src.tracking.mirror import keep_mlflow_quiet
+from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.reports import SweepReport, write_sweep
+
+RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
+"""Settings that make cells differ; others (workers, devices, tracking) merely differ between commands."""
+
+
+def read_sweep(multirun: Path, name: str) -> Sweep:
+    """All that is on disk of a sweep. Raises ConfigError where there is none of that name."""
+    folder = SweepFolder(multirun, name)
+    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
+        found = sorted(path.parent.name for path in multirun.glob("*/cells"))
+        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+        raise ConfigError("sweep", name, f"there is no such sweep under multirun={multirun}; {known}")
+    configs: dict[str, Config] = {}
+    problems = []
+    for path in sorted(folder.root.glob("cells/*/cell.yaml")):
+        try:
+            configs[path.parent.name] = folder.read_cell(path.parent.name)
+        except (ConfigError, OSError, ValueError) as error:
+            problems.append(f"{path.parent.name}/{path.name}: {error}")
+    records = _placed(load_records(folder.root), configs)
+    return Sweep(
+        folder=folder.root,
+        configs=configs,
+        records=records,
+        labels=_labels(records, configs),
+        problems=problems,
+        words=_said(folder.root).get("command"),
+    )
+
+
+def _said(sweep_dir: Path) -> dict[str, Any]:
+    """What the last command of the sweep said at its end; empty before that."""
+    path = sweep_dir / "summary.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _placed(records: Records, configs: Mapping[str, Config]) -> Records:
+    """Every run placed among all cells: by the short axes and by what else their recipes differ in."""
+    places: dict[str, Mapping[str, Axis]] = {}
+    if configs:
+        for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
+            places[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
+    return Records(
+        runs=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.runs),
+        failed=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.failed),
+        damaged=records.damaged,
+    )
+
+
+def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
+    """The regimes that have runs: in the order of the cells' configurations, then those of earlier commands."""
+    asked = [regime.label for config in configs.values() for regime in config.regimes]
+    present = sorted({run.regime for run in records.runs} | {run.regime for run in records.failed})
+    return [label for label in dict.fromkeys([*asked, *present]) if label in present]
+
+
+def attach(sweep: Sweep) -> None:
+    """Adds the report's files to those that the sweep's run has in MLflow, and delivers them; where there is no such run
+    yet, or the tracker is away, the next command does."""
+    said = _said(sweep.folder)
+    if "artifacts" not in said or not sweep.configs:
+        return
+    files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
+    others = [name for name in said["artifacts"] if not name.startswith("report/")]
+    about = SweepReport(
+        sweep=sweep.name,
+        note=said["note"],
+        command=said["command"],
+        metrics=said["metrics"],
+        artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
+    )
+    write_sweep(sweep.folder, about)
+    Outbox(sweep.folder).put(sweep.folder)
+    tracking = next(iter(sweep.configs.values())).tracking
+    Deliverer(sweep.folder, tracking, warn=lambda text: print(text, file=sys.stderr)).start().stop()
+
+
+def _get_ready(sweep: Sweep) -> None:
+    """Imports MLflow where `attach` will need it: that takes seconds, in which the report is drawn."""
+    if "artifacts" in _said(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
+        keep_mlflow_quiet()
+        import mlflow.store.db.utils  # noqa: F401
+
+
+def main() -> None:
+    """Writes the report and says where it is."""
+    usage = "\n".join(str(__doc__).split("   ")[1:2])
+    given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
+    if given["sweep"] is None:
+        fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
+    torch.set_num_threads(1)  # the networks looked at are small: threads would wait for each other
+    try:
+        sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
+    except ConfigError as error:
+        fail(str(error))
+    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as telling:
+        telling.submit(_get_ready, sweep)
+        html, *tables = write_report(sweep, drawing)
+        if not sweep.records.runs:
+            print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
+        size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
+        print(f"{html} ({size:.1f} MiB), with {files} and figures beside it")
+        telling.submit(attach, sweep).result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The phase diagram of a sweep over the linear lab, if its cells make one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.comparison.pairing import RunRecord, by_cell, pair
+from src.config import Config
+from src.data.config import GaussianData
+from src.models.config import LinearArch
+from src.oracles.phase_diagram import METRIC, Point, Setting, draw, point_of, verdict
+from src.report.style import Picture, picture
+
+
+def boundary_picture(configs: Mapping[str, Config], runs: Sequence[RunRecord], folder: Path) -> Picture | None:
+    """The picture of a sweep over the sizes of Dataset 2 and the shift of its target in the linear lab; None where the sweep is
+    something else, or has fewer than two sizes or shifts."""
+    settings: set[Setting] = set()
+    points: list[Point] = []
+    for cell, some in by_cell(runs).items():
+        if cell not in configs or (place := _place(configs[cell])) is None:
+            continue
+        setting, n2, shift = place
+        pairs = pair(some, "sequential", "combined", METRIC)
+        if pairs.problem is None and len(pairs.seeds) >= 3 and shift > 0:
+            settings.add(setting)
+            points.append(point_of(setting, n2, shift, np.array(pairs.differences)))
+    if len(settings) != 1 or len({p.n2 for p in points}) < 2 or len({p.shift for p in points}) < 2:
+        return None
+    said = verdict(points)
+    alt = f"Who wins on Dataset 2 over its size and the shift of its target, the exact boundary as a line: {said}."
+    return picture(draw(next(iter(settings)), points), folder, "boundary", alt, caption=f"{said}.", vector=False)
+
+
+def _place(config: Config) -> tuple[Setting, int, float] | None:
+    """Where a cell lies in such a picture, if theory knows its kind."""
+    data, sizes = config.data, config.split.dataset_sizes()
+    if not isinstance(data, GaussianData) or not isinstance(config.arch, LinearArch) or len(sizes) != 2 or not sizes[1]:
+        return None
+    plain = data.target == "regression" and data.draw == "fresh" and config.arch.init == "zero" and not config.arch.bias
+    if not plain or data.weights is not None or data.covariances is not None or data.rank is not None:
+        return None
+    return Setting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.target_shift**2, 9)

@@ -1,0 +1,134 @@
+"""A sweep's folder, ``multirun/<sweep>``: where its cells, queue, logs and live processes are found, by any host."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from src.config import Config, parse
+from src.errors import ConfigError
+from src.io import write_atomically
+from src.sweep.workers.compatibility import code_here
+
+Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+GRID = "grid"
+"""In place of a search's id: the cells that a command listed."""
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``multirun/<sweep>``. Only queue.json says which queue serves it; its paths are relative, so the folder moves."""
+
+    multirun: Path
+    sweep: str
+
+    @property
+    def root(self) -> Path:
+        return self.multirun / self.sweep
+
+    @property
+    def members(self) -> Path:
+        return self.root / "members"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def cell(self, cell_hash: str) -> Path:
+        """The folder of one cell and its runs."""
+        return self.root / "cells" / cell_hash
+
+    def has_cell(self, cell_hash: str) -> bool:
+        """Whether it says what the cell is."""
+        return (self.cell(cell_hash) / "cell.yaml").exists()
+
+    def search(self, search_id: str) -> Path:
+        """Where a search keeps its file and its pictures."""
+        return self.root / "searches" / search_id
+
+    def write_queue(self, storage: str | None, engine: str) -> dict[str, Any]:
+        """Notes the storage (without password; None: SQLite here), the engine, this code and the folder's random id;
+        returns that.
+
+        The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / "queue.json.lock"):  # two commands that begin at once must agree on the id
+            known = self.read_queue() if (self.root / "queue.json").exists() else {}
+            content = {
+                "id": known.get("id") or secrets.token_hex(8),
+                "storage": storage,
+                "engine": engine,
+                **code_here(),
+            }
+            if content != known:
+                write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
+        return content
+
+    def read_queue(self) -> dict[str, Any]:
+        """The content of queue.json. Raises ConfigError where there is no such sweep."""
+        try:
+            content = json.loads((self.root / "queue.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
+            known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+            raise ConfigError(
+                "sweep", self.sweep, f"there is no such sweep under multirun={self.multirun}; {known}"
+            ) from None
+        assert isinstance(content, dict)
+        return content
+
+    def write_cell(self, cell_hash: str, config: Config) -> None:
+        """Notes what the cell's next worker is to run."""
+        text, path = config_text(config), self.cell(cell_hash) / "cell.yaml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text, durable=False)
+
+    def read_cell(self, cell_hash: str) -> Config:
+        """What the cell's next worker is to run; `multirun` is where the folder is now."""
+        return self.read_config(self.cell(cell_hash) / "cell.yaml")
+
+    def read_config(self, path: Path) -> Config:
+        """The config that `config_text` wrote to a file; `multirun` is where the folder is now."""
+        with path.open(encoding="utf-8") as file:
+            mapping = yaml.load(file, Loader=Loader)
+        return parse({**mapping, "multirun": str(self.multirun)})
+
+
+def searches_of(folder: SweepFolder) -> list[str]:
+    """The ids of the sweep's searches, the one whose command is the oldest first."""
+    found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent.name for path in found]
+
+
+def config_text(config: Config) -> str:
+    """The config as YAML; see `SweepFolder.read_config`."""
+    return str(yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120))
+
+
+def to_mapping(config: Config) -> Mapping[str, Any]:
+    """Plain lists and mappings from which `parse` makes the same config again."""
+    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
+    mapping["regime"] = dict(mapping["regimes"][0])
+    mapping["seed"] = config.seeds[0]
+    return mapping
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what YAML and JSON have."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,149 @@
+"""From the sweep's command line to its cells: typed, checked, each recipe once.
+
+An axis over `regime`, a regime's knob or `seed` is an axis of runs: it widens the list of regimes or seeds of every cell.
+Any other axis is one of cells, and the grid is the product of them all in the order of the command line, the first
+slowest. Nothing runs before the whole grid is composed and parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+
+from src.config import Config, parse
+from src.errors import ConfigError
+from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key
+
+SHORT_NAMES = {
+    "split.ratio": "ratio",
+    "split.sizes": "ratio",
+    "split.imbalance": "imbalance",
+    "split.shift.kind": "shift",
+    "split.shift.amount": "shift",
+    "split.shift.source": "shift",
+    "stopping.epochs": "epochs",
+    "stopping.max_epochs": "epochs",
+    "arch": "arch",
+    "arch.model": "arch",
+    "data": "data",
+}
+"""Keys whose value `Config.axes` already shows under a short name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a sweep: its config, and the overrides that set it apart from the sweep's other cells."""
+
+    config: Config
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, str | float | int]:
+        """Every axis with its value, by short name: those all cells have, then the further ones that are swept."""
+        named = dict(self.config.axes())
+        for override in self.overrides:
+            key, _, text = override.lstrip("+").partition("=")
+            if key not in SHORT_NAMES:
+                named[key] = number(text)
+        return named
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs: regimes x seeds."""
+        return len(self.config.regimes) * len(self.config.seeds)
+
+
+def number(text: str) -> str | float | int:
+    """The number that `text` writes, or `text` itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def expand(arguments: Sequence[str], compose: Composer, loader: ConfigLoader) -> list[Cell]:
+    """The cells that the overrides `arguments` of a sweep describe; see `expand_line`."""
+    return expand_line(CommandLine(arguments, compose, loader))
+
+
+def expand_line(line: CommandLine) -> list[Cell]:
+    """The cells of the command line. Raises ConfigError naming the cell, and what composing raises."""
+    axes = line.axes
+    cell_keys = [key for key in axes if not is_run_key(key)]
+    cells: dict[str, Cell] = {}
+    for choices in itertools.product(*(axes[key] for key in cell_keys)):
+        overrides = tuple(choice for choice, key in zip(choices, cell_keys, strict=True) if len(axes[key]) > 1)
+        try:
+            cell = Cell(parse(with_runs(line, choices)), overrides)
+        except ConfigError as error:
+            raise in_cell(error, overrides) from error
+        key = _recipe_key(cell.config)
+        cells[key] = merged(cells[key], cell) if key in cells else cell
+    return list(cells.values())
+
+
+def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
+    """The mapping under `choices` of cell axes, with the regimes and seeds that the axes of runs name."""
+    mapping = line.mapping(choices)
+    regime_axes = [values for key, values in line.run_axes.items() if key != "seed"]
+    if regime_axes:
+        _refuse_both("regimes", "regime", [*choices, *line.fixed])
+        mapping["regimes"] = [line.mapping([*choices, *runs])["regime"] for runs in itertools.product(*regime_axes)]
+    if "seed" in line.run_axes:
+        _refuse_both("seeds", "seed", [*choices, *line.fixed])
+        mapping["seeds"] = [assignment(choice)[1] for choice in line.run_axes["seed"]]
+    return mapping
+
+
+def merged(first: Cell, second: Cell) -> Cell:
+    """The cell that holds the regimes and seeds of both, those of `first` first; both have the same recipe."""
+    return Cell(
+        dataclasses.replace(
+            first.config,
+            regimes=union(first.config.regimes, second.config.regimes),
+            seeds=union(first.config.seeds, second.config.seeds),
+        ),
+        first.overrides,
+    )
+
+
+def union(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The items of `first`, then those of `second` that are new."""
+    return first + tuple(item for item in second if item not in first)
+
+
+def covers(first: Config, second: Config) -> bool:
+    """Whether every run of `second` is among those of `first`, a config of the same cell."""
+    return set(second.regimes) <= set(first.regimes) and set(second.seeds) <= set(first.seeds)
+
+
+def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
+    """An axis over `regime` or `seed` says what the lists `regimes` and `seeds` say."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == plural:
+            raise ConfigError(plural, value, f"contradicts {single}=...; give one of the two")
+
+
+def _recipe_key(config: Config) -> str:
+    """Equal for cells of one recipe on one source; paths count here, since the content behind them is not read yet."""
+    data = dataclasses.asdict(config.data)
+    return json.dumps([config.recipe(), data], sort_keys=True, default=str)
+
+
+def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
+    """The same error, saying in which cell, where its own line does not."""
+    others = [text for text in overrides if not str(error).startswith(f"{re.sub('^[+]+', '', text)}:")]
+    if not others:
+        return error
+    head, _, problem = str(error).partition(": ")
+    return ConfigError(error.key, head.removeprefix(f"{error.key}="), f"{problem} (in the cell {' '.join(overrides)})")

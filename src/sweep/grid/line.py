@@ -1,0 +1,153 @@
+"""A sweep's command line: its axes, and the mapping of conf/config.yaml that each choice of their values gives."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from src.errors import ConfigError, did_you_mean
+
+Composer = Callable[[list[str]], Mapping[str, Any]]
+"""From overrides without sweeps to the resolved mapping of conf/config.yaml under them."""
+
+SWEEP_KEYS = (
+    "sweep",
+    "multirun",
+    "storage",
+    "n_workers",
+    "dry_run",
+    "tracking",
+    "search",
+    "launcher",
+    "objective",
+    "objective_direction",
+)
+"""One value for the whole sweep: none of them can be an axis."""
+
+
+class CommandLine:
+    """The overrides `arguments` of a sweep.
+
+    `sweeps`: the overrides that are axes. `regime` and `seed` are axes even with one value: they name the runs that the
+    sweep compares. `fixed`: what is the same for all cells. `compose` is called once per combination of swept group
+    choices (``arch=mlp,cnn``); other values are set on what it returns, which is a hundred times faster.
+    `resolved`: whether `compose` leaves no ``${...}``.
+    Raises ConfigError, and what `compose` raises.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], compose: Composer, loader: ConfigLoader, *, resolved: bool = True
+    ) -> None:
+        self.sweeps: dict[str, Override] = {}
+        self.fixed: list[str] = []
+        self._compose = compose
+        for override in OverridesParser.create(loader).parse_overrides(list(arguments)):
+            self._add(override)
+        self.groups = [
+            key for key in self.sweeps if "." not in key and loader.get_group_options(key.lstrip("+").partition("@")[0])
+        ]
+        self.follows = any("${" in argument for argument in arguments)
+        """Whether a value follows another one, so that it must be composed with it, or resolved later."""
+        self._composed_keys = list(self.sweeps) if self.follows and resolved else self.groups
+        self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+    @functools.cached_property
+    def axes(self) -> dict[str, list[str]]:
+        """Every axis as ``key -> [key=value, ...]``, each value once. Raises ConfigError for an interval."""
+        for key, override in self.sweeps.items():
+            if override.is_interval_sweep():
+                raise ConfigError(
+                    key, text_of(override), "an interval needs a search, e.g. search=tpe; a grid lists its values"
+                )
+        return {key: list(dict.fromkeys(self.choices(key))) for key in self.sweeps}
+
+    @functools.cached_property
+    def run_axes(self) -> dict[str, list[str]]:
+        """The axes of runs, as `axes`."""
+        return {key: list(dict.fromkeys(self.choices(key))) for key in self.sweeps if is_run_key(key)}
+
+    def choices(self, key: str) -> Iterator[str]:
+        """The values of an axis that lists them, as ``key=value``."""
+        override = self.sweeps[key]
+        if not override.is_sweep_override():
+            return iter([f"{key}={text_of(override)}"])
+        return (f"{key}={value}" for value in override.sweep_string_iterator())
+
+    @functools.cached_property
+    def first(self) -> Mapping[str, Any]:
+        """What is composed for the first of all cells, from which settings of the whole sweep can be read."""
+        listed = [key for key in self._composed_keys if not self.sweeps[key].is_interval_sweep()]
+        return self.mapping([next(self.choices(key)) for key in listed])
+
+    def mapping(self, choices: Sequence[str]) -> dict[str, Any]:
+        """The composed mapping under `choices`, ``key=value`` each."""
+        to_compose = tuple(choice for choice in choices if key_of(choice) in self._composed_keys)
+        if to_compose not in self._composed:
+            self._composed[to_compose] = self._compose([*self.fixed, *to_compose])
+        mapping = copy.deepcopy(dict(self._composed[to_compose]))
+        for choice in choices:
+            if key_of(choice) not in self._composed_keys:
+                set_value(mapping, choice)
+        return mapping
+
+    def _add(self, override: Override) -> None:
+        key = override.get_key_element()
+        if override.is_sweep_override() and key.partition(".")[0] in SWEEP_KEYS:
+            raise ConfigError(key, text_of(override), "cannot be an axis; it is one for the whole sweep")
+        if override.is_sweep_override() or is_run_key(key):
+            self.sweeps[key] = override
+        else:
+            self.sweeps.pop(key, None)
+            assert override.input_line is not None
+            self.fixed.append(override.input_line)
+
+
+def text_of(override: Override) -> str:
+    """What the override sets, as it was written."""
+    assert override.input_line is not None
+    return override.input_line.partition("=")[2]
+
+
+def is_run_key(key: str) -> bool:
+    """Whether an axis over the key is one of runs."""
+    return key in ("regime", "seed") or key.startswith("regime.")
+
+
+def key_of(override: str) -> str:
+    """``a.b`` of ``a.b=value``."""
+    return override.partition("=")[0]
+
+
+@functools.cache
+def assignment(override: str) -> tuple[Override, Any]:
+    """An override parsed, with its value; cached, since the grammar is slow and a grid repeats few values many times."""
+    parsed = OverridesParser.create().parse_override(override)
+    return parsed, parsed.value()
+
+
+def set_value(mapping: dict[str, Any], override: str) -> None:
+    """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key."""
+    parsed, value = assignment(override)
+    *parents, last = parsed.key_or_group.split(".")
+    place: Any = mapping
+    for name in parents:
+        place = place.get(name) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or (last not in place and not parsed.is_add()):
+        problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
+        raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
+    both_groups = isinstance(value, dict) and isinstance(place.get(last), dict)
+    place[last] = {**place[last], **value} if both_groups else copy.deepcopy(value)
+
+
+def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in mapping.items():
+        inner = _all_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
+        keys += [f"{prefix}{name}", *inner]
+    return keys

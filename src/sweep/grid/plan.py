@@ -1,0 +1,140 @@
+"""What a command has to do before anything runs: its cells by content, what is done, what is missing, and the estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.config import Config
+from src.errors import ConfigError
+from src.stopping.config import StoppingConfig
+from src.sweep.engine import Engine
+from src.sweep.grid.cells import Cell, in_cell, merged
+from src.sweep.progress import duration
+from src.urls import without_password
+
+SAMPLED_RUNS = 200
+"""At most so many finished runs are read for an estimate."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a command by their content hash, and how many runs each still lacks."""
+
+    cells: dict[str, Cell]
+    n_missing: dict[str, int]
+
+    @property
+    def config(self) -> Config:
+        """A config with the settings that all cells share."""
+        return next(iter(self.cells.values())).config
+
+    @property
+    def missing(self) -> dict[str, Cell]:
+        """The cells that lack runs, in the order in which they are best run: short ones first, since the stages of longer
+        ones go on from theirs."""
+        lacking = [(cell_hash, cell) for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]]
+        return dict(sorted(lacking, key=lambda item: _length(item[1].config.stopping)))
+
+    @property
+    def n_runs(self) -> int:
+        return sum(cell.n_runs for cell in self.cells.values())
+
+    @property
+    def n_runs_missing(self) -> int:
+        return sum(self.n_missing.values())
+
+
+def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
+    """Names each cell by its content and reads from disk what it lacks; cells of equal content become one.
+
+    Raises ConfigError where the cells disagree on what concerns the whole sweep, or where a cell asks of its data what
+    they do not have (the engine says so).
+    """
+    cells = _with_storage(_one_sweep(cells))
+    by_hash: dict[str, Cell] = {}
+    for cell in cells:
+        try:
+            cell_hash = engine.cell_dir(cell.config).name
+        except ConfigError as error:
+            raise in_cell(error, cell.overrides) from error
+        by_hash[cell_hash] = merged(by_hash[cell_hash], cell) if cell_hash in by_hash else cell
+    n_missing = {cell_hash: len(engine.missing_runs(cell.config)) for cell_hash, cell in by_hash.items()}
+    return Plan(by_hash, n_missing)
+
+
+def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with their storage checked and its password taken out: it goes to PGPASSWORD, which the workers inherit,
+    and to no file or log."""
+    given = cells[0].config.storage
+    if given is None:
+        return list(cells)
+    storage, password = without_password(given)
+    if not storage.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg2://")):
+        raise ConfigError("storage", storage, "must be postgresql://user@host/database, sqlite:///file, or null")
+    if password is not None:
+        os.environ["PGPASSWORD"] = password
+    return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, storage=storage)) for cell in cells]
+
+
+def _length(stopping: StoppingConfig) -> int:
+    """How long the cell's stages may get, in the unit that it is given in."""
+    given = (
+        getattr(stopping, name, None) for name in ("epochs", "max_epochs", "updates", "updates_per_part", "samples")
+    )
+    return next(int(amount) for amount in given if amount is not None)
+
+
+def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells under one name; without a name of the user's, that of all their data sets and architectures."""
+    names = dict.fromkeys(cell.config.sweep for cell in cells)
+    if len(names) == 1:
+        return list(cells)
+    data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
+    arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
+    return [
+        dataclasses.replace(cell, config=dataclasses.replace(cell.config, sweep=f"{data}-{arch}")) for cell in cells
+    ]
+
+
+def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
+    """What a dry run prints: each cell's standing, then cells, runs, done, missing, time and disk."""
+    lines = []
+    for cell_hash, cell in plan.cells.items():
+        n_done = cell.n_runs - plan.n_missing[cell_hash]
+        axes = " ".join(f"{key}={value}" for key, value in cell.axes.items())
+        lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
+    n_cells_missing = len(plan.missing)
+    n_done = plan.n_runs - plan.n_runs_missing
+    lines.append(f"cells: {len(plan.cells)}, {n_cells_missing} with missing runs")
+    lines.append(f"runs: {plan.n_runs}, done {n_done}, missing {plan.n_runs_missing}")
+    seconds, size = _past_runs(cells_dir)
+    if not plan.n_runs_missing:
+        lines.append("nothing to run")
+    elif seconds is None:
+        lines.append("time and disk: unknown until a first run of this sweep is finished")
+    else:
+        left = duration(seconds * plan.n_runs_missing / n_workers)
+        disk = size * plan.n_runs_missing / 2**20
+        lines.append(
+            f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk:.1f} MiB"
+        )
+    return lines
+
+
+def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
+    """Mean seconds and bytes of the sweep's finished runs (of the first 200 found)."""
+    seconds, sizes = [], []
+    for path in cells_dir.glob("*/*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        seconds.append(float(result["provenance"]["seconds"]))
+        sizes.append(sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file()))
+        if len(seconds) == SAMPLED_RUNS:
+            break
+    if not seconds:
+        return None, 0.0
+    return sum(seconds) / len(seconds), sum(sizes) / len(sizes)

@@ -1,0 +1,185 @@
+"""A search: cells chosen as it goes, from a space, by what the cells before were worth.
+
+It is a file in the sweep's folder, ``searches/<id>/search.json``, from which every worker makes the same cells, and an
+Optuna study of its own beside the queue's (`src.sweep.search.trials`). The id names what is asked: the space, the objective,
+regimes, seeds, everything that is fixed, the sampler with its seed, and the pruner; another question is another search.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.distributions import FloatDistribution, distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from src.config import Config, Objective, SearchConfig, parse, parse_objective, parse_search
+from src.config.search import SEARCH_KEYS, check_pruner
+from src.errors import ConfigError
+from src.io import digest, write_atomically
+from src.sweep.engine import Engine
+from src.sweep.folder import SweepFolder, searches_of
+from src.sweep.grid.cells import Cell, in_cell, with_runs
+from src.sweep.grid.line import CommandLine, key_of, set_value
+from src.sweep.grid.plan import Plan, plan_sweep
+from src.sweep.search.space import Point, Space, corners, overrides_of, rounded, space_of
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how. `bases`: for each choice of the groups in the space (``arch=mlp``, as a tuple of
+    overrides), the composed mapping of conf/config.yaml, in which ``${...}`` may still wait for the other values."""
+
+    id: str
+    config: SearchConfig
+    objective: Objective
+    space: Space
+    bases: Mapping[tuple[str, ...], Mapping[str, Any]]
+
+    def cell(self, point: Point) -> Cell:
+        """The cell at a point of the space. Raises ConfigError where it contradicts itself."""
+        return _cell(self.bases, point)
+
+    def plan(self, point: Point, engine: Engine) -> Plan:
+        """The cell at a point by its content, and what it lacks. Raises ConfigError where it cannot be run."""
+        return plan_sweep([self.cell(point)], engine)
+
+    def suggest(self, index: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """The point number `index`, after `trials`: a function of these and the seed, in whatever process it is asked.
+
+        The sampler is Optuna's, as its defaults have it; it sees trials that still run, and keeps away from them.
+        """
+        seed = int(digest([self.config.seed, index])[:8], 16)
+        study = optuna.create_study(direction=self.objective.goal, sampler=_sampler(self.config.name, seed))
+        study.add_trials(trials)
+        return rounded(study.ask(dict(self.space)).params, self.space)
+
+    def save(self, folder: SweepFolder) -> Path:
+        """Writes what the workers read; returns the search's own folder."""
+        content = {
+            "id": self.id,
+            "search": asdict(self.config),
+            "objective": asdict(self.objective),
+            "space": {key: distribution_to_json(kind) for key, kind in self.space.items()},
+            "bases": [[list(choices), mapping] for choices, mapping in self.bases.items()],
+        }
+        path = folder.search(self.id) / "search.json"
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        return path.parent
+
+
+def load_search(folder: SweepFolder, search_id: str) -> Search:
+    """The search that another process has saved. Raises ConfigError where there is none."""
+    path = folder.search(search_id) / "search.json"
+    if not path.exists():
+        raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(searches_of(folder))}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    bases = {
+        tuple(choices): {**mapping, "multirun": str(folder.multirun)} for choices, mapping in content["bases"]
+    }  # the folder may have moved
+    objective = {**content["objective"], "of": tuple(content["objective"]["of"])}
+    return Search(
+        id=content["id"],
+        config=SearchConfig(**content["search"]),
+        objective=Objective(**objective),
+        space={key: json_to_distribution(text) for key, text in content["space"].items()},
+        bases=bases,
+    )
+
+
+def make_search(line: CommandLine, engine: Engine) -> tuple[Search, tuple[str, Config], list[str]]:
+    """The search of a command line, in which ``${...}`` is not resolved yet, hash and config of its first corner that can be
+    run, and a line for each corner that cannot.
+
+    Raises ConfigError when the space, the objective or every corner of the space is refused.
+    """
+    space = space_of(line)
+    raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
+    asked = _resolved(next(iter(raw.values())))
+    search = parse_search(asked)
+    sweep = asked["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])
+    bases = {
+        choices: {key: value for key, value in mapping.items() if key not in SEARCH_KEYS} | {"sweep": sweep}
+        for choices, mapping in raw.items()
+    }
+    plans, refused = [], []
+    for point in corners(space):
+        try:
+            plans.append(plan_sweep([_cell(bases, point)], engine))
+        except ConfigError as error:
+            refused.append(error)
+    if not plans:
+        raise _hopeless(refused[0], space)
+    config = plans[0].config
+    bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
+    objective = parse_objective(asked, config)
+    for plan in plans:
+        check_pruner(search, objective, plan.config)
+    content = {
+        "sampler": [search.name, search.seed, *([] if search.pruner == "none" else [search.pruner])],
+        "objective": asdict(objective),
+        "space": {key: distribution_to_json(kind) for key, kind in space.items()},
+        "corners": [cell_hash for plan in plans for cell_hash in plan.cells],
+        "regimes": [regime.label for regime in config.regimes],
+        "seeds": config.seeds,
+    }
+    search_id = f"{search.name}-{digest(content)[:8]}"
+    return (
+        Search(search_id, search, objective, space, bases),
+        (next(iter(plans[0].cells)), config),
+        [str(error) for error in refused],
+    )
+
+
+def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> Cell:
+    overrides = overrides_of(point)
+    group_keys = {key_of(choice) for choices in bases for choice in choices}
+    choices = tuple(override for override in overrides if key_of(override) in group_keys)
+    mapping = copy.deepcopy(dict(bases[choices]))
+    try:
+        for override in overrides:
+            if override not in choices:
+                set_value(mapping, override)
+        return Cell(parse(_resolved(mapping)), overrides)
+    except ConfigError as error:
+        raise in_cell(error, overrides) from error
+
+
+def _resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    if "${" not in json.dumps(mapping):
+        return dict(mapping)
+    resolved = OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _name(mappings: Sequence[Mapping[str, Any]]) -> str:
+    """The sweep's name where the user gives none: that of all data sets and architectures."""
+    data, arch = (".".join(dict.fromkeys(str(m[group]["name"]) for m in mappings)) for group in ("data", "arch"))
+    return f"{data}-{arch}"
+
+
+def _hopeless(error: ConfigError, space: Space) -> ConfigError:
+    """The first corner's mistake, for a space whose corners are all refused."""
+    head, _, problem = str(error).partition(": ")
+    if "a whole number" in problem and isinstance(space.get(error.key), FloatDistribution):
+        problem += "; write int(interval(low,high)) or range(low,high)"
+    return ConfigError(
+        error.key, head.removeprefix(f"{error.key}="), f"{problem} (every corner of the space is refused)"
+    )
+
+
+def _sampler(name: str, seed: int) -> BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)

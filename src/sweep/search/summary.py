@@ -1,0 +1,201 @@
+"""What a search says at its end: its best trials, and how it got there, on disk, on the terminal and in MLflow."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.table import Table
+
+from src.comparison.pairing import Records
+from src.comparison.units import unit_of
+from src.comparison.verdicts import CellVerdict, judge, sentence
+from src.config import Config
+from src.config.command import command
+from src.io import write_atomically
+from src.sweep.grid.cells import SHORT_NAMES
+from src.sweep.search.command import Searched, axes_text, in_words
+from src.sweep.search.plots import trials_figure
+from src.sweep.search.pruning import TENTHS, is_cut
+from src.sweep.search.trials import best_first
+from src.sweep.summary import Place, attached, labels_of, print_troubles, read, report_cells, terminal
+from src.tracking.outbox import Outbox
+from src.tracking.reports import SweepReport, write_sweep
+
+ENDS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+N_BEST = 10
+"""Trials in the table; all are in trials.csv."""
+
+
+def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Searched, words: str) -> None:
+    """Prints the best trials and writes them, all trials, the picture and the reports that MLflow mirrors.
+
+    `cells`: those of the trials, by their hashes. `words`: the command line, which reproduces it all.
+    """
+    best = best_first(searched.trials, searched.search)
+    records = read(sweep_dir, list(cells), list(cells.values())) if cells else Records(runs=())
+    labels = labels_of(list(cells.values()))
+    verdicts = judge(records, labels)
+    outbox = Outbox(sweep_dir)
+    report_cells(sweep_dir, cells, records, labels, verdicts, outbox, _places(searched, best))
+    artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
+    sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
+    states = [trial.state for trial in searched.trials]
+    metrics = {f"trials/{state.name.lower()}": float(states.count(state)) for state in ENDS}
+    if best:
+        metrics["best"] = best[0].values[0]
+    report = SweepReport(
+        sweep=sweep_dir.name,
+        note="\n\n".join([*sentences, _markdown(searched, best[:N_BEST])]),
+        command=words,
+        metrics=metrics,
+        artifacts=[*artifacts, *attached(sweep_dir)],
+    )
+    write_sweep(sweep_dir, report, outbox)
+    console = terminal()
+    if best:
+        console.print(_terminal_table(searched, best[:N_BEST]))
+    for line in sentences:
+        console.print(line, markup=False)
+    for trial in searched.trials:
+        if trial.state == TrialState.PRUNED and not is_cut(trial):
+            said = trial.user_attrs
+            line = f"pruned: trial {said['point']} ({axes_text(trial)}): {said['reason']}"
+            console.print(line, style="yellow", markup=False)
+    print_troubles(console, records)
+    for trial in best[:1]:
+        line = f"its cell: {command(cells[trial.user_attrs['cell']])}"
+        console.print(line, style="dim", soft_wrap=True, markup=False)
+    console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
+
+
+def _places(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, Place]:
+    """What the search adds to what is said of each cell."""
+    search = searched.search
+    return {
+        trial.user_attrs["cell"]: Place(
+            axes={key: value for key, value in trial.params.items() if key not in SHORT_NAMES},
+            note=f"Trial {trial.user_attrs['point']} of {search.id}: {search.objective.text} = {_shown(trial, searched)}",
+            metrics={"objective": trial.values[0]},
+        )
+        for trial in valued
+    }
+
+
+def _sentence(searched: Searched, best: Sequence[FrozenTrial]) -> str:
+    search, n = searched.search, len(searched.trials)
+    if not best:
+        return f"None of {n} trials has a value."
+    of = f"{len(best)} of {n} trials" if len(best) < n else f"{n} trials"
+    return f"Best of {of}: {search.objective.text} = {_shown(best[0], searched)} at {axes_text(best[0])}."
+
+
+def _tested(trial: FrozenTrial, records: Records, verdicts: Sequence[CellVerdict]) -> list[str]:
+    """What the test sets, which no trial was chosen by, say of the best one."""
+    cell = trial.user_attrs["cell"]
+    compared = [f"On the test sets, which chose nothing: {sentence(one)}." for one in verdicts if one.cell == cell]
+    if compared:
+        return compared
+    kind = "accuracy" if any(run.metric("test/union/accuracy") is not None for run in records.runs) else "loss"
+    unit = unit_of(kind)
+    values: dict[str, list[float]] = {}
+    for run in records.runs:
+        if run.cell == cell and (value := run.metric(f"test/union/{kind}")) is not None:
+            values.setdefault(run.regime, []).append(value)
+    means = ", ".join(
+        f"{label} {unit.value(sum(of) / len(of))} {unit.of_values}".rstrip() for label, of in values.items()
+    )
+    return [f"On the test sets, which chose nothing, mean {kind} on union: {means}."]
+
+
+def _cut(searched: Searched) -> list[str]:
+    """How many trials the pruner has cut short; each says in trials.csv where."""
+    ends = [trial.last_step or 0 for trial in searched.trials if is_cut(trial)]
+    if not ends:
+        return []
+    where = f"after {sum(ends) / len(ends) / TENTHS:.0%} of their last stage on average"
+    count = f"{len(ends)} of {len(searched.trials)} trials"
+    return [f"Cut short by search.pruner={searched.search.config.pruner}: {count}, {where}."]
+
+
+def _shown(trial: FrozenTrial, searched: Searched) -> str:
+    """The value in the units of its metric, with its means where it is a difference."""
+    objective = searched.search.objective
+    unit = unit_of(objective.metric)
+    if len(objective.of) == 1:
+        return f"{unit.value(trial.values[0])} {unit.of_values}".rstrip()
+    means = ", ".join(f"{label} {unit.value(mean)}" for label, mean in trial.user_attrs["means"].items())
+    return f"{_value(trial, searched)} {unit.of_differences}".rstrip() + f" ({means})"
+
+
+def _value(trial: FrozenTrial, searched: Searched) -> str:
+    objective = searched.search.objective
+    unit = unit_of(objective.metric)
+    if len(objective.of) == 1 or objective.direction.endswith("absolute"):
+        return unit.value(trial.values[0])
+    return unit.difference(trial.values[0])
+
+
+def _columns(searched: Searched) -> list[str]:
+    objective = searched.search.objective
+    unit = unit_of(objective.metric)
+    shown = unit.of_differences if len(objective.of) > 1 else unit.of_values
+    means = [f"{label} {unit.of_values}".rstrip() for label in objective.of] if len(objective.of) > 1 else []
+    value = f"value, {shown}" if shown else "value"
+    return ["trial", value, *means, *searched.search.space, "cell"]
+
+
+def _row(trial: FrozenTrial, searched: Searched) -> list[str]:
+    objective = searched.search.objective
+    unit = unit_of(objective.metric)
+    means = [unit.value(trial.user_attrs["means"][label]) for label in objective.of] if len(objective.of) > 1 else []
+    point = [str(trial.params[key]) for key in searched.search.space]
+    return [str(trial.user_attrs["point"]), _value(trial, searched), *means, *point, trial.user_attrs["cell"]]
+
+
+def _terminal_table(searched: Searched, best: Sequence[FrozenTrial]) -> Table:
+    objective = searched.search.objective
+    title = f"{searched.search.id}, the best {len(best)} trials: {in_words(objective)}"
+    table = Table(title=title, title_justify="left")
+    for name in _columns(searched):
+        table.add_column(name, justify="left" if name == "cell" else "right", overflow="fold", no_wrap=name == "cell")
+    for trial in best:
+        *row, cell = _row(trial, searched)
+        table.add_row(*row, f"[link={(searched.folder.parents[1] / 'cells' / cell).resolve().as_uri()}]{cell}[/link]")
+    return table
+
+
+def _markdown(searched: Searched, best: Sequence[FrozenTrial]) -> str:
+    columns = _columns(searched)
+    lines = [columns, ["---:"] * (len(columns) - 1) + ["---"], *(_row(trial, searched) for trial in best)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _write(searched: Searched) -> list[Path]:
+    """trials.csv with every trial, and the picture, in the search's folder."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    search = searched.search
+    rows.writerow(["trial", "state", search.objective.text, *search.objective.of, *search.space, "cell", "reason"])
+    for trial in searched.trials:
+        said = trial.user_attrs
+        means = [said.get("means", {}).get(label, "") for label in search.objective.of]
+        value = trial.values[0] if trial.values else ""
+        point = [trial.params[key] for key in search.space]
+        rows.writerow(
+            [said["point"], trial.state.name, value, *means, *point, said.get("cell", ""), said.get("reason", "")]
+        )
+    paths = [searched.folder / "trials.csv"]
+    write_atomically(paths[0], text.getvalue().encode())
+    unit = unit_of(search.objective.metric)
+    shown = replace(unit, of_values=unit.of_differences) if len(search.objective.of) > 1 else unit
+    figure = trials_figure(
+        searched.trials, search.space, maximised=search.objective.maximised, name=search.objective.text, unit=shown
+    )
+    paths.append(searched.folder / "trials.png")
+    figure.savefig(paths[1])
+    return paths

@@ -1,0 +1,264 @@
+"""What a command says of its cells: the verdicts as a table and a map, on disk, on the terminal and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from src.comparison.maps import difference_maps, map_names
+from src.comparison.pairing import Records, RunRecord, by_cell, load_records
+from src.comparison.tables import csv_table, markdown_table, means_table, remarks, terminal_table
+from src.comparison.transfer import IN_WORDS, Grid, grids, markdown
+from src.comparison.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
+from src.config import Config
+from src.config.command import command, flat, text_of
+from src.io import write_atomically
+from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from src.sweep.search.command import Searched
+
+
+def labels_of(configs: Sequence[Config]) -> list[str]:
+    """The regimes of a command's cells, in the order in which differences are taken."""
+    return list(dict.fromkeys(regime.label for config in configs for regime in config.regimes))
+
+
+SHORT = {
+    "ratio": ("split.size", "split.ratio", "split.sizes"),
+    "imbalance": ("split.imbalance",),
+    "shift": ("split.shift.kind", "split.shift.amount", "split.shift.source"),
+    "epochs": ("stopping.epochs", "stopping.max_epochs"),
+    "arch": ("arch.name", "arch.model"),
+    "data": ("data.name",),
+}
+"""The short axes and the settings that each of them can stand for."""
+
+
+def axes_of(configs: Sequence[Config]) -> list[dict[str, str | float | int]]:
+    """The place of every cell among the others: the short axes, and every further setting in which the cells differ."""
+    flats = [dict(flat(config)) for config in configs]
+    keys = sorted({key for one in flats for key in one})
+    places: list[dict[str, str | float | int]] = [config.axes() for config in configs]
+    for key in keys:
+        said_by = next((short for short, long in SHORT.items() if key in long), None)
+        values = [one.get(key) for one in flats]
+        if len({repr(value) for value in values}) < 2:
+            continue
+        if said_by is not None and _told_apart([place[said_by] for place in places], values):
+            continue
+        for place, value in zip(places, values, strict=True):
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+                place[key] = value
+            else:
+                place[key] = text_of(value)  # a list as it is typed: [64,64]
+    return places
+
+
+def _told_apart(short: Sequence[object], values: Sequence[object]) -> bool:
+    """Whether the short axis differs wherever the setting does."""
+    return len({repr(s) for s in short}) == len({(repr(s), repr(v)) for s, v in zip(short, values, strict=True)})
+
+
+def read(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config]) -> Records:
+    """The records of a command: its cells, its regimes and seeds, each cell placed among the others of the command."""
+    seeds = {seed for config in configs for seed in config.seeds}
+    records = load_records(sweep_dir, cells=cells, seeds=seeds)
+    wanted = set(labels_of(configs))
+    axes = dict(zip(cells, axes_of(configs), strict=True))
+    runs = tuple(replace(run, axes=axes[run.cell]) for run in records.runs if run.regime in wanted)
+    failed = tuple(replace(run, axes=axes[run.cell]) for run in records.failed if run.regime in wanted)
+    return Records(runs=runs, failed=failed, damaged=records.damaged)
+
+
+class Session:
+    """One command's results as they come: MLflow is told from a thread of this process while workers train.
+
+    `cells`: the command's, by their hashes (of a search: one of them); `words`: the command line, which reproduces it
+    all; `settle` fills in what only a cell's data can say.
+    """
+
+    def __init__(
+        self, sweep_dir: Path, cells: Mapping[str, Config], words: str, settle: Callable[[Config], Config]
+    ) -> None:
+        self._sweep_dir, self._words, self._settle = sweep_dir, words, settle
+        self._cells = {cell: settle(config) for cell, config in cells.items()}
+        configs = list(self._cells.values())
+        self._n_comparisons = len(configs) * len(list(combinations(labels_of(configs), 2)))
+        self._deliverer = Deliverer(sweep_dir, configs[0].tracking, warn=lambda text: print(text, file=sys.stderr))
+
+    def __enter__(self) -> Session:
+        self._deliverer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:  # else the thread ends with the process, and the next command tells MLflow the rest
+            self._deliverer.stop()
+
+    def verdict(self, cell: str) -> str | None:
+        """Who wins a finished cell, for the running count: corrected over all the cells the command will have."""
+        config = self._cells[cell]
+        records = load_records(self._sweep_dir, cells=[cell], seeds=config.seeds)
+        verdicts = judge(records, labels_of([config]), n_claims=self._n_comparisons)
+        return verdicts[0].winner if len(verdicts) == 1 else None
+
+    def finish(self) -> None:
+        """The table and the maps."""
+        report(self._sweep_dir, list(self._cells), list(self._cells.values()), self._words)
+
+    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
+        """The best trials and the pictures of a search, whose cells are `cells`."""
+        from src.sweep.search.summary import report_search
+
+        settled = {cell: self._settle(config) for cell, config in cells.items()}
+        report_search(self._sweep_dir, settled, searched, self._words)
+
+
+def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], words: str) -> None:
+    """Prints the table and writes table.csv, table.md, the maps and the reports that MLflow mirrors.
+
+    `cells`: hashes, one for each of `configs`. `words`: the command line, which reproduces it all.
+    """
+    records = read(sweep_dir, cells, configs)
+    labels = labels_of(configs)
+    verdicts = judge(records, labels)
+    streams = grids(records, labels)
+    artifacts = _write(sweep_dir, verdicts, streams)
+    outbox = Outbox(sweep_dir)
+    report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
+    note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
+    counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
+    artifacts += attached(sweep_dir)
+    about = SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts)
+    write_sweep(sweep_dir, about, outbox)
+    console = terminal()
+    if verdicts:
+        console.print(terminal_table(verdicts, width=console.width))
+        for remark in remarks(verdicts):
+            console.print(remark, style="dim", markup=False)
+        for group in contrasts(verdicts).values():
+            console.print(summary(group))
+    elif records.runs and not streams:  # one regime
+        console.print(means_table(records.runs))
+    for grid in streams:
+        console.print(_drawn(grid))
+    if streams:
+        console.print(IN_WORDS, style="dim")
+    print_troubles(console, records)
+    if artifacts:
+        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file holds; None if there is none."""
+    return path.read_bytes() if path.exists() else None
+
+
+def attached(sweep_dir: Path) -> list[str]:
+    """What `make report` attached to the sweep before; it stays."""
+    path = sweep_dir / "summary.json"
+    before = json.loads(path.read_text())["artifacts"] if path.exists() else []
+    return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
+
+
+def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[Grid]) -> list[str]:
+    """Files of the whole command, by their names in the sweep's folder."""
+    of_streams = ["transfer.md"] if streams else []
+    if streams:
+        write_atomically(sweep_dir / "transfer.md", markdown(streams).encode())
+    if not verdicts:
+        return of_streams
+    table, before = csv_table(verdicts).encode(), _content(sweep_dir / "table.csv")
+    maps = [sweep_dir / name for name in map_names(verdicts)]
+    if table != before or not all(path.exists() for path in maps):  # drawing the same maps again takes seconds
+        difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
+        write_atomically(sweep_dir / "table.csv", table)  # after the maps: it stands for them
+    write_atomically(sweep_dir / "table.md", markdown_table(verdicts).encode())
+    return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a search adds to the report of a cell: its point, and what it was worth."""
+
+    axes: Mapping[str, str | float | int]
+    note: str
+    metrics: Mapping[str, float]
+
+
+def report_cells(
+    sweep_dir: Path,
+    configs: Mapping[str, Config],
+    records: Records,
+    labels: Sequence[str],
+    verdicts: Sequence[CellVerdict],
+    outbox: Outbox,
+    places: Mapping[str, Place] | None = None,
+) -> None:
+    """Writes cell.json of every cell that has something to say, for MLflow. `places`: of the cells of a search."""
+    of_cell: dict[str, list[CellVerdict]] = {}
+    for one in verdicts:
+        of_cell.setdefault(one.cell, []).append(one)
+    runs: dict[str, list[RunRecord]] = by_cell(records.runs)
+    for cell, config in configs.items():
+        said = of_cell.get(cell, [])
+        place = (places or {}).get(cell, Place({}, "", {}))
+        notes = [place.note, *(sentence(one) for one in said)]
+        if not any(notes):
+            continue
+        report = CellReport(
+            sweep=sweep_dir.name,
+            cell=cell,
+            axes={**config.axes(), **place.axes},
+            verdict=said[0].winner if len(said) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in said),
+            note="\n\n".join(note for note in notes if note),
+            command=command(config),
+            metrics={**cell_metrics(runs.get(cell, ()), labels), **place.metrics},
+        )
+        write_cell(sweep_dir / "cells" / cell, report, outbox)
+
+
+def terminal() -> Console:
+    """Standard output, as wide as it is."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+
+
+def print_troubles(console: Console, records: Records) -> None:
+    """Runs that failed or diverged, and records that cannot be read."""
+    for failed in records.failed:
+        console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red", markup=False)
+    for damaged in records.damaged:
+        console.print(f"damaged: {damaged.path}: {damaged.problem}", style="red", markup=False)
+    diverged = [run for run in records.runs if run.diverged]
+    for run in diverged[:20]:
+        console.print(f"diverged: {run.cell}/{run.regime}-{run.seed}: its loss is not finite", style="yellow")
+    if len(diverged) > 20:
+        console.print(f"diverged: {len(diverged) - 20} more", style="yellow")
+
+
+def _drawn(grid: Grid) -> Table:
+    """A grid for the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, title=grid.title)
+    for k, head in enumerate(grid.heads):
+        table.add_column(head, justify="left" if k < grid.n_words else "right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,1 +1,0 @@
-"""Exact answers: closed forms that the laboratory must reproduce through the code path of the networks."""

@@ -1,0 +1,134 @@
+"""Turns plain mappings into typed, frozen dataclasses; every mistake is one line that names the key, value and fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from src.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def bounds(
+    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> dict[str, float]:
+    """Limits of a number, or of each number in a list, as field metadata that `build` checks."""
+    given = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    return {name: limit for name, limit in given.items() if limit is not None}
+
+
+@functools.cache
+def hints_of(cls: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields. Kept: to look up their names anew took most of the time of reading a config."""
+    return typing.get_type_hints(cls)
+
+
+def build(cls: type[T], given: object, key: str) -> T:
+    """An instance of the dataclass `cls` from the mapping `given`; `key` is its place in the config, e.g. ``split``.
+
+    Raises ConfigError on an unknown or missing key, a wrong type, or a number out of its bounds.
+    """
+    prefix = f"{key}." if key else ""
+    if not isinstance(given, Mapping):
+        raise ConfigError(key, given, "must be a group of settings, not a single value")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in given:
+        if name not in fields:
+            raise ConfigError(f"{prefix}{name}", given[name], f"unknown key; {did_you_mean(str(name), list(fields))}")
+    hints = hints_of(cls)  # type: ignore[arg-type]
+    values = {}
+    for name, f in fields.items():
+        if name not in given and f.default is not dataclasses.MISSING:  # written before there was such a key
+            values[name] = f.default
+            continue
+        if name not in given or given[name] == "???":  # OmegaConf's mark of a value that must be given
+            raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")
+        values[name] = convert(hints[name], given[name], f"{prefix}{name}", dict(f.metadata))
+    return cls(**values)
+
+
+def build_named(variants: Sequence[type[T]], given: object, key: str) -> T:
+    """An instance of the one of `variants` whose `name` admits the given name (a union told apart by its name)."""
+    if not isinstance(given, Mapping) or "name" not in given:
+        raise ConfigError(key, given, f"must name one of the files of conf/{key}/")
+    by_name = {name: cls for cls in variants for name in get_args(hints_of(cls)["name"])}  # type: ignore[arg-type]
+    name = given["name"]
+    if name not in by_name:
+        raise ConfigError(f"{key}.name", name, f"unknown; {did_you_mean(str(name), list(by_name))}")
+    return build(by_name[name], given, key)
+
+
+def _describe(hint: Any) -> str:
+    """A type as a user would say it."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint))
+    if origin is Literal:
+        return " or ".join(str(option) for option in get_args(hint))
+    if origin is tuple:
+        return f"a list, each item {_describe(get_args(hint)[0])}"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def convert(hint: Any, value: object, key: str, limits: Mapping[str, float]) -> Any:
+    """`value` as the type `hint`; whole numbers pass as numbers, nothing else is coerced."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        for option in get_args(hint):
+            if _fits(option, value):
+                return convert(option, value, key, limits)
+        raise ConfigError(key, value, f"must be {_describe(hint)}")
+    if not _fits(hint, value):
+        problem = f"must be {_describe(hint)}"
+        if origin is Literal and isinstance(value, str):
+            problem += f"; {did_you_mean(value, [str(option) for option in get_args(hint)])}"
+        raise ConfigError(key, value, problem)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, key)  # type: ignore[arg-type]
+    if origin is tuple:
+        assert isinstance(value, (list, tuple))
+        return tuple(convert(get_args(hint)[0], item, key, limits) for item in value)
+    if hint is float:
+        value = float(value)  # type: ignore[arg-type]
+        if not math.isfinite(value):
+            raise ConfigError(key, str(value), "must be a finite number")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        _check_limits(value, key, limits)
+    return value
+
+
+def _check_limits(value: float, key: str, limits: Mapping[str, float]) -> None:
+    signs = {
+        "ge": (">=", value >= limits.get("ge", value)),
+        "gt": (">", "gt" not in limits or value > limits["gt"]),
+        "le": ("<=", value <= limits.get("le", value)),
+        "lt": ("<", "lt" not in limits or value < limits["lt"]),
+    }
+    if not all(ok for _, ok in signs.values()):
+        wanted = " and ".join(f"{signs[name][0]} {limit:g}" for name, limit in limits.items())
+        raise ConfigError(key, value, f"must be {wanted}")
+
+
+def _fits(hint: Any, value: object) -> bool:
+    """Whether `value` has the shape of `hint`, before its content is checked."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in get_args(hint))
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(get_args(hint)[0], item) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Any:
+        return True
+    return isinstance(value, hint)

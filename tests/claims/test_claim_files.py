@@ -1,0 +1,180 @@
+"""Every claim of the thread has a file that opens with its purpose, composes, and asks for runs it has.
+
+A mistake in a file is refused by key; settings of the user's replace the claim's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from src.claims import __main__ as claims
+from src.claims.claims import claim_ids, elsewhere, hydra_text, load_claim, parse_claim
+from src.comparison.metrics import parse_metric
+from src.config import CONF_DIR
+from src.errors import ConfigError
+from tests.claims.made_up_claims import PLAIN, claim_of
+
+THE_CLAIMS = [
+    "between-the-extremes",
+    "both-converge",
+    "broad-beats-deep",
+    "combined-optimum-off-path",
+    "combined-overfits-less",
+    "combined-wins-iid",
+    "d1-fit-is-no-d2-fit",
+    "early-stopping-does-not-steer",
+    "equal-budget-combined-wins",
+    "fewer-consistent-fits",
+    "forgets-d1",
+    "freezing-preserves",
+    "low-lr-gets-stuck",
+    "more-data-helps",
+    "more-different-forgets-more",
+    "prior-moves-first",
+    "replay-preserves",
+    "runs-vary",
+    "sequential-never-wins-iid",
+    "shrink-perturb-closes-it",
+    "shuffled-beats-blocks",
+    "small-data-noisy-surface",
+    "small-shifted-d2-favours-sequential",
+    "specialist-against-generalist",
+    "stop-before-convergence",
+    "train-last-on-what-you-serve",
+    "warm-start-gap",
+]
+
+
+def test_every_claim_of_the_thread_has_a_file() -> None:
+    assert claim_ids() == sorted(THE_CLAIMS)
+
+
+def test_every_file_opens_with_purpose_command_and_expected_result() -> None:
+    for name in claim_ids():
+        head = [line for line in (CONF_DIR / "claim" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+        assert f"python -m src.claims claim={name}" in head[1], name
+        assert any(line.startswith("# Expected: ") for line in head), name
+
+
+def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for name in claim_ids():
+            for study in load_claim(name).studies:
+                cells = claims.cells_of(study, loader, name)
+                assert len(cells) == len(study.places), (name, study.place)
+                for statement in study.statements:
+                    known = set(cells[0].config.regimes)
+                    assert set(statement.regimes) <= known, (name, statement.says)
+
+
+def test_where_theory_has_a_refutation_there_is_a_study_that_expects_it() -> None:
+    refuted = {name for name in claim_ids() if any(s.expected == "refuted" for s in load_claim(name).studies)}
+    assert refuted == {
+        "more-data-helps",
+        "sequential-never-wins-iid",
+        "combined-optimum-off-path",
+        "more-different-forgets-more",
+        "replay-preserves",
+    }
+
+
+def changed(place: Sequence[str | int], value: object) -> dict[str, Any]:
+    """PLAIN with one value put in."""
+    given = copy.deepcopy(PLAIN)
+    inner: Any = given
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return given
+
+
+STUDY = ("studies", 0)
+STATEMENT = (*STUDY, "statements", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key", "fix"),
+    [
+        (("sentense",), "x", "sentense", "did you mean sentence"),
+        ((*STUDY, "seeds"), 9, "seeds", "at least 10"),
+        ((*STUDY, "axes"), {"split.ratio": 1}, "axes", "list of its values"),
+        ((*STUDY, "regimes"), "combined", "regimes", "must list regimes"),
+        ((*STUDY, "statements"), [], "statements", "at least one"),
+        ((*STATEMENT, "of"), "ewc", "statements.of", "among the regimes"),
+        ((*STATEMENT, "of"), "sequentiel", "regimes", "did you mean sequential"),
+        ((*STATEMENT, "predicted"), "positiv", "predicted", "did you mean positive"),
+        ((*STATEMENT, "predicted"), "equivalent", "margin", "must be given"),
+        ((*STATEMENT, "predicted"), "increasing", "predicted", "contrast: trend"),
+        ((*STATEMENT, "contrast"), "everywhere", "predicted", "non_inferior"),
+        ((*STATEMENT, "contrast"), "between_cells", "minus_at", "must be given"),
+        ((*STATEMENT, "minus"), None, "minus", "must be given"),
+        ((*STATEMENT, "margin"), -0.1, "margin", "> 0"),
+        ((*STATEMENT, "at"), {"split.size": 1}, "at", "no axis"),
+        ((*STATEMENT, "at"), {"split.ratio": 3}, "at.split.ratio", "not on the axis"),
+        ((*STATEMENT, "metric"), "a / b c", "metric", "no sum of metrics"),
+        ((*STATEMENT, "of"), ["sequential", "combined"], "of", "contrast: trend"),
+    ],
+)
+def test_a_mistake_in_a_file_is_refused_by_key(place: Sequence[str | int], value: object, key: str, fix: str) -> None:
+    parse_claim(PLAIN)
+    with pytest.raises(ConfigError) as error:
+        parse_claim(changed(place, value))
+    assert key in error.value.key
+    assert fix in str(error.value)
+
+
+def test_values_are_written_as_hydra_reads_them() -> None:
+    assert hydra_text({"kind": "rotate", "amount": 0.5}) == "{kind:rotate,amount:0.5}"
+    assert hydra_text([[1, 2], [3, 4]]) == "[[1,2],[3,4]]"
+    assert [hydra_text(value) for value in (None, True, False, 3, 1e-6)] == ["null", "true", "false", "3", "1e-06"]
+
+
+def test_a_metric_is_a_sum_with_factors() -> None:
+    assert parse_metric("train/union/accuracy - 0.5 * test/d2/loss").terms == (
+        (1.0, "train/union/accuracy"),
+        (-0.5, "test/d2/loss"),
+    )
+    assert parse_metric("- a + b").terms == ((-1.0, "a"), (1.0, "b"))
+    for text in ("", "a b", "a -", "2", "a * b"):
+        with pytest.raises(ConfigError):
+            parse_metric(text)
+
+
+def test_every_file_survives_being_read_and_written() -> None:
+    """What a claim means does not depend on how its YAML is laid out."""
+    for name in claim_ids():
+        given = yaml.safe_load((CONF_DIR / "claim" / f"{name}.yaml").read_text())
+        again = parse_claim(yaml.safe_load(yaml.safe_dump(given)))
+        assert dataclasses.asdict(again) == dataclasses.asdict(load_claim(name))
+
+
+def test_settings_of_the_user_replace_those_of_the_claim() -> None:
+    claim = claim_of(
+        {"contrast": "trend", "along": "split.ratio", "predicted": "increasing"},
+        {"contrast": "value", "at": {"split.ratio": 1, "split.imbalance": 5}, "predicted": "positive"},
+        {"contrast": "value", "at": {"split.ratio": 10}, "predicted": "positive"},
+    )
+    study = claim.studies[0]
+    moved, left_out = elsewhere(study, ["data=mnist", "split.size=5000"])
+    assert moved.overrides == ("stopping=convergence", "data=mnist", "split.size=5000")
+    assert (moved.axes, left_out) == (study.axes, [])
+    fixed, left_out = elsewhere(study, ["split.ratio=1"])
+    assert fixed.axes == {"split.imbalance": [1, 5]}
+    assert [one.at for one in fixed.statements] == [{"split.imbalance": 5}]
+    assert len(left_out) == 2
+    other, left_out = elsewhere(study, ["split.ratio=1,10,100"])
+    assert other.axes["split.ratio"] == [1, 10, 100]
+    assert (len(other.statements), left_out) == (3, [])
+    rule, _ = elsewhere(study, ["stopping=epochs"])
+    assert rule.overrides == ("split.size=400", "stopping=epochs")
+    inner, _ = elsewhere(study, ["stopping.tolerance=0.1"])
+    assert inner.overrides == ("stopping=convergence", "split.size=400", "stopping.tolerance=0.1")

@@ -1,0 +1,53 @@
+"""The command settles claims, runs what is missing and nothing twice, and writes what the report reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src.claims import __main__ as claims
+from src.errors import ConfigError
+
+
+def test_the_command_settles_prior_moves_first_and_does_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every kind of file and number that leaves the command, on a claim whose probe reads weights, paths and data."""
+    words = ["claim=prior-moves-first", f"multirun={tmp_path}", "tracking=off", "n_workers=1", "trainer=cpu", "seeds=2"]
+    assert claims.main([*words, "stopping.epochs=5"]) == 0
+    shown = capsys.readouterr().out
+    assert "prior-moves-first" in shown
+    assert "1 inconclusive" in shown  # two seeds decide nothing
+    entries = json.loads((tmp_path / "claims" / "claims.json").read_text())
+    assert [(one["id"], one["data"], one["n"]) for one in entries] == [("prior-moves-first", "digits", 2)]
+    statements = entries[0]["statements"]
+    assert all(one["effect"] is not None and one["p"] is None for one in statements)
+    assert "too few seeds" in entries[0]["reason"]
+    command = entries[0]["command"]
+    assert command.startswith("python -m src.claims claim=prior-moves-first")
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims/cells/*/*/result.json")}
+    assert len(results) == 2
+    assert claims.main([*words, "stopping.epochs=5"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in results} == results
+    assert json.loads((tmp_path / "claims" / "claims.json").read_text()) == entries
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["claim=forgets-d2"], "did you mean forgets-d1"),
+        (["claim=forgets-d1", "place=moon"], "place of none"),
+        (["claim=forgets-d1", "regimes=[combined]"], "the claim's own"),
+        (["claim=forgets-d1", "seeds=[1,2]"], "must be a number"),
+        (["forgets-d1"], "write key=value"),
+        (["claim=forgets-d1", "split.size=99999"], "split.size"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(words: list[str], fix: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        claims.main([*words, f"multirun={tmp_path}", "tracking=off"])
+    assert fix in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "claims" / "cells").exists()

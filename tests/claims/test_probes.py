@@ -1,0 +1,84 @@
+"""Probes give known answers where there are some."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.cells import run as compare
+from src.claims.claims import load_claim
+from src.claims.evidence import CellEvidence, Missing
+from src.claims.probes.catalog import gap, noise_slopes, path
+from src.claims.probes.chance import variance_parts
+from src.comparison.pairing import load_records
+from src.config import compose
+from src.training.store.store import Store
+
+
+def test_variance_of_draws_falls_as_one_over_n() -> None:
+    rng = np.random.default_rng(0)
+    slopes = [noise_slopes(rng.exponential(size=300), rng.normal(size=(300, 5)), rng) for _ in range(10)]
+    for name in ("loss_slope", "gradient_slope"):
+        found = np.array([one[name] for one in slopes])
+        assert abs(found.mean() + 1) < 4 * found.std(ddof=1) / math.sqrt(10)
+        assert found.std(ddof=1) < 0.1
+
+
+def test_variance_is_split_into_what_was_planted() -> None:
+    rng = np.random.default_rng(0)
+    n, k = 400, 4
+    draw, init = rng.normal(size=(n, 1, 1)), 2 * rng.normal(size=(n, k, 1))
+    order, rest = 0.5 * rng.normal(size=(n, 1, k)), rng.normal(size=(n, k, k))
+    parts = variance_parts(draw + init + order + rest)
+    assert parts == pytest.approx({"data": 1, "init": 4, "order": 0.25, "the rest": 1}, rel=0.25)
+
+
+def trained(overrides: list[str], folder: Path) -> CellEvidence:
+    """The evidence of one cell, run in `folder`."""
+    cell = compare.settled(compose([*overrides, "trainer=cpu", "tracking=off", "sweep=claims", f"multirun={folder}"]))
+    compare.run_cell(cell)
+    name = compare.cell_dir(cell)
+    runs = {(run.regime, run.seed): run for run in load_records(name.parent.parent).runs}
+    factory = compare.streams_of(cell)
+    return CellEvidence(config=cell, cell=name.name, runs=runs, factory=factory, store=Store(folder / ".stages"))
+
+
+def test_the_path_meets_the_combined_optimum_where_theory_says_so(tmp_path: Path) -> None:
+    study = load_claim("combined-optimum-off-path").studies[1]
+    read = path(trained([*study.arguments, "regimes=[sequential,combined]", "seeds=2"], tmp_path)).values
+    assert set(read) == {("sequential", 0), ("sequential", 1)}
+    for values in read.values():
+        assert values["distance"] < 1e-6
+
+
+def test_the_stability_gap_is_read_from_every_update_and_its_lowest_point_from_the_other_seeds(tmp_path: Path) -> None:
+    """Labels exchanged in Dataset 2: what stage 2 costs Dataset 1 at its lowest is what its own curve says there, and its end
+    is that of the run; one seed alone has no others, and says so."""
+    overrides = ["split.size=60", "split.shift.kind=relabel", "split.shift.amount=1", "stopping.epochs=20"]
+    evidence = trained([*overrides, "optimizer.batch_size=30", "regimes=[sequential,combined]", "seeds=2"], tmp_path)
+    read = gap(evidence)
+    assert set(read.values) == {("sequential", 0), ("sequential", 1)}
+    for seed in (0, 1):
+        run, one = evidence.runs["sequential", seed], read.values["sequential", seed]
+        assert one["drop"] > 0.1
+        lost = one["drop"] - one["regained"]  # between the stage's two ends, wherever the lowest point lies
+        history = run.path.with_name("history.parquet")
+        assert lost == pytest.approx(at_ends(history), abs=1e-12)
+    assert "after 0, 1, 2, 5, 10, 20 updates" in read.notes[0]
+    del evidence.runs["sequential", 1]  # type: ignore[attr-defined]
+    with pytest.raises(Missing, match="one seed alone"):
+        gap(evidence)
+
+
+def at_ends(history: Path) -> float:
+    """Validation accuracy on Dataset 1 at the end of stage 1 less that at the end of stage 2, from the run's curves."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(history).to_pylist()
+    curve = {
+        stage: [r["value"] for r in rows if (r["name"], r["stage"]) == ("val/d1/accuracy", stage)] for stage in (0, 1)
+    }
+    return float(curve[0][-1] - curve[1][-1])

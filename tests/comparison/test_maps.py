@@ -1,0 +1,130 @@
+"""The map shows every cell at its place, in a colour that means the same everywhere, and says what is not certain.
+
+Properties, read from the picture: nothing is cut off at the edges; sides have opposite colours around a neutral zero;
+uncertain tiles are hatched, certain ones are plain; absent and inconclusive cells are grey; one file a pair of regimes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.comparison.maps import DPI, difference_figure, difference_maps
+from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
+
+
+def verdict(
+    difference: float | None, winner: str, *, b: str = "combined", metric: str = "accuracy", **axes: object
+) -> CellVerdict:
+    return CellVerdict(
+        cell="-".join(map(str, axes.values())) or "only",
+        axes=axes,  # type: ignore[arg-type]
+        metric=f"test/union/{metric}",
+        a="sequential",
+        b=b,
+        mean_a=0.9,
+        mean_b=0.9,
+        difference=difference,
+        ci_low=None,
+        ci_high=None,
+        p=None,
+        p_holm=None,
+        n=12,
+        family=9,
+        winner=winner,
+        reason="",
+        notes=(),
+        seeds=(),
+        differences=(),
+    )
+
+
+def pixels(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    image: np.ndarray = np.asarray(imread(path))[..., :3]
+    return image
+
+
+def share(image: np.ndarray, wanted: str) -> float:
+    """Share of the pixels above the colour bar that are clearly orange, purple or the grey of a missing tile."""
+    red, green, blue = np.moveaxis(image[: -int(1.3 * DPI)], -1, 0)
+    masks = {
+        "orange": (red > blue + 0.15) & (red > green),
+        "purple": (blue > green + 0.08) & (blue > red),
+        "grey": (abs(red - green) < 0.01) & (abs(red - blue) < 0.01) & (red > 0.75) & (red < 0.93),
+    }
+    return float(np.mean(masks[wanted]))
+
+
+@pytest.mark.parametrize("n_cells", [1, 7, 240])
+def test_nothing_touches_the_edge(tmp_path: Path, n_cells: int) -> None:
+    places = [(r, i, e) for e in (5, 20) for r in np.geomspace(0.01, 100, 12) for i in np.geomspace(1, 50, 10)][
+        :n_cells
+    ]
+    verdicts = [
+        verdict(0.01 * (k % 9 - 4), UNDECIDED, ratio=float(r), imbalance=float(i), epochs=e)
+        for k, (r, i, e) in enumerate(places)
+    ]
+    difference_figure(verdicts, title="a sweep with a rather long name, " * 4).savefig(tmp_path / "map.png")
+    image = pixels(tmp_path / "map.png")
+    for edge in (image[:4], image[-4:], image[:, :4], image[:, -4:]):
+        assert np.all(edge == 1.0)
+
+
+def test_colour_names_the_better_side_for_accuracies_and_losses(tmp_path: Path) -> None:
+    for name, difference in (("up", 0.1), ("down", -0.1)):
+        difference_figure([verdict(difference, "x")]).savefig(tmp_path / f"{name}.png")
+    up, down = pixels(tmp_path / "up.png"), pixels(tmp_path / "down.png")
+    assert share(up, "orange") > 0.01 > share(up, "purple")
+    assert share(down, "purple") > 0.01 > share(down, "orange")
+    difference_figure([verdict(0.1, "x", metric="loss")]).savefig(tmp_path / "loss.png")
+    assert share(pixels(tmp_path / "loss.png"), "purple") > 0.01, "a larger loss of the first speaks for the second"
+    for metric, ends in (
+        ("accuracy", ["← combined better", "sequential better →"]),
+        ("loss", ["← sequential better", "combined better →"]),
+    ):
+        texts = [text.get_text() for text in difference_figure([verdict(0.1, "x", metric=metric)]).texts]
+        assert [text for text in texts if "better" in text] == ends
+
+
+def test_small_differences_look_pale(tmp_path: Path) -> None:
+    """Under a point the scale does not shrink further: 0.05 points shall not look like a verdict."""
+    difference_figure([verdict(0.0005, UNDECIDED)]).savefig(tmp_path / "map.png")
+    image = pixels(tmp_path / "map.png")
+    assert share(image, "orange") < 0.002
+    assert share(image, "purple") < 0.002
+
+
+def test_uncertain_tiles_are_hatched(tmp_path: Path) -> None:
+    """The hatch darkens a share of the tile; the certain tile of the same difference is one flat colour and a number."""
+    for winner in ("sequential", UNDECIDED):
+        difference_figure([verdict(0.01, winner)]).savefig(tmp_path / f"{winner}.png")
+    n_colours = {
+        winner: len(np.unique(np.round(pixels(tmp_path / f"{winner}.png")[100:260], 2).reshape(-1, 3), axis=0))
+        for winner in ("sequential", UNDECIDED)
+    }
+    assert not np.array_equal(pixels(tmp_path / "sequential.png"), pixels(tmp_path / f"{UNDECIDED}.png"))
+    assert n_colours[UNDECIDED] > n_colours["sequential"]
+
+
+def test_absent_and_inconclusive_cells_are_grey(tmp_path: Path) -> None:
+    whole = [verdict(0.05, "sequential", ratio=r, imbalance=i) for r in (0.1, 1.0, 10.0) for i in (1.0, 5.0)]
+    difference_figure(whole).savefig(tmp_path / "whole.png")
+    difference_figure(whole[:-1]).savefig(tmp_path / "absent.png")
+    unjudged = verdict(None, INCONCLUSIVE, ratio=10.0, imbalance=5.0)
+    difference_figure([*whole[:-1], unjudged]).savefig(tmp_path / "unjudged.png")
+    tile = (share(pixels(tmp_path / "whole.png"), "orange")) / 6
+    for name in ("absent", "unjudged"):
+        assert share(pixels(tmp_path / f"{name}.png"), "orange") == pytest.approx(5 * tile, rel=0.05)
+        grey = share(pixels(tmp_path / f"{name}.png"), "grey") - share(pixels(tmp_path / "whole.png"), "grey")
+        assert grey == pytest.approx(tile, rel=0.15)
+
+
+def test_one_file_for_each_pair_of_regimes(tmp_path: Path) -> None:
+    verdicts = [verdict(0.01, UNDECIDED), verdict(0.02, UNDECIDED, b="replay(share=0.05)")]
+    paths = difference_maps(verdicts, tmp_path / "maps")
+    assert [path.name for path in paths] == ["map-sequential-combined.png", "map-sequential-replay(share=0.05).png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

@@ -1,0 +1,84 @@
+"""A verdict follows from the prediction and the data, and never from too few seeds.
+
+Properties: each kind of prediction has its supported, refuted and inconclusive; five seeds are said to be too few; a
+trend is seen, and so is the dip inside one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from src.comparison.predictions import increasing_trend, judge_effect
+
+# ------------------------------------------------------------------------------------------------ trends
+
+
+def test_trend_finds_a_rise_and_no_drop() -> None:
+    table = np.arange(5.0) + np.random.default_rng(0).normal(0, 0.3, (8, 5))
+    trend = increasing_trend(table)
+    assert trend.p < 0.001
+    assert trend.p_opposite > 0.99
+    assert trend.largest_drop == 0.0
+    assert trend.fitted == pytest.approx(trend.means)
+    assert min(trend.drop_p) == 1.0
+
+
+def test_trend_sees_the_dip_of_a_double_descent() -> None:
+    table = np.array([0.0, 1.0, 0.4, 1.2, 2.0]) + np.random.default_rng(0).normal(0, 0.05, (10, 5))
+    trend = increasing_trend(table)
+    assert trend.largest_drop == pytest.approx(0.6, abs=0.1)
+    assert trend.drop_p[1] <= 4 * 2.0**-10
+    assert trend.fitted[1] == pytest.approx(trend.fitted[2])
+    assert list(trend.fitted) == sorted(trend.fitted)
+
+
+def test_trend_needs_three_conditions() -> None:
+    with pytest.raises(ValueError, match="3 conditions"):
+        increasing_trend(np.zeros((5, 2)))
+
+
+# ------------------------------------------------------------------------------------------------ verdicts
+
+UP = 1.0 + np.arange(10) / 10
+NOISE = np.array([1.0, -1.1, 0.9, -0.8, 1.2, -1.3, 0.7, -0.6, 1.4, -1.5])
+
+
+@pytest.mark.parametrize(
+    ("differences", "predicted", "margin", "verdict"),
+    [
+        (UP, "positive", None, "supported"),
+        (-UP, "positive", None, "refuted"),
+        (-UP, "negative", None, "supported"),
+        (NOISE, "positive", None, "inconclusive"),
+        (NOISE / 100, "positive", 0.05, "equivalent"),
+        (NOISE, "positive", 0.05, "inconclusive"),
+        (NOISE / 100, "non_inferior", 0.05, "supported"),
+        (UP, "non_inferior", 0.05, "supported"),
+        (-UP, "non_inferior", 0.05, "refuted"),
+        (NOISE, "non_inferior", 0.05, "inconclusive"),
+        (NOISE / 100, "equivalent", 0.05, "supported"),
+        (UP, "equivalent", 0.05, "refuted"),
+        (-UP, "equivalent", 0.05, "refuted"),
+        (NOISE, "equivalent", 0.05, "inconclusive"),
+    ],
+)
+def test_verdict_follows_from_prediction_and_data(
+    differences: np.ndarray, predicted: str, margin: float | None, verdict: str
+) -> None:
+    judgement = judge_effect(differences, predicted, margin=margin)  # type: ignore[arg-type]
+    assert judgement.verdict == verdict
+    assert judgement.n == 10
+    assert judgement.p is not None
+
+
+def test_five_seeds_are_said_to_be_too_few() -> None:
+    judgement = judge_effect([1.0, 1.1, 1.2, 1.3, 1.4], "positive")
+    assert judgement.verdict == "inconclusive"
+    assert judgement.p is judgement.ci_low is judgement.ci_high is None
+    assert judgement.reason == "too few seeds: 5 cannot reach 0.05, 6 can"
+
+
+def test_a_margin_must_be_given_where_the_prediction_needs_one() -> None:
+    with pytest.raises(ValueError, match="margin"):
+        judge_effect(UP, "equivalent")

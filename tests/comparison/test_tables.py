@@ -1,0 +1,129 @@
+"""The three forms of the table say the same, and an 80-column terminal can read it.
+
+Properties: axes that vary and no others are columns, sorted as numbers; percentages and points have fixed decimals; no
+line is wider than the terminal and no number is cut; what has no p shows none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from src.comparison.pairing import load_records
+from src.comparison.tables import axis_order, csv_table, markdown_table, remarks, rows, terminal_table, varying_axes
+from src.comparison.verdicts import CellVerdict, judge
+
+REGIMES = ("sequential", "combined", "replay(share=0.05)")
+
+
+@pytest.fixture
+def grid(sweep: Path, run_writer: Callable[..., Path]) -> list[CellVerdict]:
+    """2 ratios x 2 imbalances x 2 lengths, three regimes, 6 seeds: sequential 12 points behind at ratio 10."""
+    rng = np.random.default_rng(0)
+    places = [(ratio, imbalance, epochs) for ratio in (10.0, 0.1) for imbalance in (20.0, 5.0) for epochs in (20, 5)]
+    for cell, (ratio, imbalance, epochs) in enumerate(places):
+        axes = {"ratio": ratio, "imbalance": imbalance, "epochs": epochs}
+        for seed in range(6):
+            for regime in REGIMES:
+                value = 0.9 + rng.normal(0, 0.01) - (0.123 if regime == "sequential" and ratio == 10 else 0)
+                run_writer(sweep, f"cell{cell}", regime, seed, value, axes=axes, converged=cell > 0)
+    return judge(load_records(sweep), REGIMES[:2])
+
+
+def printed(verdicts: list[CellVerdict], width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(terminal_table(verdicts, width=width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_only_axes_that_vary_are_columns_and_rows_are_sorted_as_numbers(grid: list[CellVerdict]) -> None:
+    assert varying_axes(grid) == {"ratio": [0.1, 10.0], "imbalance": [5.0, 20.0], "epochs": [5, 20]}
+    assert [row.places for row in rows(grid)][:5] == [
+        ("0.1", "5", "5"),
+        ("0.1", "5", "20"),
+        ("0.1", "20", "5"),
+        ("0.1", "20", "20"),
+        ("10", "5", "5"),
+    ]
+
+
+def test_cells_that_no_axis_tells_apart_are_told_apart_by_their_hash(cell_of: Callable[..., object]) -> None:
+    cell_of({"a": [0.5], "b": [0.5]}, cell="abcdef0123456789")
+    records = cell_of({"a": [0.5], "b": [0.5]}, cell="1234567890abcdef")
+    assert varying_axes(judge(records, ("a", "b"))) == {"cell": ["12345678", "abcdef01"]}  # type: ignore[arg-type]
+
+
+def test_words_with_amounts_are_sorted_by_the_amount() -> None:
+    shifts = ["rotate:30", "none", "noise:0.2", "rotate:5", 3, 0.5]
+    assert sorted(shifts, key=axis_order) == ["none", 0.5, 3, "noise:0.2", "rotate:5", "rotate:30"]  # type: ignore[arg-type]
+    widths = ["[128]", "[64,64]", "[]", "[32]", "[128,8]"]
+    assert sorted(widths, key=axis_order) == ["[]", "[32]", "[128]", "[64,64]", "[128,8]"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("n_regimes", [2, 3])
+def test_every_number_is_whole_and_no_line_is_too_wide(
+    grid: list[CellVerdict], sweep: Path, width: int, n_regimes: int
+) -> None:
+    verdicts = grid if n_regimes == 2 else judge(load_records(sweep), REGIMES)
+    lines = printed(verdicts, width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for row in rows(verdicts):
+        for word in (row.mean_a, row.difference, row.interval):
+            assert word in text
+    assert "…" not in text
+
+
+def test_two_regimes_fit_on_one_line_a_cell_at_80_columns(grid: list[CellVerdict]) -> None:
+    lines = printed(grid, 80)
+    assert len([line for line in lines if line.strip()]) == len(grid) + 2  # heading and rule
+    row = rows(grid)[4]
+    assert any(
+        row.difference in line and row.interval in line and line.rstrip().endswith("undecided") for line in lines
+    )
+
+
+def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:
+    console = Console(width=100, file=io.StringIO())
+    console.print(terminal_table(grid, width=100, max_rows=3))
+    assert isinstance(console.file, io.StringIO)
+    assert "5 more rows in the CSV" in console.file.getvalue()
+
+
+def test_markdown_has_one_row_a_verdict_and_marks_winners(grid: list[CellVerdict], sweep: Path) -> None:
+    lines = markdown_table(grid).splitlines()
+    assert lines[0].startswith(
+        "| ratio | imbalance | epochs | sequential % | combined % | sequential - combined, points |"
+    )
+    assert len(lines) == 2 + len(grid)
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert "**" not in lines[2]
+    nine = markdown_table(judge(load_records(sweep, cells=["cell0"]), REGIMES[:2]))
+    assert "| **combined** |" in nine
+
+
+def test_csv_holds_the_numbers_in_points(grid: list[CellVerdict]) -> None:
+    read = list(csv.DictReader(io.StringIO(csv_table(grid))))
+    assert len(read) == len(grid)
+    by_cell = {verdict.cell: verdict for verdict in grid}
+    for row in read:
+        verdict = by_cell[row["cell"]]
+        assert verdict.difference is not None
+        assert float(row["difference"]) == pytest.approx(100 * verdict.difference, abs=5e-4)
+        assert (float(row["ratio"]), row["data"], row["unit"]) == (verdict.axes["ratio"], "digits", "points")
+        assert (row["p_holm"], row["winner"]) == ("", "undecided")  # 6 seeds cannot decide 8 cells
+    assert float(read[0]["p"]) == pytest.approx(by_cell[read[0]["cell"]].p, abs=1e-6)
+
+
+def test_remarks_say_once_what_many_rows_share(grid: list[CellVerdict]) -> None:
+    said = remarks(grid)
+    assert "too few seeds: 6 cannot decide 8 comparisons at once, 9 can (8 rows)" in said
+    assert "12 of 12 stages not converged" in said

@@ -1,0 +1,186 @@
+"""A winner is named only where the corrected exact test names one, and the words say what the numbers say.
+
+Properties: the winner is the better side for either direction of the metric; more cells ask for more evidence; too few
+seeds are said, not printed as p; a cell that cannot be judged is inconclusive and says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.comparison.pairing import Records, load_records
+from src.comparison.statistics import sign_flip_interval, sign_flip_p
+from src.comparison.tables import remarks
+from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, cell_metrics, judge, metric_of, overall, sentence, summary
+
+BOTH = ("sequential", "combined")
+HIGH = [0.9 + seed / 1000 for seed in range(12)]
+LOW = [value - 0.03 - seed / 400 for seed, value in enumerate(HIGH)]
+
+
+def test_the_better_side_wins_whichever_is_named_first(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"sequential": LOW, "combined": HIGH})
+    (verdict,) = judge(records, BOTH)
+    assert (verdict.winner, verdict.n, verdict.family) == ("combined", 12, 1)
+    assert verdict.p == verdict.p_holm == 2.0**-11
+    differences = np.array(LOW) - np.array(HIGH)
+    assert verdict.difference == pytest.approx(differences.mean())
+    assert (verdict.ci_low, verdict.ci_high) == pytest.approx(tuple(float(x) for x in sign_flip_interval(differences)))
+    (other,) = judge(records, BOTH[::-1])
+    assert (other.winner, other.difference) == ("combined", pytest.approx(-differences.mean()))
+
+
+def test_of_losses_the_lower_wins(cell_of: Callable[..., Records]) -> None:
+    (verdict,) = judge(cell_of({"sequential": LOW, "combined": HIGH}), BOTH, "test/d2/loss")
+    assert verdict.winner == "combined"
+    assert verdict.difference is not None
+    assert verdict.difference > 0
+
+
+def without_classes(records: Records, *, with_risk: bool) -> Records:
+    """The same runs as those of a regression: no accuracy; where the distribution is known, a risk beside the loss."""
+    runs = []
+    for run in records.runs:
+        values = {test: 1 - (run.metric(f"test/{test}/accuracy") or 0.0) for test in ("d1", "d2", "union")}
+        metrics: dict[str, float | None] = {f"test/{test}/accuracy": None for test in values}
+        metrics |= {f"test/{test}/loss": 5.0 for test in values}  # of losses alone nobody would win
+        if with_risk:
+            metrics |= {f"test/{test}/risk": value for test, value in values.items()}
+        runs.append(dataclasses.replace(run, result={**run.result, "metrics": metrics}))
+    return dataclasses.replace(records, runs=tuple(runs))
+
+
+def test_a_regression_is_judged_by_itself_by_risk_or_else_by_loss(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"sequential": LOW, "combined": HIGH})
+    assert metric_of(records.runs) == metric_of(()) == "test/union/accuracy"
+    known = without_classes(records, with_risk=True)
+    (verdict,) = judge(known, BOTH)
+    assert (verdict.metric, verdict.winner) == ("test/union/risk", "combined")
+    assert verdict.difference is not None
+    assert verdict.difference > 0, "the larger risk loses"
+    assert sentence(verdict).startswith("combined wins in risk on union by 0.0")
+    assert "the lower is the better" in remarks([verdict])[0]
+    assert set(cell_metrics(known.runs, BOTH)) >= {f"delta/sequential-combined/{t}/risk" for t in ("d1", "d2", "union")}
+    (verdict,) = judge(without_classes(records, with_risk=False), BOTH)
+    assert (verdict.metric, verdict.winner) == ("test/union/loss", UNDECIDED)
+    one_unknown = dataclasses.replace(known, runs=(*known.runs[1:], without_classes(records, with_risk=False).runs[0]))
+    assert metric_of(one_unknown.runs) == "test/union/loss", "what only some know compares nothing"
+
+
+def test_words_of_a_winner_give_its_margin_and_of_a_tie_the_difference(cell_of: Callable[..., Records]) -> None:
+    (verdict,) = judge(cell_of({"sequential": LOW, "combined": HIGH}), BOTH)
+    assert sentence(verdict) == "combined wins on union by 4.4 points [3.8, 5.0], p < 0.001, n = 12 seeds"
+    (tie,) = judge(cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1"), BOTH)[1:]
+    assert (
+        sentence(tie)
+        == "undecided on union: sequential - combined = 0.0 points [0.0, 0.0], p = 1.000 (Holm over 2), n = 12 seeds"
+    )
+
+
+def test_five_seeds_print_no_p_and_no_interval(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"sequential": LOW[:5], "combined": HIGH[:5]})
+    (verdict,) = judge(records, BOTH)
+    assert verdict.p is verdict.p_holm is verdict.ci_low is verdict.ci_high is None
+    assert (verdict.winner, verdict.reason) == (UNDECIDED, "too few seeds: 5 cannot decide a comparison, 6 can")
+    assert set(cell_metrics(records.runs, BOTH)) == {
+        f"delta/sequential-combined/{t}/accuracy" for t in ("d1", "d2", "union")
+    }
+
+
+@pytest.mark.parametrize(("n", "n_cells", "winner"), [(8, 6, "combined"), (8, 7, UNDECIDED), (9, 12, "combined")])
+def test_cells_ask_for_seeds(sweep: Path, run_writer: Callable[..., Path], n: int, n_cells: int, winner: str) -> None:
+    for cell in range(n_cells):
+        for seed in range(n):
+            run_writer(sweep, f"c{cell:02}", "sequential", seed, LOW[seed])
+            run_writer(sweep, f"c{cell:02}", "combined", seed, HIGH[seed])
+    verdicts = judge(load_records(sweep), BOTH)
+    assert {verdict.winner for verdict in verdicts} == {winner}
+    assert all(verdict.p == 2.0 ** (1 - n) for verdict in verdicts)
+    if winner == UNDECIDED:
+        assert all(verdict.p_holm is None for verdict in verdicts)
+        assert verdicts[0].reason == "too few seeds: 8 cannot decide 7 comparisons at once, 9 can"
+
+
+def test_a_running_command_is_judged_as_the_family_it_will_be(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"sequential": LOW[:8], "combined": HIGH[:8]})
+    assert judge(records, BOTH)[0].winner == "combined"
+    assert judge(records, BOTH, n_claims=30)[0].winner == UNDECIDED
+
+
+def test_a_diverged_cell_is_inconclusive_and_asks_nothing_of_the_others(
+    cell_of: Callable[..., Records], sweep: Path, run_writer: Callable[..., Path]
+) -> None:
+    cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
+    cell_of({"sequential": LOW}, cell="c1")
+    for seed in range(12):
+        run_writer(sweep, "c1", "combined", seed, HIGH[seed], status="diverged" if seed == 3 else "finished")
+    fine, diverged = judge(load_records(sweep), BOTH)
+    assert (fine.winner, fine.family) == ("combined", 1)
+    assert (diverged.winner, diverged.reason, diverged.p) == (INCONCLUSIVE, "combined diverged (seed 3)", None)
+    assert sentence(diverged) == "inconclusive on union: combined diverged (seed 3)"
+
+
+def test_a_cell_of_failures_alone_is_still_reported(sweep: Path, failure_writer: Callable[..., Path]) -> None:
+    failure_writer(sweep, "c0", "combined", 0, "RuntimeError: no memory")
+    (verdict,) = judge(load_records(sweep), BOTH)
+    assert (verdict.winner, verdict.n, verdict.mean_a) == (INCONCLUSIVE, 0, None)
+    assert verdict.notes == ("1 run failed: RuntimeError: no memory",)
+
+
+def test_all_pairs_of_regimes_are_one_family(cell_of: Callable[..., Records]) -> None:
+    verdicts = judge(cell_of({"a": LOW, "b": HIGH, "replay(share=0.05)": HIGH}), ("a", "b", "replay(share=0.05)"))
+    assert [(v.a, v.b) for v in verdicts] == [("a", "b"), ("a", "replay(share=0.05)"), ("b", "replay(share=0.05)")]
+    assert {v.family for v in verdicts} == {3}
+    assert [v.winner for v in verdicts] == ["b", "replay(share=0.05)", UNDECIDED]
+
+
+def test_cell_metrics_are_the_contracts_keys(cell_of: Callable[..., Records]) -> None:
+    metrics = cell_metrics(cell_of({"sequential": LOW, "combined": HIGH}).runs, BOTH)
+    keys = {
+        f"delta/sequential-combined/{t}/accuracy{end}"
+        for t in ("d1", "d2", "union")
+        for end in ("", "/ci_low", "/ci_high", "/p")
+    }
+    assert set(metrics) == keys
+    assert metrics["delta/sequential-combined/d2/accuracy/p"] == 2.0**-11
+
+
+def test_overall_is_the_test_of_each_seeds_mean_over_the_cells(cell_of: Callable[..., Records]) -> None:
+    cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
+    records = cell_of({"sequential": HIGH[:10], "combined": LOW[::-1][:10]}, cell="c1")
+    verdicts = judge(records, BOTH)
+    by_hand = [(x - y + z - w) / 2 for x, y, z, w in zip(LOW, HIGH, HIGH[:10], LOW[::-1], strict=False)]
+    whole = overall(verdicts)
+    assert whole is not None
+    assert (whole.n, whole.effect) == (10, pytest.approx(np.mean(by_hand)))
+    assert whole.p == float(sign_flip_p(by_hand))
+
+
+def test_summary_counts_the_cells_in_two_sentences(cell_of: Callable[..., Records]) -> None:
+    cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
+    records = cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1")
+    text = summary(judge(records, BOTH))
+    assert text.startswith(
+        "Accuracy on union, Holm over 2: combined wins in 1 of 2 cells, sequential in 0; 1 undecided."
+    )
+    assert text.endswith(
+        "Averaged over the cells sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds."
+    )
+
+
+def test_summary_of_one_cell_says_the_means(cell_of: Callable[..., Records]) -> None:
+    text = summary(judge(cell_of({"sequential": LOW[:5], "combined": HIGH[:5]}), BOTH))
+    assert text.endswith(
+        "too few seeds: 5 cannot decide a comparison, 6 can. Means over seeds (%): sequential 86.7, combined 90.2."
+    )
+
+
+def test_summary_says_how_many_seeds_would_do(cell_of: Callable[..., Records]) -> None:
+    cell_of({"sequential": LOW[:6], "combined": HIGH[:6]}, cell="c0")
+    text = summary(judge(cell_of({"sequential": HIGH[:6], "combined": HIGH[:6]}, cell="c1"), BOTH))
+    assert "2 undecided, 2 of them for want of seeds (7 needed)." in text

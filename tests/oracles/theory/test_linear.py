@@ -1,0 +1,134 @@
+"""Conditional solutions are where descent on the same matrix ends, for every shape and rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from src.oracles.theory.linear import (
+    affine_projection,
+    combined_weights,
+    condition_number,
+    residual_factor,
+    sequential_weights,
+    weights_after,
+)
+
+
+def problem(n: int, d: int, seed: int = 0, rank: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    draw = np.random.default_rng([seed, n, d])
+    inputs = draw.standard_normal((n, d))
+    if rank is not None:
+        inputs = draw.standard_normal((n, rank)) @ draw.standard_normal((rank, d))
+    return draw.standard_normal(d), inputs, draw.standard_normal(n)
+
+
+def descend(start: np.ndarray, inputs: np.ndarray, targets: np.ndarray, lr: float, n_steps: int) -> np.ndarray:
+    """Descent on the mean squared error, written out: the independent reference."""
+    weights = start.copy()
+    for _ in range(n_steps):
+        weights = weights - lr * 2.0 * inputs.T @ (inputs @ weights - targets) / len(targets)
+    return weights
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(3, 8, None), (20, 5, None), (6, 6, None), (10, 8, 3), (1, 4, None)])
+def test_projection_is_the_end_of_descent(n: int, d: int, rank: int | None) -> None:
+    start, inputs, targets = problem(n, d, rank=rank)
+    top = np.linalg.svd(inputs, compute_uv=False)[0] ** 2 * 2 / n
+    least = (np.linalg.svd(inputs, compute_uv=False)[: rank or min(n, d)] ** 2 * 2 / n)[-1]
+    n_steps = int(30 * top / least)
+    assert n_steps < 200_000
+    end = descend(start, inputs, targets, 1.0 / top, n_steps)
+    np.testing.assert_allclose(affine_projection(start, inputs, targets), end, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(3, 8, None), (20, 5, None), (10, 8, 3), (0, 4, None)])
+def test_projection_solves_the_normal_equations_moves_in_the_row_space_and_is_idempotent(
+    n: int, d: int, rank: int | None
+) -> None:
+    start, inputs, targets = problem(n, d, rank=rank)
+    end = affine_projection(start, inputs, targets)
+    np.testing.assert_allclose(inputs.T @ (inputs @ end - targets), 0, atol=1e-10)
+    if n:
+        outside = np.eye(d) - np.linalg.pinv(inputs, rcond=1e-12) @ inputs
+        np.testing.assert_allclose(outside @ (end - start), 0, atol=1e-10)
+    np.testing.assert_allclose(affine_projection(end, inputs, targets), end, atol=1e-10)
+
+
+def test_empty_data_set_leaves_the_weights() -> None:
+    start, inputs, targets = problem(4, 6)
+    empty = (np.zeros((0, 6)), np.zeros(0))
+    after1, after2 = sequential_weights(start, [(inputs, targets), empty])
+    np.testing.assert_array_equal(after1, after2)
+    np.testing.assert_allclose(combined_weights(start, [(inputs, targets), empty]), after1, atol=1e-12)
+
+
+def test_order_of_the_parts_is_nothing_to_combined_and_something_to_sequential() -> None:
+    start, inputs, targets = problem(8, 12)
+    parts = [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])]
+    np.testing.assert_allclose(combined_weights(start, parts), combined_weights(start, parts[::-1]), atol=1e-10)
+    forward, backward = sequential_weights(start, parts)[-1], sequential_weights(start, parts[::-1])[-1]
+    assert np.abs(forward - backward).max() > 1e-3
+
+
+def test_negative_control_full_rank_forgets_every_start() -> None:
+    """Full rank and convex: warm start = cold start = shrink and perturb."""
+    cold, inputs, targets = problem(30, 6)
+    parts = [(inputs[:12], targets[:12]), (inputs[12:], targets[12:])]
+    warm = sequential_weights(cold, parts[:1])[0]
+    shrunk = 0.5 * warm + np.random.default_rng(1).standard_normal(6)
+    expected = combined_weights(cold, parts)
+    for start in (warm, shrunk):
+        np.testing.assert_allclose(combined_weights(start, parts), expected, atol=1e-10)
+
+
+def test_warm_start_equals_combined_below_full_rank_and_a_shrunk_start_does_not() -> None:
+    cold, inputs, targets = problem(7, 12)
+    parts = [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])]
+    warm = sequential_weights(cold, parts[:1])[0]
+    expected = combined_weights(cold, parts)
+    np.testing.assert_allclose(combined_weights(warm, parts), expected, atol=1e-10)
+    assert np.abs(combined_weights(0.5 * warm, parts) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 8), (20, 5)])
+@pytest.mark.parametrize("n_steps", [0, 1, 7, 100])
+def test_weights_after_some_steps(n: int, d: int, n_steps: int) -> None:
+    start, inputs, targets = problem(n, d)
+    expected = descend(start, inputs, targets, 0.02, n_steps)
+    np.testing.assert_allclose(
+        weights_after(start, inputs, targets, lr=0.02, n_steps=n_steps), expected, rtol=1e-9, atol=1e-10
+    )
+    halved = weights_after(start, inputs, targets, lr=0.04, n_steps=n_steps, curvature=1.0)
+    np.testing.assert_allclose(halved, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_residual_factor() -> None:
+    assert residual_factor(3.0, 0.1, 5) == pytest.approx(0.7**5)
+    assert residual_factor(0.0, 0.1, 5) == residual_factor(3.0, 0.1, 0) == 1.0
+    assert abs(residual_factor(3.0, 0.7, 50)) > 1.0  # lr l > 2 diverges
+    start, design = np.array([2.0, -1.0]), np.diag([np.sqrt(2.0), 1.0])  # n = 2: Hessian diag(2, 1)
+    moved = weights_after(start, design, np.zeros(2), lr=0.3, n_steps=4)
+    np.testing.assert_allclose(moved, start * [residual_factor(2.0, 0.3, 4), residual_factor(1.0, 0.3, 4)])
+
+
+def test_condition_number_counts_nonzero_directions_only() -> None:
+    assert condition_number(np.diag([4.0, 2.0, 0.0])) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: affine_projection(np.zeros(3), np.zeros((2, 4)), np.zeros(2)), "inputs"),
+        (lambda: affine_projection(np.zeros(3), np.zeros((2, 3)), np.zeros(3)), "targets"),
+        (lambda: affine_projection([np.nan], np.zeros((2, 1)), np.zeros(2)), "start"),
+        (lambda: combined_weights(np.zeros(3), []), "parts"),
+        (lambda: weights_after(np.zeros(3), np.zeros((0, 3)), np.zeros(0), lr=0.1, n_steps=1), "inputs"),
+        (lambda: residual_factor(-1.0, 0.1, 1), "eigenvalue"),
+        (lambda: residual_factor(1.0, 0.1, -1), "n_steps"),
+        (lambda: condition_number(np.zeros((2, 2))), "inputs"),
+    ],
+)
+def test_outside_its_range_names_the_argument(call, name: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=f"^{name}="):
+        call()

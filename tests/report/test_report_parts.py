@@ -1,0 +1,169 @@
+"""The pieces of a report, against cases worked out by hand.
+
+Properties: a pair of axes averages the others seed by seed; the telling cells are the extremes, the middle and the closest
+tie, each once; a curve's band is mean and deviation at common steps, with ended curves held; the boundary is where a stage
+ends; forgetting is a mean with its interval; budgets are told apart and compared cell by cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.comparison.pairing import RunRecord
+from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
+from src.config import compose
+from src.report.curves import band, boundaries, telling
+from src.report.forgetting import forgotten
+from src.report.maps import averaged, axis_pairs
+from src.report.style import looks
+from src.report.tables import costs, match_of
+
+
+def verdict(cell: str, differences: list[float], winner: str = UNDECIDED, **axes: float) -> CellVerdict:
+    return CellVerdict(
+        cell=cell,
+        axes=axes,
+        metric="test/union/accuracy",
+        a="sequential",
+        b="combined",
+        mean_a=0.9,
+        mean_b=0.9,
+        difference=float(np.mean(differences)) if differences else None,
+        ci_low=None,
+        ci_high=None,
+        p=None,
+        p_holm=None,
+        n=len(differences),
+        family=8,
+        winner=winner,
+        reason="",
+        notes=(),
+        seeds=tuple(range(len(differences))),
+        differences=tuple(differences),
+    )
+
+
+def run(regime: str, seed: int, *, cell: str = "c", updates: tuple[int, ...] = (10,), **metrics: float) -> RunRecord:
+    total = sum(updates)
+    return RunRecord(
+        path=Path("result.json"),
+        sweep="s",
+        cell=cell,
+        run=f"{cell}{regime}{seed}",
+        regime=regime,
+        seed=seed,
+        axes={},
+        diverged=False,
+        result={
+            "metrics": metrics,
+            "stages": [{"updates": n, "converged": None} for n in updates],
+            "cost": {"updates": total, "samples": 10 * total, "flops": 1.0},
+        },
+        provenance={"seconds": 1.0, "reused_samples": 5 * total},
+    )
+
+
+def test_a_pair_of_axes_averages_the_others_seed_by_seed() -> None:
+    cells = [
+        verdict(f"{r}{i}{e}", [0.01 * (r + e + seed % 2) for seed in range(8)], ratio=r, imbalance=i, epochs=e)
+        for r in (1.0, 2.0)
+        for i in (1.0, 5.0)
+        for e in (1.0, 3.0)
+    ]
+    assert set(axis_pairs(cells)) == {("ratio", "imbalance"), ("ratio", "epochs"), ("imbalance", "epochs")}
+    tiles = {(tile.axes["ratio"], tile.axes["imbalance"]): tile for tile in averaged(cells, "ratio", "imbalance")}
+    assert len(tiles) == 4
+    tile = tiles[1.0, 5.0]
+    assert tile.differences == pytest.approx([0.01 * (1 + 2 + seed % 2) for seed in range(8)])
+    assert (tile.n, tile.family, tile.winner) == (8, 4, "sequential")
+    assert tile.p == pytest.approx(2**-7)
+    assert tile.p_holm == pytest.approx(4 * 2**-7)
+
+
+def test_what_cannot_be_judged_is_left_out_of_an_average_with_a_note() -> None:
+    cells = [
+        verdict("a", [0.1] * 8, ratio=1.0, imbalance=1.0, epochs=1.0),
+        verdict("b", [], INCONCLUSIVE, ratio=1.0, imbalance=1.0, epochs=2.0),
+        verdict("c", [], INCONCLUSIVE, ratio=2.0, imbalance=1.0, epochs=1.0),
+        verdict("d", [0.1, 0.1], ratio=2.0, imbalance=2.0, epochs=1.0),
+    ]
+    tiles = {(t.axes["ratio"], t.axes["imbalance"]): t for t in averaged(cells, "ratio", "imbalance")}
+    assert tiles[1.0, 1.0].notes == ("1 of 2 cells left out",)
+    assert tiles[1.0, 1.0].winner == "sequential"
+    assert tiles[2.0, 1.0].winner == INCONCLUSIVE
+    assert tiles[2.0, 2.0].winner == UNDECIDED
+    assert tiles[2.0, 2.0].reason.startswith("too few seeds: 2")
+
+
+def test_two_axes_need_no_further_map() -> None:
+    cells = [verdict(f"{r}{i}", [0.1], ratio=r, imbalance=i) for r in (1.0, 2.0) for i in (1.0, 2.0)]
+    assert axis_pairs(cells) == []
+
+
+def test_the_telling_cells_are_the_extremes_the_middle_and_the_closest_tie() -> None:
+    cells = [verdict(str(d), [d], ratio=d) for d in (-0.3, -0.2, -0.01, 0.1, 0.15)]
+    chosen = {v.cell: why for v, why in telling(cells)}
+    assert chosen == {
+        "-0.3": "furthest in favour of combined",
+        "0.15": "furthest in favour of sequential",
+        "-0.01": "smallest difference",
+    }  # the middle by size is 0.15, which is there already
+    assert [v.cell for v, _ in telling(cells[:1])] == ["-0.3"]
+    one_sided = {why for _, why in telling(cells[:3])}
+    assert "furthest in favour of sequential" not in one_sided
+    assert telling([verdict("x", [], INCONCLUSIVE)]) == []
+    losses = [replace(v, metric="test/union/loss") for v in cells]
+    assert {v.cell: why for v, why in telling(losses)}["-0.3"] == "furthest in favour of sequential"
+
+
+def test_a_band_is_mean_and_deviation_and_holds_what_has_ended() -> None:
+    long = (np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 3.0]))
+    short = (np.array([0.0, 10.0]), np.array([2.0, 2.0]))
+    found = band([long, short])
+    assert found.steps.tolist() == [0, 10, 20]
+    assert found.mean.tolist() == [1.0, 1.5, 2.5]
+    assert found.deviation == pytest.approx(np.array([2, 1, 1]) / np.sqrt(2))
+    assert band([long]).deviation.tolist() == [0, 0, 0]
+
+
+def test_boundaries_are_where_a_stage_ends() -> None:
+    runs = [run("sequential", seed, updates=(10 + seed, 5, 7)) for seed in range(3)]
+    assert boundaries(runs) == [11.0, 16.0]
+    assert boundaries([run("combined", 0)]) == boundaries([]) == []
+
+
+def test_forgetting_is_a_mean_with_its_interval() -> None:
+    runs = [run("sequential", seed, forgetting=0.1 + 0.01 * seed) for seed in range(8)]
+    found = forgotten([*runs, run("combined", 0)], "sequential")["c"]
+    assert (found.mean, found.n) == (pytest.approx(0.135), 8)
+    assert 0.1 <= found.low < 0.135 < found.high <= 0.17
+    assert forgotten(runs, "combined") == {}
+    assert forgotten(runs[:2], "sequential")["c"].low == -np.inf
+
+
+def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
+    base = compose(["stopping=budget", "stopping.epochs=1", "stopping.match=updates"])
+    configs = {"x": base, "y": base, "z": compose(["stopping=early_stopping"])}
+    runs = [run("combined", 0, cell=c, updates=(10,)) for c in "xyz"]
+    runs += [run("sequential", 0, cell=c, updates=(n, n)) for c, n in (("x", 5), ("y", 10), ("z", 20))]
+    rows = {(row.match, row.regime): row for row in costs(runs, configs, ["combined", "sequential"])}
+    assert [match_of(configs[c]) for c in "xz"] == ["updates", "early_stopping"]
+    assert rows["updates", "sequential"].ratio_updates == (1.0, 2.0)
+    assert rows["updates", "sequential"].updates == 15
+    assert rows["updates", "combined"].ratio_updates is None
+    assert rows["early_stopping", "sequential"].ratio_samples == (4.0, 4.0)
+    assert rows["updates", "combined"].reused == 0.5
+
+
+def test_neighbours_never_look_alike() -> None:
+    """Even without colour: dash and marker differ among the first eight, and no line has a regime's colour."""
+    first = list(looks([str(k) for k in range(8)]).values())
+    assert len({one.ink for one in first}) == len({one.marker for one in first}) == 8
+    assert len({(one.ink, str(one.dash), one.marker) for one in looks([str(k) for k in range(16)]).values()}) == 16
+    regimes = looks(["sequential", "combined"])
+    others = looks([str(k) for k in range(5)], first=2)
+    assert not {one.ink for one in regimes.values()} & {one.ink for one in others.values()}

@@ -1,0 +1,199 @@
+"""GPUs are lent once: to whom asked first, all or none, never to the dead, and with no two sweeps on one machine apart.
+
+The GPUs are a listing only; processes, locks and kills are real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from src.config import TrainerConfig, compose
+from src.errors import ConfigError, Interrupted
+from src.sweep.folder import SweepFolder
+from src.sweep.workers.leases import Devices, Wish, grants
+from src.sweep.workers.local import LocalWorkers, n_workers_here, workers_for
+from tests.sweep.gpus import pretend
+
+FORK = multiprocessing.get_context("fork")
+HALF = Fraction(1, 2)
+
+
+@pytest.fixture(scope="module")
+def trainer() -> TrainerConfig:
+    return dataclasses.replace(compose(["trainer=auto"]).trainer, slots=2)
+
+
+def devices() -> Devices:
+    return Devices(forget=lambda: None)
+
+
+def take(one: Devices, trainer: TrainerConfig, *, whole: bool = False, n: int = 1) -> str | None:
+    """What is to be had at once; raises Interrupted where it would have to wait."""
+    return one.take(dataclasses.replace(trainer, devices=n), whole=whole, stop=lambda: True)
+
+
+def test_the_oldest_wish_goes_first_and_what_it_waits_for_is_kept_for_it() -> None:
+    share, pair = Wish(("a", "b"), 1, 2), Wish(("a", "b"), 2, 1)
+    assert grants([share, share, share, share, share], {}) == [("a",), ("b",), ("a",), ("b",), ()]
+    assert grants([pair, share], {"a": HALF}) == [(), ()], "both GPUs are kept for the pair, which so comes to its turn"
+    assert grants([Wish(("a",), 1, 1), share], {"a": HALF}) == [(), ("b",)], "others are not kept waiting for it"
+
+
+def _hold(trainer: TrainerConfig, told: multiprocessing.connection.Connection) -> None:
+    mine = devices()  # its lease ends with it
+    told.send(mine.take(trainer, whole=False, stop=lambda: False))
+    signal.pause()
+
+
+def test_four_gpus_at_two_slots_are_eight_leases_each_twice_and_none_outlives_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    uuids = pretend(4, tmp_path, monkeypatch)
+    assert n_workers_here(compose(["trainer.slots=2"])) == 8
+    for _ in range(2):  # the second time over what the first one's dead have left
+        ours, theirs = FORK.Pipe()
+        holders = [FORK.Process(target=_hold, args=(trainer, theirs)) for _ in range(8)]
+        for holder in holders:
+            holder.start()
+        held = Counter(ours.recv() for _ in holders if ours.poll(60))
+        assert held == Counter(dict.fromkeys(uuids, 2))
+        with pytest.raises(Interrupted):
+            take(devices(), trainer)
+        os.kill(holders[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+        holders[0].join()
+        ninth = devices()
+        assert take(ninth, trainer) in uuids
+        ninth.give_back()
+        for holder in holders[1:]:
+            os.kill(holder.pid, signal.SIGKILL)  # type: ignore[arg-type]
+            holder.join()
+    one = devices()
+    assert take(one, trainer, n=4) == ",".join(uuids), "nothing is lent to the dead"
+    one.give_back()
+
+
+def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    (gpu,) = pretend(1, tmp_path, monkeypatch)
+    alone = dataclasses.replace(trainer, slots=1)
+    forgotten = []
+    first, second = Devices(forget=lambda: forgotten.append("first")), devices()
+    assert take(first, alone) == gpu
+    assert take(first, alone) == gpu, "the next cell, and nobody waits"
+
+    def next_cell_of_first() -> bool:
+        with pytest.raises(Interrupted):
+            take(first, alone)
+        return False
+
+    assert second.take(alone, whole=False, stop=next_cell_of_first) == gpu
+    assert forgotten == ["first"]
+    second.give_back()
+    assert take(first, alone) == gpu
+
+
+def test_a_gpu_to_itself_is_had_when_the_others_are_done_with_it_and_nobody_enters_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    one, other = pretend(2, tmp_path, monkeypatch)
+    workers = [devices() for _ in range(4)]
+    assert [take(worker, trainer) for worker in workers] == [one, other, one, other]
+    assert workers[0].shared
+
+    def others_next_cells() -> bool:
+        for worker, keeps in ((workers[1], True), (workers[2], False), (workers[3], True)):
+            if keeps:
+                assert take(worker, trainer) == other, "the other GPU's workers are not kept waiting"
+            else:
+                with pytest.raises(Interrupted):
+                    take(worker, trainer)
+        with pytest.raises(Interrupted):
+            take(devices(), trainer)
+        return False
+
+    assert workers[0].take(trainer, whole=True, stop=others_next_cells) == one
+    assert not workers[0].shared
+    assert take(workers[0], trainer) == one
+    assert take(workers[2], trainer) == one, "a share again: the other one may come back"
+
+
+def test_several_gpus_are_had_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    uuids = pretend(3, tmp_path, monkeypatch)
+    first, second = devices(), devices()
+    assert take(first, trainer, n=2) == ",".join(uuids[:2])
+    with pytest.raises(Interrupted):
+        take(second, trainer, n=2)
+    third = devices()
+    assert take(third, trainer) == uuids[2], "who waited in vain holds nothing"
+    with pytest.raises(ConfigError, match=r"trainer\.devices=4: only 3"):
+        take(second, trainer, n=4)
+
+
+def test_no_gpu_is_leased_where_none_is_wanted_or_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    cpu = dataclasses.replace(trainer, name="cpu")
+    with monkeypatch.context() as patch:
+        pretend(1, tmp_path, patch)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert take(devices(), trainer) is None
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert take(devices(), trainer) == "0", "a mask's own names are kept"
+        assert take(devices(), cpu) is None
+    assert not list(tmp_path.glob("gpu-leases-*/*.turn"))
+
+
+def test_parts_of_a_gpu_are_leased_one_by_one_and_make_no_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    parts = pretend(2, tmp_path, monkeypatch, kind="MIG")
+    assert take(devices(), trainer) == parts[0]
+    with pytest.raises(ConfigError, match=r"trainer\.devices"):
+        take(devices(), trainer, n=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "n_gpus", "expected"),
+    [
+        (["n_workers=3"], 4, 3),
+        ([], 4, 4),
+        (["trainer.slots=3"], 2, 6),
+        (["trainer.devices=2"], 4, 2),
+        (["trainer=cpu"], 4, 6),
+        (["trainer=cpu", "trainer.devices=2"], 4, 3),
+        (["trainer.slots=3"], 0, 6),
+        (["trainer.devices=8"], 0, 1),
+    ],
+)
+def test_there_are_as_many_workers_as_places(
+    words: list[str], n_gpus: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(n_gpus, tmp_path, monkeypatch)
+    monkeypatch.setattr("src.sweep.workers.local.n_processors", lambda: 6)
+    assert n_workers_here(compose(words)) == expected
+
+
+def test_more_gpus_than_there_are_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SweepFolder(tmp_path, "s")
+    pretend(2, tmp_path, monkeypatch)
+    assert isinstance(workers_for(folder, compose(["trainer.devices=2"])), LocalWorkers)
+    with pytest.raises(ConfigError, match=r"^trainer\.devices=3: only 2 GPUs"):
+        workers_for(folder, compose(["trainer.devices=3"]))
+    assert isinstance(workers_for(folder, compose(["trainer=cpu", "trainer.devices=3"])), LocalWorkers)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^trainer=gpu: no CUDA device"):
+        workers_for(folder, compose(["trainer=gpu"]))

@@ -1,0 +1,107 @@
+"""launcher=slurm submits what its keys say, once, and says in one line what is missing. Slurm's commands are scripts here.
+
+(That jobs work as workers do is tests/sweep/test_workers.py's and tests/sweep/test_worker.py's.)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import SlurmLauncher, compose
+from src.errors import ConfigError
+from src.sweep.folder import SweepFolder
+from src.sweep.workers.slurm import SlurmWorkers
+
+KEYS = ["gpus=2", "cpus=6", "mem=12", "minutes=90", "partition=gpu", "account=lab", "extra=['qos=high','exclusive']"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "s")
+
+
+def launcher(*keys: str) -> SlurmLauncher:
+    found = compose(["launcher=slurm", *(f"launcher.{key}" for key in keys)]).launcher
+    assert isinstance(found, SlurmLauncher)
+    return found
+
+
+def pretend_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ``sbatch`` that notes its script, an ``sacct`` that says all jobs run, an ``scancel`` that notes whom."""
+    scripts = {
+        "srun": "",
+        "sbatch": f'cat "$1" >> {folder}/submitted; echo Submitted batch job 7$(grep -c job-name {folder}/submitted)',
+        "sacct": 'echo "JobID|State|NodeList"; for j in 71_0 71_1 71_2 72; do echo "$j|RUNNING|n1"; done',
+        "scancel": f'echo "$1" >> {folder}/cancelled',
+    }
+    binaries = folder / "slurm"
+    binaries.mkdir()
+    for name, script in scripts.items():
+        (binaries / name).write_text(f"#!/bin/sh\n{script}\n")
+        (binaries / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(binaries), prepend=":")
+
+
+def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_jobs(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_slurm(tmp_path, monkeypatch)
+    workers = SlurmWorkers(folder, launcher("jobs=3", *KEYS), "auto")
+    assert workers.keep_running(n_waiting=10, n_ended=0) == 0
+    script = (tmp_path / "submitted").read_text()
+    for option in (
+        "array=0-2%3",
+        "gpus-per-node=2",
+        "cpus-per-task=6",
+        "mem=12GB",
+        "time=90",
+        "partition=gpu",
+        "account=lab",
+        "qos=high",
+        "exclusive",
+        "signal=USR2@120",
+        "job-name=sweep-s",
+    ):
+        assert f"#SBATCH --{option}\n" in script, option
+    workers.keep_running(n_waiting=10, n_ended=0)
+    later = SlurmWorkers(folder, launcher("jobs=4"), "auto")
+    later.keep_running(n_waiting=10, n_ended=0)
+    script = (tmp_path / "submitted").read_text()
+    assert script.count("#SBATCH --job-name") == 2, "the three that run are counted: one more, and that only once"
+    assert script.count("#SBATCH --array") == 1
+    assert not later.hopeless
+    SlurmWorkers(folder, launcher("jobs=1"), "auto", "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
+    script = (tmp_path / "submitted").read_text()
+    assert script.count("#SBATCH --job-name") == 3, "jobs at the grid do not count for a search"
+    later.interrupt()
+    assert sorted((tmp_path / "cancelled").read_text().split()) == ["71_0", "71_1", "71_2", "72"]
+
+
+def test_no_more_jobs_than_cells(folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_slurm(tmp_path, monkeypatch)
+    SlurmWorkers(folder, launcher("jobs=8"), 1).keep_running(n_waiting=2, n_ended=0)
+    assert "#SBATCH --array=0-1%2\n" in (tmp_path / "submitted").read_text()
+
+
+def test_what_is_missing_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(
+        ConfigError, match=r"^launcher=slurm: this is no machine of a Slurm cluster; start the sweep where"
+    ):
+        SlurmWorkers(folder, launcher(), "auto")
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(
+        ConfigError, match=r"^launcher=slurm: needs .* submitit, which is missing; make setup installs it"
+    ):
+        SlurmWorkers(folder, launcher(), "auto")
+
+
+def test_a_command_that_does_not_wait_is_detached(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_slurm(tmp_path, monkeypatch)
+    assert SlurmWorkers(folder, launcher("wait=false"), 1).detached
+    assert not SlurmWorkers(folder, launcher(), 1).detached

@@ -1,0 +1,71 @@
+"""What a command says of its cells: every swept setting is an axis, and a rerun that finds nothing new tells nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src.cells.run import cell_dir, run_cell
+from src.config import compose
+from src.sweep.summary import axes_of, report
+
+TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
+
+
+def test_settings_without_a_short_name_become_axes() -> None:
+    places = axes_of([compose(["optimizer.lr=0.1"]), compose(["optimizer.lr=0.01", "split.ratio=3"])])
+    assert [place["optimizer.lr"] for place in places] == [0.1, 0.01]
+    assert [place["ratio"] for place in places] == [1.0, 3.0]
+    assert "split.ratio" not in places[0], "the short axis says it"
+
+
+def test_what_a_short_axis_does_not_tell_apart_is_said_in_full() -> None:
+    places = axes_of([compose(["split.size=100"]), compose(["split.size=200"])])
+    assert [place["split.size"] for place in places] == [100, 200]
+
+
+def test_lists_are_places_as_they_are_typed() -> None:
+    places = axes_of([compose(["arch.widths=[128]"]), compose(["arch.widths=[64,64]"])])
+    assert [place["arch.widths"] for place in places] == ["[128]", "[64,64]"]
+
+
+def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose([*TINY, f"multirun={tmp_path}", "regimes=[d1_only]"])
+    outcome = run_cell(config)
+    found = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
+    values = [100 * body["result"]["metrics"]["test/union/accuracy"] for body in found]
+    report(tmp_path / config.sweep, [cell_dir(config).name], [config], "the command")
+    row = next(line for line in capsys.readouterr().out.splitlines() if "d1_only" in line)
+    assert row.split() == ["d1_only", f"{sum(values) / 2:.1f}", f"{min(values):.1f}", f"{max(values):.1f}", "2"]
+
+
+def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
+    for config in configs:
+        run_cell(config)
+    cells = [cell_dir(config).name for config in configs]
+    sweep = tmp_path / configs[0].sweep
+    outbox = sweep / "outbox"
+
+    def news() -> list[str]:
+        told = [json.loads(path.read_text())["folder"] for path in sorted(outbox.glob("*.json"))]
+        for path in outbox.glob("*.json"):
+            path.unlink()
+        return told
+
+    assert len(news()) == 8, "the runs"
+    report(sweep, cells, configs, "the command")
+    assert news() == [*(f"cells/{cell}" for cell in cells), "."]
+    the_map = sweep / "map-sequential-combined.png"
+    drawn = the_map.stat().st_mtime_ns
+    report(sweep, cells, configs, "the command")
+    assert news() == []
+    assert the_map.stat().st_mtime_ns == drawn, "the same map is not drawn again"
+    the_map.unlink()
+    report(sweep, cells, configs, "the command")
+    table = (sweep / "table.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert "few seeds" in capsys.readouterr().out, "two seeds cannot make anything certain, and it says so"
+    assert the_map.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,94 @@
+"""A group of processes around one cell says what became of it, ends as one, and does not outlive its worker."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from src.config import Config, compose
+from src.errors import Interrupted
+from src.sweep.folder import SweepFolder, config_text
+from src.sweep.processes import Member
+from src.sweep.workers.torchrun import GroupFailed, GroupOutcome, _outcome, run_group, run_rank
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path, "s")
+    folder.write_queue(None, "tests.sweep.fake_engine")
+    (tmp_path / "cell.yaml").write_text(config_text(config_of(folder)))
+    return folder
+
+
+def config_of(folder: SweepFolder) -> Config:
+    return compose(["seeds=2", "sweep=s", f"multirun={folder.multirun}", "trainer.devices=2", "stopping.epochs=1"])
+
+
+def behave(folder: SweepFolder, **behaviour: object) -> None:
+    (folder.multirun / "fake.json").write_text(json.dumps(behaviour))
+
+
+def test_the_first_process_says_what_became_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
+    assert run_rank(folder, 1, tmp_path) == 0
+    with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
+        _outcome(tmp_path, 2)
+    assert run_rank(folder, 0, tmp_path) == 0
+    assert _outcome(tmp_path, 2) == GroupOutcome(0.5, ())
+    assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
+
+
+def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
+    behave(folder, **{"raise": [1]})
+    assert run_rank(folder, 1, tmp_path) == 1
+    (tmp_path / "error-0").write_text("ConnectionError: the others are gone")
+    with pytest.raises(GroupFailed, match="RuntimeError: epochs 1 is cursed"):
+        _outcome(tmp_path, 2)
+
+
+def test_told_to_stop_a_group_leaves_the_cell_after_the_run(folder: SweepFolder, tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    assert run_rank(folder, 0, tmp_path) == 0
+    with pytest.raises(Interrupted):
+        _outcome(tmp_path, 2)
+    assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 1, "four were to be run"
+
+
+def _work(folder: SweepFolder) -> None:
+    with Member(folder, "worker") as member:
+        run_group(folder, config_of(folder), 2, member.id, "7,8", lambda: False)
+
+
+def test_a_group_sees_its_gpus_and_ends_with_its_worker(folder: SweepFolder) -> None:
+    behave(folder, seconds=60)
+    worker = FORK.Process(target=_work, args=(folder,))
+    worker.start()
+    diary = folder.root / "ran.txt"
+    deadline = time.monotonic() + 600
+    while not diary.exists() or diary.read_text().count("sees 7,8 ") < 2:
+        assert time.monotonic() < deadline, "the group never started"
+        assert worker.is_alive()
+        time.sleep(0.1)
+    ranks = [int(line.split()[2]) for line in diary.read_text().splitlines() if line.startswith("sees")]
+    assert all(_lives(pid) for pid in ranks)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    while any(_lives(pid) for pid in ranks):
+        assert time.monotonic() < deadline, "a process outlives its worker"
+        time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

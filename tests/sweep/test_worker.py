@@ -1,0 +1,178 @@
+"""A worker runs its cells on the devices they ask for, gives them back when told to, and joins only where it belongs.
+
+Queue, leases and processes are real; the engine counts, the GPUs are a listing (tests/sweep/gpus.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.config import Config, compose
+from src.errors import ConfigError
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import Cell
+from src.sweep.processes import Member
+from src.sweep.queue.database import Entry
+from src.sweep.queue.parameters import Distributions
+from src.sweep.queue.queue import WorkQueue
+from src.sweep.workers.slurm import WorkerJob
+from src.sweep.workers.worker import work
+from tests.sweep import fake_engine
+from tests.sweep.gpus import pretend
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A worker takes over the signals of its process: here, pytest's."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path, "s")
+
+
+def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
+    """Cells of 1, 2, ... epochs in the sweep's queue."""
+    first = compose([f"multirun={folder.multirun}", "sweep=s", "seeds=1", *overrides])
+    stopping = [dataclasses.replace(first.stopping, epochs=k + 1) for k in range(n_cells)]
+    configs = [dataclasses.replace(first, stopping=one) for one in stopping]
+    with Member(folder, "sweep") as member:
+        queue = WorkQueue(folder, member, folder.write_queue(None, fake_engine.__name__))
+        distributions = Distributions({})
+        cells = [(fake_engine.cell_dir(config).name, Cell(config)) for config in configs]
+        distributions.prepare(cell.axes for _, cell in cells)
+        queue.enqueue(cells, distributions, alone=True)
+        queue.close()
+    return configs
+
+
+def entries(folder: SweepFolder) -> list[Entry]:
+    with Member(folder, "status") as member:
+        queue = WorkQueue(folder, member, folder.read_queue())
+        found = queue.entries()
+        queue.close()
+    return found
+
+
+def diary(folder: SweepFolder) -> list[str]:
+    path = folder.root / "ran.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def behave(folder: SweepFolder, **behaviour: object) -> None:
+    (folder.multirun / "fake.json").write_text(json.dumps(behaviour))
+
+
+def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itself(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpu,) = pretend(1, folder.multirun, monkeypatch)
+    configs = queued(folder, "trainer.slots=2", n_cells=6)
+    behave(folder, seconds=0.1, no_memory_once=[2], no_memory=[3])
+    workers = [FORK.Process(target=work, args=(folder,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(600)
+        assert worker.exitcode == 0
+    lines = diary(folder)
+    assert all(line.split()[1] == gpu for line in lines if line.startswith("sees"))
+    states = {entry.cell: entry for entry in entries(folder)}
+    cells = [fake_engine.cell_dir(config).name for config in configs]
+    for epochs, cell in enumerate(cells, start=1):
+        assert lines.count(f"cell {cell}") == (2 if epochs in (2, 3) else 1)
+        assert states[cell].state == ("FAIL" if epochs == 3 else "COMPLETE")
+        assert states[cell].whole_gpu == (epochs in (2, 3))
+        assert states[cell].attempt == 1, "no worker died of it"
+    assert states[cells[2]].reason == "sequential-0: OutOfMemoryError: planted"
+    for cell in cells[1:3]:
+        begun = len(lines) - 1 - lines[::-1].index(f"cell {cell}")
+        ended = len(lines) - 1 - lines[::-1].index(f"left {cell}")
+        assert not any(line.startswith("cell") for line in lines[begun + 1 : ended]), "it had the GPU to itself"
+
+
+def _job(folder: SweepFolder) -> None:
+    job = WorkerJob("s", str(folder.multirun), 1)
+
+    def time_is_nearly_up(*_: object) -> None:
+        again = job.checkpoint()
+        (folder.multirun / "again.json").write_text(json.dumps(vars(again.function)))
+        os._exit(0)
+
+    signal.signal(signal.SIGUSR2, time_is_nearly_up)
+    job()
+
+
+def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folder: SweepFolder) -> None:
+    queued(folder, "seeds=3", n_cells=1)
+    behave(folder, seconds=2)
+    job = FORK.Process(target=_job, args=(folder,))
+    job.start()
+    deadline = time.monotonic() + 600
+    while not any(line.startswith("run") for line in diary(folder)):
+        assert time.monotonic() < deadline, "it never ran"
+        assert job.is_alive()
+        time.sleep(0.05)
+    assert job.pid is not None
+    os.kill(job.pid, signal.SIGUSR2)
+    job.join(60)
+    (entry,) = entries(folder)
+    assert (entry.state, entry.attempt) == ("WAITING", 1), "given back, not left behind"
+    n_runs = sum(line.startswith("run") for line in diary(folder))
+    assert 1 <= n_runs < 6
+    assert not list(folder.members.glob("*-worker*")), "nobody is left"
+    behave(folder)
+    body = json.loads((folder.multirun / "again.json").read_text())
+    WorkerJob(body["sweep"], body["multirun"], body["n_workers"], body["search"])()
+    runs = [line for line in diary(folder) if line.startswith("run")]
+    assert len(runs) == len(set(runs)) == 6
+    assert [entry.state for entry in entries(folder)] == ["COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"code": "another"}, "other sources"),
+        ({"versions": {"torch": "1.0"}}, "torch 1.0 (here "),
+    ],
+)
+def test_a_worker_of_other_code_is_refused_before_it_claims(
+    changed: dict[str, object], said: str, folder: SweepFolder
+) -> None:
+    queued(folder, n_cells=1)
+    path = folder.root / "queue.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ConfigError) as refused:
+        work(folder)
+    assert said in str(refused.value)
+    assert [entry.state for entry in entries(folder)] == ["WAITING"]
+
+
+def test_a_worker_in_a_folder_that_is_not_the_sweeps_is_refused_and_gives_the_cell_back(folder: SweepFolder) -> None:
+    (config,) = queued(folder, n_cells=1)
+    (fake_engine.cell_dir(config) / "cell.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"not the folder that .* share it"):
+        work(folder)
+    assert [(entry.state, entry.attempt) for entry in entries(folder)] == [("WAITING", 1)]
+
+
+def test_a_sweep_that_is_not_here_is_named_with_those_that_are(folder: SweepFolder) -> None:
+    queued(folder, n_cells=1)
+    with pytest.raises(ConfigError, match=r"no such sweep under multirun=.*sweeps here: s"):
+        work(SweepFolder(folder.multirun, "another"))

@@ -1,0 +1,63 @@
+"""One worker = four workers in two jobs of a cluster of which one is killed, bit for bit; the same command again does nothing.
+
+With the real laboratory, as a user runs it; the cluster is submitit's local one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from src.sweep.processes import locked, read_member
+
+GRID = ["split.ratio=0.5,2", "split.imbalance=1,2", "split.size=60", "stopping.epochs=2", "seeds=2", "sweep=s"]
+
+
+def sweep(multirun: Path, *words: str, meanwhile: Callable[[], None] | None = None) -> str:
+    """Runs the grid and returns what the command printed."""
+    command = [sys.executable, "-m", "src.sweep", "-m", *GRID, "tracking=off", f"multirun={multirun}", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if meanwhile is not None:
+            meanwhile()
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def kill_a_worker(multirun: Path) -> None:
+    """Kills the first worker that has claimed a cell."""
+    deadline = time.monotonic() + 600
+    while True:
+        assert time.monotonic() < deadline, "no worker has ever claimed a cell"
+        time.sleep(0.05)
+        alive = [read_member(path) for path in multirun.glob("s/members/[!.]*.json")]
+        workers = [member for member in alive if member is not None and member["role"] == "worker"]
+        if workers and any(locked(path) for path in multirun.glob("s/cells/*/.lock")):
+            os.kill(workers[0]["pid"], signal.SIGKILL)
+            return
+
+
+def results(multirun: Path) -> dict[str, dict[str, Any]]:
+    """The `result` part of every run, by its folder."""
+    found = sorted((multirun / "s" / "cells").glob("*/*/result.json"))
+    return {str(path.parent.relative_to(multirun)): json.loads(path.read_text())["result"] for path in found}
+
+
+def test_one_worker_is_four_in_two_jobs_one_of_them_killed_and_a_rerun_does_nothing(tmp_path: Path) -> None:
+    printed = sweep(tmp_path / "w1", "n_workers=1")
+    jobs = ("launcher=slurm", "launcher.cluster=local", "launcher.jobs=2", "n_workers=2")
+    again = sweep(tmp_path / "w4", *jobs, meanwhile=lambda: kill_a_worker(tmp_path / "w4"))
+    assert printed == again.replace(str(tmp_path / "w4"), str(tmp_path / "w1"))
+    one = results(tmp_path / "w1")
+    assert len(one) == 4 * 2 * 2
+    assert one == results(tmp_path / "w4")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "w1").rglob("*/cells/**/*") if path.is_file()}
+    assert sweep(tmp_path / "w1", "n_workers=1") == printed
+    assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -1,0 +1,28 @@
+"""A password leaves an address wherever it stands in it, and the driver named is the one that is installed."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.urls import with_driver, without_password
+
+
+@pytest.mark.parametrize(
+    ("url", "without", "password"),
+    [
+        ("postgresql://lab@host/db", "postgresql://lab@host/db", None),
+        ("postgresql://lab:geheim@host:5432/db", "postgresql://lab@host:5432/db", "geheim"),
+        ("postgresql://lab:ge%40h@host/db", "postgresql://lab@host/db", "ge@h"),
+        ("postgresql://lab:geheim@/db?host=/run/pg", "postgresql://lab@/db?host=/run/pg", "geheim"),
+        ("postgresql://lab@/db?host=/run/pg&password=x", "postgresql://lab@/db?host=/run/pg", "x"),
+        ("sqlite:///some/file.db", "sqlite:///some/file.db", None),
+    ],
+)
+def test_the_password_is_taken_out(url: str, without: str, password: str | None) -> None:
+    assert without_password(url) == (without, password)
+
+
+def test_postgresql_is_psycopg2() -> None:
+    assert with_driver("postgresql://lab@host/db") == "postgresql+psycopg2://lab@host/db"
+    assert with_driver("postgresql+psycopg2://lab@host/db") == "postgresql+psycopg2://lab@host/db"
+    assert with_driver("sqlite:///x") == "sqlite:///x"
