@@ -30,7 +30,7 @@ def main() -> None:
     storage, password = without_password(given["storage"] or "")
     if password is not None:
         fail(f"storage={storage}: has a password, which every user of this machine could read; set PGPASSWORD instead")
-    local = TrackingConfig(name="local", uri=given["storage"], experiment="", batched=True)
+    local = TrackingConfig(name="local", uri=given["storage"], experiment="")
     uri = tracking_uri(local, multirun)
     assert uri is not None
     if given["storage"] is None and not (multirun / "mlflow.db").exists():

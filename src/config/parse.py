@@ -48,6 +48,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     Raises ConfigError (a ValueError) that names the key, the value and the fix.
     """
     given = LATER | {key: value for key, value in given.items() if key != "hydra"}
+    if isinstance(given.get("tracking"), Mapping):  # files of earlier versions name a key that no longer exists
+        given["tracking"] = {key: value for key, value in given["tracking"].items() if key != "batched"}
     for key, value in given.items():
         if key not in TOP_LEVEL and key not in SEARCH_KEYS:
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")

@@ -52,8 +52,6 @@ class TrackingConfig:
     name: Literal["local", "server", "off"]
     uri: str | None
     experiment: str
-    batched: bool
-    """Everything a run has to say in one write; false: a write for every value, as most loggers do it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,21 +85,12 @@ def open_mirror(tracking: TrackingConfig, multirun: Path) -> Mirror | None:
     if uri is None:
         return None
     keep_mlflow_quiet()
-    mirror = _mirror_at(uri, tracking.experiment, multirun)
-    if tracking.batched:
-        return mirror
-    from src.tracking.one_by_one import OneByOneMirror
-
-    return OneByOneMirror(mirror, uri, tracking.experiment)
-
-
-def _mirror_at(uri: str, experiment: str, multirun: Path) -> Mirror:
     if uri.startswith(("http://", "https://")):
         from src.tracking.server import ServerMirror
 
-        return ServerMirror(uri, experiment)
+        return ServerMirror(uri, tracking.experiment)
     from src.tracking.database import DatabaseMirror
     from src.tracking.schema import prepare
 
-    prepared = prepare(uri, experiment, multirun.absolute() / "mlflow.lock")
+    prepared = prepare(uri, tracking.experiment, multirun.absolute() / "mlflow.lock")
     return DatabaseMirror(uri, prepared, artifact_root(multirun))

@@ -112,6 +112,13 @@ def test_keys_that_came_later_leave_older_addresses_alone() -> None:
     assert parse(written) == budget
 
 
+def test_an_old_file_with_tracking_batched_is_read() -> None:
+    config = compose()
+    written = json.loads(json.dumps(to_mapping(config)))
+    written["tracking"]["batched"] = False
+    assert parse(written) == config
+
+
 def test_a_regime_at_its_defaults_is_the_regime_by_name() -> None:
     """Knobs that say what the defaults say neither change the label nor the hash."""
     spelled = compose(["regimes=[{sequential:{lr_factor:1.0,reset_optimizer:true}},combined]"])

@@ -24,7 +24,7 @@ keep_mlflow_quiet()
 def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multirun/ whose mlflow.db has its schema: making one takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("template") / "multirun"
-    mirror = open_mirror(TrackingConfig(name="local", uri=None, experiment="lab", batched=True), folder)
+    mirror = open_mirror(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
     assert mirror is not None
     mirror.close()
     return folder
@@ -37,7 +37,7 @@ def multirun(empty_multirun: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local() -> TrackingConfig:
-    return TrackingConfig(name="local", uri=None, experiment="lab", batched=True)
+    return TrackingConfig(name="local", uri=None, experiment="lab")
 
 
 class Server:
@@ -53,7 +53,7 @@ class Server:
 
     @property
     def tracking(self) -> TrackingConfig:
-        return TrackingConfig(name="server", uri=self.uri, experiment="lab", batched=True)
+        return TrackingConfig(name="server", uri=self.uri, experiment="lab")
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sqlite3
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,20 +66,6 @@ def test_written_twice_it_is_there_once(local: TrackingConfig, multirun: Path) -
     before = {key: said(uri, run) for key, run in by_key(uri).items()}
     assert mirror.write([*records, *records]) == 0
     assert {key: said(uri, run) for key, run in by_key(uri).items()} == before
-
-
-def test_value_by_value_it_says_the_same_as_in_batches(local: TrackingConfig, multirun: Path, tmp_path: Path) -> None:
-    """`tracking.batched=false`: the same runs, field by field; what is there whole is not written again."""
-    other = Path(shutil.copytree(multirun, tmp_path / "other"))
-    records = [record_of(run_folder(multirun / "digits-mlp")), record_of(cell_report(multirun / "digits-mlp"))]
-    written = {}
-    for folder, batched in ((multirun, True), (other, False)):
-        uri, mirror = opened(replace(local, batched=batched), folder)
-        assert mirror.write(records) == 2
-        assert mirror.write(records) == 0
-        mirror.close()
-        written[batched] = {key: said(uri, run) for key, run in by_key(uri).items()}
-    assert written[True] == written[False]
 
 
 def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
@@ -174,7 +159,7 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     for file in multirun.glob("mlflow.db*"):
         file.unlink()
     shutil.rmtree(multirun / "mlartifacts")
-    again = TrackingConfig(name="local", uri=f"sqlite:///{multirun / 'new.db'}", experiment="lab", batched=True)
+    again = TrackingConfig(name="local", uri=f"sqlite:///{multirun / 'new.db'}", experiment="lab")
     rebuilt = sync(multirun, again)
     assert (rebuilt.n_written, rebuilt.problems, rebuilt.error) == (29, (), None)
     assert {key: (run.info.run_id, said(str(again.uri), run)) for key, run in by_key(str(again.uri)).items()} == before

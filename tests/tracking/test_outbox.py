@@ -153,7 +153,7 @@ def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: Trackin
     script = (
         "import os, signal, sys; from pathlib import Path; from src.config import TrackingConfig;"
         "from src.tracking.mirror import open_mirror; from src.tracking import outbox;"
-        "m = open_mirror(TrackingConfig(name='local', uri=None, experiment='lab', batched=True), Path(sys.argv[1]).parent);"
+        "m = open_mirror(TrackingConfig(name='local', uri=None, experiment='lab'), Path(sys.argv[1]).parent);"
         "real = m.write; m.write = lambda r: (real(r[:5]), os.kill(os.getpid(), signal.SIGKILL));"
         "outbox.Outbox(Path(sys.argv[1])).deliver(m)"
     )
@@ -190,7 +190,7 @@ def test_the_thread_delivers_what_is_put_while_it_runs_and_what_is_left_at_the_e
 
 def test_a_tracker_that_was_never_started_costs_one_warning_and_nothing_else(tmp_path: Path) -> None:
     sweep_dir = tmp_path / "multirun" / "digits-mlp"
-    tracking = TrackingConfig(name="server", uri="http://ann:s3cret@127.0.0.1:9", experiment="lab", batched=True)
+    tracking = TrackingConfig(name="server", uri="http://ann:s3cret@127.0.0.1:9", experiment="lab")
     warnings: list[str] = []
     outbox = Outbox(sweep_dir)
     for seed in range(3):
@@ -210,7 +210,7 @@ def test_a_tracker_that_was_never_started_costs_one_warning_and_nothing_else(tmp
 def test_tracking_off_leaves_the_entries_for_a_later_sync(tmp_path: Path) -> None:
     sweep_dir = tmp_path / "multirun" / "digits-mlp"
     Outbox(sweep_dir).put(run_folder(sweep_dir))
-    with Deliverer(sweep_dir, TrackingConfig(name="off", uri=None, experiment="lab", batched=True), interval_s=0.01):
+    with Deliverer(sweep_dir, TrackingConfig(name="off", uri=None, experiment="lab"), interval_s=0.01):
         pass
     assert len(Outbox(sweep_dir).entries()) == 1
     assert not (tmp_path / "multirun" / "mlflow.db").exists()

@@ -167,8 +167,6 @@ def test_an_answer_that_never_comes_ends_the_round(multirun: Path, monkeypatch: 
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        tracking = TrackingConfig(
-            name="server", uri=f"http://127.0.0.1:{silent.getsockname()[1]}", experiment="lab", batched=True
-        )
+        tracking = TrackingConfig(name="server", uri=f"http://127.0.0.1:{silent.getsockname()[1]}", experiment="lab")
         with pytest.raises(TrackerUnavailable, match=r"[Tt]ime"):
             open_mirror(tracking, multirun)

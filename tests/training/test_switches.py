@@ -52,7 +52,7 @@ def test_without_reuse_every_run_trains_all_of_its_own_stages(plain: dict[str, d
 
 @pytest.mark.parametrize(
     "switched",
-    ["trainer.reuse=false", "trainer.replicas=7", "trainer.resident_mib=0", "n_workers=1", "tracking.batched=false"],
+    ["trainer.reuse=false", "trainer.replicas=7", "trainer.resident_mib=0", "n_workers=1"],
 )
 def test_no_switch_is_part_of_the_recipe(switched: str) -> None:
     assert cell_hash(compose([switched]), "data") == cell_hash(compose([]), "data")
