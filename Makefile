@@ -69,9 +69,10 @@ sync: setup ## make MLflow say what lies on disk
 test: setup lint ## lint, types and all tests with coverage
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10 $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, the layers of the imports, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 oracles: setup ## the laboratory beside exact answers: minutes   (docs/ORACLES.md)
