@@ -1,7 +1,7 @@
-"""Exact rows: trained weights and figures beside the formula on the very same samples, with no average over data.
+"""Exact rows: trained weights and metrics against the formula on the same samples, with no average over data.
 
-Theory gets the samples of the stream, the laboratory its configuration; between them lie split, plan, stages, penalties,
-stopping and evaluation.
+The formula gets the samples of the stream, the laboratory gets a configuration; between them lie split, plan, stages,
+penalties, stopping and evaluation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from src.config import Config
 from src.data.stream import Stream
-from src.oracles.cell import Floats, Measured, design, lab, measure
+from src.oracles.cell import Floats, Measured, design, lab, measure, samples_of
 from src.oracles.rows import Row, exact
 from src.oracles.theory import linear, order, priors, risks
 
@@ -36,11 +36,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "d=8, n=12+12, subspaces of 3 at 30 degrees": ("data.dim=8", "split.sizes=[12,12]", "data.rank=3", "data.angle=30"),
     "d=20, n=6+5+4, shift .7": ("split.parts=3", "split.sizes=[6,5,4]", "data.target_shift=0.7"),
 }
-"""Both sides of n = d, for each stage and for the union; what `data=gaussian` can do."""
+"""Both sides of n = d, for each stage and for the union; every feature of `data=gaussian`."""
 
 
 def rows() -> Iterator[Row]:
-    """All of them."""
+    """All exact rows on linear regression and on biases."""
     for setting, overrides in SETTINGS.items():
         yield from projections(setting, overrides)
     yield from warm_starts()
@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
 
 
 def parts_of(stream: Stream) -> list[tuple[Floats, Floats]]:
-    """The training samples of every data set."""
+    """Inputs and targets of every data set."""
     return [design(part) for part in stream.train]
 
 
@@ -67,6 +67,7 @@ def _starts(cell: Measured) -> list[Floats]:
 
 
 def setting_of(cell: Measured, text: str) -> str:
+    """The setting, marked if a stage did not converge."""
     return f"{text}; NOT CONVERGED" if cell.unconverged else text
 
 
@@ -88,7 +89,7 @@ def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
 
 
 def warm_starts() -> Iterator[Row]:
-    """A start inside the row space, or a union of rank d, forgets where it came from; so do chunks one by one."""
+    """Warm starts end where cold starts do if they start in the row space or the union has rank d; chunks in sequence."""
     for setting, sizes in (("d=20, n=60+40", "[60,40]"), ("d=20, n=8+6", "[8,6]")):
         overrides = (f"split.sizes={sizes}", "arch.init=default", "data.target_shift=0.7")
         regimes = ["combined", "warm_start", *(["shrink_perturb"] if "60" in sizes else [])]
@@ -98,60 +99,50 @@ def warm_starts() -> Iterator[Row]:
             yield exact(name, setting_of(cell, setting), cell.weights("combined"), cell.weights(regime))
     cell = measure(lab("split.sizes=[12,12]", regimes="{chunked:{n_chunks:3}}", seeds=SEEDS))
     label = "chunked(n_chunks=3)"
-    chunks = [[samples_of_stage(cell, label, stage, k) for stage in range(3)] for k in range(len(SEEDS))]
-    for k, seed in enumerate(cell.seeds):  # the three pieces are all of the union, each sample once
+    chunks = [[samples_of(cell.nodes(label, stage)[k]) for stage in range(3)] for k in range(len(SEEDS))]
+    for k, seed in enumerate(cell.seeds):  # the three chunks partition the union
         whole = np.sort(np.concatenate([y for _, y in chunks[k]]))
         assert np.array_equal(whole, np.sort(np.concatenate([y for _, y in parts_of(cell.streams[seed])])))
     weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
     yield exact("projection: chunked", setting_of(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
 
 
-def samples_of_stage(cell: Measured, regime: str, stage: int, k: int) -> tuple[Floats, Floats]:
-    """Inputs and targets of one stage of the k-th seed."""
-    from src.oracles.cell import samples_of
-
-    return samples_of(cell.nodes(regime, stage)[k])
-
-
 def too_low_a_rate() -> Iterator[Row]:
-    """After T steps (1 - eta l)^T of the error along an eigenvalue l is left: stages that stop too early."""
+    """Stages that stop too early: after T steps (1 - eta l)^T of the error along an eigenvalue l remains."""
     for factor in (1.0, 0.1):
         overrides = ("split.sizes=[30,12]", "stopping=epochs", "stopping.epochs=25", "optimizer.lr=0.02")
         regime = "sequential" if factor == 1 else "{sequential:{lr_factor:0.1}}"
-        cell = measure(
-            lab(*without_convergence(overrides), regimes=regime, seeds=SEEDS, study="linear_lab"), accuracy=None
-        )
+        cell = measure(lab(*without_convergence(overrides), regimes=regime, seeds=SEEDS), accuracy=None)
         label = cell.config.regimes[0].label
         weights = []
         for seed in cell.seeds:
             first, second = parts_of(cell.streams[seed])
             after1 = linear.weights_after(np.zeros(20), *first, lr=0.02, n_steps=25)
             weights.append(linear.weights_after(after1, *second, lr=0.02 * factor, n_steps=25))
-        yield exact(
-            "too low a rate: 25 steps a stage", f"eta=.02, then {0.02 * factor:g}", weights, cell.weights(label)
-        )
+        setting = f"eta=.02, then {0.02 * factor:g}"
+        yield exact("too low a rate: 25 steps a stage", setting, weights, cell.weights(label))
 
 
 def without_convergence(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """Another stopping rule has none of the keys that the study sets for convergence."""
+    """The overrides without the keys that the study sets for stopping=convergence."""
     keys = ("quantity", "tolerance", "max_epochs", "check_every")
     return (*overrides, *(f"~stopping.{key}" for key in keys))
 
 
 def evaluations() -> Iterator[Row]:
-    """What result.json says of given weights: test losses and exact risks on d1, d2 and union, loss on the training data."""
+    """Metrics of result.json: test losses and exact risks on d1, d2 and union, loss on the training data."""
     for sizes in ((12, 14), (40, 8)):
         setting = f"d=20, n={sizes[0]}+{sizes[1]}, shift 1, no noise"
         overrides = (f"split.sizes=[{sizes[0]},{sizes[1]}]", "data.target_shift=1", "data.noise=0")
         cell = measure(lab(*overrides, regimes="sequential,combined", seeds=SEEDS))
         for regime in ("sequential", "combined"):
             seeds = zip(cell.weights(regime), (cell.streams[seed] for seed in cell.seeds), strict=True)
-            each = [_figures(weights, stream) for weights, stream in seeds]
+            each = [_metrics(weights, stream) for weights, stream in seeds]
             for name in each[0]:
                 yield exact(f"{name} of {regime}", setting, [own[name] for own in each], cell.metric(regime, name))
 
 
-def _figures(weights: Floats, stream: Stream) -> dict[str, float]:
+def _metrics(weights: Floats, stream: Stream) -> dict[str, float]:
     """The metrics of weights [d] by their definitions, from noiseless held-out inputs and the true weights."""
     assert stream.populations is not None
     held_out, _ = design(stream.test.pools[0])
@@ -159,31 +150,26 @@ def _figures(weights: Floats, stream: Stream) -> dict[str, float]:
     sizes = np.array([len(part) for part in stream.train])
     of_each = {"loss": [float(np.mean((held_out @ gap) ** 2)) for gap in gaps]}
     of_each["excess_risk"] = [float(gap @ gap) for gap in gaps]
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, (first, second) in of_each.items():
         union = float(sizes @ np.array([first, second]) / sizes.sum())
-        figures |= {f"test/d1/{name}": first, f"test/d2/{name}": second, f"test/union/{name}": union}
+        metrics |= {f"test/d1/{name}": first, f"test/d2/{name}": second, f"test/union/{name}": union}
     residuals = [inputs @ weights - targets for inputs, targets in parts_of(stream)]
-    figures["train/union/loss"] = float(np.mean(np.concatenate(residuals) ** 2))
-    return figures
+    metrics["train/union/loss"] = float(np.mean(np.concatenate(residuals) ** 2))
+    return metrics
+
+
+def bias_descent(epochs: int) -> tuple[str, ...]:
+    """Overrides of SGD, one sample a step, on (b - c_i)^2 of a bias alone."""
+    words = ("data.dim=1", "data.covariances=[[[0]],[[0]]]", "arch.bias=true", "data.noise=1", "optimizer.batch_size=1")
+    return without_convergence((*words, "stopping=epochs", f"stopping.epochs={epochs}"))
 
 
 def orders() -> Iterator[Row]:
-    """SGD, one sample a step, on (b - c_i)^2 of a bias alone: one epoch in the plan's own order, shuffled and in blocks."""
-    overrides = (
-        "data.dim=1",
-        "data.covariances=[[[0]],[[0]]]",
-        "arch.bias=true",
-        "split.sizes=[9,6]",
-        "data.noise=1",
-        "optimizer.batch_size=1",
-        "optimizer.lr=0.07",
-        "stopping=epochs",
-    )
-    for regime, epochs, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
-        words = without_convergence((*overrides, f"stopping.epochs={epochs}"))
+    """One epoch of SGD on a bias in the plan's own order, shuffled and in blocks."""
+    for regime, repeats, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
+        words = (*bias_descent(repeats), "split.sizes=[9,6]", "optimizer.lr=0.07")
         cell = measure(lab(*words, regimes=regime, seeds=SEEDS), accuracy=None)
-        repeats = epochs
         kept = order.retention(0.07, 2.0, repeats)
         biases = []
         for node in cell.nodes(label):
@@ -204,7 +190,7 @@ def label_shift() -> Iterator[Row]:
         cell = measure(bias_classifier(*shared, *shifted), accuracy=None)
         before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
         change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
-        expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # a constant for all classes changes nothing
+        expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # biases are defined up to a common constant
         moved = after - before
         setting = setting_of(cell, "80/10/10, then 10/70/20")
         yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
@@ -219,7 +205,7 @@ def label_shift() -> Iterator[Row]:
 
 
 def bias_classifier(*overrides: str) -> Config:
-    """Biases alone as a classifier: three classes, inputs of nothing but 0."""
+    """A classifier of three classes by its biases alone: all inputs are 0."""
     from src.config import compose
 
     words = ["data=arrays", "arch=linear", "arch.init=zero", "optimizer.batch_size=full", "optimizer.momentum=0"]
@@ -228,7 +214,7 @@ def bias_classifier(*overrides: str) -> Config:
 
 
 def files() -> Iterator[Row]:
-    """The same through the files: what result.json says, and a second regime whose first stage comes from the store."""
+    """The same through files: result.json, and a second regime whose first stage comes from the store."""
     from src.cells.run import cell_dir, run_cell, run_dir, streams_of
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Which rows check which statement of theory, so that none is left out unseen."""
+"""Which rows check which theoretical statement; a statement without rows is an error."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ STATEMENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("double descent: more data can hurt", ("claim: more data help",)),
     ("one chi-square over all Monte-Carlo rows", ("all Monte-Carlo rows",)),
 )
-"""(what theory says, how the names of its rows begin)."""
+"""(statement, prefixes of the names of its rows)."""
 
 
 def uncovered(rows: Sequence[Row]) -> list[str]:
-    """Beginnings of names that no row has."""
+    """Prefixes that match no row."""
     starts = [start for _, names in STATEMENTS for start in names]
     return [start for start in starts if not any(row.name.startswith(start) for row in rows)]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Every statement with the number of its rows and of those that pass, as Markdown."""
+    """A Markdown table of every statement with its number of rows and of passing rows."""
     assert not (missing := uncovered(rows)), missing
     lines = ["| theory | rows | pass |", "|---|---:|---:|"]
     for statement, names in STATEMENTS:

@@ -1,7 +1,7 @@
-"""Monte-Carlo rows: means over independent draws of the data beside their exact expectation.
+"""Monte Carlo rows: means over independent draws of the data against their exact expectations.
 
-Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have no variance: here
-|n - d| is at least 4 for every n that counts. One list of seeds, fixed here.
+Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have infinite variance, so
+|n - d| is at least 4 for every n that matters. The seeds are fixed here.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from src.cells.run import streams_of
 from src.oracles.cell import Floats, Measured, lab, measure
-from src.oracles.conditional import without_convergence
+from src.oracles.conditional import bias_descent, without_convergence
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
 from src.oracles.theory import boundary, noise, order, risks
 
 SEEDS = tuple(range(1000, 1512))
 ACCURACY = 1e-5
-"""Of weights: far below the standard errors here."""
+"""Error of the weights: far below the standard errors here."""
 GROUP = f"trainer.replicas={len(SEEDS)}"
 
 
@@ -52,15 +52,15 @@ SETTINGS = (
     Setting(200, 30, shift=0.3, noise=1.0),
     Setting(30, 30, shift=2.0, noise=0.0),
 )
-"""n1, n2 and N on both sides of d, in every combination that sequential and combined tell apart."""
+"""n1, n2 and N on both sides of d, in every combination that matters to sequential or combined."""
 
 
 NEAR_INTERPOLATION = (Setting(45, 45, dim=100), Setting(70, 70, dim=100))
-"""The union near N = d, where combined loses, and past it, where it wins."""
+"""The union near N = d, where combined loses, and beyond it, where combined wins."""
 
 
 def rows() -> Iterator[Row]:
-    """All of them, the chi-square over all last."""
+    """All Monte Carlo rows; the joint chi-square is the last."""
     deviations: list[tuple[float, int]] = []
     for found, deviation in cells():
         yield from found
@@ -69,7 +69,7 @@ def rows() -> Iterator[Row]:
 
 
 def cells() -> Iterator[tuple[list[Row], tuple[float, int]]]:
-    """The rows of each cell, and how far they are from theory together; cells share no sample."""
+    """The rows of each cell with their joint deviation from theory; cells share no samples."""
     for number, setting in enumerate(SETTINGS):
         yield two_data_sets(setting, block=number)
     n = len(SETTINGS)
@@ -111,10 +111,7 @@ def two_data_sets(setting: Setting, block: int = 0) -> tuple[list[Row], tuple[fl
     )
     config = lab(*overrides, GROUP, regimes="sequential,combined,d1_only", seeds=seeds_of(block))
     cell = measure(config, accuracy=ACCURACY)
-    sequential, combined = (
-        cell.metric("sequential", "test/d2/excess_risk"),
-        cell.metric("combined", "test/d2/excess_risk"),
-    )
+    sequential, combined = (cell.metric(regime, "test/d2/excess_risk") for regime in ("sequential", "combined"))
     one = risks.one_stage_risk(d, n1, noise=s2, initial=1.0)
     named = [("one stage", one, cell.metric("d1_only", "test/d1/excess_risk"))]
     judges: tuple[risks.Judge, ...] = ("d2", "d1") if shift else ("d2",)
@@ -122,7 +119,7 @@ def two_data_sets(setting: Setting, block: int = 0) -> tuple[list[Row], tuple[fl
         for regime, risk in (("sequential", risks.sequential_risk), ("combined", risks.combined_risk)):
             theory = risk(d, n1, n2, noise=s2, initial=1.0, shift=shift, judge=judge)
             named.append((f"{regime} on {judge}", theory, cell.metric(regime, f"test/{judge}/excess_risk")))
-    # where data without noise fix the weights, risks have no spread, and the exact rows have said it all
+    # noiseless data that determine the weights leave no variance; the exact rows cover them
     kept = [(name, theory, values) for name, theory, values in named if values.std() > ACCURACY]
     found, deviation = _joined(kept, setting.text, cell)
     gap = boundary.risk_difference(d, n1, n2, noise=s2, shift=shift, initial=1.0)
@@ -164,7 +161,7 @@ def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float,
         "split.sizes=[4,4]",
         "stopping=epochs",
         "stopping.epochs=1",
-        "optimizer.lr=1e-30",  # weights that stay where they are, at 0
+        "optimizer.lr=1e-30",  # the weights stay at 0
         GROUP,
     )
     cell = measure(lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
@@ -199,25 +196,11 @@ def gradient_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
 
 
 def long_run(repeats: int, block: int) -> tuple[list[Row], tuple[float, int]]:
-    """SGD on a bias, one sample a step, each `repeats` times in a row: the spread of its end, s2 (1-q^m)/(1+q^m)."""
-    words = (
-        "data.dim=1",
-        "data.covariances=[[[0]],[[0]]]",
-        "arch.bias=true",
-        "split.sizes=[30,30]",
-        "data.noise=1",
-        "optimizer.batch_size=1",
-        "optimizer.lr=0.1",
-        "stopping=epochs",
-        f"stopping.epochs={repeats}",
-        GROUP,
-    )
+    """SGD on a bias, one sample a step, each `repeats` times in a row: the variance of its end, s2 (1-q^m)/(1+q^m)."""
+    words = (*bias_descent(repeats), "split.sizes=[30,30]", "optimizer.lr=0.1", GROUP)
     regime = "combined" if repeats == 1 else f"{{blocks:{{repeats:{repeats}}}}}"
-    config = lab(*without_convergence(words), regimes=regime, seeds=seeds_of(block))
-    cell = measure(config, accuracy=None)
-    kept = order.retention(0.1, 2.0, repeats)
+    cell = measure(lab(*words, regimes=regime, seeds=seeds_of(block)), accuracy=None)
     ends = cell.weights(cell.config.regimes[0].label, name="head.bias")[:, 0]
-    theory = order.long_run_variance(1.0, kept)
-    return _joined(
-        [("long-run variance of SGD", theory, ends**2)], f"eta a=.2, each sample {repeats} times in a row", cell
-    )
+    theory = order.long_run_variance(1.0, order.retention(0.1, 2.0, repeats))
+    setting = f"eta a=.2, each sample {repeats} times in a row"
+    return _joined([("long-run variance of SGD", theory, ends**2)], setting, cell)

@@ -1,5 +1,5 @@
-"""Exact rows on quadratic losses with given Hessians: where regimes and penalties end, the path of stage 2, and what a larger
-weight on Dataset 1 does to its loss (there a loss that is no quadratic, too)."""
+"""Exact rows on quadratic losses with given Hessians: where regimes and penalties end, the path of stage 2, and the effect of
+a larger weight on Dataset 1 (for a cross entropy as well)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SKEW, SECOND = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[0.4, -0.2], [-0.2,
 
 
 def rows() -> Iterator[Row]:
-    """All of them."""
+    """All exact rows on quadratic losses."""
     yield from optima()
     yield from path()
     yield from held_back()
@@ -30,7 +30,7 @@ def rows() -> Iterator[Row]:
 
 
 def each(end: Floats) -> Floats:
-    """One end for every seed, [seeds, d]."""
+    """The same end for every seed, [seeds, d]."""
     return np.tile(end, (len(SEEDS), 1))
 
 
@@ -70,9 +70,8 @@ def path() -> Iterator[Row]:
     setting = f"Hessians I and full; {n_steps} steps against the flow"
     yield exact("path of stage 2", setting, np.tile(flow, (len(SEEDS), 1, 1)), found, tolerance=0.01)
     best = quadratic.combined_optimum([2 * np.eye(2), 2 * SECOND], list(OPTIMA), (30, 10))
-    least = quadratic.path_distance(2 * SECOND, OPTIMA[1], OPTIMA[0], best, n_grid=400) * np.linalg.norm(
-        OPTIMA[0] - OPTIMA[1]
-    )
+    span = np.linalg.norm(OPTIMA[0] - OPTIMA[1])
+    least = span * quadratic.path_distance(2 * SECOND, OPTIMA[1], OPTIMA[0], best, n_grid=400)
     gaps = np.linalg.norm(found - best, axis=2).min(axis=1)
     at_times = float(np.linalg.norm(flow - best, axis=1).min())
     assert at_times >= least, "no point of the path is nearer than its nearest"
@@ -104,10 +103,8 @@ def held_back() -> Iterator[Row]:
             yield exact(f"penalty: {label}", setting, each(end), cell.weights(label))
         end = quadratic.ewc_optimum(hessian, OPTIMA[1], OPTIMA[0], np.eye(2), 0.7)
         yield exact("penalty: l2_sp(strength=0.7)", setting, each(end), cell.weights("l2_sp(strength=0.7)"))
-        combined, best = (
-            cell.weights("combined"),
-            quadratic.combined_optimum([2 * first, hessian], list(OPTIMA), (30, 10)),
-        )
+        combined = cell.weights("combined")
+        best = quadratic.combined_optimum([2 * first, hessian], list(OPTIMA), (30, 10))
         yield exact("ewc with the full H1 = combined", setting, combined, cell.weights("ewc(full=True)"))
         if is_diagonal:
             yield exact("ewc with the diagonal of H1 = combined", setting, combined, cell.weights("ewc"))

@@ -1,4 +1,4 @@
-"""One line of the table of oracles: what theory says, what the laboratory measured, and whether they agree."""
+"""A row of the table of oracles: the theoretical value, the measured value, and whether they agree."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 TOLERANCE = 1e-6
-"""Relative error up to which an exact row agrees."""
+"""Largest relative error of an exact row that passes."""
 MAX_Z = 4.0
-"""Standard errors up to which a Monte-Carlo row agrees."""
+"""Largest |z| of a Monte Carlo row that passes."""
 CHI_SQUARE_LEVEL = 1e-4
-"""All Monte-Carlo rows together may be so improbable, on either side: too far from theory, or too close to it."""
+"""Smallest tail probability, on either side, of the joint test of all Monte Carlo rows."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
-    """`error`: the standard error of `measured` (None: an exact row). `score`: its z, or the relative error."""
+    """A check. `score`: z of a Monte Carlo row, p-value of a verdict, relative error of an exact row."""
 
     name: str
     setting: str
@@ -31,7 +31,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row as texts, in the order of `HEADINGS`."""
+        """The cells of the row in the order of `HEADINGS`."""
         score = f"z {self.score:+.2f}" if self.kind == "Monte Carlo" else f"{self.score:.1e}"
         shown = "-" if math.isnan(self.score) else score
         return (self.name, self.setting, self.theory, self.measured, shown, "pass" if self.passed else "FAIL")
@@ -41,22 +41,15 @@ HEADINGS = ("what", "setting", "theory", "measured", "z or relative error", "")
 
 
 def exact(name: str, setting: str, theory: npt.ArrayLike, measured: npt.ArrayLike, tolerance: float = TOLERANCE) -> Row:
-    """The largest deviation of any number from theory, over the largest number of theory; shown are the two norms' means.
+    """Checks that arrays [seeds, ...] agree: the score is the largest deviation over the largest theoretical value.
 
-    Arrays of equal shape [seeds, ...]. Figures that are not finite fail.
+    Values that are not finite fail.
     """
     expected, found = np.asarray(theory, np.float64), np.asarray(measured, np.float64)
     assert expected.shape == found.shape, (name, expected.shape, found.shape)
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
-    return Row(
-        name=name,
-        setting=setting,
-        theory=_shown(expected),
-        measured=_shown(found),
-        score=error,
-        passed=math.isfinite(error) and error <= tolerance,
-        kind="exact",
-    )
+    passed = math.isfinite(error) and error <= tolerance
+    return Row(name, setting, _text(expected), _text(found), error, passed, "exact")
 
 
 def apart(
@@ -68,7 +61,7 @@ def apart(
     least: float,
     tolerance: float = TOLERANCE,
 ) -> Row:
-    """Two things must differ: a gap as theory has it, [seeds] or [seeds, d], and of no seed shorter than `least`."""
+    """Checks that a gap [seeds] or [seeds, d] agrees with theory and is at least `least` long for every seed."""
     row = exact(name, setting, theory, measured, tolerance)
     gaps = np.asarray(measured, np.float64)
     lengths = np.abs(gaps) if gaps.ndim == 1 else np.linalg.norm(gaps, axis=-1)
@@ -76,50 +69,32 @@ def apart(
 
 
 def never_rises(name: str, setting: str, values: npt.ArrayLike) -> Row:
-    """Each seed's values [seeds, steps] do not rise from step to step; the score is the largest rise, over the largest value."""
+    """Checks that no seed's values [seeds, steps] rise: the score is the largest rise over the largest value."""
     found = np.asarray(values, np.float64)
     rise = float(max(np.diff(found, axis=1).max() / np.abs(found).max(), 0.0))
-    shown = f"{found[:, 0].mean():.4g} to {found[:, -1].mean():.4g}"
-    return Row(
-        name=name,
-        setting=setting,
-        theory="does not rise",
-        measured=shown,
-        score=rise,
-        passed=bool(np.isfinite(found).all()) and rise <= 1e-9,
-        kind="exact",
-    )
+    range_text = f"{found[:, 0].mean():.4g} to {found[:, -1].mean():.4g}"
+    passed = bool(np.isfinite(found).all()) and rise <= 1e-9
+    return Row(name, setting, "does not rise", range_text, rise, passed, "exact")
 
 
-def _shown(values: npt.NDArray[np.float64]) -> str:
-    """A number, or the mean length of vectors."""
-    if values.ndim < 2:
-        return f"{values.mean():.6g}"
-    return f"|w| {np.linalg.norm(values, axis=-1).mean():.6g}"
+def _text(values: npt.NDArray[np.float64]) -> str:
+    """The mean of numbers, or the mean length of vectors."""
+    return f"{values.mean():.6g}" if values.ndim < 2 else f"|w| {np.linalg.norm(values, axis=-1).mean():.6g}"
 
 
 def monte_carlo(name: str, setting: str, theory: float, values: npt.ArrayLike) -> Row:
-    """The mean of independent `values` [seeds] against its expectation."""
+    """Checks the mean of independent `values` [seeds] against its expectation."""
     drawn = np.asarray(values, np.float64)
     mean, error = float(drawn.mean()), float(drawn.std(ddof=1) / math.sqrt(len(drawn)))
     z = (mean - theory) / error
-    shown = f"{mean:.4g} ± {error:.2g}"
-    return Row(
-        name=name,
-        setting=setting,
-        theory=f"{theory:.4g}",
-        measured=shown,
-        score=z,
-        passed=abs(z) < MAX_Z,
-        kind="Monte Carlo",
-    )
+    return Row(name, setting, f"{theory:.4g}", f"{mean:.4g} ± {error:.2g}", z, abs(z) < MAX_Z, "Monte Carlo")
 
 
 def joint_deviation(theory: npt.ArrayLike, values: npt.ArrayLike) -> tuple[float, int]:
-    """How far several means of the same seeds are from theory together, as (chi-square, degrees of freedom).
+    """Joint deviation of k means over the same seeds from theory, as (chi-square, degrees of freedom).
 
-    `theory` [k], `values` [seeds, k]: rows of one cell share their data, so their z do not add up; Hotelling's T^2 allows
-    for their correlation. Its F distribution is mapped to the chi-square of the same tail probability.
+    `theory` [k], `values` [seeds, k]. Rows of one cell share their data, so Hotelling's T^2 accounts for their correlation;
+    its F distribution is mapped to the chi-square of the same tail probability.
     """
     from scipy.stats import chi2, f
 
@@ -134,17 +109,17 @@ def joint_deviation(theory: npt.ArrayLike, values: npt.ArrayLike) -> tuple[float
 
 
 def chi_square(deviations: Sequence[tuple[float, int]]) -> Row:
-    """One test over all Monte-Carlo rows: the sum of the cells' chi-squares, cells being independent."""
+    """Tests all Monte Carlo rows together: sums the chi-squares of the independent cells."""
     from scipy.stats import chi2
 
     total, freedom = sum(value for value, _ in deviations), sum(k for _, k in deviations)
     below, above = float(chi2.cdf(total, freedom)), float(chi2.sf(total, freedom))
     return Row(
-        name="all Monte-Carlo rows together",
-        setting=f"chi-square, {freedom} degrees of freedom",
-        theory=f"{freedom} ± {math.sqrt(2 * freedom):.1f}",
-        measured=f"{total:.1f}, p = {above:.3f}",
-        score=(total - freedom) / math.sqrt(2 * freedom),
-        passed=min(below, above) > CHI_SQUARE_LEVEL,
-        kind="Monte Carlo",
+        "all Monte-Carlo rows together",
+        f"chi-square, {freedom} degrees of freedom",
+        f"{freedom} ± {math.sqrt(2 * freedom):.1f}",
+        f"{total:.1f}, p = {above:.3f}",
+        (total - freedom) / math.sqrt(2 * freedom),
+        min(below, above) > CHI_SQUARE_LEVEL,
+        "Monte Carlo",
     )

@@ -1,4 +1,4 @@
-"""Claims that theory says fail: the studies of conf/study where the machinery of verdicts must answer *refuted*."""
+"""Claims that fail in theory: studies of conf/study where the verdict must be *refuted*, each beside one that holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALPHA = 0.05
 
 
 def rows() -> Iterator[Row]:
-    """All of them, each beside a case where the same claim holds."""
+    """All verdict rows."""
     yield combined_wins(45, "refuted")
     yield combined_wins(140, "supported")
     yield more_data_helps((4, 12, 16), "refuted")
@@ -29,43 +29,31 @@ def rows() -> Iterator[Row]:
 
 
 def _row(name: str, setting: str, expected: Verdict, found: Verdict, text: str, p: float | None) -> Row:
-    return Row(
-        name=f"claim: {name}",
-        setting=setting,
-        theory=expected,
-        measured=f"{found}: {text}",
-        score=np.nan if p is None else p,
-        passed=found == expected,
-        kind="verdict",
-    )
+    score = np.nan if p is None else p
+    return Row(f"claim: {name}", setting, expected, f"{found}: {text}", score, found == expected, "verdict")
 
 
-def _of(judgement: Judgement) -> str:
-    ends = (
-        ""
-        if judgement.ci_low is None or judgement.ci_high is None
-        else f" [{judgement.ci_low:.3g}, {judgement.ci_high:.3g}]"
-    )
-    return f"{judgement.effect:.3g}{ends}, n = {judgement.n}"
+def _text(judgement: Judgement) -> str:
+    low, high = judgement.ci_low, judgement.ci_high
+    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+    return f"{judgement.effect:.3g}{interval}, n = {judgement.n}"
 
 
 def combined_wins(n: int, expected: Verdict) -> Row:
     """Sequential minus combined, excess risk on union: positive if combined wins."""
-    regimes = "sequential,combined"
-    cell = measure(
-        lab(f"split.sizes=[{n},{n}]", "data.n_samples=600", regimes=regimes, seeds=N_SEEDS, study="near_interpolation"),
-        accuracy=ACCURACY,
-    )
+    overrides = (f"split.sizes=[{n},{n}]", "data.n_samples=600")
+    config = lab(*overrides, regimes="sequential,combined", seeds=N_SEEDS, study="near_interpolation")
+    cell = measure(config, accuracy=ACCURACY)
     found = [cell.metric(regime, "test/union/excess_risk") for regime in ("sequential", "combined")]
     judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
-    theory = risks.combined_risk(100, n, n, noise=0.25, initial=1.0)
-    one_by_one = risks.sequential_risk(100, n, n, noise=0.25, initial=1.0)
-    setting = f"near_interpolation, n={n}+{n}, d=100: theory {one_by_one:.3g} - {theory:.3g}"
-    return _row("combined wins i.i.d.", setting, expected, judgement.verdict, _of(judgement), judgement.p)
+    combined = risks.combined_risk(100, n, n, noise=0.25, initial=1.0)
+    sequential = risks.sequential_risk(100, n, n, noise=0.25, initial=1.0)
+    setting = f"near_interpolation, n={n}+{n}, d=100: theory {sequential:.3g} - {combined:.3g}"
+    return _row("combined wins i.i.d.", setting, expected, judgement.verdict, _text(judgement), judgement.p)
 
 
 def _trend(name: str, setting: str, expected: Verdict, values: Floats) -> Row:
-    """A predicted rise over conditions, `values` [seeds, conditions]: refuted where a step certainly falls."""
+    """A predicted rise over conditions, `values` [seeds, conditions]: refuted where a step falls significantly."""
     trend = increasing_trend(values)
     falls = min(trend.drop_p) <= ALPHA
     found: Verdict = "refuted" if falls else ("supported" if trend.p <= ALPHA else "inconclusive")
@@ -98,18 +86,13 @@ def more_different_forgets_more(angles: tuple[int, ...], expected: Verdict) -> R
 
 def replay_preserves(study: str, expected: Verdict) -> Row:
     """Sequential's excess risk on d1 minus replay's: positive if replay keeps Dataset 1 from being forgotten."""
-    overrides = (
-        ()
-        if study == "replay_counterexample"
-        else ("split.sizes=[4,4]", "data.noise=0", "optimizer.lr=0.03", "stopping.tolerance=1e-5")
-    )
+    plain = ("split.sizes=[4,4]", "data.noise=0", "optimizer.lr=0.03", "stopping.tolerance=1e-5")
+    overrides = () if study == "replay_counterexample" else plain
     config = lab(*overrides, regimes="sequential,{replay:{share:0.5}}", seeds=N_SEEDS, study=study)
-    cell = measure(
-        config, accuracy=None
-    )  # each update replays other samples: the mean Hessian says nothing of the rate
+    cell = measure(config, accuracy=None)  # updates replay different samples, so the mean Hessian does not set the rate
     assert not cell.unconverged, study
     labels = [regime.label for regime in config.regimes]
     found = [cell.metric(label, "test/d1/excess_risk") for label in labels]
     judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
     setting = study if study != "linear_lab" else "d=20, n=4+4, no noise"
-    return _row("replay preserves", setting, expected, judgement.verdict, _of(judgement), judgement.p)
+    return _row("replay preserves", setting, expected, judgement.verdict, _text(judgement), judgement.p)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import wrightomega
 
 from src.oracles.theory.validity import Array, require, require_count, require_nonnegative, vector
 
@@ -39,19 +40,12 @@ def absent_class_growth(n_present: int) -> float:
 def absent_class_probability(start: float, time: float, n_present: int) -> float:
     """p of a class absent from the data after bias-only gradient flow of the mean cross-entropy for `time` = eta t.
 
-    The m = `n_present` other classes are equally frequent and begin equally likely; `start` = p(0) in (0, 1). The exact solution
-    of d(1/p)/dt = (1 - p)(1 + 1/m): with v = 1/p - 1, v + log v grows linearly at rate 1 + 1/m. Derivation: the absent bias
-    falls at rate p, each other one rises at rate p/m. Descent with small steps follows it.
+    The m = `n_present` other classes are equally frequent and start equally likely; `start` = p(0) in (0, 1). Solves
+    d(1/p)/dt = (1 - p)(1 + 1/m) exactly: with v = 1/p - 1, v + log v grows linearly at rate 1 + 1/m. Derivation: the
+    absent bias falls at rate p, each other one rises at rate p/m. Descent with small steps follows this flow.
     """
     require(0 < start < 1, "start", start, "must lie strictly between 0 and 1")
     require_nonnegative("time", time)
     v0 = (1.0 - start) / start
     level = v0 + math.log(v0) + absent_class_growth(n_present) * time
-    # Newton on exp(u) + u = level, u = log v: convex, begun right of the root, so it falls to it monotonically.
-    u = math.log(level) if level > 1 else level
-    for _ in range(100):
-        step = (math.exp(u) + u - level) / (math.exp(u) + 1.0)
-        u -= step
-        if abs(step) <= 1e-15 * max(1.0, abs(u)):
-            break
-    return 1.0 / (1.0 + math.exp(u))
+    return float(1.0 / (1.0 + wrightomega(level)))  # Wright's omega solves v + log v = level

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
 
 from src.oracles.theory.linear import combined_weights, sequential_weights
 from src.oracles.theory.validity import Array, require, require_nonnegative, symmetric, vector
@@ -98,7 +99,7 @@ def path_distance(
 
     0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined optimum
     lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic grid of times,
-    both ends included, then by golden section around every local minimum; valid for start != optimum, H_2 not 0.
+    both ends included, then by Brent's method around every local minimum; valid for start != optimum, H_2 not 0.
     """
     end, goal = vector("optimum", optimum), vector("target", target)
     length = float(np.linalg.norm(vector("start", start, end.size) - end))
@@ -115,14 +116,10 @@ def path_distance(
     gaps = distance(grid)
     best = float(gaps.min())
     inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
-    golden = (np.sqrt(5.0) - 1.0) / 2.0
     for index in inner:
-        low, high = float(grid[index - 1]), float(grid[index + 1])
-        for _ in range(60):
-            left, right = high - golden * (high - low), low + golden * (high - low)
-            at_left, at_right = distance([left, right])
-            low, high = (low, right) if at_left <= at_right else (left, high)
-            best = min(best, float(at_left), float(at_right))
+        bounds = (float(grid[index - 1]), float(grid[index + 1]))
+        local = minimize_scalar(lambda s: float(distance(s)[0]), bounds=bounds, options={"xatol": 1e-12})
+        best = min(best, float(local.fun))
     return best / length
 
 
