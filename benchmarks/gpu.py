@@ -31,7 +31,7 @@ from src.data.sources.source import Source
 from src.data.split import load
 from src.data.stream import Stream
 from src.models.build import build_model
-from src.stopping.config import EpochsStopping
+from src.stopping.epochs import EpochsStopping
 from src.training.devices import place_of
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
@@ -164,7 +164,7 @@ def side_by_side(pictures: Path, given: dict[str, str]) -> dict[str, int]:
                 rows.append([arch, str(n), "does not fit", "", ""])
                 break
             medians[n] = statistics.median(figures)
-            steps = config.stopping.epochs if isinstance(config.stopping, EpochsStopping) else 1
+            steps = config.stopping.amount
             models = medians[n] / (steps * int(given["steps"]))
             rows.append(
                 [arch, str(n), spread(figures, 0), f"{models:,.2f}", f"{medians[n] / next(iter(medians.values())):.2f}"]

@@ -21,7 +21,10 @@ from src.evaluation import metrics
 from src.io import digest
 from src.oracles import conditional, montecarlo, quadratics
 from src.oracles.rows import Row
-from src.training import budget, execute, plan, stopping
+from src.stopping.convergence import ConvergenceStopping
+from src.stopping.length import Length, StageSize
+from src.stopping.rule import StoppingVerdict
+from src.training import execute, plan
 from src.training.penalties import penalties
 
 Mutation = AbstractContextManager[Any]
@@ -60,24 +63,22 @@ def fresh_starts() -> Mutation:
 
 def early_convergence() -> Mutation:
     """Convergence is declared at a tolerance ten thousand times the one that was asked for."""
-    original = stopping.ConvergenceRule.after_epoch
+    original = ConvergenceStopping.after_epoch
 
-    def after_epoch(self: stopping.ConvergenceRule, epoch: int, running: Sequence[int]) -> dict[int, stopping.Verdict]:
-        figures = self.figure
-        with patch.object(self, "figure", lambda: [figure / 1e4 for figure in figures()]):
-            return original(self, epoch, running)
+    def after_epoch(rule: ConvergenceStopping, epoch: int, value: float, best: int | None) -> StoppingVerdict | None:
+        return original(rule, epoch, value / 1e4, best)
 
-    return patch.object(stopping.ConvergenceRule, "after_epoch", after_epoch)
+    return patch.object(ConvergenceStopping, "after_epoch", after_epoch)
 
 
 def one_step_too_many() -> Mutation:
     """A stage of E passes makes one update more."""
-    original = budget._of_passes
+    original = StageSize.passes
 
-    def passes(stage: budget.StageSize, batch_size: int, n_passes: float) -> budget.Length:
+    def passes(stage: StageSize, batch_size: int | str, n_passes: float) -> Length:
         return original(stage, batch_size, n_passes + 1)
 
-    return patch.object(budget, "_of_passes", passes)
+    return patch.object(StageSize, "passes", passes)
 
 
 def doubled_penalty() -> Mutation:

@@ -97,7 +97,7 @@ def ours(config: Config, epochs: int, place: Place, n_models: int) -> float:
     """Seconds of one fit of a group of `n_models` combined stages."""
     from dataclasses import replace
 
-    from src.stopping.config import EpochsStopping
+    from src.stopping.epochs import EpochsStopping
 
     config = replace(config, stopping=EpochsStopping(name="epochs", epochs=epochs))
     factory = streams_of(config)

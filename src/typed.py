@@ -55,13 +55,18 @@ def build(cls: type[T], given: object, key: str) -> T:
 
 def build_named(variants: Sequence[type[T]], given: object, key: str) -> T:
     """An instance of the one of `variants` whose `name` admits the given name (a union told apart by its name)."""
+    by_name = {name: cls for cls in variants for name in get_args(hints_of(cls)["name"])}  # type: ignore[arg-type]
+    return build_variant(by_name, given, key)
+
+
+def build_variant(catalog: Mapping[str, type[T]], given: object, key: str) -> T:
+    """An instance of the variant that `given["name"]` names in the catalog."""
     if not isinstance(given, Mapping) or "name" not in given:
         raise ConfigError(key, given, f"must name one of the files of conf/{key}/")
-    by_name = {name: cls for cls in variants for name in get_args(hints_of(cls)["name"])}  # type: ignore[arg-type]
     name = given["name"]
-    if name not in by_name:
-        raise ConfigError(f"{key}.name", name, f"unknown; {did_you_mean(str(name), list(by_name))}")
-    return build(by_name[name], given, key)
+    if name not in catalog:
+        raise ConfigError(f"{key}.name", name, f"unknown; {did_you_mean(str(name), list(catalog))}")
+    return build(catalog[name], given, key)
 
 
 def _describe(hint: Any) -> str:

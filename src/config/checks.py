@@ -7,8 +7,7 @@ import re
 
 from src.config.schema import Config, SlurmLauncher
 from src.data.config import GaussianData, SplitConfig
-from src.errors import ConfigError, did_you_mean
-from src.stopping.config import BudgetStopping, EarlyStopping, StoppingConfig
+from src.errors import ConfigError
 from src.urls import without_password
 
 
@@ -18,18 +17,15 @@ def check(config: Config) -> None:
 
     check_arch(config.arch)
     _check_split(config.split)
-    _check_stopping(config.stopping, config.split)
     optimizer = config.optimizer
     if optimizer.name != "sgd" and optimizer.momentum:
         raise ConfigError("optimizer.momentum", optimizer.momentum, f"has no effect with optimizer={optimizer.name}")
-    stopping = config.stopping
     regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
     if regression and config.loss != "mse":
         raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
     if isinstance(config.data, GaussianData):
         _check_gaussian(config.data, config.split)
-    if regression and isinstance(stopping, EarlyStopping) and stopping.monitor == "accuracy":
-        raise ConfigError("stopping.monitor", "accuracy", "is undefined for a regression; take stopping.monitor=loss")
+    config.stopping.check(config.split.dataset_sizes(), is_regression=regression)
     if len(set(config.augment)) < len(config.augment):
         raise ConfigError("augment", list(config.augment), "names one twice; leave it out")
     uri, password = without_password(config.tracking.uri or "")
@@ -156,24 +152,3 @@ def _check_split(split: SplitConfig) -> None:
         raise ConfigError("split.shift.amount", shift.amount, f"is a share with kind={shift.kind}: at most 1")
     if shift.kind == "rotate" and shift.amount > 360:
         raise ConfigError("split.shift.amount", shift.amount, "is in degrees: at most 360")
-
-
-def _check_stopping(stopping: StoppingConfig, split: SplitConfig) -> None:
-    if isinstance(stopping, BudgetStopping):
-        amounts = {name: getattr(stopping, name) for name in ("epochs", "updates", "samples", "updates_per_part")}
-        given = {name: amount for name, amount in amounts.items() if amount is not None}
-        if len(given) != 1:
-            problem = f"stopping=budget takes exactly one of {', '.join(f'stopping.{name}' for name in amounts)}"
-            raise ConfigError("stopping", given, problem)
-        unit = next(iter(given)).removesuffix("_per_part")
-        if stopping.match in ("epochs", "marginal") and unit != "epochs":
-            fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or match={unit}"
-            raise ConfigError("stopping.match", stopping.match, fix)
-        if unit != "epochs" and stopping.match != unit:
-            raise ConfigError("stopping.match", stopping.match, f"contradicts stopping.{unit}; set match={unit}")
-        if stopping.match == "marginal" and split.dataset_sizes()[1] == 0:
-            raise ConfigError("stopping.match", "marginal", "needs a Dataset 2 that is not empty")
-    if isinstance(stopping, EarlyStopping):
-        sets = ["own", "union"] + [f"d{k + 1}" for k, n in enumerate(split.dataset_sizes()) if n]
-        if stopping.monitor_on not in sets:
-            raise ConfigError("stopping.monitor_on", stopping.monitor_on, did_you_mean(stopping.monitor_on, sets))

@@ -17,7 +17,8 @@ from src.errors import ConfigError, did_you_mean
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
-from src.typed import build, build_named, convert, hints_of
+from src.stopping.catalog import STOPPING_RULES
+from src.typed import build, build_named, build_variant, convert, hints_of
 
 CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
@@ -60,7 +61,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
-    for name in ("data", "arch", "stopping", "launcher"):
+    values["stopping"] = build_variant(STOPPING_RULES, given["stopping"], "stopping")
+    for name in ("data", "arch", "launcher"):
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
     for name in ("split", "optimizer", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)

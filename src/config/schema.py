@@ -11,7 +11,7 @@ from typing import Any, Literal
 from src.data.config import DEFAULT_RATIO, DataConfig, SplitConfig
 from src.models.config import ArchConfig, TorchvisionArch
 from src.regimes.config import RegimeConfig
-from src.stopping.config import BudgetStopping, EpochsStopping, StoppingConfig
+from src.stopping.rule import StoppingRule
 from src.typed import bounds
 
 
@@ -109,7 +109,7 @@ class Config:
     data: DataConfig
     arch: ArchConfig
     split: SplitConfig
-    stopping: StoppingConfig
+    stopping: StoppingRule
     optimizer: OptimizerConfig
     trainer: TrainerConfig
     tracking: TrackingConfig
@@ -154,19 +154,11 @@ class Config:
             shift_label = "none"
         else:
             shift_label = f"source:{shift.source}" if shift.kind == "source" else f"{shift.kind}:{shift.amount:g}"
-        stopping = self.stopping
-        epochs: int | str
-        if isinstance(stopping, EpochsStopping):
-            epochs = stopping.epochs
-        elif isinstance(stopping, BudgetStopping):
-            epochs = stopping.epochs if stopping.epochs is not None else "-"
-        else:
-            epochs = stopping.max_epochs
         return {
             "ratio": DEFAULT_RATIO if ratio is None else ratio,
             "imbalance": self.split.imbalance,
             "shift": shift_label,
-            "epochs": epochs,
+            "epochs": self.stopping.epochs_label,
             "arch": self.arch.name if not isinstance(self.arch, TorchvisionArch) else self.arch.model,
             "data": self.data.name,
         }

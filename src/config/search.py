@@ -11,7 +11,6 @@ from src.config.schema import Config
 from src.data.config import GaussianData
 from src.errors import ConfigError, did_you_mean
 from src.regimes.catalog import REGIMES
-from src.stopping.config import BudgetStopping, EpochsStopping
 from src.typed import bounds, build
 
 SEARCH_KEYS = ("search", "objective", "objective_direction")
@@ -138,7 +137,7 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
     unread = [regime.label for regime in config.regimes if regime.label != first]
     if unread:
         return f"would cut short {', '.join(unread)} too, which the objective does not read; take 'regimes=[{first}]'"
-    if not isinstance(stopping, EpochsStopping | BudgetStopping):
+    if not stopping.is_fixed_length:
         return (
             f"compares shares of a length, which stopping={stopping.name} leaves open; take stopping=epochs or budget"
         )

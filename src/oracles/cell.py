@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from src.cells.run import streams_of
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
-from src.stopping.config import ConvergenceStopping
+from src.stopping.convergence import ConvergenceStopping
 from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.plan import Node, Plan, Run, make_plan
@@ -141,7 +141,6 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
 def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float = 1.0) -> Config:
     """The configuration with the rate (and momentum) at which descent is fastest on these stages, and the tolerance on
     the gradient that keeps every weight within `accuracy`."""
-    assert isinstance(config.stopping, ConvergenceStopping)
     spectra = [curvatures(node) for node in nodes]
     largest = stiffness * max(float(values.max()) for values in spectra)
     smallest = min(float(values.min()) for values in spectra)
@@ -150,7 +149,8 @@ def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: flo
         high, low = np.sqrt(largest), np.sqrt(smallest)
         rate, momentum = RATE * 4 / (high + low) ** 2, ((high - low) / (high + low)) ** 2
     optimizer = dataclasses.replace(config.optimizer, lr=float(rate), momentum=float(momentum))
-    stopping = dataclasses.replace(config.stopping, quantity="gradient", tolerance=max(accuracy * smallest, 1e-14))
+    given = dataclasses.asdict(config.stopping) | {"quantity": "gradient", "tolerance": max(accuracy * smallest, 1e-14)}
+    stopping = ConvergenceStopping(**given)
     return dataclasses.replace(config, optimizer=optimizer, stopping=stopping)
 
 

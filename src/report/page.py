@@ -26,7 +26,6 @@ from src.report.maps import maps
 from src.report.style import Look, looks
 from src.report.sweep import Sweep, commands, counts, made_with, troubles
 from src.report.tables import (
-    MATCHES,
     cells_table,
     claims_table,
     costs,
@@ -160,10 +159,11 @@ def _forgetting(sweep: Sweep, verdicts: Sequence[CellVerdict], folder: Path) -> 
 
 def _ledger(sweep: Sweep, first: Sequence[CellVerdict]) -> dict[str, Any]:
     base = "combined" if "combined" in sweep.labels else next(iter(sweep.labels), "")
+    notes = {one.stopping.budgets_match_in: one.stopping.match_note for one in sweep.configs.values()}
     rows = costs(sweep.records.runs, sweep.configs, [base, *(name for name in sweep.labels if name != base)])
     return {
         "ledger": ledger_table(rows, base) if rows else None,
-        "matches_said": [MATCHES[match] for match in dict.fromkeys(row.match for row in rows)],
+        "matches_said": [notes[match] for match in dict.fromkeys(row.match for row in rows) if match in notes],
         "matches": matches_table(first, sweep.configs) if first else None,
     }
 

@@ -18,7 +18,7 @@ from src.comparison.transfer import Grid
 from src.comparison.units import unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p, overall
 from src.config import Config
-from src.stopping.config import BudgetStopping, ConvergenceStopping, EarlyStopping
+from src.stopping.catalog import match_order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,29 +104,6 @@ def too_few(verdicts: Sequence[CellVerdict]) -> str:
 # ------------------------------------------------------------------------------------------------ the fairness ledger
 
 
-def match_of(config: Config) -> str:
-    """How a cell's budgets match: ``epochs``, ``updates``, ``samples``, ``marginal``, or the rule that matches nothing."""
-    if isinstance(config.stopping, BudgetStopping):
-        return config.stopping.match
-    if isinstance(config.stopping, EarlyStopping | ConvergenceStopping):
-        return config.stopping.name
-    return "epochs"
-
-
-MATCHES = {
-    "epochs": "Budgets match in epochs: every stage makes its own passes over its own data, so sequential and combined see "
-    "equally many samples in all.",
-    "updates": "Budgets match in updates: every regime makes as many optimizer steps as sequential does in all.",
-    "samples": "Budgets match in samples: every regime sees as many samples as sequential does in all.",
-    "marginal": "Budgets match at the margin: training on Dataset 1 alone is sunk cost, and all that follows gets as many "
-    "updates as the passes over Dataset 2 take.",
-    "early_stopping": "Early stopping matches nothing: each stage trains until its validation figure stops improving, and the "
-    "columns below show what that came to.",
-    "convergence": "Training to convergence matches nothing: each stage trains until it reaches its tolerance, and the columns "
-    "below show what that came to.",
-}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """What the runs of one regime under one match took: per-run means, and the range of the ratio to the first regime."""
@@ -153,8 +130,10 @@ def costs(runs: Sequence[RunRecord], configs: Mapping[str, Config], labels: Sequ
     matches: dict[str, list[RunRecord]] = {}
     for run in runs:
         if "cost" in run.result:
-            matches.setdefault(match_of(configs[run.cell]) if run.cell in configs else "epochs", []).append(run)
-    for match, some in sorted(matches.items(), key=lambda item: list(MATCHES).index(item[0])):
+            matches.setdefault(
+                configs[run.cell].stopping.budgets_match_in if run.cell in configs else "epochs", []
+            ).append(run)
+    for match, some in sorted(matches.items(), key=lambda item: match_order(item[0])):
         cells = by_cell(some)
         for name in labels:
             mine = [run for run in some if run.regime == name]
@@ -250,7 +229,7 @@ def ledger_csv(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> str:
     for run in runs:
         if "cost" not in run.result:
             continue
-        match = match_of(configs[run.cell]) if run.cell in configs else ""
+        match = configs[run.cell].stopping.budgets_match_in if run.cell in configs else ""
         costs = [_of(run, name) for name in ("updates", "samples", "flops")]
         where = [axis_text(run.axes[name]) if name in run.axes else "" for name in names]
         own = [f"{cost:.0f}" for cost in costs]
@@ -269,8 +248,8 @@ def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]
     for verdict in in_order(verdicts):
         if verdict.cell in configs:
             key = tuple(axis_text(place(verdict, axis)) for axis in axes)
-            sides.setdefault(key, {}).setdefault(match_of(configs[verdict.cell]), verdict)
-    matches = sorted({match for of in sides.values() for match in of}, key=list(MATCHES).index)
+            sides.setdefault(key, {}).setdefault(configs[verdict.cell].stopping.budgets_match_in, verdict)
+    matches = sorted({match for of in sides.values() for match in of}, key=match_order)
     if len(matches) < 2:
         return None
     heads = [(axis, "number") for axis in axes] + [(match.replace("_", " "), "sum") for match in matches]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.data.augment import augmented, chances
 from src.data.batches import MixtureData, Positions
 from src.data.stream import Bank, Samples
-from src.training.budget import Length
+from src.stopping.length import Length
 
 Batch = tuple[Tensor, Tensor, int]
 """Inputs [R, b, ...], labels [R, b] (or targets [R, b, k]), and b over all ranks together."""

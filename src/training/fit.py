@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from src.config import Config
 from src.evaluation.metrics import Loss, sample_losses
 from src.models.structure import prefers_vmap
+from src.stopping.group import GroupStopping
+from src.stopping.rule import StoppingVerdict
 from src.training.devices import trainer_arguments
 from src.training.feed import Batch, Chunks, Feed, Place, make_feed, whole_epoch
 from src.training.module import GroupModule
@@ -24,7 +26,6 @@ from src.training.plan import Node
 from src.training.replicas import Replicas, State, make_replicas
 from src.training.result import Ledger, Progress, StageResult
 from src.training.scoring import EVALUATION_BATCH, Scorer, monitor_values
-from src.training.stopping import Verdict, make_rule
 
 UPDATES_AT_ONCE = 32
 """Updates that Lightning sees as one batch; an epoch ends a chunk early."""
@@ -76,23 +77,25 @@ def fit(
         n_done=n_done,
     )
 
-    def monitored() -> list[float]:
-        watched = [(node.monitor, node.stream) for node in nodes if node.monitor is not None]
-        quantity = getattr(config.stopping, "monitor", "loss")
-        figures = monitor_values(scorer.score(replicas), watched, quantity)
-        return figures if quantity == "loss" else [-figure for figure in figures]
+    measurement = config.stopping.measurement
 
-    def figure() -> list[float]:
-        held = penalty if first.stage.penalty.kind != "none" else None
-        return training_figure(replicas, feed, config.loss, getattr(config.stopping, "quantity", "loss"), held)
+    def measured() -> list[float]:
+        """The stopping rule's value of every model, smaller is better."""
+        assert measurement is not None
+        if measurement.data == "training":
+            held = penalty if first.stage.penalty.kind != "none" else None
+            return training_values(replicas, feed, config.loss, measurement.quantity, held)
+        monitors = [(node.monitor, node.stream) for node in nodes if node.monitor is not None]
+        values = monitor_values(scorer.score(replicas), monitors, measurement.quantity)
+        return values if measurement.quantity == "loss" else [-value for value in values]
 
     n_epochs = first.length.n_epochs
-    rule = make_rule(config.stopping, len(nodes), n_epochs, monitor=monitored, states=replicas.states, figure=figure)
+    stopping = GroupStopping(config.stopping, n_epochs, measured, replicas.states)
     monitor = StageMonitor(
         module,
         nodes,
         place,
-        rule,
+        stopping,
         partial(scorer.score, replicas),
         config.trainer.curve_points,
         keep_optimizer or keep_onward,
@@ -105,7 +108,7 @@ def fit(
     def ended(r: int, state: State) -> StageResult:
         verdict, updates = monitor.ends[r]
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # the last update was one too many
-            verdict = Verdict("diverged")
+            verdict = StoppingVerdict("diverged")
         taken = seconds() + (starts[r].seconds if starts else 0.0)
         result = StageResult(
             weights=state,
@@ -128,7 +131,7 @@ def fit(
     if first.length.updates:
         _train(config, module, feed, monitor, n_epochs - n_done // first.length.updates_per_epoch, place)
     else:  # no training at all: the weights are scored as they are
-        monitor.ends = {model: (Verdict("length"), 0) for model in range(len(nodes))}
+        monitor.ends = {model: (StoppingVerdict("length"), 0) for model in range(len(nodes))}
         module.replicas.to(place.device)
         monitor.points.append((0, True, scorer.score(replicas)))
     return [ended(r, state) for r, state in enumerate(replicas.states())]
@@ -157,7 +160,7 @@ def _train(config: Config, module: GroupModule, feed: Feed, monitor: StageMonito
     assert monitor.module.n_done == monitor.nodes[0].length.updates or trainer.should_stop
 
 
-def training_figure(
+def training_values(
     replicas: Replicas, feed: Feed, loss: Loss, quantity: str, penalty: Penalty | None = None
 ) -> list[float]:
     """Mean loss of every model over its own training data, penalty included, or the norm of its gradient."""
@@ -167,7 +170,7 @@ def training_figure(
     total: Tensor | None = None
     gradients: list[Tensor] = [torch.zeros_like(p) for p, _ in parameters] if quantity == "gradient" else []
     for batch in whole_epoch(feed, EVALUATION_BATCH):
-        losses, parts = _figure_batch(replicas, batch, loss, penalty, [p for p, _ in parameters] if gradients else [])
+        losses, parts = _batch_values(replicas, batch, loss, penalty, [p for p, _ in parameters] if gradients else [])
         total = losses if total is None else total + losses
         gradients = [whole + part for whole, part in zip(gradients, parts, strict=True)]
     replicas.train(was_training)
@@ -185,7 +188,7 @@ def training_figure(
     return [float(value) for value in squared.sqrt()]
 
 
-def _figure_batch(
+def _batch_values(
     replicas: Replicas, batch: Batch, loss: Loss, penalty: Penalty | None, parameters: list[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Summed losses [R] of one batch, and the gradients of their sum with respect to `parameters`."""
@@ -200,7 +203,7 @@ def _figure_batch(
 
 
 def _ledger(
-    node: Node, verdict: Verdict, updates: int, seconds: float, group: int, vmapped: bool, place: Place
+    node: Node, verdict: StoppingVerdict, updates: int, seconds: float, group: int, vmapped: bool, place: Place
 ) -> Ledger:
     length = node.length
     epochs = -(-updates // length.updates_per_epoch)

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from src.models.structure import has_dropout
 from src.seeds import derive
+from src.stopping.group import GroupStopping
+from src.stopping.rule import StoppingVerdict
 from src.training.feed import Place
 from src.training.module import GroupModule
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, State
 from src.training.result import Curves, Progress, StageResult
 from src.training.scoring import PoolScores
-from src.training.stopping import Rule, Verdict
 
 Standing = Progress | StageResult
 """Where a model is: part-way, or at its end."""
@@ -56,13 +57,13 @@ class StageMonitor(pl.Callback):
     module: GroupModule
     nodes: Sequence[Node]
     place: Place
-    rule: Rule
+    stopping: GroupStopping
     score: Callable[[], list[PoolScores]]
     curve_points: int
     keep_optimizer: bool = False
     checkpoints: Checkpoints | None = None
     standings: Callable[[], Sequence[Standing]] | None = None
-    ends: dict[int, tuple[Verdict, int]] = field(default_factory=dict)
+    ends: dict[int, tuple[StoppingVerdict, int]] = field(default_factory=dict)
     """Model -> its verdict and the updates it made."""
     optimizers: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
     """Model -> optimizer state at its end, if it is kept: in a stack, momentum and step count go on after it."""
@@ -85,7 +86,7 @@ class StageMonitor(pl.Callback):
             self.points.append((step, True, _together([start.curves for start in starts], places)))
         for model, start in enumerate(starts):
             if start.best is not None:
-                self.rule.best[model] = start.best
+                self.stopping.best[model] = start.best
         noises = [start.noise for start in starts if start.noise is not None]
         if noises:
             assert isinstance(self.module.replicas, LoopReplicas)
@@ -115,19 +116,19 @@ class StageMonitor(pl.Callback):
         del pl_module
         self.epoch += 1
         losses = self._epoch_losses()
-        ending: dict[int, tuple[Verdict, int]] = {}
+        ending: dict[int, tuple[StoppingVerdict, int]] = {}
         every = torch.isfinite(losses)
         for model in self._running() if not bool(every.all()) else ():
             finite = every[:, model]
             if not bool(finite.all()):
                 begun = self.module.n_done - len(losses)
-                ending[model] = Verdict("diverged"), begun + int(torch.nonzero(~finite)[0]) + 1
+                ending[model] = StoppingVerdict("diverged"), begun + int(torch.nonzero(~finite)[0]) + 1
         running = [model for model in self._running() if model not in ending]
-        for model, verdict in self.rule.after_epoch(self.epoch, running).items():
+        for model, verdict in self.stopping.after_epoch(self.epoch, running).items():
             ending[model] = verdict, self.module.n_done
         if self.module.n_done >= self.nodes[0].length.updates:
             for model in running:
-                ending.setdefault(model, (self.rule.final(model), self.module.n_done))
+                ending.setdefault(model, (self.stopping.at_end(model), self.module.n_done))
         self._end(ending)
         trainer.should_stop = not self._running()
         regular = self.epoch % self.nodes[0].length.curve_every(self.curve_points) == 0
@@ -149,13 +150,13 @@ class StageMonitor(pl.Callback):
     def _running(self) -> list[int]:
         return [model for model in range(len(self.nodes)) if model not in self.ends]
 
-    def _end(self, ending: Mapping[int, tuple[Verdict, int]]) -> None:
+    def _end(self, ending: Mapping[int, tuple[StoppingVerdict, int]]) -> None:
         states = self._optimizer_states() if ending and self.keep_optimizer else None
         for model, (verdict, updates) in ending.items():
             self.ends[model] = (verdict, updates)
             if states is not None:
                 self.optimizers[model] = states[model]
-            self.module.replicas.stop(model, verdict.restore)
+            self.module.replicas.stop(model, self.stopping.restored(model, verdict))
 
     def _optimizer_states(self) -> list[State]:
         optimizer = self.module.optimizers(use_pl_optimizer=False)
@@ -203,7 +204,7 @@ class StageMonitor(pl.Callback):
                 losses=losses[:, r].clone(),
                 curves=curves[r],
                 noise=None if noise is None else noise[r],
-                best=self.rule.best.get(r),
+                best=self.stopping.best.get(r),
             )
             for r in self._running()
         }

@@ -16,8 +16,7 @@ from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import split
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start
-from src.stopping.config import BudgetStopping, EarlyStopping, EpochsStopping
-from src.training.budget import Length, StageSize, stage_lengths
+from src.stopping.length import Length, StageSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +96,7 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     trained = [k for k in present if stages[k].budget]
     if not present:
         raise ConfigError("split.sizes", sizes, f"leaves nothing to train on for regime {regime.label}")
-    lengths = stage_lengths(
-        config.stopping,
+    lengths = config.stopping.lengths(
         [
             StageSize(
                 n_draws=data[k].n_draws,
@@ -211,7 +209,7 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
 
 def _line(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
     """See `Node.line`. The loss scale of half precision is no part of what is kept, so its stages have none."""
-    plain = isinstance(config.stopping, (EpochsStopping, BudgetStopping)) and config.optimizer.schedule == "constant"
+    plain = config.stopping.is_fixed_length and config.optimizer.schedule == "constant"
     if not plain or config.trainer.precision == "16-mixed" or not length.updates:
         return None
     epoch = {"n_draws": length.n_draws, "batch_size": length.batch_size, "all_at_once": length.all_at_once}
@@ -222,16 +220,14 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """Everything that must be equal for stages to train as one group, the length apart: all but seed, data, start and
     parents."""
     recipe: dict[str, Any] = config.recipe()
-    stopping = recipe["stopping"]
-    if stopping["name"] in ("epochs", "budget"):  # the length says it all: 5 epochs of a budget are 5 epochs
-        stopping = None
     return {
         "arch": recipe["arch"],
         "optimizer": recipe["optimizer"],
         "trainer": recipe["trainer"],
         "loss": recipe["loss"],
         **({"augment": recipe["augment"]} if "augment" in recipe else {}),
-        "stopping": stopping,
+        # a fixed length says it all: 5 epochs of a budget are 5 epochs
+        "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,
         "trainable": dataclasses.asdict(stage.trainable),
         "penalty": dataclasses.asdict(dataclasses.replace(stage.penalty, of=0)),
@@ -243,11 +239,11 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
 
 def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:
     """The validation set that early stopping watches: by default the mixture's own."""
-    if not isinstance(config.stopping, EarlyStopping):
+    measurement = config.stopping.measurement
+    if measurement is None or measurement.data != "validation":
         return None
-    name = config.stopping.monitor_on
-    if name != "own":
-        return stream.val.sets[name]
+    if measurement.on != "own":
+        return stream.val.sets[measurement.on]
     mixture = stage.mixture
     sizes: list[float] = [len(part) for part in stream.train]
     if mixture.shares is not None:

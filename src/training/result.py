@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-StoppedBy = Literal["length", "patience", "tolerance", "cap", "diverged"]
+from src.stopping.group import Best
+from src.stopping.rule import StoppedBy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +71,6 @@ class StageResult:
     ledger: Ledger
     onward: Progress | None = None
     """What a longer stage goes on from, where one may; kept beside the entry, not in it."""
-
-
-class Best(NamedTuple):
-    """The best a model was so far, for early stopping: the monitored figure (smaller is better), its epoch (from 1), and
-    the weights."""
-
-    figure: float
-    epoch: int
-    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -20,7 +20,7 @@ from src.data.batches import MixtureData, mixture_data
 from src.data.split import build_stream
 from src.errors import ConfigError
 from src.regimes.stage import Mixture
-from src.training.budget import Length
+from src.stopping.length import Length
 from src.training.compatibility import check_regimes
 from src.training.feed import Place, make_feed, whole_epoch
 from tests.data.samples import source_of, split_of

@@ -20,7 +20,7 @@ from src.report.curves import band, boundaries, telling
 from src.report.forgetting import forgotten
 from src.report.maps import averaged, axis_pairs
 from src.report.style import looks
-from src.report.tables import costs, match_of
+from src.report.tables import costs
 
 
 def verdict(cell: str, differences: list[float], winner: str = UNDECIDED, **axes: float) -> CellVerdict:
@@ -151,7 +151,7 @@ def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
     runs = [run("combined", 0, cell=c, updates=(10,)) for c in "xyz"]
     runs += [run("sequential", 0, cell=c, updates=(n, n)) for c, n in (("x", 5), ("y", 10), ("z", 20))]
     rows = {(row.match, row.regime): row for row in costs(runs, configs, ["combined", "sequential"])}
-    assert [match_of(configs[c]) for c in "xz"] == ["updates", "early_stopping"]
+    assert [configs[c].stopping.budgets_match_in for c in "xz"] == ["updates", "early_stopping"]
     assert rows["updates", "sequential"].ratio_updates == (1.0, 2.0)
     assert rows["updates", "sequential"].updates == 15
     assert rows["updates", "combined"].ratio_updates is None

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from src.io import write_atomically
-from src.training.result import Best, Curves, Ledger, Progress, StageResult
+from src.stopping.group import Best
+from src.training.result import Curves, Ledger, Progress, StageResult
 from src.training.store.store import Store, weights_digest
 from tests.training.cells import differences, executed, same_bits, tiny
 

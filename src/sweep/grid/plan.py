@@ -11,7 +11,6 @@ from pathlib import Path
 
 from src.config import Config
 from src.errors import ConfigError
-from src.stopping.config import StoppingConfig
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.progress import duration
@@ -38,7 +37,7 @@ class Plan:
         """The cells that lack runs, in the order in which they are best run: short ones first, since the stages of longer
         ones go on from theirs."""
         lacking = [(cell_hash, cell) for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]]
-        return dict(sorted(lacking, key=lambda item: _length(item[1].config.stopping)))
+        return dict(sorted(lacking, key=lambda item: item[1].config.stopping.amount))
 
     @property
     def n_runs(self) -> int:
@@ -79,14 +78,6 @@ def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
     if password is not None:
         os.environ["PGPASSWORD"] = password
     return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, storage=storage)) for cell in cells]
-
-
-def _length(stopping: StoppingConfig) -> int:
-    """How long the cell's stages may get, in the unit that it is given in."""
-    given = (
-        getattr(stopping, name, None) for name in ("epochs", "max_epochs", "updates", "updates_per_part", "samples")
-    )
-    return next(int(amount) for amount in given if amount is not None)
 
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:

@@ -13,7 +13,7 @@ from src.data.batches import MixtureData
 from src.evaluation.metrics import Loss
 from src.models.structure import is_row_of_linears
 from src.seeds import generator
-from src.training.budget import Length
+from src.stopping.length import Length
 from src.training.feed import Place, make_feed
 from src.training.replicas import State
 

@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from src.io import write_atomically
-from src.training.result import Best, Curves, Ledger, Progress, StageResult
+from src.stopping.group import Best
+from src.training.result import Curves, Ledger, Progress, StageResult
 from src.training.store.eviction import Room
 from src.training.store.locks import StageLocks
 
@@ -198,7 +199,7 @@ def _pack_progress(progress: Progress, **more: Any) -> bytes:
     best, noise = progress.best, progress.noise
     header = {
         **{name: getattr(progress, name) for name in ("updates", "reused", "seconds", "device")},
-        "best": None if best is None else [best.figure.hex(), best.epoch],
+        "best": None if best is None else [best.value.hex(), best.epoch],
         "noise": noise is not None,
         **more,
     }

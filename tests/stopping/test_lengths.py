@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.stopping.config import BudgetStopping, ConvergenceStopping, EarlyStopping, EpochsStopping
-from src.training.budget import Length, StageSize, stage_lengths
+from src.stopping.budget import BudgetStopping
+from src.stopping.convergence import ConvergenceStopping
+from src.stopping.early_stopping import EarlyStopping
+from src.stopping.epochs import EpochsStopping
+from src.stopping.length import Length, StageSize
 
 SIZES = st.integers(1, 200)
 BATCHES = st.one_of(st.just("full"), st.integers(1, 70))
@@ -40,54 +43,54 @@ def amounts(lengths: list[Length]) -> list[tuple[int, int, int]]:
 
 def test_epochs_are_passes_of_every_stage_over_its_own_data() -> None:
     stopping = EpochsStopping(name="epochs", epochs=3)
-    assert amounts(stage_lengths(stopping, sequential(100, 10), [100, 10], 64)) == [(6, 300, 3), (3, 30, 3)]
-    assert amounts(stage_lengths(stopping, combined(100, 10), [100, 10], 64)) == [(6, 330, 3)]
+    assert amounts(stopping.lengths(sequential(100, 10), [100, 10], 64)) == [(6, 300, 3), (3, 30, 3)]
+    assert amounts(stopping.lengths(combined(100, 10), [100, 10], 64)) == [(6, 330, 3)]
 
 
 def test_updates_of_sequential_are_divided_by_size_and_the_remainder_goes_to_the_last() -> None:
     # sequential makes 3 x (ceil(100/64) + ceil(10/64)) = 9 updates: floor(9 x 100/110) = 8, and 1
-    assert amounts(stage_lengths(budget("updates", epochs=3), sequential(100, 10), [100, 10], 64)) == [
+    assert amounts(budget("updates", epochs=3).lengths(sequential(100, 10), [100, 10], 64)) == [
         (8, 400, 4),
         (1, 10, 1),
     ]
     # 9 updates of combined: 4 epochs of 64 + 46, and one update of 64
-    assert amounts(stage_lengths(budget("updates", epochs=3), combined(100, 10), [100, 10], 64)) == [(9, 504, 5)]
+    assert amounts(budget("updates", epochs=3).lengths(combined(100, 10), [100, 10], 64)) == [(9, 504, 5)]
 
 
 def test_the_last_batch_is_cut_until_the_samples_come_out() -> None:
     # 3 x 110 = 330 samples: 300 and 30; combined sees its 110 three times
-    assert amounts(stage_lengths(budget("samples", epochs=3), sequential(100, 10), [100, 10], 64)) == [
+    assert amounts(budget("samples", epochs=3).lengths(sequential(100, 10), [100, 10], 64)) == [
         (6, 300, 3),
         (3, 30, 3),
     ]
     # 77 samples: floor(77 x 100/110) = 70 = a batch of 64 and one of 6; 7 of the 10
-    assert amounts(stage_lengths(budget("samples", samples=77), sequential(100, 10), [100, 10], 64)) == [
+    assert amounts(budget("samples", samples=77).lengths(sequential(100, 10), [100, 10], 64)) == [
         (2, 70, 1),
         (1, 7, 1),
     ]
     # 250 samples of 110: two epochs of 64 + 46, then 30
-    assert amounts(stage_lengths(budget("samples", samples=250), combined(100, 10), [100, 10], 64)) == [(5, 250, 3)]
+    assert amounts(budget("samples", samples=250).lengths(combined(100, 10), [100, 10], 64)) == [(5, 250, 3)]
 
 
 def test_marginal_counts_only_what_dataset_2_costs() -> None:
     stopping = budget("marginal", epochs=4)
-    assert amounts(stage_lengths(stopping, sequential(100, 70), [100, 70], 64)) == [(8, 400, 4), (8, 280, 4)]
-    assert [n for n, _, _ in amounts(stage_lengths(stopping, combined(100, 70), [100, 70], 64))] == [8]
+    assert amounts(stopping.lengths(sequential(100, 70), [100, 70], 64)) == [(8, 400, 4), (8, 280, 4)]
+    assert [n for n, _, _ in amounts(stopping.lengths(combined(100, 70), [100, 70], 64))] == [8]
     d2_only = [StageSize(n_draws=70, n_counted=70, first_alone=False)]
-    assert [n for n, _, _ in amounts(stage_lengths(stopping, d2_only, [100, 70], 64))] == [8]
+    assert [n for n, _, _ in amounts(stopping.lengths(d2_only, [100, 70], 64))] == [8]
 
 
 def test_marginal_with_full_batches_is_one_update_a_pass_of_each_later_data_set() -> None:
     sizes = [10, 100, 10]
     for stages in (sequential(*sizes), combined(*sizes)):
-        lengths = stage_lengths(budget("marginal", epochs=2), stages, sizes, "full")
+        lengths = budget("marginal", epochs=2).lengths(stages, sizes, "full")
         assert sum(n.updates for n, s in zip(lengths, stages, strict=True) if not s.first_alone) == 4
 
 
 def test_a_stage_without_a_budget_never_trains() -> None:
     average = [*sequential(1, 2), StageSize(n_draws=3, n_counted=3, first_alone=False, factor=0)]
     for stopping in (budget("updates", updates=100), budget("samples", samples=100), budget("marginal", epochs=5)):
-        lengths = stage_lengths(stopping, average, [1, 2], 2)
+        lengths = stopping.lengths(average, [1, 2], 2)
         assert lengths[-1].updates == lengths[-1].samples == 0
         if stopping.match == "updates":
             assert [length.updates for length in lengths] == [33, 67, 0]
@@ -97,7 +100,7 @@ def test_the_caps_of_early_stopping_and_convergence_are_epochs_of_the_stage() ->
     early = EarlyStopping(name="early_stopping", max_epochs=5, patience=1, monitor="loss", monitor_on="own")
     converge = ConvergenceStopping(name="convergence", quantity="loss", tolerance=1, max_epochs=5, check_every=1)
     for stopping in (early, converge):
-        assert amounts(stage_lengths(stopping, sequential(9, 4), [9, 4], 4)) == [(15, 45, 5), (5, 20, 5)]
+        assert amounts(stopping.lengths(sequential(9, 4), [9, 4], 4)) == [(15, 45, 5), (5, 20, 5)]
 
 
 @given(n=SIZES, batch=st.integers(1, 70), updates=st.integers(0, 300))
@@ -129,12 +132,12 @@ def test_every_regime_gets_the_total_of_sequential(
     for stages in (sequential(*sizes), combined(*sizes), weighted):
         if not any(stage.factor for stage in stages):
             continue
-        by_updates = stage_lengths(budget("updates", epochs=epochs), stages, sizes, batch)
+        by_updates = budget("updates", epochs=epochs).lengths(stages, sizes, batch)
         assert sum(length.updates for length in by_updates) == epochs * sum(passes)
-        by_samples = stage_lengths(budget("samples", epochs=epochs), stages, sizes, batch)
+        by_samples = budget("samples", epochs=epochs).lengths(stages, sizes, batch)
         assert sum(length.samples for length in by_samples) == epochs * sum(sizes)
         assert all(length.updates == 0 for length, s in zip(by_updates, stages, strict=True) if not s.factor)
-    own = stage_lengths(EpochsStopping(name="epochs", epochs=epochs), sequential(*sizes), sizes, batch)
+    own = EpochsStopping(name="epochs", epochs=epochs).lengths(sequential(*sizes), sizes, batch)
     assert [length.updates for length in own] == [epochs * n for n in passes]
     assert [length.samples for length in own] == [epochs * n for n in sizes]
 
@@ -142,16 +145,16 @@ def test_every_regime_gets_the_total_of_sequential(
 @pytest.mark.parametrize("match", ["epochs", "updates", "samples"])
 def test_an_empty_second_data_set_leaves_what_dataset_1_alone_gets(match: str) -> None:
     stopping = budget(match, epochs=3)
-    assert amounts(stage_lengths(stopping, sequential(50), [50, 0], 8)) == amounts(
-        stage_lengths(EpochsStopping(name="epochs", epochs=3), sequential(50), [50], 8)
+    assert amounts(stopping.lengths(sequential(50), [50, 0], 8)) == amounts(
+        EpochsStopping(name="epochs", epochs=3).lengths(sequential(50), [50], 8)
     )
 
 
 def test_updates_of_every_part() -> None:
     """Sequential makes them in every stage, whatever its size; others get that total in equal parts; no data, no updates."""
     rule = budget("updates", updates_per_part=20)
-    assert [length.updates for length in stage_lengths(rule, sequential(10, 70, 30), [10, 70, 30], 8)] == [20, 20, 20]
-    assert [length.updates for length in stage_lengths(rule, combined(10, 70, 30), [10, 70, 30], 8)] == [60]
+    assert [length.updates for length in rule.lengths(sequential(10, 70, 30), [10, 70, 30], 8)] == [20, 20, 20]
+    assert [length.updates for length in rule.lengths(combined(10, 70, 30), [10, 70, 30], 8)] == [60]
     growing = [StageSize(n_draws=n, n_counted=n, first_alone=n == 10) for n in (10, 80, 110)]
-    assert [length.updates for length in stage_lengths(rule, growing, [10, 70, 30], 8)] == [20, 20, 20]
-    assert [length.updates for length in stage_lengths(rule, sequential(10), [10, 0], 8)] == [20]
+    assert [length.updates for length in rule.lengths(growing, [10, 70, 30], 8)] == [20, 20, 20]
+    assert [length.updates for length in rule.lengths(sequential(10), [10, 0], 8)] == [20]

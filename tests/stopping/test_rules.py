@@ -6,88 +6,77 @@ convergence is asked every so many epochs and at the cap, and hitting the cap sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from src.training.replicas import State
-from src.training.stopping import ConvergenceRule, EarlyStoppingRule, Verdict
+from src.stopping.convergence import ConvergenceStopping
+from src.stopping.early_stopping import EarlyStopping
+from src.stopping.group import GroupStopping
+from src.stopping.rule import StoppingRule, StoppingVerdict
 from tests.training.cells import executed, tiny
 
 
-class Watch:
-    """One model whose weights are the number of the epoch."""
+def ends(rule: StoppingRule, values: Sequence[float]) -> tuple[int, StoppingVerdict, int | None]:
+    """The epoch after which one model stops, its verdict, and the epoch whose weights are restored."""
+    epoch = 0
 
-    def __init__(self, figures: Sequence[float]) -> None:
-        self.figures, self.epoch = list(figures), 0
+    def weights() -> list[dict[str, int]]:
+        return [{"epoch": epoch}]
 
-    def monitor(self) -> list[float]:
-        return [self.figures[self.epoch - 1]]
+    def restored(verdict: StoppingVerdict) -> int | None:
+        found = group.restored(0, verdict)
+        return None if found is None else found["epoch"]
 
-    def states(self) -> list[State]:
-        return [{"epoch": torch.tensor(self.epoch)}]
-
-
-def ends(
-    rule_of: Callable[[Watch], EarlyStoppingRule | ConvergenceRule], figures: Sequence[float]
-) -> tuple[int, Verdict]:
-    """The epoch after which the model stops, and its verdict."""
-    watch = Watch(figures)
-    rule = rule_of(watch)
-    for watch.epoch in range(1, len(figures) + 1):
-        stopped = rule.after_epoch(watch.epoch, [0])
+    group = GroupStopping(rule, len(values), lambda: [values[epoch - 1]], weights)
+    for epoch in range(1, len(values) + 1):
+        stopped = group.after_epoch(epoch, [0])
         if stopped:
-            return watch.epoch, stopped[0]
-    return len(figures), rule.final(0)
-
-
-def early(patience: int) -> Callable[[Watch], EarlyStoppingRule]:
-    return lambda watch: EarlyStoppingRule(1, patience=patience, monitor=watch.monitor, states=watch.states)
+            return epoch, stopped[0], restored(stopped[0])
+    verdict = group.at_end(0)
+    return len(values), verdict, restored(verdict)
 
 
 NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("patience", "figures", "epoch", "why", "best"),
+    ("patience", "values", "epoch", "why", "best"),
     [
         (1, [3, 2, 1, 2, 0], 4, "patience", 3),
         (2, [3, 2, 1, 2, 0], 5, "cap", 5),
         (2, [3, 2, 2, 2, 1], 4, "patience", 2),  # equal is no improvement
         (3, [1, 2, 3, 4, 0], 4, "patience", 1),
         (9, [5, 4, 3], 3, "cap", 3),
-        (2, [NAN, 2, 1, NAN, NAN, 0], 5, "patience", 3),  # undefined is never the best, and does not hide what comes
+        (2, [NAN, 2, 1, NAN, NAN, 0], 5, "patience", 3),  # undefined is never the best, and later values still count
         (2, [float("inf"), 1, 2, 2], 4, "patience", 2),
     ],
 )
-def test_patience(patience: int, figures: list[float], epoch: int, why: str, best: int) -> None:
-    ended, verdict = ends(early(patience), figures)
+def test_patience(patience: int, values: list[float], epoch: int, why: str, best: int) -> None:
+    rule = EarlyStopping(name="early_stopping", max_epochs=9, patience=patience, monitor="loss", monitor_on="own")
+    ended, verdict, restored = ends(rule, values)
     assert (ended, verdict.stopped_by, verdict.best_epoch, verdict.converged) == (epoch, why, best, None)
-    assert verdict.restore is not None
-    assert int(verdict.restore["epoch"]) == best
+    assert restored == best
 
 
 @pytest.mark.parametrize(
-    ("every", "figures", "epoch", "converged"),
+    ("every", "values", "epoch", "converged"),
     [
         (1, [3, 1, 0.5], 2, True),
         (1, [3, 2, 1], 3, True),
         (1, [3, 2, 1.1], 3, False),
-        (2, [0, 3, 0, 1, 0], 4, True),  # looked at after epochs 2 and 4 only
+        (2, [0, 3, 0, 1, 0], 4, True),  # measured after epochs 2 and 4 only
         (2, [0, 3, 0, 3, 1], 5, True),  # and after the last
         (7, [0, 0, 0], 3, True),
         (1, [NAN, NAN], 2, False),
     ],
 )
-def test_convergence(every: int, figures: list[float], epoch: int, converged: bool) -> None:
-    def rule_of(watch: Watch) -> ConvergenceRule:
-        return ConvergenceRule(1, tolerance=1, check_every=every, n_epochs=len(figures), figure=watch.monitor)
-
-    ended, verdict = ends(rule_of, figures)
-    assert (ended, verdict.converged) == (epoch, converged)
+def test_convergence(every: int, values: list[float], epoch: int, converged: bool) -> None:
+    rule = ConvergenceStopping(name="convergence", quantity="loss", tolerance=1, max_epochs=9, check_every=every)
+    ended, verdict, restored = ends(rule, values)
+    assert (ended, verdict.converged, restored) == (epoch, converged, None)
     assert verdict.stopped_by == ("tolerance" if converged else "cap")
-    assert verdict.restore is None
 
 
 @pytest.fixture(scope="module")

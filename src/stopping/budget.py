@@ -1,0 +1,118 @@
+"""`stopping=budget`: the same amount of training for every regime of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from src.errors import ConfigError
+from src.stopping.length import Length, StageSize
+from src.stopping.rule import StoppingRule
+from src.typed import bounds
+
+NOTES = {
+    "updates": "Budgets match in updates: every regime makes as many optimizer steps as sequential does in all.",
+    "samples": "Budgets match in samples: every regime sees as many samples as sequential does in all.",
+    "marginal": "Budgets match at the margin: training on Dataset 1 alone is sunk cost, and all later training gets as "
+    "many updates as the passes over Dataset 2 take.",
+}
+"""`match` -> the report's sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetStopping(StoppingRule):
+    """A fixed amount of training, given as exactly one of `epochs`, `updates`, `samples` and `updates_per_part`."""
+
+    epochs: int | None = field(metadata=bounds(ge=1))
+    """Passes of sequential over each of its data sets."""
+    updates: int | None = field(metadata=bounds(ge=1))
+    """Updates in all, over the stages of a regime."""
+    samples: int | None = field(metadata=bounds(ge=1))
+    """Samples in all, over the stages of a regime."""
+    updates_per_part: int | None = field(default=None, metadata=bounds(ge=1))
+    """Updates of every stage of sequential, whatever its size; other regimes divide the total into equal parts."""
+    match: Literal["epochs", "updates", "samples", "marginal"]
+    """The unit in which every regime gets the same: ``epochs`` (each stage its own passes), ``updates`` or ``samples`` (the
+    total of sequential, divided over the stages by mixture size, remainder to the last), ``marginal`` (stages on Dataset 1
+    alone are sunk cost; the others share epochs * ceil(n2 / B) updates)."""
+
+    @property
+    def given(self) -> dict[str, int]:
+        """The amounts that are set."""
+        names = ("epochs", "updates", "updates_per_part", "samples")
+        return {name: amount for name in names if (amount := getattr(self, name)) is not None}
+
+    @property
+    def amount(self) -> int:
+        return next(iter(self.given.values()))
+
+    @property
+    def epochs_label(self) -> int | str:
+        return "-" if self.epochs is None else self.epochs
+
+    @property
+    def budgets_match_in(self) -> str:
+        return self.match
+
+    @property
+    def match_note(self) -> str:
+        return NOTES.get(self.match, super().match_note)
+
+    def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
+        del is_regression
+        if len(self.given) != 1:
+            names = ", ".join(f"stopping.{name}" for name in ("epochs", "updates", "samples", "updates_per_part"))
+            raise ConfigError("stopping", self.given, f"stopping=budget takes exactly one of {names}")
+        unit = next(iter(self.given)).removesuffix("_per_part")
+        if self.match in ("epochs", "marginal") and unit != "epochs":
+            fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or match={unit}"
+            raise ConfigError("stopping.match", self.match, fix)
+        if unit != "epochs" and self.match != unit:
+            raise ConfigError("stopping.match", self.match, f"contradicts stopping.{unit}; set match={unit}")
+        if self.match == "marginal" and dataset_sizes[1] == 0:
+            raise ConfigError("stopping.match", "marginal", "needs a Dataset 2 that is not empty")
+
+    def lengths(self, stages: Sequence[StageSize], dataset_sizes: Sequence[int], batch_size: int | str) -> list[Length]:
+        if self.match == "epochs":
+            return super().lengths(stages, dataset_sizes, batch_size)
+        passes = [min(n, 1) if batch_size == "full" else -(-n // int(batch_size)) for n in dataset_sizes]
+        if self.match == "marginal":
+            return self._marginal(stages, sum(passes[1:]), batch_size)
+        in_equal_parts = self.updates_per_part is not None
+        weights = [(1 if in_equal_parts else stage.n_counted) * stage.factor for stage in stages]
+        make = Length.of_samples if self.match == "samples" else Length.of_updates
+        amounts = _divide(self._total(dataset_sizes, passes), weights)
+        return [make(s.n_draws, s.batch(batch_size), n) for s, n in zip(stages, amounts, strict=True)]
+
+    def _total(self, dataset_sizes: Sequence[int], passes: Sequence[int]) -> int:
+        """The training of sequential in the unit that is matched; `passes`: updates of one pass over each data set."""
+        if self.updates_per_part is not None:
+            return self.updates_per_part * sum(n > 0 for n in dataset_sizes)
+        if self.epochs is None:
+            return self.amount
+        return self.epochs * sum(dataset_sizes if self.match == "samples" else passes)
+
+    def _marginal(self, stages: Sequence[StageSize], later_pass: int, batch_size: int | str) -> list[Length]:
+        """Stages on Dataset 1 alone make their own passes; the others share the updates of the later data sets."""
+        assert self.epochs is not None
+        weights = [0 if stage.first_alone else stage.n_counted * stage.factor for stage in stages]
+        amounts = _divide(self.epochs * later_pass, weights)
+        lengths = []
+        for stage, amount in zip(stages, amounts, strict=True):
+            batch = stage.batch(batch_size)
+            if stage.first_alone:
+                lengths.append(Length.of_epochs(stage.n_draws, batch, self.epochs * stage.factor))
+            else:
+                lengths.append(Length.of_updates(stage.n_draws, batch, amount))
+        return lengths
+
+
+def _divide(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` in whole parts by weight; the last part with a weight gets the remainder. All 0 if no weight is positive."""
+    if not any(weights):
+        return [0] * len(weights)
+    amounts = [int(total * weight // sum(weights)) for weight in weights]
+    last = max(k for k, weight in enumerate(weights) if weight)
+    amounts[last] += total - sum(amounts)
+    return amounts
