@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,11 +36,10 @@ from src.sweep.summary import Session
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
 from src.training.compatibility import check_regimes
-from src.training.control import OnProgress
+from src.training.control import OnProgress, ProgressReport, RunControl
 from src.training.devices import fingerprint, join_world, place_of
 from src.training.feed import Place
 from src.training.plan import Plan, Run, make_plan
-from src.training.progress import report_progress
 from src.training.records import (
     ScoreBook,
     head,
@@ -152,6 +151,31 @@ def _noting_what_raised(run: Callable[..., CellOutcome]) -> Callable[..., CellOu
     return noting
 
 
+class _Hooks(RunControl):
+    """A control made of functions."""
+
+    def __init__(
+        self,
+        on_run: Callable[[Path], None] | None,
+        on_stage: Callable[[], None] | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._on_run, self._on_stage, self._on_progress = on_run, on_stage, on_progress
+        self.wants_progress = on_progress is not None
+
+    def on_run(self, folder: Path) -> None:
+        if self._on_run is not None:
+            self._on_run(folder)
+
+    def on_stage(self) -> None:
+        if self._on_stage is not None:
+            self._on_stage()
+
+    def on_progress(self, reports: Sequence[ProgressReport]) -> None:
+        if self._on_progress is not None:
+            self._on_progress(reports)
+
+
 @_noting_what_raised
 def run_cell(
     config: Config,
@@ -174,13 +198,12 @@ def run_cell(
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in sorted({seed for _, seed in missing})}
     plan = make_plan(config, streams, missing)
-    whole = len(missing) == len(config.regimes) * len(config.seeds)
-    on_curves = None if on_progress is None or not whole else report_progress(on_progress, plan)
-    execution = execute(config, plan, _store(config.multirun, config.trainer.store_gib), place, on_stage, on_curves)
+    control = _Hooks(on_run, on_stage, on_progress)
+    execution = execute(config, plan, _store(config.multirun, config.trainer.store_gib), place, control)
     if place.rank:
         return CellOutcome((), (), None)
     try:
-        folders, failures = _write(config, plan, execution, place, on_run)
+        folders, failures = _write(config, plan, execution, place, control)
     except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         record_failure(config, reason)
@@ -204,7 +227,7 @@ def record_failure(config: Config, reason: str, trace: str | None = None) -> Non
 
 
 def _write(
-    config: Config, plan: Plan, execution: Execution, place: Place, on_run: Callable[[Path], None] | None
+    config: Config, plan: Plan, execution: Execution, place: Place, control: RunControl
 ) -> tuple[list[Path], list[str]]:
     """The folders of all runs of the plan, seed by seed; a stage is charged to the first run that it was trained for."""
     cell = cell_dir(config)
@@ -229,8 +252,7 @@ def _write(
                 failures.append(f"{run.regime.label}-{run.seed}: {reason}")
                 continue
             folders.append(folder)
-            if on_run is not None:
-                on_run(folder)
+            control.on_run(folder)
         writing.clear()
 
     # every file is on the disk before the next step relies on it; a disk takes many such waits together as fast as one

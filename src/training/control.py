@@ -1,10 +1,11 @@
-"""How the caller of a cell observes and leaves it: hooks, and the progress reports that they receive."""
+"""How the caller of a cell observes its training and ends it early."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,25 @@ class ProgressReport:
 
 
 OnProgress = Callable[[Sequence[ProgressReport]], None]
-"""Receives all progress reports so far, in order, whenever there are more."""
+
+
+class RunControl:
+    """Observes a cell while it trains; this base class does nothing.
+
+    An exception raised by a method ends the cell; finished stages and the progress of the others are saved first.
+    """
+
+    wants_progress: bool = False
+    """Whether `on_progress` is called, for a cell of one regime of which no run is finished yet."""
+
+    def on_run(self, folder: Path) -> None:
+        """Called when the result.json in a run's `folder` is written."""
+
+    def on_stage(self) -> None:
+        """Called before every group of stages, while it trains, and while the cell waits for another worker."""
+
+    def on_progress(self, reports: Sequence[ProgressReport]) -> None:
+        """Called with all progress reports so far, in order, whenever there may be more."""
+
+
+NO_CONTROL = RunControl()

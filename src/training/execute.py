@@ -17,11 +17,13 @@ import torch
 
 from src.config import Config
 from src.errors import ConfigError
+from src.training.control import NO_CONTROL, RunControl
 from src.training.feed import Place
 from src.training.fit import fit
 from src.training.group_size import group_limit
 from src.training.penalties.penalties import extra_passes, make_penalty
 from src.training.plan import Node, Plan
+from src.training.progress import progress_reports
 from src.training.replicas import State
 from src.training.result import Curves, Progress, StageResult
 from src.training.starting import alike, furthest, inherited, starting_model
@@ -29,9 +31,6 @@ from src.training.store.cache import Shelf
 from src.training.store.store import Store
 
 T = TypeVar("T")
-
-OnCurves = Callable[[Mapping[str, Curves]], None]
-"""Hears the curves of stages by their keys: whole ones of those that are done, what there is of those in training."""
 
 LARGE_MIB = 32
 """Weights of a group above which what its fit leaves behind is looked for at once; it takes about 0.1 s."""
@@ -66,23 +65,17 @@ def execute(
     plan: Plan,
     store: Store,
     place: Place,
-    on_stage: Callable[[], None] | None = None,
-    on_curves: OnCurves | None = None,
+    control: RunControl = NO_CONTROL,
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    `on_stage` is called before every group, while it trains and while it waits, and `on_curves` wherever the stages in
-    training pass a regular point of their curves, with all curves but those of diverged stages. What either raises ends
-    the walk: what was trained, and how far the rest had come, is in the store.
+    What `control` raises ends the walk, with trained stages and the progress of the others in the store. It receives
+    progress reports only if the plan has all runs of the cell.
     """
-    walk = _Walk(config, plan, Execution(store), place, on_stage or _nothing, on_curves)
+    walk = _Walk(config, plan, Execution(store), place, control)
     for group in plan.groups:
         walk.group(group)
     return walk.execution
-
-
-def _nothing() -> None:
-    pass
 
 
 def from_first_rank(decide: Callable[[], T], place: Place) -> T:
@@ -102,10 +95,11 @@ class _Walk:
     plan: Plan
     execution: Execution
     place: Place
-    on_stage: Callable[[], None]
-    on_curves: OnCurves | None
+    control: RunControl
 
     def __post_init__(self) -> None:
+        n_runs = len(self.config.regimes) * len(self.config.seeds)
+        self.reports_progress = self.control.wants_progress and len(self.plan.runs) == n_runs
         held = {} if self.place.world == 1 else {"held_mib": math.inf}  # other ranks have no store to read from
         self.shelf = Shelf(self.execution.store, **held)
 
@@ -113,7 +107,7 @@ class _Walk:
         """Loads what there is, trains what nobody else is training, then waits for the rest, or takes it over."""
         left = list(group)
         while left:
-            self.on_stage()
+            self.control.on_stage()
             self._load(left)
             ready = self._ready(left)
             limit = group_limit(self.config, ready[0], self.place) if ready else 1
@@ -166,7 +160,7 @@ class _Walk:
         """Until one of the stages is done, or its holder gone, or it is time to look again."""
         patience = time.monotonic() + WAITS
         while time.monotonic() < patience and not self.execution.store.any_free(keys):
-            self.on_stage()
+            self.control.on_stage()
             time.sleep(POLL_SECONDS)
 
     def _starts(self, nodes: Sequence[Node]) -> dict[str, Progress]:
@@ -249,13 +243,14 @@ class _Checkpoints:
     seconds: float
 
     def leave(self) -> None:
-        self.walk.on_stage()
+        self.walk.control.on_stage()
 
     def passed(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
-        if self.walk.on_curves is not None:
+        if self.walk.reports_progress:
             results = self.walk.execution.results
             done = {key: result.curves for key, result in results.items() if not result.ledger.diverged}
-            self.walk.on_curves(done | {self.group[model].key: own for model, own in curves().items()})
+            all_curves = done | {self.group[model].key: own for model, own in curves().items()}
+            self.walk.control.on_progress(progress_reports(self.walk.plan, all_curves))
 
     def save(self, standings: Sequence[Progress | StageResult]) -> None:
         store = self.walk.execution.store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from src.cells.run import streams_of
 from src.config import Config, compose
+from src.training.control import RunControl
 from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.feed import Place
@@ -20,6 +21,16 @@ from src.training.result import Curves, StageResult
 from src.training.store.store import Store
 
 CPU = Place(torch.device("cpu"), torch.float32)
+
+
+class OnStage(RunControl):
+    """Calls a function wherever a cell may be left."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_stage(self) -> None:
+        self._call()
 
 
 def tiny(*overrides: str) -> Config:

@@ -26,7 +26,7 @@ from src.training.execute import execute
 from src.training.result import Progress
 from src.training.store.locks import StageLocks
 from src.training.store.store import Store
-from tests.training.cells import differences, executed, planned, tiny
+from tests.training.cells import OnStage, differences, executed, planned, tiny
 
 FORK = multiprocessing.get_context("fork")  # a process with everything imported
 PATIENCE = 60.0
@@ -116,7 +116,7 @@ def test_what_another_trains_is_waited_for_and_taken_over_when_it_dies(
             os.kill(other.pid, signal.SIGKILL)
             other.join()
 
-    execution = execute(config, plan, store, place_of(config.trainer), hook)
+    execution = execute(config, plan, store, place_of(config.trainer), OnStage(hook))
     assert len(calls) >= 5
     assert execution.trained == set(plan.nodes)
     assert all(differences(execution.results[key], alone.results[key]) == [] for key in plan.nodes)
@@ -134,7 +134,7 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with store.taken(plan.nodes), pytest.raises(KeyboardInterrupt):
-        execute(config, plan, store, place_of(config.trainer), hook)
+        execute(config, plan, store, place_of(config.trainer), OnStage(hook))
 
 
 def stuck(config: Config, left: Any) -> None:

@@ -22,7 +22,7 @@ from src.training.devices import place_of
 from src.training.execute import Execution, execute
 from src.training.plan import Plan
 from src.training.store.store import Store
-from tests.training.cells import differences, executed, planned, tiny
+from tests.training.cells import OnStage, differences, executed, planned, tiny
 
 SMALL = ("optimizer.batch_size=7", "arch.widths=[5]")
 KEPT = "regimes=[{sequential: {reset_optimizer: false}}]"
@@ -191,7 +191,7 @@ def left_and_gone_on(config: Config, root: Path, plan: Plan, every: int) -> tupl
     hook, place = left_every(every), place_of(config.trainer)
     for n_left in range(10_000):
         try:
-            return execute(config, plan, Store(root), place, hook), n_left
+            return execute(config, plan, Store(root), place, OnStage(hook)), n_left
         except LeftError:
             pass
     raise AssertionError("it never ends")
@@ -235,7 +235,7 @@ def test_what_has_ended_when_its_group_is_left_is_not_trained_again(tmp_path: Pa
             raise LeftError
 
     with pytest.raises(LeftError):
-        execute(config, plan, Store(tmp_path), place_of(config.trainer), hook)
+        execute(config, plan, Store(tmp_path), place_of(config.trainer), OnStage(hook))
     ended = {key for key, result in whole.results.items() if Store(tmp_path).get(key) is not None}
     assert ended
     assert {key for key in plan.nodes if Store(tmp_path).part(key) is not None} == plan.nodes.keys() - ended
@@ -250,7 +250,7 @@ def test_the_further_of_two_beginnings_is_gone_on_from(tmp_path: Path) -> None:
     plan, whole = executed(config)
     executed(with_epochs(config, 2), tmp_path)
     with pytest.raises(LeftError):
-        execute(config, plan, Store(tmp_path), place_of(config.trainer), left_every(2))
+        execute(config, plan, Store(tmp_path), place_of(config.trainer), OnStage(left_every(2)))
     (key,) = plan.nodes
     part = Store(tmp_path).part(key)
     assert part is not None
@@ -277,7 +277,7 @@ def test_it_is_kept_how_far_a_stage_has_come_every_so_often(tmp_path: Path, monk
 
 def test_nothing_is_left_where_the_user_wants_no_checkpoints(tmp_path: Path) -> None:
     config = tiny("seeds=1", "regimes=[combined]", "trainer.checkpoint_seconds=0")
-    execute(config, planned(config), Store(tmp_path), place_of(config.trainer), left_every(2))
+    execute(config, planned(config), Store(tmp_path), place_of(config.trainer), OnStage(left_every(2)))
     assert not list(tmp_path.rglob("*.part.safetensors"))
 
 
