@@ -1,23 +1,23 @@
-"""The map of differences: every cell of the grid as a tile, coloured by who is better and by how much.
+"""The map of differences: one tile per cell, coloured by which regime is better and by how much.
 
-Two axes span a facet, the others number the facets. Colour (purple to orange, which the colour-blind tell apart) is
-symmetric around zero and shared by all facets; hatching marks what is not certain after Holm's correction, so the map
-also reads in print and without colour.
+Two axes span a panel; the others number the panels. The colours (purple to orange, distinguishable by colour-blind readers)
+are symmetric around zero and shared by all panels. Hatching marks differences that are not certain after Holm's correction,
+so the map also reads in black and white.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.comparison.pairing import Axis
-from src.comparison.tables import axis_text, place, varying_axes
+from src.comparison.tables import axis_text, coordinate, varying_axes
 from src.comparison.units import Unit, name_of, unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, contrasts
+from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,95 +33,102 @@ TITLES = {
     "data": "data",
     "cell": "cell",
 }
-ACROSS = ("ratio", "imbalance", "shift", "epochs")
-"""Which axes span a facet when several have equally many levels."""
+PREFERRED = ("ratio", "imbalance", "shift", "epochs")
+"""Axes that span a panel in preference to others with equally many levels."""
 MAX_INCHES = (22.0, 40.0)
 DPI = 150
+LETTER = 0.56
+"""Mean width of a letter, in em."""
 
 
 def difference_maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str = "") -> list[Path]:
-    """One PNG for every two regimes, ``map-{a}-{b}.png`` in `folder`; returns their paths."""
+    """Writes one PNG for every pair of regimes to `folder`, named by `map_names`; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in map_names(verdicts)]
-    for path, group in zip(paths, contrasts(verdicts).values(), strict=True):
+    for path, group in zip(paths, by_pair(verdicts).values(), strict=True):
         difference_figure(group, title=title).savefig(path)
     return paths
 
 
 def map_names(verdicts: Sequence[CellVerdict]) -> list[str]:
-    """The files of `difference_maps`, one for every two regimes."""
-    return [f"map-{a}-{b}.png".replace("/", "_") for a, b in contrasts(verdicts)]
+    """File names of the maps, ``map-{a}-{b}.png``."""
+    return [f"map-{a}-{b}.png".replace("/", "_") for a, b in by_pair(verdicts)]
 
 
 def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Figure:
-    """The map of one pair of regimes, for 1 to 2,000 cells; places without a cell stay grey."""
+    """The map of one pair of regimes, for 1 to 2,000 cells; grid points without a cell stay grey."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    ((a, b),) = contrasts(verdicts)
     unit = unit_of(verdicts[0].metric)
     axes = varying_axes(verdicts)
-    across, down, facet_axes = _layout(axes)
-    columns, rows = axes.get(across or "", ["-"]), axes.get(down or "", ["-"])
-    facets = list(product(*(axes[name] for name in facet_axes)))
+    across, down, panel_axes = _layout(axes)
+    columns, rows = axes.get(across, ["-"]), axes.get(down, ["-"])
+    panels = list(product(*(axes[name] for name in panel_axes)))
 
-    tile_w, tile_h = _tile_inches(len(columns), len(rows), len(facets), _longest(columns))
-    above, below, between = (0.3 if facet_axes else 0.05), 0.26, 0.3
-    facet_w, facet_h = len(columns) * tile_w + between, above + len(rows) * tile_h + below
-    n_wide = _facets_per_row(len(facets), facet_w, facet_h)
-    n_high = math.ceil(len(facets) / n_wide)
-    down_title = _wrapped(TITLES.get(down, down), above + len(rows) * tile_h) if down else ""
+    # All lengths are in inches.
+    tile_w, tile_h = _tile_size(len(columns), len(rows), len(panels), _longest(columns))
+    above, below, gap = (0.3 if panel_axes else 0.05), 0.26, 0.3
+    grid_w, grid_h = len(columns) * tile_w, len(rows) * tile_h
+    panel_w, panel_h = grid_w + gap, above + grid_h + below
+    n_wide = _panels_per_row(len(panels), panel_w, panel_h)
+    down_title = _wrapped(TITLES.get(down, down), above + grid_h)
     left = 0.45 + 0.075 * _longest(rows) + 0.14 * down_title.count("\n") if down else 0.3
     head, foot = (0.85 if title else 0.6), (1.95 if across else 1.6)
-    width = max(5.6, left + n_wide * facet_w + 0.1)
-    height = head + n_high * facet_h + foot
+    width = max(5.6, left + n_wide * panel_w + 0.1)
+    height = head + math.ceil(len(panels) / n_wide) * panel_h + foot
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
 
     largest = max((abs(v.difference) for v in verdicts if v.difference is not None), default=0.0)
-    limit = max(unit.scale * largest, 10.0 ** (1 - unit.decimals))  # a map of tiny differences shall look pale
+    limit = max(unit.scale * largest, 10.0 ** (1 - unit.decimals))  # keeps a map of tiny differences pale
     norm = Normalize(-limit, limit)
-    at = {tuple(place(v, name) for name in axes): v for v in verdicts}
+    by_coordinates = {tuple(coordinate(v, name) for name in axes): v for v in verdicts}
     longest = max(len(unit.difference(verdict.difference)) for verdict in verdicts)
     font_size = min(9.0, 24 * tile_h, 105 * tile_w / longest)
-    left += (width - 0.1 - left - n_wide * facet_w) / 2
-    for index, facet in enumerate(facets):
+    left += (width - 0.1 - left - n_wide * panel_w) / 2
+    for index, panel in enumerate(panels):
         row, column = divmod(index, n_wide)
-        bottom = height - head - row * facet_h - above - len(rows) * tile_h
-        x, w, h = left + column * facet_w, len(columns) * tile_w, len(rows) * tile_h
-        ax = figure.add_axes((x / width, bottom / height, w / width, h / height))
-        fixed = dict(zip(facet_axes, facet, strict=True))
+        bottom = height - head - row * panel_h - above - grid_h
+        x = left + column * panel_w
+        ax = figure.add_axes((x / width, bottom / height, grid_w / width, grid_h / height))
+        fixed: dict[str, Axis] = dict(zip(panel_axes, panel, strict=True))
         tiles = {}
         for i, j in product(range(len(rows)), range(len(columns))):
-            here = fixed | ({across: columns[j]} if across else {}) | ({down: rows[i]} if down else {})
-            tiles[j, i] = at.get(tuple(here[name] for name in axes))
-        _tiles(ax, tiles, norm, font_size=font_size)
-        last_row, first_column = index + n_wide >= len(facets), column == 0
+            tile = fixed | {across: columns[j], down: rows[i]}
+            tiles[j, i] = by_coordinates.get(tuple(tile[name] for name in axes))
+        _draw_tiles(ax, tiles, norm, unit, font_size)
         ax.set_xlim(-0.5, len(columns) - 0.5)
         ax.set_ylim(-0.5, len(rows) - 0.5)
-        _label(ax, columns if across else [], rows if down and first_column else [])
-        if across and last_row:
+        ax.set_xticks(range(len(columns)), [axis_text(level) for level in columns] if across else [])
+        is_labelled = bool(down) and column == 0
+        ax.set_yticks(range(len(rows)), [axis_text(level) for level in rows] if is_labelled else [])
+        ax.tick_params(length=0, labelsize=7.5)
+        ax.spines[:].set_visible(False)
+        if across and index + n_wide >= len(panels):
             ax.set_xlabel(TITLES.get(across, across), fontsize=8.5)
-        if down and first_column:
+        if is_labelled:
             longest_line = max(down_title.split("\n"), key=len)
-            ax.set_ylabel(down_title, fontsize=_fitting(longest_line, h + above, 8.5))
+            ax.set_ylabel(down_title, fontsize=_font_size(longest_line, grid_h + above, 8.5))
         if fixed:
             text = ", ".join(f"{name} = {axis_text(value)}" for name, value in fixed.items())
-            ax.set_title(text, fontsize=_fitting(text, w + between, 9.0), pad=4)
-    _heading(figure, f"{a} minus {b}: {name_of(verdicts[0].metric)}", title)
-    _legend(figure, norm, verdicts)
+            ax.set_title(text, fontsize=_font_size(text, grid_w + gap, 9.0), pad=4)
+    heading = f"{verdicts[0].a} minus {verdicts[0].b}: {name_of(verdicts[0].metric)}"
+    _write(figure, heading, height - 0.3, 12.0)
+    _write(figure, title, height - 0.58, 9.0, color="#505050")
+    _draw_legend(figure, norm, verdicts)
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ where things go
+# ------------------------------------------------------------------------------------------------ layout
 
 
-def _layout(axes: dict[str, list[Axis]]) -> tuple[str | None, str | None, list[str]]:
-    """Axis across, axis down, axes of the facets: the two longest span a facet, the longer one across."""
-    preference = {name: rank for rank, name in enumerate(ACROSS)}
-    names = sorted(axes, key=lambda name: (-len(axes[name]), preference.get(name, len(ACROSS))))
-    across, down = names[0] if names else None, names[1] if len(names) > 1 else None
+def _layout(axes: Mapping[str, Sequence[Axis]]) -> tuple[str, str, list[str]]:
+    """Axis across, axis down ("" if there is none), axes of the panels; the two longest axes span a panel."""
+    rank = {name: position for position, name in enumerate(PREFERRED)}
+    names = sorted(axes, key=lambda name: (-len(axes[name]), rank.get(name, len(PREFERRED))))
+    across, down, *_ = *names, "", ""
     return across, down, [name for name in axes if name not in (across, down)]
 
 
@@ -129,108 +136,86 @@ def _longest(levels: Sequence[Axis]) -> int:
     return max(len(axis_text(level)) for level in levels)
 
 
-def _tile_inches(n_columns: int, n_rows: int, n_facets: int, longest: int) -> tuple[float, float]:
+def _tile_size(n_columns: int, n_rows: int, n_panels: int, longest: int) -> tuple[float, float]:
     """Width and height of a tile: generous for few cells, smaller for many, within the largest figure."""
-    n_tiles = n_columns * n_rows * n_facets
+    n_tiles = n_columns * n_rows * n_panels
     size = 0.72 if n_tiles <= 120 else 0.56 if n_tiles <= 600 else 0.44
     width = max(size, min(1.2, 0.085 * longest))
     return min(width, (MAX_INCHES[0] - 2) / n_columns), min(size * 0.72, (MAX_INCHES[1] - 4) / n_rows)
 
 
-def _facets_per_row(n_facets: int, facet_w: float, facet_h: float) -> int:
-    """As many as make the figure about 1.4 times as wide as high, within its largest width."""
-    most = max(1, int((MAX_INCHES[0] - 1.5) / facet_w))
-    wished = max(1, round(math.sqrt(1.4 * n_facets * facet_h / facet_w)))
-    return min(n_facets, most, wished if n_facets > 3 else n_facets)
+def _panels_per_row(n_panels: int, panel_w: float, panel_h: float) -> int:
+    """The number that makes the figure about 1.4 times as wide as high, within the largest width."""
+    most = max(1, int((MAX_INCHES[0] - 1.5) / panel_w))
+    ideal = max(1, round(math.sqrt(1.4 * n_panels * panel_h / panel_w)))
+    return min(n_panels, most, ideal if n_panels > 3 else n_panels)
 
 
-def _fitting(text: str, inches: float, largest: float) -> float:
-    """Font size in points at which `text` is at most so many inches wide (a letter is about 0.56 em)."""
-    return max(4.5, min(largest, 72 * inches / (0.56 * max(1, len(text)))))
+def _font_size(text: str, inches: float, largest: float) -> float:
+    """Font size in points at which `text` fits into a width."""
+    return max(4.5, min(largest, 72 * inches / (LETTER * max(1, len(text)))))
 
 
 def _wrapped(text: str, inches: float) -> str:
-    """`text` in as few lines as let it be legible (7 points) within so many inches."""
-    n_letters = max(12, int(72 * inches / (0.56 * 7)))
+    """`text` wrapped to a width at 7 points."""
+    n_letters = max(12, int(72 * inches / (LETTER * 7)))
     return "\n".join(textwrap.wrap(text, n_letters, break_long_words=False))
 
 
-# ------------------------------------------------------------------------------------------------ what is drawn
+# ------------------------------------------------------------------------------------------------ drawing
 
 
-def _tiles(ax: Axes, tiles: dict[tuple[int, int], CellVerdict | None], norm: Normalize, *, font_size: float) -> None:
-    """One facet: colour and number of each difference, hatched while uncertain, a cross where it cannot be judged."""
+def _draw_tiles(
+    ax: Axes, tiles: Mapping[tuple[int, int], CellVerdict | None], norm: Normalize, unit: Unit, font_size: float
+) -> None:
+    """Draws one panel: colour and value of each difference, hatched if uncertain, a cross if inconclusive."""
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
 
-    squares: dict[str, list[list[tuple[float, float]]]] = {"on dark": [], "on light": []}
+    hatches = {"white": ((1, 1, 1, 0.45), []), "black": ((0, 0, 0, 0.28), [])}
     corners, faces = [], []
     for (x, y), verdict in tiles.items():
         square = [(x + dx, y + dy) for dx, dy in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
-        face, text, weight, ink, hatched = (0.91, 0.91, 0.91), "·", "normal", "#808080", False
-        if verdict is not None and (verdict.difference is None or verdict.winner == INCONCLUSIVE):
+        style: dict[str, Any] = {}
+        if verdict is None:
+            face, text, ink = (0.91, 0.91, 0.91), "·", "#808080"
+        elif verdict.difference is None or verdict.winner == INCONCLUSIVE:
             face, text, ink = (0.78, 0.78, 0.78), "×", "#303030"
-        elif verdict is not None:
-            assert verdict.difference is not None
-            unit = unit_of(verdict.metric)
+        else:
             red, green, blue, _ = colormaps[_colours(unit)](float(norm(unit.scale * verdict.difference)))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            face, hatched = (red, green, blue), not verdict.certain
-            if hatched:
-                squares["on dark" if dark else "on light"].append(square)
-            text, ink = unit.difference(verdict.difference), "white" if dark else "black"
-            weight = "bold" if verdict.certain else "normal"
+            face, text = (red, green, blue), unit.difference(verdict.difference)
+            ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+            if verdict.certain:
+                style["fontweight"] = "bold"
+            else:
+                hatches[ink][1].append(square)
+                if font_size > 8:
+                    style["bbox"] = {"boxstyle": "square,pad=0.1", "facecolor": face, "linewidth": 0}
         corners.append(square)
         faces.append(face)
-        if font_size < 4.0:
-            continue
-        behind = (
-            {"boxstyle": "square,pad=0.1", "facecolor": face, "linewidth": 0} if hatched and font_size > 8 else None
-        )
-        ax.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=font_size,
-            fontweight=weight,
-            color=ink,
-            bbox=behind,
-            zorder=3,
-        )
-    for shade, stroke in (("on dark", (1, 1, 1, 0.45)), ("on light", (0, 0, 0, 0.28))):
-        if squares[shade]:
-            ax.add_collection(
-                PolyCollection(squares[shade], facecolor="none", edgecolor=stroke, hatch="////", linewidth=0, zorder=2)
-            )
+        if font_size >= 4.0:
+            ax.text(x, y, text, ha="center", va="center", fontsize=font_size, color=ink, zorder=3, **style)
+    for stroke, squares in hatches.values():
+        if squares:
+            hatched = PolyCollection(squares, facecolor="none", edgecolor=stroke, hatch="////", linewidth=0, zorder=2)
+            ax.add_collection(hatched)
     ax.add_collection(PolyCollection(corners, facecolor=faces, edgecolor="white", linewidth=0.8, zorder=1))
 
 
 def _colours(unit: Unit) -> str:
-    """Orange where the regime named first is better, purple where the second is: of losses, where the difference is negative."""
+    """Orange where the first regime is better, purple where the second is; a lower loss is better."""
     return "PuOr_r" if unit.higher_is_better else "PuOr"
 
 
-def _label(ax: Axes, columns: Sequence[Axis], rows: Sequence[Axis]) -> None:
-    """Ticks at the levels of the axes that are given, no frame."""
-    ax.set_xticks(range(len(columns)), [axis_text(level) for level in columns])
-    ax.set_yticks(range(len(rows)), [axis_text(level) for level in rows])
-    ax.tick_params(length=0, labelsize=7.5)
-    for side in ax.spines.values():
-        side.set_visible(False)
-
-
-def _heading(figure: Figure, heading: str, title: str) -> None:
+def _write(figure: Figure, text: str, y: float, size: float, **style: Any) -> None:
+    """A centred line of text, `y` inches above the bottom, in at most the figure's width."""
     width, height = figure.get_size_inches()
-    for text, y, size, ink in ((heading, 0.3, 12.0, "black"), (title, 0.58, 9.0, "#505050")):
-        figure.text(
-            0.5, 1 - y / height, text, ha="center", va="center", fontsize=_fitting(text, width - 0.4, size), color=ink
-        )
+    style = {"ha": "center", "va": "center", "fontsize": _font_size(text, width - 0.4, size), **style}
+    figure.text(0.5, y / height, text, **style)
 
 
-def _legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict]) -> None:
-    """The shared colour bar with the side that each end favours, what the marks mean, and whether seeds are too few."""
+def _draw_legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict]) -> None:
+    """Draws the colour bar, the regime that each of its ends favours, and the key to the marks."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
@@ -243,19 +228,13 @@ def _legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict]) ->
     bar.tick_params(labelsize=7.5, length=2)
     below, above = (first.b, first.a) if unit.higher_is_better else (first.a, first.b)
     for x, text, side in ((left, f"← {below} better", "left"), (left + bar_w, f"{above} better →", "right")):
-        size = _fitting(text, bar_w / 2 - 0.1, 8.5)
+        size = _font_size(text, bar_w / 2 - 0.1, 8.5)
         figure.text(x / width, 1.18 / height, text, ha=side, va="center", fontsize=size)
-    ns = sorted({verdict.n for verdict in verdicts if verdict.n})
-    seeds = "" if not ns else f", {ns[0]} seeds" if len(ns) == 1 else f", {ns[0]} to {ns[-1]} seeds"
-    of = f", {unit.of_differences}" if unit.of_differences else ""
-    few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
-    lines = (
-        f"mean paired difference{of}{seeds}",
-        f"bold: certain (Holm over {first.family}); hatched: not certain; ×: inconclusive; ·: no run",
-        few,
-    )
-    for line, y in zip(lines, (0.62, 0.38, 0.17), strict=True):
-        size = _fitting(line, width - 0.3, 8.0)
-        figure.text(
-            0.5, y / height, line, ha="center", va="center", fontsize=size, color="#404040" if y < 0.6 else "black"
-        )
+    counts = sorted({verdict.n for verdict in verdicts if verdict.n})
+    seeds = f", {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds" if counts else ""
+    points = f", {unit.of_differences}" if unit.of_differences else ""
+    too_few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
+    _write(figure, f"mean paired difference{points}{seeds}", 0.62, 8.0)
+    key = f"bold: certain (Holm over {first.family}); hatched: not certain; ×: inconclusive; ·: no run"
+    _write(figure, key, 0.38, 8.0, color="#404040")
+    _write(figure, too_few, 0.17, 8.0, color="#404040")

@@ -1,4 +1,4 @@
-"""What a statement may be about: the metrics of a run, what follows from its stages and curves, and sums of those."""
+"""Metrics of a run: logged values, values derived from its stages and curves, and weighted sums of both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TERM = re.compile(r"\s*(?P<sign>[+-]?)\s*(?:(?P<factor>\d+(?:\.\d+)?)\s*\*\s*)?(
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A weighted sum of metrics: (factor, name) each."""
+    """A weighted sum of metrics, as (factor, name) terms."""
 
     terms: tuple[tuple[float, str], ...]
 
@@ -26,45 +26,45 @@ class Metric:
 
 @functools.cache
 def parse_metric(text: str) -> Metric:
-    """``train/union/accuracy - 0.5 * test/union/accuracy``: names with signs and factors; a slash is part of a name.
+    """Parses a sum such as ``train/union/accuracy - 0.5 * test/union/accuracy``; a slash is part of a name.
 
     Raises ConfigError for anything else.
     """
     terms: list[tuple[float, str]] = []
-    place = 0
-    while place < len(text) or not terms:
-        match = TERM.match(text, place)
+    position = 0
+    while position < len(text) or not terms:
+        match = TERM.match(text, position)
         if match is None or (terms and not match["sign"]):
             raise ConfigError(
                 "metric", text, "is no sum of metrics; write e.g. test/d2/accuracy - 0.5 * test/d1/accuracy"
             )
         factor = float(match["factor"] or 1)
         terms.append((-factor if match["sign"] == "-" else factor, match["name"]))
-        place = match.end()
+        position = match.end()
     return Metric(tuple(terms))
 
 
 def run_metric(run: RunRecord, name: str) -> float | None:
-    """One metric of a run; None where it is undefined.
+    """One metric of a run; None if undefined.
 
-    Those of result.json; ``converged``: share of its stages that met their tolerance; ``lowest/NAME``, ``last/NAME``:
-    the least and the last value of a curve (``val/d1/accuracy``) in the last stage, from history.parquet.
+    Besides the metrics of result.json: ``converged``, the share of the run's stages that met their tolerance;
+    ``lowest/CURVE`` and ``last/CURVE``, the minimum and the final value of a curve of the last stage
+    (``last/val/d1/accuracy``), from history.parquet.
     """
     if name == "converged":
-        asked = [stage["converged"] for stage in run.result["stages"] if stage["converged"] is not None]
-        return sum(asked) / len(asked) if asked else None
+        converged = [stage["converged"] for stage in run.result["stages"] if stage["converged"] is not None]
+        return sum(converged) / len(converged) if converged else None
     kind, _, curve = name.partition("/")
     if kind in ("lowest", "last"):
-        values = _curve(run.path.with_name("history.parquet"), curve)
+        values = _last_stage_curve(run.path.with_name("history.parquet"), curve)
         return None if not values else min(values) if kind == "lowest" else values[-1]
     return run.metric(name)
 
 
-def _curve(history: Path, name: str) -> list[float]:
-    """The values of a curve in the last stage."""
+def _last_stage_curve(history: Path, name: str) -> list[float]:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(history).to_pydict()
     last = max(rows["stage"], default=0)
     columns = zip(rows["stage"], rows["name"], rows["value"], strict=True)
-    return [value for stage, of, value in columns if stage == last and of == name]
+    return [value for stage, curve, value in columns if stage == last and curve == name]

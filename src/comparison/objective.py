@@ -1,4 +1,4 @@
-"""What a cell is worth to a search: a validation metric of its regimes, mean over the seeds, from their curves on disk."""
+"""The score of a cell in a search: the mean over seeds of a validation metric of its regimes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from src.config import Objective
 
 @dataclass(frozen=True)
 class Score:
-    """What a cell is worth to a search. `means`: of the objective's metric over the seeds, by regime; without it,
-    `problem` says why. `diverged`: this is so for good, since a loss was not finite."""
+    """A cell's score. `means`: the objective's metric averaged over seeds, by regime; None with the reason in `problem`.
+
+    `diverged`: training the cell again would not help, because a loss was not finite.
+    """
 
     means: Mapping[str, float] | None
     problem: str = ""
@@ -22,13 +24,12 @@ class Score:
 
 
 def score_of(sweep_dir: Path, cell: str, seeds: Sequence[int], objective: Objective) -> Score:
-    """The mean of the objective's metric over `seeds`, for each of its regimes, at the weights that a run ends with.
+    """The mean of the objective's metric over `seeds` for each of its regimes, at the final weights of each run.
 
-    The last point of a curve is made with these weights (those that early stopping went back to, too). Both regimes of a
-    difference count on the same seeds, so that the difference of their means is the mean paired difference.
+    The last point of a curve belongs to the final weights, also where early stopping restored them. All regimes use the
+    same seeds, so the difference of two means is the mean paired difference.
     """
-    records = load_records(sweep_dir, cells=[cell], seeds=seeds)
-    runs = {(run.regime, run.seed): run for run in records.runs}
+    runs = {(run.regime, run.seed): run for run in load_records(sweep_dir, cells=[cell], seeds=seeds).runs}
     means = {}
     for label in objective.of:
         values = []

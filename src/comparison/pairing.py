@@ -1,7 +1,7 @@
-"""From run folders to pairs: what finished, what did not, and which two runs may be subtracted.
+"""Reads run records from disk and pairs the runs of two regimes by seed.
 
-A run folder holds result.json (finished or diverged) or failed.json. Two runs make a pair if they share cell, seed and
-kind of device; their difference is a - b, a being named first.
+A run folder holds result.json (finished or diverged) or failed.json. Two runs form a pair if they share cell, seed and
+kind of device; a difference is a - b, where a comes first in the command's list of regimes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 Axis = str | float | int
 
 SCHEMA = 1
-SAME = 1e-12
-"""Two values closer than this share of their size are equal: rounding must not give a difference a sign."""
+RELATIVE_TOLERANCE = 1e-12
+"""Two values closer than this share of their size are equal, so that rounding never gives a difference a sign."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """One run as its result.json tells it. `result` is the reproducible part, `provenance` where and when it was made."""
+    """One run, read from result.json. `result` is its reproducible part; `provenance` records when and where it ran."""
 
     path: Path
     sweep: str
     cell: str
     run: str
     regime: str
-    """The label: the name and the knobs that differ from their defaults."""
+    """Label: the regime's name and the parameters that differ from their defaults."""
     seed: int
     axes: Mapping[str, Axis]
     diverged: bool
@@ -37,15 +37,15 @@ class RunRecord:
     provenance: Mapping[str, Any] = field(repr=False)
 
     def metric(self, name: str) -> float | None:
-        """Value of a metric; None where it is undefined, missing or not finite."""
+        """Value of a metric; None if undefined, missing or not finite."""
         value = self.result["metrics"].get(name)
         return float(value) if value is not None and math.isfinite(value) else None
 
     @property
     def device(self) -> str:
-        """Kind of device that trained it, "cpu" or "cuda": runs of different kinds are never paired."""
-        named = f"{self.provenance.get('device', '')} {self.provenance.get('fingerprint', '')}".lower()
-        return "cuda" if "cuda" in named else "cpu"
+        """Kind of training device, "cpu" or "cuda"; runs of different kinds are never paired."""
+        device = f"{self.provenance.get('device', '')} {self.provenance.get('fingerprint', '')}".lower()
+        return "cuda" if "cuda" in device else "cpu"
 
     @property
     def n_stages(self) -> int:
@@ -53,7 +53,7 @@ class RunRecord:
 
     @property
     def n_unconverged(self) -> int:
-        """Stages that hit their cap; stages whose stopping rule does not ask for convergence do not count."""
+        """Number of stages that reached the cap of a convergence rule."""
         return sum(stage["converged"] is False for stage in self.result["stages"])
 
 
@@ -71,7 +71,7 @@ class FailedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamagedFile:
-    """A record that cannot be read; it counts as not run."""
+    """A record that cannot be read; its run counts as missing."""
 
     path: Path
     problem: str
@@ -79,7 +79,7 @@ class DamagedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Records:
-    """Everything that a sweep's folder says, in the order of the paths."""
+    """The records of a sweep, sorted by path."""
 
     runs: tuple[RunRecord, ...]
     failed: tuple[FailedRun, ...] = ()
@@ -89,16 +89,15 @@ class Records:
 def load_records(
     sweep_dir: Path, *, cells: Collection[str] | None = None, seeds: Collection[int] | None = None
 ) -> Records:
-    """Read `sweep_dir`/cells/*/*/: all of it, or the cells and seeds of one command.
+    """Reads `sweep_dir`/cells/*/*/, restricted to `cells` and `seeds` if given.
 
-    A result beside an older failure counts; a record that cannot be read is listed as damaged, never half used.
+    A result takes precedence over an older failure of the same run. Unreadable records are listed as damaged.
     """
-    runs: list[RunRecord] = []
-    failed: list[FailedRun] = []
+    records: list[RunRecord | FailedRun] = []
     damaged: list[DamagedFile] = []
-    names = None if cells is None else set(cells)
+    selected = None if cells is None else set(cells)
     for folder in sorted((sweep_dir / "cells").glob("*/*/")):
-        if names is not None and folder.parent.name not in names:
+        if selected is not None and folder.parent.name not in selected:
             continue
         path = next((p for p in (folder / "result.json", folder / "failed.json") if p.exists()), None)
         if path is None:
@@ -107,14 +106,14 @@ def load_records(
             record = _read(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             damaged.append(DamagedFile(path=path, problem=f"{type(error).__name__}: {error}"))
-            continue
-        if seeds is not None and record.seed not in seeds:
-            continue
-        if isinstance(record, RunRecord):
-            runs.append(record)
         else:
-            failed.append(record)
-    return Records(runs=tuple(runs), failed=tuple(failed), damaged=tuple(damaged))
+            if seeds is None or record.seed in seeds:
+                records.append(record)
+    return Records(
+        runs=tuple(record for record in records if isinstance(record, RunRecord)),
+        failed=tuple(record for record in records if isinstance(record, FailedRun)),
+        damaged=tuple(damaged),
+    )
 
 
 def _read(path: Path) -> RunRecord | FailedRun:
@@ -123,14 +122,20 @@ def _read(path: Path) -> RunRecord | FailedRun:
         raise ValueError(f"holds a {type(content).__name__}, not an object")
     if content["schema"] != SCHEMA:
         raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
-    cell, regime, seed, axes = str(content["cell"]), str(content["regime"]), int(content["seed"]), dict(content["axes"])
-    if path.parent.parent.name != cell:
-        raise ValueError(f"says that it belongs to cell {cell}, but lies in {path.parent.parent.name}")
+    common: dict[str, Any] = {
+        "path": path,
+        "cell": str(content["cell"]),
+        "regime": str(content["regime"]),
+        "seed": int(content["seed"]),
+        "axes": dict(content["axes"]),
+    }
+    if path.parent.parent.name != common["cell"]:
+        raise ValueError(f"names the cell {common['cell']}, but is stored under {path.parent.parent.name}")
     if path.name == "failed.json":
-        return FailedRun(path=path, cell=cell, regime=regime, seed=seed, axes=axes, error=str(content["error"]))
+        return FailedRun(error=str(content["error"]), **common)
     if content["status"] not in ("finished", "diverged"):
         raise ValueError(f"status {content['status']!r} is neither finished nor diverged")
-    result, provenance = dict(content["result"]), dict(content["provenance"])
+    result = dict(content["result"])
     for name, value in result["metrics"].items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise TypeError(f"metric {name} is {value!r}, not a number")
@@ -138,16 +143,12 @@ def _read(path: Path) -> RunRecord | FailedRun:
         if stage["converged"] not in (True, False, None):
             raise ValueError(f"converged is {stage['converged']!r}, neither true, false nor null")
     return RunRecord(
-        path=path,
         sweep=str(content["sweep"]),
-        cell=cell,
         run=str(content["run"]),
-        regime=regime,
-        seed=seed,
-        axes=axes,
         diverged=content["status"] == "diverged",
         result=result,
-        provenance=provenance,
+        provenance=dict(content["provenance"]),
+        **common,
     )
 
 
@@ -164,7 +165,7 @@ def by_cell(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs:
-    """Two regimes of a cell, seed by seed: `values_a[i]` and `values_b[i]` come from seed `seeds[i]`."""
+    """Two regimes of a cell, paired by seed: `values_a[i]` and `values_b[i]` belong to `seeds[i]`."""
 
     a: str
     b: str
@@ -173,65 +174,62 @@ class Pairs:
     values_a: tuple[float, ...]
     values_b: tuple[float, ...]
     problem: str | None
-    """Why no verdict may be drawn from these pairs, or None."""
+    """Why these pairs allow no verdict, or None."""
     notes: tuple[str, ...]
-    """What a reader should know besides: seeds without a partner, stages that did not converge."""
+    """Remarks for the reader: unpaired seeds, stages that did not converge."""
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """a - b for each seed; exactly 0 where the two agree up to rounding."""
+        """a - b for each seed; exactly 0 if the two agree up to rounding."""
         return tuple(_difference(x, y) for x, y in zip(self.values_a, self.values_b, strict=True))
 
 
 def _difference(x: float, y: float) -> float:
-    return 0.0 if abs(x - y) <= SAME * max(abs(x), abs(y)) else x - y
+    return 0.0 if abs(x - y) <= RELATIVE_TOLERANCE * max(abs(x), abs(y)) else x - y
 
 
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
-    """Pair the runs of one cell that belong to regimes `a` and `b`, by seed.
+    """Pairs the runs of one cell that belong to regimes `a` and `b`, by seed.
 
-    Only seeds that both finished on one kind of device count. A diverged run makes the cell inconclusive: the seeds that
-    are left were selected by the outcome.
+    Uses only seeds for which both runs finished on one kind of device. A diverged run makes the cell inconclusive,
+    because the outcome selected the remaining seeds.
     """
     sides: dict[str, dict[int, RunRecord]] = {a: {}, b: {}}
     for run in runs:
         if run.regime in sides:
             assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
             sides[run.regime][run.seed] = run
-    diverged = {name: [seed for seed, run in sorted(side.items()) if run.diverged] for name, side in sides.items()}
-    both = sorted(set(sides[a]) & set(sides[b]))
-    notes: list[str] = []
+    shared = sorted(set(sides[a]) & set(sides[b]))
     used: list[tuple[int, float, float]] = []
     undefined, mixed = [], []
-    for seed in both:
+    for seed in shared:
         run_a, run_b = sides[a][seed], sides[b][seed]
         if run_a.diverged or run_b.diverged:
             continue
+        value_a, value_b = run_a.metric(metric), run_b.metric(metric)
         if run_a.device != run_b.device:
             mixed.append(seed)
-            continue
-        value_a, value_b = run_a.metric(metric), run_b.metric(metric)
-        if value_a is None or value_b is None:
+        elif value_a is None or value_b is None:
             undefined.append(seed)
         else:
             used.append((seed, value_a, value_b))
 
-    alone = sorted(set(sides[a]) ^ set(sides[b]))
-    if alone:
-        notes.append(f"{_seeds(alone)} finished in one regime only")
+    notes = []
+    if unpaired := sorted(set(sides[a]) ^ set(sides[b])):
+        notes.append(f"{_seeds(unpaired)} finished in one regime only")
     if mixed:
         notes.append(f"{_seeds(mixed)} not paired: one run on CPU, the other on CUDA")
     if undefined and used:
         notes.append(f"{_seeds(undefined)} without a value of {metric}")
-    stages = [run for seed, _, _ in used for run in (sides[a][seed], sides[b][seed])]
-    n_unconverged = sum(run.n_unconverged for run in stages)
-    if n_unconverged:
-        notes.append(f"{n_unconverged} of {sum(run.n_stages for run in stages)} stages not converged")
+    paired = [side[seed] for seed, _, _ in used for side in sides.values()]
+    if n_unconverged := sum(run.n_unconverged for run in paired):
+        notes.append(f"{n_unconverged} of {sum(run.n_stages for run in paired)} stages not converged")
 
+    diverged = {name: [seed for seed, run in sorted(side.items()) if run.diverged] for name, side in sides.items()}
     problem = None
     if any(diverged.values()):
         problem = "; ".join(f"{name} diverged ({_seeds(seeds)})" for name, seeds in diverged.items() if seeds)
-    elif not both:
+    elif not shared:
         problem = "no seed finished in both regimes"
     elif not used:
         problem = f"{metric} is undefined here" if undefined else "one regime ran on CPU, the other on CUDA"

@@ -1,7 +1,4 @@
-"""What differences say about a prediction: a verdict on one contrast, and the test of a predicted order.
-
-Supported, refuted, equivalent or inconclusive, always with effect, interval and n, from the exact test of `statistics`.
-"""
+"""Judges predictions against paired differences: a sign, a margin, or an order of conditions."""
 
 from __future__ import annotations
 
@@ -21,12 +18,15 @@ from src.comparison.statistics import (
     sign_flip_p,
 )
 
+Prediction = Literal["positive", "negative", "non_inferior", "equivalent"]
+PredictionVerdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
+
 # ------------------------------------------------------------------------------------------------ trends
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trend:
-    """A predicted order of conditions against the values measured, seeds being the blocks."""
+    """A predicted order of conditions compared with the measured values; seeds are the blocks."""
 
     p: float
     """Page's test of an increasing trend."""
@@ -36,16 +36,19 @@ class Trend:
     fitted: tuple[float, ...]
     """The closest non-decreasing means, by least squares."""
     largest_drop: float
-    """The furthest that a later mean falls under an earlier one; 0 if the means never fall."""
+    """The largest amount by which a later mean falls below an earlier one; 0 if the means never fall."""
     drop_p: tuple[float, ...]
     """For each step from a condition to the next: Holm-adjusted p of "the mean falls here"."""
 
 
 def increasing_trend(values: ArrayLike) -> Trend:
-    """Does the measure rise with the condition? `values` [seeds, conditions >= 3], conditions in the predicted order.
+    """Tests whether the values rise with the condition; for a falling trend pass -values.
 
-    Page's L (1963, JASA 58:216; scipy chooses the exact distribution for small tables), isotonic regression by pooling
-    adjacent violators (scipy), and the exact sign-flip test of every single step. For a falling trend pass -values.
+    Page's L (1963, JASA 58:216; scipy selects the exact distribution for small tables), isotonic regression (scipy), and
+    the exact sign-flip test of every single step.
+
+    Args:
+        values: [seeds >= 2, conditions >= 3], conditions in the predicted order.
     """
     from scipy.optimize import isotonic_regression
     from scipy.stats import page_trend_test
@@ -56,72 +59,71 @@ def increasing_trend(values: ArrayLike) -> Trend:
             f"values of shape {table.shape}: a trend needs finite values of 2 seeds x 3 conditions at least"
         )
     means = table.mean(axis=0)
-    earlier_best = np.maximum.accumulate(means)
-    steps = np.diff(table, axis=1).T
     return Trend(
         p=float(page_trend_test(table).pvalue),
         p_opposite=float(page_trend_test(table[:, ::-1]).pvalue),
         means=tuple(means.tolist()),
         fitted=tuple(np.asarray(isotonic_regression(means).x).tolist()),
-        largest_drop=float(np.max(earlier_best - means)),
-        drop_p=tuple(holm(sign_flip_p(steps, alternative="less")).tolist()),
+        largest_drop=float(np.max(np.maximum.accumulate(means) - means)),
+        drop_p=tuple(holm(sign_flip_p(np.diff(table, axis=1).T, alternative="less")).tolist()),
     )
 
 
 # ------------------------------------------------------------------------------------------------ verdicts
 
-Prediction = Literal["positive", "negative", "non_inferior", "equivalent"]
-Verdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What the differences say about a prediction. `p` and the ends of the interval are None where seeds are too few."""
+    """The verdict on a prediction. `p` and the ends of the interval are None if there are too few seeds."""
 
-    verdict: Verdict
+    verdict: PredictionVerdict
     effect: float
     ci_low: float | None
     ci_high: float | None
     p: float | None
-    """Of the test that the prediction calls for: two-sided for a sign, one-sided against the margin otherwise."""
+    """Of the test that the prediction requires: two-sided for a sign, one-sided against the margin otherwise."""
     n: int
     reason: str
+
+
+def finite_interval(differences: ArrayLike, alpha: float) -> tuple[float | None, float | None]:
+    """The sign-flip interval of differences [n]; None for the ends where there are too few seeds."""
+    low, high = (float(end) for end in sign_flip_interval(differences, alpha=alpha))
+    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
 def judge_effect(
     differences: ArrayLike, predicted: Prediction, *, margin: float | None = None, alpha: float = 0.05
 ) -> Judgement:
-    """Verdict on one contrast from one difference per seed, `differences` [n].
+    """Judges one contrast by one difference per seed, `differences` [n].
 
-    positive, negative: *supported* or *refuted* by the sign of a mean that the two-sided test tells from 0; else
+    positive, negative: *supported* or *refuted* by the sign of the mean if the two-sided test rejects 0; otherwise
     *equivalent* if a margin is given and the mean is shown to lie within it. non_inferior: *supported* if the mean is
     shown to be above -margin (level alpha, one-sided); *refuted* if the whole interval lies below -margin. equivalent:
     *supported* if shown within the margin; *refuted* if the whole interval lies outside. Otherwise *inconclusive*.
     """
     values = np.asarray(differences, dtype=np.float64)
     assert values.ndim == 1
-    if predicted in ("non_inferior", "equivalent") and margin is None:
+    by_margin = predicted in ("non_inferior", "equivalent")
+    if by_margin and margin is None:
         raise ValueError(f"margin=None: the prediction {predicted} needs a margin, fixed before any run")
     n, effect = len(values), float(np.mean(values))
-    by_margin = predicted in ("non_inferior", "equivalent")
     needed = seeds_needed(1, 2 * alpha if by_margin else alpha)
-    low, high = (float(end) for end in sign_flip_interval(values, alpha=alpha))
-    ends = {"ci_low": low if math.isfinite(low) else None, "ci_high": high if math.isfinite(high) else None}
+    low, high = finite_interval(values, alpha)
+    verdict: PredictionVerdict = "inconclusive"
+    p: float | None = None
     if n < needed:
         reason = f"too few seeds: {n} cannot reach {alpha:g}, {needed} can"
-        return Judgement(verdict="inconclusive", effect=effect, p=None, n=n, reason=reason, **ends)
-
-    verdict: Verdict = "inconclusive"
-    if by_margin:
+    elif by_margin:
         assert margin is not None
         p = float((non_inferiority_p if predicted == "non_inferior" else equivalence_p)(values, margin))
-        shown = f"{'above -' if predicted == 'non_inferior' else 'within '}{margin:g}"
+        within = f"{'above -' if predicted == 'non_inferior' else 'within '}{margin:g}"
         if p <= alpha:
-            verdict, reason = "supported", f"the mean is shown to be {shown}"
-        elif high < -margin or (predicted == "equivalent" and low > margin):
+            verdict, reason = "supported", f"the mean is shown to be {within}"
+        elif (high is not None and high < -margin) or (predicted == "equivalent" and low is not None and low > margin):
             verdict, reason = "refuted", "the interval lies beyond the margin"
         else:
-            reason = f"the mean is not shown to be {shown}, nor beyond"
+            reason = f"the mean is shown to be neither {within} nor beyond"
     else:
         p = float(sign_flip_p(values))
         if p <= alpha:
@@ -130,5 +132,5 @@ def judge_effect(
         elif margin is not None and float(equivalence_p(values, margin)) <= alpha:
             verdict, reason = "equivalent", f"the mean is shown to be within {margin:g} of 0"
         else:
-            reason = "the sign of the mean is not certain"
-    return Judgement(verdict=verdict, effect=effect, p=p, n=n, reason=reason, **ends)
+            reason = "the sign of the mean is uncertain"
+    return Judgement(verdict=verdict, effect=effect, ci_low=low, ci_high=high, p=p, n=n, reason=reason)

@@ -1,13 +1,12 @@
-"""Who wins in each cell: paired by seed, decided by the exact sign-flip test, Holm-corrected over all that is asked.
+"""Decides which regime wins in each cell: paired by seed, tested by the exact sign-flip test, corrected by Holm.
 
-The family of the correction is everything one command puts on the table: its cells times its pairs of regimes, for one
-metric. The 95 % interval of a cell is the inversion of the uncorrected test, so in a large family it may leave zero out
-where the corrected test does not yet name a winner; the winner is always the corrected test's.
+The family of the correction is everything that one command compares: its cells times its pairs of regimes, for one metric.
+A cell's 95 % interval inverts the uncorrected test, so in a large family it may exclude zero while the corrected test names
+no winner; the winner is always that of the corrected test.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -21,14 +20,14 @@ from src.comparison.units import name_of, unit_of
 
 UNDECIDED = "undecided"
 INCONCLUSIVE = "inconclusive"
-TESTS = ("d1", "d2", "union")
+TEST_SETS = ("d1", "d2", "union")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellVerdict:
-    """Two regimes in one cell. All values are in the metric's own unit; `difference` is the mean of a - b over seeds.
+    """The comparison of two regimes in one cell. All values are in the metric's own unit.
 
-    None stands for what cannot be said: the means without a pair, interval and p with too few seeds or a diverged run.
+    None where a value cannot be given: the means without a pair; interval and p with too few seeds or a diverged run.
     """
 
     cell: str
@@ -39,17 +38,18 @@ class CellVerdict:
     mean_a: float | None
     mean_b: float | None
     difference: float | None
+    """Mean of a - b over seeds."""
     ci_low: float | None
     ci_high: float | None
     p: float | None
-    """Two-sided sign-flip p of this cell alone; None where so few seeds could not make it small."""
+    """Two-sided sign-flip p of this cell alone; None if so few seeds cannot make it small."""
     p_holm: float | None
-    """Corrected over the family; None where so few seeds could not make it small in a family of this size."""
+    """Corrected over the family; None if so few seeds cannot make it small in a family of this size."""
     n: int
     family: int
-    """How many comparisons the correction spans."""
+    """Number of comparisons that the correction spans."""
     winner: str
-    """Label of the regime that wins, "undecided" (not certain) or "inconclusive" (cannot be judged: see `reason`)."""
+    """Label of the winning regime, "undecided" (the difference is uncertain) or "inconclusive" (see `reason`)."""
     reason: str
     notes: tuple[str, ...]
     seeds: tuple[int, ...] = field(repr=False)
@@ -58,13 +58,15 @@ class CellVerdict:
 
     @property
     def certain(self) -> bool:
-        """A winner is named."""
+        """Whether one of the regimes wins."""
         return self.winner in (self.a, self.b)
 
 
-def metric_of(runs: Iterable[RunRecord]) -> str:
-    """What regimes are compared by unless somebody says otherwise: accuracy on the union; where accuracy has no meaning
-    (regression) the exact risk, if every run knows it, else the loss. Of risk and loss the lower is the better."""
+def default_metric(runs: Iterable[RunRecord]) -> str:
+    """The metric that regimes are compared by unless another is given: accuracy on the union of the test sets.
+
+    For a regression, which has no accuracy: the exact risk if every run has it, else the loss.
+    """
     finished = [run for run in runs if not run.diverged]
     if not finished or any(run.metric("test/union/accuracy") is not None for run in finished):
         return "test/union/accuracy"
@@ -78,80 +80,95 @@ def judge(
     metric: str | None = None,
     alpha: float = 0.05,
     *,
-    n_claims: int | None = None,
+    n_tests: int | None = None,
 ) -> list[CellVerdict]:
-    """Verdict for every cell of `records` and every two of `regimes` (labels, in the command's order).
+    """The verdict for every cell of `records` and every two of `regimes`.
 
-    `metric`: None means that of `metric_of`. `n_claims`: size the family will have once the command is through, for verdicts while it runs; else the number of
-    comparisons that have pairs.
+    Args:
+        regimes: labels, in the command's order.
+        metric: None selects `default_metric`.
+        n_tests: size of the family when the command ends, for verdicts while it runs; by default the number of
+            comparisons that have pairs.
     """
-    metric = metric or metric_of(records.runs)
-    cells = by_cell(records.runs)
-    axes = {run.cell: run.axes for run in records.runs} | {failure.cell: failure.axes for failure in records.failed}
-    failures: dict[str, list[FailedRun]] = {}
-    for failure in records.failed:
-        failures.setdefault(failure.cell, []).append(failure)
-    found = [
-        (cell, pair(cells.get(cell, ()), a, b, metric)) for cell in sorted(axes) for a, b in combinations(regimes, 2)
+    metric = metric or default_metric(records.runs)
+    runs = by_cell(records.runs)
+    axes = {record.cell: record.axes for record in (*records.runs, *records.failed)}
+    all_pairs = [
+        (cell, pair(runs.get(cell, ()), a, b, metric)) for cell in sorted(axes) for a, b in combinations(regimes, 2)
     ]
-    judged = [pairs for _, pairs in found if pairs.problem is None]
-    raw = _tests(judged, alpha)
-    family = max(len(judged), n_claims or 0)
-    adjusted = holm([p for p, _, _ in raw], n_claims=family)
-    outcome = {id(pairs): (*test, float(p)) for pairs, test, p in zip(judged, raw, adjusted, strict=True)}
+    testable = [pairs for _, pairs in all_pairs if pairs.problem is None]
+    tests = _test(testable, alpha)
+    family = max(len(testable), n_tests or 0)
+    corrected = holm([p for p, _, _ in tests], n_tests=family)
+    by_pairs = {id(pairs): (*test, float(p)) for pairs, test, p in zip(testable, tests, corrected, strict=True)}
     return [
-        _verdict(cell, axes[cell], pairs, outcome.get(id(pairs)), family, alpha, failures.get(cell, []))
-        for cell, pairs in found
+        _verdict(
+            cell,
+            axes[cell],
+            pairs,
+            by_pairs.get(id(pairs)),
+            family,
+            alpha,
+            [run for run in records.failed if run.cell == cell and run.regime in (pairs.a, pairs.b)],
+        )
+        for cell, pairs in all_pairs
     ]
 
 
-def _tests(judged: Sequence[Pairs], alpha: float) -> list[tuple[float, float, float]]:
-    """(p, low, high) of each, those with equally many seeds together."""
+def _test(testable: Sequence[Pairs], alpha: float) -> list[tuple[float, float, float]]:
+    """(p, low, high) of each comparison; those with equally many seeds are computed together."""
     by_n: dict[int, list[int]] = {}
-    for index, pairs in enumerate(judged):
+    for index, pairs in enumerate(testable):
         by_n.setdefault(len(pairs.seeds), []).append(index)
-    tests: list[tuple[float, float, float]] = [(1.0, -math.inf, math.inf)] * len(judged)
+    tests = {}
     for indices in by_n.values():
-        differences = np.array([judged[index].differences for index in indices])
-        low, high = sign_flip_interval(differences, alpha=alpha)
-        for index, *test in zip(indices, sign_flip_p(differences), low, high, strict=True):
-            tests[index] = (float(test[0]), float(test[1]), float(test[2]))
-    return tests
+        differences = np.array([testable[index].differences for index in indices])
+        columns = (sign_flip_p(differences), *sign_flip_interval(differences, alpha=alpha))
+        for index, *values in zip(indices, *columns, strict=True):
+            p, low, high = map(float, values)
+            tests[index] = (p, low, high)
+    return [tests[index] for index in range(len(testable))]
+
+
+def decide(
+    difference: float, metric: str, a: str, b: str, *, p: float | None, p_holm: float, n: int, family: int, alpha: float
+) -> tuple[str, str, float | None]:
+    """(winner, reason, corrected p) of a tested comparison; the p is None if `n` seeds are too few for the family.
+
+    `p`: of this comparison alone, None if the seeds are too few even for one.
+    """
+    needed = seeds_needed(family, alpha)
+    if p is None or (p_holm > alpha and n < needed):
+        scope = "a comparison" if family == 1 else f"{family} comparisons at once"
+        return UNDECIDED, f"too few seeds: {n} cannot decide {scope}, {needed} can", None
+    if p_holm > alpha:
+        return UNDECIDED, "the difference is not certain", p_holm
+    better = difference if unit_of(metric).higher_is_better else -difference
+    return (a if better > 0 else b), "the difference is certain", p_holm
 
 
 def _verdict(
     cell: str,
     axes: Mapping[str, Axis],
     pairs: Pairs,
-    outcome: tuple[float, float, float, float] | None,
+    test: tuple[float, float, float, float] | None,
     family: int,
     alpha: float,
-    failures: Sequence[FailedRun],
+    failed: Sequence[FailedRun],
 ) -> CellVerdict:
+    """`test`: (p, low, high, corrected p), None for pairs with a problem."""
     n = len(pairs.seeds)
     difference = float(np.mean(pairs.differences)) if n else None
-    p = p_holm = low = high = None
+    p = low = high = p_holm = None
     winner, reason = INCONCLUSIVE, pairs.problem or ""
-    if outcome is not None:
+    if test is not None:
         assert difference is not None
-        raw, ci_low, ci_high, corrected = outcome
         if n >= seeds_needed(1, alpha):
-            p, low, high = raw, ci_low, ci_high
-        needed = seeds_needed(family, alpha)
-        if p is not None and (corrected <= alpha or n >= needed):
-            p_holm = corrected
-        if p_holm is not None and p_holm <= alpha:
-            better = difference if unit_of(pairs.metric).higher_is_better else -difference
-            winner, reason = (pairs.a if better > 0 else pairs.b), "the difference is certain"
-        elif p_holm is not None:
-            winner, reason = UNDECIDED, "the difference is not certain"
-        else:
-            scope = "a comparison" if family == 1 else f"{family} comparisons at once"
-            winner, reason = UNDECIDED, f"too few seeds: {n} cannot decide {scope}, {needed} can"
-    failed = [failure for failure in failures if failure.regime in (pairs.a, pairs.b)]
-    notes = pairs.notes
-    if failed:
-        notes = (*notes, f"{len(failed)} run{'s' if len(failed) > 1 else ''} failed: {failed[0].error}")
+            p, low, high = test[:3]
+        winner, reason, p_holm = decide(
+            difference, pairs.metric, pairs.a, pairs.b, p=p, p_holm=test[3], n=n, family=family, alpha=alpha
+        )
+    failures = [f"{len(failed)} run{'s' if len(failed) > 1 else ''} failed: {failed[0].error}"] if failed else []
     return CellVerdict(
         cell=cell,
         axes=axes,
@@ -169,33 +186,31 @@ def _verdict(
         family=family,
         winner=winner,
         reason=reason,
-        notes=notes,
+        notes=(*pairs.notes, *failures),
         seeds=pairs.seeds,
         differences=pairs.differences,
     )
 
 
 def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05) -> dict[str, float]:
-    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` and its ``/ci_low``, ``/ci_high``, ``/p``; in place of
-    accuracy a regression has ``risk`` or ``loss``.
+    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
 
-    p is the cell's own (a tracker's cell knows no family). What cannot be said is left out.
+    A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected, because a cell in the tracker belongs to
+    no family. Undefined values are left out.
     """
     records = Records(runs=tuple(runs))
     assert len({run.cell for run in records.runs}) <= 1
-    metrics: dict[str, float] = {}
-    kind = metric_of(records.runs).rpartition("/")[2]
-    for test in TESTS:
+    metrics: dict[str, float | None] = {}
+    kind = default_metric(records.runs).rpartition("/")[2]
+    for test in TEST_SETS:
         for verdict in judge(records, regimes, f"test/{test}/{kind}", alpha):
             key = f"delta/{verdict.a}-{verdict.b}/{test}/{kind}"
-            named = {
-                key: verdict.difference,
-                f"{key}/ci_low": verdict.ci_low,
-                f"{key}/ci_high": verdict.ci_high,
-                f"{key}/p": verdict.p,
-            }
-            metrics |= {name: value for name, value in named.items() if value is not None}
-    return metrics
+            metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}
+            metrics |= {f"{key}/ci_high": verdict.ci_high, f"{key}/p": verdict.p}
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+# ------------------------------------------------------------------------------------------------ verdicts in words
 
 
 def format_p(p: float | None) -> str:
@@ -205,93 +220,89 @@ def format_p(p: float | None) -> str:
     return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
+def _p_equals(p: float) -> str:
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
 def sentence(verdict: CellVerdict) -> str:
     """The verdict in words: "combined wins on union by 3.2 points [1.1, 5.2], p = 0.004 (Holm over 30), n = 12 seeds".
 
-    A winner's margin is given in its favour; otherwise the difference is a - b.
+    A winner's margin is positive; otherwise the difference is a - b.
     """
     unit, where = unit_of(verdict.metric), name_of(verdict.metric)
     where = where.removeprefix("accuracy ") if where.startswith("accuracy on ") else f"in {where}"
-    of = f" {unit.of_differences}".rstrip()
     if verdict.difference is None or verdict.winner == INCONCLUSIVE:
         return f"inconclusive {where}: {verdict.reason}"
-    shown_p = "" if verdict.p_holm is None else f", p {_equals(verdict.p_holm)}"
-    if shown_p and verdict.family > 1:
-        shown_p += f" (Holm over {verdict.family})"
-    tail = f"{shown_p}, n = {verdict.n} seeds"
+    points = f" {unit.of_differences}".rstrip()
+    tail = "" if verdict.p_holm is None else f", {_p_equals(verdict.p_holm)}"
+    if tail and verdict.family > 1:
+        tail += f" (Holm over {verdict.family})"
+    tail += f", n = {verdict.n} seeds"
     if verdict.certain:
         assert verdict.ci_low is not None
         assert verdict.ci_high is not None
-        low, high = verdict.ci_low, verdict.ci_high
-        in_favour = (low, high) if verdict.difference > 0 else (-high, -low)
-        ends = ", ".join(unit.value(end) for end in in_favour)
-        return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{of} [{ends}]{tail}"
+        ends = (verdict.ci_low, verdict.ci_high) if verdict.difference > 0 else (-verdict.ci_high, -verdict.ci_low)
+        low, high = map(unit.value, ends)
+        return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{points} [{low}, {high}]{tail}"
     interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
-    text = f"undecided {where}: {verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{of}{interval}{tail}"
+    difference = f"{verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{points}{interval}"
+    text = f"undecided {where}: {difference}{tail}"
     return text if verdict.p_holm is not None else f"{text}; {verdict.reason}"
-
-
-def _equals(p: float) -> str:
-    text = format_p(p)
-    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
 
 
 # ------------------------------------------------------------------------------------------------ all cells together
 
 
-def contrasts(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
-    """The verdicts of each two regimes."""
+def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
+    """The verdicts of each pair of regimes."""
     groups: dict[tuple[str, str], list[CellVerdict]] = {}
     for verdict in verdicts:
         groups.setdefault((verdict.a, verdict.b), []).append(verdict)
     return groups
 
 
-def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement | None:
-    """One test for one pair of regimes over all cells: a seed's number is its a - b averaged over the cells.
+def mean_differences(verdicts: Sequence[CellVerdict]) -> dict[int, float]:
+    """a - b averaged over cells, by seed, for the seeds that every conclusive cell has."""
+    by_seed = [dict(zip(v.seeds, v.differences, strict=True)) for v in verdicts if v.winner != INCONCLUSIVE]
+    shared = set.intersection(*map(set, by_seed)) if by_seed else set()
+    return {seed: float(np.mean([differences[seed] for differences in by_seed])) for seed in sorted(shared)}
 
-    Only seeds that every conclusive cell has; None if there is none. `supported` says that a's metric is the larger.
+
+def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement | None:
+    """One test over all cells for one pair of regimes, on each seed's a - b averaged over the cells.
+
+    None without a seed that every conclusive cell has. `supported` means that a's metric is the larger.
     """
     conclusive = [verdict for verdict in verdicts if verdict.winner != INCONCLUSIVE]
-    assert len(contrasts(conclusive)) <= 1
-    if not conclusive:
-        return None
-    shared = sorted(set.intersection(*(set(verdict.seeds) for verdict in conclusive)))
-    if not shared:
-        return None
-    of_cell = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in conclusive]
-    return judge_effect([float(np.mean([cell[seed] for cell in of_cell])) for seed in shared], "positive", alpha=alpha)
+    assert len(by_pair(conclusive)) <= 1
+    differences = list(mean_differences(conclusive).values())
+    return judge_effect(differences, "positive", alpha=alpha) if differences else None
 
 
 def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
-    """Two sentences for one pair of regimes: who wins in how many cells, and by how much over all of them."""
-    ((a, b),) = contrasts(verdicts)
-    unit, where = unit_of(verdicts[0].metric), name_of(verdicts[0].metric)
-    n_of = {
-        word: sum(verdict.winner == word for verdict in verdicts)
-        for word in dict.fromkeys((a, b, UNDECIDED, INCONCLUSIVE))
-    }
-    n_cells = len(verdicts)
-    if n_cells == 1:
-        first = f"{sentence(verdicts[0])}."
-        means = (f"{label} {unit.value(mean)}" for label, mean in ((a, verdicts[0].mean_a), (b, verdicts[0].mean_b)))
-        of = f" ({unit.of_values})" if unit.of_values else ""
-        return f"{first[0].upper()}{first[1:]} Means over seeds{of}: {', '.join(means)}."
-    counted = f"{b} wins in {n_of[b]} of {n_cells} cells, {a} in {n_of[a]}; {n_of[UNDECIDED]} undecided"
-    few = sum(verdict.reason.startswith("too few seeds") for verdict in verdicts)
-    if few:
-        counted += f", {few} of them for want of seeds ({seeds_needed(max(1, verdicts[0].family), alpha)} needed)"
-    if n_of[INCONCLUSIVE]:
-        counted += f", {n_of[INCONCLUSIVE]} inconclusive"
-    better = "" if unit.higher_is_better else " (lower is better)"
-    first = f"{where[0].upper()}{where[1:]}{better}, Holm over {verdicts[0].family}: {counted}."
-    whole = overall(verdicts, alpha)
-    if whole is None:
-        return f"{first} No seed finished in every cell, so there is no mean over them."
-    difference = f"{unit.difference(whole.effect)} {unit.of_differences}".rstrip()
-    if whole.p is None:
-        return f"{first} Averaged over the cells {a} - {b} is {difference} ({whole.n} seeds, too few for an interval)."
-    return (
-        f"{first} Averaged over the cells {a} - {b} is {difference} {unit.interval(whole.ci_low, whole.ci_high)}, "
-        f"p {_equals(whole.p)}, n = {whole.n} seeds."
-    )
+    """Two sentences for one pair of regimes: the number of cells that each wins, and the mean difference over all cells."""
+    ((a, b),) = by_pair(verdicts)
+    first = verdicts[0]
+    unit, metric = unit_of(first.metric), name_of(first.metric)
+    if len(verdicts) == 1:
+        text = sentence(first)
+        percent = f" ({unit.of_values})" if unit.of_values else ""
+        means = f"{a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}"
+        return f"{text[0].upper()}{text[1:]}. Means over seeds{percent}: {means}."
+    winners = [verdict.winner for verdict in verdicts]
+    counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}"
+    counts += f"; {winners.count(UNDECIDED)} undecided"
+    if few := sum(verdict.reason.startswith("too few seeds") for verdict in verdicts):
+        counts += f", {few} of them for too few seeds ({seeds_needed(max(1, first.family), alpha)} needed)"
+    if INCONCLUSIVE in winners:
+        counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
+    lower = "" if unit.higher_is_better else " (lower is better)"
+    text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {first.family}: {counts}."
+    mean = overall(verdicts, alpha)
+    if mean is None:
+        return f"{text} No seed finished in every cell, so there is no mean over cells."
+    points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
+    text += f" Averaged over the cells, {a} - {b} is {points}"
+    if mean.p is None:
+        return f"{text} ({mean.n} seeds, too few for an interval)."
+    return f"{text} {unit.interval(mean.ci_low, mean.ci_high)}, {_p_equals(mean.p)}, n = {mean.n} seeds."

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.comparison.pairing import RunRecord
-from src.comparison.tables import axis_text, place, varying_axes
+from src.comparison.tables import axis_text, coordinate, varying_axes
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, sentence
 from src.report.style import PANEL, Look, Picture, label, mark_stages, panel, picture
@@ -59,7 +59,7 @@ def telling(verdicts: Sequence[CellVerdict]) -> list[tuple[CellVerdict, str]]:
 def cell_title(verdict: CellVerdict, verdicts: Sequence[CellVerdict]) -> str:
     """Where a cell lies on the axes that vary."""
     axes = varying_axes(verdicts)
-    return ", ".join(f"{axis} {axis_text(place(verdict, axis))}" for axis in axes) or "the only cell"
+    return ", ".join(f"{axis} {axis_text(coordinate(verdict, axis))}" for axis in axes) or "the only cell"
 
 
 def cell_pictures(

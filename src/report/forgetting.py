@@ -13,7 +13,7 @@ import numpy as np
 from src.comparison.maps import TITLES
 from src.comparison.pairing import Axis, RunRecord, by_cell
 from src.comparison.statistics import sign_flip_interval
-from src.comparison.tables import axis_text, place, varying_axes
+from src.comparison.tables import axis_text, coordinate, varying_axes
 from src.comparison.verdicts import CellVerdict
 from src.report.style import Look, Picture, label, looks, panel, picture
 
@@ -64,7 +64,7 @@ def forgetting_pictures(
     limits = _limits(list(values.values()))
     for facet in facets[:MOST_PANELS]:
         fixed = dict(zip(rest, facet, strict=True))
-        here = [v for v in cells.values() if all(place(v, name) == level for name, level in fixed.items())]
+        here = [v for v in cells.values() if all(coordinate(v, name) == level for name, level in fixed.items())]
         if here:
             pictures.append(_panel(here, values, axes, across, lines, fixed, styles, limits, regime, folder))
     return pictures, styles if lines else {}, TITLES.get(lines, lines) if lines else ""
@@ -97,9 +97,9 @@ def _panel(
     for number, level in enumerate(levels):
         style = styles[axis_text(level) if level is not None else regime]
         some = {
-            place(v, across) if across else "-": values[v.cell]
+            coordinate(v, across) if across else "-": values[v.cell]
             for v in here
-            if lines is None or place(v, lines) == level
+            if lines is None or coordinate(v, lines) == level
         }
         at = [i for i, column in enumerate(columns) if column in some]
         shift = 0.5 * (number - (len(levels) - 1) / 2) / max(4, len(levels))

@@ -12,7 +12,7 @@ import numpy as np
 from src.comparison.maps import TITLES, difference_figure
 from src.comparison.pairing import Axis
 from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
-from src.comparison.tables import place, varying_axes
+from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import unit_of
 from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
 from src.report.style import Picture, picture
@@ -73,11 +73,11 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
     """
     groups: dict[tuple[Axis, Axis], list[CellVerdict]] = {}
     for verdict in verdicts:
-        groups.setdefault((place(verdict, across), place(verdict, down)), []).append(verdict)
+        groups.setdefault((coordinate(verdict, across), coordinate(verdict, down)), []).append(verdict)
     tiles = [_average(group, {across: x, down: y}, alpha) for (x, y), group in groups.items()]
     tested = [tile for tile in tiles if tile.n]
     family = max(1, len(tested))
-    adjusted = iter(holm([1.0 if tile.p is None else tile.p for tile in tested], n_claims=family))
+    adjusted = iter(holm([1.0 if tile.p is None else tile.p for tile in tested], n_tests=family))
     return [_judged(tile, float(next(adjusted)), family, alpha) if tile.n else tile for tile in tiles]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.tables import csv_table
-from src.comparison.transfer import IN_WORDS, grids
+from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.units import name_of
-from src.comparison.verdicts import CellVerdict, contrasts, judge, metric_of, summary
+from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, summary
 from src.data.sources.source import Source
 from src.data.split import StreamFactory, load
 from src.errors import ConfigError
@@ -50,7 +50,7 @@ def write_report(sweep: Sweep, beside: Executor | None = None) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):  # a figure of an earlier report that this one does not have would mislead
         old.unlink()
-    metric = metric_of(sweep.records.runs)
+    metric = default_metric(sweep.records.runs)
     verdicts = judge(sweep.records, sweep.labels, metric) if len(sweep.labels) > 1 else []
     files = {}
     if verdicts:
@@ -86,7 +86,7 @@ def _content(
 ) -> dict[str, Any]:
     runs = sweep.records.runs
     styles = looks(sweep.labels)
-    groups = contrasts(verdicts)
+    groups = by_pair(verdicts)
     judged = {pair: group for pair, group in groups.items() if any(v.difference is not None for v in group)}
     first = next(iter(judged.values()), [])
     apart = beside.submit(_one_apart, sweep, first, folder) if beside is not None else None
@@ -110,8 +110,8 @@ def _content(
         "made_with": made_with(runs),
     }
     content["boundary"] = boundary_picture(sweep.configs, runs, folder)
-    content["streams"] = [(grid.title, grid_table(grid)) for grid in grids(sweep.records, sweep.labels)]
-    content["streams_said"] = IN_WORDS
+    content["streams"] = [(grid.title, grid_table(grid)) for grid in transfer_tables(sweep.records, sweep.labels)]
+    content["streams_said"] = LEGEND
     content |= {"forgetting": _forgetting(sweep, verdicts, folder), **_ledger(sweep, first)}
     content["examples"] = _examples(sweep, first, styles, folder)
     content |= apart.result() if apart is not None else _one_apart(sweep, first, folder)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from src.comparison.pairing import RunRecord, by_cell
-from src.comparison.tables import axis_order, axis_text, in_order, place, varying_axes
-from src.comparison.transfer import Grid
+from src.comparison.tables import axis_order, axis_text, coordinate, in_order, varying_axes
+from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, contrasts, format_p, overall
+from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, format_p, overall
 from src.config import Config
 from src.stopping.catalog import match_order
 
@@ -48,7 +48,7 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
 
     That seeds are too few is said once for all rows, by `too_few`.
     """
-    axes, pairs = varying_axes(verdicts), list(contrasts(verdicts))
+    axes, pairs = varying_axes(verdicts), list(by_pair(verdicts))
     unit = unit_of(verdicts[0].metric)
     percent = f", {unit.of_values}" if unit.of_values else ""
     of = f", {unit.of_differences}" if unit.of_differences else ""
@@ -61,7 +61,7 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     order = {axis: {axis_text(value): k for k, value in enumerate(values)} for axis, values in axes.items()}
     rows = []
     for verdict in in_order(verdicts):
-        where = [axis_text(place(verdict, axis)) for axis in axes]
+        where = [axis_text(coordinate(verdict, axis)) for axis in axes]
         entries = [
             Entry(text=text, sort=float(order[axis].get(text, -1)), kind="place")
             for axis, text in zip(axes, where, strict=True)
@@ -82,11 +82,16 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     return Table(heads=tuple(heads), rows=tuple(rows))
 
 
-def grid_table(grid: Grid) -> Table:
+def grid_table(grid: TextTable) -> Table:
     """A grid of texts as a table of the page."""
-    heads = tuple((head, "text" if k < grid.n_words else "number") for k, head in enumerate(grid.heads))
+    heads = tuple(
+        (head, "text" if letter == "l" else "number") for head, letter in zip(grid.heads, grid.align, strict=True)
+    )
     rows = tuple(
-        tuple(Entry(text=text, kind="" if k < grid.n_words else "number") for k, text in enumerate(row))
+        tuple(
+            Entry(text=text, kind="" if letter == "l" else "number")
+            for text, letter in zip(row, grid.align, strict=True)
+        )
         for row in grid.rows
     )
     return Table(heads=heads, rows=rows)
@@ -247,7 +252,7 @@ def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]
     axes = [axis for axis in varying_axes(verdicts) if not axis.startswith("stopping.") and axis != "cell"]
     for verdict in in_order(verdicts):
         if verdict.cell in configs:
-            key = tuple(axis_text(place(verdict, axis)) for axis in axes)
+            key = tuple(axis_text(coordinate(verdict, axis)) for axis in axes)
             sides.setdefault(key, {}).setdefault(configs[verdict.cell].stopping.budgets_match_in, verdict)
     matches = sorted({match for of in sides.values() for match in of}, key=match_order)
     if len(matches) < 2:

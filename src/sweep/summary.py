@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, RunRecord, by_cell, load_records
 from src.comparison.tables import csv_table, markdown_table, means_table, remarks, terminal_table
-from src.comparison.transfer import IN_WORDS, Grid, grids, markdown
-from src.comparison.verdicts import CellVerdict, cell_metrics, contrasts, judge, sentence, summary
+from src.comparison.text_table import TextTable
+from src.comparison.transfer import LEGEND, markdown, transfer_tables
+from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, sentence, summary
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.io import write_atomically
@@ -24,7 +25,6 @@ from src.tracking.reports import CellReport, SweepReport, write_cell, write_swee
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from src.sweep.search.command import Searched
 
@@ -111,7 +111,7 @@ class Session:
         """Who wins a finished cell, for the running count: corrected over all the cells the command will have."""
         config = self._cells[cell]
         records = load_records(self._sweep_dir, cells=[cell], seeds=config.seeds)
-        verdicts = judge(records, labels_of([config]), n_claims=self._n_comparisons)
+        verdicts = judge(records, labels_of([config]), n_tests=self._n_comparisons)
         return verdicts[0].winner if len(verdicts) == 1 else None
 
     def finish(self) -> None:
@@ -134,11 +134,11 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
     records = read(sweep_dir, cells, configs)
     labels = labels_of(configs)
     verdicts = judge(records, labels)
-    streams = grids(records, labels)
+    streams = transfer_tables(records, labels)
     artifacts = _write(sweep_dir, verdicts, streams)
     outbox = Outbox(sweep_dir)
     report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
-    note = "\n\n".join(summary(group) for group in contrasts(verdicts).values())
+    note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
     about = SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts)
@@ -148,14 +148,14 @@ def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], wor
         console.print(terminal_table(verdicts, width=console.width))
         for remark in remarks(verdicts):
             console.print(remark, style="dim", markup=False)
-        for group in contrasts(verdicts).values():
+        for group in by_pair(verdicts).values():
             console.print(summary(group))
     elif records.runs and not streams:  # one regime
         console.print(means_table(records.runs))
     for grid in streams:
-        console.print(_drawn(grid))
+        console.print(grid.terminal())
     if streams:
-        console.print(IN_WORDS, style="dim")
+        console.print(LEGEND, style="dim")
     print_troubles(console, records)
     if artifacts:
         console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
@@ -173,7 +173,7 @@ def attached(sweep_dir: Path) -> list[str]:
     return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 
-def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[Grid]) -> list[str]:
+def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[TextTable]) -> list[str]:
     """Files of the whole command, by their names in the sweep's folder."""
     of_streams = ["transfer.md"] if streams else []
     if streams:
@@ -248,17 +248,3 @@ def print_troubles(console: Console, records: Records) -> None:
         console.print(f"diverged: {run.cell}/{run.regime}-{run.seed}: its loss is not finite", style="yellow")
     if len(diverged) > 20:
         console.print(f"diverged: {len(diverged) - 20} more", style="yellow")
-
-
-def _drawn(grid: Grid) -> Table:
-    """A grid for the terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, title=grid.title)
-    for k, head in enumerate(grid.heads):
-        table.add_column(head, justify="left" if k < grid.n_words else "right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

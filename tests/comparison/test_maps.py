@@ -1,7 +1,8 @@
-"""The map shows every cell at its place, in a colour that means the same everywhere, and says what is not certain.
+"""The map draws every cell at its coordinates, with one colour scale, and marks uncertain differences.
 
-Properties, read from the picture: nothing is cut off at the edges; sides have opposite colours around a neutral zero;
-uncertain tiles are hatched, certain ones are plain; absent and inconclusive cells are grey; one file a pair of regimes.
+Properties, read from the plot: nothing is cut off at the edges; the two regimes have opposite colours around a neutral
+zero; uncertain tiles are hatched, certain ones are plain; absent and inconclusive cells are grey; each pair of regimes has
+a file.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ def share(image: np.ndarray, wanted: str) -> float:
 
 @pytest.mark.parametrize("n_cells", [1, 7, 240])
 def test_nothing_touches_the_edge(tmp_path: Path, n_cells: int) -> None:
-    places = [(r, i, e) for e in (5, 20) for r in np.geomspace(0.01, 100, 12) for i in np.geomspace(1, 50, 10)][
+    coordinates = [(r, i, e) for e in (5, 20) for r in np.geomspace(0.01, 100, 12) for i in np.geomspace(1, 50, 10)][
         :n_cells
     ]
     verdicts = [
         verdict(0.01 * (k % 9 - 4), UNDECIDED, ratio=float(r), imbalance=float(i), epochs=e)
-        for k, (r, i, e) in enumerate(places)
+        for k, (r, i, e) in enumerate(coordinates)
     ]
     difference_figure(verdicts, title="a sweep with a rather long name, " * 4).savefig(tmp_path / "map.png")
     image = pixels(tmp_path / "map.png")
@@ -74,14 +75,14 @@ def test_nothing_touches_the_edge(tmp_path: Path, n_cells: int) -> None:
         assert np.all(edge == 1.0)
 
 
-def test_colour_names_the_better_side_for_accuracies_and_losses(tmp_path: Path) -> None:
+def test_colour_indicates_the_better_regime_for_accuracies_and_losses(tmp_path: Path) -> None:
     for name, difference in (("up", 0.1), ("down", -0.1)):
         difference_figure([verdict(difference, "x")]).savefig(tmp_path / f"{name}.png")
     up, down = pixels(tmp_path / "up.png"), pixels(tmp_path / "down.png")
     assert share(up, "orange") > 0.01 > share(up, "purple")
     assert share(down, "purple") > 0.01 > share(down, "orange")
     difference_figure([verdict(0.1, "x", metric="loss")]).savefig(tmp_path / "loss.png")
-    assert share(pixels(tmp_path / "loss.png"), "purple") > 0.01, "a larger loss of the first speaks for the second"
+    assert share(pixels(tmp_path / "loss.png"), "purple") > 0.01, "a larger loss of the first favours the second"
     for metric, ends in (
         ("accuracy", ["← combined better", "sequential better →"]),
         ("loss", ["← sequential better", "combined better →"]),
@@ -90,8 +91,8 @@ def test_colour_names_the_better_side_for_accuracies_and_losses(tmp_path: Path) 
         assert [text for text in texts if "better" in text] == ends
 
 
-def test_small_differences_look_pale(tmp_path: Path) -> None:
-    """Under a point the scale does not shrink further: 0.05 points shall not look like a verdict."""
+def test_small_differences_are_pale(tmp_path: Path) -> None:
+    """The colour scale spans at least one point, so 0.05 points do not look like a verdict."""
     difference_figure([verdict(0.0005, UNDECIDED)]).savefig(tmp_path / "map.png")
     image = pixels(tmp_path / "map.png")
     assert share(image, "orange") < 0.002
@@ -99,7 +100,7 @@ def test_small_differences_look_pale(tmp_path: Path) -> None:
 
 
 def test_uncertain_tiles_are_hatched(tmp_path: Path) -> None:
-    """The hatch darkens a share of the tile; the certain tile of the same difference is one flat colour and a number."""
+    """The hatch adds colours to the tile; a certain tile of the same difference has one colour and a number."""
     for winner in ("sequential", UNDECIDED):
         difference_figure([verdict(0.01, winner)]).savefig(tmp_path / f"{winner}.png")
     n_colours = {

@@ -1,4 +1,4 @@
-"""A search is told what the validation sets say of the weights that its runs end with, and nothing of a test set."""
+"""A search reads validation metrics at the final weights, and never a test set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIFFERENCE = Objective(of=("sequential", "combined"), metric="val/union/accuracy
 
 
 def cell(sweep_dir: Path, **values: tuple[float, ...]) -> None:
-    """A cell whose runs end with these validation accuracies, and whose test accuracies say something else."""
+    """A cell whose runs end with these validation accuracies and have other test accuracies."""
     for regime, accuracies in values.items():
         for seed, accuracy in enumerate(accuracies):
             path = run_folder(sweep_dir, cell="c", regime=regime, seed=seed, accuracy=accuracy) / "result.json"
@@ -24,7 +24,7 @@ def cell(sweep_dir: Path, **values: tuple[float, ...]) -> None:
             path.write_text(json.dumps(body))
 
 
-def test_the_mean_over_the_seeds_of_where_the_validation_curves_end(tmp_path: Path) -> None:
+def test_score_is_the_mean_of_the_last_validation_values(tmp_path: Path) -> None:
     cell(tmp_path, sequential=(0.5, 0.7), combined=(0.9, 0.8))
     found = score_of(tmp_path, "c", (0, 1), DIFFERENCE)
     assert found.means == pytest.approx({"sequential": 0.6, "combined": 0.85})
@@ -32,7 +32,7 @@ def test_the_mean_over_the_seeds_of_where_the_validation_curves_end(tmp_path: Pa
     assert DIFFERENCE.value(found.means) == pytest.approx(0.25)
 
 
-def test_a_seed_without_a_result_is_no_value_and_one_that_diverged_is_none_for_good(tmp_path: Path) -> None:
+def test_a_missing_result_gives_no_score_and_a_diverged_run_never_will(tmp_path: Path) -> None:
     cell(tmp_path, sequential=(0.5, 0.7), combined=(0.9,))
     missing = score_of(tmp_path, "c", (0, 1), DIFFERENCE)
     assert (missing.means, missing.diverged) == (None, False)

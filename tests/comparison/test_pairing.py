@@ -1,7 +1,7 @@
-"""Only runs that may be compared are subtracted, and nothing that is left out is left unsaid.
+"""Only comparable runs are paired, and every exclusion is reported.
 
 Properties: pairs share cell, seed and kind of device; a diverged run makes the cell inconclusive; a damaged record is
-listed, never read; a result outranks an older failure; the difference is a - b, and rounding has no sign.
+listed and not used; a result takes precedence over an older failure; the difference is a - b, and rounding has no sign.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def test_pairs_by_seed_and_subtracts_b_from_a(cell_of: Callable[..., Records]) -
     assert (pairs.seeds, pairs.differences, pairs.problem, pairs.notes) == ((0, 1), (-0.25, 0.25), None, ())
 
 
-def test_seed_without_a_partner_is_left_out_and_named(cell_of: Callable[..., Records]) -> None:
+def test_an_unpaired_seed_is_excluded_and_reported(cell_of: Callable[..., Records]) -> None:
     pairs = pair(cell_of({"a": [0.5, 0.5, 0.5], "b": [0.5]}).runs, "a", "b", ACCURACY)
     assert pairs.seeds == (0,)
     assert pairs.notes == ("seeds 1, 2 finished in one regime only",)
@@ -49,7 +49,7 @@ def test_a_diverged_run_is_a_problem_that_names_regime_and_seed(sweep: Path, run
     assert (pairs.seeds, pairs.problem) == ((0, 2), "b diverged (seed 1)")
 
 
-def test_undefined_metric_is_a_problem_not_a_zero(cell_of: Callable[..., Records]) -> None:
+def test_an_undefined_metric_is_a_problem_and_not_zero(cell_of: Callable[..., Records]) -> None:
     pairs = pair(cell_of({"a": [None, None], "b": [None, 0.5]}).runs, "a", "b", ACCURACY)
     assert (pairs.differences, pairs.problem) == ((), f"{ACCURACY} is undefined here")
 
@@ -79,7 +79,7 @@ def test_stages_that_did_not_converge_are_counted(cell_of: Callable[..., Records
         pytest.param("elsewhere", id="another cell's record"),
     ],
 )
-def test_damaged_records_are_reported_and_not_read(
+def test_damaged_records_are_reported_and_not_used(
     cell_of: Callable[..., Records], run_writer: Callable[..., Path], sweep: Path, content: str
 ) -> None:
     cell_of({"a": [0.5], "b": [0.5]})
@@ -100,7 +100,7 @@ def test_damaged_records_are_reported_and_not_read(
     assert records.damaged[0].problem
 
 
-def test_failures_are_listed_until_a_result_takes_their_place(
+def test_failures_are_listed_until_a_result_replaces_them(
     sweep: Path, run_writer: Callable[..., Path], failure_writer: Callable[..., Path]
 ) -> None:
     failure_writer(sweep, "c0", "b", 0, "RuntimeError: out of memory")

@@ -1,7 +1,7 @@
 """A verdict follows from the prediction and the data, and never from too few seeds.
 
-Properties: each kind of prediction has its supported, refuted and inconclusive; five seeds are said to be too few; a
-trend is seen, and so is the dip inside one.
+Properties: each kind of prediction can be supported, refuted and inconclusive; five seeds are reported as too few; a trend
+is detected, and so is a dip inside one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from src.comparison.predictions import increasing_trend, judge_effect
 # ------------------------------------------------------------------------------------------------ trends
 
 
-def test_trend_finds_a_rise_and_no_drop() -> None:
+def test_trend_detects_a_rise_without_a_drop() -> None:
     table = np.arange(5.0) + np.random.default_rng(0).normal(0, 0.3, (8, 5))
     trend = increasing_trend(table)
     assert trend.p < 0.001
@@ -24,7 +24,7 @@ def test_trend_finds_a_rise_and_no_drop() -> None:
     assert min(trend.drop_p) == 1.0
 
 
-def test_trend_sees_the_dip_of_a_double_descent() -> None:
+def test_trend_detects_the_dip_of_a_double_descent() -> None:
     table = np.array([0.0, 1.0, 0.4, 1.2, 2.0]) + np.random.default_rng(0).normal(0, 0.05, (10, 5))
     trend = increasing_trend(table)
     assert trend.largest_drop == pytest.approx(0.6, abs=0.1)
@@ -72,7 +72,7 @@ def test_verdict_follows_from_prediction_and_data(
     assert judgement.p is not None
 
 
-def test_five_seeds_are_said_to_be_too_few() -> None:
+def test_five_seeds_are_reported_as_too_few() -> None:
     judgement = judge_effect([1.0, 1.1, 1.2, 1.3, 1.4], "positive")
     assert judgement.verdict == "inconclusive"
     assert judgement.p is judgement.ci_low is judgement.ci_high is None

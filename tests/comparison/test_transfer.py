@@ -1,4 +1,4 @@
-"""The tables of a stream say what its runs say: means, paired differences, R, and nothing where there is nothing."""
+"""The tables of a stream give its means, paired differences and R; undefined values stay empty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.comparison.pairing import RunRecord, load_records
-from src.comparison.transfer import FIGURES, grids, markdown, mean_matrix
+from src.comparison.transfer import METRICS, markdown, mean_matrix, transfer_tables
 
 
 def stream_run(sweep: Path, run_writer: Callable[..., Path], regime: str, seed: int, matrix: list[list[Any]]) -> None:
@@ -41,10 +41,10 @@ def records(sweep: Path, run_writer: Callable[..., Path]) -> Any:
     return load_records(sweep)
 
 
-def test_figures_of_every_regime_and_their_paired_differences(records: Any) -> None:
-    figures, *matrices = grids(records, ["sequential", "combined"])
-    assert figures.heads == ("regime", *(name.replace("_", " ") for name in FIGURES), "n")
-    by_regime = {row[0]: row[1:] for row in figures.rows}
+def test_metrics_of_every_regime_and_their_paired_differences(records: Any) -> None:
+    metrics, *matrices = transfer_tables(records, ["sequential", "combined"])
+    assert metrics.heads == ("regime", *(name.replace("_", " ") for name in METRICS), "n")
+    by_regime = {row[0]: row[1:] for row in metrics.rows}
     spread = np.std(np.arange(6) / 3, ddof=1)
     assert by_regime["sequential"][0] == f"{100 * (1.8 + 0.025) / 3:.1f} ± {spread:.1f}"
     assert by_regime["sequential"][2:5] == ("-22.5 ± 1.9", "+20.0 ± 0.0", "+5.0 ± 0.0")
@@ -52,13 +52,13 @@ def test_figures_of_every_regime_and_their_paired_differences(records: Any) -> N
     difference = by_regime["sequential - combined"]
     assert difference[0].startswith("-29.2 [-30.0, -28.3")
     assert difference[1:] == ("0.0 [0.0, 0.0]", "-", "-", "-", "6")
-    assert [grid.title for grid in matrices] == ["R of sequential: accuracy, %", "R of combined: accuracy, %"]
+    assert [table.title for table in matrices] == ["R of sequential: accuracy, %", "R of combined: accuracy, %"]
     assert matrices[0].rows[0] == ("after stage 1", "90.0", "10.0", "-")
     assert matrices[0].rows[2] == ("after stage 3", "32.5", "60.0", "90.0")
     assert "| after stage 1 | 90.0 | 90.0 | 90.0 |" in markdown(matrices)
 
 
-def test_the_mean_matrix_leaves_diverged_runs_out(records: Any) -> None:
+def test_the_mean_matrix_excludes_diverged_runs(records: Any) -> None:
     runs: list[RunRecord] = [run for run in records.runs if run.regime == "sequential"]
     matrix = mean_matrix(runs)
     assert matrix is not None
@@ -67,5 +67,5 @@ def test_the_mean_matrix_leaves_diverged_runs_out(records: Any) -> None:
     assert mean_matrix([]) is None
 
 
-def test_two_data_sets_have_no_such_table(cell_of: Callable[..., Any]) -> None:
-    assert grids(cell_of({"sequential": [0.9], "combined": [0.8]}), ["sequential", "combined"]) == []
+def test_two_data_sets_have_no_transfer_table(cell_of: Callable[..., Any]) -> None:
+    assert transfer_tables(cell_of({"sequential": [0.9], "combined": [0.8]}), ["sequential", "combined"]) == []

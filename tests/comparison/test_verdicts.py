@@ -1,7 +1,7 @@
-"""A winner is named only where the corrected exact test names one, and the words say what the numbers say.
+"""A regime wins only if the corrected exact test is significant, and the sentences agree with the values.
 
-Properties: the winner is the better side for either direction of the metric; more cells ask for more evidence; too few
-seeds are said, not printed as p; a cell that cannot be judged is inconclusive and says why.
+Properties: the winner is the better side for either direction of the metric; more cells need more evidence; too few seeds
+are reported and have no p; a cell without a verdict is inconclusive with a reason.
 """
 
 from __future__ import annotations
@@ -16,14 +16,23 @@ import pytest
 from src.comparison.pairing import Records, load_records
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import remarks
-from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, cell_metrics, judge, metric_of, overall, sentence, summary
+from src.comparison.verdicts import (
+    INCONCLUSIVE,
+    UNDECIDED,
+    cell_metrics,
+    default_metric,
+    judge,
+    overall,
+    sentence,
+    summary,
+)
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]
 LOW = [value - 0.03 - seed / 400 for seed, value in enumerate(HIGH)]
 
 
-def test_the_better_side_wins_whichever_is_named_first(cell_of: Callable[..., Records]) -> None:
+def test_the_better_side_wins_in_either_order(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW, "combined": HIGH})
     (verdict,) = judge(records, BOTH)
     assert (verdict.winner, verdict.n, verdict.family) == ("combined", 12, 1)
@@ -35,7 +44,7 @@ def test_the_better_side_wins_whichever_is_named_first(cell_of: Callable[..., Re
     assert (other.winner, other.difference) == ("combined", pytest.approx(-differences.mean()))
 
 
-def test_of_losses_the_lower_wins(cell_of: Callable[..., Records]) -> None:
+def test_the_lower_loss_wins(cell_of: Callable[..., Records]) -> None:
     (verdict,) = judge(cell_of({"sequential": LOW, "combined": HIGH}), BOTH, "test/d2/loss")
     assert verdict.winner == "combined"
     assert verdict.difference is not None
@@ -43,36 +52,36 @@ def test_of_losses_the_lower_wins(cell_of: Callable[..., Records]) -> None:
 
 
 def without_classes(records: Records, *, with_risk: bool) -> Records:
-    """The same runs as those of a regression: no accuracy; where the distribution is known, a risk beside the loss."""
+    """The same runs as a regression: no accuracy; with a known distribution, a risk in addition to the loss."""
     runs = []
     for run in records.runs:
         values = {test: 1 - (run.metric(f"test/{test}/accuracy") or 0.0) for test in ("d1", "d2", "union")}
         metrics: dict[str, float | None] = {f"test/{test}/accuracy": None for test in values}
-        metrics |= {f"test/{test}/loss": 5.0 for test in values}  # of losses alone nobody would win
+        metrics |= {f"test/{test}/loss": 5.0 for test in values}  # equal losses, so that no regime wins by loss
         if with_risk:
             metrics |= {f"test/{test}/risk": value for test, value in values.items()}
         runs.append(dataclasses.replace(run, result={**run.result, "metrics": metrics}))
     return dataclasses.replace(records, runs=tuple(runs))
 
 
-def test_a_regression_is_judged_by_itself_by_risk_or_else_by_loss(cell_of: Callable[..., Records]) -> None:
+def test_a_regression_is_judged_by_risk_or_else_by_loss(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW, "combined": HIGH})
-    assert metric_of(records.runs) == metric_of(()) == "test/union/accuracy"
+    assert default_metric(records.runs) == default_metric(()) == "test/union/accuracy"
     known = without_classes(records, with_risk=True)
     (verdict,) = judge(known, BOTH)
     assert (verdict.metric, verdict.winner) == ("test/union/risk", "combined")
     assert verdict.difference is not None
     assert verdict.difference > 0, "the larger risk loses"
     assert sentence(verdict).startswith("combined wins in risk on union by 0.0")
-    assert "the lower is the better" in remarks([verdict])[0]
+    assert remarks([verdict])[0].startswith("Lower risk on union is better")
     assert set(cell_metrics(known.runs, BOTH)) >= {f"delta/sequential-combined/{t}/risk" for t in ("d1", "d2", "union")}
     (verdict,) = judge(without_classes(records, with_risk=False), BOTH)
     assert (verdict.metric, verdict.winner) == ("test/union/loss", UNDECIDED)
     one_unknown = dataclasses.replace(known, runs=(*known.runs[1:], without_classes(records, with_risk=False).runs[0]))
-    assert metric_of(one_unknown.runs) == "test/union/loss", "what only some know compares nothing"
+    assert default_metric(one_unknown.runs) == "test/union/loss", "a metric that only some runs have is not comparable"
 
 
-def test_words_of_a_winner_give_its_margin_and_of_a_tie_the_difference(cell_of: Callable[..., Records]) -> None:
+def test_the_sentence_gives_a_winners_margin_or_the_difference_of_a_tie(cell_of: Callable[..., Records]) -> None:
     (verdict,) = judge(cell_of({"sequential": LOW, "combined": HIGH}), BOTH)
     assert sentence(verdict) == "combined wins on union by 4.4 points [3.8, 5.0], p < 0.001, n = 12 seeds"
     (tie,) = judge(cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1"), BOTH)[1:]
@@ -82,7 +91,7 @@ def test_words_of_a_winner_give_its_margin_and_of_a_tie_the_difference(cell_of: 
     )
 
 
-def test_five_seeds_print_no_p_and_no_interval(cell_of: Callable[..., Records]) -> None:
+def test_five_seeds_give_no_p_and_no_interval(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW[:5], "combined": HIGH[:5]})
     (verdict,) = judge(records, BOTH)
     assert verdict.p is verdict.p_holm is verdict.ci_low is verdict.ci_high is None
@@ -93,7 +102,9 @@ def test_five_seeds_print_no_p_and_no_interval(cell_of: Callable[..., Records]) 
 
 
 @pytest.mark.parametrize(("n", "n_cells", "winner"), [(8, 6, "combined"), (8, 7, UNDECIDED), (9, 12, "combined")])
-def test_cells_ask_for_seeds(sweep: Path, run_writer: Callable[..., Path], n: int, n_cells: int, winner: str) -> None:
+def test_more_cells_need_more_seeds(
+    sweep: Path, run_writer: Callable[..., Path], n: int, n_cells: int, winner: str
+) -> None:
     for cell in range(n_cells):
         for seed in range(n):
             run_writer(sweep, f"c{cell:02}", "sequential", seed, LOW[seed])
@@ -106,13 +117,13 @@ def test_cells_ask_for_seeds(sweep: Path, run_writer: Callable[..., Path], n: in
         assert verdicts[0].reason == "too few seeds: 8 cannot decide 7 comparisons at once, 9 can"
 
 
-def test_a_running_command_is_judged_as_the_family_it_will_be(cell_of: Callable[..., Records]) -> None:
+def test_a_running_command_is_corrected_for_its_final_family(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW[:8], "combined": HIGH[:8]})
     assert judge(records, BOTH)[0].winner == "combined"
-    assert judge(records, BOTH, n_claims=30)[0].winner == UNDECIDED
+    assert judge(records, BOTH, n_tests=30)[0].winner == UNDECIDED
 
 
-def test_a_diverged_cell_is_inconclusive_and_asks_nothing_of_the_others(
+def test_a_diverged_cell_is_inconclusive_and_does_not_enlarge_the_family(
     cell_of: Callable[..., Records], sweep: Path, run_writer: Callable[..., Path]
 ) -> None:
     cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
@@ -125,7 +136,7 @@ def test_a_diverged_cell_is_inconclusive_and_asks_nothing_of_the_others(
     assert sentence(diverged) == "inconclusive on union: combined diverged (seed 3)"
 
 
-def test_a_cell_of_failures_alone_is_still_reported(sweep: Path, failure_writer: Callable[..., Path]) -> None:
+def test_a_cell_with_only_failures_is_reported(sweep: Path, failure_writer: Callable[..., Path]) -> None:
     failure_writer(sweep, "c0", "combined", 0, "RuntimeError: no memory")
     (verdict,) = judge(load_records(sweep), BOTH)
     assert (verdict.winner, verdict.n, verdict.mean_a) == (INCONCLUSIVE, 0, None)
@@ -139,7 +150,7 @@ def test_all_pairs_of_regimes_are_one_family(cell_of: Callable[..., Records]) ->
     assert [v.winner for v in verdicts] == ["b", "replay(share=0.05)", UNDECIDED]
 
 
-def test_cell_metrics_are_the_contracts_keys(cell_of: Callable[..., Records]) -> None:
+def test_cell_metrics_have_the_documented_names(cell_of: Callable[..., Records]) -> None:
     metrics = cell_metrics(cell_of({"sequential": LOW, "combined": HIGH}).runs, BOTH)
     keys = {
         f"delta/sequential-combined/{t}/accuracy{end}"
@@ -150,7 +161,7 @@ def test_cell_metrics_are_the_contracts_keys(cell_of: Callable[..., Records]) ->
     assert metrics["delta/sequential-combined/d2/accuracy/p"] == 2.0**-11
 
 
-def test_overall_is_the_test_of_each_seeds_mean_over_the_cells(cell_of: Callable[..., Records]) -> None:
+def test_overall_tests_each_seeds_mean_over_cells(cell_of: Callable[..., Records]) -> None:
     cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
     records = cell_of({"sequential": HIGH[:10], "combined": LOW[::-1][:10]}, cell="c1")
     verdicts = judge(records, BOTH)
@@ -161,7 +172,7 @@ def test_overall_is_the_test_of_each_seeds_mean_over_the_cells(cell_of: Callable
     assert whole.p == float(sign_flip_p(by_hand))
 
 
-def test_summary_counts_the_cells_in_two_sentences(cell_of: Callable[..., Records]) -> None:
+def test_summary_counts_cells_in_two_sentences(cell_of: Callable[..., Records]) -> None:
     cell_of({"sequential": LOW, "combined": HIGH}, cell="c0")
     records = cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1")
     text = summary(judge(records, BOTH))
@@ -169,18 +180,18 @@ def test_summary_counts_the_cells_in_two_sentences(cell_of: Callable[..., Record
         "Accuracy on union, Holm over 2: combined wins in 1 of 2 cells, sequential in 0; 1 undecided."
     )
     assert text.endswith(
-        "Averaged over the cells sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds."
+        "Averaged over the cells, sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds."
     )
 
 
-def test_summary_of_one_cell_says_the_means(cell_of: Callable[..., Records]) -> None:
+def test_summary_of_one_cell_gives_the_means(cell_of: Callable[..., Records]) -> None:
     text = summary(judge(cell_of({"sequential": LOW[:5], "combined": HIGH[:5]}), BOTH))
     assert text.endswith(
         "too few seeds: 5 cannot decide a comparison, 6 can. Means over seeds (%): sequential 86.7, combined 90.2."
     )
 
 
-def test_summary_says_how_many_seeds_would_do(cell_of: Callable[..., Records]) -> None:
+def test_summary_gives_the_number_of_seeds_needed(cell_of: Callable[..., Records]) -> None:
     cell_of({"sequential": LOW[:6], "combined": HIGH[:6]}, cell="c0")
     text = summary(judge(cell_of({"sequential": HIGH[:6], "combined": HIGH[:6]}, cell="c1"), BOTH))
-    assert "2 undecided, 2 of them for want of seeds (7 needed)." in text
+    assert "2 undecided, 2 of them for too few seeds (7 needed)." in text

@@ -1,0 +1,52 @@
+"""A table of formatted cells that renders as Markdown and on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTable:
+    """Headings and rows of text. A cell between two ``**`` is emphasised."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    align: str
+    """One letter per column: "l" for text, "r" for numbers."""
+    title: str = ""
+
+    def markdown(self) -> str:
+        """The table below its title, with a final newline."""
+        rule = ["---" if letter == "l" else "---:" for letter in self.align]
+        lines = [self.heads, rule, *self.rows]
+        table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        return f"**{self.title}**\n\n{table}" if self.title else table
+
+    def terminal(
+        self,
+        *,
+        padding: int = 1,
+        no_wrap: Collection[str] = (),
+        last_style: Callable[[str], str] = lambda _: "",
+    ) -> Table:
+        """The table for rich. `no_wrap`: headings of columns that keep their width; `last_style`: of the last column."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), show_edge=False, pad_edge=False, title=self.title or None
+        )
+        for head, letter in zip(self.heads, self.align, strict=True):
+            justify = "left" if letter == "l" else "right"
+            table.add_column(head, justify=justify, overflow="fold", no_wrap=head in no_wrap)  # type: ignore[arg-type]
+        for row in self.rows:
+            cells = [Text(cell.strip("*"), style="bold" if cell.startswith("**") else "") for cell in row]
+            cells[-1].stylize(last_style(row[-1]))
+            table.add_row(*cells)
+        return table
