@@ -29,7 +29,6 @@ from src.data.config import DataConfig
 from src.data.sources.source import Source
 from src.data.split import StreamFactory, load
 from src.errors import ConfigError
-from src.models.validate import validate_arch
 from src.regimes.config import RegimeConfig
 from src.sweep.folder import Dumper, plain, to_mapping
 from src.sweep.summary import Session
@@ -101,7 +100,7 @@ def cell_dir(config: Config) -> Path:
     """``multirun/<sweep>/cells/<hash>``, by the content of recipe and data."""
     factory = streams_of(config)
     config = settled(config)
-    validate_arch(config.arch, factory.source.bank.input_shape, factory.n_outputs)
+    config.arch.validate(factory.source.bank.input_shape, factory.n_outputs)
     check_regimes(config, factory.source, factory.n_outputs)
     return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, factory.digest)
 

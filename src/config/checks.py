@@ -13,9 +13,7 @@ from src.urls import without_password
 
 def check(config: Config) -> None:
     """Refuses what contradicts itself; what depends on the data's content is refused by `src.data.split`."""
-    from src.models.validate import check_arch  # names come from the schema, so it imports this package
-
-    check_arch(config.arch)
+    config.arch.check()
     _check_split(config.split)
     optimizer = config.optimizer
     if optimizer.name != "sgd" and optimizer.momentum:

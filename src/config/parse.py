@@ -14,6 +14,7 @@ from src.config.checks import check
 from src.config.schema import Config
 from src.config.search import SEARCH_KEYS, refuse_search
 from src.errors import ConfigError, did_you_mean
+from src.models.catalog import ARCHITECTURES
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
@@ -62,7 +63,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
     values["stopping"] = build_variant(STOPPING_RULES, given["stopping"], "stopping")
-    for name in ("data", "arch", "launcher"):
+    values["arch"] = build_variant(ARCHITECTURES, given["arch"], "arch")
+    for name in ("data", "launcher"):
         values[name] = build_named(typing.get_args(hints[name]), given[name], name)
     for name in ("split", "optimizer", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)

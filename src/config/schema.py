@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.data.config import DEFAULT_RATIO, DataConfig, SplitConfig
-from src.models.config import ArchConfig, TorchvisionArch
+from src.models.architecture import Architecture
 from src.regimes.config import RegimeConfig
 from src.stopping.rule import StoppingRule
 from src.typed import bounds
@@ -107,7 +107,7 @@ class Config:
     """One cell: what is fixed inside it, and the regimes and seeds that are compared."""
 
     data: DataConfig
-    arch: ArchConfig
+    arch: Architecture
     split: SplitConfig
     stopping: StoppingRule
     optimizer: OptimizerConfig
@@ -159,7 +159,7 @@ class Config:
             "imbalance": self.split.imbalance,
             "shift": shift_label,
             "epochs": self.stopping.epochs_label,
-            "arch": self.arch.name if not isinstance(self.arch, TorchvisionArch) else self.arch.model,
+            "arch": self.arch.label,
             "data": self.data.name,
         }
 

@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
+from src.models.architecture import Architecture
 from src.models.build import build_meta_model
-from src.models.config import ArchConfig
 
 
 @cache
-def training_flops(arch: ArchConfig, input_shape: tuple[int, ...], n_outputs: int) -> int:
+def training_flops(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int) -> int:
     """Floating-point operations of one forward and backward pass per sample: three times those of the forward pass.
 
     Counted by torch's FlopCounterMode on the meta device, so nothing is computed: matrix products, convolutions and

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.data.stream import Population
-from src.models.config import ArchConfig, LinearArch
+from src.models.architecture import Architecture
 
 HEAD, BIAS = "head.weight", "head.bias"
 
@@ -21,14 +21,14 @@ def excess_risk(weights: NDArray[np.float64], bias: float, population: Populatio
 
 
 def population_risks(
-    arch: ArchConfig, state: Mapping[str, Tensor], populations: Sequence[Population] | None, sizes: Sequence[int]
+    arch: Architecture, state: Mapping[str, Tensor], populations: Sequence[Population] | None, sizes: Sequence[int]
 ) -> dict[str, float | None]:
     """``d1/risk``, ``d1/excess_risk``, ..., ``union/...``: the expected squared error, and what of it is not noise.
 
     `sizes`: training samples of each data set, by which the union mixes them; an empty one has None. Nothing where the
     distribution is not known or the model is not linear.
     """
-    if populations is None or not isinstance(arch, LinearArch):
+    if populations is None or not arch.is_linear:
         return {}
     head = state[HEAD].double().cpu().numpy()
     assert head.shape[0] == 1, "one target column"

@@ -10,7 +10,6 @@ import numpy as np
 from src.comparison.pairing import RunRecord, by_cell, pair
 from src.config import Config
 from src.data.config import GaussianData
-from src.models.config import LinearArch
 from src.oracles.phase_diagram import METRIC, Point, Setting, draw, point_of, verdict
 from src.report.style import Picture, picture
 
@@ -38,9 +37,9 @@ def boundary_picture(configs: Mapping[str, Config], runs: Sequence[RunRecord], f
 def _place(config: Config) -> tuple[Setting, int, float] | None:
     """Where a cell lies in such a picture, if theory knows its kind."""
     data, sizes = config.data, config.split.dataset_sizes()
-    if not isinstance(data, GaussianData) or not isinstance(config.arch, LinearArch) or len(sizes) != 2 or not sizes[1]:
+    if not isinstance(data, GaussianData) or len(sizes) != 2 or not sizes[1]:
         return None
-    plain = data.target == "regression" and data.draw == "fresh" and config.arch.init == "zero" and not config.arch.bias
+    plain = data.target == "regression" and data.draw == "fresh" and config.arch.is_zero_linear
     if not plain or data.weights is not None or data.covariances is not None or data.rank is not None:
         return None
     return Setting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.target_shift**2, 9)

@@ -7,8 +7,8 @@ import functools
 from src.config import Config
 from src.data.sources.source import Source
 from src.errors import ConfigError
+from src.models.architecture import Architecture
 from src.models.build import build_meta_model
-from src.models.config import ArchConfig
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import read
 from src.regimes.config import RegimeConfig
@@ -41,7 +41,7 @@ def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _check_network(
-    arch: ArchConfig, input_shape: tuple[int, ...], n_outputs: int, n_parts: int, regime: RegimeConfig
+    arch: Architecture, input_shape: tuple[int, ...], n_outputs: int, n_parts: int, regime: RegimeConfig
 ) -> None:
     stages = REGIMES[regime.name](n_parts, **dict(regime.knobs))
     trainable = {stage.trainable for stage in stages if stage.trainable.kind != "all"}

@@ -3,7 +3,12 @@
 import pytest
 
 from src.evaluation.flops import training_flops
-from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.models.architecture import Architecture
+from src.models.cnn import CnnArch
+from src.models.linear import LinearArch
+from src.models.mlp import MlpArch
+from src.models.resnet18 import Resnet18Arch
+from src.models.torchvision import TorchvisionArch
 
 
 @pytest.mark.parametrize(
@@ -19,7 +24,7 @@ from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18
     ],
     ids=str,
 )
-def test_small_networks_by_formula(arch: ArchConfig, shape: tuple[int, ...], multiply_adds: int) -> None:
+def test_small_networks_by_formula(arch: Architecture, shape: tuple[int, ...], multiply_adds: int) -> None:
     assert training_flops(arch, shape, 10) == 3 * 2 * multiply_adds
 
 

@@ -8,7 +8,8 @@ import torch
 
 from src.data.stream import Population
 from src.evaluation.population import population_risks
-from src.models.config import LinearArch, MlpArch
+from src.models.linear import LinearArch
+from src.models.mlp import MlpArch
 
 LINEAR = LinearArch(name="linear", bias=True, init="default")
 ROOT = np.array([[2.0, 0.0], [1.0, 0.5], [0.0, 0.0]])  # inputs fill two of three dimensions

@@ -10,8 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from src.models.architecture import Architecture
 from src.models.build import build_meta_model, build_model
-from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.models.cnn import CnnArch
+from src.models.linear import LinearArch
+from src.models.mlp import MlpArch
+from src.models.resnet18 import Resnet18Arch
+from src.models.torchvision import TorchvisionArch
 from src.seeds import derive
 
 
@@ -33,7 +38,7 @@ def named(model: str) -> TorchvisionArch:
 
 RESNET = Resnet18Arch(name="resnet18")
 DIGIT, GREY, COLOUR, FEATURES = (1, 8, 8), (1, 28, 28), (3, 32, 32), (20,)
-CASES: list[tuple[ArchConfig, tuple[int, ...], int]] = [
+CASES: list[tuple[Architecture, tuple[int, ...], int]] = [
     *itertools.product([linear(), linear(bias=False), mlp(16), mlp(8, depth=3)], [DIGIT, COLOUR, FEATURES], [1, 10]),
     *itertools.product([cnn(4, 8)], [DIGIT, GREY, COLOUR, (3, 9, 14)], [10]),
     *itertools.product([RESNET], [DIGIT, COLOUR], [10]),
@@ -53,7 +58,7 @@ def n_parameters(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(("arch", "shape", "n_outputs"), CASES, ids=str)
 def test_outputs_have_one_column_per_output_and_every_parameter_gets_a_gradient(
-    arch: ArchConfig, shape: tuple[int, ...], n_outputs: int
+    arch: Architecture, shape: tuple[int, ...], n_outputs: int
 ) -> None:
     model = build_model(arch, shape, n_outputs, seed=0).train()
     outputs = model(torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)))
@@ -83,7 +88,7 @@ def test_outputs_have_one_column_per_output_and_every_parameter_gets_a_gradient(
     ids=str,
 )
 def test_the_number_of_parameters_is_that_of_the_formula(
-    arch: ArchConfig, shape: tuple[int, ...], n_outputs: int, expected: int
+    arch: Architecture, shape: tuple[int, ...], n_outputs: int, expected: int
 ) -> None:
     assert n_parameters(build_meta_model(arch, shape, n_outputs)) == expected
 
@@ -94,7 +99,7 @@ def test_depth_repeats_a_single_width() -> None:
 
 
 @pytest.mark.parametrize("arch", SMALL, ids=str)
-def test_equal_seeds_give_equal_weights_and_different_ones_different_weights(arch: ArchConfig) -> None:
+def test_equal_seeds_give_equal_weights_and_different_ones_different_weights(arch: Architecture) -> None:
     drawn = [weights_of(build_model(arch, COLOUR, 10, seed=seed)) for seed in (0, 1, 2, 0)]
     assert torch.equal(drawn[0], drawn[3])
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(drawn[:3], 2))
@@ -103,7 +108,7 @@ def test_equal_seeds_give_equal_weights_and_different_ones_different_weights(arc
 
 
 @pytest.mark.parametrize("arch", SMALL, ids=str)
-def test_no_random_state_of_the_process_is_touched_nor_matters(arch: ArchConfig) -> None:
+def test_no_random_state_of_the_process_is_touched_nor_matters(arch: Architecture) -> None:
     torch.manual_seed(11)
     np.random.seed(11)  # noqa: NPY002
     before = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
@@ -116,7 +121,7 @@ def test_no_random_state_of_the_process_is_touched_nor_matters(arch: ArchConfig)
 
 
 @pytest.mark.parametrize("arch", SMALL, ids=str)
-def test_every_precision_starts_at_the_same_point(arch: ArchConfig) -> None:
+def test_every_precision_starts_at_the_same_point(arch: Architecture) -> None:
     single = build_model(arch, COLOUR, 10, seed=0)
     double = build_model(arch, COLOUR, 10, seed=0, dtype=torch.float64)
     assert {p.dtype for p in double.parameters()} == {torch.float64}
@@ -133,7 +138,7 @@ def test_every_precision_starts_at_the_same_point(arch: ArchConfig) -> None:
 def test_another_process_draws_the_same_weights() -> None:
     program = (
         "import torch; torch.manual_seed(99); torch.rand(7);"
-        "from src.models.config import MlpArch; from src.models.build import build_model;"
+        "from src.models.mlp import MlpArch; from src.models.build import build_model;"
         "model = build_model(MlpArch(name='mlp', widths=(16,), depth=None), (1, 8, 8), 10, 4);"
         "print(repr([p.double().sum().item() for p in model.parameters()]))"
     )

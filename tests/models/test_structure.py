@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from src.models.architecture import Architecture
 from src.models.build import build_meta_model
-from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
+from src.models.cnn import CnnArch
+from src.models.linear import LinearArch
+from src.models.mlp import MlpArch
+from src.models.resnet18 import Resnet18Arch
 from src.models.structure import has_batchnorm, has_dropout, layers, memory_layout, prefers_vmap
+from src.models.torchvision import TorchvisionArch
 
 
 def linear() -> LinearArch:
@@ -39,7 +44,7 @@ def test_layers_are_in_order_input_first() -> None:
 
 
 @pytest.mark.parametrize("arch", [linear(), mlp(8, 8), CNN, RESNET, *map(named, NAMED)], ids=str)
-def test_every_parameter_is_in_one_layer_and_the_last_layer_gives_the_outputs(arch: ArchConfig) -> None:
+def test_every_parameter_is_in_one_layer_and_the_last_layer_gives_the_outputs(arch: Architecture) -> None:
     model = build_meta_model(arch, (3, 64, 64), 7)
     parameters = dict(model.named_parameters())
     names = list(itertools.chain.from_iterable(names for _, names in layers(model)))
@@ -63,12 +68,12 @@ def test_every_parameter_is_in_one_layer_and_the_last_layer_gives_the_outputs(ar
     ],
     ids=str,
 )
-def test_vmap_is_for_small_stacks_of_linear_layers(arch: ArchConfig, shape: tuple[int, ...], expected: bool) -> None:
+def test_vmap_is_for_small_stacks_of_linear_layers(arch: Architecture, shape: tuple[int, ...], expected: bool) -> None:
     assert prefers_vmap(build_meta_model(arch, shape, 10)) is expected
 
 
 @pytest.mark.parametrize(("arch", "stacked"), [(mlp(256, 256), True), (CNN, True), (RESNET, False)], ids=str)
-def test_on_a_gpu_every_row_of_known_layers_is_stacked(arch: ArchConfig, stacked: bool) -> None:
+def test_on_a_gpu_every_row_of_known_layers_is_stacked(arch: Architecture, stacked: bool) -> None:
     assert prefers_vmap(build_meta_model(arch, (3, 32, 32), 10), "cuda") is stacked
 
 
@@ -112,7 +117,7 @@ def test_dropout_is_found_where_training_is_noisy(model: str) -> None:
     ],
     ids=str,
 )
-def test_dropout_and_batch_normalisation_are_known(arch: ArchConfig, dropout: bool, batchnorm: bool) -> None:
+def test_dropout_and_batch_normalisation_are_known(arch: Architecture, dropout: bool, batchnorm: bool) -> None:
     model = build_meta_model(arch, (3, 64, 64), 7)
     assert (has_dropout(model), has_batchnorm(model)) == (dropout, batchnorm)
 
@@ -136,7 +141,7 @@ def test_dropout_of_rate_zero_is_none() -> None:
     ],
 )
 def test_channels_lie_together_unless_maps_become_tiny(
-    arch: ArchConfig, side: int, expected: torch.memory_format
+    arch: Architecture, side: int, expected: torch.memory_format
 ) -> None:
     model = build_meta_model(arch, (3, side, side), 10).train()
     next(model.modules()).training = False  # a mixture, as frozen normalisation layers make

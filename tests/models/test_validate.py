@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from src.errors import ConfigError
+from src.models.architecture import Architecture
 from src.models.build import build_model
-from src.models.config import ArchConfig, CnnArch, LinearArch, MlpArch, Resnet18Arch, TorchvisionArch
-from src.models.validate import check_arch, torchvision_models, validate_arch
+from src.models.cnn import CnnArch
+from src.models.linear import LinearArch
+from src.models.mlp import MlpArch
+from src.models.resnet18 import Resnet18Arch
+from src.models.torchvision import TorchvisionArch, torchvision_models
 
 
 def named(model: str) -> TorchvisionArch:
@@ -43,8 +47,8 @@ CNN = CnnArch(name="cnn", widths=(16, 32))
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(arch: ArchConfig, shape: tuple[int, ...], key: str, words: str) -> None:
-    for refuse in (lambda: validate_arch(arch, shape, 10), lambda: build_model(arch, shape, 10, seed=0)):
+def test_what_does_not_fit_is_refused(arch: Architecture, shape: tuple[int, ...], key: str, words: str) -> None:
+    for refuse in (lambda: arch.validate(shape, 10), lambda: build_model(arch, shape, 10, seed=0)):
         with pytest.raises(ConfigError) as refusal:
             refuse()
         assert str(refusal.value).startswith(f"{key}=")
@@ -66,9 +70,9 @@ def test_what_does_not_fit_is_refused(arch: ArchConfig, shape: tuple[int, ...], 
     ],
     ids=str,
 )
-def test_what_fits_is_accepted_and_draws_no_random_number(arch: ArchConfig, shape: tuple[int, ...]) -> None:
+def test_what_fits_is_accepted_and_draws_no_random_number(arch: Architecture, shape: tuple[int, ...]) -> None:
     before = torch.get_rng_state()
-    validate_arch(arch, shape, 10)
+    arch.validate(shape, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -80,15 +84,15 @@ def test_the_names_read_from_the_source_are_torchvisions_own() -> None:
 
 def test_names_and_widths_are_checked_without_torch() -> None:
     program = (
-        "import sys; from src.models.config import *; from src.models.validate import check_arch, validate_arch;"
-        "check_arch(TorchvisionArch(name='torchvision', model='resnet50'));"
-        "validate_arch(CnnArch(name='cnn', widths=(4,)), (1, 8, 8), 10);"
+        "import sys; from src.models.catalog import CnnArch, TorchvisionArch;"
+        "TorchvisionArch(name='torchvision', model='resnet50').check();"
+        "CnnArch(name='cnn', widths=(4,)).validate((1, 8, 8), 10);"
         "print([m for m in ('torch', 'torchvision') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_sound_architecture_needs_no_data() -> None:
-    check_arch(named("mobilenet_v3_small"))
+    named("mobilenet_v3_small").check()
     with pytest.raises(ConfigError, match=r"arch\.model=mobilnet_v3_small: .*mobilenet_v3_small"):
-        check_arch(named("mobilnet_v3_small"))
+        named("mobilnet_v3_small").check()

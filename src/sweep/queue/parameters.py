@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from src.data.config import DataConfig
-from src.models.config import ArchConfig
+from src.models.catalog import ARCHITECTURES
 
 Axes = Mapping[str, str | float | int]
 
@@ -64,7 +64,7 @@ class Distributions:
                 return
 
     def _make_room_for_words(self, axis: str, words: set[str]) -> None:
-        possible = {"arch": _names(ArchConfig), "data": _names(DataConfig)}.get(axis, set())
+        possible = {"arch": set(ARCHITECTURES), "data": _names(DataConfig)}.get(axis, set())
         for name in _generations(axis):
             known = self._known.get(name)
             if known is None:

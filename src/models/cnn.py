@@ -1,0 +1,51 @@
+"""`arch=cnn`: a small convolutional network."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from src.errors import ConfigError
+from src.models.architecture import Architecture
+from src.typed import bounds
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CnnArch(Architecture):
+    """For each width a 3x3 convolution, ReLU and 2x2 max-pooling (odd sides lose their last pixel); then a linear head."""
+
+    widths: tuple[int, ...] = field(metadata=bounds(ge=1))
+    """Channels of each convolution."""
+
+    def check(self) -> None:
+        if not self.widths:
+            raise ConfigError("arch.widths", [], "needs at least one layer; use arch=linear for none")
+
+    def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
+        del n_outputs
+        side, n_pools = min(input_shape[1:]), len(self.widths)
+        if side < 2**n_pools:
+            fits = side.bit_length() - 1
+            fix = f"give at most {fits} width{'s' if fits > 1 else ''}" if fits else "use arch=mlp"
+            problem = (
+                f"{n_pools} poolings halve the image {n_pools} times, too often for a side of {side} pixels; {fix}"
+            )
+            raise ConfigError("arch.widths", list(self.widths), problem)
+
+    def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+        from torch import nn
+
+        channels, height, width_px = input_shape
+        modules: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, width in enumerate(self.widths, start=1):
+            modules[f"conv_{number}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+            modules[f"relu_{number}"] = nn.ReLU()
+            modules[f"pool_{number}"] = nn.MaxPool2d(2)
+            channels, height, width_px = width, height // 2, width_px // 2
+        modules["flatten"] = nn.Flatten()
+        modules["head"] = nn.Linear(channels * height * width_px, n_outputs)
+        return nn.Sequential(modules)
