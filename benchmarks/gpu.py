@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [device=cuda] [models=mlp,cnn,resnet18] [replicas=1,2,4,...,512] [steps=30] [side=32]
                              [channels=3] [batch=64] [precisions=32,bf16-mixed] [workers=1,2,4] [repeats=3]
 
-Updates a second, all models of a group together, of random pictures shaped like CIFAR-10's, through the whole fit as the
+Updates a second, all models of a group together, of random plots shaped like CIFAR-10's, through the whole fit as the
 laboratory runs it (feed on the device, Lightning, stopping rule); slopes between a short and a long fit, so set-up does not
 count. Then one ResNet-18 at every precision against a raw loop, and that many processes on the one device at once, each
 with the best group. What does not fit the memory is left out. Needs neither Hydra nor MLflow: torch, pytorch-lightning,
@@ -52,7 +52,7 @@ WORKERS_TRAIN = "cnn"
 """The model of the table of processes."""
 
 
-def configured(arch: str, pictures: Path, given: dict[str, str], precision: str = "32") -> Config:
+def configured(arch: str, plots: Path, given: dict[str, str], precision: str = "32") -> Config:
     """conf/config.yaml under the choices of this benchmark, composed without Hydra: the machine may not have it."""
     top = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
     groups = {name: choice for entry in top["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
@@ -61,7 +61,7 @@ def configured(arch: str, pictures: Path, given: dict[str, str], precision: str 
     mapping = {key: value for key, value in top.items() if key not in ("defaults", "hydra")}
     for group, choice in chosen.items():
         mapping[group] = yaml.safe_load((CONF_DIR / group / f"{choice}.yaml").read_text())
-    mapping["data"] |= {"root": str(pictures.parent), "path": str(pictures)}
+    mapping["data"] |= {"root": str(plots.parent), "path": str(plots)}
     n = int(given["batch"]) * int(given["steps"])
     mapping["split"] |= {"size": n, "val": 0.02, "test": 0.02}
     mapping["trainer"] |= {"precision": precision, "curve_points": 1}
@@ -71,7 +71,7 @@ def configured(arch: str, pictures: Path, given: dict[str, str], precision: str 
 
 
 def draw_pictures(path: Path, given: dict[str, str]) -> None:
-    """Random pictures of ten classes: training takes as long on them as on real ones."""
+    """Random plots of ten classes: training takes as long on them as on real ones."""
     n = int(1.3 * int(given["batch"]) * int(given["steps"])) + 200
     rng = np.random.default_rng(0)
     side, channels = int(given["side"]), int(given["channels"])
@@ -150,11 +150,11 @@ def _quiet() -> None:
 # ------------------------------------------------------------------------------------------------ the tables
 
 
-def side_by_side(pictures: Path, given: dict[str, str]) -> dict[str, int]:
+def side_by_side(plots: Path, given: dict[str, str]) -> dict[str, int]:
     """The table of groups; returns the best size of every model."""
     rows, best = [], {}
     for arch in given["models"].split(","):
-        config = configured(arch, pictures, given)
+        config = configured(arch, plots, given)
         medians: dict[int, float] = {}
         for n in map(int, given["replicas"].split(",")):
             try:
@@ -177,11 +177,11 @@ def side_by_side(pictures: Path, given: dict[str, str]) -> dict[str, int]:
     return best
 
 
-def against_raw(pictures: Path, given: dict[str, str]) -> None:
+def against_raw(plots: Path, given: dict[str, str]) -> None:
     """One ResNet-18 at every precision against a raw loop."""
     rows = []
     for precision in given["precisions"].split(","):
-        config = configured("resnet18", pictures, given, precision)
+        config = configured("resnet18", plots, given, precision)
         ours, raw = [], []
         for _ in range(int(given["repeats"])):  # in turn
             raw.append(raw_updates_a_second(config, 2))
@@ -191,22 +191,22 @@ def against_raw(pictures: Path, given: dict[str, str]) -> None:
     show("one ResNet-18: updates a second", ("precision", "raw loop", "ours", "time of ours / raw"), rows)
 
 
-def _worker(pictures: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
+def _worker(plots: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
     _quiet()
-    config = configured(WORKERS_TRAIN, pictures, given)
+    config = configured(WORKERS_TRAIN, plots, given)
     updates_a_second(config, n, (1, 2))
     ready.put(True)
     go.wait()
     out.put(updates_a_second(config, n, (1, 3)))
 
 
-def processes(pictures: Path, given: dict[str, str], n: int) -> None:
+def processes(plots: Path, given: dict[str, str], n: int) -> None:
     """Several processes on the one device, each with a group of `n`."""
     rows = []
     context = multiprocessing.get_context("spawn")
     for count in map(int, given["workers"].split(",")):
         ready, out, go = context.Queue(), context.Queue(), context.Event()
-        workers = [context.Process(target=_worker, args=(pictures, given, n, ready, go, out)) for _ in range(count)]
+        workers = [context.Process(target=_worker, args=(plots, given, n, ready, go, out)) for _ in range(count)]
         for worker in workers:
             worker.start()
         for _ in workers:
@@ -231,13 +231,13 @@ def main() -> None:
         f"{name}, torch {torch.__version__}, batch {given['batch']}, {given['channels']}x{given['side']}x{given['side']}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = Path(scratch) / "pictures.npz"
-        draw_pictures(pictures, given)
-        best = side_by_side(pictures, given)
+        plots = Path(scratch) / "plots.npz"
+        draw_pictures(plots, given)
+        best = side_by_side(plots, given)
         if given["precisions"]:
-            against_raw(pictures, given)
+            against_raw(plots, given)
         if given["workers"]:
-            processes(pictures, given, best.get(WORKERS_TRAIN, 1))
+            processes(plots, given, best.get(WORKERS_TRAIN, 1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun]   (make report)
+"""Write one self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun]   (make report)
 
-Writes multirun/NAME/report/report.html, with its figures as PNG and its tables as CSV beside it, and attaches all of it to
-the sweep's run in MLflow, where the sweep is tracked. It trains nothing that is missing and changes no result.
+Writes multirun/NAME/report/report.html, with its plots as PNG and its tables as CSV beside it, and attaches them to the
+sweep's run in MLflow if the sweep is tracked. Trains no missing run and changes no result.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 
 RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
-"""Settings that make cells differ; others (workers, devices, tracking) merely differ between commands."""
+"""Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
 
 
 def read_sweep(multirun: Path, name: str) -> Sweep:
-    """All that is on disk of a sweep. Raises ConfigError where there is none of that name."""
+    """Reads a sweep's folder. Raises ConfigError if there is no such sweep."""
     folder = SweepFolder(multirun, name)
     if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
         found = sorted(path.parent.name for path in multirun.glob("*/cells"))
@@ -46,56 +46,55 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
             configs[path.parent.name] = folder.read_cell(path.parent.name)
         except (ConfigError, OSError, ValueError) as error:
             problems.append(f"{path.parent.name}/{path.name}: {error}")
-    records = _placed(load_records(folder.root), configs)
+    records = _with_axes(load_records(folder.root), configs)
     return Sweep(
         folder=folder.root,
         configs=configs,
         records=records,
         labels=_labels(records, configs),
         problems=problems,
-        words=_said(folder.root).get("command"),
+        command=_summary(folder.root).get("command"),
     )
 
 
-def _said(sweep_dir: Path) -> dict[str, Any]:
-    """What the last command of the sweep said at its end; empty before that."""
+def _summary(sweep_dir: Path) -> dict[str, Any]:
+    """The summary of the sweep's last command; empty if none has finished."""
     path = sweep_dir / "summary.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _placed(records: Records, configs: Mapping[str, Config]) -> Records:
-    """Every run placed among all cells: by the short axes and by what else their recipes differ in."""
-    places: dict[str, Mapping[str, Axis]] = {}
+def _with_axes(records: Records, configs: Mapping[str, Config]) -> Records:
+    """The records with the axes on which the cells differ: the short ones and further settings of the recipe."""
+    axes_of_cell: dict[str, Mapping[str, Axis]] = {}
     if configs:
         for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
-            places[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
+            axes_of_cell[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
     return Records(
-        runs=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.runs),
-        failed=tuple(replace(run, axes=places.get(run.cell, run.axes)) for run in records.failed),
+        runs=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.runs),
+        failed=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.failed),
         damaged=records.damaged,
     )
 
 
 def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
-    """The regimes that have runs: in the order of the cells' configurations, then those of earlier commands."""
-    asked = [regime.label for config in configs.values() for regime in config.regimes]
+    """The regimes with runs: in the order of the cells' configurations, then those of earlier commands."""
+    requested = [regime.label for config in configs.values() for regime in config.regimes]
     present = sorted({run.regime for run in records.runs} | {run.regime for run in records.failed})
-    return [label for label in dict.fromkeys([*asked, *present]) if label in present]
+    return [label for label in dict.fromkeys([*requested, *present]) if label in present]
 
 
 def attach(sweep: Sweep) -> None:
-    """Adds the report's files to those that the sweep's run has in MLflow, and delivers them; where there is no such run
-    yet, or the tracker is away, the next command does."""
-    said = _said(sweep.folder)
-    if "artifacts" not in said or not sweep.configs:
+    """Attaches the report's files to the sweep's run in MLflow; the next command does if the tracker is unavailable."""
+    summary = _summary(sweep.folder)
+    if "artifacts" not in summary or not sweep.configs:
         return
     files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
-    others = [name for name in said["artifacts"] if not name.startswith("report/")]
+    others = [name for name in summary["artifacts"] if not name.startswith("report/")]
     about = SweepReport(
         sweep=sweep.name,
-        note=said["note"],
-        command=said["command"],
-        metrics=said["metrics"],
+        note=summary["note"],
+        command=summary["command"],
+        metrics=summary["metrics"],
         artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
     )
     write_sweep(sweep.folder, about)
@@ -104,32 +103,32 @@ def attach(sweep: Sweep) -> None:
     Deliverer(sweep.folder, tracking, warn=lambda text: print(text, file=sys.stderr)).start().stop()
 
 
-def _get_ready(sweep: Sweep) -> None:
-    """Imports MLflow where `attach` will need it: that takes seconds, in which the report is drawn."""
-    if "artifacts" in _said(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
+def _import_mlflow(sweep: Sweep) -> None:
+    """Imports MLflow, which takes seconds, while the report is drawn, if `attach` will need it."""
+    if "artifacts" in _summary(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
         keep_mlflow_quiet()
         import mlflow.store.db.utils  # noqa: F401
 
 
 def main() -> None:
-    """Writes the report and says where it is."""
+    """Writes the report and prints its path."""
     usage = "\n".join(str(__doc__).split("   ")[1:2])
     given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
-    torch.set_num_threads(1)  # the networks looked at are small: threads would wait for each other
+    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
     try:
         sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
     except ConfigError as error:
         fail(str(error))
-    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as telling:
-        telling.submit(_get_ready, sweep)
+    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as tracker:
+        tracker.submit(_import_mlflow, sweep)
         html, *tables = write_report(sweep, drawing)
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
-        print(f"{html} ({size:.1f} MiB), with {files} and figures beside it")
-        telling.submit(attach, sweep).result()
+        print(f"{html} ({size:.1f} MiB), with {files} and plots beside it")
+        tracker.submit(attach, sweep).result()
 
 
 if __name__ == "__main__":

@@ -11,31 +11,33 @@ from src.comparison.pairing import RunRecord, by_cell, pair
 from src.config import Config
 from src.data.config import GaussianData
 from src.oracles.phase_diagram import METRIC, Point, Setting, draw, point_of, verdict
-from src.report.style import Picture, picture
+from src.report.plots import Plot, save_plot
 
 
-def boundary_picture(configs: Mapping[str, Config], runs: Sequence[RunRecord], folder: Path) -> Picture | None:
-    """The picture of a sweep over the sizes of Dataset 2 and the shift of its target in the linear lab; None where the sweep is
-    something else, or has fewer than two sizes or shifts."""
+def boundary_plot(configs: Mapping[str, Config], runs: Sequence[RunRecord], folder: Path) -> Plot | None:
+    """The phase diagram of a sweep over the size of Dataset 2 and the shift of its target in the linear lab.
+
+    None if the sweep is a different one, or has fewer than two sizes or shifts.
+    """
     settings: set[Setting] = set()
     points: list[Point] = []
     for cell, some in by_cell(runs).items():
-        if cell not in configs or (place := _place(configs[cell])) is None:
+        if cell not in configs or (coordinates := _coordinates(configs[cell])) is None:
             continue
-        setting, n2, shift = place
+        setting, n2, shift = coordinates
         pairs = pair(some, "sequential", "combined", METRIC)
         if pairs.problem is None and len(pairs.seeds) >= 3 and shift > 0:
             settings.add(setting)
             points.append(point_of(setting, n2, shift, np.array(pairs.differences)))
     if len(settings) != 1 or len({p.n2 for p in points}) < 2 or len({p.shift for p in points}) < 2:
         return None
-    said = verdict(points)
-    alt = f"Who wins on Dataset 2 over its size and the shift of its target, the exact boundary as a line: {said}."
-    return picture(draw(next(iter(settings)), points), folder, "boundary", alt, caption=f"{said}.", vector=False)
+    summary = verdict(points)
+    alt = f"Who wins on Dataset 2 over its size and the shift of its target, the exact boundary as a line: {summary}."
+    return save_plot(draw(next(iter(settings)), points), folder, "boundary", alt, caption=f"{summary}.", vector=False)
 
 
-def _place(config: Config) -> tuple[Setting, int, float] | None:
-    """Where a cell lies in such a picture, if theory knows its kind."""
+def _coordinates(config: Config) -> tuple[Setting, int, float] | None:
+    """A cell's coordinates in the phase diagram, if theory covers its kind."""
     data, sizes = config.data, config.split.dataset_sizes()
     if not isinstance(data, GaussianData) or len(sizes) != 2 or not sizes[1]:
         return None

@@ -1,4 +1,4 @@
-"""The pictures of the loss landscape: the plane through three optima with the paths on it, and the ways between them."""
+"""The loss landscape: the plane through three trained models with the paths on it, and the barriers between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from src.evaluation.labelled import training_set
 from src.evaluation.landscape import (
     Barrier,
-    Plane,
     Surface,
     along,
     barrier,
@@ -26,7 +25,7 @@ from src.evaluation.landscape import (
     window,
 )
 from src.report.example import Example, Unavailable, WeightPath
-from src.report.style import DASHES, INKS, Look, Picture, label, legend_below, panel, picture
+from src.report.plots import DASHES, INKS, LineStyle, Plot, Plots, legend_below, panel, save_plot
 
 Floats = NDArray[np.float64]
 MOST_FLOPS = 1.5e11
@@ -39,15 +38,16 @@ UNION = "union"
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape:
-    """The losses around three points. Sets are ``d1``, ``d2``, ... and ``union``, training samples of each.
+    """Losses around three models. Sets are ``d1``, ``d2``, ... and ``union``: training samples of each.
 
-    `places`: name of a point -> its coordinates; `losses[set]` [y, x] over `ys`, `xs`; `paths`: regime -> coordinates of
-    its path [n, 2]; `lines`: (from, to) -> losses of every set along the straight line and the barrier on the union;
-    `curve`: the same along a curve of low union loss between the two regimes' ends (None: too costly). `off_path`: least
-    distance of the other regime's end from the staged one's path through its last stage, as a share of that stage's length.
+    `points`: model -> its coordinates in the plane; `losses[set]` [y, x] over `ys`, `xs`; `paths`: regime -> coordinates of
+    its path [n, 2]; `lines`: (from, to) -> losses of every set along the straight line, and the barrier of the union's loss;
+    `curve`: the same along a curve of low union loss between the ends of the two regimes (None: too costly). `off_path`:
+    least distance from the other regime's end to the staged regime's path through its last stage, relative to the length
+    of that stage.
     """
 
-    places: Mapping[str, tuple[float, float]]
+    points: Mapping[str, tuple[float, float]]
     xs: Floats
     ys: Floats
     losses: Mapping[str, Floats]
@@ -56,14 +56,6 @@ class Landscape:
     curve: tuple[Mapping[str, Floats], Barrier] | None
     off_path: float
     n_samples: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LandscapePictures:
-    """The pictures, and what could not be drawn and why."""
-
-    pictures: tuple[Picture, ...]
-    notes: tuple[str, ...]
 
 
 def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
@@ -92,18 +84,19 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     except ValueError as error:
         raise Unavailable(str(error)) from None
     on_path = {name: [surface.vector(w) for w in path.weights] for name, path in paths.items()}
-    places = {name: plane.coordinates(point)[:2] for name, point in names.items()}
-    left, right, bottom, top = window(list(places.values()), margin=0.35)
+    points = {name: plane.coordinates(model)[:2] for name, model in names.items()}
+    left, right, bottom, top = window(list(points.values()), margin=0.35)
     xs, ys = np.linspace(left, right, n_grid), np.linspace(bottom, top, n_grid)
     grid = _losses(surface, [plane.at(x, y) for y in ys for x in xs], sizes)
-    begun = max(k for k, u in enumerate(paths[example.staged].updates) if u <= _last_boundary(paths[example.staged]))
-    stage = on_path[example.staged][begun:]
+    staged = paths[example.staged]
+    boundary = staged.boundaries[-1] if staged.boundaries else 0
+    stage = on_path[example.staged][max(k for k, update in enumerate(staged.updates) if update <= boundary) :]
     return Landscape(
-        places=places,
+        points=points,
         xs=xs,
         ys=ys,
         losses={name: values.reshape(n_grid, n_grid) for name, values in grid.items()},
-        paths={name: _on_plane(plane, points) for name, points in on_path.items()},
+        paths={name: np.array([plane.coordinates(w)[:2] for w in path]) for name, path in on_path.items()},
         lines=_lines(surface, names, sizes),
         curve=_curve(example, surface, last, other, sizes),
         off_path=distance_to_path(stage, other) / max(float((stage[-1] - stage[0]).norm()), 1e-12),
@@ -111,19 +104,11 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     )
 
 
-def _last_boundary(path: WeightPath) -> int:
-    return path.boundaries[-1] if path.boundaries else 0
-
-
 def _losses(surface: Surface, points: Sequence[Tensor], sizes: Mapping[str, int]) -> dict[str, Floats]:
-    """Losses of every data set and of their union, which weighs them by their sizes."""
+    """Losses of every data set and of their union, weighted by size."""
     losses = {name: np.array(values) for name, values in surface.losses(points).items()}
     total = sum(sizes.values())
     return {**losses, UNION: np.sum([losses[name] * (n / total) for name, n in sizes.items()], axis=0)}
-
-
-def _on_plane(plane: Plane, points: Sequence[Tensor]) -> Floats:
-    return np.array([plane.coordinates(point)[:2] for point in points])
 
 
 def _lines(
@@ -161,77 +146,58 @@ def _curve(
 # ------------------------------------------------------------------------------------------------ drawing
 
 
-def landscape_pictures(
-    example: Example, paths: Mapping[str, WeightPath], styles: Mapping[str, Look], folder: Path
-) -> LandscapePictures:
-    """The planes of the first data sets and the union, and the losses along the ways between the points."""
+def landscape_plots(
+    example: Example, paths: Mapping[str, WeightPath], styles: Mapping[str, LineStyle], folder: Path
+) -> Plots:
+    """The planes of the first two data sets and the union, and the losses between the models."""
     found = measure(example, paths)
     names = [*[name for name in found.losses if name != UNION][:2], UNION]
-    pictures = [_plane(example, found, name, styles, folder) for name in names]
-    pictures.append(_ways(example, found, folder))
+    plots = [_plane(example, found, name, styles, folder) for name in names]
+    plots.append(_barriers(example, found, folder))
     notes = [
-        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their shadow on it. "
-        f"The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from the nearest "
+        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their projection "
+        f"onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from the nearest "
         f"point of {example.staged}'s path through that stage: 0 % would mean that training passed through it."
     ]
     for name, path in paths.items():
-        if not path.watched:
-            notes.append(f"The path of {name} is drawn between the ends of its stages only: {path.not_watched}.")
+        if not path.retrained:
+            notes.append(f"The path of {name} is drawn between the ends of its stages only: {path.why_not_retrained}.")
         elif not path.exact:
-            notes.append(
-                f"The path of {name} was trained again here and ends near, not exactly at, the stored weights."
-            )
+            notes.append(f"The path of {name} was retrained and ends near, not exactly at, the stored weights.")
     if found.curve is None:
-        notes.append("The curve of low loss is left out: finding it takes too long for this network.")
-    return LandscapePictures(pictures=tuple(pictures), notes=tuple(notes))
+        notes.append("The curve of low loss is left out: computing it takes too long for this network.")
+    return Plots(plots=tuple(plots), notes=tuple(notes))
 
 
-def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, Look], folder: Path) -> Picture:
+def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, LineStyle], folder: Path) -> Plot:
     from matplotlib.colors import LogNorm
     from matplotlib.patheffects import withStroke
 
+    where = "the union" if name == UNION else f"Dataset {name[1:]}"
     losses = np.maximum(np.where(np.isfinite(found.losses[name]), found.losses[name], np.inf), 1e-6)
     finite = np.concatenate([grid[np.isfinite(grid)].ravel() for grid in found.losses.values()])
     low, high = max(float(finite.min()), 1e-4), float(np.quantile(finite, 0.97))
     high = max(high, low * 3)
     levels = np.geomspace(low, high, 13)
-    figure, ax = panel(size=(4.3, 4.0))
+    figure, ax = panel(f"loss on {where}", "distance in weight space", "", size=(4.3, 4.0))
     ax.grid(visible=False)
-    clipped = np.clip(losses, low, high)
-    filled = ax.contourf(
-        found.xs, found.ys, clipped, levels=levels, cmap="cividis_r", norm=LogNorm(low, high), extend="both"
-    )
-    ax.contour(found.xs, found.ys, clipped, levels=levels[::2], colors="#ffffff", linewidths=0.5, alpha=0.6)
+    grid, norm = (found.xs, found.ys, np.clip(losses, low, high)), LogNorm(low, high)
+    filled = ax.contourf(*grid, levels=levels, cmap="cividis_r", norm=norm, extend="both")
+    ax.contour(*grid, levels=levels[::2], colors="#ffffff", linewidths=0.5, alpha=0.6)
     halo = [withStroke(linewidth=3.2, foreground="white")]
     for regime, path in found.paths.items():
-        style = styles[regime]
-        ax.plot(
-            path[:, 0], path[:, 1], color=style.ink, linestyle=style.dash, linewidth=1.6, path_effects=halo, zorder=3
-        )
-    looks_of = {
-        "Dataset 1": ("#111111", "D"),
-        example.staged: (styles[example.staged].ink, styles[example.staged].marker),
-        example.other: (styles[example.other].ink, styles[example.other].marker),
-    }
+        ax.plot(path[:, 0], path[:, 1], **styles[regime].line, linewidth=1.6, path_effects=halo, zorder=3)
+    markers = {"Dataset 1": ("#111111", "D")}
+    markers |= {regime: (styles[regime].ink, styles[regime].marker) for regime in (example.staged, example.other)}
     middle = float(found.xs.mean())
-    for point, (x, y) in found.places.items():
-        ink, marker = looks_of[point]
+    for model, (x, y) in found.points.items():
+        ink, marker = markers[model]
         ax.plot(
             [x], [y], marker=marker, color=ink, markersize=8, markeredgecolor="white", markeredgewidth=1.2, zorder=4
         )
-        side = "left" if x <= middle else "right"
-        ax.annotate(
-            point,
-            (x, y),
-            (9 if side == "left" else -9, -14 if point == "Dataset 1" else 7),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8,
-            fontweight="bold",
-            color=ink,
-            path_effects=halo,
-            zorder=5,
-        )
+        side, offset = ("left", 9) if x <= middle else ("right", -9)
+        text = {"textcoords": "offset points", "ha": side, "fontsize": 8, "fontweight": "bold", "color": ink}
+        ax.annotate(model, (x, y), (offset, -14 if model == "Dataset 1" else 7), path_effects=halo, zorder=5, **text)
     ax.set_xlim(found.xs[0], found.xs[-1])
     ax.set_ylim(found.ys[0], found.ys[-1])
     ax.set_aspect("equal")
@@ -240,44 +206,32 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     bar.set_ticks(ticks, labels=[f"{value:g}" for value in ticks])
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=7)
-    where = "union" if name == UNION else f"Dataset {name[1:]}"
-    label(ax, f"loss on the {where}" if name == UNION else f"loss on {where}", "distance in weight space", "")
-    at = {point: _nearest(found, found.losses[name], place) for point, place in found.places.items()}
-    said = ", ".join(f"{value:.2g} at {point}" for point, value in at.items())
-    return picture(
-        figure,
-        folder,
-        f"landscape-{name}",
-        f"Contours of the training loss on {where} over the plane through three trained models; about {said}.",
-    )
+    at = ", ".join(f"{_nearest(found, found.losses[name], xy):.2g} at {model}" for model, xy in found.points.items())
+    alt = f"Contours of the training loss on {where} over the plane through three trained models; about {at}."
+    return save_plot(figure, folder, f"landscape-{name}", alt)
 
 
-def _nearest(found: Landscape, losses: Floats, place: tuple[float, float]) -> float:
-    column, row = (int(np.argmin(np.abs(axis - v))) for axis, v in ((found.xs, place[0]), (found.ys, place[1])))
+def _nearest(found: Landscape, losses: Floats, point: tuple[float, float]) -> float:
+    column, row = (int(np.argmin(np.abs(axis - v))) for axis, v in ((found.xs, point[0]), (found.ys, point[1])))
     return float(losses[row, column])
 
 
-def _ways(example: Example, found: Landscape, folder: Path) -> Picture:
-    figure, ax = panel(size=(4.3, 4.0))
-    positions = along(LINE_POINTS)
-    said = []
-    for number, ((a, b), (losses, on_line)) in enumerate(found.lines.items()):
-        tag = f"{a} → {b}"
-        ax.plot(positions, losses[UNION], color=INKS[2 + number], linestyle=DASHES[number], linewidth=1.6, label=tag)
-        said.append(f"{tag} {on_line.height:.2g}")
+def _barriers(example: Example, found: Landscape, folder: Path) -> Plot:
+    title = "union loss between the models"
+    figure, ax = panel(title, "position between the two models", "loss on the union (log)", size=(4.3, 4.0))
+    curves = [(f"{a} → {b}", losses, on_line) for (a, b), (losses, on_line) in found.lines.items()]
+    styles = [(INKS[2 + k], DASHES[k], 1.6) for k in range(len(curves))]
     if found.curve is not None:
-        losses, on_curve = found.curve
-        tag = f"curve {example.staged} → {example.other}"
-        ax.plot(positions, losses[UNION], color="#111111", linestyle=DASHES[3], linewidth=1.8, label=tag)
-        said.append(f"{tag} {on_curve.height:.2g}")
+        curves.append((f"curve {example.staged} → {example.other}", *found.curve))
+        styles.append(("#111111", DASHES[3], 1.8))
+    for (tag, losses, _), (ink, dash, width) in zip(curves, styles, strict=True):
+        ax.plot(along(LINE_POINTS), losses[UNION], color=ink, linestyle=dash, linewidth=width, label=tag)
     ax.set_yscale("log")
     legend_below(figure, *ax.get_legend_handles_labels(), columns=2)
-    label(ax, "union loss on the way from one to another", "position along the way", "loss on the union (log)")
-    return picture(
-        figure,
-        folder,
-        "landscape-ways",
+    heights = "; ".join(f"{tag} {found_barrier.height:.2g}" for tag, _, found_barrier in curves)
+    alt = (
         "Lines of the union's training loss along straight lines between the three models, and along a curve trained to "
-        f"stay low. Barriers (above the higher end): {'; '.join(said)}.",
-        caption=f"A hump is a barrier. Heights above the higher end: {'; '.join(said)}.",
+        f"stay low. Barriers (above the higher end): {heights}."
     )
+    caption = f"A hump is a barrier. Heights above the higher end: {heights}."
+    return save_plot(figure, folder, "landscape-ways", alt, caption=caption)

@@ -15,49 +15,38 @@ from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, si
 from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import unit_of
 from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
-from src.report.style import Picture, picture
+from src.report.plots import Plot, save_plot
 
 MOST_VECTOR_TILES = 250
-"""Maps of more tiles are shown as PNG: their SVG would outweigh the rest of the page."""
+"""Maps of more tiles are embedded as PNG: their SVG would be larger than the rest of the page."""
 MOST_PAIRS = 10
-"""Pairs of axes that get a map of their own, those with most levels first."""
+"""Pairs of axes with a map of their own, those with the most levels first."""
 
 
-def maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str) -> list[tuple[str, Picture]]:
-    """(name, picture) of one contrast's maps: all cells, then every pair of axes if there are more than two."""
+def maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str) -> list[tuple[str, Plot]]:
+    """(name, plot) of one contrast's maps: all cells, then every pair of axes if more than two vary."""
     a, b = verdicts[0].a, verdicts[0].b
-    counted = f"{sum(v.winner == a for v in verdicts)} cells where {a} is certainly better, "
-    counted += f"{sum(v.winner == b for v in verdicts)} where {b} is, of {len(verdicts)}"
-    figure = difference_figure(verdicts, title=title)
-    whole = picture(
-        figure,
-        folder,
-        f"map-{a}-{b}",
-        f"Map of {a} minus {b}: {counted}. The numbers are in the table of cells.",
-        vector=len(verdicts) <= MOST_VECTOR_TILES,
-    )
-    shown = [("all cells", whole)]
+    wins = [sum(v.winner == name for v in verdicts) for name in (a, b)]
+    counted = f"{wins[0]} cells where {a} is certainly better, {wins[1]} where {b} is, of {len(verdicts)}"
+    alt = f"Map of {a} minus {b}: {counted}. The numbers are in the table of cells."
+    found = [("all cells", _map(verdicts, title, folder, f"map-{a}-{b}", alt))]
     for across, down in axis_pairs(verdicts):
         tiles = averaged(verdicts, across, down)
-        name = f"{TITLES.get(across, across)} by {TITLES.get(down, down)}"
-        shown.append(
-            (
-                f"{across} × {down}",
-                picture(
-                    difference_figure(tiles, title="averaged over the other axes"),
-                    folder,
-                    f"map-{a}-{b}-{across}-{down}",
-                    f"Map of {a} minus {b} over {name}, averaged over the other axes: "
-                    f"{sum(tile.certain for tile in tiles)} of {len(tiles)} tiles are certain.",
-                    vector=len(tiles) <= MOST_VECTOR_TILES,
-                ),
-            )
-        )
-    return shown
+        axes = f"{TITLES.get(across, across)} by {TITLES.get(down, down)}"
+        certain = f"{sum(tile.certain for tile in tiles)} of {len(tiles)} tiles are certain"
+        alt = f"Map of {a} minus {b} over {axes}, averaged over the other axes: {certain}."
+        plot = _map(tiles, "averaged over the other axes", folder, f"map-{a}-{b}-{across}-{down}", alt)
+        found.append((f"{across} × {down}", plot))
+    return found
+
+
+def _map(verdicts: Sequence[CellVerdict], title: str, folder: Path, name: str, alt: str) -> Plot:
+    vector = len(verdicts) <= MOST_VECTOR_TILES
+    return save_plot(difference_figure(verdicts, title=title), folder, name, alt, vector=vector)
 
 
 def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
-    """Every two axes that vary, if more than two do; the axis that merely names the cells is left out."""
+    """Pairs of varying axes, if more than two vary; the axis that only names the cells is left out."""
     levels = {name: len(values) for name, values in varying_axes(verdicts).items() if name != "cell"}
     if len(levels) < 3:
         return []
@@ -66,9 +55,9 @@ def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
 
 
 def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: float = 0.05) -> list[CellVerdict]:
-    """One verdict for each place on two axes: a seed's number is its a - b averaged over the cells there.
+    """One verdict for each pair of levels: the differences a - b, averaged over the other axes seed by seed.
 
-    Cells that cannot be judged are left out, with a note; only seeds that all the others have count. Holm's correction
+    Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
     spans the tiles of this map.
     """
     groups: dict[tuple[Axis, Axis], list[CellVerdict]] = {}
@@ -82,7 +71,7 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
 
 
 def _average(group: Sequence[CellVerdict], axes: dict[str, Axis], alpha: float) -> CellVerdict:
-    """The tile of one place, without its corrected p."""
+    """The tile of one pair of levels, before correction."""
     first = group[0]
     conclusive = [verdict for verdict in group if verdict.winner != INCONCLUSIVE]
     seeds = sorted(set.intersection(*(set(verdict.seeds) for verdict in conclusive))) if conclusive else []

@@ -1,4 +1,4 @@
-"""What is known of a sweep, and what can be said of its runs without a figure: counts, troubles, commands, versions."""
+"""A sweep as it lies on disk, and its facts in words: counts, problems, commands, versions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from src.comparison.pairing import Records, RunRecord
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
 from src.config.command import command
-from src.report.curves import cell_title, telling
+from src.report.curves import cell_title, representative
 
 MOST_LINES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """All that is known of a sweep. `configs`: cell -> what it was last asked to run; `labels`: its regimes, in the order
-    in which differences are taken; `problems`: what could not be read; `words`: the last command."""
+    """The content of a sweep's folder.
+
+    `configs`: cell -> its last configuration; `labels`: its regimes, in the order of differences; `problems`: unreadable
+    files; `command`: the last command line.
+    """
 
     folder: Path
     configs: Mapping[str, Config]
     records: Records
     labels: Sequence[str]
     problems: Sequence[str] = ()
-    words: str | None = None
+    command: str | None = None
 
     @property
     def name(self) -> str:
         return self.folder.name
 
     def missing(self) -> dict[tuple[str, str], list[int]]:
-        """(cell, regime) -> the seeds that were asked for and have neither result nor failure."""
+        """(cell, regime) -> requested seeds with neither a result nor a failure."""
         known = {(run.cell, run.regime, run.seed) for run in self.records.runs}
         known |= {(run.cell, run.regime, run.seed) for run in self.records.failed}
         found: dict[tuple[str, str], list[int]] = {}
@@ -47,57 +50,51 @@ class Sweep:
 
 
 def counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
-    """Words and numbers for the head of the page, and whether each is an alarm."""
-    records = sweep.records
+    """(name, number, whether it is an alarm), for the head of the page."""
+    records, n_missing = sweep.records, sum(map(len, sweep.missing().values()))
     n_cells = len({run.cell for run in records.runs} | set(sweep.configs))
-    diverged = sum(run.diverged for run in records.runs)
-    rows = [("cells", n_cells, False), ("runs with a result", len(records.runs), False)]
-    rows += [("seeds", len({run.seed for run in records.runs}), False)]
-    alarms = (
-        ("diverged", diverged),
-        ("failed", len(records.failed)),
-        ("missing", sum(map(len, sweep.missing().values()))),
-    )
-    rows += [(word, number, True) for word, number in (*alarms, ("unreadable", len(records.damaged))) if number]
-    return [(word, f"{number:,}", alarm) for word, number, alarm in rows]
+    facts = {"cells": n_cells, "runs with a result": len(records.runs), "seeds": len({r.seed for r in records.runs})}
+    alarms = {"diverged": sum(run.diverged for run in records.runs), "failed": len(records.failed)}
+    alarms |= {"missing": n_missing, "unreadable": len(records.damaged)}
+    rows = [(name, n, False) for name, n in facts.items()] + [(name, n, True) for name, n in alarms.items() if n]
+    return [(name, f"{n:,}", alarm) for name, n, alarm in rows]
 
 
-def troubles(sweep: Sweep) -> list[tuple[str, list[str], int]]:
-    """What has no result and why: a heading, the first lines, how many more."""
+def problems_by_kind(sweep: Sweep) -> list[tuple[str, list[str], int]]:
+    """Runs without a result by reason: a heading, the first lines, the number of further lines."""
     records = sweep.records
     lists = {
         "Failed": [f"{f.cell[:8]} {f.regime}, seed {f.seed}: {f.error}" for f in records.failed],
         "Diverged": [
             f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
         ],
-        "Missing: asked for, not run yet": [
-            f"{cell[:8]} {regime}: {_listed(seeds)}" for (cell, regime), seeds in sweep.missing().items()
+        "Missing: requested, not run yet": [
+            f"{cell[:8]} {regime}: {_seed_list(seeds)}" for (cell, regime), seeds in sweep.missing().items()
         ],
         "Unreadable": [*(f"{d.path.parent.name}/{d.path.name}: {d.problem}" for d in records.damaged), *sweep.problems],
     }
     return [(word, lines[:MOST_LINES], max(0, len(lines) - MOST_LINES)) for word, lines in lists.items() if lines]
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def _seed_list(seeds: Sequence[int]) -> str:
     shown = ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "")
     return f"seed{'s' if len(seeds) > 1 else ''} {shown}"
 
 
 def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]]:
-    """What reproduces the whole, one telling cell, and this page."""
-    lines = [("The whole of the last command", sweep.words)] if sweep.words else []
-    for verdict, why in telling(first)[:1]:
+    """(what, command line) for the whole sweep, one representative cell, and this page."""
+    lines = [("The last command", sweep.command)] if sweep.command else []
+    for verdict, why in representative(first)[:1]:
         if verdict.cell in sweep.configs:
-            lines.append(
-                (f"One cell alone ({cell_title(verdict, first)}; {why})", command(sweep.configs[verdict.cell]))
-            )
+            what = f"One cell alone ({cell_title(verdict, first)}; {why})"
+            lines.append((what, command(sweep.configs[verdict.cell])))
     multirun = sweep.folder.parent
     elsewhere = "" if multirun == Path("multirun") else f" multirun={shlex.quote(str(multirun))}"
     return [*lines, ("This page", f"python -m src.report sweep={sweep.name}{elsewhere}")]
 
 
 def made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """Commits, versions and machines of the runs: every value that occurs."""
+    """(name, values) of the commits, versions and machines of the runs."""
 
     def values(*keys: str) -> str:
         found = []

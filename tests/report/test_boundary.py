@@ -1,4 +1,4 @@
-"""The phase boundary in the report: cells of the linear lab beside the exact sign; other sweeps have no such picture."""
+"""The phase boundary in the report: cells of the linear lab beside the exact sign; other sweeps have no such plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from src.comparison.pairing import load_records
 from src.config import compose
 from src.oracles.phase_diagram import METRIC, Setting, point_of, verdict
-from src.report.boundary import boundary_picture
+from src.report.boundary import boundary_plot
 
 SETTING = Setting(dim=20, n1=100, noise=1.0)
 LAB = ("study=linear_lab", "data.noise=1")
@@ -53,7 +53,7 @@ def lab_sweep(sweep: Path, run_writer: Callable[..., Path]) -> Any:
 
 def test_the_picture_of_the_lab_says_how_many_cells_agree(lab_sweep: Any, tmp_path: Path) -> None:
     configs, runs = lab_sweep
-    found = boundary_picture(configs, runs, tmp_path)
+    found = boundary_plot(configs, runs, tmp_path)
     assert found is not None
     assert "4 cells, 4 certain (3 standard errors), all of them with the exact sign" in found.alt
     assert (tmp_path / "boundary.png").stat().st_size > 10_000
@@ -62,7 +62,7 @@ def test_the_picture_of_the_lab_says_how_many_cells_agree(lab_sweep: Any, tmp_pa
 def test_what_is_no_such_grid_has_no_picture(lab_sweep: Any, tmp_path: Path) -> None:
     configs, runs = lab_sweep
     one_size = {cell: config for cell, config in configs.items() if cell.startswith("n4")}
-    assert boundary_picture(one_size, runs, tmp_path) is None
-    assert boundary_picture({cell: compose() for cell in configs}, runs, tmp_path) is None
+    assert boundary_plot(one_size, runs, tmp_path) is None
+    assert boundary_plot({cell: compose() for cell in configs}, runs, tmp_path) is None
     other = compose([*LAB, "split.sizes=[90,60]", "data.target_shift=2"])
-    assert boundary_picture({**configs, "n60s4": other}, runs, tmp_path) is None
+    assert boundary_plot({**configs, "n60s4": other}, runs, tmp_path) is None

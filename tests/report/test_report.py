@@ -1,6 +1,6 @@
 """One page says it all, stands alone, and never says more than there is.
 
-Properties: nothing on the page comes from elsewhere, every picture has words and a PNG beside it; its numbers are those of the
+Properties: nothing on the page comes from elsewhere, every plot has words and a PNG beside it; its numbers are those of the
 analysis; from no run to failed, diverged and missing ones it says what there is; where weights are gone it says why; budgets
 matched in several ways stand side by side; in a browser it runs without an error, sorts, filters and picks.
 """
@@ -256,7 +256,7 @@ def test_claims_are_shown_where_they_were_settled(tmp_path: Path) -> None:
 
 
 def test_a_trained_cell_is_taken_apart(tmp_path: Path) -> None:
-    """Real runs of three classes, the third absent from Dataset 2: the pictures of drift and landscape, exact paths on them."""
+    """Real runs of three classes, the third absent from Dataset 2: the plots of drift and landscape, exact paths on them."""
     words = ["split.sizes=[40,40]", "split.classes=[3,5,8]", "split.priors=[[.8,.1,.1],[.1,.9,0]]", "trainer=cpu"]
     cell = compose([*words, "seeds=3", "stopping.epochs=3", "tracking=off", "sweep=real", f"multirun={tmp_path}"])
     from src.cells.run import cell_dir
@@ -315,7 +315,7 @@ console.log("PROBE " + JSON.stringify(found));
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_shows_it_without_an_error(page: Page, tmp_path: Path, width: int) -> None:
     """No line on the console but the probe's; sorting turns round, the filter keeps winners' rows, one choice is seen, every
-    picture is drawn, and nothing makes the page wider than the window."""
+    plot is drawn, and nothing makes the page wider than the window."""
     file = tmp_path / "page.html"
     file.write_text(page.source.replace("</body>", PROBE + "</body>"))
     assert CHROMIUM is not None

@@ -1,6 +1,6 @@
 """The pieces of a report, against cases worked out by hand.
 
-Properties: a pair of axes averages the others seed by seed; the telling cells are the extremes, the middle and the closest
+Properties: a pair of axes averages the others seed by seed; representative cells are the extremes, the median and the smallest
 tie, each once; a curve's band is mean and deviation at common steps, with ended curves held; the boundary is where a stage
 ends; forgetting is a mean with its interval; budgets are told apart and compared cell by cell.
 """
@@ -16,11 +16,11 @@ import pytest
 from src.comparison.pairing import RunRecord
 from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
 from src.config import compose
-from src.report.curves import band, boundaries, telling
-from src.report.forgetting import forgotten
+from src.report.curves import band, boundaries, representative
+from src.report.forgetting import forgetting_by_cell
+from src.report.ledger import costs, match_of
 from src.report.maps import averaged, axis_pairs
-from src.report.style import looks
-from src.report.tables import costs
+from src.report.plots import line_styles
 
 
 def verdict(cell: str, differences: list[float], winner: str = UNDECIDED, **axes: float) -> CellVerdict:
@@ -104,20 +104,20 @@ def test_two_axes_need_no_further_map() -> None:
     assert axis_pairs(cells) == []
 
 
-def test_the_telling_cells_are_the_extremes_the_middle_and_the_closest_tie() -> None:
+def test_representative_cells_are_the_extremes_the_median_and_the_smallest() -> None:
     cells = [verdict(str(d), [d], ratio=d) for d in (-0.3, -0.2, -0.01, 0.1, 0.15)]
-    chosen = {v.cell: why for v, why in telling(cells)}
+    chosen = {v.cell: why for v, why in representative(cells)}
     assert chosen == {
-        "-0.3": "furthest in favour of combined",
-        "0.15": "furthest in favour of sequential",
+        "-0.3": "largest difference in favour of combined",
+        "0.15": "largest difference in favour of sequential",
         "-0.01": "smallest difference",
     }  # the middle by size is 0.15, which is there already
-    assert [v.cell for v, _ in telling(cells[:1])] == ["-0.3"]
-    one_sided = {why for _, why in telling(cells[:3])}
-    assert "furthest in favour of sequential" not in one_sided
-    assert telling([verdict("x", [], INCONCLUSIVE)]) == []
+    assert [v.cell for v, _ in representative(cells[:1])] == ["-0.3"]
+    one_sided = {why for _, why in representative(cells[:3])}
+    assert "largest difference in favour of sequential" not in one_sided
+    assert representative([verdict("x", [], INCONCLUSIVE)]) == []
     losses = [replace(v, metric="test/union/loss") for v in cells]
-    assert {v.cell: why for v, why in telling(losses)}["-0.3"] == "furthest in favour of sequential"
+    assert {v.cell: why for v, why in representative(losses)}["-0.3"] == "largest difference in favour of sequential"
 
 
 def test_a_band_is_mean_and_deviation_and_holds_what_has_ended() -> None:
@@ -138,11 +138,11 @@ def test_boundaries_are_where_a_stage_ends() -> None:
 
 def test_forgetting_is_a_mean_with_its_interval() -> None:
     runs = [run("sequential", seed, forgetting=0.1 + 0.01 * seed) for seed in range(8)]
-    found = forgotten([*runs, run("combined", 0)], "sequential")["c"]
+    found = forgetting_by_cell([*runs, run("combined", 0)], "sequential")["c"]
     assert (found.mean, found.n) == (pytest.approx(0.135), 8)
     assert 0.1 <= found.low < 0.135 < found.high <= 0.17
-    assert forgotten(runs, "combined") == {}
-    assert forgotten(runs[:2], "sequential")["c"].low == -np.inf
+    assert forgetting_by_cell(runs, "combined") == {}
+    assert forgetting_by_cell(runs[:2], "sequential")["c"].low == -np.inf
 
 
 def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
@@ -151,7 +151,7 @@ def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
     runs = [run("combined", 0, cell=c, updates=(10,)) for c in "xyz"]
     runs += [run("sequential", 0, cell=c, updates=(n, n)) for c, n in (("x", 5), ("y", 10), ("z", 20))]
     rows = {(row.match, row.regime): row for row in costs(runs, configs, ["combined", "sequential"])}
-    assert [configs[c].stopping.budgets_match_in for c in "xz"] == ["updates", "early_stopping"]
+    assert [match_of(configs[c]) for c in "xz"] == ["updates", "early_stopping"]
     assert rows["updates", "sequential"].ratio_updates == (1.0, 2.0)
     assert rows["updates", "sequential"].updates == 15
     assert rows["updates", "combined"].ratio_updates is None
@@ -161,9 +161,11 @@ def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
 
 def test_neighbours_never_look_alike() -> None:
     """Even without colour: dash and marker differ among the first eight, and no line has a regime's colour."""
-    first = list(looks([str(k) for k in range(8)]).values())
+    first = list(line_styles([str(k) for k in range(8)]).values())
     assert len({one.ink for one in first}) == len({one.marker for one in first}) == 8
-    assert len({(one.ink, str(one.dash), one.marker) for one in looks([str(k) for k in range(16)]).values()}) == 16
-    regimes = looks(["sequential", "combined"])
-    others = looks([str(k) for k in range(5)], first=2)
+    assert (
+        len({(one.ink, str(one.dash), one.marker) for one in line_styles([str(k) for k in range(16)]).values()}) == 16
+    )
+    regimes = line_styles(["sequential", "combined"])
+    others = line_styles([str(k) for k in range(5)], first=2)
     assert not {one.ink for one in regimes.values()} & {one.ink for one in others.values()}
