@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,10 @@ def drift_plots(
     if example.stream.train[0].y.is_floating_point():  # regression: no classes
         return Plots(plots=tuple(plots), notes=tuple(notes))
     set_styles = line_styles(list(example.stream.val.sets), first=2)
-    draws = [lambda: probabilities(example, path, folder), lambda: _restorations(example, runs, folder)]
+    draws: list[Callable[[], Plot]] = [
+        lambda: probabilities(example, path, folder),
+        lambda: _restorations(example, runs, folder),
+    ]
     if path.retrained and path.boundaries:
         draws.insert(1, lambda: stability_gap(example, path, set_styles, folder))
     for draw in draws:

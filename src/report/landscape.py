@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -196,7 +197,13 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
             [x], [y], marker=marker, color=ink, markersize=8, markeredgecolor="white", markeredgewidth=1.2, zorder=4
         )
         side, offset = ("left", 9) if x <= middle else ("right", -9)
-        text = {"textcoords": "offset points", "ha": side, "fontsize": 8, "fontweight": "bold", "color": ink}
+        text: dict[str, Any] = {
+            "textcoords": "offset points",
+            "ha": side,
+            "fontsize": 8,
+            "fontweight": "bold",
+            "color": ink,
+        }
         ax.annotate(model, (x, y), (offset, -14 if model == "Dataset 1" else 7), path_effects=halo, zorder=5, **text)
     ax.set_xlim(found.xs[0], found.xs[-1])
     ax.set_ylim(found.ys[0], found.ys[-1])

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class LineStyle:
     marker: str
 
     @property
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Colour and dash as matplotlib's keyword arguments."""
         return {"color": self.ink, "linestyle": self.dash}
 
@@ -122,7 +122,7 @@ def bars(
 
 def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, columns: int = 3) -> None:
     """A legend below the axes, where it covers nothing."""
-    place = {"loc": "outside lower center", "ncols": min(columns, len(names))}
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(columns, len(names))}
     figure.legend(list(handles), list(names), fontsize=7.5, frameon=False, **place)
 
 
@@ -130,7 +130,7 @@ def mark_stages(ax: Axes, steps: Sequence[float], ink: str = "#333333", *, first
     """A labelled dotted vertical line at every update of `steps`, where stage `first` and the following ones start."""
     for number, step in enumerate(steps, start=first):
         ax.axvline(step, color=ink, linewidth=1.0, linestyle=(0, (2, 2)), alpha=0.9)
-        text = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
+        text: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
         ax.annotate(f"stage {number}", (step, 1.0), (2, -2), fontsize=7, color=ink, **text)
     ax.set_xlim(left=0)
 
