@@ -1,6 +1,6 @@
-"""The phase boundary of linear regression: over the size of Dataset 2 and the shift of its target, who wins on Dataset 2.
+"""The phase diagram of linear regression: who wins on Dataset 2, over its size and the shift of its target.
 
-Theory (`src.oracles.theory.boundary`) is a line, measurement the cells around it.
+Theory (`src.oracles.theory.boundary`) gives the boundary as a line; measured cells surround it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 CERTAIN = 3.0
-"""Standard errors from which on a measured sign counts."""
+"""Standard errors above which a measured sign is certain."""
 METRIC = "test/d2/excess_risk"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all cells of a picture share: dimension, samples of Dataset 1, deviation of the noise; d targets of length 1."""
+    """What all cells of a diagram share: dimension, size of Dataset 1, standard deviation of the noise."""
 
     dim: int
     n1: int
     noise: float
 
     def difference(self, n2: int, shift: float) -> float:
-        """The exact risk of sequential minus combined on Dataset 2; NaN where a risk is infinite and theory has none."""
+        """The exact risk of sequential minus combined on Dataset 2; NaN where a risk is infinite."""
         try:
             return boundary.risk_difference(self.dim, self.n1, n2, noise=self.noise**2, initial=1.0, shift=shift)
-        except ValueError:  # outside its range of validity
+        except ValueError:  # outside the range of validity
             return np.nan
 
     def critical(self, n2: int) -> float:
-        """The shift above which sequential wins; NaN as above."""
+        """The shift above which sequential wins; NaN where a risk is infinite."""
         try:
             return boundary.critical_shift(self.dim, self.n1, n2, noise=self.noise**2, initial=1.0)
         except ValueError:
@@ -62,36 +62,36 @@ class Point:
 
     @property
     def z(self) -> float:
-        """Of the difference from 0."""
+        """z-score of the difference."""
         return self.difference / self.error
 
     @property
     def is_certain(self) -> bool:
-        """Whether the measured sign counts: it is certain, and theory has one."""
+        """Whether the measured sign is certain and an exact one exists."""
         return abs(self.z) > CERTAIN and np.isfinite(self.exact)
 
     @property
     def agrees(self) -> bool:
-        """The measured sign is the exact one, or not certain."""
+        """Whether the measured sign is the exact one, or not certain."""
         return not self.is_certain or (self.difference > 0) == (self.exact > 0)
 
 
 def verdict(points: Sequence[Point]) -> str:
-    """How many cells are certain, and whether they have theory's sign."""
+    """The number of certain cells and of those with the wrong sign, as a sentence."""
     certain, wrong = sum(p.is_certain for p in points), sum(not p.agrees for p in points)
     against = "all of them with the exact sign" if not wrong else f"{wrong} of them against the exact sign"
     return f"{len(points)} cells, {certain} certain ({CERTAIN:g} standard errors), {against}"
 
 
 def point_of(setting: Setting, n2: int, shift: float, gaps: Floats) -> Point:
-    """A cell from its seeds' differences sequential - combined."""
+    """A cell from the differences sequential - combined of its seeds."""
     error = float(gaps.std(ddof=1) / len(gaps) ** 0.5)
     exact = setting.difference(n2, shift)
     return Point(n2=n2, shift=shift, difference=float(gaps.mean()), error=error, exact=exact)
 
 
 def draw(setting: Setting, points: Sequence[Point]) -> Figure:
-    """Cells coloured by who wins and how certainly, the exact boundary as a line."""
+    """Draws cells coloured by winner and z-score, and the exact boundary as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
@@ -130,7 +130,7 @@ def draw(setting: Setting, points: Sequence[Point]) -> Figure:
 
 
 def _edges(centres: Floats) -> Floats:
-    """Borders of cells around the centres, half-way between them on a logarithmic axis."""
+    """Edges of cells around the centres, at the midpoints of a logarithmic axis."""
     logs = np.log(centres)
     middles = (logs[1:] + logs[:-1]) / 2
     ends = (2 * logs[0] - middles[0], 2 * logs[-1] - middles[-1])
