@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from src.claims.claims import Claim, Statement, Study, hydra_text
 from src.claims.evidence import Evidence, Missing
-from src.comparison.predictions import Verdict, increasing_trend, judge_effect
+from src.comparison.predictions import PredictionVerdict, increasing_trend, judge_effect
 from src.comparison.statistics import (
     everywhere_p,
     holm,
@@ -49,7 +49,7 @@ class Finding:
     says: str
     prediction: str
     decides: bool
-    verdict: Verdict
+    verdict: PredictionVerdict
     effect: float | None
     ci_low: float | None
     ci_high: float | None
@@ -67,7 +67,7 @@ class Settled:
 
     claim: Claim
     study: Study
-    verdict: Verdict
+    verdict: PredictionVerdict
     findings: tuple[Finding, ...]
     remarks: tuple[str, ...]
 
@@ -89,7 +89,7 @@ def settle(claim: Claim, evidence: Evidence) -> Settled:
     """
     findings = tuple(judge_statement(statement, evidence) for statement in evidence.study.statements)
     words = {finding.verdict for finding in findings if finding.decides}
-    verdict: Verdict = "inconclusive"
+    verdict: PredictionVerdict = "inconclusive"
     if "refuted" in words:
         verdict = "refuted"
     elif words == {"supported"}:
@@ -223,7 +223,7 @@ def _judge_everywhere(statement: Statement, numbers: Numbers) -> Finding:
     p = everywhere_p(non_inferiority_p(table.T, margin))
     worse = holm(sign_flip_p(table.T, null=-margin, alternative="less"))
     below = holm(sign_flip_p(table.T, alternative="less"))
-    verdict: Verdict = "inconclusive"
+    verdict: PredictionVerdict = "inconclusive"
     reason = f"not shown to be no worse in every one of {table.shape[1]} cells, nor worse in one"
     if n < seeds_needed(1, 2 * ALPHA):
         reason = f"too few seeds: {n} cannot decide it"
@@ -257,7 +257,7 @@ def _judge_trend(statement: Statement, numbers: Numbers) -> Finding:
     trend = increasing_trend(table)
     falls = np.diff(table.mean(axis=0))
     certain = [k for k, p in enumerate(trend.drop_p) if p <= ALPHA and -falls[k] > (statement.margin or 0.0)]
-    verdict: Verdict = "inconclusive"
+    verdict: PredictionVerdict = "inconclusive"
     reason = f"no trend is certain (Page p = {trend.p:.3f})"
     if certain:
         worst = max(certain, key=lambda k: -falls[k])
@@ -283,7 +283,7 @@ def _ends(values: Floats, shift: float) -> tuple[float | None, ...]:
 
 def _finding(
     statement: Statement,
-    verdict: Verdict,
+    verdict: PredictionVerdict,
     reason: str,
     *,
     n: int,

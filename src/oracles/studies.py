@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src.comparison.predictions import Judgement, Verdict, increasing_trend, judge_effect
+from src.comparison.predictions import Judgement, PredictionVerdict, increasing_trend, judge_effect
 from src.oracles.cell import Floats, lab, measure
 from src.oracles.rows import Row
 from src.oracles.theory import risks
@@ -28,7 +28,9 @@ def rows() -> Iterator[Row]:
     yield replay_preserves("linear_lab", "supported")
 
 
-def _row(name: str, setting: str, expected: Verdict, found: Verdict, text: str, p: float | None) -> Row:
+def _row(
+    name: str, setting: str, expected: PredictionVerdict, found: PredictionVerdict, text: str, p: float | None
+) -> Row:
     score = np.nan if p is None else p
     return Row(f"claim: {name}", setting, expected, f"{found}: {text}", score, found == expected, "verdict")
 
@@ -39,7 +41,7 @@ def _text(judgement: Judgement) -> str:
     return f"{judgement.effect:.3g}{interval}, n = {judgement.n}"
 
 
-def combined_wins(n: int, expected: Verdict) -> Row:
+def combined_wins(n: int, expected: PredictionVerdict) -> Row:
     """Sequential minus combined, excess risk on union: positive if combined wins."""
     overrides = (f"split.sizes=[{n},{n}]", "data.n_samples=600")
     config = lab(*overrides, regimes="sequential,combined", seeds=N_SEEDS, study="near_interpolation")
@@ -52,16 +54,16 @@ def combined_wins(n: int, expected: Verdict) -> Row:
     return _row("combined wins i.i.d.", setting, expected, judgement.verdict, _text(judgement), judgement.p)
 
 
-def _trend(name: str, setting: str, expected: Verdict, values: Floats) -> Row:
+def _trend(name: str, setting: str, expected: PredictionVerdict, values: Floats) -> Row:
     """A predicted rise over conditions, `values` [seeds, conditions]: refuted where a step falls significantly."""
     trend = increasing_trend(values)
     falls = min(trend.drop_p) <= ALPHA
-    found: Verdict = "refuted" if falls else ("supported" if trend.p <= ALPHA else "inconclusive")
+    found: PredictionVerdict = "refuted" if falls else ("supported" if trend.p <= ALPHA else "inconclusive")
     means = ", ".join(f"{mean:.3g}" for mean in trend.means)
     return _row(name, setting, expected, found, f"means {means}", min(trend.drop_p) if falls else trend.p)
 
 
-def more_data_helps(sizes: tuple[int, ...], expected: Verdict) -> Row:
+def more_data_helps(sizes: tuple[int, ...], expected: PredictionVerdict) -> Row:
     """Minus the excess risk of one stage rises with its samples."""
     columns = []
     for n in sizes:
@@ -72,7 +74,7 @@ def more_data_helps(sizes: tuple[int, ...], expected: Verdict) -> Row:
     return _trend("more data help", setting, expected, np.stack(columns, axis=1))
 
 
-def more_different_forgets_more(angles: tuple[int, ...], expected: Verdict) -> Row:
+def more_different_forgets_more(angles: tuple[int, ...], expected: PredictionVerdict) -> Row:
     """Forgetting rises with the angle."""
     columns = []
     for angle in angles:
@@ -84,7 +86,7 @@ def more_different_forgets_more(angles: tuple[int, ...], expected: Verdict) -> R
     return _trend("more different data are forgotten more", setting, expected, np.stack(columns, axis=1))
 
 
-def replay_preserves(study: str, expected: Verdict) -> Row:
+def replay_preserves(study: str, expected: PredictionVerdict) -> Row:
     """Sequential's excess risk on d1 minus replay's: positive if replay keeps Dataset 1 from being forgotten."""
     plain = ("split.sizes=[4,4]", "data.noise=0", "optimizer.lr=0.03", "stopping.tolerance=1e-5")
     overrides = () if study == "replay_counterexample" else plain
