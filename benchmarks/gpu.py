@@ -32,7 +32,7 @@ from src.data.split import load
 from src.data.stream import Stream
 from src.models.build import build_model
 from src.stopping.epochs import EpochsStopping
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
 
@@ -93,7 +93,7 @@ def nodes_of(config: Config, n: int) -> list[Node]:
 
 def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
     """Of all `n` models together: the slope between a short and a long fit."""
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     seconds, updates = [], []
     for length in epochs:
         longer = dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=length))
@@ -102,7 +102,7 @@ def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
         models = [build_model(config.arch, shape, 10, seed % 4) for seed in range(n)]
         start = time.perf_counter()
         fit(longer, nodes, models, place)
-        _wait(place.device)
+        _wait(place.torch_device)
         seconds.append(time.perf_counter() - start)
         updates.append(n * nodes[0].length.updates)
     return (updates[1] - updates[0]) / (seconds[1] - seconds[0])
@@ -110,27 +110,29 @@ def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
 
 def raw_updates_a_second(config: Config, epochs: int) -> float:
     """A plain loop over tensors on the device, one model, at the configuration's precision."""
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     (node,) = nodes_of(config, 1)
-    x = torch.cat([part.inputs() for part in node.data.parts]).to(place.device)
-    y = node.data.labels.to(place.device)
-    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.device).train()
+    x = torch.cat([part.inputs() for part in node.data.parts]).to(place.torch_device)
+    y = node.data.labels.to(place.torch_device)
+    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.torch_device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     n_steps = 0
     start = 0.0
     for epoch in range(epochs + 1):
         if epoch == 1:  # the first one warms up
-            _wait(place.device)
+            _wait(place.torch_device)
             start = time.perf_counter()
             n_steps = 0
-        for rows in torch.randperm(len(x), device=place.device).split(config.optimizer.batch_size):  # type: ignore[arg-type]
+        for rows in torch.randperm(len(x), device=place.torch_device).split(config.optimizer.batch_size):  # type: ignore[arg-type]
             optimizer.zero_grad()
-            with torch.autocast(place.device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+            with torch.autocast(
+                place.torch_device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"
+            ):
                 loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
             loss.backward()
             optimizer.step()
             n_steps += 1
-    _wait(place.device)
+    _wait(place.torch_device)
     return n_steps / (time.perf_counter() - start)
 
 

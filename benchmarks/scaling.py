@@ -127,10 +127,10 @@ def replicas(given: dict[str, str]) -> None:
     """Microseconds a step against the models trained side by side."""
     from benchmarks.step import ours, slope
     from src.config import compose
-    from src.training.devices import place_of
+    from src.training.devices import device_of
 
     config = compose(["tracking=off", "trainer=cpu", "trainer.curve_points=1", "split.size=640"])
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     rows = []
     for n in map(int, given["replicas"].split(",")):
         way = functools.partial(ours, config, place=place, n_models=n)

@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from src.cells.run import streams_of
 from src.config import Config, compose
 from src.models.build import build_model
-from src.training.devices import place_of
-from src.training.feed import Place
+from src.training.devices import Device, device_of
 from src.training.fit import fit
 from src.training.plan import make_plan
 
@@ -45,14 +44,14 @@ def data_of(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([part.inputs() for part in train]), torch.cat([part.y for part in train])
 
 
-def raw(config: Config, epochs: int, place: Place) -> float:
+def raw(config: Config, epochs: int, place: Device) -> float:
     """Seconds of a plain PyTorch loop over tensors in memory."""
-    x, y = (t.to(place.device) for t in data_of(config))
-    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.device).train()
+    x, y = (t.to(place.torch_device) for t in data_of(config))
+    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.torch_device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     start = time.perf_counter()
     for _ in range(epochs):
-        for rows in torch.randperm(len(x), device=place.device).split(64):
+        for rows in torch.randperm(len(x), device=place.torch_device).split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
@@ -60,7 +59,7 @@ def raw(config: Config, epochs: int, place: Place) -> float:
     return time.perf_counter() - start
 
 
-def plain_lightning(config: Config, epochs: int, place: Place) -> float:
+def plain_lightning(config: Config, epochs: int, place: Device) -> float:
     """Seconds of a Lightning fit as its documentation shows it, everything optional switched off."""
     import pytorch_lightning as pl
 
@@ -80,7 +79,7 @@ def plain_lightning(config: Config, epochs: int, place: Place) -> float:
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
     trainer = pl.Trainer(
         max_epochs=epochs,
-        accelerator="gpu" if place.device.type == "cuda" else "cpu",
+        accelerator="gpu" if place.torch_device.type == "cuda" else "cpu",
         devices=1,
         logger=False,
         enable_checkpointing=False,
@@ -93,7 +92,7 @@ def plain_lightning(config: Config, epochs: int, place: Place) -> float:
     return time.perf_counter() - start
 
 
-def ours(config: Config, epochs: int, place: Place, n_models: int) -> float:
+def ours(config: Config, epochs: int, place: Device, n_models: int) -> float:
     """Seconds of one fit of a group of `n_models` combined stages."""
     from dataclasses import replace
 
@@ -112,8 +111,8 @@ def ours(config: Config, epochs: int, place: Place, n_models: int) -> float:
     return time.perf_counter() - start
 
 
-def _wait(place: Place) -> None:
-    if place.device.type == "cuda":
+def _wait(place: Device) -> None:
+    if place.torch_device.type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -132,7 +131,7 @@ def main(repeats: int, device: str) -> None:
         table.add_column(heading, justify="left" if heading in ("model", "way") else "right")
     for name, overrides, epochs, replicas in CASES:
         config = compose(["tracking=off", f"trainer={device}", "trainer.curve_points=1", *overrides])
-        place = place_of(config.trainer)
+        place = device_of(config.trainer)
         steps = -(-sum(config.split.dataset_sizes()) // 64)
         ways: dict[str, tuple[Callable[[int], float], int]] = {
             "raw PyTorch": (lambda e, c=config, p=place: raw(c, e, p), 1),

@@ -36,9 +36,8 @@ from src.tracking.outbox import Outbox
 from src.tracking.record import mask
 from src.training.compatibility import check_regimes
 from src.training.control import OnProgress, ProgressReport, RunControl
-from src.training.devices import fingerprint, join_world, place_of
-from src.training.feed import Place
-from src.training.plan import Plan, Run, make_plan
+from src.training.devices import Device, device_of, fingerprint, join_world
+from src.training.plan import Run, StagePlan, make_plan
 from src.training.records import (
     ScoreBook,
     head,
@@ -191,7 +190,7 @@ def run_cell(
     config = settled(config)
     from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import: not before it must
 
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     join_world(place)
     missing = from_first_rank(lambda: missing_runs(config), place)
     factory = streams_of(config)
@@ -226,7 +225,7 @@ def record_failure(config: Config, reason: str, trace: str | None = None) -> Non
 
 
 def _write(
-    config: Config, plan: Plan, execution: Execution, place: Place, control: RunControl
+    config: Config, plan: StagePlan, execution: Execution, place: Device, control: RunControl
 ) -> tuple[list[Path], list[str]]:
     """The folders of all runs of the plan, seed by seed; a stage is charged to the first run that it was trained for."""
     cell = cell_dir(config)
@@ -281,7 +280,7 @@ def _write(
 def _body(
     config: Config,
     cell: Path,
-    plan: Plan,
+    plan: StagePlan,
     run: Run,
     execution: Execution,
     book: ScoreBook,

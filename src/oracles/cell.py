@@ -19,11 +19,11 @@ from src.cells.run import streams_of
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
 from src.stopping.convergence import ConvergenceStopping
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.execute import Execution, execute
-from src.training.plan import Node, Plan, Run, make_plan
+from src.training.plan import Node, Run, StagePlan, make_plan
 from src.training.records import ScoreBook, result_of, score_all
-from src.training.result import Progress, StageResult
+from src.training.result import ResumePoint, StageResult
 from src.training.store.store import Store
 
 Floats = NDArray[np.float64]
@@ -50,23 +50,23 @@ class Memory(Store):
         """Until the cell is done."""
         self.kept[key] = result
 
-    def part(self, key: str) -> Progress | None:
+    def resume_point(self, key: str) -> ResumePoint | None:
         """Nothing."""
         del key
         return None
 
-    def put_part(self, key: str, progress: Progress) -> None:
+    def put_resume_point(self, key: str, progress: ResumePoint) -> None:
         """Nobody comes back to it."""
 
-    def ends(self, line: str) -> list[int]:
+    def prefix_lengths(self, line: str) -> list[int]:
         """None."""
         del line
         return []
 
-    def put_end(self, line: str, key: str, progress: Progress) -> None:
+    def put_prefix(self, line: str, key: str, progress: ResumePoint) -> None:
         """Nobody goes on from it."""
 
-    def taken(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
+    def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
         """All of them."""
         return nullcontext(list(keys))
 
@@ -77,7 +77,7 @@ class Measured:
 
     config: Config
     streams: Mapping[int, Stream]
-    plan: Plan
+    plan: StagePlan
     execution: Execution
     book: ScoreBook
 
@@ -130,7 +130,7 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
     if accuracy is not None:
         config = tuned(config, [node for node in plan.nodes.values() if node.length.updates], accuracy, stiffness)
         plan = make_plan(config, streams, wanted)
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     execution = execute(config, plan, Memory(), place)
     if execution.failures:
         line, trace = next(iter(execution.failures.values()))

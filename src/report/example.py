@@ -152,13 +152,13 @@ def _retrained_path(
     example: Example, regime: str, results: Sequence[StageResult], ends: Sequence[int], n_points: int
 ) -> WeightPath:
     _check_cost(example, results, n_points)
-    from src.training.devices import place_of
-    from src.training.trajectory import Watched, nodes_of, points, trajectories
+    from src.training.devices import device_of
+    from src.training.trajectory import TrajectoryRequest, nodes_of, points, record_trajectories
 
     config, keys = example.config, list(example.runs[regime].provenance["stage_keys"])
-    place = place_of(config.trainer)
-    if any(result.ledger.device != place.device.type for result in results):
-        raise Unavailable(f"it was trained on {results[0].ledger.device}, and this is {place.device.type}")
+    device = device_of(config.trainer)
+    if any(result.ledger.device != device.torch_device.type for result in results):
+        raise Unavailable(f"it was trained on {results[0].ledger.device}, and this is {device.torch_device.type}")
     updates: list[int] = [0]
     weights: list[Mapping[str, Tensor]] = [example.start]
     exact = True
@@ -169,8 +169,8 @@ def _retrained_path(
             parent = by_key[node.parents[0]] if node.parents else None
             if not node.stage.reset_optimizer and parent is not None:
                 parent = example.store.get(node.parents[0], need_optimizer=True) or parent
-            stage = Watched(node, result, parent, points(result.ledger.updates, n_points))
-            (trajectory,) = trajectories(config, [stage], place)
+            stage = TrajectoryRequest(node, result, parent, points(result.ledger.updates, n_points))
+            (trajectory,) = record_trajectories(config, [stage], device)
             exact = exact and trajectory.exact
             updates += [start + k for k in trajectory.updates[1:]]
             weights += trajectory.weights[1:]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from src.config import TrainerConfig
 from src.errors import ConfigError
-from src.training.feed import Place
 
 
-def place_of(trainer: TrainerConfig) -> Place:
+@dataclass(frozen=True)
+class Device:
+    """The device and precision of this process, and its share of every batch: rows rank::world."""
+
+    torch_device: torch.device
+    dtype: torch.dtype
+    rank: int = 0
+    world: int = 1
+
+
+def device_of(trainer: TrainerConfig) -> Device:
     """The device and precision of this process; ConfigError where the machine lacks what was asked for."""
     torch.set_num_threads(trainer.threads)
     same_bits_anywhere()
@@ -37,7 +47,7 @@ def place_of(trainer: TrainerConfig) -> Place:
         if on_gpu
         else torch.device("cpu")
     )
-    return Place(device, dtype, rank, world)
+    return Device(device, dtype, rank, world)
 
 
 def same_bits_anywhere() -> None:
@@ -49,20 +59,20 @@ def same_bits_anywhere() -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
-def join_world(place: Place) -> None:
+def join_world(place: Device) -> None:
     """Meets the other processes of a data-parallel run, before Lightning would: rank 0 tells them what is to be fit."""
     if place.world > 1 and not torch.distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if place.device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if place.torch_device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
 
 
-def trainer_arguments(trainer: TrainerConfig, place: Place) -> dict[str, Any]:
+def trainer_arguments(trainer: TrainerConfig, place: Device) -> dict[str, Any]:
     """Arguments of a Lightning Trainer on this place."""
-    on_gpu = place.device.type == "cuda"
+    on_gpu = place.torch_device.type == "cuda"
     precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
     arguments: dict[str, Any] = {
         "accelerator": "gpu" if on_gpu else "cpu",
-        "devices": [place.device.index or 0] if on_gpu else 1,
+        "devices": [place.torch_device.index or 0] if on_gpu else 1,
         "precision": precision,
         "deterministic": trainer.deterministic,
     }
@@ -73,10 +83,10 @@ def trainer_arguments(trainer: TrainerConfig, place: Place) -> dict[str, Any]:
     return arguments
 
 
-def fingerprint(place: Place) -> str:
+def fingerprint(place: Device) -> str:
     """What the last bits of a result depend on besides the recipe: torch, the processor's instructions, the device."""
-    if place.device.type == "cuda":
-        device = torch.cuda.get_device_name(place.device)
+    if place.torch_device.type == "cuda":
+        device = torch.cuda.get_device_name(place.torch_device)
     else:
         rounding = f"MKL_CBWR={os.environ.get('MKL_CBWR', '')}"
         device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {rounding}"

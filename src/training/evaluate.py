@@ -15,7 +15,7 @@ from src.evaluation.metrics import score
 from src.evaluation.population import population_risks
 from src.models.build import build_model
 from src.models.structure import memory_layout
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.scoring import EVALUATION_BATCH
 
 SCORED_AT_ONCE = 16
@@ -30,7 +30,7 @@ def set_names(n_parts: int) -> list[str]:
 
 
 def score_stages(
-    config: Config, stages: Sequence[tuple[Stream, Mapping[str, Tensor]]], of: Literal["test", "train"], place: Place
+    config: Config, stages: Sequence[tuple[Stream, Mapping[str, Tensor]]], of: Literal["test", "train"], place: Device
 ) -> list[Scores]:
     """Figures ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
 
@@ -39,8 +39,8 @@ def score_stages(
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, place.dtype)
-    layout = memory_layout(model, stream.input_shape, place.device)
-    model = model.to(place.device).to(memory_format=layout).eval()
+    layout = memory_layout(model, stream.input_shape, place.torch_device)
+    model = model.to(place.torch_device).to(memory_format=layout).eval()
     names = set_names(config.split.parts)
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
@@ -60,12 +60,12 @@ def score_stages(
     return scores
 
 
-def _outputs(model: nn.Module, samples: Samples, place: Place, layout: torch.memory_format) -> Tensor:
+def _outputs(model: nn.Module, samples: Samples, place: Device, layout: torch.memory_format) -> Tensor:
     parts = []
     with torch.no_grad():
         for start in range(0, len(samples), EVALUATION_BATCH):
             rows = samples.rows[start : start + EVALUATION_BATCH]
-            x = samples.bank.scale(samples.bank.x[rows].to(place.device), place.dtype)
+            x = samples.bank.scale(samples.bank.x[rows].to(place.torch_device), place.dtype)
             parts.append(model(x.contiguous(memory_format=layout)).cpu())
     return torch.cat(parts)
 

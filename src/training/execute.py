@@ -18,16 +18,16 @@ import torch
 from src.config import Config
 from src.errors import ConfigError
 from src.training.control import NO_CONTROL, RunControl
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.fit import fit
 from src.training.group_size import group_limit
 from src.training.penalties.penalties import extra_passes, make_penalty
-from src.training.plan import Node, Plan
+from src.training.plan import Node, StagePlan
 from src.training.progress import progress_reports
-from src.training.replicas import State
-from src.training.result import Curves, Progress, StageResult
-from src.training.starting import alike, furthest, inherited, starting_model
-from src.training.store.cache import Shelf
+from src.training.replicas import ModelState
+from src.training.result import Curves, ResumePoint, StageResult
+from src.training.starting import group_by_resume_point, inherited, latest_resume_point, starting_model
+from src.training.store.cache import StageCache
 from src.training.store.store import Store
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Execution:
     reused: dict[str, int] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     out_of_memory: bool = False
-    fishers: dict[str, State] = field(default_factory=dict)
+    fishers: dict[str, ModelState] = field(default_factory=dict)
 
     def diverged(self, key: str) -> bool:
         """Whether the stage's loss stopped being finite."""
@@ -62,9 +62,9 @@ class Execution:
 
 def execute(
     config: Config,
-    plan: Plan,
+    plan: StagePlan,
     store: Store,
-    place: Place,
+    place: Device,
     control: RunControl = NO_CONTROL,
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
@@ -78,7 +78,7 @@ def execute(
     return walk.execution
 
 
-def from_first_rank(decide: Callable[[], T], place: Place) -> T:
+def from_first_rank(decide: Callable[[], T], place: Device) -> T:
     """What rank 0 decides, told to all ranks; alone, simply the decision."""
     if place.world == 1:
         return decide()
@@ -92,16 +92,16 @@ class _Walk:
     """One pass over a plan. Only rank 0 reads the store, writes it, and takes its locks."""
 
     config: Config
-    plan: Plan
+    plan: StagePlan
     execution: Execution
-    place: Place
+    place: Device
     control: RunControl
 
     def __post_init__(self) -> None:
         n_runs = len(self.config.regimes) * len(self.config.seeds)
         self.reports_progress = self.control.wants_progress and len(self.plan.runs) == n_runs
         held = {} if self.place.world == 1 else {"held_mib": math.inf}  # other ranks have no store to read from
-        self.shelf = Shelf(self.execution.store, **held)
+        self.shelf = StageCache(self.execution.store, **held)
 
     def group(self, group: Sequence[str]) -> None:
         """Loads what there is, trains what nobody else is training, then waits for the rest, or takes it over."""
@@ -120,7 +120,7 @@ class _Walk:
         """Takes what the store has; runs of CPU and of CUDA are never mixed."""
         if not self.config.trainer.reuse:
             return
-        store, device = self.execution.store, self.place.device.type
+        store, device = self.execution.store, self.place.torch_device.type
 
         def found() -> dict[str, StageResult]:
             kept = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
@@ -148,11 +148,11 @@ class _Walk:
         """Trains those of the stages that nobody else is training; how many."""
         store = self.execution.store
         with contextlib.ExitStack() as locks:
-            taken = from_first_rank(lambda: locks.enter_context(store.taken(node.key for node in nodes)), self.place)
+            taken = from_first_rank(lambda: locks.enter_context(store.locked(node.key for node in nodes)), self.place)
             self._load(taken)  # another worker may have finished one since we looked
             missing = [node for node in nodes if node.key in taken and node.key not in self.execution.results]
             starts = from_first_rank(partial(self._starts, missing), self.place)
-            for group in alike(missing, starts, self.execution.results):
+            for group in group_by_resume_point(missing, starts, self.execution.results):
                 self._train_group(group, starts)
         return len(taken)
 
@@ -163,13 +163,15 @@ class _Walk:
             self.control.on_stage()
             time.sleep(POLL_SECONDS)
 
-    def _starts(self, nodes: Sequence[Node]) -> dict[str, Progress]:
+    def _starts(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:
         """What the stages go on from: where they were left, or the end of a shorter stage of their line if that is further."""
         store, points = self.execution.store, self.config.trainer.curve_points
-        found = {node.key: furthest(node, store, points) for node in nodes}
-        return {k: start for k, start in found.items() if start is not None and start.device == self.place.device.type}
+        found = {node.key: latest_resume_point(node, store, points) for node in nodes}
+        return {
+            k: start for k, start in found.items() if start is not None and start.device == self.place.torch_device.type
+        }
 
-    def _train_group(self, group: Sequence[Node], starts: Mapping[str, Progress], split: str | None = None) -> None:
+    def _train_group(self, group: Sequence[Node], starts: Mapping[str, ResumePoint], split: str | None = None) -> None:
         """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do
         not. `split`: why the group is a part of a larger one, for the ledger of its stages."""
         try:
@@ -191,7 +193,7 @@ class _Walk:
             self.execution.failures[group[0].key] = failure
             self.execution.out_of_memory |= no_memory
             return
-        if self.place.device.type == "cuda":
+        if self.place.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         half, split = len(group) // 2, f"{len(group)} together: {failure[0]}"
         self._train_group(group[:half], starts, split)
@@ -200,13 +202,13 @@ class _Walk:
     def _keep(self, node: Node, result: StageResult) -> None:
         if self.place.rank == 0:
             self.execution.store.put(node.key, result)
-            if result.onward is not None:
-                assert node.line is not None
-                self.execution.store.put_end(node.line, node.key, result.onward)
+            if result.resume_point is not None:
+                assert node.prefix_key is not None
+                self.execution.store.put_prefix(node.prefix_key, node.key, result.resume_point)
         self.execution.results[node.key] = self.shelf.put(node.key, result)
         self.execution.trained.add(node.key)
 
-    def _fit(self, group: Sequence[Node], starts: Mapping[str, Progress]) -> list[StageResult]:
+    def _fit(self, group: Sequence[Node], starts: Mapping[str, ResumePoint]) -> list[StageResult]:
         config, execution, first = self.config, self.execution, group[0]
         going_on = [starts[node.key] for node in group if node.key in starts]
         states = [state for node in group if (state := inherited(node, execution.results)) is not None]
@@ -220,7 +222,7 @@ class _Walk:
             keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
             starts=going_on or None,
             checkpoints=self._checkpoints(group),
-            keep_onward=first.line is not None and first.length.whole_epochs,
+            keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,
         )
         if sum(t.nbytes for result in results for t in result.weights.values()) > LARGE_MIB * 2**20:
             gc.collect()  # a trainer and its module hold each other, with weights, gradients and momentum
@@ -252,18 +254,18 @@ class _Checkpoints:
             all_curves = done | {self.group[model].key: own for model, own in curves().items()}
             self.walk.control.on_progress(progress_reports(self.walk.plan, all_curves))
 
-    def save(self, standings: Sequence[Progress | StageResult]) -> None:
+    def save(self, standings: Sequence[ResumePoint | StageResult]) -> None:
         store = self.walk.execution.store
         if self.walk.place.rank:
             return
         for node, standing in zip(self.group, standings, strict=True):
-            if isinstance(standing, Progress):
-                store.put_part(node.key, standing)
+            if isinstance(standing, ResumePoint):
+                store.put_resume_point(node.key, standing)
             else:
                 store.put(node.key, _charged(self.walk.plan, node, standing))
 
 
-def _charged(plan: Plan, node: Node, result: StageResult) -> StageResult:
+def _charged(plan: StagePlan, node: Node, result: StageResult) -> StageResult:
     """The result with what its penalty cost in its ledger."""
     passes = extra_passes(plan, node, result.ledger.samples)
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,10 @@ from src.data.augment import augmented, chances
 from src.data.batches import MixtureData, Positions
 from src.data.stream import Bank, Samples
 from src.stopping.length import Length
+from src.training.devices import Device
 
 Batch = tuple[Tensor, Tensor, int]
 """Inputs [R, b, ...], labels [R, b] (or targets [R, b, k]), and b over all ranks together."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where tensors live and what this process's share of every batch is: rows rank::world."""
-
-    device: torch.device
-    dtype: torch.dtype
-    rank: int = 0
-    world: int = 1
 
 
 RAW_ABOVE_MIB = 64
@@ -47,7 +37,7 @@ CHUNK_MIB = 32
 class Table:
     """The rows that some sample sets use, each kept once, on the device, scaled if that is not too large."""
 
-    def __init__(self, groups: Sequence[Sequence[Samples]], place: Place) -> None:
+    def __init__(self, groups: Sequence[Sequence[Samples]], place: Device) -> None:
         used: dict[int, tuple[Bank, list[Tensor]]] = {}
         for samples in (s for group in groups for s in group):
             used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
@@ -60,12 +50,12 @@ class Table:
         self._dtype = place.dtype
         self.rows: list[Tensor] = []
         """For every group of sample sets, the table's row of each position in their concatenation."""
-        if self._scale_by is not None and len(banks) == 1 and place.device.type == "cpu":
+        if self._scale_by is not None and len(banks) == 1 and place.torch_device.type == "cpu":
             self._x = banks[0].x  # all of the bank, which is in memory anyway, in place of a copy of some rows
             self.rows = [torch.cat([s.rows for s in group]) for group in groups]
             return
         dtype = place.dtype if self._scale_by is None else banks[0].x.dtype
-        self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=place.device)
+        self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=place.torch_device)
         offsets, end = {}, 0
         for key, (bank, _) in used.items():
             offsets[key] = end
@@ -128,7 +118,7 @@ def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) 
         yield order[:, start:stop]
 
 
-def _labels(member: MixtureData, place: Place) -> Tensor:
+def _labels(member: MixtureData, place: Device) -> Tensor:
     """Classes as they are, targets in the precision of the training."""
     return member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels
 
@@ -137,7 +127,7 @@ class ResidentFeed:
     """Batches gathered from tensors on the device. Each `iter()` is the next epoch, the first one without `skip` batches."""
 
     def __init__(
-        self, members: Sequence[MixtureData], length: Length, place: Place, epoch: int = 0, skip: int = 0
+        self, members: Sequence[MixtureData], length: Length, place: Device, epoch: int = 0, skip: int = 0
     ) -> None:
         self.members, self.length, self.place, self.epoch, self.skip = members, length, place, epoch, skip
         self.table = Table([member.parts for member in members], place)
@@ -158,7 +148,7 @@ class ResidentFeed:
             mine = positions[:, place.rank :: place.world]
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
-            rows, y = rows.to(place.device, non_blocking=True), y.to(place.device, non_blocking=True)
+            rows, y = rows.to(place.torch_device, non_blocking=True), y.to(place.torch_device, non_blocking=True)
             x = self.table.take(rows)
             batch = (x, y, positions.shape[1])
             if in_one_batch(self.members, self.length):
@@ -173,7 +163,7 @@ class ResidentFeed:
 class _Rows(Dataset[Batch]):
     """Maps the positions [R, b] of a batch to its inputs and labels, read from the banks (possibly files)."""
 
-    def __init__(self, members: Sequence[MixtureData], place: Place) -> None:
+    def __init__(self, members: Sequence[MixtureData], place: Device) -> None:
         self.members, self.place = members, place
         self.offsets = [np.cumsum([0, *(len(part) for part in member.parts)]) for member in members]
         self.labels = [_labels(member, place) for member in members]
@@ -203,7 +193,7 @@ class StreamingFeed:
         self,
         members: Sequence[MixtureData],
         length: Length,
-        place: Place,
+        place: Device,
         n_loaders: int,
         epoch: int = 0,
         skip: int = 0,
@@ -219,7 +209,7 @@ class StreamingFeed:
             batch_size=None,
             sampler=batches,
             num_workers=self.n_loaders,
-            pin_memory=self.place.device.type == "cuda",
+            pin_memory=self.place.torch_device.type == "cuda",
             generator=torch.Generator(),  # its workers' seeds are drawn from it instead of the global generator
         )
         yield from loader
@@ -278,7 +268,7 @@ def whole_epoch(feed: Feed, batch_size: int) -> Feed:
 def make_feed(
     members: Sequence[MixtureData],
     length: Length,
-    place: Place,
+    place: Device,
     resident_mib: int,
     n_done: int = 0,
     augment: Sequence[str] = (),
@@ -290,6 +280,6 @@ def make_feed(
     if Table.mebibytes([member.parts for member in members], place.dtype) <= resident_mib:
         feed = ResidentFeed(members, length, place, epoch, skip)
     else:
-        n_loaders = 4 if place.device.type == "cuda" else 0
+        n_loaders = 4 if place.torch_device.type == "cuda" else 0
         feed = StreamingFeed(members, length, place, n_loaders, epoch, skip)
     return AugmentedFeed(feed, augment) if augment else feed

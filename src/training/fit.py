@@ -18,13 +18,13 @@ from src.evaluation.metrics import Loss, sample_losses
 from src.models.structure import prefers_vmap
 from src.stopping.group import GroupStopping
 from src.stopping.rule import StoppingVerdict
-from src.training.devices import trainer_arguments
-from src.training.feed import Batch, Chunks, Feed, Place, make_feed, whole_epoch
+from src.training.devices import Device, trainer_arguments
+from src.training.feed import Batch, Chunks, Feed, make_feed, whole_epoch
 from src.training.module import GroupModule
 from src.training.monitor import Checkpoints, StageMonitor
 from src.training.plan import Node
-from src.training.replicas import Replicas, State, make_replicas
-from src.training.result import Ledger, Progress, StageResult
+from src.training.replicas import ModelState, Replicas, make_replicas
+from src.training.result import Ledger, ResumePoint, StageResult
 from src.training.scoring import EVALUATION_BATCH, Scorer, monitor_values
 
 UPDATES_AT_ONCE = 32
@@ -37,20 +37,20 @@ def fit(
     config: Config,
     nodes: Sequence[Node],
     models: Sequence[nn.Module],
-    place: Place,
+    place: Device,
     *,
     optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
     penalty: Penalty | None = None,
     keep_optimizer: bool = False,
-    starts: Sequence[Progress] | None = None,
+    starts: Sequence[ResumePoint] | None = None,
     checkpoints: Checkpoints | None = None,
-    keep_onward: bool = False,
+    keep_resume_point: bool = False,
 ) -> list[StageResult]:
     """Trains the stages `nodes` of one shape, starting from the weights in `models`, side by side.
 
     `optimizer_states`: what stages with `reset_optimizer=False` go on with. `starts`: where the models were left, after
     equally many updates; the weights in `models` then do not count. `checkpoints`: where the fit may be left.
-    `keep_onward`: what a longer stage goes on from is kept with the results. Returns one result per node.
+    `keep_resume_point`: what a longer stage goes on from is kept with the results. Returns one result per node.
     """
     started = time.perf_counter()
     first = nodes[0]
@@ -59,7 +59,7 @@ def fit(
         for model, start in zip(models, starts, strict=True):
             model.load_state_dict(dict(start.weights))
     n_done = starts[0].updates if starts else 0
-    vmapped = prefers_vmap(models[0], place.device.type)
+    vmapped = prefers_vmap(models[0], place.torch_device.type)
     replicas = make_replicas([model.to(place.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, place)
     data, resident_mib = [node.data for node in nodes], config.trainer.resident_mib
@@ -98,14 +98,14 @@ def fit(
         stopping,
         partial(scorer.score, replicas),
         config.trainer.curve_points,
-        keep_optimizer or keep_onward,
+        keep_optimizer or keep_resume_point,
         checkpoints,
     )
 
     def seconds() -> float:
         return (time.perf_counter() - started) / len(nodes)
 
-    def ended(r: int, state: State) -> StageResult:
+    def ended(r: int, state: ModelState) -> StageResult:
         verdict, updates = monitor.ends[r]
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # the last update was one too many
             verdict = StoppingVerdict("diverged")
@@ -116,11 +116,11 @@ def fit(
             curves=monitor.curves(r),
             ledger=_ledger(nodes[r], verdict, updates, taken, len(nodes), vmapped, place),
         )
-        if keep_onward and verdict.stopped_by == "length":
-            result = replace(result, onward=monitor.at_end(r, result))
+        if keep_resume_point and verdict.stopped_by == "length":
+            result = replace(result, resume_point=monitor.at_end(r, result))
         return result
 
-    def standings() -> list[Progress | StageResult]:
+    def standings() -> list[ResumePoint | StageResult]:
         states = replicas.states()
         running = monitor.progress(states, starts, seconds())
         return [running[r] if r in running else ended(r, state) for r, state in enumerate(states)]
@@ -132,12 +132,14 @@ def fit(
         _train(config, module, feed, monitor, n_epochs - n_done // first.length.updates_per_epoch, place)
     else:  # no training at all: the weights are scored as they are
         monitor.ends = {model: (StoppingVerdict("length"), 0) for model in range(len(nodes))}
-        module.replicas.to(place.device)
+        module.replicas.to(place.torch_device)
         monitor.points.append((0, True, scorer.score(replicas)))
     return [ended(r, state) for r, state in enumerate(replicas.states())]
 
 
-def _train(config: Config, module: GroupModule, feed: Feed, monitor: StageMonitor, n_epochs: int, place: Place) -> None:
+def _train(
+    config: Config, module: GroupModule, feed: Feed, monitor: StageMonitor, n_epochs: int, place: Device
+) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -203,7 +205,7 @@ def _batch_values(
 
 
 def _ledger(
-    node: Node, verdict: StoppingVerdict, updates: int, seconds: float, group: int, vmapped: bool, place: Place
+    node: Node, verdict: StoppingVerdict, updates: int, seconds: float, group: int, vmapped: bool, place: Device
 ) -> Ledger:
     length = node.length
     epochs = -(-updates // length.updates_per_epoch)
@@ -218,7 +220,7 @@ def _ledger(
         seconds=seconds,
         group=group,
         engine="vmap" if vmapped else "loop",
-        device=place.device.type,
+        device=place.torch_device.type,
     )
 
 

@@ -23,7 +23,7 @@ from src.io import digest, write_atomically
 from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, prefers_vmap
 from src.regimes.stage import Trainable
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.plan import Node
 from src.training.replicas import make_replicas
 
@@ -41,20 +41,20 @@ COPIES = 4
 """Weights, gradients, momentum, and the copy that is handed back."""
 
 
-def group_limit(config: Config, node: Node, place: Place) -> int:
+def group_limit(config: Config, node: Node, place: Device) -> int:
     """The most models that train in one group with the stage `node`. Raises ConfigError where a GPU is needed."""
     model = build_meta_model(config.arch, node.stream.input_shape, node.stream.n_outputs)
     if place.world > 1:
-        if has_batchnorm(model) and place.device.type != "cuda":
+        if has_batchnorm(model) and place.torch_device.type != "cuda":
             problem = "batch normalisation needs synchronised statistics, which only GPUs have; take one device"
             raise ConfigError("trainer.devices", place.world, problem)
         return 1  # the loss scale, and the updates it skips, would be common to the group
     if config.trainer.replicas != "auto":
         return config.trainer.replicas
-    if place.device.type != "cuda":
-        most = CPU_STACKED if prefers_vmap(model, place.device.type) else CPU_LOOPED
+    if place.torch_device.type != "cuda":
+        most = CPU_STACKED if prefers_vmap(model, place.torch_device.type) else CPU_LOOPED
         return by_memory(model, place, CPU_MEBIBYTES * 2**20, most)
-    free = torch.cuda.mem_get_info(place.device)[0]
+    free = torch.cuda.mem_get_info(place.torch_device)[0]
     most = by_memory(model, place, int(GPU_SHARE * free), GPU_MOST)
     what = {
         "arch": config.recipe()["arch"],
@@ -62,14 +62,14 @@ def group_limit(config: Config, node: Node, place: Place) -> int:
         "n_outputs": node.stream.n_outputs,
         "batch_size": node.length.batch_size,
         "precision": config.trainer.precision,
-        "device": torch.cuda.get_device_name(place.device),
+        "device": torch.cuda.get_device_name(place.torch_device),
     }
     return decided(
         Path(config.multirun) / config.sweep, what, lambda: measured(most, lambda n: rate(config, node, place, n))
     )
 
 
-def by_memory(model: nn.Module, place: Place, n_bytes: int, most: int) -> int:
+def by_memory(model: nn.Module, place: Device, n_bytes: int, most: int) -> int:
     """As many models as fit, at least one."""
     size = sum(p.numel() for p in model.parameters()) * place.dtype.itemsize * COPIES
     return max(1, min(most, n_bytes // size))
@@ -108,17 +108,19 @@ def measured(most: int, rate: Callable[[int], float]) -> dict[str, Any]:
     return {"replicas": best, "updates_per_second": {str(n): round(value, 1) for n, value in rates.items()}}
 
 
-def rate(config: Config, node: Node, place: Place, n: int) -> float:
+def rate(config: Config, node: Node, place: Device, n: int) -> float:
     """Updates a second of all `n` models of a group together, at the stage's batch size, without Lightning's part."""
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
     models = [build_model(config.arch, shape, n_outputs, 0, place.dtype) for _ in range(n)]
-    replicas = make_replicas(models, Trainable(), vmapped=prefers_vmap(models[0], place.device.type)).to(place.device)
-    optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=place.device.type == "cuda")
-    x = torch.zeros(n, batch, *shape, dtype=place.dtype, device=place.device)
+    replicas = make_replicas(models, Trainable(), vmapped=prefers_vmap(models[0], place.torch_device.type)).to(
+        place.torch_device
+    )
+    optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=place.torch_device.type == "cuda")
+    x = torch.zeros(n, batch, *shape, dtype=place.dtype, device=place.torch_device)
     if node.data.labels.is_floating_point():
-        y = torch.zeros(n, batch, n_outputs, dtype=place.dtype, device=place.device)
+        y = torch.zeros(n, batch, n_outputs, dtype=place.dtype, device=place.torch_device)
     else:
-        y = torch.zeros(n, batch, dtype=torch.int64, device=place.device)
+        y = torch.zeros(n, batch, dtype=torch.int64, device=place.torch_device)
     mixed = config.trainer.precision.endswith("-mixed")
     low = torch.float16 if config.trainer.precision.startswith("16") else torch.bfloat16
     start = 0.0
@@ -127,7 +129,7 @@ def rate(config: Config, node: Node, place: Place, n: int) -> float:
             _wait(place)
             start = time.perf_counter()
         optimizer.zero_grad()
-        with torch.autocast(place.device.type, dtype=low, enabled=mixed):
+        with torch.autocast(place.torch_device.type, dtype=low, enabled=mixed):
             losses = sample_losses(replicas(x), y, config.loss).mean(1)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -135,6 +137,6 @@ def rate(config: Config, node: Node, place: Place, n: int) -> float:
     return n * STEPS / (time.perf_counter() - start)
 
 
-def _wait(place: Place) -> None:
-    if place.device.type == "cuda":
-        torch.cuda.synchronize(place.device)
+def _wait(place: Device) -> None:
+    if place.torch_device.type == "cuda":
+        torch.cuda.synchronize(place.torch_device)

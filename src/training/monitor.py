@@ -16,14 +16,14 @@ from src.models.structure import has_dropout
 from src.seeds import derive
 from src.stopping.group import GroupStopping
 from src.stopping.rule import StoppingVerdict
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.module import GroupModule
 from src.training.plan import Node
-from src.training.replicas import LoopReplicas, State
-from src.training.result import Curves, Progress, StageResult
+from src.training.replicas import LoopReplicas, ModelState
+from src.training.result import Curves, ResumePoint, StageResult
 from src.training.scoring import PoolScores
 
-Standing = Progress | StageResult
+Standing = ResumePoint | StageResult
 """Where a model is: part-way, or at its end."""
 
 Point = tuple[int, bool, list[PoolScores]]
@@ -56,7 +56,7 @@ class StageMonitor(pl.Callback):
 
     module: GroupModule
     nodes: Sequence[Node]
-    place: Place
+    place: Device
     stopping: GroupStopping
     score: Callable[[], list[PoolScores]]
     curve_points: int
@@ -73,14 +73,14 @@ class StageMonitor(pl.Callback):
     """Of every epoch, the training loss of every update and model [n, R]."""
     saved_at: float = field(default_factory=time.monotonic)
 
-    def go_on(self, starts: Sequence[Progress]) -> None:
+    def go_on(self, starts: Sequence[ResumePoint]) -> None:
         """Takes up the group where its models, all after equally many updates, were left."""
         per_epoch = self.nodes[0].length.updates_per_epoch
         self.epoch, n_begun = divmod(starts[0].updates, per_epoch)
         losses = torch.stack([start.losses for start in starts], 1)
         n_whole = len(losses) - n_begun
         self.losses = [losses[:n_whole]] if n_whole else []
-        self.module.update_losses = list(losses[n_whole:].to(self.place.device))
+        self.module.update_losses = list(losses[n_whole:].to(self.place.torch_device))
         for step in self.nodes[0].length.regular_points(self.curve_points, starts[0].updates):
             places = [int(np.flatnonzero(start.curves.steps == step)[0]) for start in starts]
             self.points.append((step, True, _together([start.curves for start in starts], places)))
@@ -158,7 +158,7 @@ class StageMonitor(pl.Callback):
                 self.optimizers[model] = states[model]
             self.module.replicas.stop(model, self.stopping.restored(model, verdict))
 
-    def _optimizer_states(self) -> list[State]:
+    def _optimizer_states(self) -> list[ModelState]:
         optimizer = self.module.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         return self.module.optimizer_state(optimizer)
@@ -186,19 +186,19 @@ class StageMonitor(pl.Callback):
         self.saved_at = time.monotonic()
 
     def progress(
-        self, states: Sequence[State], starts: Sequence[Progress] | None, seconds: float
-    ) -> dict[int, Progress]:
+        self, states: Sequence[ModelState], starts: Sequence[ResumePoint] | None, seconds: float
+    ) -> dict[int, ResumePoint]:
         """Where the running models stand: all that the rest of their stage depends on. `seconds`: each one's share here."""
         optimizers, losses, curves = self._optimizer_states(), self.all_losses(), self._curves_so_far()
         replicas = self.module.replicas
         inside = bool(self.module.n_done % self.nodes[0].length.updates_per_epoch)
         noise = replicas.noise if isinstance(replicas, LoopReplicas) and inside else None
         return {
-            r: Progress(
+            r: ResumePoint(
                 updates=self.module.n_done,
                 reused=starts[r].reused if starts else 0,
                 seconds=seconds + (starts[r].seconds if starts else 0.0),
-                device=self.place.device.type,
+                device=self.place.torch_device.type,
                 weights=states[r],
                 optimizer=optimizers[r],
                 losses=losses[:, r].clone(),
@@ -209,13 +209,13 @@ class StageMonitor(pl.Callback):
             for r in self._running()
         }
 
-    def at_end(self, model: int, result: StageResult) -> Progress:
+    def at_end(self, model: int, result: StageResult) -> ResumePoint:
         """What a longer stage goes on from, where this one has ended."""
-        return Progress(
+        return ResumePoint(
             updates=result.ledger.updates,
             reused=0,
             seconds=result.ledger.seconds,
-            device=self.place.device.type,
+            device=self.place.torch_device.type,
             weights=result.weights,
             optimizer=self.optimizers[model],
             losses=self.all_losses()[:, model].clone(),

@@ -23,7 +23,7 @@ from src.stopping.length import Length, StageSize
 class Node:
     """One stage to train, named by everything its result depends on.
 
-    `line`: the same name without the length, so that a stage begins as any shorter one of its line; None where the length
+    `prefix_key`: the same name without the length, so that a stage begins as any shorter one of its line; None where the length
     has a say in more than the end (a schedule, a stopping rule).
     `parents`: keys of the stages its starting weights (or penalty) come from, in the order of `stage.start.of`;
     `penalty_parent`: key of the stage its penalty holds on to. `monitor`: the validation set early stopping watches.
@@ -31,7 +31,7 @@ class Node:
     """
 
     key: str
-    line: str | None
+    prefix_key: str | None
     seed: int
     stage: Stage
     data: MixtureData
@@ -54,7 +54,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class StagePlan:
     """The unique stages of a cell, the groups they train in, and the runs they serve.
 
     `keep_optimizer`: stages whose optimizer state a later stage goes on with.
@@ -66,7 +66,7 @@ class Plan:
     keep_optimizer: frozenset[str]
 
 
-def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tuple[RegimeConfig, int]]) -> Plan:
+def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tuple[RegimeConfig, int]]) -> StagePlan:
     """The plan of the runs `wanted` = (regime, seed), given the stream of every seed."""
     nodes: dict[str, Node] = {}
     runs = []
@@ -83,7 +83,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     # of one level the short ones first: longer ones may go on from them
     groups = tuple(tuple(keys) for _, keys in sorted(by_shape.items(), key=lambda item: item[0][:2]))
     kept = {node.parents[0] for node in nodes.values() if node.parents and not node.stage.reset_optimizer}
-    return Plan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
+    return StagePlan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
 
 
 def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
@@ -130,7 +130,7 @@ def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
         dataclasses.replace(
             node,
             key=named[node.key],
-            line=None,
+            prefix_key=None,
             parents=tuple(named[key] for key in node.parents),
             penalty_parent=named[node.penalty_parent] if node.penalty_parent else None,
         )
@@ -182,7 +182,7 @@ def _node(
     level = 1 + max((parent.level for parent in (*parents, *([holds] if holds else []))), default=-1)
     return Node(
         key=digest(identity),
-        line=_line(config, identity, recipe, length),
+        prefix_key=_line(config, identity, recipe, length),
         seed=stream.seed,
         stage=stage,
         data=data,
@@ -208,7 +208,7 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
 
 
 def _line(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
-    """See `Node.line`. The loss scale of half precision is no part of what is kept, so its stages have none."""
+    """See `Node.prefix_key`. The loss scale of half precision is no part of what is kept, so its stages have none."""
     plain = config.stopping.is_fixed_length and config.optimizer.schedule == "constant"
     if not plain or config.trainer.precision == "16-mixed" or not length.updates:
         return None

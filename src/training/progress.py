@@ -1,4 +1,4 @@
-"""Progress of a cell: means over its runs at the points of the validation curves that all of them have reached."""
+"""ResumePoint of a cell: means over its runs at the points of the validation curves that all of them have reached."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from src.training.control import ProgressReport
-from src.training.plan import Plan
+from src.training.plan import StagePlan
 from src.training.result import Curves
 from src.training.scoring import validation_curves
 
 
-def progress_reports(plan: Plan, curves: Mapping[str, Curves]) -> list[ProgressReport]:
+def progress_reports(plan: StagePlan, curves: Mapping[str, Curves]) -> list[ProgressReport]:
     """The points of the last stage that every run of a one-regime plan has reached, in order.
 
     Empty while a run has not begun its last stage and when one has diverged. `curves`: by stage key. Runs count equally

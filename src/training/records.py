@@ -22,9 +22,9 @@ from src.evaluation.matrix import average_accuracy, backward_transfer, forgettin
 from src.io import write_atomically
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
+from src.training.devices import Device
 from src.training.evaluate import Scores, score_stages, set_names
-from src.training.feed import Place
-from src.training.plan import Node, Plan, Run
+from src.training.plan import Node, Run, StagePlan
 from src.training.result import StageResult
 from src.training.scoring import validation_curves
 from src.training.store.store import weights_digest
@@ -61,7 +61,7 @@ class ScoreBook:
     initial: Mapping[int, Scores]
 
 
-def score_all(config: Config, plan: Plan, execution: Execution, place: Place) -> ScoreBook:
+def score_all(config: Config, plan: StagePlan, execution: Execution, place: Device) -> ScoreBook:
     """Scores every stage of the plan: the only place where test sets are read, after all training is done."""
     last = {run.stages[-1] for run in plan.runs}
 
@@ -78,7 +78,7 @@ def score_all(config: Config, plan: Plan, execution: Execution, place: Place) ->
     return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last), initial=initial)
 
 
-def _score_untrained(config: Config, plan: Plan, place: Place) -> dict[int, Scores]:
+def _score_untrained(config: Config, plan: StagePlan, place: Device) -> dict[int, Scores]:
     """Test scores of the initial weights of every seed."""
     streams = {node.seed: node.stream for node in plan.nodes.values()}
     models = [build_model(config.arch, s.input_shape, s.n_outputs, s.seed, place.dtype) for s in streams.values()]
@@ -86,7 +86,7 @@ def _score_untrained(config: Config, plan: Plan, place: Place) -> dict[int, Scor
     return dict(zip(streams, score_stages(config, stages, "test", place), strict=True))
 
 
-def result_of(config: Config, plan: Plan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
+def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
     """The `result` part of result.json: everything that equal runs have equal, bit for bit."""
     done = [key for key in run.stages if key in execution.results]
     nodes = [plan.nodes[key] for key in done]

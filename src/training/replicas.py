@@ -21,7 +21,7 @@ from src.errors import ConfigError
 from src.models.structure import layers, memory_layout
 from src.regimes.stage import Trainable
 
-State = dict[str, Tensor]
+ModelState = dict[str, Tensor]
 """Name -> tensor of one model: its parameters and buffers, as in `nn.Module.state_dict()`."""
 
 
@@ -62,7 +62,7 @@ class Replicas(nn.Module):
         """(name, parameter, model) of what the optimizer moves; model None: stacked over all models."""
         raise NotImplementedError
 
-    def states(self) -> list[State]:
+    def states(self) -> list[ModelState]:
         """A copy of every model's parameters and buffers, on the CPU."""
         raise NotImplementedError
 
@@ -144,7 +144,7 @@ class LoopReplicas(Replicas):
                 if parameter.requires_grad:
                     yield name, parameter, r
 
-    def states(self) -> list[State]:
+    def states(self) -> list[ModelState]:
         plain = torch.contiguous_format  # as the store gives them back: sums over weights then run in one order
         return [
             {name: t.detach().cpu().clone(memory_format=plain) for name, t in m.state_dict().items()}
@@ -205,7 +205,7 @@ class VmapReplicas(Replicas):
             if parameter.requires_grad:
                 yield name, parameter, None
 
-    def states(self) -> list[State]:
+    def states(self) -> list[ModelState]:
         whole = [parameter.detach().cpu() for parameter in self.stacked]
         return [{name: t[r].clone() for name, t in zip(self.names, whole, strict=True)} for r in range(self.n)]
 

@@ -69,12 +69,12 @@ class StageResult:
     optimizer: Mapping[str, Tensor] | None
     curves: Curves
     ledger: Ledger
-    onward: Progress | None = None
+    resume_point: ResumePoint | None = None
     """What a longer stage goes on from, where one may; kept beside the entry, not in it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Progress:
+class ResumePoint:
     """A model part-way through its stage: everything that the rest of the stage, and its curves, depend on, to the bit.
 
     `updates` made, in `seconds`; `reused`: samples of them that were trained for another, shorter stage. `losses`

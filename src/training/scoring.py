@@ -12,7 +12,8 @@ from torch import Tensor
 
 from src.data.stream import EvaluationSet, Samples, Stream
 from src.evaluation.metrics import Loss, sample_losses
-from src.training.feed import Place, Table
+from src.training.devices import Device
+from src.training.feed import Table
 from src.training.replicas import Replicas
 from src.training.result import Curves
 
@@ -33,7 +34,7 @@ class PoolScores:
 class Scorer:
     """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long."""
 
-    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, place: Place) -> None:
+    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, place: Device) -> None:
         self.loss, self.place = loss, place
         self.table = Table(list(pools), place)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
@@ -58,7 +59,7 @@ class Scorer:
         return scores
 
     def _batches(self, rows: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.place.device
+        device = self.place.torch_device
         for start in range(0, rows.shape[1], EVALUATION_BATCH):
             part = rows[:, start : start + EVALUATION_BATCH].to(device)
             yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(device)

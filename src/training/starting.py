@@ -11,30 +11,30 @@ from torch import Tensor, nn
 from src.config import Config
 from src.models.build import build_model
 from src.regimes.checkpoint import read
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.plan import Node
-from src.training.replicas import State
-from src.training.result import Progress, StageResult
+from src.training.replicas import ModelState
+from src.training.result import ResumePoint, StageResult
 from src.training.store.store import Store
 
 
-def furthest(node: Node, store: Store, curve_points: int) -> Progress | None:
+def latest_resume_point(node: Node, store: Store, curve_points: int) -> ResumePoint | None:
     """What a stage goes on from: where it was left, or the end of a shorter one of its line if that is further on; None:
     from its start. A longer stage may have its curve's points wider apart: they must all be among the shorter one's."""
-    part = store.part(node.key)
+    part = store.resume_point(node.key)
     n_part = 0 if part is None else part.updates
-    if node.line is None:
+    if node.prefix_key is None:
         return part
-    for updates in store.ends(node.line):
-        if n_part < updates < node.length.updates and (end := store.end(node.line, updates)) is not None:
+    for updates in store.prefix_lengths(node.prefix_key):
+        if n_part < updates < node.length.updates and (end := store.prefix(node.prefix_key, updates)) is not None:
             needed = node.length.regular_points(curve_points, updates)
             if set(needed) <= set(end.curves.steps.tolist()):
                 return dataclasses.replace(end, reused=updates // node.length.updates_per_epoch * node.length.n_draws)
     return part
 
 
-def alike(
-    nodes: Sequence[Node], starts: Mapping[str, Progress], results: Mapping[str, StageResult]
+def group_by_resume_point(
+    nodes: Sequence[Node], starts: Mapping[str, ResumePoint], results: Mapping[str, StageResult]
 ) -> list[list[Node]]:
     """The nodes by how far they have come, and by the optimizer state they go on with: a stack of models has one step
     count, which all must share."""
@@ -57,7 +57,7 @@ def inherited(node: Node, results: Mapping[str, StageResult]) -> Mapping[str, Te
 
 
 def starting_model(
-    config: Config, node: Node, results: Mapping[str, StageResult], place: Place, *, fresh: bool = False
+    config: Config, node: Node, results: Mapping[str, StageResult], place: Device, *, fresh: bool = False
 ) -> nn.Module:
     """The stage's network at its starting weights; `fresh`: at its initial ones, others being loaded later."""
     stream, start = node.stream, node.stage.start
@@ -82,7 +82,7 @@ def starting_model(
     return model
 
 
-def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> State:
+def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> ModelState:
     """shrink * weights + perturb * freshly drawn initial weights (Ash & Adams 2020); buffers stay as they are."""
     drawn = dict(noise.named_parameters())
     return {
@@ -91,7 +91,7 @@ def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: floa
     }
 
 
-def average(parents: Sequence[Mapping[str, Tensor]], mixing: Sequence[float]) -> State:
+def average(parents: Sequence[Mapping[str, Tensor]], mixing: Sequence[float]) -> ModelState:
     """The weighted mean of several models' weights; whole-number buffers are the first model's."""
     return {
         name: sum((w * parent[name] for w, parent in zip(mixing, parents, strict=True)), torch.zeros_like(tensor))

@@ -13,10 +13,10 @@ from src.config import Config
 from src.data.stream import Stream
 from src.models.build import build_model
 from src.models.structure import prefers_vmap
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
-from src.training.replicas import Replicas, State
+from src.training.replicas import ModelState, Replicas
 from src.training.result import StageResult
 
 
@@ -28,12 +28,12 @@ class Trajectory:
     """
 
     updates: tuple[int, ...]
-    weights: tuple[State, ...]
+    weights: tuple[ModelState, ...]
     exact: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Watched:
+class TrajectoryRequest:
     """A stage to be trained again. `stored`: what it left when it was first trained; `parent`: the stage it starts from
     (None: fresh weights); `at`: updates after which its weights are kept."""
 
@@ -50,7 +50,7 @@ class _Watcher:
     wanted: Sequence[Collection[int]]
     """For every model of the group."""
     updates: int = 0
-    seen: list[dict[int, State]] = field(init=False)
+    seen: list[dict[int, ModelState]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.seen = [{} for _ in self.wanted]
@@ -85,7 +85,7 @@ def nodes_of(config: Config, stream: Stream, label: str, keys: Sequence[str]) ->
     return [plan.nodes[key] for key in plan.runs[0].stages]
 
 
-def trajectories(config: Config, stages: Sequence[Watched], place: Place) -> Iterator[Trajectory]:
+def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], place: Device) -> Iterator[Trajectory]:
     """Trains stages again from where they started, keeping their weights on the way: one trajectory for each of `stages`.
 
     Stacks train side by side, as they did at first; other networks one after the other, each when it is asked for, for its
@@ -109,7 +109,7 @@ def trajectories(config: Config, stages: Sequence[Watched], place: Place) -> Ite
     yield from (found[k] for k in sorted(found))
 
 
-def _starting_model(config: Config, stage: Watched, place: Place) -> nn.Module:
+def _starting_model(config: Config, stage: TrajectoryRequest, place: Device) -> nn.Module:
     node, kind = stage.node, stage.node.stage.start.kind
     is_fresh = stage.parent is None
     if node.stage.penalty.kind != "none" or kind not in ("fresh", "previous") or (kind == "fresh") != is_fresh:
@@ -121,7 +121,7 @@ def _starting_model(config: Config, stage: Watched, place: Place) -> nn.Module:
 
 
 def _train_again(
-    config: Config, stages: Sequence[Watched], models: Sequence[nn.Module], place: Place
+    config: Config, stages: Sequence[TrajectoryRequest], models: Sequence[nn.Module], place: Device
 ) -> list[Trajectory]:
     going_on = [stage.parent for stage in stages if stage.parent is not None and not stage.node.stage.reset_optimizer]
     states = [parent.optimizer for parent in going_on if parent.optimizer is not None]

@@ -22,7 +22,8 @@ from src.errors import ConfigError
 from src.regimes.stage import Mixture
 from src.stopping.length import Length
 from src.training.compatibility import check_regimes
-from src.training.feed import Place, make_feed, whole_epoch
+from src.training.devices import Device
+from src.training.feed import make_feed, whole_epoch
 from tests.data.samples import source_of, split_of
 
 LENGTH = Length.of_epochs(24, 5, 2)
@@ -38,7 +39,7 @@ def epochs(
 ) -> list[torch.Tensor]:
     """The inputs [R, b, 1, 9, 9] of all batches that are left of two epochs."""
     feed = make_feed(
-        members, LENGTH, Place(torch.device("cpu"), torch.float32, rank, world), mib, n_done, ("flip", "crop")
+        members, LENGTH, Device(torch.device("cpu"), torch.float32, rank, world), mib, n_done, ("flip", "crop")
     )
     return [x for _ in range(2 - n_done // LENGTH.updates_per_epoch) for x, _, _ in feed]
 
@@ -92,7 +93,7 @@ def test_it_depends_neither_on_company_nor_interruption_nor_ranks_nor_the_feed()
 
 
 def test_figures_see_the_pictures_as_they_are() -> None:
-    place = Place(torch.device("cpu"), torch.float32)
+    place = Device(torch.device("cpu"), torch.float32)
     feeds = [make_feed([data()], LENGTH, place, 9, 0, augment) for augment in ((), ("flip", "crop"))]
     plain, other = ([x for x, _, _ in whole_epoch(feed, 7)] for feed in feeds)
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))

@@ -15,7 +15,7 @@ from src.cells.run import streams_of
 from src.config import Config
 from src.data.stream import Evaluations
 from src.regimes.catalog import REGIMES
-from src.training.plan import Plan, Run, make_plan
+from src.training.plan import Run, StagePlan, make_plan
 from tests.training.cells import executed, planned, tiny
 
 ALL = f"regimes=[{','.join(REGIMES)}]"
@@ -30,7 +30,7 @@ RULES = {
 }
 
 
-def totals(plan: Plan, run: Run) -> tuple[int, int]:
+def totals(plan: StagePlan, run: Run) -> tuple[int, int]:
     lengths = [plan.nodes[key].length for key in run.stages]
     return sum(length.updates for length in lengths), sum(length.samples for length in lengths)
 
@@ -83,7 +83,7 @@ class Untouchable(Evaluations):
         raise AssertionError(f"the test sets were read: {name}")
 
 
-def guarded(config: Config) -> Plan:
+def guarded(config: Config) -> StagePlan:
     """The plan of the cell on streams whose test sets raise when they are read."""
     factory = streams_of(config)
     streams = {seed: dataclasses.replace(factory.build(seed), test=Untouchable()) for seed in config.seeds}

@@ -179,7 +179,7 @@ def test_a_grid_goes_on_with_what_was_cut_short(both: Both, tmp_path: Path) -> N
         assert not list(cell.glob("sequential-*")), "nothing for MLflow either: nothing ended"
         parts = list((tmp_path / "m/.stages").rglob("*.part.safetensors"))
         assert len(parts) >= 2
-        assert all(Store(p.parents[1]).part(p.name.partition(".")[0]).updates > 0 for p in parts)  # type: ignore[union-attr]
+        assert all(Store(p.parents[1]).resume_point(p.name.partition(".")[0]).updates > 0 for p in parts)  # type: ignore[union-attr]
         assert run_cell(config).failures == ()
         for folder in cell.glob("sequential-*"):
             other = both.whole_multirun / "s/cells" / cell.name / folder.name

@@ -13,14 +13,13 @@ import torch
 from src.cells.run import streams_of
 from src.config import Config, compose
 from src.training.control import RunControl
-from src.training.devices import place_of
+from src.training.devices import Device, device_of
 from src.training.execute import Execution, execute
-from src.training.feed import Place
-from src.training.plan import Plan, make_plan
+from src.training.plan import StagePlan, make_plan
 from src.training.result import Curves, StageResult
 from src.training.store.store import Store
 
-CPU = Place(torch.device("cpu"), torch.float32)
+CPU = Device(torch.device("cpu"), torch.float32)
 
 
 class OnStage(RunControl):
@@ -45,17 +44,17 @@ def with_replicas(config: Config, replicas: int) -> Config:
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, replicas=replicas))
 
 
-def planned(config: Config) -> Plan:
+def planned(config: Config) -> StagePlan:
     """The plan of all runs of the cell."""
     factory = streams_of(config)
     streams = {seed: factory.build(seed) for seed in config.seeds}
     return make_plan(config, streams, [(regime, seed) for regime in config.regimes for seed in config.seeds])
 
 
-def executed(config: Config, root: Path | None = None, plan: Plan | None = None) -> tuple[Plan, Execution]:
+def executed(config: Config, root: Path | None = None, plan: StagePlan | None = None) -> tuple[StagePlan, Execution]:
     """The plan of the cell and what became of it; `root`: folder of the stage store, else one that is thrown away."""
     plan = planned(config) if plan is None else plan
-    place = place_of(config.trainer)
+    place = device_of(config.trainer)
     if root is not None:
         return plan, execute(config, plan, Store(root), place)
     with tempfile.TemporaryDirectory() as scratch:

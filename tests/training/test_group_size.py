@@ -14,7 +14,7 @@ from src.models.build import build_model
 from src.models.structure import prefers_vmap
 from src.regimes.stage import Trainable
 from src.training import execute as execute_module
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.fit import fit
 from src.training.group_size import decided, group_limit, measured, rate
 from src.training.replicas import make_replicas
@@ -25,7 +25,7 @@ def test_batch_normalisation_over_several_devices_needs_gpus() -> None:
     config = tiny("arch=resnet18", "seeds=1")
     node = next(iter(planned(config).nodes.values()))
     with pytest.raises(ConfigError, match=r"trainer\.devices=2: batch normalisation"):
-        group_limit(config, node, Place(torch.device("cpu"), torch.float32, rank=0, world=2))
+        group_limit(config, node, Device(torch.device("cpu"), torch.float32, rank=0, world=2))
 
 
 def test_the_limit_on_a_cpu_follows_from_the_model_and_the_setting() -> None:

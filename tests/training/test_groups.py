@@ -20,7 +20,7 @@ from src.training import feed as feed_module
 from src.training.execute import Execution
 from src.training.feed import batch_positions
 from src.training.fit import fit
-from src.training.plan import Node, Plan
+from src.training.plan import Node, StagePlan
 from tests.training.cells import CPU, differences, executed, planned, same_bits, tiny, with_replicas
 
 EARLY = ("stopping=early_stopping", "stopping.max_epochs=12", "stopping.patience=1", "optimizer.lr=0.5")
@@ -54,7 +54,7 @@ CELLS = {
 }
 
 
-def apart(plan: Plan, a: Execution, b: Execution) -> dict[str, list[str]]:
+def apart(plan: StagePlan, a: Execution, b: Execution) -> dict[str, list[str]]:
     """Stage -> what its two results do not share."""
     assert not a.failures
     assert not b.failures

@@ -21,9 +21,9 @@ import pytest
 import src.training.execute as execute_module
 from src.cells.run import cell_dir, run_cell
 from src.config import Config
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.execute import execute
-from src.training.result import Progress
+from src.training.result import ResumePoint
 from src.training.store.locks import StageLocks
 from src.training.store.store import Store
 from tests.training.cells import OnStage, differences, executed, planned, tiny
@@ -47,7 +47,7 @@ def until(there: Callable[[], bool]) -> None:
 
 
 def hold(folder: Path, keys: list[str]) -> None:
-    with StageLocks(folder).taken(keys) as taken:
+    with StageLocks(folder).locked(keys) as taken:
         (folder / "taken").write_text(" ".join(taken))
         time.sleep(PATIENCE)
 
@@ -55,13 +55,13 @@ def hold(folder: Path, keys: list[str]) -> None:
 def train(config: Config, root: Path, told: Path, gate: Any) -> None:
     plan = planned(config)
     gate.wait()
-    execution = execute(config, plan, Store(root), place_of(config.trainer))
+    execution = execute(config, plan, Store(root), device_of(config.trainer))
     told.write_text(json.dumps([sorted(execution.trained), len(execution.failures)]))
 
 
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     locks = StageLocks(tmp_path)
-    with locks.taken(["a", "b"]) as mine, locks.taken(["b", "c"]) as others:
+    with locks.locked(["a", "b"]) as mine, locks.locked(["b", "c"]) as others:
         assert (mine, others) == (["a", "b"], ["c"])
         assert not locks.any_free(["a", "c"])
         assert locks.any_free(["a", "d"])
@@ -69,11 +69,11 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no file stays behind"
     other = started(hold, tmp_path, ["a"])
     until((tmp_path / "taken").exists)
-    with locks.taken(["a", "b"]) as mine:
+    with locks.locked(["a", "b"]) as mine:
         assert mine == ["b"]
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with locks.taken(["a", "b"]) as mine:
+    with locks.locked(["a", "b"]) as mine:
         assert mine == ["a", "b"]
 
 
@@ -116,7 +116,7 @@ def test_what_another_trains_is_waited_for_and_taken_over_when_it_dies(
             os.kill(other.pid, signal.SIGKILL)
             other.join()
 
-    execution = execute(config, plan, store, place_of(config.trainer), OnStage(hook))
+    execution = execute(config, plan, store, device_of(config.trainer), OnStage(hook))
     assert len(calls) >= 5
     assert execution.trained == set(plan.nodes)
     assert all(differences(execution.results[key], alone.results[key]) == [] for key in plan.nodes)
@@ -133,22 +133,22 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
         if len(calls) == 4:
             raise KeyboardInterrupt
 
-    with store.taken(plan.nodes), pytest.raises(KeyboardInterrupt):
-        execute(config, plan, store, place_of(config.trainer), OnStage(hook))
+    with store.locked(plan.nodes), pytest.raises(KeyboardInterrupt):
+        execute(config, plan, store, device_of(config.trainer), OnStage(hook))
 
 
 def stuck(config: Config, left: Any) -> None:
     """Runs the cell, and never comes back from the second time that it is kept how far it has come."""
-    keep, saved = Store.put_part, []
+    keep, saved = Store.put_resume_point, []
 
-    def put_part(store: Store, key: str, progress: Progress) -> None:
+    def put_resume_point(store: Store, key: str, progress: ResumePoint) -> None:
         keep(store, key, progress)
         saved.append(progress.updates)
         if len(saved) == 2 * len(config.seeds):
             left.set()
             time.sleep(PATIENCE)
 
-    Store.put_part = put_part  # type: ignore[method-assign] # in this process only
+    Store.put_resume_point = put_resume_point  # type: ignore[method-assign] # in this process only
     run_cell(config)
 
 
@@ -166,7 +166,7 @@ def test_a_stage_that_was_killed_half_way_goes_on(arch: tuple[str, ...], tmp_pat
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     parts = list((tmp_path / "killed").rglob("*.part.safetensors"))
-    begun = [Store(tmp_path / "killed" / ".stages").part(path.name.partition(".")[0]) for path in parts]
+    begun = [Store(tmp_path / "killed" / ".stages").resume_point(path.name.partition(".")[0]) for path in parts]
     assert [part.updates for part in begun if part is not None] == [2, 2]
     results = {}
     for folder in ("killed", "whole"):

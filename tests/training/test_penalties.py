@@ -16,7 +16,7 @@ from src.evaluation.metrics import Loss, sample_losses
 from src.models.build import build_model
 from src.oracles.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
 from src.regimes.stage import Mixture
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.penalties.fisher import (
     _squares_in_turn,
     _squares_of_row,
@@ -24,10 +24,10 @@ from src.training.penalties.fisher import (
     fisher_matrix,
     fisher_sum,
 )
-from src.training.plan import Plan
+from src.training.plan import StagePlan
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
 
-DOUBLE = Place(torch.device("cpu"), torch.float64)
+DOUBLE = Device(torch.device("cpu"), torch.float64)
 
 # ------------------------------------------------------------------------------------------------ oracles
 
@@ -74,7 +74,7 @@ def test_penalties_end_where_theory_says() -> None:
 # ------------------------------------------------------------------------------------------------ Fisher information
 
 
-def a_model(arch: list[str], loss: Loss) -> tuple[nn.Module, Plan]:
+def a_model(arch: list[str], loss: Loss) -> tuple[nn.Module, StagePlan]:
     """A network at its initial weights, and a plan whose only stage has the data."""
     plan = planned(tiny("regimes=[d1_only]", "seeds=1", f"loss={loss}", *arch))
     config = compose(arch)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 
 from src.errors import ConfigError
-from src.training.plan import Plan
+from src.training.plan import StagePlan
 from tests.training.cells import planned, tiny
 
 
-def keys(plan: Plan) -> dict[tuple[str, int], tuple[str, ...]]:
+def keys(plan: StagePlan) -> dict[tuple[str, int], tuple[str, ...]]:
     return {(run.regime.label, run.seed): run.stages for run in plan.runs}
 
 

@@ -1,4 +1,4 @@
-"""Progress reports: means over all runs of a cell at the points that all of them have reached."""
+"""ResumePoint reports: means over all runs of a cell at the points that all of them have reached."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from src.cells.run import cell_dir, run_cell
 from src.config import Config
 from src.training.control import ProgressReport, RunControl
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.execute import execute
-from src.training.plan import Plan
+from src.training.plan import StagePlan
 from src.training.store.store import Store
 from tests.training.cells import planned, tiny, with_replicas
 from tests.training.test_groups import poisoned
@@ -34,9 +34,9 @@ class Recorder(RunControl):
         self.calls.append(list(reports))
 
 
-def recorded(config: Config, root: Path, plan: Plan | None = None) -> list[list[ProgressReport]]:
+def recorded(config: Config, root: Path, plan: StagePlan | None = None) -> list[list[ProgressReport]]:
     control = Recorder()
-    execute(config, plan or planned(config), Store(root), place_of(config.trainer), control)
+    execute(config, plan or planned(config), Store(root), device_of(config.trainer), control)
     return control.calls
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.execute import execute
 from src.training.store.store import Store
 from tests.training.cells import differences, executed, tiny
@@ -33,8 +33,8 @@ def filled(root: Path) -> Store:
     for number in range(4):
         store.put(f"a{number}", result())
         used(store.path(f"a{number}"), 5 - number)
-    store.put_end("line", "a0", progress())
-    used(store.end_path("line", 4), 1)
+    store.put_prefix("line", "a0", progress())
+    used(store.prefix_path("line", 4), 1)
     return store
 
 
@@ -116,7 +116,7 @@ def test_what_has_gone_is_trained_again(tmp_path: Path) -> None:
     lost = Store(tmp_path).path(plan.runs[0].stages[0])
     lost.unlink()
     with pytest.warns(UserWarning, match="in use"):
-        again = execute(config, plan, Store(tmp_path, 1e-9), place_of(config.trainer))
+        again = execute(config, plan, Store(tmp_path, 1e-9), device_of(config.trainer))
     assert again.trained == {plan.runs[0].stages[0], *(run.stages[1] for run in plan.runs if len(run.stages) > 1)}
     for key in plan.nodes:
         assert differences(first.results[key], again.results[key]) == []

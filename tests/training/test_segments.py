@@ -18,9 +18,9 @@ import src.training.execute as execute_module
 import src.training.starting as starting_module
 from src.config import Config
 from src.models.structure import has_dropout
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.execute import Execution, execute
-from src.training.plan import Plan
+from src.training.plan import StagePlan
 from src.training.store.store import Store
 from tests.training.cells import OnStage, differences, executed, planned, tiny
 
@@ -29,7 +29,7 @@ KEPT = "regimes=[{sequential: {reset_optimizer: false}}]"
 EARLY = ("stopping=early_stopping", "stopping.max_epochs=10", "stopping.patience=1", "optimizer.lr=0.5")
 
 
-def apart(plan: Plan, a: Execution, b: Execution) -> dict[str, list[str]]:
+def apart(plan: StagePlan, a: Execution, b: Execution) -> dict[str, list[str]]:
     """Stage -> what its two results do not share; nothing may be missing or failed."""
     assert a.failures == b.failures == {}
     assert a.results.keys() == b.results.keys() == plan.nodes.keys()
@@ -84,7 +84,7 @@ def test_a_longer_stage_goes_on_from_a_shorter_one(name: str, tmp_path: Path) ->
     _, going_on = executed(config, tmp_path, plan)
     assert apart(plan, alone, going_on) == {}
     firsts = {key for key, node in plan.nodes.items() if node.level == 0}
-    assert {node.line for node in before.nodes.values()} >= {plan.nodes[key].line for key in firsts}
+    assert {node.prefix_key for node in before.nodes.values()} >= {plan.nodes[key].prefix_key for key in firsts}
     assert {key for key, n in going_on.reused.items() if n} == firsts, "later stages have another parent"
     for key in firsts:
         assert going_on.reused[key] == 2 * plan.nodes[key].length.n_draws
@@ -120,7 +120,7 @@ def test_within_a_cell_regimes_go_on_from_each_other(tmp_path: Path) -> None:
     config = tiny("seeds=2", *SMALL, *budget, "split.sizes=[21,21]", "split.size=null", "regimes=[d1_only,sequential]")
     plan, execution = executed(config, tmp_path)
     short, long = (plan.nodes[run.stages[0]] for run in (plan.runs[2], plan.runs[0]))
-    assert (short.line, short.length.updates, long.length.updates) == (long.line, 12, 24)
+    assert (short.prefix_key, short.length.updates, long.length.updates) == (long.prefix_key, 12, 24)
     assert execution.reused == {run.stages[0]: 12 * 7 for run in plan.runs[:2]}
     for run in plan.runs[:2]:
         alone = dataclasses.replace(config, regimes=config.regimes[:1], seeds=(run.seed,))
@@ -186,9 +186,9 @@ def left_every(n: int) -> Callable[[], None]:
     return hook
 
 
-def left_and_gone_on(config: Config, root: Path, plan: Plan, every: int) -> tuple[Execution, int]:
+def left_and_gone_on(config: Config, root: Path, plan: StagePlan, every: int) -> tuple[Execution, int]:
     """The walk left again and again, each time by a fresh start; how often."""
-    hook, place = left_every(every), place_of(config.trainer)
+    hook, place = left_every(every), device_of(config.trainer)
     for n_left in range(10_000):
         try:
             return execute(config, plan, Store(root), place, OnStage(hook)), n_left
@@ -235,10 +235,10 @@ def test_what_has_ended_when_its_group_is_left_is_not_trained_again(tmp_path: Pa
             raise LeftError
 
     with pytest.raises(LeftError):
-        execute(config, plan, Store(tmp_path), place_of(config.trainer), OnStage(hook))
+        execute(config, plan, Store(tmp_path), device_of(config.trainer), OnStage(hook))
     ended = {key for key, result in whole.results.items() if Store(tmp_path).get(key) is not None}
     assert ended
-    assert {key for key in plan.nodes if Store(tmp_path).part(key) is not None} == plan.nodes.keys() - ended
+    assert {key for key in plan.nodes if Store(tmp_path).resume_point(key) is not None} == plan.nodes.keys() - ended
     _, again = executed(config, tmp_path, plan)
     assert again.trained == plan.nodes.keys() - ended
     assert apart(plan, whole, again) == {}
@@ -250,9 +250,9 @@ def test_the_further_of_two_beginnings_is_gone_on_from(tmp_path: Path) -> None:
     plan, whole = executed(config)
     executed(with_epochs(config, 2), tmp_path)
     with pytest.raises(LeftError):
-        execute(config, plan, Store(tmp_path), place_of(config.trainer), OnStage(left_every(2)))
+        execute(config, plan, Store(tmp_path), device_of(config.trainer), OnStage(left_every(2)))
     (key,) = plan.nodes
-    part = Store(tmp_path).part(key)
+    part = Store(tmp_path).resume_point(key)
     assert part is not None
     assert (part.updates, part.reused) == (3 * 9, 120)
     other, again = executed(with_epochs(config, 4), tmp_path)
@@ -265,8 +265,8 @@ def test_the_further_of_two_beginnings_is_gone_on_from(tmp_path: Path) -> None:
 def test_it_is_kept_how_far_a_stage_has_come_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock, without anybody asking; and never where the user wants none."""
     saved: list[int] = []
-    whole = Store.put_part
-    monkeypatch.setattr(Store, "put_part", lambda self, key, p: (saved.append(p.updates), whole(self, key, p)))
+    whole = Store.put_resume_point
+    monkeypatch.setattr(Store, "put_resume_point", lambda self, key, p: (saved.append(p.updates), whole(self, key, p)))
     config = tiny("seeds=1", "regimes=[combined]", *SMALL, "stopping.epochs=3", "trainer.checkpoint_seconds=0")
     executed(config, tmp_path / "never")
     assert saved == []
@@ -277,7 +277,7 @@ def test_it_is_kept_how_far_a_stage_has_come_every_so_often(tmp_path: Path, monk
 
 def test_nothing_is_left_where_the_user_wants_no_checkpoints(tmp_path: Path) -> None:
     config = tiny("seeds=1", "regimes=[combined]", "trainer.checkpoint_seconds=0")
-    execute(config, planned(config), Store(tmp_path), place_of(config.trainer), OnStage(left_every(2)))
+    execute(config, planned(config), Store(tmp_path), device_of(config.trainer), OnStage(left_every(2)))
     assert not list(tmp_path.rglob("*.part.safetensors"))
 
 

@@ -17,7 +17,7 @@ import torch
 
 from src.io import write_atomically
 from src.stopping.group import Best
-from src.training.result import Curves, Ledger, Progress, StageResult
+from src.training.result import Curves, Ledger, ResumePoint, StageResult
 from src.training.store.store import Store, weights_digest
 from tests.training.cells import differences, executed, same_bits, tiny
 
@@ -49,11 +49,11 @@ def result(*, optimizer: bool = True) -> StageResult:
     return StageResult(weights, state if optimizer else None, curves, ledger)
 
 
-def progress() -> Progress:
+def progress() -> ResumePoint:
     """A stage left inside an epoch, with everything that can be kept of it."""
     whole = result()
     assert whole.optimizer is not None
-    return Progress(
+    return ResumePoint(
         updates=4,
         reused=30,
         seconds=0.5,
@@ -83,8 +83,8 @@ def test_a_round_trip_keeps_all_of_a_stage_that_was_left(tmp_path: Path) -> None
     store, kept = Store(tmp_path), progress()
     bare = dataclasses.replace(kept, noise=None, best=None, optimizer={})
     for given in (kept, bare, dataclasses.replace(kept, best=Best(float("inf"), 2, result().weights))):
-        store.put_part("abcd", given)
-        back = store.part("abcd")
+        store.put_resume_point("abcd", given)
+        back = store.resume_point("abcd")
         assert back is not None
         for name in ("updates", "reused", "seconds", "device"):
             assert getattr(back, name) == getattr(given, name)
@@ -104,22 +104,22 @@ def test_a_round_trip_keeps_all_of_a_stage_that_was_left(tmp_path: Path) -> None
 def test_the_ends_of_a_line_are_found_the_furthest_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for updates in (9, 100, 20):
-        store.put_end("abcd", "key", dataclasses.replace(progress(), updates=updates))
-    store.put_end("abcde", "key", progress())
-    store.put_part("abcd", progress())
-    assert store.ends("abcd") == [100, 20, 9]
-    assert store.ends("none") == []
-    assert store.end("abcd", 20) is None, "the weights are gone"
+        store.put_prefix("abcd", "key", dataclasses.replace(progress(), updates=updates))
+    store.put_prefix("abcde", "key", progress())
+    store.put_resume_point("abcd", progress())
+    assert store.prefix_lengths("abcd") == [100, 20, 9]
+    assert store.prefix_lengths("none") == []
+    assert store.prefix("abcd", 20) is None, "the weights are gone"
     store.put("key", result())
-    end = store.end("abcd", 20)
+    end = store.prefix("abcd", 20)
     assert end is not None
     assert end.updates == 20
     assert all(same_bits(end.weights[name], tensor) for name, tensor in result().weights.items())
     store.put("key", dataclasses.replace(result(), weights={"other": torch.ones(1)}))
-    assert store.end("abcd", 20) is None, "the weights are others"
+    assert store.prefix("abcd", 20) is None, "the weights are others"
     store.put("abcd", result())
-    assert store.part("abcd") is None, "a stage that is done is not gone on with"
-    assert store.ends("abcd") == [100, 20, 9]
+    assert store.resume_point("abcd") is None, "a stage that is done is not gone on with"
+    assert store.prefix_lengths("abcd") == [100, 20, 9]
 
 
 def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp_path: Path) -> None:
@@ -132,13 +132,17 @@ def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp
 
 def with_end(store: Store) -> None:
     store.put("abcd", result())
-    store.put_end("line", "abcd", progress())
+    store.put_prefix("line", "abcd", progress())
 
 
 KINDS: dict[str, tuple[Callable[[Store], Path], Callable[[Store], None], Callable[[Store], object]]] = {
     "result": (lambda s: s.path("abcd"), lambda s: s.put("abcd", result()), lambda s: s.get("abcd")),
-    "part": (lambda s: s.part_path("abcd"), lambda s: s.put_part("abcd", progress()), lambda s: s.part("abcd")),
-    "end": (lambda s: s.end_path("line", 4), with_end, lambda s: s.end("line", 4)),
+    "part": (
+        lambda s: s.resume_path("abcd"),
+        lambda s: s.put_resume_point("abcd", progress()),
+        lambda s: s.resume_point("abcd"),
+    ),
+    "end": (lambda s: s.prefix_path("line", 4), with_end, lambda s: s.prefix("line", 4)),
 }
 
 
@@ -164,10 +168,10 @@ def test_a_flipped_byte_anywhere_is_noticed(kind: str, tmp_path: Path) -> None:
 def test_a_stage_whose_beginning_is_damaged_begins_anew(share: float, tmp_path: Path) -> None:
     short, long = (tiny("seeds=1", "regimes=[combined]", f"stopping.epochs={epochs}") for epochs in (2, 3))
     plan, alone = executed(long)
-    (line,) = (node.line for node in plan.nodes.values())
+    (line,) = (node.prefix_key for node in plan.nodes.values())
     assert line is not None
     executed(short, tmp_path)
-    path = Store(tmp_path).end_path(line, 2)
+    path = Store(tmp_path).prefix_path(line, 2)
     content = bytearray(path.read_bytes())
     content[int(share * len(content))] ^= 16
     path.write_bytes(bytes(content))

@@ -12,7 +12,7 @@ import pytest
 
 from src.config import Config
 from src.models.build import build_model
-from src.training.trajectory import Trajectory, Watched, points, trajectories
+from src.training.trajectory import Trajectory, TrajectoryRequest, points, record_trajectories
 from tests.training.cells import CPU, executed, same_bits, tiny
 
 CELLS = {
@@ -23,8 +23,8 @@ CELLS = {
 }
 
 
-def once(config: Config, stage: Watched) -> Trajectory:
-    (found,) = trajectories(config, [stage], CPU)
+def once(config: Config, stage: TrajectoryRequest) -> Trajectory:
+    (found,) = record_trajectories(config, [stage], CPU)
     return found
 
 
@@ -36,8 +36,8 @@ def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
     first, second = (execution.results[key] for key in run.stages)
     nodes = [plan.nodes[key] for key in run.stages]
     n = second.ledger.updates
-    start = once(config, Watched(nodes[0], first, None, [0, 1]))
-    path = once(config, Watched(nodes[1], second, first, range(n + 1)))
+    start = once(config, TrajectoryRequest(nodes[0], first, None, [0, 1]))
+    path = once(config, TrajectoryRequest(nodes[1], second, first, range(n + 1)))
     assert start.exact
     assert path.exact
     assert path.updates == tuple(range(n + 1))
@@ -56,10 +56,10 @@ def test_stages_watched_side_by_side_go_the_ways_they_go_alone() -> None:
     results = [execution.results[key] for key in keys]
     assert len({result.ledger.updates for result in results}) > 1
     stages = [
-        Watched(plan.nodes[key], result, None, [0, 1, result.ledger.updates // 2])
+        TrajectoryRequest(plan.nodes[key], result, None, [0, 1, result.ledger.updates // 2])
         for key, result in zip(keys, results, strict=True)
     ]
-    for stage, found in zip(stages, trajectories(config, stages, CPU), strict=True):
+    for stage, found in zip(stages, record_trajectories(config, stages, CPU), strict=True):
         alone = once(config, stage)
         assert found.exact
         assert found.updates == alone.updates
@@ -74,7 +74,7 @@ def test_another_end_is_noticed() -> None:
     key = plan.runs[0].stages[0]
     result = execution.results[key]
     other = dataclasses.replace(result, weights={name: tensor + 1e-6 for name, tensor in result.weights.items()})
-    assert not once(config, Watched(plan.nodes[key], other, None, [0])).exact
+    assert not once(config, TrajectoryRequest(plan.nodes[key], other, None, [0])).exact
 
 
 def test_a_stage_that_starts_in_another_way_is_refused() -> None:
@@ -82,7 +82,7 @@ def test_a_stage_that_starts_in_another_way_is_refused() -> None:
     plan, execution = executed(config)
     first, second = plan.runs[0].stages
     with pytest.raises(ValueError, match="is not watched"):
-        once(config, Watched(plan.nodes[second], execution.results[second], None, [0]))
+        once(config, TrajectoryRequest(plan.nodes[second], execution.results[second], None, [0]))
     assert first
 
 

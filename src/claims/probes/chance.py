@@ -14,7 +14,7 @@ from src.claims.probes.results import Readings, finished
 from src.evaluation.drift import Weights
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.evaluate import score_stages
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
@@ -61,7 +61,7 @@ def variance_parts(table: NDArray[np.float64]) -> dict[str, float]:
 def _crossed(evidence: CellEvidence, seed: int) -> NDArray[np.float64]:
     """Sequential less combined of one data draw, [inits, orders]."""
     ends = {label: _trained(evidence, label, seed) for label in ("sequential", "combined")}
-    place = place_of(evidence.config.trainer)
+    place = device_of(evidence.config.trainer)
     stream = evidence.factory.build(seed)
     scores = {
         label: [
@@ -79,7 +79,7 @@ def _regime(evidence: CellEvidence, label: str) -> RegimeConfig:
 
 def _trained(evidence: CellEvidence, label: str, seed: int) -> Sequence[Weights]:
     """Weights of a regime on the data of one seed, for every initialisation and order."""
-    config, place = evidence.config, place_of(evidence.config.trainer)
+    config, place = evidence.config, device_of(evidence.config.trainer)
     stream = evidence.factory.build(seed)
     plan = make_plan(config, {seed: stream}, [(_regime(evidence, label), seed)])
     chance = [(1000 * (seed + 1) + i, 1000 * (seed + 1) + o) for i in range(N_INITS) for o in range(N_ORDERS)]

@@ -13,8 +13,8 @@ from src.claims.probes.results import Readings, dtype_of, ends_of, finished, mod
 from src.data.stream import Stream
 from src.evaluation.labelled import evaluation_set
 from src.evaluation.landscape import Surface, along, distance_to_path, interpolate
-from src.training.devices import place_of
-from src.training.trajectory import Trajectory, Watched, nodes_of, points, trajectories
+from src.training.devices import device_of
+from src.training.trajectory import Trajectory, TrajectoryRequest, nodes_of, points, record_trajectories
 
 PATH_POINTS = 60
 SEGMENT_POINTS = 5
@@ -40,8 +40,8 @@ def watched(
             first, second = stages_of(evidence, regime, seed)
             *_, node = nodes_of(config, stream, regime, evidence.runs[regime, seed].provenance["stage_keys"])
             streams.append(stream)
-            stages.append(Watched(node, second, first, at(second.ledger.updates)))
-        yield from zip(streams, trajectories(config, stages, place_of(config.trainer)), strict=True)
+            stages.append(TrajectoryRequest(node, second, first, at(second.ledger.updates)))
+        yield from zip(streams, record_trajectories(config, stages, device_of(config.trainer)), strict=True)
     except ValueError as error:
         raise Missing(f"cell {evidence.cell}: {error}") from None
 

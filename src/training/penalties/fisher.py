@@ -14,8 +14,9 @@ from src.evaluation.metrics import Loss
 from src.models.structure import is_row_of_linears
 from src.seeds import generator
 from src.stopping.length import Length
-from src.training.feed import Place, make_feed
-from src.training.replicas import State
+from src.training.devices import Device
+from src.training.feed import make_feed
+from src.training.replicas import ModelState
 
 EXACT_UP_TO = 16
 """Fisher information takes its expectation over labels exactly up to so many outputs; with more, one label is drawn."""
@@ -24,8 +25,8 @@ GRADIENTS_AT_ONCE = 2**24
 
 
 def fisher_sum(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Place, resident_mib: int = 1024
-) -> State:
+    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int = 1024
+) -> ModelState:
     """Diagonal of the Fisher information of the model on the inputs of `data`, summed over the samples, by parameter.
 
     The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is
@@ -45,7 +46,7 @@ def fisher_sum(
 
 
 def fisher_matrix(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Place, resident_mib: int = 1024
+    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int = 1024
 ) -> Tensor:
     """The whole Fisher information, summed over the samples: [P, P], the parameters one after the other as the model names
     them. Labels as in `fisher_sum`, whose figures are its diagonal."""
@@ -65,30 +66,30 @@ def model_size(model: nn.Module) -> int:
 
 
 def _batches(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Place, resident_mib: int, n_numbers: int
+    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int, n_numbers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: kept in memory of every sample and vector."""
     assert data.n_draws == data.n_samples, "a stage that is held near to draws every sample once an epoch"
     rng = generator(data.seed, "noise", "fisher", data.digest)
     rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * min(n_outputs, EXACT_UP_TO))))
     length = Length.of_epochs(data.n_draws, rows, 1)
-    for x, _, _ in make_feed([data], length, Place(place.device, place.dtype), resident_mib):
+    for x, _, _ in make_feed([data], length, Device(place.torch_device, place.dtype), resident_mib):
         with torch.no_grad():
-            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.device)
+            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.torch_device)
             vectors = _output_vectors(model(x[0]), uniform, loss)
         yield x[0], vectors
 
 
-def _way_to_square(model: nn.Module, place: Place) -> Callable[[nn.Module, Tensor, Tensor], State]:
+def _way_to_square(model: nn.Module, place: Device) -> Callable[[nn.Module, Tensor, Tensor], ModelState]:
     """The fastest way that the network allows; all give the same figures up to rounding."""
     if is_row_of_linears(model):
         return _squares_of_row
     # gradients of single samples in a batch are grouped convolutions, which a CPU does slower than one after the other
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    return _squares_in_turn if convolves and place.device.type == "cpu" else _squares_together
+    return _squares_in_turn if convolves and place.torch_device.type == "cpu" else _squares_together
 
 
-def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
     """`_squares_together` for a row of Linear layers: with h a layer's inputs and d the gradients at its outputs, the square of
     a weight's gradient is d_i^2 h_j^2, so its sum over samples and vectors is one product of matrices."""
     with torch.no_grad():
@@ -96,7 +97,7 @@ def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
         for layer in model if isinstance(model, nn.Sequential) else [model]:
             inputs.append(x)
             x = layer(x)
-        squares: State = {}
+        squares: ModelState = {}
         gradient = vectors
         named = list(model.named_children()) if isinstance(model, nn.Sequential) else [("", model)]
         for (name, layer), own in reversed(list(zip(named, inputs, strict=True))):
@@ -112,18 +113,18 @@ def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
     return squares
 
 
-def _squares_together(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+def _squares_together(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
     """Sum over the samples x [b, ...] and their vectors s_c [b, C, K] of (J's_c)^2, by parameter, in float64."""
     return {name: each.square().sum(1).double().sum(0) for name, each in _gradients(model, x, vectors).items()}
 
 
-def _gradients(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+def _gradients(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
     """J's_c of every sample x [b, ...] and vector s_c [b, C, K], by parameter: [b, C, ...]."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
 
-    def of_one(sample: Tensor, own: Tensor) -> State:
-        def outputs(values: State) -> Tensor:
+    def of_one(sample: Tensor, own: Tensor) -> ModelState:
+        def outputs(values: ModelState) -> Tensor:
             out: Tensor = functional_call(model, {**buffers, **values}, (sample.unsqueeze(0),))
             return out[0]
 
@@ -133,7 +134,7 @@ def _gradients(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
     return dict(vmap(of_one)(x, vectors))
 
 
-def _squares_in_turn(model: nn.Module, x: Tensor, vectors: Tensor) -> State:
+def _squares_in_turn(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
     """The same, one backward pass after the other."""
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}

@@ -16,10 +16,10 @@ from src.config import Config
 from src.evaluation.metrics import Loss
 from src.models.build import build_model
 from src.models.structure import prefers_vmap
-from src.training.feed import Place
+from src.training.devices import Device
 from src.training.penalties.fisher import EXACT_UP_TO, fisher_matrix, fisher_sum
-from src.training.plan import Node, Plan
-from src.training.replicas import LoopReplicas, Replicas, State, VmapReplicas
+from src.training.plan import Node, StagePlan
+from src.training.replicas import LoopReplicas, ModelState, Replicas, VmapReplicas
 from src.training.result import StageResult
 
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
@@ -143,11 +143,11 @@ class OutputPenalty:
 
 def make_penalty(
     config: Config,
-    plan: Plan,
+    plan: StagePlan,
     nodes: Sequence[Node],
     results: Mapping[str, StageResult],
-    fishers: MutableMapping[str, State],
-    place: Place,
+    fishers: MutableMapping[str, ModelState],
+    place: Device,
 ) -> Penalty | None:
     """The penalty of a group of stages; None if they have none.
 
@@ -175,7 +175,7 @@ def make_penalty(
     return MatrixPenalty(weights, [own[WHOLE] for own in precisions], names, asked.strength)
 
 
-def extra_passes(plan: Plan, node: Node, samples: int) -> float:
+def extra_passes(plan: StagePlan, node: Node, samples: int) -> float:
     """What the stage's penalty cost besides its updates, in forward and backward passes of one sample (a forward pass is
     a third of one). `samples`: seen in its updates. Fisher information is charged to the stage that first needs it."""
     kind = node.stage.penalty.kind
@@ -188,16 +188,18 @@ def extra_passes(plan: Plan, node: Node, samples: int) -> float:
     return 0.0
 
 
-def _teachers(config: Config, held: Sequence[Node], weights: Sequence[Mapping[str, Tensor]], place: Place) -> Replicas:
+def _teachers(config: Config, held: Sequence[Node], weights: Sequence[Mapping[str, Tensor]], place: Device) -> Replicas:
     models = [_model(config, node, state, place) for node, state in zip(held, weights, strict=True)]
     nothing: set[str] = set()
     teacher = (
-        VmapReplicas(models, nothing) if prefers_vmap(models[0], place.device.type) else LoopReplicas(models, nothing)
+        VmapReplicas(models, nothing)
+        if prefers_vmap(models[0], place.torch_device.type)
+        else LoopReplicas(models, nothing)
     )
-    return teacher.to(place.device).eval()
+    return teacher.to(place.torch_device).eval()
 
 
-def _model(config: Config, node: Node, weights: Mapping[str, Tensor], place: Place) -> nn.Module:
+def _model(config: Config, node: Node, weights: Mapping[str, Tensor], place: Device) -> nn.Module:
     model = build_model(config.arch, node.stream.input_shape, node.stream.n_outputs, node.seed, place.dtype)
     model.load_state_dict(dict(weights))
     return model
@@ -205,18 +207,18 @@ def _model(config: Config, node: Node, weights: Mapping[str, Tensor], place: Pla
 
 def _accumulated(
     config: Config,
-    plan: Plan,
+    plan: StagePlan,
     node: Node,
     kind: str,
     results: Mapping[str, StageResult],
-    fishers: MutableMapping[str, State],
-    place: Place,
-) -> State:
+    fishers: MutableMapping[str, ModelState],
+    place: Device,
+) -> ModelState:
     """Fisher information of the data of `node` and, if it was itself held by EWC, of all data before it: a sum over
     samples, each data set's at the weights its own stage ended with. `kind`: of the penalty, which says which form."""
     key = f"{node.key}/{kind}"
     if key not in fishers:
-        model = _model(config, node, results[node.key].weights, place).to(place.device)
+        model = _model(config, node, results[node.key].weights, place).to(place.torch_device)
         about = (model, node.data, node.stream.n_outputs, config.loss, place, config.trainer.resident_mib)
         fishers[key] = fisher_sum(*about) if kind == "ewc" else {WHOLE: fisher_matrix(*about)}
     total = fishers[key]

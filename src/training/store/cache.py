@@ -16,7 +16,7 @@ HELD_MIB = 256
 """Weights and optimizer states of one cell in memory: thousands of small networks, or the last few large ones."""
 
 
-class Shelf:
+class StageCache:
     """Takes the tensors of results to the store's side of memory: what was not used for long is read again when it is.
 
     `held_mib`: how much stays in memory; the last result used always does.
@@ -32,9 +32,9 @@ class Shelf:
         self._hold(key, result)
         return dataclasses.replace(
             result,
-            weights=_Shelved(self, key, "weights"),
-            optimizer=None if result.optimizer is None else _Shelved(self, key, "optimizer"),
-            onward=None,
+            weights=_CachedTensors(self, key, "weights"),
+            optimizer=None if result.optimizer is None else _CachedTensors(self, key, "optimizer"),
+            resume_point=None,
         )
 
     def tensors(self, key: str, what: Literal["weights", "optimizer"]) -> Mapping[str, Tensor]:
@@ -52,17 +52,17 @@ class Shelf:
         return found
 
     def _hold(self, key: str, result: StageResult) -> None:
-        self._held[key] = dataclasses.replace(result, onward=None)
+        self._held[key] = dataclasses.replace(result, resume_point=None)
         self._size += _size(result)
         while self._size > self._limit and len(self._held) > 1:
             _, oldest = self._held.popitem(last=False)
             self._size -= _size(oldest)
 
 
-class _Shelved(Mapping[str, Tensor]):
+class _CachedTensors(Mapping[str, Tensor]):
     """Tensors by name, fetched when they are asked for."""
 
-    def __init__(self, shelf: Shelf, key: str, what: Literal["weights", "optimizer"]) -> None:
+    def __init__(self, shelf: StageCache, key: str, what: Literal["weights", "optimizer"]) -> None:
         self._shelf, self._key, self._what = shelf, key, what
 
     def __getitem__(self, name: str) -> Tensor:

@@ -28,7 +28,7 @@ class _Entry:
         return not self.path.name.endswith((".part.safetensors", ".end.safetensors", ".tmp"))
 
 
-class Room:
+class Eviction:
     """The rule: over the limit, entries go that no living process has read or written since it started, first what stages
     would go on from, then results, of each kind the least recently used first.
 

@@ -16,7 +16,7 @@ class StageLocks:
         self.folder = folder
 
     @contextmanager
-    def taken(self, keys: Iterable[str]) -> Iterator[list[str]]:
+    def locked(self, keys: Iterable[str]) -> Iterator[list[str]]:
         """Those of the stages that nobody else holds, held until the end of the `with` statement. It never waits: who waits
         for one lock with another in hand may wait forever."""
         held: dict[str, FileLock] = {}

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from src.io import write_atomically
 from src.stopping.group import Best
-from src.training.result import Curves, Ledger, Progress, StageResult
-from src.training.store.eviction import Room
+from src.training.result import Curves, Ledger, ResumePoint, StageResult
+from src.training.store.eviction import Eviction
 from src.training.store.locks import StageLocks
 
 T = TypeVar("T")
@@ -35,24 +35,24 @@ class Store:
 
     ``KEY.safetensors``: a stage's result. ``KEY.part.safetensors``: where a stage was left. ``LINE-UPDATES.end.safetensors``:
     what longer stages of a line go on from,
-    but for the weights, which the result has. With `limit_gib` above 0 the store is kept to that size (see `Room`); it is for
+    but for the weights, which the result has. With `limit_gib` above 0 the store is kept to that size (see `Eviction`); it is for
     who trains, and says to others that this process is there. Readers take none.
     """
 
     def __init__(self, root: Path, limit_gib: float | None = None) -> None:
         self.root = root
         self.locks = StageLocks(root / "locks")
-        self._room = None if limit_gib is None else Room(root, limit_gib)
+        self._room = None if limit_gib is None else Eviction(root, limit_gib)
 
     def path(self, key: str) -> Path:
         """Where the stage `key` is kept."""
         return self.root / key[:2] / f"{key}.safetensors"
 
-    def part_path(self, key: str) -> Path:
+    def resume_path(self, key: str) -> Path:
         """Where it is kept how far the stage `key` has come."""
         return self.root / key[:2] / f"{key}.part.safetensors"
 
-    def end_path(self, line: str, updates: int) -> Path:
+    def prefix_path(self, line: str, updates: int) -> Path:
         """Where it is kept what stages of the line go on from after so many updates."""
         return self.root / line[:2] / f"{line}-{updates}.end.safetensors"
 
@@ -64,17 +64,17 @@ class Store:
     def put(self, key: str, result: StageResult) -> None:
         """Keeps a result; readers see the whole file or none. How far the stage had come is forgotten."""
         self._write(self.path(key), _pack_result(result))
-        self.part_path(key).unlink(missing_ok=True)
+        self.resume_path(key).unlink(missing_ok=True)
 
-    def part(self, key: str) -> Progress | None:
+    def resume_point(self, key: str) -> ResumePoint | None:
         """Where the stage was left, if it was."""
-        return self._read(self.part_path(key), _unpack_progress)
+        return self._read(self.resume_path(key), _unpack_progress)
 
-    def put_part(self, key: str, progress: Progress) -> None:
+    def put_resume_point(self, key: str, progress: ResumePoint) -> None:
         """Keeps how far the stage has come, in place of how far it had."""
-        self._write(self.part_path(key), _pack_progress(progress))
+        self._write(self.resume_path(key), _pack_progress(progress))
 
-    def ends(self, line: str) -> list[int]:
+    def prefix_lengths(self, line: str) -> list[int]:
         """The numbers of updates after which stages of the line may go on, most first."""
         try:
             names = os.listdir(self.root / line[:2])
@@ -83,9 +83,9 @@ class Store:
         found = (re.fullmatch(rf"{line}-(\d+)\.end\.safetensors", name) for name in names if name.startswith(line))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def end(self, line: str, updates: int) -> Progress | None:
+    def prefix(self, line: str, updates: int) -> ResumePoint | None:
         """What the line's stages go on from after so many updates; None also if the weights it belongs to are gone."""
-        found = self._read(self.end_path(line, updates), _unpack_end)
+        found = self._read(self.prefix_path(line, updates), _unpack_end)
         if found is None:
             return None
         progress, key, digest = found
@@ -94,13 +94,13 @@ class Store:
             return None
         return dataclasses.replace(progress, weights=result.weights)
 
-    def put_end(self, line: str, key: str, progress: Progress) -> None:
+    def put_prefix(self, line: str, key: str, progress: ResumePoint) -> None:
         """Keeps what longer stages of the line go on from, beside the result of the stage `key`, which has the weights."""
-        self._write(self.end_path(line, progress.updates), _pack_end(key, progress))
+        self._write(self.prefix_path(line, progress.updates), _pack_end(key, progress))
 
-    def taken(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
+    def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
         """See `StageLocks.taken`."""
-        return self.locks.taken(keys)
+        return self.locks.locked(keys)
 
     def any_free(self, keys: Iterable[str]) -> bool:
         """See `StageLocks.any_free`."""
@@ -195,7 +195,7 @@ def _unpack_result(content: bytes) -> StageResult:
     return StageResult(group("weights"), optimizer, curves, Ledger(**header["ledger"]))
 
 
-def _pack_progress(progress: Progress, **more: Any) -> bytes:
+def _pack_progress(progress: ResumePoint, **more: Any) -> bytes:
     best, noise = progress.best, progress.noise
     header = {
         **{name: getattr(progress, name) for name in ("updates", "reused", "seconds", "device")},
@@ -214,13 +214,13 @@ def _pack_progress(progress: Progress, **more: Any) -> bytes:
     )
 
 
-def _unpack_progress(content: bytes) -> Progress:
+def _unpack_progress(content: bytes) -> ResumePoint:
     return _progress(*_unpack(content))
 
 
-def _progress(header: dict[str, Any], curves: Curves, group: Callable[[str], dict[str, Tensor]]) -> Progress:
+def _progress(header: dict[str, Any], curves: Curves, group: Callable[[str], dict[str, Tensor]]) -> ResumePoint:
     best, noise, state = header["best"], header["noise"], group("state")
-    return Progress(
+    return ResumePoint(
         **{name: header[name] for name in ("updates", "reused", "seconds", "device")},
         weights=group("weights"),
         optimizer=group("optimizer"),
@@ -231,12 +231,12 @@ def _progress(header: dict[str, Any], curves: Curves, group: Callable[[str], dic
     )
 
 
-def _pack_end(key: str, progress: Progress) -> bytes:
+def _pack_end(key: str, progress: ResumePoint) -> bytes:
     bare = dataclasses.replace(progress, weights={})
     return _pack_progress(bare, key=key, weights=weights_digest(progress.weights))
 
 
-def _unpack_end(content: bytes) -> tuple[Progress, str, str]:
+def _unpack_end(content: bytes) -> tuple[ResumePoint, str, str]:
     """All but the weights, the stage that has them, and their digest."""
     header, curves, group = _unpack(content)
     return _progress(header, curves, group), header["key"], header["weights"]
