@@ -27,7 +27,7 @@ from torch import nn
 
 from benchmarks.harness import flags, show, spread
 from src.config import CONF_DIR, Config, parse
-from src.data.sources.source import Source
+from src.data.source import Source
 from src.data.split import load
 from src.data.stream import Stream
 from src.models.build import build_model

@@ -14,6 +14,7 @@ class ConfigError(ValueError):
         shown = value if isinstance(value, str) else json.dumps(value, default=str)
         super().__init__(" ".join(f"{key}={shown}: {problem}".split()))
         self.key = key
+        self.problem = problem
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

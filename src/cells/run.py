@@ -25,8 +25,8 @@ from src.comparison.objective import Score, score_of
 from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
 from src.config import Config, Objective, cell_hash, run_hash
-from src.data.config import DataConfig
-from src.data.sources.source import Source
+from src.data.source import Source
+from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
 from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
@@ -73,7 +73,7 @@ class CellOutcome:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(data: DataConfig) -> dict[object, Source]:
+def _loaded(data: SourceConfig) -> dict[object, Source]:
     """Sources that the cells of this process share."""
     del data
     return {}

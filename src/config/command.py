@@ -10,6 +10,7 @@ from typing import Any
 
 from src.config.parse import compose
 from src.config.schema import Config
+from src.data.sources.catalog import SOURCES
 from src.regimes.config import RegimeConfig
 
 GROUPS = ("data", "arch", "stopping", "optimizer")
@@ -64,13 +65,11 @@ def flat(config: Config) -> Iterator[tuple[str, Any]]:
 @functools.cache
 def _default(choices: tuple[str, ...]) -> Config:
     """The configuration with these group choices alone; what has no default (a path) is filled in to be composed."""
-    needed = {
-        "data=image_folder": ("data.path=.",),
-        "data=arrays": ("data.path=.",),
+    needed: dict[str, tuple[str, ...]] = {
         "stopping=budget": ("stopping.epochs=1",),
     }
-    filled = [word for choice in choices for word in needed.get(choice, ())]
-    return compose([*choices, *filled, *(["loss=mse"] if "data=gaussian" in choices else [])])
+    needed |= {f"data={name}": source.needs for name, source in SOURCES.items()}
+    return compose([*choices, *(word for choice in choices for word in needed.get(choice, ()))])
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import Any
 from src.config.checks import check
 from src.config.schema import Config
 from src.config.search import SEARCH_KEYS, refuse_search
+from src.data.sources.catalog import SOURCES
 from src.errors import ConfigError, did_you_mean
 from src.models.catalog import ARCHITECTURES
 from src.regimes.catalog import REGIMES
@@ -62,10 +63,10 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
+    values["data"] = build_variant(SOURCES, given["data"], "data")
     values["stopping"] = build_variant(STOPPING_RULES, given["stopping"], "stopping")
     values["arch"] = build_variant(ARCHITECTURES, given["arch"], "arch")
-    for name in ("data", "launcher"):
-        values[name] = build_named(typing.get_args(hints[name]), given[name], name)
+    values["launcher"] = build_named(typing.get_args(hints["launcher"]), given["launcher"], "launcher")
     for name in ("split", "optimizer", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)
     for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):

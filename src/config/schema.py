@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from src.data.config import DEFAULT_RATIO, DataConfig, SplitConfig
+from src.data.sources.base import SourceConfig
+from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.models.architecture import Architecture
 from src.regimes.config import RegimeConfig
 from src.stopping.rule import StoppingRule
@@ -106,7 +107,7 @@ def _content(group: Any) -> dict[str, Any]:
 class Config:
     """One cell: what is fixed inside it, and the regimes and seeds that are compared."""
 
-    data: DataConfig
+    data: SourceConfig
     arch: Architecture
     split: SplitConfig
     stopping: StoppingRule
@@ -127,9 +128,7 @@ class Config:
 
     def recipe(self) -> dict[str, Any]:
         """What the result of a run depends on, as plain JSON: no paths, devices, workers, tracking or storage."""
-        data = dataclasses.asdict(self.data)
-        for where in ("root", "path", "path2", "download"):
-            data.pop(where, None)  # the content is hashed instead: the source's digest
+        data = {key: value for key, value in dataclasses.asdict(self.data).items() if key not in self.data.where}
         trainer = {"precision": self.trainer.precision, "threads": self.trainer.threads}
         split = _content(self.split)
         split["sizes"] = list(self.split.dataset_sizes())  # size and ratio are another way to say sizes
@@ -149,15 +148,10 @@ class Config:
         """The short names under which every MLflow run repeats the cell's place in the grid."""
         sizes = self.split.dataset_sizes()
         ratio = self.split.ratio if self.split.sizes is None else (sizes[1] / sizes[0] if sizes[0] else math.inf)
-        shift = self.split.shift
-        if shift.kind == "none":
-            shift_label = "none"
-        else:
-            shift_label = f"source:{shift.source}" if shift.kind == "source" else f"{shift.kind}:{shift.amount:g}"
         return {
             "ratio": DEFAULT_RATIO if ratio is None else ratio,
             "imbalance": self.split.imbalance,
-            "shift": shift_label,
+            "shift": self.split.shift.label,
             "epochs": self.stopping.epochs_label,
             "arch": self.arch.label,
             "data": self.data.name,

@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any, Literal, get_args
 
 from src.config.schema import Config
-from src.data.config import GaussianData
 from src.errors import ConfigError, did_you_mean
 from src.regimes.catalog import REGIMES
 from src.typed import bounds, build
@@ -160,5 +159,4 @@ def _sets(config: Config) -> list[str]:
 
 
 def _kinds(config: Config) -> list[str]:
-    regression = isinstance(config.data, GaussianData) and config.data.target == "regression"
-    return ["loss"] if regression else ["accuracy", "loss"]
+    return ["loss"] if config.data.is_regression else ["accuracy", "loss"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.config import SplitConfig
-from src.data.sources.source import Source
+from src.data.source import Source
+from src.data.split_config import SplitConfig
 from src.errors import ConfigError
 
 Counts = NDArray[np.int64]
@@ -95,8 +95,7 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
         raise ConfigError("split.labels", list(split.labels), fix)
     if split.classes is None:
         return tuple(range(len(names)))
-    nested = _nested(split)
-    flat = tuple(c for c in split.classes if isinstance(c, int))
+    nested, flat = split.nested_classes, split.flat_classes
     for c in (c for subset in (nested or [flat]) for c in subset):
         if c >= len(names):
             known = ", ".join(f"{k} {name}" for k, name in enumerate(names[:20])) + (", ..." if len(names) > 20 else "")
@@ -110,11 +109,6 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
     return flat
 
 
-def _nested(split: SplitConfig) -> list[tuple[int, ...]]:
-    """One class subset per data set, or nothing if all have the same."""
-    return [subset for subset in split.classes or () if isinstance(subset, tuple)]
-
-
 def class_priors(split: SplitConfig, n_classes: int) -> Weights:
     """Share of each class in each data set, [data sets, classes], rows that sum to 1.
 
@@ -124,7 +118,7 @@ def class_priors(split: SplitConfig, n_classes: int) -> Weights:
     if split.priors is not None:
         return np.array(split.priors, np.float64)
     priors = np.zeros((split.parts, n_classes))
-    nested = _nested(split)
+    nested = split.nested_classes
     for part in range(split.parts):
         subset = nested[part] if nested else tuple(range(n_classes))
         weights = split.imbalance ** (-np.arange(len(subset)) / max(len(subset) - 1, 1))

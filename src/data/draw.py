@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.data.counts import Allotment, class_labels
-from src.data.sources.source import Source
+from src.data.source import Source
+from src.data.stream import Rows
 from src.seeds import generator
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.config import DataConfig, SplitConfig
 from src.data.counts import Allotment, Counts, allot, own_split
-from src.data.draw import Rows, draw
-from src.data.shifts import INPUT_SHIFTS, check_shift
-from src.data.sources.catalog import load_shift_source, load_source
-from src.data.sources.gaussian import population_views, populations
-from src.data.sources.source import Source
-from src.data.stream import Population, Stream
-from src.data.views import View, evaluations, noisy_labels, plain_view, shifted_view
+from src.data.draw import draw
+from src.data.source import Source
+from src.data.sources.base import SourceConfig
+from src.data.sources.catalog import load_shift_source
+from src.data.split_config import SplitConfig
+from src.data.stream import Population, Rows, Stream, View
+from src.data.views import evaluations, noisy_labels, plain_view, shifted_view
 from src.errors import ConfigError
 
 
@@ -69,7 +68,7 @@ class StreamFactory:
 
 
 def load(
-    data: DataConfig, split: SplitConfig, cache: Path, loaded: dict[object, Source] | None = None
+    data: SourceConfig, split: SplitConfig, cache: Path, loaded: dict[object, Source] | None = None
 ) -> StreamFactory:
     """Loads the sources of a cell and checks that its split is possible.
 
@@ -79,7 +78,7 @@ def load(
     """
     loaded = {} if loaded is None else loaded
     if data not in loaded:
-        loaded[data] = load_source(data, cache)
+        loaded[data] = data.load(cache)
     source = loaded[data]
     shift_source = None
     if (name := split.shift.source) is not None:
@@ -100,7 +99,7 @@ def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Sour
 
 def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
     """Raises ConfigError for a split that these sources cannot give; `src.config` refuses what needs no data for it."""
-    check_shift(split.shift, source)
+    split.shift.check_source(source)
     sources = sources_of(source, shift_source)
     if len(sources) > 1 and split.parts > 2:
         raise ConfigError(
@@ -134,11 +133,10 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
     plain = [plain_view(one, draws[k], len(source) * k, labels) for k, one in enumerate(sources)]
     own = [plain[number] for number in allotment.data_source]
-    is_shifted = split.shift.amount > 0 and (split.shift.kind == "relabel" or split.shift.kind in INPUT_SHIFTS)
+    is_shifted = split.shift.is_active
     known: tuple[Population, ...] | None = None
-    if source.generated is not None and len(sources) == 1:
-        known = populations(source.generated, split.parts)
-        own = population_views(source.generated, source.digest, known, draws[0].train, seed)
+    if source.generator is not None and len(sources) == 1:
+        known, own = source.generator.views(source.digest, draws[0].train, seed)
     views: list[View] = []
     for part, number in enumerate(allotment.data_source):
         view, drawn = own[part], draws[number]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,32 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
+class View:
+    """Rows of a source as samples of a stream.
+
+    `row_of` [N]: row of `bank` of every row of the source that the bank holds (None: all, at the same place).
+    `y` [N] or [N, k]: label of every row as the stream numbers and the shift exchanges them. `classes` [N]: the
+    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0. `shares_labels`: several
+    classes may have one label.
+    """
+
+    bank: Bank
+    row_of: Rows | None
+    y: Tensor
+    classes: Rows
+    content: str
+    first_id: int
+    shares_labels: bool = False
+
+    def samples(self, rows: Rows, y: Tensor | None = None) -> Samples:
+        """Samples of the given rows; `y` [N] in place of the view's own labels."""
+        places = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
+        labels = (self.y if y is None else y)[torch.from_numpy(rows)]
+        classes = torch.from_numpy(self.classes[rows]) if self.shares_labels else None
+        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content, classes)
+
+
+@dataclass(frozen=True, eq=False)
 class EvaluationSet:
     """Weighted samples of one or more pools: `weights[pool]` is float64 [len(pool)]; all weights together sum to 1.
 
@@ -116,6 +145,13 @@ class Population:
     def covariance(self) -> NDArray[np.float64]:
         """Of the inputs, [d, d]."""
         return self.root @ self.root.T
+
+
+class Generator(Protocol):
+    """A source that draws each data set of a stream from a distribution of its own."""
+
+    def views(self, source_digest: str, train: Sequence[Rows], seed: int) -> tuple[tuple[Population, ...], list[View]]:
+        """The distribution and the samples of each data set; `train`: the rows that each trains on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.config import ShiftConfig
-from src.data.draw import Draw, Rows
-from src.data.shifts import INPUT_SHIFTS, relabel, shift_inputs
-from src.data.sources.source import Source
-from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
+from src.data.draw import Draw
+from src.data.shifts import ShiftConfig
+from src.data.source import Source
+from src.data.stream import Bank, Evaluations, EvaluationSet, Rows, Samples, View
 from src.seeds import generator
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Rows of a source as samples of a stream.
-
-    `row_of` [N]: row of `bank` of every row of the source that the bank holds (None: all, at the same place).
-    `y` [N] or [N, k]: label of every row as the stream numbers and the shift exchanges them. `classes` [N]: the
-    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0. `shares_labels`: several
-    classes may have one label.
-    """
-
-    bank: Bank
-    row_of: Rows | None
-    y: Tensor
-    classes: Rows
-    content: str
-    first_id: int
-    shares_labels: bool = False
-
-    def samples(self, rows: Rows, y: Tensor | None = None) -> Samples:
-        """Samples of the given rows; `y` [N] in place of the view's own labels."""
-        places = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
-        labels = (self.y if y is None else y)[torch.from_numpy(rows)]
-        classes = torch.from_numpy(self.classes[rows]) if self.shares_labels else None
-        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content, classes)
 
 
 def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None = None) -> View:
@@ -58,20 +30,18 @@ def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None =
 def shifted_view(plain: View, shift: ShiftConfig, rows: Rows, present: NDArray[np.bool_], seed: int, part: int) -> View:
     """`plain` as data set `part` (counted from 0) sees it. `rows`: all it will be asked for, which alone are shifted;
     `present` [classes]: the classes it has."""
-    if shift.kind == "relabel":
+    if (exchange := shift.rule.labels) is not None:
         new_label = np.append(np.arange(len(present)), -1)  # the last is for rows of no class, which have class -1
-        for old, new in relabel(np.flatnonzero(present).tolist(), shift.amount, seed, part).items():
+        for old, new in exchange(np.flatnonzero(present).tolist(), shift.amount, seed, part).items():
             new_label[old] = new
         return View(
             plain.bank, None, torch.from_numpy(new_label[plain.classes]), plain.classes, plain.content, plain.first_id
         )
-    assert shift.kind in INPUT_SHIFTS
     row_of = np.full(len(plain.y), -1, np.int64)
     row_of[rows] = np.arange(len(rows))
-    x = shift_inputs(shift.kind, plain.bank.x, rows, shift.amount, seed, part)
-    draw = "" if shift.kind == "rotate" else f" seed={seed}"
+    bank = Bank(shift.shifted(plain.bank.x, rows, seed, part), plain.bank.mean, plain.bank.std)
+    draw = f" seed={seed}" if shift.rule.is_seeded else ""
     content = f"{plain.content} {shift.kind}={shift.amount!r} part={part}{draw}"
-    bank = Bank(x, plain.bank.mean, plain.bank.std)
     return View(bank, row_of, plain.y, plain.classes, content, plain.first_id, plain.shares_labels)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from src.comparison.pairing import RunRecord, by_cell, pair
 from src.config import Config
-from src.data.config import GaussianData
 from src.oracles.phase_diagram import METRIC, Point, Setting, draw, point_of, verdict
 from src.report.plots import Plot, save_plot
 
@@ -38,10 +37,7 @@ def boundary_plot(configs: Mapping[str, Config], runs: Sequence[RunRecord], fold
 
 def _coordinates(config: Config) -> tuple[Setting, int, float] | None:
     """A cell's coordinates in the phase diagram, if theory covers its kind."""
-    data, sizes = config.data, config.split.dataset_sizes()
-    if not isinstance(data, GaussianData) or len(sizes) != 2 or not sizes[1]:
+    data, sizes = config.data.shifted_target, config.split.dataset_sizes()
+    if data is None or not config.arch.is_zero_linear or len(sizes) != 2 or not sizes[1]:
         return None
-    plain = data.target == "regression" and data.draw == "fresh" and config.arch.is_zero_linear
-    if not plain or data.weights is not None or data.covariances is not None or data.rank is not None:
-        return None
-    return Setting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.target_shift**2, 9)
+    return Setting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.distance**2, 9)

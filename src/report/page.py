@@ -12,7 +12,7 @@ from src.comparison.tables import csv_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.units import name_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, summary
-from src.data.sources.source import Source
+from src.data.source import Source
 from src.data.split import StreamFactory, load
 from src.errors import ConfigError
 from src.io import write_atomically

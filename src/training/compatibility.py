@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from src.config import Config
-from src.data.sources.source import Source
+from src.data.source import Source
 from src.errors import ConfigError
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model

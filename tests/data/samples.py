@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from src.config import Config
-from src.data.config import ShiftConfig, SplitConfig
-from src.data.sources.source import Source, make_source
+from src.data.shifts import ShiftConfig
+from src.data.source import Source, make_source
+from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
+from src.data.split_config import SplitConfig
 from src.data.stream import EvaluationSet, Samples, Stream
 
 
@@ -59,3 +61,8 @@ def class_weights(stream: Stream, evaluation: EvaluationSet, pools: Sequence[Sam
 def load_streams(config: Config, loaded: dict[object, Source] | None = None) -> StreamFactory:
     """The streams of a composed configuration."""
     return load(config.data, config.split, Path(config.multirun) / ".cache", loaded)
+
+
+def read_source(data: SourceConfig, cache: Path = Path("unused")) -> Source:
+    """All samples of a source."""
+    return data.load(cache)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.config import Config, compose
-from src.data.sources.gaussian import populations, true_weights
+from src.data.sources.gaussian import GaussianData
 from src.data.stream import Samples, Stream
 from src.errors import ConfigError
 from tests.data.samples import load_streams
@@ -97,12 +97,13 @@ def test_covariance_of_random_draws() -> None:
 def test_populations_are_those_of_the_parameters_alone() -> None:
     """Neither size nor seed moves the truth; equal distributions are one object."""
     data = cell("data.target_shift=0.5").data
+    assert isinstance(data, GaussianData)
     more = dataclasses.replace(data, n_samples=5000)
-    first, second = populations(data, 2)  # type: ignore[arg-type]
-    assert np.array_equal(second.target, populations(more, 2)[1].target)  # type: ignore[arg-type]
-    assert np.array_equal(first.target, true_weights(data)[:, 0])  # type: ignore[arg-type]
+    first, second = data.populations(2)
+    assert np.array_equal(second.target, more.populations(2)[1].target)
+    assert np.array_equal(first.target, data.true_weights()[:, 0])
     assert first is not second
-    same = populations(cell().data, 2)  # type: ignore[arg-type]
+    same = dataclasses.replace(data, target_shift=0.0).populations(2)
     assert same[0] is same[1]
 
 

@@ -1,7 +1,7 @@
-"""The user's pictures are decoded once, right, and by one process; what is wrong with them is said by name.
+"""The user's images are decoded once, correctly and by one process; errors name the file.
 
-Properties: pixels come out as Pillow decodes them, upright; the cache is used again, and not after any file changed; a
-damaged cache is made anew; concurrent readers decode once; a read-only data root has its cache elsewhere.
+Properties: pixels are as Pillow decodes them, upright; the cache is reused until any file changes; a damaged cache is
+rebuilt; concurrent readers decode once; a read-only data root has its cache elsewhere.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.config import ImageFolderData
-from src.data.sources import image_folder
-from src.data.sources.catalog import load_shift_source, load_source
-from src.data.sources.image_folder import decode_picture
+from src.data import image_cache
+from src.data.image_cache import decode_image
+from src.data.sources.catalog import load_shift_source
+from src.data.sources.image_folder import ImageFolderData
 from src.data.split import build_stream
 from src.errors import ConfigError
-from tests.data.samples import ids, split_of
+from tests.data.samples import ids, read_source, split_of
 
 
-def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
+def save_image(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(file)
 
@@ -34,7 +34,7 @@ def picture(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6
 def tree(folder: Path, classes: dict[str, int], shade: int = 0) -> Path:
     for label, (name, count) in enumerate(classes.items()):
         for k in range(count):
-            picture(folder / name / f"{k:03}.png", (50 * label, 5 * k, shade))
+            save_image(folder / name / f"{k:03}.png", (50 * label, 5 * k, shade))
     return folder
 
 
@@ -48,22 +48,22 @@ def of(
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were decoded, in the course of a test."""
+    """The files that a test decoded."""
     calls: list[Path] = []
-    original: Callable[..., Any] = decode_picture
+    original: Callable[..., Any] = decode_image
 
     def counted(file: Path, size: int, channels: int) -> Any:
         calls.append(file)
         return original(file, size, channels)
 
-    monkeypatch.setattr(image_folder, "decode_picture", counted)
+    monkeypatch.setattr(image_cache, "decode_image", counted)
     return calls
 
 
 def test_pixels_labels_and_names(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 3, "dog": 2})
-    (tmp_path / "a" / "cat" / "notes.txt").write_text("not a picture")
-    source = load_source(of(tmp_path))
+    (tmp_path / "a" / "cat" / "notes.txt").write_text("not an image")
+    source = read_source(of(tmp_path))
     assert source.class_names == ("cat", "dog")
     assert source.y.tolist() == [0, 0, 0, 1, 1]
     assert source.bank.x[:, :, 1, 1].tolist() == [[0, 0, 0], [0, 5, 0], [0, 10, 0], [50, 0, 0], [50, 5, 0]]
@@ -73,34 +73,34 @@ def test_pixels_labels_and_names(tmp_path: Path) -> None:
     assert torch.allclose(source.bank.mean, torch.tensor([20.0, 4.0, 0.0], dtype=torch.float64) / 255)
 
 
-def test_pictures_are_cropped_in_the_middle_turned_upright_and_scaled_to_8_bits(tmp_path: Path) -> None:
+def test_images_are_cropped_in_the_middle_turned_upright_and_scaled_to_8_bits(tmp_path: Path) -> None:
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (decode_picture(tmp_path / "wide.png", 4, 3) == 200).all()
+    assert (decode_image(tmp_path / "wide.png", 4, 3) == 200).all()
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
     half = np.zeros((4, 4), np.uint8)
     half[:2] = 255
     Image.fromarray(half).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(decode_picture(tmp_path / "turned.png", 4, 1)[0], half[::-1])
+    assert np.array_equal(decode_image(tmp_path / "turned.png", 4, 1)[0], half[::-1])
     Image.fromarray(np.full((4, 4), 0x8000, np.uint16)).save(tmp_path / "deep.png")
-    assert (decode_picture(tmp_path / "deep.png", 4, 1) == 0x80).all()
+    assert (decode_image(tmp_path / "deep.png", 4, 1) == 0x80).all()
     Image.fromarray(half).convert("P").save(tmp_path / "palette.gif")
-    assert np.array_equal(decode_picture(tmp_path / "palette.gif", 4, 3)[1], half)
+    assert np.array_equal(decode_image(tmp_path / "palette.gif", 4, 3)[1], half)
 
 
 def test_second_load_decodes_nothing_and_changed_files_are_decoded_again(tmp_path: Path, decoded: list[Path]) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
-    first = load_source(of(tmp_path))
-    again = load_source(of(tmp_path))
+    first = read_source(of(tmp_path))
+    again = read_source(of(tmp_path))
     assert len(decoded) == 4
     assert again.digest == first.digest
     assert torch.equal(again.bank.x, first.bank.x)
-    load_source(of(tmp_path, image_size=3))
+    read_source(of(tmp_path, image_size=3))
     assert len(decoded) == 8
-    picture(tmp_path / "a" / "cat" / "000.png", (9, 9, 9), (7, 7))
-    changed = load_source(of(tmp_path))
+    save_image(tmp_path / "a" / "cat" / "000.png", (9, 9, 9), (7, 7))
+    changed = read_source(of(tmp_path))
     assert len(decoded) == 12
     assert changed.digest != first.digest
     assert changed.bank.x[0].unique().tolist() == [9]
@@ -109,43 +109,43 @@ def test_second_load_decodes_nothing_and_changed_files_are_decoded_again(tmp_pat
 def test_copy_of_a_tree_has_the_same_digest(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)  # with other times
-    assert load_source(of(tmp_path)).digest == load_source(of(tmp_path, "b")).digest
+    assert read_source(of(tmp_path)).digest == read_source(of(tmp_path, "b")).digest
 
 
 @pytest.mark.parametrize("file", ["x.npy", "y.npy", "meta.json"])
-def test_damaged_cache_is_made_anew(tmp_path: Path, decoded: list[Path], file: str) -> None:
+def test_damaged_cache_is_rebuilt(tmp_path: Path, decoded: list[Path], file: str) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
-    first = load_source(of(tmp_path))
+    first = read_source(of(tmp_path))
     cached = next((tmp_path / ".cache").glob(f"*/{file}"))
     cached.write_bytes(cached.read_bytes()[:-9])
-    assert load_source(of(tmp_path)).digest == first.digest
+    assert read_source(of(tmp_path)).digest == first.digest
     assert len(decoded) == 8
 
 
 def test_concurrent_readers_decode_once(tmp_path: Path, decoded: list[Path]) -> None:
     tree(tmp_path / "a", {"cat": 20, "dog": 20})
     with ThreadPoolExecutor(4) as pool:
-        digests = {source.digest for source in pool.map(load_source, [of(tmp_path)] * 4)}
+        digests = {source.digest for source in pool.map(read_source, [of(tmp_path)] * 4)}
     assert len(digests) == 1
     assert len(decoded) == 40
 
 
-def test_damaged_picture_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_damaged_image_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 5, "dog": 5})
     bad = tmp_path / "a" / "dog" / "003.png"
     for content in (bad.read_bytes()[:40], b"", b"text"):
         bad.write_bytes(content)
-        with pytest.raises(ConfigError, match=rf"data\.path=a: cannot read picture {bad} \(.*repair or remove it"):
-            load_source(of(tmp_path))
+        with pytest.raises(ConfigError, match=rf"data\.path=a: cannot read image {bad} \(.*repair or remove it"):
+            read_source(of(tmp_path))
         assert not [entry for entry in (tmp_path / ".cache").iterdir() if entry.is_dir()]
     bad.unlink()
-    assert len(load_source(of(tmp_path))) == 9
+    assert len(read_source(of(tmp_path))) == 9
 
 
 def test_tree_with_train_and_test_has_its_own_test_set(tmp_path: Path) -> None:
     tree(tmp_path / "a" / "train", {"cat": 12, "dog": 12})
     tree(tmp_path / "a" / "test", {"cat": 3, "dog": 4}, shade=99)
-    source = load_source(of(tmp_path))
+    source = read_source(of(tmp_path))
     assert source.official_test is not None
     assert source.official_test.tolist() == [False] * 24 + [True] * 7
     assert source.bank.mean is not None
@@ -157,7 +157,7 @@ def test_tree_with_train_and_test_has_its_own_test_set(tmp_path: Path) -> None:
 def test_two_folders_are_two_data_sets(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 30, "dog": 20})
     tree(tmp_path / "b", {"cat": 10, "dog": 40}, shade=200)
-    source = load_source(of(tmp_path, path2="b"))
+    source = read_source(of(tmp_path, path2="b"))
     assert source.second is not None
     assert source.second.bank.mean is source.bank.mean
     stream = build_stream(split_of(sizes=(20, 10)), source, 0)
@@ -169,14 +169,14 @@ def test_folders_that_do_not_agree_say_where(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
     tree(tmp_path / "b", {"cat": 2, "cow": 2})
     with pytest.raises(ConfigError, match=r"data\.path2=b: .*it lacks dog; Dataset 1's source lacks cow"):
-        load_source(of(tmp_path, path2="b"))
+        read_source(of(tmp_path, path2="b"))
 
 
 def test_folder_as_another_source_takes_size_and_channels(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
     tree(tmp_path / "b", {"cat": 2, "dog": 2}, shade=80)
     data = of(tmp_path, channels=1)
-    other = load_shift_source("b", data, load_source(data))
+    other = load_shift_source("b", data, read_source(data), tmp_path)
     assert other.bank.input_shape == (1, 4, 4)
 
 
@@ -185,11 +185,11 @@ def test_read_only_data_root_has_its_cache_elsewhere(tmp_path: Path, decoded: li
     root = tmp_path / "root"
     root.write_text("a file, in which no folder can be made")
     data = of(root, str(folder))
-    source = load_source(data, tmp_path / "elsewhere")
-    assert load_source(data, tmp_path / "elsewhere").digest == source.digest
+    source = read_source(data, tmp_path / "elsewhere")
+    assert read_source(data, tmp_path / "elsewhere").digest == source.digest
     assert len(decoded) == 4
     with pytest.raises(ConfigError, match=r"data\.root=.*cannot write .*point data\.root to a writable folder"):
-        load_source(data, root / "neither")
+        read_source(data, root / "neither")
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ def test_read_only_data_root_has_its_cache_elsewhere(tmp_path: Path, decoded: li
         ([], r"data\.path=a: does not exist"),
         (["a"], r"is not a folder"),
         (["a/cat/0.png"], r"has 1 class folders"),
-        (["a/cat/0.png", "a/dog/0.txt"], r"a/dog holds no picture"),
+        (["a/cat/0.png", "a/dog/0.txt"], r"a/dog holds no image"),
         (["a/train/cat/0.png", "a/train/dog/0.png", "a/test/cat/0.png"], r"same class folders; only one has dog"),
-        (["a/train/cat/0.png", "a/test/cat/0.png", "a/val/cat/0.png"], r"has val beside train and test"),
+        (["a/train/cat/0.png", "a/test/cat/0.png", "a/val/cat/0.png"], r"has val next to train and test"),
     ],
 )
 def test_unusable_tree_is_refused(tmp_path: Path, files: list[str], message: str) -> None:
@@ -208,4 +208,4 @@ def test_unusable_tree_is_refused(tmp_path: Path, files: list[str], message: str
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"")
     with pytest.raises(ConfigError, match=message):
-        load_source(of(tmp_path))
+        read_source(of(tmp_path))

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.config import ArraysData, DigitsData, GaussianData
-from src.data.sources.catalog import load_shift_source, load_source
-from src.data.sources.gaussian import true_weights
-from src.data.sources.source import Source, make_source, match
+from src.data.source import Source, make_source, match
+from src.data.sources.arrays import ArraysData
+from src.data.sources.catalog import load_shift_source
+from src.data.sources.digits import DigitsData
+from src.data.sources.gaussian import GaussianData
 from src.errors import ConfigError
-from tests.data.samples import source_of
+from tests.data.samples import read_source, source_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 3, 6, 5), dtype=np.uint8)
 LABELS = np.arange(12) % 3
+CACHE = Path("unused")
 
 
 def arrays(folder: Path, path2: str | None = None, **given: Any) -> ArraysData:
@@ -52,7 +54,7 @@ def saved(folder: Path, name: str = "a.npz", **content: Any) -> Path:
 def test_digits_are_scikit_learns() -> None:
     from sklearn.datasets import load_digits
 
-    source = load_source(DigitsData(name="digits", root="data"))
+    source = read_source(DigitsData(name="digits", root="data"))
     oracle = load_digits()
     assert np.array_equal(source.bank.x.numpy().reshape(-1, 64) * 16, oracle.data)
     assert np.array_equal(source.y.numpy(), oracle.target)
@@ -78,17 +80,17 @@ def test_constant_channel_can_be_scaled() -> None:
 
 
 def test_gaussian_regression_is_linear() -> None:
-    source = load_source(gaussian())
+    source = read_source(gaussian())
     assert source.bank.x.dtype == source.y.dtype == torch.float64
     assert source.y.shape == (50, 1)
     found = torch.linalg.lstsq(source.bank.x, source.y).solution.numpy()
-    weights = true_weights(gaussian())
+    weights = gaussian().true_weights()
     assert np.allclose(found, weights)
     assert np.linalg.norm(weights) == pytest.approx(1)
 
 
 def test_gaussian_noise_and_nesting() -> None:
-    noiseless, noisy, more = (load_source(gaussian(**given)) for given in ({}, {"noise": 0.5}, {"n_samples": 4000}))
+    noiseless, noisy, more = (read_source(gaussian(**given)) for given in ({}, {"noise": 0.5}, {"n_samples": 4000}))
     assert torch.equal(noiseless.bank.x, noisy.bank.x)
     assert float((noisy.y - noiseless.y).std()) == pytest.approx(0.5, rel=0.3)
     assert torch.equal(more.bank.x[:50], noiseless.bank.x)
@@ -99,8 +101,8 @@ def test_gaussian_noise_and_nesting() -> None:
 
 def test_gaussian_classes_are_the_largest_output() -> None:
     data = gaussian(target="classification")
-    source = load_source(data)
-    outputs = source.bank.x.numpy() @ true_weights(data)
+    source = read_source(data)
+    outputs = source.bank.x.numpy() @ data.true_weights()
     assert np.array_equal(source.y.numpy(), outputs.argmax(1))
     assert source.class_names == ("0", "1", "2", "3")
 
@@ -108,7 +110,7 @@ def test_gaussian_classes_are_the_largest_output() -> None:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "int64"])
 def test_layouts_of_images_mean_the_same(tmp_path: Path, layout: str) -> None:
     x = {"nchw": IMAGES, "nhwc": IMAGES.transpose(0, 2, 3, 1), "int64": IMAGES.astype(np.int64)}[layout]
-    source = load_source(arrays(saved(tmp_path, x=x, y=LABELS)))
+    source = read_source(arrays(saved(tmp_path, x=x, y=LABELS)))
     assert np.array_equal(source.bank.x.numpy(), IMAGES)
     assert source.bank.x.dtype == torch.uint8
     assert source.class_names == ("0", "1", "2")
@@ -116,19 +118,19 @@ def test_layouts_of_images_mean_the_same(tmp_path: Path, layout: str) -> None:
 
 def test_grey_images_features_texts_and_targets(tmp_path: Path) -> None:
     names = np.array(["dog", "cat", "dog", "emu"] * 3)
-    grey = load_source(arrays(saved(tmp_path, x=IMAGES[:, 0], y=names)))
+    grey = read_source(arrays(saved(tmp_path, x=IMAGES[:, 0], y=names)))
     assert grey.bank.input_shape == (1, 6, 5)
     assert grey.class_names == ("cat", "dog", "emu")
     assert grey.y.tolist()[:4] == [1, 0, 1, 2]
-    features = load_source(arrays(saved(tmp_path, "f.npz", x=RNG.normal(size=(12, 4)), y=[3, 9] * 6), path="f.npz"))
+    features = read_source(arrays(saved(tmp_path, "f.npz", x=RNG.normal(size=(12, 4)), y=[3, 9] * 6), path="f.npz"))
     assert (features.bank.mean, features.class_names, features.y.tolist()[:2]) == (None, ("3", "9"), [0, 1])
-    targets = load_source(arrays(saved(tmp_path, "t.npz", x=IMAGES, y=RNG.normal(size=(12, 2))), path="t.npz"))
+    targets = read_source(arrays(saved(tmp_path, "t.npz", x=IMAGES, y=RNG.normal(size=(12, 2))), path="t.npz"))
     assert (targets.class_names, targets.n_outputs) == (None, 2)
 
 
 def test_images_are_resized_if_asked(tmp_path: Path) -> None:
     flat = np.full((4, 8, 8), 200, np.uint8)
-    source = load_source(arrays(saved(tmp_path, x=flat, y=[0, 1, 0, 1]), image_size=3))
+    source = read_source(arrays(saved(tmp_path, x=flat, y=[0, 1, 0, 1]), image_size=3))
     assert source.bank.x.shape == (4, 1, 3, 3)
     assert (source.bank.x == 200).all()
 
@@ -154,24 +156,24 @@ def test_unusable_arrays_are_refused(
     tmp_path: Path, content: dict[str, Any], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        load_source(arrays(saved(tmp_path, **content), **given))
+        read_source(arrays(saved(tmp_path, **content), **given))
     assert "\n" not in str(caught.value)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"data\.path=a\.npz: does not exist .*{tmp_path}/a\.npz"):
-        load_source(arrays(tmp_path))
+        read_source(arrays(tmp_path))
     file = saved(tmp_path, x=IMAGES, y=LABELS) / "a.npz"
     whole = file.read_bytes()
     for damaged in (whole[:200], b"", b"text", whole[:150] + bytes(40) + whole[190:]):
         file.write_bytes(damaged)
         with pytest.raises(ConfigError, match=r"cannot read .*a\.npz"):
-            load_source(arrays(tmp_path))
+            read_source(arrays(tmp_path))
 
 
 def test_digest_names_the_content(tmp_path: Path) -> None:
     def digest(**content: Any) -> str:
-        return load_source(arrays(saved(tmp_path, **content))).digest
+        return read_source(arrays(saved(tmp_path, **content))).digest
 
     pixel = IMAGES.copy()
     pixel[3, 1, 2, 2] ^= 1
@@ -184,22 +186,22 @@ def test_digest_names_the_content(tmp_path: Path) -> None:
 def test_second_file_takes_class_numbers_and_scale_of_the_first(tmp_path: Path) -> None:
     saved(tmp_path, x=IMAGES, y=np.array(["b", "a", "c"] * 4))
     saved(tmp_path, "b.npz", x=IMAGES // 2, y=np.array(["c", "b", "a"] * 4))
-    source = load_source(arrays(tmp_path, "b.npz"))
+    source = read_source(arrays(tmp_path, "b.npz"))
     assert source.second is not None
     assert source.second.y.tolist()[:3] == [2, 1, 0]
     assert source.second.bank.mean is source.bank.mean
     saved(tmp_path, "b.npz", x=IMAGES, y=np.array(["c", "b", "z"] * 4))
     with pytest.raises(ConfigError, match=r"data\.path2=b\.npz: .*it lacks a; Dataset 1's source lacks z"):
-        load_source(arrays(tmp_path, "b.npz"))
+        read_source(arrays(tmp_path, "b.npz"))
 
 
 def test_shift_source_is_brought_into_the_first_ones_form(tmp_path: Path) -> None:
     data = DigitsData(name="digits", root=str(tmp_path))
-    digits = load_source(data)
+    digits = read_source(data)
     x = np.zeros((20, 16, 16, 3), np.uint8)
     x[..., 0], x[..., 1] = 255, 51
     saved(tmp_path, "other.npz", x=x, y=np.arange(20) % 10)
-    other = load_shift_source("other.npz", data, digits)
+    other = load_shift_source("other.npz", data, digits, CACHE)
     assert (other.bank.x.dtype, other.bank.input_shape) == (torch.float32, (1, 8, 8))
     grey = round(255 * 0.299 + 51 * 0.587) / 255
     assert torch.allclose(other.bank.x, torch.tensor(grey), atol=1e-6)
@@ -208,7 +210,7 @@ def test_shift_source_is_brought_into_the_first_ones_form(tmp_path: Path) -> Non
 
 def test_digits_become_bytes_in_colour() -> None:
     first = make_source(torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8), torch.arange(20) % 10, DIGITS)
-    other = load_shift_source("digits", DigitsData(name="digits", root="data"), first)
+    other = load_shift_source("digits", DigitsData(name="digits", root="data"), first, CACHE)
     assert (other.bank.x.dtype, other.bank.input_shape) == (torch.uint8, (3, 4, 4))
     assert torch.equal(other.bank.x[:, 0], other.bank.x[:, 2])
 

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config import compose
-from src.data.config import SplitConfig
 from src.data.draw import divide
-from src.data.sources.source import Source, make_source
+from src.data.source import Source, make_source
 from src.data.split import StreamFactory, build_stream, check_split
+from src.data.split_config import SplitConfig
 from src.errors import ConfigError
 from tests.data.samples import class_weights, ids, load_streams, source_of, split_of, union_ids
 

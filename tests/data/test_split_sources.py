@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.config import compose
-from src.data.sources.source import Source, make_source, match
+from src.data.source import Source, make_source, match
 from src.data.split import StreamFactory, build_stream, check_split
 from src.errors import ConfigError
 from tests.data.samples import ids, load_streams, source_of, split_of

@@ -98,7 +98,7 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
 
     torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "r.pth")
     config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
-    from src.data.sources.source import make_source
+    from src.data.source import make_source
 
     pictures = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
     check_regimes(config, pictures, 10)

@@ -1,147 +1,190 @@
-"""The Gaussian generator: distributions whose exact risks are known, and the samples that a stream draws from them.
-
-Data set k has inputs x = A_k z, z ~ N(0, I), and targets y = w_k* . x + noise: A_k A_k' is its covariance, w_k* its true
-weights. With the squared error its expected loss is (w - w_k*)' A_k A_k' (w - w_k*) + noise^2, known without a test set.
-"""
+"""`data=gaussian`: the linear lab, whose exact risks are known."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from src.data.sources.base import ShiftedTarget, SourceConfig
+from src.errors import ConfigError
+from src.typed import bounds
 
-from src.data.config import GaussianData
-from src.data.draw import Rows
-from src.data.stream import Bank, Population
-from src.data.views import View
-from src.seeds import generator
+if TYPE_CHECKING:
+    from src.data.gaussian_samples import Floats, Latents
+    from src.data.source import Source
+    from src.data.split_config import SplitConfig
+    from src.data.stream import Population, Rows, View
 
-Floats = NDArray[np.float64]
-RANK_TOLERANCE = 1e-12
-"""Eigenvalues of a covariance below this share of the largest count as 0."""
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """What every data set of a stream is made from, row for row: `z` [n, d] and `noise` [n, k], both standard normal."""
-
-    z: Floats
-    noise: Floats
+Matrix = tuple[tuple[float, ...], ...]
 
 
-def true_weights(data: GaussianData) -> Floats:
-    """The true weights w* [d, k] of Dataset 1: columns of length 1, k = 1 for regression."""
-    n_columns = 1 if data.target == "regression" else data.n_classes
-    weights = generator(0, "data", "gaussian").standard_normal((data.dim, n_columns))
-    return np.asarray(weights / np.linalg.norm(weights, axis=0))
+@dataclass(frozen=True, kw_only=True)
+class GaussianData(SourceConfig):
+    """x ~ N(0, I) in float64 with a linear target plus noise.
 
-
-def latents(data: GaussianData, seed: int) -> Latents:
-    """The latents of a seed; `draw=pool` has those of seed 0 for all. More samples begin with those of fewer."""
-    owner = 0 if data.draw == "pool" else seed
-    n_columns = 1 if data.target == "regression" else data.n_classes
-    z = generator(owner, "data", "gaussian", "x", data.dim).standard_normal((data.n_samples, data.dim))
-    noise = generator(owner, "data", "gaussian", "noise", n_columns).standard_normal((data.n_samples, n_columns))
-    return Latents(z, noise)
-
-
-def populations(data: GaussianData, n_parts: int) -> tuple[Population, ...]:
-    """The distribution of every data set of a regression; equal ones are one object."""
-    assert data.target == "regression"
-    made: list[Population] = []
-    for part in range(n_parts):
-        mine = Population(_root(data, part), _target(data, part), data.noise)
-        same = (p for p in made if np.array_equal(p.root, mine.root) and np.array_equal(p.target, mine.target))
-        made.append(next(same, mine))
-    return tuple(made)
-
-
-def _target(data: GaussianData, part: int) -> Floats:
-    """The true weights [d] of one data set: those given, or Dataset 1's and, for the others, `target_shift` beside them."""
-    if data.weights is not None:
-        return np.array(data.weights[part])
-    first = true_weights(data)[:, 0]
-    return first + data.target_shift * _direction(first, part) if part and data.target_shift else first
-
-
-def _direction(first: Floats, part: int) -> Floats:
-    """A unit vector orthogonal to Dataset 1's true weights, one for each data set."""
-    drawn = generator(0, "data", "gaussian", "shift", part).standard_normal(len(first))
-    drawn -= first * (first @ drawn)
-    return np.asarray(drawn / np.linalg.norm(drawn))
-
-
-def _root(data: GaussianData, part: int) -> Floats:
-    """A_k [d, r]: of the given covariance, of the subspace at its angle, or the identity."""
-    if data.covariances is not None:
-        values, axes = np.linalg.eigh(np.array(data.covariances[part]))
-        kept = values > RANK_TOLERANCE * max(values.max(), 0.0)
-        return np.asarray(axes[:, kept] * np.sqrt(values[kept]))
-    identity = np.eye(data.dim)
-    if data.rank is None:
-        return identity
-    angle = np.deg2rad(data.angle * part)
-    turned = np.cos(angle) * identity[:, : data.rank] + np.sin(angle) * identity[:, data.rank : 2 * data.rank]
-    return np.asarray(turned)
-
-
-def population_views(
-    data: GaussianData, source_digest: str, found: Sequence[Population], train: Sequence[Rows], seed: int
-) -> list[View]:
-    """Every data set's view of the latents of `seed`; equal distributions share a view, but for `draw=exact`.
-
-    `train[k]`: rows of Dataset k+1, which `exact` adjusts.
+    In a regression each data set may have its own distribution: another target (`target_shift` or `weights`) or other
+    inputs (`covariances`, or `rank` and `angle`).
     """
-    base = latents(data, seed)
-    views: dict[object, View] = {}
-    for part, (population, rows) in enumerate(zip(found, train, strict=True)):
-        address = part if data.draw == "exact" else id(population)
-        if address not in views:
-            drawn = _exact(base, rows, population.root.shape[1]) if data.draw == "exact" else base
-            name = f"{source_digest} population={_digest(population)}"
-            name += "" if data.draw == "pool" else f" seed={seed}"
-            name += f" exact={hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}" * (data.draw == "exact")
-            views[address] = _view(population, drawn, name)
-    return [views[part if data.draw == "exact" else id(p)] for part, p in enumerate(found)]
 
+    needs = ("loss=mse",)
 
-def _view(population: Population, drawn: Latents, content: str) -> View:
-    root = population.root
-    is_identity = root.shape[0] == root.shape[1] and np.array_equal(root, np.eye(len(root)))
-    x = drawn.z if is_identity else drawn.z[:, : root.shape[1]] @ root.T
-    y = x @ population.target[:, None] + population.noise * drawn.noise
-    return View(Bank(torch.from_numpy(x)), None, torch.from_numpy(y), np.zeros(len(y), np.int64), content, 0)
+    dim: int = field(metadata=bounds(ge=1))
+    """Number of features."""
+    n_samples: int = field(metadata=bounds(ge=2))
+    """All samples there are; the held-out sets come out of them."""
+    noise: float = field(metadata=bounds(ge=0))
+    """Standard deviation of the noise on the target (before the largest output is taken)."""
+    target: Literal["regression", "classification"]
+    """``classification``: the class is the largest of `n_classes` linear outputs."""
+    n_classes: int = field(metadata=bounds(ge=2))
+    """Number of classes; a regression ignores it."""
+    draw: Literal["pool", "fresh", "exact"]
+    """``pool``: all seeds draw from the same `n_samples`. ``fresh``: each seed has `n_samples` of its own, so seeds are
+    independent. ``exact``: fresh, and each data set's training inputs have exactly its covariance C, and its noise is
+    orthogonal to them: the mean squared error is then the quadratic with Hessian 2 C around its true weights."""
+    target_shift: float = field(metadata=bounds(ge=0))
+    """Distance between the true weights of Dataset 1 and those of every other data set."""
+    weights: Matrix | None
+    """The true weights themselves: one row of `dim` numbers for each data set."""
+    covariances: tuple[Matrix, ...] | None
+    """Covariance of the inputs: one dim x dim matrix for each data set."""
+    rank: int | None = field(metadata=bounds(ge=1))
+    """The inputs of each data set fill a subspace of this dimension; null: the whole space."""
+    angle: float = field(metadata=bounds(ge=0, le=90))
+    """All principal angles between Dataset 2's subspace and Dataset 1's, in degrees; twice that for Dataset 3, ..."""
 
+    @property
+    def is_regression(self) -> bool:
+        return self.target == "regression"
 
-def _exact(base: Latents, rows: Rows, rank: int) -> Latents:
-    """The latents with those of `rows` whitened over their first `rank` columns, and their noise made orthogonal to them.
+    @property
+    def shifted_target(self) -> ShiftedTarget | None:
+        is_plain = self.weights is None and self.covariances is None and self.rank is None
+        if not (self.is_regression and self.draw == "fresh" and is_plain):
+            return None
+        return ShiftedTarget(self.dim, self.noise, self.target_shift)
 
-    Z'Z/n is then the identity and Z'noise 0, so the mean squared error over these rows is exactly the quadratic of
-    covariance A A' around the true weights. Needs at least `rank` rows.
-    """
-    z, noise = base.z.copy(), base.noise.copy()
-    if len(rows) == 0:
-        return base
-    left, _, right = np.linalg.svd(z[rows, :rank], full_matrices=False)
-    white = np.sqrt(len(rows)) * left @ right
-    z[rows, :rank] = white
-    noise[rows] -= white @ (white.T @ noise[rows]) / len(rows)
-    return Latents(z, noise)
+    def check(self, split: SplitConfig) -> None:
+        def refuse(name: str, problem: str, value: object = None) -> None:
+            raise ConfigError(f"data.{name}", getattr(self, name) if value is None else value, problem)
 
+        if not self.is_regression:
+            plain = {"draw": "pool", "target_shift": 0, "weights": None, "covariances": None, "rank": None}
+            for name, value in plain.items():
+                if getattr(self, name) != value:
+                    refuse(name, "needs data.target=regression")
+        if self.weights is not None:
+            if self.target_shift:
+                refuse("target_shift", "contradicts data.weights; give one of the two")
+            if len(self.weights) != split.parts or any(len(row) != self.dim for row in self.weights):
+                refuse("weights", f"must be {split.parts} x {self.dim}, a row of data.dim numbers for each data set")
+        if self.target_shift and self.dim < 2:
+            refuse("target_shift", "is orthogonal to the target; set data.dim to 2 or more")
+        if self.rank is None and self.angle:
+            refuse("angle", "is between subspaces; set data.rank to their dimension")
+        if self.rank is not None and 2 * self.rank > self.dim:
+            refuse("rank", f"two such subspaces need data.dim={2 * self.rank} or more")
+        if self.covariances is not None:
+            if self.rank is not None:
+                refuse("rank", "contradicts data.covariances; give one of the two")
+            if len(self.covariances) != split.parts:
+                found = f"{len(self.covariances)} matrices"
+                refuse("covariances", f"must be one for each of {split.parts} data sets", found)
+            for matrix in self.covariances:
+                if (problem := self._problem_of(matrix)) is not None:
+                    refuse("covariances", problem, matrix)
+        elif self.draw == "exact":
+            least = self.rank or self.dim
+            for part, size in enumerate(sizes := split.dataset_sizes()):
+                if 0 < size < least:
+                    fix = f"data.draw=exact needs at least {least} samples in Dataset {part + 1}"
+                    raise ConfigError("split.sizes", list(sizes), fix)
 
-def _digest(population: Population) -> str:
-    h = hashlib.blake2b(digest_size=8)
-    for values in (population.root, population.target, np.array(population.noise)):
-        h.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
-    return h.hexdigest()
+    def _problem_of(self, matrix: Matrix) -> str | None:
+        """Why `matrix` is no covariance of the inputs."""
+        if len(matrix) != self.dim or any(len(row) != self.dim for row in matrix):
+            return f"must be {self.dim} x {self.dim}, as data.dim says"
+        if any(matrix[i][j] != matrix[j][i] for i in range(self.dim) for j in range(i)):
+            return "must be symmetric"
+        import numpy as np
 
+        values = np.linalg.eigvalsh(np.array(matrix))
+        if values[0] < -1e-12 * abs(values[-1]):
+            return f"has a negative eigenvalue ({values[0]:.3g}); it is no covariance"
+        return None
 
-def parameters_digest(data: GaussianData) -> str:
-    """Names the generator by its parameters: its samples follow from them."""
-    parameters = {key: value for key, value in dataclasses.asdict(data).items() if key != "root"}
-    return hashlib.blake2b(repr(sorted(parameters.items())).encode(), digest_size=16).hexdigest()
+    def load(self, cache: Path) -> Source:
+        """The samples of seed 0, all under Dataset 1's distribution; `views` has those of a stream."""
+        import torch
+
+        from src.data.source import Source
+        from src.data.stream import Bank
+
+        del cache
+        drawn = self.latents(0)
+        outputs = drawn.z @ self.true_weights() + self.noise * drawn.noise
+        bank = Bank(torch.from_numpy(drawn.z))
+        parameters = {key: value for key, value in dataclasses.asdict(self).items() if key != "root"}
+        digest = hashlib.blake2b(repr(sorted(parameters.items())).encode(), digest_size=16).hexdigest()
+        if self.is_regression:
+            return Source(bank, torch.from_numpy(outputs), None, digest, generator=self)
+        names = tuple(str(label) for label in range(self.n_classes))
+        return Source(bank, torch.from_numpy(outputs.argmax(1)), names, digest)
+
+    def true_weights(self) -> Floats:
+        """The true weights w* [dim, k] of Dataset 1: columns of length 1, k = 1 for a regression."""
+        from src.data.gaussian_samples import unit_columns
+
+        return unit_columns(self.dim, 1 if self.is_regression else self.n_classes)
+
+    def latents(self, seed: int) -> Latents:
+        """The latents of a seed, which are those of seed 0 if `draw` is ``pool``."""
+        from src.data.gaussian_samples import latents
+
+        owner = 0 if self.draw == "pool" else seed
+        return latents(self.n_samples, self.dim, 1 if self.is_regression else self.n_classes, owner)
+
+    def populations(self, n_parts: int) -> tuple[Population, ...]:
+        """The distribution of every data set of a regression; equal ones are one object."""
+        import numpy as np
+
+        from src.data.gaussian_samples import covariance_root, shifted_target, subspace_root
+        from src.data.stream import Population
+
+        found: list[Population] = []
+        for part in range(n_parts):
+            if self.weights is not None:
+                target = np.array(self.weights[part])
+            else:
+                target = shifted_target(self.true_weights()[:, 0], self.target_shift, part)
+            if self.covariances is not None:
+                root = covariance_root(np.array(self.covariances[part]))
+            else:
+                root = subspace_root(self.dim, self.rank, self.angle * part)
+            equal = (p for p in found if np.array_equal(p.root, root) and np.array_equal(p.target, target))
+            found.append(next(equal, Population(root, target, self.noise)))
+        return tuple(found)
+
+    def views(self, source_digest: str, train: Sequence[Rows], seed: int) -> tuple[tuple[Population, ...], list[View]]:
+        """See `src.data.stream.Generator`. Equal distributions share a view unless `draw` is ``exact``."""
+        from src.data.gaussian_samples import exact, population_digest, population_view
+
+        base = self.latents(seed)
+        populations = self.populations(len(train))
+        made: dict[object, View] = {}
+        views = []
+        for part, (population, rows) in enumerate(zip(populations, train, strict=True)):
+            is_exact = self.draw == "exact"
+            address = part if is_exact else id(population)
+            if address not in made:
+                content = f"{source_digest} population={population_digest(population)}"
+                content += "" if self.draw == "pool" else f" seed={seed}"
+                content += f" exact={hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}" * is_exact
+                drawn = exact(base, rows, population.root.shape[1]) if is_exact else base
+                made[address] = population_view(population, drawn, content)
+            views.append(made[address])
+        return populations, views

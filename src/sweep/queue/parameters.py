@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import typing
 from collections.abc import Iterable, Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from src.data.config import DataConfig
+from src.data.sources.catalog import SOURCES
 from src.models.catalog import ARCHITECTURES
 
 Axes = Mapping[str, str | float | int]
-
-
-def _names(variants: object) -> set[str]:
-    return {name for cls in typing.get_args(variants) for name in typing.get_args(typing.get_type_hints(cls)["name"])}
 
 
 class Distributions:
@@ -64,7 +59,7 @@ class Distributions:
                 return
 
     def _make_room_for_words(self, axis: str, words: set[str]) -> None:
-        possible = {"arch": set(ARCHITECTURES), "data": _names(DataConfig)}.get(axis, set())
+        possible = {"arch": set(ARCHITECTURES), "data": set(SOURCES)}.get(axis, set())
         for name in _generations(axis):
             known = self._known.get(name)
             if known is None:

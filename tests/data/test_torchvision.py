@@ -6,6 +6,7 @@ missing, cut or altered file is refused by name with the way to get it; the netw
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -17,10 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.data.config import TorchvisionData
-from src.data.sources import torchvision_files
-from src.data.sources.catalog import load_source
+from src.data.sources.torchvision import FILES, TorchvisionData
 from src.errors import ConfigError
+from tests.data.samples import read_source
 
 RNG = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, values in arrays.items():
         (raw / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
     sums = {f"{name}.gz": md5((raw / f"{name}.gz").read_bytes()) for name in arrays}
-    monkeypatch.setattr(torchvision_files, "MNIST_MD5", sums)
+    monkeypatch.setitem(FILES, "mnist", dataclasses.replace(FILES["mnist"], md5=sums))
     return {"raw": raw, "arrays": arrays, "sums": sums}
 
 
@@ -62,7 +62,7 @@ def test_mnist_comes_out_as_it_went_in(tmp_path: Path, mnist: dict[str, Any], un
             file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
             file.unlink()
     before = sorted(tmp_path.rglob("*"))
-    source = load_source(of("mnist", tmp_path, download=True))
+    source = read_source(of("mnist", tmp_path, download=True))
     arrays = list(mnist["arrays"].values())
     assert np.array_equal(source.bank.x.numpy()[:, 0], np.concatenate([arrays[0], arrays[2]]))
     assert np.array_equal(source.y.numpy(), np.concatenate([arrays[1], arrays[3]]))
@@ -74,19 +74,21 @@ def test_mnist_comes_out_as_it_went_in(tmp_path: Path, mnist: dict[str, Any], un
 def test_sums_and_names_are_torchvisions() -> None:
     from torchvision import datasets
 
-    assert list(torchvision_files.FASHION_MD5.items()) == datasets.FashionMNIST.resources
-    assert list(torchvision_files.MNIST_MD5.items()) == datasets.MNIST.resources
-    assert list(torchvision_files.FASHION_NAMES) == datasets.FashionMNIST.classes
-    listed = [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list]
-    assert [list(item) for item in torchvision_files.CIFAR10_MD5.items()] == listed
-    assert (datasets.CIFAR10.filename, datasets.CIFAR10.tgz_md5) == torchvision_files.CIFAR10_ARCHIVE
-    assert datasets.CIFAR10.base_folder == torchvision_files.CIFAR10_FOLDER
+    for files in FILES.values():
+        theirs = getattr(datasets, files.kind)
+        if files.archive is None:
+            assert list(files.md5.items()) == theirs.resources
+        else:
+            assert [list(item) for item in files.md5.items()] == [*theirs.train_list, *theirs.test_list]
+            assert (theirs.filename, theirs.tgz_md5) == files.archive
+            assert theirs.base_folder == files.folder
+    assert list(FILES["fashion_mnist"].class_names) == datasets.FashionMNIST.classes
 
 
 def test_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path, mnist: dict[str, Any]) -> None:
     (mnist["raw"] / "t10k-images-idx3-ubyte.gz").unlink()
     with pytest.raises(ConfigError, match=r"t10k-images-idx3-ubyte\.gz is missing; set data\.download=true"):
-        load_source(of("mnist", tmp_path))
+        read_source(of("mnist", tmp_path))
 
 
 def test_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(datasets, "FashionMNIST", unreachable)
     with pytest.raises(ConfigError, match=r"could not be downloaded \(no route to host\); check the network"):
-        load_source(of("fashion_mnist", tmp_path, download=True))
+        read_source(of("fashion_mnist", tmp_path, download=True))
 
 
 def test_altered_file_is_refused(tmp_path: Path, mnist: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ def test_altered_file_is_refused(tmp_path: Path, mnist: dict[str, Any]) -> None:
     content[100] ^= 1
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"train-images-idx3-ubyte\.gz is damaged \(its MD5 is .*delete it and run"):
-        load_source(of("mnist", tmp_path, download=True))
+        read_source(of("mnist", tmp_path, download=True))
 
 
 @pytest.mark.parametrize("damage", ["cut gz", "cut idx", "no idx", "labels"])
@@ -123,7 +125,7 @@ def test_damage_that_a_sum_does_not_see_is_refused(tmp_path: Path, mnist: dict[s
     file.write_bytes(new)
     mnist["sums"][name] = md5(new)
     with pytest.raises(ConfigError, match="is damaged"):
-        load_source(of("mnist", tmp_path))
+        read_source(of("mnist", tmp_path))
 
 
 @pytest.fixture
@@ -131,17 +133,17 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     batches = {}
-    for name in torchvision_files.CIFAR10_MD5:
+    for name in FILES["cifar10"].md5:
         data = RNG.integers(0, 256, (10, 3072), dtype=np.uint8)
         batches[name] = {"data": data, "labels": RNG.permutation(10).tolist()}
         (folder / name).write_bytes(pickle.dumps(batches[name]))
     sums = {name: md5((folder / name).read_bytes()) for name in batches}
-    monkeypatch.setattr(torchvision_files, "CIFAR10_MD5", sums)
+    monkeypatch.setitem(FILES, "cifar10", dataclasses.replace(FILES["cifar10"], md5=sums))
     return {"folder": folder, "batches": batches}
 
 
 def check_cifar(root: Path, batches: dict[str, Any]) -> None:
-    source = load_source(of("cifar10", root))
+    source = read_source(of("cifar10", root))
     assert np.array_equal(source.bank.x.numpy().reshape(60, -1), np.concatenate([b["data"] for b in batches.values()]))
     assert source.y.tolist() == [label for batch in batches.values() for label in batch["labels"]]
     assert source.bank.input_shape == (3, 32, 32)
@@ -156,10 +158,10 @@ def test_cifar_from_its_folder(tmp_path: Path, cifar: dict[str, Any]) -> None:
     file = cifar["folder"] / "data_batch_3"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ConfigError, match="data_batch_3 is damaged"):
-        load_source(of("cifar10", tmp_path))
+        read_source(of("cifar10", tmp_path))
     file.unlink()
     with pytest.raises(ConfigError, match="data_batch_3 is missing"):
-        load_source(of("cifar10", tmp_path))
+        read_source(of("cifar10", tmp_path))
 
 
 def test_cifar_from_its_archive_without_unpacking(
@@ -171,9 +173,10 @@ def test_cifar_from_its_archive_without_unpacking(
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(cifar["folder"], "cifar-10-batches-py")
     (root / "cifar-10-python.tar.gz").write_bytes(packed.getvalue())
-    monkeypatch.setattr(torchvision_files, "CIFAR10_ARCHIVE", ("cifar-10-python.tar.gz", md5(packed.getvalue())))
+    archive = ("cifar-10-python.tar.gz", md5(packed.getvalue()))
+    monkeypatch.setitem(FILES, "cifar10", dataclasses.replace(FILES["cifar10"], archive=archive))
     check_cifar(root, cifar["batches"])
     assert [file.name for file in root.iterdir()] == ["cifar-10-python.tar.gz"]
     (root / "cifar-10-python.tar.gz").write_bytes(packed.getvalue()[:-9])
     with pytest.raises(ConfigError, match=r"cifar-10-python\.tar\.gz is damaged"):
-        load_source(of("cifar10", root))
+        read_source(of("cifar10", root))

@@ -1,0 +1,172 @@
+"""Decoded images of a folder: decoded once, kept as one array on disk that all processes map to memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from src.data.source import Source, content_digest, moments
+from src.data.stream import Bank
+from src.errors import ConfigError
+
+CACHE_VERSION = 1
+"""Increase it when images are decoded in another way."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file of a tree. `path`: relative to the tree; `is_test`: part of the tree's own test set; `size`: bytes."""
+
+    path: str
+    label: int
+    is_test: bool
+    size: int
+    mtime_ns: int
+
+
+def load_images(
+    tree: Path, class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int], caches: Sequence[Path]
+) -> Source:
+    """Images as uint8 [N, channels, size, size], upright, scaled to fit their shorter side and cropped in the middle.
+
+    Args:
+        tree: The folder that `files` are in.
+        class_names: Names of the labels.
+        files: All images, in the order of the source.
+        shape: Channels and size.
+        caches: The first writable folder gets the cache, addressed by names, sizes and times of all files.
+
+    Raises:
+        ConfigError: An image is damaged (under `data.path`), or no cache is writable.
+    """
+    name = _address(class_names, files, shape)
+    for cache in caches:
+        if (found := _read(cache / name)) is not None:
+            return found
+    cache = _writable(caches)
+    with FileLock(str(cache / f"{name}.lock")):
+        found = _read(cache / name)  # another process may have decoded the images while this one waited
+        if found is None:
+            shutil.rmtree(cache / name, ignore_errors=True)
+            _decode_all(tree, class_names, files, shape, cache / name)
+            found = _read(cache / name)
+            assert found is not None
+    return found
+
+
+def _address(class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int]) -> str:
+    channels, size = shape
+    h = hashlib.blake2b(repr((CACHE_VERSION, class_names, size, channels)).encode(), digest_size=16)
+    for file in files:  # the text is part of the format: it finds caches on disk
+        described = ", ".join(f"{name}={value!r}" for name, value in vars(file).items())
+        h.update(f"Picture({described})".encode(errors="surrogateescape"))
+    return h.hexdigest()
+
+
+def _writable(caches: Sequence[Path]) -> Path:
+    for cache in caches:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(cache, os.W_OK):
+            return cache
+    tried = " nor ".join(str(cache) for cache in caches)
+    fix = "point data.root to a writable folder"
+    raise ConfigError("data.root", str(caches[0].parent), f"cannot write {tried}; {fix}")
+
+
+def _read(folder: Path) -> Source | None:
+    """The source of a complete cache folder; None if it is missing or a file has another size than was written."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        if any((folder / name).stat().st_size != size for name, size in meta["bytes"].items()):
+            return None
+        x = torch.from_numpy(np.load(folder / "x.npy", mmap_mode="c"))
+        y = torch.from_numpy(np.load(folder / "y.npy"))
+        is_test = torch.from_numpy(np.load(folder / "is_test.npy"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return None
+    mean, std = (torch.tensor(meta[name], dtype=torch.float64) for name in ("mean", "std"))
+    official_test = is_test if is_test.any() else None
+    return Source(Bank(x, mean, std), y, tuple(meta["class_names"]), meta["digest"], official_test)
+
+
+def _decode_all(
+    tree: Path, class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int], target: Path
+) -> None:
+    """Write the cache folder. It is renamed to its final name last, so a folder of that name is complete."""
+    channels, size = shape
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        full = (len(files), channels, size, size)
+        pixels = np.lib.format.open_memmap(work / "x.npy", "w+", np.dtype(np.uint8), full)
+
+        def decode(row: int) -> None:
+            file = tree / files[row].path
+            try:
+                pixels[row] = decode_image(file, size, channels)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                problem = f"cannot read image {file} ({error}); repair or remove it"
+                raise ConfigError("data.path", str(tree), problem) from error
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
+            try:
+                for _ in pool.map(decode, range(len(files))):
+                    pass
+            except ConfigError:
+                pool.shutdown(cancel_futures=True)
+                raise
+        pixels.flush()
+        labels = np.array([file.label for file in files], np.int64)
+        is_test = np.array([file.is_test for file in files])
+        np.save(work / "y.npy", labels)
+        np.save(work / "is_test.npy", is_test)
+        x, y = torch.from_numpy(pixels), torch.from_numpy(labels)
+        official_test = torch.from_numpy(is_test) if is_test.any() else None
+        mean, std = moments(x, official_test)
+        meta = {
+            "digest": content_digest(x, y, class_names, official_test),
+            "class_names": class_names,
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "bytes": {file.name: file.stat().st_size for file in work.iterdir()},
+        }
+        (work / "meta.json").write_text(json.dumps(meta, indent=1))
+        work.chmod(0o755)
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def decode_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
+    """One image as uint8 [channels, size, size]: upright, shorter side fitted, cropped in the middle (bicubic)."""
+    with Image.open(file) as image:
+        mode = "RGB" if channels == 3 else "L"
+        image.draft(mode, (2 * size, 2 * size))  # decodes a large JPEG at a fraction of its size, which is faster
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        elif upright.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {upright.mode} have no known range; save it with 8 or 16 bits a channel")
+        elif upright.mode in ("P", "PA"):
+            upright = upright.convert("RGBA")
+        upright = upright.convert(mode)
+        if upright.size != (size, size):
+            upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(upright, np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

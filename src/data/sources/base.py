@@ -1,0 +1,134 @@
+"""What every data source has in common: its settings, what they say before anything is read, and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from src.errors import ConfigError
+
+if TYPE_CHECKING:  # configurations are parsed by commands that never load torch
+    from src.data.source import Source
+    from src.data.split_config import SplitConfig
+
+
+@dataclass(frozen=True)
+class ShiftedTarget:
+    """Regression on x ~ N(0, I), new samples for every seed: only the true weights of Dataset 1 and 2 differ."""
+
+    dim: int
+    noise: float
+    distance: float
+    """Between the true weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(ABC):
+    """One source (`data=NAME`): a subclass is its settings, its checks and its reading."""
+
+    where: ClassVar[frozenset[str]] = frozenset({"root"})
+    """Settings that say where data lie. A cell's hash leaves them out: it covers the digest of the content instead."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Overrides without which `data=NAME` does not compose."""
+    suffix: ClassVar[str | None] = None
+    """`split.shift.source=PATH` is read by the source whose suffix the path ends with; the longest wins. None: by name."""
+
+    name: str
+    """The source's key in the catalog."""
+    root: str
+    """The folder of all data sets: downloads go there, relative paths start there."""
+
+    @property
+    def folder(self) -> Path:
+        """`root` as a path."""
+        return Path(self.root).expanduser()
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the settings alone say that targets are numbers instead of classes."""
+        return False
+
+    @property
+    def shifted_target(self) -> ShiftedTarget | None:
+        """The exactly solvable setting that the samples are drawn from, if they are."""
+        return None
+
+    def check(self, split: SplitConfig) -> None:
+        """Raise ConfigError if the settings contradict each other or the split. Runs before anything is read."""
+        del split
+
+    @abstractmethod
+    def load(self, cache: Path) -> Source:
+        """Read all samples.
+
+        Args:
+            cache: Folder for decoded images if `root` is read-only.
+
+        Raises:
+            ConfigError: Something is missing, damaged or contradictory; the message says how to fix it.
+        """
+
+    @classmethod
+    def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig | None:
+        """The settings behind `split.shift.source=value`; None if this source cannot be Dataset 2's.
+
+        Args:
+            value: The source's name, or a path that ends with `suffix`.
+            data: The settings of Dataset 1's source, whose root and keys apply.
+            first: Dataset 1's source, whose image size applies.
+        """
+        del value, data, first
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConfig(SourceConfig):
+    """A source of the user's own files: `path` alone to split, or `path` and `path2` as Dataset 1 and Dataset 2."""
+
+    where = frozenset({"root", "path", "path2"})
+    needs = ("data.path=.",)
+
+    path: str
+    """File or folder: as given, or else inside `root`."""
+    path2: str | None
+    """Dataset 2's file or folder, with the same classes; null: `path` is split."""
+
+    @abstractmethod
+    def read(self, path: Path, cache: Path) -> Source:
+        """Read one existing file or folder. Problems are reported under `data.path`."""
+
+    def load(self, cache: Path) -> Source:
+        from src.data.source import match
+
+        first = self.read(self._existing(), cache)
+        if self.path2 is None:
+            return first
+        with path_reported_as("data.path2", self.path2):
+            second = dataclasses.replace(self, path=self.path2, path2=None).load(cache)
+        return dataclasses.replace(first, second=match(second, first, "data.path2", self.path2))
+
+    def _existing(self) -> Path:
+        candidates = [Path(self.path).expanduser()]
+        if not candidates[0].is_absolute():
+            candidates.append(self.folder / self.path)
+        for candidate in candidates:
+            if candidate.exists():
+                return candidate
+        tried = " and ".join(str(candidate) for candidate in candidates)
+        raise ConfigError("data.path", self.path, f"does not exist (tried {tried}); give the path of your data")
+
+
+@contextmanager
+def path_reported_as(key: str, value: str) -> Iterator[None]:
+    """Report problems with `data.path` under the key that the user gave."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key == "data.path":
+            raise ConfigError(key, value, error.problem) from error
+        raise
