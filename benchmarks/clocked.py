@@ -13,53 +13,50 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from src.cells import run as compare
-from src.cells.run import CellOutcome, cell_dir, free_device, missing_runs, record_failure, score
+from src.cells import run, write
+from src.cells.resolve import ResolvedCell, resolve
+from src.cells.run import CellOutcome, free_device, score
+from src.cells.write import record_failure
 from src.config import Config
+from src.data.split import StreamFactory
 from src.sweep.summary import Session
-from src.training.control import OnProgress
+from src.training.control import NO_CONTROL, RunControl
 
-__all__ = ["cell_dir", "free_device", "missing_runs", "record_failure", "run_cell", "score", "session"]
+__all__ = ["free_device", "record_failure", "resolve", "run_cell", "score", "session"]
 
 
-def run_cell(
-    config: Config,
-    *,
-    on_run: Callable[[Path], None] | None = None,
-    on_stage: Callable[[], None] | None = None,
-    on_progress: OnProgress | None = None,
-) -> CellOutcome:
+def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
     """`src.cells.run.run_cell`, clocked."""
     from src.training import execute  # noqa: F401 # imports Lightning for seconds: start-up, no part of the first cell
 
     start = time.time()
     with _clocks() as seconds:
-        outcome = compare.run_cell(config, on_run=on_run, on_stage=on_stage, on_progress=on_progress)
+        outcome = run.run_cell(cell, control)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    _note(config, {"cell": True, "start": start, "end": time.time(), "peak_mib": peak, **seconds})
+    _note(cell.config, {"cell": True, "start": start, "end": time.time(), "peak_mib": peak, **seconds})
     return outcome
 
 
 @contextmanager
-def session(cells: Mapping[str, Config]) -> Iterator[Session]:
-    """`src.cells.run.session`, whose end is clocked: the report, and the last round with MLflow."""
+def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
+    """`src.sweep.summary.Session`, whose end is clocked: the report, and the last round with MLflow."""
     from src.tracking.outbox import Deliverer
 
     seconds: Counter[str] = Counter()
     with (
         patch.object(Deliverer, "stop", _timed(Deliverer.stop, "tracking", seconds)),
-        compare.session(cells) as said,
-        patch.object(said, "finish", _timed(said.finish, "report", seconds)),
+        Session(cells) as opened,
+        patch.object(opened, "finish", _timed(opened.finish, "report", seconds)),
     ):
-        yield said
-    _note(next(iter(cells.values())), {"parent": True, **seconds})
+        yield opened
+    _note(cells[0].config, {"parent": True, **seconds})
 
 
 @contextmanager
@@ -71,9 +68,9 @@ def _clocks() -> Iterator[Counter[str]]:
     seconds: Counter[str] = Counter()
     parts: list[tuple[Any, str, str]] = [
         (execute, "execute", "train"),
-        (compare, "make_plan", "data"),
-        (compare.StreamFactory, "build", "data"),
-        (compare, "score_all", "score"),
+        (run, "make_plan", "data"),
+        (StreamFactory, "build", "data"),
+        (write, "score_all", "score"),
         (Store, "get", "store"),
         (Store, "put", "store"),
     ]

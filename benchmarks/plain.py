@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from benchmarks.harness import GRID_FLAGS, Grid, flags, grid_of
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
 from src.models.build import build_model
@@ -92,7 +92,7 @@ def _dataset(samples: Samples) -> TensorDataset:
 def train(config: Config, regime: str, seed: int, epochs: int, folder: Path) -> float:
     """Seconds of one run, from its data to the end of its test."""
     start = time.perf_counter()
-    stream = streams_of(config).build(seed)
+    stream = resolve(config).streams.build(seed)
     torch.manual_seed(seed)
     loaders = [DataLoader(data, batch_size=64, shuffle=True) for data in stages_of(regime, stream)]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, seed)

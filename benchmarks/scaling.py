@@ -66,6 +66,7 @@ def cells(given: dict[str, str], scratch: Path) -> None:
 
 def regimes(given: dict[str, str], scratch: Path) -> None:
     """Time of one cell against the regimes that share stage 1, and what the further ones cost beside their own stages."""
+    from src.cells.resolve import resolve
     from src.cells.run import run_cell
     from src.config import compose
     from src.training import execute
@@ -85,7 +86,7 @@ def regimes(given: dict[str, str], scratch: Path) -> None:
 
         start = time.perf_counter()
         with patch.object(execute._Walk, "_fit", clocked):
-            outcome = run_cell(config)
+            outcome = run_cell(resolve(config))
         wall = time.perf_counter() - start
         bodies = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
         first = {k for body in bodies if body["regime"] == "sequential" for k in body["provenance"]["stage_keys"]}

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.models.build import build_model
 from src.training.devices import Device, device_of
@@ -40,7 +40,7 @@ CASES = [
 
 def data_of(config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """The union of the first seed's data sets, as tensors."""
-    train = streams_of(config).build(0).train
+    train = resolve(config).streams.build(0).train
     return torch.cat([part.inputs() for part in train]), torch.cat([part.y for part in train])
 
 
@@ -99,7 +99,7 @@ def ours(config: Config, epochs: int, place: Device, n_models: int) -> float:
     from src.stopping.epochs import EpochsStopping
 
     config = replace(config, stopping=EpochsStopping(name="epochs", epochs=epochs))
-    factory = streams_of(config)
+    factory = resolve(config).streams
     streams = {seed: factory.build(seed) for seed in range(n_models)}
     plan = make_plan(config, streams, [(config.regimes[1], seed) for seed in streams])
     nodes = list(plan.nodes.values())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import compose
 from src.sweep.workers.local import n_processors
 from src.training.devices import device_of
@@ -55,7 +55,7 @@ def _block(regime: str, metric: str, seeds: Sequence[int]) -> list[float]:
     of, _, name = metric.partition("/")
     assert of == "test", "other figures are not scored here"
     config = compose([*RECIPE, f"regimes=[{regime}]", f"seeds=[{','.join(map(str, seeds))}]"])
-    factory, place = streams_of(config), device_of(config.trainer)
+    factory, place = resolve(config).streams, device_of(config.trainer)
     streams = {seed: factory.build(seed) for seed in seeds}
     plan = make_plan(config, streams, [(config.regimes[0], seed) for seed in seeds])
     with tempfile.TemporaryDirectory() as scratch:

@@ -27,17 +27,17 @@ def main(composed: DictConfig) -> None:
     if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
         sys.exit(launch(config.trainer.devices, sys.argv[1:]))
 
-    from src.cells.run import cell_dir, missing_runs, run_cell, run_dir
+    from src.cells.resolve import resolve
+    from src.cells.run import run_cell
     from src.tracking.outbox import Deliverer
 
-    is_new = bool(missing_runs(config))
-    outcome = run_cell(config)
+    cell = resolve(config)
+    is_new = bool(cell.missing_runs())
+    outcome = run_cell(cell)
     if int(os.environ.get("RANK", "0")) > 0:
         return
-    folder = run_dir(cell_dir(config), config.regimes[0], config.seeds[0])
-    Deliverer(
-        Path(config.multirun) / config.sweep, config.tracking, warn=lambda text: print(text, file=sys.stderr)
-    ).stop()
+    folder = cell.run_folder(config.regimes[0], config.seeds[0])
+    Deliverer(cell.sweep_dir, config.tracking, warn=lambda text: print(text, file=sys.stderr)).stop()
     if (folder / "result.json").exists():
         show(folder, is_new)
         if is_diverged(folder):

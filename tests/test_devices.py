@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from src.cells import run as compare
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import compose
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
@@ -42,9 +43,9 @@ def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, m
     monkeypatch.setattr("src.sweep.workers.worker.StopRequest.listen", lambda _: None)  # pytest keeps its signals
     config = compose([*WORDS, f"multirun={tmp_path / 'two'}", "trainer.devices=2"])
     folder = SweepFolder(tmp_path / "two", "s")
-    cell = compare.cell_dir(config).name
+    cell = resolve(config).hash
     with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(None, "src.cells.run"))
+        queue = WorkQueue(folder, member, folder.write_queue(None, "src.sweep.laboratory"))
         distributions = queue.distributions()
         distributions.prepare([config.axes()])
         queue.enqueue([(cell, Cell(config))], distributions, alone=True)
@@ -52,7 +53,7 @@ def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, m
         (entry,) = queue.entries()
         queue.close()
     assert entry.state == "COMPLETE", entry.reason
-    compare.run_cell(compose([*WORDS, f"multirun={tmp_path / 'one'}"]))
+    run_cell(resolve(compose([*WORDS, f"multirun={tmp_path / 'one'}"])))
     one, two = bodies(tmp_path / "one"), bodies(tmp_path / "two")
     assert one.keys() == two.keys() == {"sequential-0", "combined-0"}
     for name, a in one.items():

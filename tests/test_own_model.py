@@ -13,6 +13,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
@@ -56,7 +57,7 @@ def test_a_model_of_ones_own_goes_on_with_new_pictures_and_is_compared(tmp_path:
     regimes = f"regimes=[{{sequential:{{checkpoint:'{tmp_path / 'model.pt'}'}}}},combined]"
     where = ["seeds=1", "stopping.epochs=1", "trainer=cpu", "tracking=off", f"multirun={tmp_path / 'multirun'}"]
     config = compose([*settings, *network, regimes, *where])
-    run_cell(config)
+    run_cell(resolve(config))
     records = load_records(tmp_path / "multirun" / "mine")
     assert not records.failed
     (mine,) = (run for run in records.runs if run.regime.startswith("sequential(checkpoint="))

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.cells.run import cell_dir, run_cell
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import compose
 
 pytestmark = pytest.mark.real_data
@@ -32,8 +33,8 @@ def needed(name: str) -> Path:
 def accuracies(tmp_path: Path, *overrides: str, of: str = "union") -> list[float]:
     """Test accuracy of every run of the cell."""
     config = compose([*CELL, f"multirun={tmp_path}", *overrides])
-    assert run_cell(config).failures == ()
-    results = [json.loads(path.read_text()) for path in sorted(cell_dir(config).glob("*/result.json"))]
+    assert run_cell(resolve(config)).failures == ()
+    results = [json.loads(path.read_text()) for path in sorted(resolve(config).folder.glob("*/result.json"))]
     assert len(results) == 4
     return [result["result"]["metrics"][f"test/{of}/accuracy"] for result in results]
 

@@ -6,7 +6,8 @@ import os
 import time
 from typing import Any
 
-from src.config import Config
+from src.cells.resolve import ResolvedCell
+from src.training.control import NO_CONTROL, RunControl
 from tests.sweep import fake_engine
 
 
@@ -14,9 +15,9 @@ def __getattr__(name: str) -> Any:
     return getattr(fake_engine, name)
 
 
-def run_cell(config: Config, **calls: Any) -> Any:
+def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> Any:
     """As there; times are of the system's monotonic clock, in seconds."""
     began = time.monotonic()
-    outcome = fake_engine.run_cell(config, **calls)
-    fake_engine.note(config, f"took {os.getpid()} {began} {time.monotonic()}")
+    outcome = fake_engine.run_cell(cell, control)
+    fake_engine.note(cell.config, f"took {os.getpid()} {began} {time.monotonic()}")
     return outcome

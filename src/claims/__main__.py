@@ -22,11 +22,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from src import cli as entry
-from src.cells import run as compare
 from src.claims.claims import Claim, Study, claim_ids, elsewhere, load_claim
 from src.comparison.pairing import load_records
 from src.config import CONF_DIR
 from src.errors import ConfigError
+from src.sweep import laboratory
 from src.sweep.command import run_cells
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
@@ -60,14 +60,14 @@ def main(arguments: Sequence[str]) -> int:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         tasks = tasks_of(given, settings, loader)
-    plan = plan_sweep([cell for task in tasks for cell in task.cells], compare)
+    plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)
     config = plan.config
     folder = SweepFolder(Path(config.multirun), SWEEP)
     if config.dry_run:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking, warn=lambda text: print(text, file=sys.stderr)).start()
-    failures = run_cells(plan, folder, compare, "src.cells.run")
+    failures = run_cells(plan, folder, laboratory, laboratory.__name__)
     _judge(tasks, plan, folder, list(arguments))
     deliverer.stop()
     for cell, reason in failures.items():
@@ -146,17 +146,18 @@ def _judge(tasks: Sequence[Task], plan: Plan, folder: SweepFolder, arguments: li
     store = Store(folder.multirun / ".stages")
     known = {
         name: CellEvidence(
-            config=compare.settled(cell.config),
+            config=cell.config,
             cell=name,
             runs={(run.regime, run.seed): run for run in records.runs if run.cell == name},
-            factory=compare.streams_of(cell.config),
+            factory=cell.streams,
             store=store,
         )
-        for name, cell in plan.cells.items()
+        for name, cell in plan.resolved.items()
     }
+    hashes = iter(plan.hashes)
     settled, entries = [], []
     for task in tasks:
-        cells = tuple(known[compare.cell_dir(cell.config).name] for cell in task.cells)
+        cells = tuple(known[next(hashes)] for _ in task.cells)
         one = settle(task.claim, Evidence(study=task.study, cells=cells))
         data = _where(task)
         settled.append((one, data))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
 from src.stopping.convergence import ConvergenceStopping
@@ -123,7 +123,7 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
     rate, momentum and tolerance. None: all as the configuration says. `stiffness`: by how much a penalty may at most
     multiply the largest curvature.
     """
-    factory = streams_of(config)
+    factory = resolve(config).streams
     streams = {seed: factory.build(seed) for seed in config.seeds}
     wanted = [(regime, seed) for seed in config.seeds for regime in config.regimes]
     plan = make_plan(config, streams, wanted)

@@ -215,21 +215,22 @@ def bias_classifier(*overrides: str) -> Config:
 
 def files() -> Iterator[Row]:
     """The same through files: result.json, and a second regime whose first stage comes from the store."""
-    from src.cells.run import cell_dir, run_cell, run_dir, streams_of
+    from src.cells.resolve import resolve
+    from src.cells.run import run_cell
 
     with tempfile.TemporaryDirectory() as folder:
         overrides = (f"multirun={folder}", "split.sizes=[40,30]", "data.target_shift=1", "optimizer.lr=0.25")
         config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential", seeds=SEEDS)
-        run_cell(config)
-        config = lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential,d1_only", seeds=SEEDS)
-        run_cell(config)
-        for regime in config.regimes:
+        run_cell(resolve(config))
+        cell = resolve(lab(*overrides, "stopping.tolerance=1e-11", regimes="sequential,d1_only", seeds=SEEDS))
+        run_cell(cell)
+        for regime in cell.config.regimes:
             expected, found, reused = [], [], 0
-            for seed in config.seeds:
-                body = json.loads((run_dir(cell_dir(config), regime, seed) / "result.json").read_text())
+            for seed in cell.config.seeds:
+                body = json.loads((cell.run_folder(regime, seed) / "result.json").read_text())
                 found.append(body["result"]["metrics"]["test/d2/excess_risk"])
                 reused += body["provenance"]["reused_samples"]
-                stream = streams_of(config).build(seed)
+                stream = cell.streams.build(seed)
                 assert stream.populations is not None
                 ends = linear.sequential_weights(np.zeros(20), parts_of(stream))
                 end = ends[-1] if regime.label == "sequential" else ends[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.oracles.cell import Floats, Measured, lab, measure
 from src.oracles.conditional import bias_descent, without_convergence
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
@@ -165,7 +165,7 @@ def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float,
         GROUP,
     )
     cell = measure(lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
-    squares = streams_of(cell.config).source.y.double().numpy().reshape(-1) ** 2
+    squares = resolve(cell.config).streams.source.y.double().numpy().reshape(-1) ** 2
     expected = noise.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
     off = cell.metric("d1_only", "test/d1/loss") - squares.mean()
     named = [

@@ -73,9 +73,12 @@ def _run_grid(cells: list[Cell], engine: Engine, engine_name: str) -> tuple[list
     if plan.missing and config.launcher.detached:
         failures = run_cells(plan, folder, engine, engine_name)
     else:
-        with engine.session({cell_hash: cell.config for cell_hash, cell in plan.cells.items()}) as session:
+        from src.sweep.summary import report
+
+        cells = list(plan.resolved.values())
+        with engine.session(cells) as session:
             failures = run_cells(plan, folder, engine, engine_name, session.verdict)
-            session.finish()
+            session.finish(cells, report)
     described = [
         f"cell {cell_hash} ({' '.join(f'{key}={value}' for key, value in plan.cells[cell_hash].axes.items())}): {reason}"
         for cell_hash, reason in failures.items()
@@ -106,8 +109,8 @@ def run_cells(
     if watch.left_alone:
         say_left_alone(plan.config, console)
         return {}
-    for cell_hash, cell in plan.missing.items():
-        if cell_hash not in failures and (lacking := engine.missing_runs(cell.config)):
+    for cell_hash in plan.missing:
+        if cell_hash not in failures and (lacking := plan.resolved[cell_hash].missing_runs()):
             failures[cell_hash] = f"{len(lacking)} runs have no result, though their worker reported none as failed"
     return failures
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
-from src.config import Config, parse
+from src.config import Config
+from src.config.serialize import config_text, read_config
 from src.errors import ConfigError
 from src.io import write_atomically
 from src.sweep.workers.compatibility import code_here
-
-Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 GRID = "grid"
 """In place of a search's id: the cells that a command listed."""
@@ -96,39 +91,10 @@ class SweepFolder:
 
     def read_cell(self, cell_hash: str) -> Config:
         """What the cell's next worker is to run; `multirun` is where the folder is now."""
-        return self.read_config(self.cell(cell_hash) / "cell.yaml")
-
-    def read_config(self, path: Path) -> Config:
-        """The config that `config_text` wrote to a file; `multirun` is where the folder is now."""
-        with path.open(encoding="utf-8") as file:
-            mapping = yaml.load(file, Loader=Loader)
-        return parse({**mapping, "multirun": str(self.multirun)})
+        return read_config(self.cell(cell_hash) / "cell.yaml", self.multirun)
 
 
 def searches_of(folder: SweepFolder) -> list[str]:
     """The ids of the sweep's searches, the one whose command is the oldest first."""
     found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
     return [path.parent.name for path in found]
-
-
-def config_text(config: Config) -> str:
-    """The config as YAML; see `SweepFolder.read_config`."""
-    return str(yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120))
-
-
-def to_mapping(config: Config) -> Mapping[str, Any]:
-    """Plain lists and mappings from which `parse` makes the same config again."""
-    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
-    mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
-    mapping["regime"] = dict(mapping["regimes"][0])
-    mapping["seed"] = config.seeds[0]
-    return mapping
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, all the way down: what YAML and JSON have."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from src.cells.resolve import ResolvedCell
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, RunRecord, by_cell, load_records
 from src.comparison.tables import csv_table, markdown_table, means_table, remarks, terminal_table
@@ -20,13 +22,13 @@ from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, s
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.io import write_atomically
+from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.record import mask
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from src.sweep.search.command import Searched
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:
@@ -70,32 +72,33 @@ def _told_apart(short: Sequence[object], values: Sequence[object]) -> bool:
     return len({repr(s) for s in short}) == len({(repr(s), repr(v)) for s, v in zip(short, values, strict=True)})
 
 
-def read(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config]) -> Records:
+def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     """The records of a command: its cells, its regimes and seeds, each cell placed among the others of the command."""
+    configs = [cell.config for cell in cells]
+    hashes = [cell.hash for cell in cells]
     seeds = {seed for config in configs for seed in config.seeds}
-    records = load_records(sweep_dir, cells=cells, seeds=seeds)
+    records = load_records(sweep_dir, cells=hashes, seeds=seeds)
     wanted = set(labels_of(configs))
-    axes = dict(zip(cells, axes_of(configs), strict=True))
+    axes = dict(zip(hashes, axes_of(configs), strict=True))
     runs = tuple(replace(run, axes=axes[run.cell]) for run in records.runs if run.regime in wanted)
     failed = tuple(replace(run, axes=axes[run.cell]) for run in records.failed if run.regime in wanted)
     return Records(runs=runs, failed=failed, damaged=records.damaged)
 
 
 class Session:
-    """One command's results as they come: MLflow is told from a thread of this process while workers train.
+    """A command on a sweep: while its workers train, a thread of this process sends finished records to MLflow.
 
-    `cells`: the command's, by their hashes (of a search: one of them); `words`: the command line, which reproduces it
-    all; `settle` fills in what only a cell's data can say.
+    `cells`: those of the command (of a search: the first of them).
     """
 
-    def __init__(
-        self, sweep_dir: Path, cells: Mapping[str, Config], words: str, settle: Callable[[Config], Config]
-    ) -> None:
-        self._sweep_dir, self._words, self._settle = sweep_dir, words, settle
-        self._cells = {cell: settle(config) for cell, config in cells.items()}
-        configs = list(self._cells.values())
-        self._n_comparisons = len(configs) * len(list(combinations(labels_of(configs), 2)))
-        self._deliverer = Deliverer(sweep_dir, configs[0].tracking, warn=lambda text: print(text, file=sys.stderr))
+    def __init__(self, cells: Sequence[ResolvedCell]) -> None:
+        self._cells = {cell.hash: cell for cell in cells}
+        first, labels = cells[0], labels_of([cell.config for cell in cells])
+        self._sweep_dir = first.sweep_dir
+        self._n_comparisons = len(cells) * len(list(combinations(labels, 2)))
+        self._deliverer = Deliverer(
+            first.sweep_dir, first.config.tracking, warn=lambda text: print(text, file=sys.stderr)
+        )
 
     def __enter__(self) -> Session:
         self._deliverer.start()
@@ -104,44 +107,35 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:  # else the thread ends with the process, and the next command tells MLflow the rest
+        if kind is None:  # after an error the thread ends with the process, and the next command delivers the rest
             self._deliverer.stop()
 
-    def verdict(self, cell: str) -> str | None:
-        """Who wins a finished cell, for the running count: corrected over all the cells the command will have."""
-        config = self._cells[cell]
-        records = load_records(self._sweep_dir, cells=[cell], seeds=config.seeds)
+    def verdict(self, cell_hash: str) -> str | None:
+        """The winner of a finished cell, corrected for all comparisons that the command will make."""
+        config = self._cells[cell_hash].config
+        records = load_records(self._sweep_dir, cells=[cell_hash], seeds=config.seeds)
         verdicts = judge(records, labels_of([config]), n_tests=self._n_comparisons)
         return verdicts[0].winner if len(verdicts) == 1 else None
 
-    def finish(self) -> None:
-        """The table and the maps."""
-        report(self._sweep_dir, list(self._cells), list(self._cells.values()), self._words)
-
-    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
-        """The best trials and the pictures of a search, whose cells are `cells`."""
-        from src.sweep.search.summary import report_search
-
-        settled = {cell: self._settle(config) for cell, config in cells.items()}
-        report_search(self._sweep_dir, settled, searched, self._words)
+    def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
+        """Writes the `report`, with this process's command line."""
+        command_line = mask(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
+        report(self._sweep_dir, cells, command_line)
 
 
-def report(sweep_dir: Path, cells: Sequence[str], configs: Sequence[Config], words: str) -> None:
-    """Prints the table and writes table.csv, table.md, the maps and the reports that MLflow mirrors.
-
-    `cells`: hashes, one for each of `configs`. `words`: the command line, which reproduces it all.
-    """
-    records = read(sweep_dir, cells, configs)
-    labels = labels_of(configs)
+def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
+    """Prints the table and writes table.csv, table.md, the maps and the records for MLflow."""
+    records = read(sweep_dir, cells)
+    labels = labels_of([cell.config for cell in cells])
     verdicts = judge(records, labels)
     streams = transfer_tables(records, labels)
     artifacts = _write(sweep_dir, verdicts, streams)
     outbox = Outbox(sweep_dir)
-    report_cells(sweep_dir, dict(zip(cells, configs, strict=True)), records, labels, verdicts, outbox)
+    report_cells(cells, records, labels, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
-    about = SweepReport(sweep=sweep_dir.name, note=note, command=words, metrics=counts, artifacts=artifacts)
+    about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
     write_sweep(sweep_dir, about, outbox)
     console = terminal()
     if verdicts:
@@ -199,8 +193,7 @@ class Place:
 
 
 def report_cells(
-    sweep_dir: Path,
-    configs: Mapping[str, Config],
+    cells: Sequence[ResolvedCell],
     records: Records,
     labels: Sequence[str],
     verdicts: Sequence[CellVerdict],
@@ -212,22 +205,22 @@ def report_cells(
     for one in verdicts:
         of_cell.setdefault(one.cell, []).append(one)
     runs: dict[str, list[RunRecord]] = by_cell(records.runs)
-    for cell, config in configs.items():
-        said = of_cell.get(cell, [])
-        place = (places or {}).get(cell, Place({}, "", {}))
+    for cell in cells:
+        said = of_cell.get(cell.hash, [])
+        place = (places or {}).get(cell.hash, Place({}, "", {}))
         notes = [place.note, *(sentence(one) for one in said)]
         if not any(notes):
             continue
         report = CellReport(
-            sweep=sweep_dir.name,
-            cell=cell,
-            axes={**config.axes(), **place.axes},
+            sweep=cell.config.sweep,
+            cell=cell.hash,
+            axes={**cell.config.axes(), **place.axes},
             verdict=said[0].winner if len(said) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in said),
             note="\n\n".join(note for note in notes if note),
-            command=command(config),
-            metrics={**cell_metrics(runs.get(cell, ()), labels), **place.metrics},
+            command=command(cell.config),
+            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **place.metrics},
         )
-        write_cell(sweep_dir / "cells" / cell, report, outbox)
+        write_cell(cell.folder, report, outbox)
 
 
 def terminal() -> Console:

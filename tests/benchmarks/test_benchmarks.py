@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks import clocked, gpu, grid, plain, scaling
 from benchmarks.harness import Grid, spread
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import compose
+from src.sweep.summary import report
 
 
 def test_the_default_grid_has_the_400_runs_of_the_benchmark() -> None:
@@ -34,7 +35,7 @@ def test_the_plain_way_is_scaled_by_stratum_and_starts_once() -> None:
 
 
 def test_the_plain_ways_stages_are_the_regimes_own() -> None:
-    stream = streams_of(compose(["split.size=60", "split.ratio=2"])).build(0)
+    stream = resolve(compose(["split.size=60", "split.ratio=2"])).streams.build(0)
     sizes = {name: [len(data) for data in plain.stages_of(name, stream)] for name in Grid().regimes}
     assert sizes == {"sequential": [20, 40], "combined": [60], "replay": [20, 40], "freeze": [20, 40]}
 
@@ -43,9 +44,10 @@ def test_the_clocked_engine_accounts_for_the_whole_of_its_cells(tmp_path: Path) 
     config = compose(
         ["trainer=cpu", "tracking=off", "split.size=60", "seeds=2", "stopping.epochs=2", f"multirun={tmp_path}"]
     )
-    with clocked.session({clocked.cell_dir(config).name: config}) as session:
-        outcome = clocked.run_cell(config)
-        session.finish()
+    cells = [clocked.resolve(config)]
+    with clocked.session(cells) as session:
+        outcome = clocked.run_cell(cells[0])
+        session.finish(cells, report)
     assert len(outcome.folders) == 4
     clock = clocked.read(tmp_path / "digits-mlp")
     (line,) = [

@@ -19,11 +19,13 @@ import torch
 import yaml
 
 import src.training.execute as execute_module
-from src.cells import run as compare
-from src.cells.run import cell_dir, missing_runs, run_cell, run_dir
+from src.cells import write
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import Config, compose, parse
 from src.errors import ConfigError
 from src.models.build import build_model
+from src.training.control import RunControl
 from src.training.plan import Node
 from src.training.store.store import Store
 from tests.training.cells import tiny
@@ -39,17 +41,19 @@ def results(config: Config) -> Results:
     """The `result` part of every run of the cell, by its folder's name."""
     return {
         path.parent.name: json.loads(path.read_text())["result"]
-        for path in sorted(cell_dir(config).glob("*/result.json"))
+        for path in sorted(resolve(config).folder.glob("*/result.json"))
     }
 
 
 def ran(config: Config) -> Results:
-    run_cell(config)
+    run_cell(resolve(config))
     return results(config)
 
 
 def curves(config: Config) -> dict[str, Any]:
-    return {path.parent.name: pq.read_table(path).to_pydict() for path in cell_dir(config).glob("*/history.parquet")}
+    return {
+        path.parent.name: pq.read_table(path).to_pydict() for path in resolve(config).folder.glob("*/history.parquet")
+    }
 
 
 @pytest.fixture
@@ -72,12 +76,17 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_what_a_run_leaves(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=2", "split.imbalance=2", "split.ratio=0.5")
     seen: list[Path] = []
-    outcome = run_cell(config, on_run=seen.append)
+
+    class Control(RunControl):
+        def on_run(self, folder: Path) -> None:
+            seen.append(folder)
+
+    outcome = run_cell(resolve(config), Control())
     assert list(outcome.folders) == seen
     assert {folder.name for folder in seen} == {"sequential-0", "sequential-1", "combined-0", "combined-1"}
     assert outcome.failures == ()
-    body = json.loads((run_dir(cell_dir(config), config.regimes[0], 1) / "result.json").read_text())
-    assert (body["schema"], body["sweep"], body["cell"]) == (1, "digits-mlp", cell_dir(config).name)
+    body = json.loads((resolve(config).run_folder(config.regimes[0], 1) / "result.json").read_text())
+    assert (body["schema"], body["sweep"], body["cell"]) == (1, "digits-mlp", resolve(config).hash)
     assert (body["regime"], body["regime_name"], body["knobs"], body["seed"]) == ("sequential", "sequential", {}, 1)
     assert body["status"] == "finished"
     result, provenance = body["result"], body["provenance"]
@@ -101,7 +110,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
 
 def test_the_value_of_a_cell_is_the_mean_paired_difference(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=3")
-    outcome = run_cell(config)
+    outcome = run_cell(resolve(config))
     found = {name: result["metrics"]["test/union/accuracy"] for name, result in results(config).items()}
     differences = [found[f"sequential-{seed}"] - found[f"combined-{seed}"] for seed in range(3)]
     assert outcome.value == pytest.approx(np.mean(differences))
@@ -109,11 +118,9 @@ def test_the_value_of_a_cell_is_the_mean_paired_difference(tmp_path: Path) -> No
 
 def test_figures_are_those_of_the_stored_weights_on_the_test_sets(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=1", "regimes=[combined]", "split.imbalance=3", "split.opposed=false")
-    run_cell(config)
-    body = json.loads(next(cell_dir(config).glob("*/result.json")).read_text())
-    from src.cells.run import streams_of
-
-    stream = streams_of(config).build(0)
+    run_cell(resolve(config))
+    body = json.loads(next(resolve(config).folder.glob("*/result.json")).read_text())
+    stream = resolve(config).streams.build(0)
     stage = Store(tmp_path / ".stages").get(body["provenance"]["stage_keys"][-1])
     assert stage is not None
     model = build_model(config.arch, (1, 8, 8), 10, 0)
@@ -133,7 +140,7 @@ def test_figures_are_those_of_the_stored_weights_on_the_test_sets(tmp_path: Path
 
 def test_curves_run_through_all_stages_on_one_axis_of_updates(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=1", "regimes=[sequential]", "optimizer.batch_size=8", "split.ratio=0.5")
-    run_cell(config)
+    run_cell(resolve(config))
     (history,) = curves(config).values()
     points = [
         (s, k)
@@ -151,9 +158,9 @@ def test_curves_run_through_all_stages_on_one_axis_of_updates(tmp_path: Path) ->
 def test_finished_work_is_not_done_again(tmp_path: Path, fits: list[int]) -> None:
     config = cell(tmp_path, "seeds=2")
     first = ran(config)
-    times = {path: path.stat().st_mtime_ns for path in cell_dir(config).rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in resolve(config).folder.rglob("*") if path.is_file()}
     fits.clear()
-    outcome = run_cell(config)
+    outcome = run_cell(resolve(config))
     assert outcome.folders == ()
     assert fits == []
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -164,7 +171,7 @@ def test_a_grown_cell_runs_what_is_new(tmp_path: Path, fits: list[int]) -> None:
     first = ran(cell(tmp_path, "seeds=2"))
     fits.clear()
     grown = cell(tmp_path, "seeds=4", "regimes=[sequential,combined,d1_only]")
-    assert [(regime.label, seed) for regime, seed in missing_runs(grown)] == [
+    assert [(regime.label, seed) for regime, seed in resolve(grown).missing_runs()] == [
         ("sequential", 2),
         ("sequential", 3),
         ("combined", 2),
@@ -177,7 +184,9 @@ def test_a_grown_cell_runs_what_is_new(tmp_path: Path, fits: list[int]) -> None:
     both = ran(grown)
     assert sum(fits) == 6, "two seeds of two stages and one; d1_only is stage 1 of sequential"
     assert {name: both[name] for name in first} == first
-    reused = json.loads((cell_dir(grown) / "d1_only-0" / "result.json").read_text())["provenance"]["reused_samples"]
+    reused = json.loads((resolve(grown).folder / "d1_only-0" / "result.json").read_text())["provenance"][
+        "reused_samples"
+    ]
     assert reused == both["d1_only-0"]["cost"]["samples"] == 60
 
 
@@ -214,7 +223,7 @@ def test_one_run_alone_is_the_run_in_its_cell(tmp_path: Path) -> None:
             ],
             single_run=True,
         )
-        run_cell(alone)
+        run_cell(resolve(alone))
         assert results(alone)[f"{regime}-{seed}"] == whole[f"{regime}-{seed}"]
 
 
@@ -236,7 +245,7 @@ def test_interrupted_between_groups_is_uninterrupted(
         with monkeypatch.context() as patch:
             patch.setattr(execute_module, "fit", killed)
             with pytest.raises(KeyboardInterrupt):
-                run_cell(config)
+                run_cell(resolve(config))
         assert results(config) == {}
         fits.clear()
         assert ran(config) == whole
@@ -246,18 +255,19 @@ def test_interrupted_between_groups_is_uninterrupted(
 def test_interrupted_between_folders_is_uninterrupted(
     tmp_path: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "WRITERS", 2)
+    monkeypatch.setattr(write, "WRITERS", 2)
     whole = ran(cell(tmp_path / "a"))
     config = cell(tmp_path / "b")
     done: list[Path] = []
 
-    def kill(folder: Path) -> None:
-        done.append(folder)
-        if len(done) == 2:
-            raise KeyboardInterrupt
+    class Kill(RunControl):
+        def on_run(self, folder: Path) -> None:
+            done.append(folder)
+            if len(done) == 2:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cell(config, on_run=kill)
+        run_cell(resolve(config), Kill())
     assert len(results(config)) == 2
     fits.clear()
     assert ran(config) == whole
@@ -278,33 +288,33 @@ def test_a_regime_that_raises_leaves_its_reason_and_is_tried_again(
     for attempt in (1, 2):
         with monkeypatch.context() as patch:
             patch.setattr(execute_module, "fit", broken)
-            outcome = run_cell(config)
+            outcome = run_cell(resolve(config))
         assert outcome.failures == (
             "sequential-0: ZeroDivisionError: planted",
             "sequential-1: ZeroDivisionError: planted",
         )
         assert results(config).keys() == {"combined-0", "combined-1"}
         for seed in (0, 1):
-            failed = json.loads((cell_dir(config) / f"sequential-{seed}" / "failed.json").read_text())
+            failed = json.loads((resolve(config).folder / f"sequential-{seed}" / "failed.json").read_text())
             assert (failed["regime"], failed["seed"], failed["attempts"]) == ("sequential", seed, attempt)
             assert failed["error"] == "ZeroDivisionError: planted"
             assert 'raise ZeroDivisionError("planted")' in failed["traceback"]
-    assert run_cell(config).failures == ()
+    assert run_cell(resolve(config)).failures == ()
     assert len(results(config)) == 4
-    assert not list(cell_dir(config).rglob("failed.json"))
+    assert not list(resolve(config).folder.rglob("failed.json"))
 
 
 def test_a_run_whose_folder_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=2")
-    in_the_way = cell_dir(config) / "combined-0"
+    in_the_way = resolve(config).folder / "combined-0"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
-    outcome = run_cell(config)
+    outcome = run_cell(resolve(config))
     assert {folder.name for folder in outcome.folders} == {"sequential-0", "sequential-1", "combined-1"}
     (failure,) = outcome.failures
     assert failure.startswith("combined-0: FileExistsError")
     in_the_way.unlink()
-    assert [folder.name for folder in run_cell(config).folders] == ["combined-0"]
+    assert [folder.name for folder in run_cell(resolve(config)).folders] == ["combined-0"]
 
 
 def test_what_raises_outside_a_stage_is_noted_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,21 +326,21 @@ def test_what_raises_outside_a_stage_is_noted_for_every_run(tmp_path: Path, monk
     with monkeypatch.context() as patched:
         patched.setattr(Store, "put", full)
         with pytest.raises(OSError, match="No space"):
-            run_cell(config)
-    notes = [json.loads(path.read_text()) for path in cell_dir(config).glob("*/failed.json")]
+            run_cell(resolve(config))
+    notes = [json.loads(path.read_text()) for path in resolve(config).folder.glob("*/failed.json")]
     assert len(notes) == 4
     assert all("No space left on device" in note["error"] and "in full" in note["traceback"] for note in notes)
     assert len(list((tmp_path / config.sweep / "outbox").glob("*.json"))) == 4, "MLflow hears of it"
     assert len(ran(config)) == 4
-    assert not list(cell_dir(config).glob("*/failed.json"))
+    assert not list(resolve(config).folder.glob("*/failed.json"))
 
 
 def test_a_diverged_run_is_finished_and_does_not_end_the_others(tmp_path: Path) -> None:
     knobs = "regimes=[combined,{sequential: {lr_factor: 1e30}}]"
     config = cell(tmp_path, "seeds=2", knobs)
-    outcome = run_cell(config)
+    outcome = run_cell(resolve(config))
     assert outcome.value is None, "a cell with a run that diverged has no difference"
-    found = {path.parent.name: json.loads(path.read_text()) for path in cell_dir(config).glob("*/result.json")}
+    found = {path.parent.name: json.loads(path.read_text()) for path in resolve(config).folder.glob("*/result.json")}
     assert {name.split("-")[0]: body["status"] for name, body in found.items()} == {
         "combined": "finished",
         "sequential(lr_factor=1e+30)": "diverged",
@@ -338,7 +348,7 @@ def test_a_diverged_run_is_finished_and_does_not_end_the_others(tmp_path: Path) 
     ill = found["sequential(lr_factor=1e+30)-0"]["result"]
     assert [stage["stopped_by"] for stage in ill["stages"]] == ["epochs", "diverged"]
     assert all(value is None for value in ill["metrics"].values())
-    assert missing_runs(config) == [], "and is never tried again"
+    assert resolve(config).missing_runs() == [], "and is never tried again"
     assert ran(cell(tmp_path / "b", "seeds=2", "regimes=[combined]")) == {
         name: body["result"] for name, body in found.items() if name.startswith("combined")
     }
@@ -393,11 +403,11 @@ def test_same_seed_twice(tmp_path: Path) -> None:
 def test_a_written_configuration_makes_the_same_run(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=[3]", "regimes=[{replay: {share: 0.3}}]", "split.ratio=0.5", "optimizer=adam")
     first = ran(config)
-    written = yaml.safe_load((cell_dir(config) / "replay(share=0.3)-3" / "config.yaml").read_text())
+    written = yaml.safe_load((resolve(config).folder / "replay(share=0.3)-3" / "config.yaml").read_text())
     for single_run in (True, False):
         again = parse({**written, "multirun": str(tmp_path)}, single_run=single_run)
-        assert cell_dir(again) == cell_dir(config)
-        assert missing_runs(again) == []
+        assert resolve(again).folder == resolve(config).folder
+        assert resolve(again).missing_runs() == []
         elsewhere = parse({**written, "multirun": str(tmp_path / f"{single_run}")}, single_run=single_run)
         assert ran(elsewhere) == first
 
@@ -418,5 +428,5 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     overrides: tuple[str, ...], key: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=key):
-        run_cell(cell(tmp_path, *overrides))
+        run_cell(resolve(cell(tmp_path, *overrides)))
     assert not list(tmp_path.rglob("*.json"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.cells import run as compare
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.claims.claims import load_claim
 from src.claims.evidence import CellEvidence, Missing
 from src.claims.probes.catalog import gap, noise_slopes, path
@@ -38,12 +39,11 @@ def test_variance_is_split_into_what_was_planted() -> None:
 
 def trained(overrides: list[str], folder: Path) -> CellEvidence:
     """The evidence of one cell, run in `folder`."""
-    cell = compare.settled(compose([*overrides, "trainer=cpu", "tracking=off", "sweep=claims", f"multirun={folder}"]))
-    compare.run_cell(cell)
-    name = compare.cell_dir(cell)
-    runs = {(run.regime, run.seed): run for run in load_records(name.parent.parent).runs}
-    factory = compare.streams_of(cell)
-    return CellEvidence(config=cell, cell=name.name, runs=runs, factory=factory, store=Store(folder / ".stages"))
+    cell = resolve(compose([*overrides, "trainer=cpu", "tracking=off", "sweep=claims", f"multirun={folder}"]))
+    run_cell(cell)
+    runs = {(run.regime, run.seed): run for run in load_records(cell.sweep_dir).runs}
+    store = Store(folder / ".stages")
+    return CellEvidence(config=cell.config, cell=cell.hash, runs=runs, factory=cell.streams, store=store)
 
 
 def test_the_path_meets_the_combined_optimum_where_theory_says_so(tmp_path: Path) -> None:

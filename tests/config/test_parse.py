@@ -11,10 +11,10 @@ import yaml
 
 from src.config import CONF_DIR, Config, cell_hash, compose, knobs_of, parse, parse_search, parse_seeds, run_hash
 from src.config.command import command
+from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
-from src.sweep.folder import to_mapping
 
 GROUPS = [
     path

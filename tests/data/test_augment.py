@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from src.cells.run import cell_dir, streams_of
+from src.cells.resolve import resolve
 from src.config import compose
 from src.data.augment import augmented, chances, margins
 from src.data.batches import MixtureData, mixture_data
@@ -101,10 +101,10 @@ def test_figures_see_the_pictures_as_they_are() -> None:
 
 def test_what_has_no_pictures_is_refused_and_addresses_stay() -> None:
     gaussian = compose(["data=gaussian", "loss=mse", "arch=linear", "augment=[flip]"])
-    factory = streams_of(gaussian)
+    factory = resolve(gaussian).streams
     with pytest.raises(ConfigError, match=r"augment=.*shape \[\d+\]; set augment=\[\]"):
         check_regimes(gaussian, factory.source, factory.n_outputs)
     plain, one, two, turned = (compose([f"augment={a}"]) for a in ("[]", "[flip]", "[flip,crop]", "[crop,flip]"))
     assert "augment" not in plain.recipe(), "cells from before there was this key keep their address"
-    assert len({cell_dir(config) for config in (plain, one, two)}) == 3
-    assert cell_dir(two) == cell_dir(turned)
+    assert len({resolve(config).folder for config in (plain, one, two)}) == 3
+    assert resolve(two).folder == resolve(turned).folder

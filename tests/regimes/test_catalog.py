@@ -230,12 +230,12 @@ def test_frozen_normalisation_keeps_its_statistics() -> None:
 
 def test_a_network_that_cannot_be_frozen_is_refused_before_training() -> None:
     """One layer has no layer before the last; the cell is refused as a whole."""
-    from src.cells.run import cell_dir
+    from src.cells.resolve import resolve
 
     with pytest.raises(ConfigError, match=r"^regime\.freeze=1: nothing is frozen; .*head"):
-        cell_dir(compose(["arch=linear", "regimes=[freeze]"]))
+        resolve(compose(["arch=linear", "regimes=[freeze]"]))
     with pytest.raises(ConfigError, match=r"^regime\.chunked\.n_chunks=401"):
-        cell_dir(compose(["regimes=[{chunked:{n_chunks:401}}]"]))
+        resolve(compose(["regimes=[{chunked:{n_chunks:401}}]"]))
 
 
 def test_blocks_count_passes_as_combined_does() -> None:

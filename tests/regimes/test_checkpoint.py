@@ -12,10 +12,10 @@ from torch import nn
 
 from src.config import compose, parse, parse_regime, run_hash
 from src.config.command import command
+from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.models.build import build_model
 from src.regimes.checkpoint import pin, read, split
-from src.sweep.folder import to_mapping
 from src.training.compatibility import check_regimes
 from tests.training.cells import executed, planned, tiny
 
@@ -122,12 +122,12 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:
     """One line with what is missing, unknown or of another shape."""
-    from src.cells.run import cell_dir
+    from src.cells.resolve import resolve
 
     path = tmp_path / "odd.pt"
     torch.save(content, path)
     with pytest.raises(ConfigError, match=problem) as raised:
-        cell_dir(compose([regime("sequential", path)]))
+        resolve(compose([regime("sequential", path)]))
     assert str(raised.value).startswith("regime.sequential.checkpoint=")
     assert "\n" not in str(raised.value)
 

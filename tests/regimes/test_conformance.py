@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import Config
 from src.data.stream import Evaluations
 from src.regimes.catalog import REGIMES
@@ -85,7 +85,7 @@ class Untouchable(Evaluations):
 
 def guarded(config: Config) -> StagePlan:
     """The plan of the cell on streams whose test sets raise when they are read."""
-    factory = streams_of(config)
+    factory = resolve(config).streams
     streams = {seed: dataclasses.replace(factory.build(seed), test=Untouchable()) for seed in config.seeds}
     return make_plan(config, streams, [(regime, seed) for regime in config.regimes for seed in config.seeds])
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.comparison.tables import csv_table
 from src.comparison.verdicts import judge, summary
@@ -259,11 +260,10 @@ def test_a_trained_cell_is_taken_apart(tmp_path: Path) -> None:
     """Real runs of three classes, the third absent from Dataset 2: the plots of drift and landscape, exact paths on them."""
     words = ["split.sizes=[40,40]", "split.classes=[3,5,8]", "split.priors=[[.8,.1,.1],[.1,.9,0]]", "trainer=cpu"]
     cell = compose([*words, "seeds=3", "stopping.epochs=3", "tracking=off", "sweep=real", f"multirun={tmp_path}"])
-    from src.cells.run import cell_dir
     from src.sweep.folder import SweepFolder
 
-    SweepFolder(tmp_path, "real").write_cell(cell_dir(cell).name, cell)
-    run_cell(cell)
+    SweepFolder(tmp_path, "real").write_cell(resolve(cell).hash, cell)
+    run_cell(resolve(cell))
     page = report(tmp_path, "real")
     files = {path.stem for path in (tmp_path / "real" / "report").glob("*.png")}
     drift = {"drift-layers", "drift-updates", "drift-probabilities", "drift-restoration"}

@@ -11,17 +11,17 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from src.cells.resolve import ResolvedCell
 from src.comparison.objective import Score
 from src.config import Config, Objective, cell_hash
-from src.regimes.config import RegimeConfig
-from src.sweep.search.command import Searched
-from src.sweep.search.trials import best_first
-from src.training.control import OnProgress
+from src.data.split import StreamFactory
+from src.sweep.engine import Report
+from src.training.control import NO_CONTROL, RunControl
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,15 @@ class Outcome:
     out_of_memory: bool = False
 
 
-def cell_dir(config: Config) -> Path:
-    return Path(config.multirun) / config.sweep / "cells" / cell_hash(config, "fake")
+def resolve(config: Config) -> ResolvedCell:
+    """A cell without data."""
+    return ResolvedCell(config, cast(StreamFactory, None), cell_hash(config, "fake"))
 
 
-def missing_runs(config: Config) -> list[tuple[RegimeConfig, int]]:
-    cell = cell_dir(config)
-    wanted = [(regime, seed) for regime in config.regimes for seed in config.seeds]
-    return [(regime, seed) for regime, seed in wanted if not (cell / f"{regime.label}-{seed}/result.json").exists()]
-
-
-def run_cell(
-    config: Config,
-    *,
-    on_run: Callable[[Path], None] | None = None,
-    on_stage: Callable[[], None] | None = None,
-    on_progress: OnProgress | None = None,
-) -> Outcome:
-    del on_stage, on_progress  # its cells have no stages
+def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:
+    config = resolved.config
     behaviour = _behaviour(config)
-    cell, epochs = cell_dir(config), config.axes()["epochs"]
+    cell, epochs = resolved.folder, config.axes()["epochs"]
     note(config, f"cell {cell.name}")
     note(config, f"sees {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}")
     if epochs in behaviour.get("raise", []):
@@ -66,16 +55,15 @@ def run_cell(
         time.sleep(behaviour.get("seconds", 0.0))
         note(config, f"left {cell.name}")
         return Outcome(None, ("sequential-0: OutOfMemoryError: planted",), out_of_memory=True)
-    for regime, seed in missing_runs(config):
+    for regime, seed in resolved.missing_runs():
         time.sleep(behaviour.get("seconds", 0.0))
-        folder = cell / f"{regime.label}-{seed}"
+        folder = resolved.run_folder(regime, seed)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".result.{os.getpid()}"
         temporary.write_text(json.dumps({"provenance": {"seconds": 2.0}}))
         temporary.replace(folder / "result.json")
         note(config, f"run {cell.name}/{folder.name}")
-        if on_run is not None:
-            on_run(folder)
+        control.on_run(folder)
     note(config, f"left {cell.name}")
     return Outcome(0.5)
 
@@ -84,45 +72,38 @@ def free_device() -> None:
     """It keeps nothing on a device."""
 
 
-def record_failure(config: Config, reason: str) -> None:
-    (cell_dir(config) / "failed.txt").write_text(reason)
+def record_failure(cell: ResolvedCell, reason: str) -> None:
+    (cell.folder / "failed.txt").write_text(reason)
 
 
-class Session:
-    """Says nothing; notes in the diary that it was asked to."""
+class session:
+    """Reports nothing; notes in the diary that it was asked to."""
 
-    def __init__(self, cells: Mapping[str, Config]) -> None:
-        self._cells = cells
-        self._config = next(iter(cells.values()))
+    def __init__(self, cells: Sequence[ResolvedCell]) -> None:
+        self._cells = {cell.hash: cell for cell in cells}
+        self._config = cells[0].config
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> session:
         note(self._config, f"start {len(self._cells)}")
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
-    def verdict(self, cell: str) -> str | None:
-        return "combined" if not missing_runs(self._cells[cell]) else None
+    def verdict(self, cell_hash: str) -> str | None:
+        return "combined" if not self._cells[cell_hash].missing_runs() else None
 
-    def finish(self) -> None:
-        note(self._config, f"finish {len(self._cells)}")
-
-    def finish_search(self, cells: Mapping[str, Config], searched: Searched) -> None:
-        best = best_first(searched.trials, searched.search)
-        note(self._config, f"finish {len(cells)} {best[0].values[0] if best else None}")
+    def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
+        del report
+        note(self._config, f"finish {len(cells)}")
 
 
-def session(cells: Mapping[str, Config]) -> Session:
-    return Session(cells)
-
-
-def score(config: Config, objective: Objective) -> Score:
+def score(cell: ResolvedCell, objective: Objective) -> Score:
     """Best at lr 0.1, where both regimes are equal; diverges above 0.9."""
-    lr = config.optimizer.lr
+    lr = cell.config.optimizer.lr
     if lr > 0.9:
         return Score(None, "diverged, says the fake", diverged=True)
-    if missing_runs(config):
+    if cell.missing_runs():
         return Score(None, "runs are missing")
     return Score({label: 1 - abs(lr - 0.1) * (1 + index) for index, label in enumerate(objective.of)})
 

@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from src.config import CONF_DIR, parse
+from src.config.serialize import to_mapping
 from src.errors import ConfigError
-from src.sweep.folder import to_mapping
 from src.sweep.grid.cells import Cell, expand
 
 

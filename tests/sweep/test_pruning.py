@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FrozenTrial
 
-from src.cells import run as compare
-from src.cells.run import cell_dir, missing_runs, run_cell
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.errors import Pruned
+from src.sweep import laboratory
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Member
@@ -48,13 +49,13 @@ ASKED = [
 ]
 
 
-def search_of(multirun: Path, *overrides: str, engine: ModuleType = compare) -> Search:
+def search_of(multirun: Path, *overrides: str, engine: ModuleType = laboratory) -> Search:
     return make_search(line_of(*ASKED, *overrides, f"multirun={multirun}"), cast(Engine, engine))[0]
 
 
 @contextmanager
 def opened(
-    search: Search, multirun: Path, engine: ModuleType = compare
+    search: Search, multirun: Path, engine: ModuleType = laboratory
 ) -> Iterator[tuple[TrialQueue, Member, SweepFolder]]:
     folder = SweepFolder(multirun, "s")
     search.save(folder)
@@ -82,7 +83,7 @@ def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> lis
     """As a worker does that takes up what dead ones left; the trials then."""
     with opened(search, multirun) as (queue, member, folder):
         queue.take_up_dead()
-        Worker(folder, member, compare.__name__, stop or StopRequest()).work(queue)
+        Worker(folder, member, laboratory.__name__, stop or StopRequest()).work(queue)
         return queue.trials()
 
 
@@ -173,14 +174,14 @@ def test_a_grid_goes_on_with_what_was_cut_short(both: Both, tmp_path: Path) -> N
     search = search_of(tmp_path / "m", "search.pruner=median")
     for trial in filter(is_cut, both.trials):
         config = search.cell(trial.params).config
-        cell = cell_dir(config)
+        cell = resolve(config).folder
         assert cell.name == trial.user_attrs["cell"]
-        assert len(missing_runs(config)) == 2
+        assert len(resolve(config).missing_runs()) == 2
         assert not list(cell.glob("sequential-*")), "nothing for MLflow either: nothing ended"
         parts = list((tmp_path / "m/.stages").rglob("*.part.safetensors"))
         assert len(parts) >= 2
         assert all(Store(p.parents[1]).resume_point(p.name.partition(".")[0]).updates > 0 for p in parts)  # type: ignore[union-attr]
-        assert run_cell(config).failures == ()
+        assert run_cell(resolve(config)).failures == ()
         for folder in cell.glob("sequential-*"):
             other = both.whole_multirun / "s/cells" / cell.name / folder.name
             mine, whole = (json.loads((f / "result.json").read_text())["result"] for f in (folder, other))

@@ -67,7 +67,7 @@ def work(queue: TrialQueue, n_cells: int = 1000) -> None:
         if claim is None:
             return
         try:
-            outcome = fake_engine.run_cell(queue.config_of(claim))
+            outcome = fake_engine.run_cell(fake_engine.resolve(queue.config_of(claim)))
         except RuntimeError as error:
             queue.fail(claim, str(error))
         else:
@@ -307,9 +307,9 @@ def test_two_workers_share_the_points_and_a_point_asked_twice_is_run_once(storag
         theirs = two.claim()  # another cell, or None while the only next point is the one that is running
         while theirs is not None:
             assert theirs.cell != mine.cell
-            two.tell(theirs, fake_engine.run_cell(two.config_of(theirs)))
+            two.tell(theirs, fake_engine.run_cell(fake_engine.resolve(two.config_of(theirs))))
             theirs = two.claim()
-        one.tell(mine, fake_engine.run_cell(one.config_of(mine)))
+        one.tell(mine, fake_engine.run_cell(fake_engine.resolve(one.config_of(mine))))
         work(two)
         assert [trial.user_attrs["point"] for trial in one.trials()] == list(range(8))
     assert set(ran(tmp_path).values()) == {1}
@@ -394,7 +394,7 @@ def test_devices_of_one_run_get_what_the_search_asks_though_a_grid_lists_more_ru
     def run_group(_: SweepFolder, config: Config, n: int, *others: object) -> fake_engine.Outcome:
         del others
         asked.append((config.seeds, n))
-        return fake_engine.run_cell(config)
+        return fake_engine.run_cell(fake_engine.resolve(config))
 
     monkeypatch.setattr("src.sweep.workers.worker.run_group", run_group)
     search = search_of(LR, "trainer=cpu", "trainer.devices=2", "search.n_trials=1", multirun=tmp_path)

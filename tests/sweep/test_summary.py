@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.cells.run import cell_dir, run_cell
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import compose
 from src.sweep.summary import axes_of, report
 
@@ -33,10 +34,10 @@ def test_lists_are_places_as_they_are_typed() -> None:
 
 def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = compose([*TINY, f"multirun={tmp_path}", "regimes=[d1_only]"])
-    outcome = run_cell(config)
+    outcome = run_cell(resolve(config))
     found = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
     values = [100 * body["result"]["metrics"]["test/union/accuracy"] for body in found]
-    report(tmp_path / config.sweep, [cell_dir(config).name], [config], "the command")
+    report(tmp_path / config.sweep, [resolve(config)], "the command")
     row = next(line for line in capsys.readouterr().out.splitlines() if "d1_only" in line)
     assert row.split() == ["d1_only", f"{sum(values) / 2:.1f}", f"{min(values):.1f}", f"{max(values):.1f}", "2"]
 
@@ -44,8 +45,8 @@ def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
     for config in configs:
-        run_cell(config)
-    cells = [cell_dir(config).name for config in configs]
+        run_cell(resolve(config))
+    cells = [resolve(config) for config in configs]
     sweep = tmp_path / configs[0].sweep
     outbox = sweep / "outbox"
 
@@ -56,15 +57,15 @@ def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: py
         return told
 
     assert len(news()) == 8, "the runs"
-    report(sweep, cells, configs, "the command")
-    assert news() == [*(f"cells/{cell}" for cell in cells), "."]
+    report(sweep, cells, "the command")
+    assert news() == [*(f"cells/{cell.hash}" for cell in cells), "."]
     the_map = sweep / "map-sequential-combined.png"
     drawn = the_map.stat().st_mtime_ns
-    report(sweep, cells, configs, "the command")
+    report(sweep, cells, "the command")
     assert news() == []
     assert the_map.stat().st_mtime_ns == drawn, "the same map is not drawn again"
     the_map.unlink()
-    report(sweep, cells, configs, "the command")
+    report(sweep, cells, "the command")
     table = (sweep / "table.csv").read_text().splitlines()
     assert len(table) == 3
     assert "few seeds" in capsys.readouterr().out, "two seeds cannot make anything certain, and it says so"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from src.config import Config, compose
+from src.config.serialize import config_text
 from src.errors import Interrupted
-from src.sweep.folder import SweepFolder, config_text
+from src.sweep.folder import SweepFolder
 from src.sweep.processes import Member
 from src.sweep.workers.torchrun import GroupFailed, GroupOutcome, _outcome, run_group, run_rank
 

@@ -55,7 +55,7 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
     with Member(folder, "sweep") as member:
         queue = WorkQueue(folder, member, folder.write_queue(None, fake_engine.__name__))
         distributions = Distributions({})
-        cells = [(fake_engine.cell_dir(config).name, Cell(config)) for config in configs]
+        cells = [(fake_engine.resolve(config).hash, Cell(config)) for config in configs]
         distributions.prepare(cell.axes for _, cell in cells)
         queue.enqueue(cells, distributions, alone=True)
         queue.close()
@@ -94,7 +94,7 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
     lines = diary(folder)
     assert all(line.split()[1] == gpu for line in lines if line.startswith("sees"))
     states = {entry.cell: entry for entry in entries(folder)}
-    cells = [fake_engine.cell_dir(config).name for config in configs]
+    cells = [fake_engine.resolve(config).hash for config in configs]
     for epochs, cell in enumerate(cells, start=1):
         assert lines.count(f"cell {cell}") == (2 if epochs in (2, 3) else 1)
         assert states[cell].state == ("FAIL" if epochs == 3 else "COMPLETE")
@@ -166,7 +166,7 @@ def test_a_worker_of_other_code_is_refused_before_it_claims(
 
 def test_a_worker_in_a_folder_that_is_not_the_sweeps_is_refused_and_gives_the_cell_back(folder: SweepFolder) -> None:
     (config,) = queued(folder, n_cells=1)
-    (fake_engine.cell_dir(config) / "cell.yaml").unlink()
+    (fake_engine.resolve(config).folder / "cell.yaml").unlink()
     with pytest.raises(ConfigError, match=r"not the folder that .* share it"):
         work(folder)
     assert [(entry.state, entry.attempt) for entry in entries(folder)] == [("WAITING", 1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.cells.run import streams_of
+from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.training.control import RunControl
 from src.training.devices import Device, device_of
@@ -46,7 +46,7 @@ def with_replicas(config: Config, replicas: int) -> Config:
 
 def planned(config: Config) -> StagePlan:
     """The plan of all runs of the cell."""
-    factory = streams_of(config)
+    factory = resolve(config).streams
     streams = {seed: factory.build(seed) for seed in config.seeds}
     return make_plan(config, streams, [(regime, seed) for regime in config.regimes for seed in config.seeds])
 

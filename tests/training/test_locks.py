@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 import src.training.execute as execute_module
-from src.cells.run import cell_dir, run_cell
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import Config
 from src.training.devices import device_of
 from src.training.execute import execute
@@ -149,7 +150,7 @@ def stuck(config: Config, left: Any) -> None:
             time.sleep(PATIENCE)
 
     Store.put_resume_point = put_resume_point  # type: ignore[method-assign] # in this process only
-    run_cell(config)
+    run_cell(resolve(config))
 
 
 @pytest.mark.parametrize("arch", [(), ("arch=cnn", "arch.widths=[3]")], ids=["stacked", "one after the other"])
@@ -170,8 +171,8 @@ def test_a_stage_that_was_killed_half_way_goes_on(arch: tuple[str, ...], tmp_pat
     assert [part.updates for part in begun if part is not None] == [2, 2]
     results = {}
     for folder in ("killed", "whole"):
-        assert run_cell(at(folder)).failures == ()
-        paths = sorted(cell_dir(at(folder)).glob("*/result.json"))
+        assert run_cell(resolve(at(folder))).failures == ()
+        paths = sorted(resolve(at(folder)).folder.glob("*/result.json"))
         results[folder] = [json.loads(path.read_text())["result"] for path in paths]
     assert len(results["whole"]) == 2
     assert results["killed"] == results["whole"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src.cells.run import cell_dir, run_cell
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
 from src.config import Config
 from src.training.control import ProgressReport, RunControl
 from src.training.devices import device_of
@@ -69,8 +70,8 @@ def test_no_means_are_reported_when_a_seed_diverges(replicas: int, tmp_path: Pat
 
 def test_a_cell_with_finished_runs_reports_no_progress(tmp_path: Path) -> None:
     config = tiny(*CELL, f"multirun={tmp_path}", "seeds=2")
-    run_cell(dataclasses.replace(config, seeds=(1,)))
-    calls: list[object] = []
-    assert run_cell(config, on_progress=calls.append).failures == ()
-    assert calls == []
-    assert len(list(cell_dir(config).glob("*/result.json"))) == 2
+    run_cell(resolve(dataclasses.replace(config, seeds=(1,))))
+    control = Recorder()
+    assert run_cell(resolve(config), control).failures == ()
+    assert control.calls == []
+    assert len(list(resolve(config).folder.glob("*/result.json"))) == 2

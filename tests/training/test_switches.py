@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.config import cell_hash, compose
 
@@ -17,7 +18,7 @@ REGIMES = "regimes=[sequential,combined,replay,freeze]"
 
 def results(multirun: Path, *overrides: str) -> dict[str, dict[str, Any]]:
     """What the cell's runs left, by the names of their folders."""
-    outcome = run_cell(compose([*CELL, REGIMES, f"multirun={multirun}", *overrides]))
+    outcome = run_cell(resolve(compose([*CELL, REGIMES, f"multirun={multirun}", *overrides])))
     assert not outcome.failures
     return {
         f"{folder.parent.name}/{folder.name}": json.loads((folder / "result.json").read_text())

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.config import Config
 from src.errors import ConfigError
@@ -16,16 +17,28 @@ from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.progress import duration
 from src.urls import without_password
 
+if TYPE_CHECKING:
+    from src.cells.resolve import ResolvedCell
+
 SAMPLED_RUNS = 200
 """At most so many finished runs are read for an estimate."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a command by their content hash, and how many runs each still lacks."""
+    """The cells of a command by their content hash.
+
+    Attributes:
+        cells: As composed; cells of equal content are one.
+        n_missing: Number of runs that each lacks.
+        resolved: The same cells with their data.
+        hashes: The hash of each cell that the plan was made of, in their order.
+    """
 
     cells: dict[str, Cell]
     n_missing: dict[str, int]
+    resolved: dict[str, ResolvedCell] = field(default_factory=dict)
+    hashes: tuple[str, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -56,14 +69,20 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
     """
     cells = _with_storage(_one_sweep(cells))
     by_hash: dict[str, Cell] = {}
+    resolved: dict[str, ResolvedCell] = {}
+    hashes = []
     for cell in cells:
         try:
-            cell_hash = engine.cell_dir(cell.config).name
+            found = engine.resolve(cell.config)
         except ConfigError as error:
             raise in_cell(error, cell.overrides) from error
-        by_hash[cell_hash] = merged(by_hash[cell_hash], cell) if cell_hash in by_hash else cell
-    n_missing = {cell_hash: len(engine.missing_runs(cell.config)) for cell_hash, cell in by_hash.items()}
-    return Plan(by_hash, n_missing)
+        if found.hash in by_hash:
+            cell = merged(by_hash[found.hash], cell)
+            found = engine.resolve(cell.config)
+        by_hash[found.hash], resolved[found.hash] = cell, found
+        hashes.append(found.hash)
+    n_missing = {cell_hash: len(found.missing_runs()) for cell_hash, found in resolved.items()}
+    return Plan(by_hash, n_missing, resolved, tuple(hashes))
 
 
 def _with_storage(cells: Sequence[Cell]) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,8 @@ def run_search(line: CommandLine, engine: Engine, engine_name: str) -> tuple[lis
 
     Raises ConfigError before anything runs.
     """
-    search, (cell_hash, config), refused = make_search(line, engine)
+    search, first, refused = make_search(line, engine)
+    config = first.config
     _check_sampler(search)
     folder = SweepFolder(Path(config.multirun), config.sweep)
     console = Console(stderr=True)
@@ -57,9 +59,12 @@ def run_search(line: CommandLine, engine: Engine, engine_name: str) -> tuple[lis
         if watch.left_alone:
             say_left_alone(config, console)
             return [], folder.logs
-    with engine.session({cell_hash: config}) as session:
+    with engine.session([first]) as session:
         failures = watch.run()
-        session.finish_search(watch.cells(), Searched(search, watch.trials, folder.search(search.id)))
+        from src.sweep.search.summary import report_search
+
+        searched = Searched(search, watch.trials, folder.search(search.id))
+        session.finish([engine.resolve(one) for one in watch.cells()], functools.partial(report_search, searched))
     return [f"trial {point} {reason}" for point, reason in failures.items()], folder.logs
 
 
@@ -121,10 +126,10 @@ class TrialsWatch(Watch):
             best=best_text(self.trials, self._search),
         )
 
-    def cells(self) -> dict[str, Config]:
-        """The cells of the points that were not refused, by their hashes."""
-        valid = [trial for trial in self.trials if "cell" in trial.user_attrs]
-        return {trial.user_attrs["cell"]: self._search.cell(trial.params).config for trial in valid}
+    def cells(self) -> list[Config]:
+        """The cells of the points that were not refused, each once."""
+        valid = {trial.user_attrs["cell"]: trial for trial in self.trials if "cell" in trial.user_attrs}
+        return [self._search.cell(trial.params).config for trial in valid.values()]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from optuna.distributions import FloatDistribution, distribution_to_json, json_t
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from src.config import Config, Objective, SearchConfig, parse, parse_objective, parse_search
+from src.cells.resolve import ResolvedCell
+from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.errors import ConfigError
 from src.io import digest, write_atomically
@@ -95,9 +96,9 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
     )
 
 
-def make_search(line: CommandLine, engine: Engine) -> tuple[Search, tuple[str, Config], list[str]]:
-    """The search of a command line, in which ``${...}`` is not resolved yet, hash and config of its first corner that can be
-    run, and a line for each corner that cannot.
+def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
+    """The search of a command line, in which ``${...}`` is not resolved yet, its first corner that can be run, and a line for
+    each corner that cannot.
 
     Raises ConfigError when the space, the objective or every corner of the space is refused.
     """
@@ -134,7 +135,7 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, tuple[str, C
     search_id = f"{search.name}-{digest(content)[:8]}"
     return (
         Search(search_id, search, objective, space, bases),
-        (next(iter(plans[0].cells)), config),
+        next(iter(plans[0].resolved.values())),
         [str(error) for error in refused],
     )
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import Records
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge, sentence
-from src.config import Config
 from src.config.command import command
 from src.io import write_atomically
 from src.sweep.grid.cells import SHORT_NAMES
@@ -31,17 +31,17 @@ N_BEST = 10
 """Trials in the table; all are in trials.csv."""
 
 
-def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Searched, words: str) -> None:
+def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
     """Prints the best trials and writes them, all trials, the picture and the reports that MLflow mirrors.
 
-    `cells`: those of the trials, by their hashes. `words`: the command line, which reproduces it all.
+    `cells`: those of the trials.
     """
     best = best_first(searched.trials, searched.search)
-    records = read(sweep_dir, list(cells), list(cells.values())) if cells else Records(runs=())
-    labels = labels_of(list(cells.values()))
+    records = read(sweep_dir, cells) if cells else Records(runs=())
+    labels = labels_of([cell.config for cell in cells])
     verdicts = judge(records, labels)
     outbox = Outbox(sweep_dir)
-    report_cells(sweep_dir, cells, records, labels, verdicts, outbox, _places(searched, best))
+    report_cells(cells, records, labels, verdicts, outbox, _places(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
     sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
     states = [trial.state for trial in searched.trials]
@@ -51,7 +51,7 @@ def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Search
     report = SweepReport(
         sweep=sweep_dir.name,
         note="\n\n".join([*sentences, _markdown(searched, best[:N_BEST])]),
-        command=words,
+        command=command_line,
         metrics=metrics,
         artifacts=[*artifacts, *attached(sweep_dir)],
     )
@@ -68,7 +68,8 @@ def report_search(sweep_dir: Path, cells: Mapping[str, Config], searched: Search
             console.print(line, style="yellow", markup=False)
     print_troubles(console, records)
     for trial in best[:1]:
-        line = f"its cell: {command(cells[trial.user_attrs['cell']])}"
+        (config,) = (cell.config for cell in cells if cell.hash == trial.user_attrs["cell"])
+        line = f"its cell: {command(config)}"
         console.print(line, style="dim", soft_wrap=True, markup=False)
     console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 

@@ -100,7 +100,7 @@ class TrialQueue(WorkQueue):
 
     def tell(self, claim: Claim, outcome: Outcome) -> None:
         """Ends the trial with what the results on disk are worth; the cell's own value, read from test sets, is not."""
-        score = self._engine.score(self.config_of(claim), self.search.objective)
+        score = self._engine.score(self._engine.resolve(self.config_of(claim)), self.search.objective)
         if score.means is not None:
             self.complete(claim, self.search.objective.value(score.means), {"means": dict(score.means)})
         elif score.diverged:
@@ -150,7 +150,8 @@ class TrialQueue(WorkQueue):
             return True
         ((cell_hash, cell),) = plan.cells.items()
         about |= {"cell": cell_hash, "attempt": 1}
-        score = self._engine.score(cell.config, self.search.objective) if not plan.missing else Score(None)
+        found = plan.resolved[cell_hash]
+        score = self._engine.score(found, self.search.objective) if not plan.missing else Score(None)
         if score.means is not None:  # finished for an earlier search, a grid or another point
             value = self.search.objective.value(score.means)
             self._put(point, TrialState.COMPLETE, {**about, "means": dict(score.means)}, value)

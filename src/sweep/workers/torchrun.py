@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.config import Config
+from src.config.serialize import config_text, read_config
 from src.errors import Interrupted
 from src.io import write_atomically
 from src.sweep.engine import Engine, load_engine
-from src.sweep.folder import SweepFolder, config_text
+from src.sweep.folder import SweepFolder
 from src.sweep.processes import locked
+from src.training.control import RunControl
 
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 1.0
@@ -104,6 +106,22 @@ def _outcome(scratch: Path, n: int) -> GroupOutcome:
 # ------------------------------------------------------------------------------------------------ inside the group
 
 
+class GroupControl(RunControl):
+    """Leaves the cell when the file `stop` exists, in all processes of the group together."""
+
+    def __init__(self, stop: Path) -> None:
+        self._stop = stop
+
+    def on_run(self, folder: Path) -> None:
+        log.info("finished %s", folder.name)
+        if self._stop.exists():
+            raise Interrupted
+
+    def on_stage(self) -> None:
+        if _agreed(self._stop.exists):
+            raise Interrupted
+
+
 def run_rank(folder: SweepFolder, rank: int, scratch: Path) -> int:
     """The part of process `rank` in the cell ``scratch/cell.yaml``, what became of it being left in `scratch`.
 
@@ -111,18 +129,10 @@ def run_rank(folder: SweepFolder, rank: int, scratch: Path) -> int:
     """
     body: dict[str, object] = {"interrupted": False, "value": None, "failures": []}
 
-    def on_run(run: Path) -> None:
-        log.info("finished %s", run.name)
-        if (scratch / "stop").exists():
-            raise Interrupted
-
-    def on_stage() -> None:
-        if _agreed((scratch / "stop").exists):
-            raise Interrupted
-
     try:
         engine: Engine = load_engine(folder.read_queue()["engine"])
-        outcome = engine.run_cell(folder.read_config(scratch / "cell.yaml"), on_run=on_run, on_stage=on_stage)
+        cell = engine.resolve(read_config(scratch / "cell.yaml", folder.multirun))
+        outcome = engine.run_cell(cell, GroupControl(scratch / "stop"))
         body |= {"value": outcome.value, "failures": list(outcome.failures)}
     except Interrupted:
         body["interrupted"] = True

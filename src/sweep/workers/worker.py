@@ -23,6 +23,7 @@ from src.sweep.workers.compatibility import refuse_other_code
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
+from src.training.control import OnProgress, ProgressReport, RunControl
 
 PARENT_VARIABLE = "SWEEP_PARENT_PID"
 """Set by the launcher: a worker whose parent is gone finishes its run and leaves."""
@@ -120,7 +121,7 @@ def record_dead(queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> 
     """Records as failed the cells that `WorkQueue.take_up_dead` gave up."""
     for claim in given_up:
         reason = next(e.reason for e in queue.entries("FAIL") if e.trial_id == claim.trial_id)
-        engine.record_failure(queue.config_of(claim), reason or "")
+        engine.record_failure(engine.resolve(queue.config_of(claim)), reason or "")
 
 
 class Worker:
@@ -218,17 +219,29 @@ class Worker:
             try:
                 return run_group(self._folder, config, n, self._member.id, visible, self._stop.is_set)
             except GroupFailed as error:
-                self._engine.record_failure(config, str(error))
+                self._engine.record_failure(self._engine.resolve(config), str(error))
                 raise
         if visible is not None:
             os.environ[MASK] = visible
-        on_progress = queue.on_progress(claim)
-        return self._engine.run_cell(config, on_run=self._on_run, on_stage=self._on_stage, on_progress=on_progress)
+        control = WorkerControl(self._stop, queue.on_progress(claim))
+        return self._engine.run_cell(self._engine.resolve(config), control)
 
-    def _on_run(self, run: Path) -> None:
-        log.info("finished %s", run.name)
-        self._on_stage()
 
-    def _on_stage(self) -> None:
+class WorkerControl(RunControl):
+    """Leaves the cell when this worker is asked to stop. `report`: receives the progress of a trial that may be pruned."""
+
+    def __init__(self, stop: StopRequest, report: OnProgress | None) -> None:
+        self._stop, self._report = stop, report
+        self.wants_progress = report is not None
+
+    def on_run(self, folder: Path) -> None:
+        log.info("finished %s", folder.name)
+        self.on_stage()
+
+    def on_stage(self) -> None:
         if self._stop.is_set():
             raise Interrupted
+
+    def on_progress(self, reports: Sequence[ProgressReport]) -> None:
+        assert self._report is not None
+        self._report(reports)

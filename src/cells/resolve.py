@@ -1,0 +1,64 @@
+"""A cell whose data is known: resolved once from its configuration, then passed down."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.config import Config, cell_hash
+from src.data.source import Source
+from src.data.sources.base import SourceConfig
+from src.data.split import StreamFactory, load
+from src.regimes.config import RegimeConfig
+from src.training.compatibility import check_regimes
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedCell:
+    """A cell with its sources loaded and its settings checked against them.
+
+    Attributes:
+        config: The configuration, with sizes and class balance of the user's own data sets filled in.
+        streams: Builds the stream of each seed.
+        hash: Content hash of recipe and data. Regimes and seeds are no part of it.
+    """
+
+    config: Config
+    streams: StreamFactory
+    hash: str
+
+    @property
+    def sweep_dir(self) -> Path:
+        """``multirun/<sweep>``."""
+        return Path(self.config.multirun) / self.config.sweep
+
+    @property
+    def folder(self) -> Path:
+        """``multirun/<sweep>/cells/<hash>``."""
+        return self.sweep_dir / "cells" / self.hash
+
+    def run_folder(self, regime: RegimeConfig, seed: int) -> Path:
+        """The folder of one run."""
+        return self.folder / f"{regime.label}-{seed}"
+
+    def missing_runs(self) -> list[tuple[RegimeConfig, int]]:
+        """The runs of regimes x seeds that have no result on disk now."""
+        runs = [(regime, seed) for regime in self.config.regimes for seed in self.config.seeds]
+        return [run for run in runs if not (self.run_folder(*run) / "result.json").exists()]
+
+
+def resolve(config: Config) -> ResolvedCell:
+    """Loads the data of a cell and checks everything that depends on it. Raises ConfigError."""
+    streams = load(config.data, config.split, Path(config.multirun) / ".cache", _sources(config.data))
+    config = replace(config, split=streams.split)
+    config.arch.validate(streams.source.bank.input_shape, streams.n_outputs)
+    check_regimes(config, streams.source, streams.n_outputs)
+    return ResolvedCell(config, streams, cell_hash(config, streams.digest))
+
+
+@functools.lru_cache(maxsize=4)
+def _sources(data: SourceConfig) -> dict[object, Source]:
+    """Cache of the sources that the cells of this process share; `load` fills it."""
+    del data
+    return {}

@@ -1,0 +1,64 @@
+"""A configuration as YAML, from which `parse` makes the same configuration again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.config.parse import parse
+from src.config.schema import Config
+from src.regimes.config import RegimeConfig
+
+Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+OF_A_RUN = ("regime", "seed", "regimes", "seeds")
+"""Keys in which the runs of a cell differ."""
+
+
+def config_text(config: Config) -> str:
+    """The YAML of a cell, which `read_config` reads."""
+    return str(yaml.dump(to_mapping(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120))
+
+
+def run_text(config: Config, regime: RegimeConfig, seed: int) -> str:
+    """The YAML of one run of a cell."""
+    entry = {"name": regime.name, **dict(regime.knobs)}
+    own = plain({"regime": entry, "seed": seed, "regimes": [entry], "seeds": [seed]})
+    return _shared_text(config) + yaml.dump(own, Dumper=Dumper, sort_keys=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_text(config: Config) -> str:
+    """The part that all runs of a cell share: writing it takes longer than everything else in a run's folder."""
+    shared = {key: value for key, value in to_mapping(config).items() if key not in OF_A_RUN}
+    return yaml.dump(shared, Dumper=Dumper, sort_keys=False)
+
+
+def read_config(path: Path, multirun: Path) -> Config:
+    """Reads a cell's YAML. `multirun`: where that folder is now, which may have moved since."""
+    with path.open(encoding="utf-8") as file:
+        return parse({**yaml.load(file, Loader=Loader), "multirun": str(multirun)})
+
+
+def to_mapping(config: Config) -> Mapping[str, Any]:
+    """The configuration as plain lists and mappings."""
+    mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
+    mapping["regime"] = dict(mapping["regimes"][0])
+    mapping["seed"] = config.seeds[0]
+    return mapping
+
+
+def plain(value: Any) -> Any:
+    """Converts tuples to lists at every depth, for YAML and JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
