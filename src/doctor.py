@@ -194,7 +194,7 @@ def left_behind(multirun: Path) -> Iterator[Finding]:
     """Outboxes that wait, and what dead processes left."""
     for sweep in sorted(path.parent for path in multirun.glob("*/cells")):
         outbox = Outbox(sweep)
-        waiting = len(outbox.entries()) + len(outbox.promises())
+        waiting = len(outbox.entries()) + len(outbox.pending())
         if waiting:
             yield Finding("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
         refused = len(list((sweep / "outbox" / "refused").glob("*.json")))

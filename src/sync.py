@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.config import compose
 from src.errors import ConfigError
-from src.tracking.mirror import tracking_uri
+from src.tracking.connect import tracking_uri
 from src.tracking.record import mask
 from src.tracking.sync import sync
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.cli import fail, settings
 from src.config import TrackingConfig
-from src.tracking.mirror import artifact_root, keep_mlflow_quiet, tracking_uri
+from src.tracking.connect import artifact_root, keep_mlflow_quiet, tracking_uri
 from src.urls import without_password
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.reliability.sweeps import Sweep, same_results
 from src.config import TrackingConfig, compose
-from src.tracking.mirror import keep_mlflow_quiet, tracking_uri
+from src.tracking.connect import keep_mlflow_quiet, tracking_uri
 from src.tracking.sync import sync
 
 

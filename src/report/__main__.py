@@ -24,7 +24,7 @@ from src.report.page import write_report
 from src.report.sweep import Sweep
 from src.sweep.folder import SweepFolder
 from src.sweep.summary import axes_of
-from src.tracking.mirror import keep_mlflow_quiet
+from src.tracking.connect import keep_mlflow_quiet
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 

@@ -1,11 +1,11 @@
-"""What MLflow has not been told yet: a folder of small files, one for each run, cell or sweep that has news.
+"""The outbox of a sweep: a folder of small files, one for each run, cell or sweep that MLflow does not hold yet.
 
-An entry names a folder of results, relative to the sweep's; what it says is read when it is delivered. Entries are
-written whole or not at all, delivered in order by one process at a time, and removed only after the tracker has
-confirmed. Delivering twice is harmless (a mirror looks up before it creates), so a kill at any moment is, too.
+An entry names a folder of results, relative to the sweep's folder, whose content is read at delivery. One process at a
+time delivers the entries in order and removes each after MLflow has confirmed it. Delivering twice is harmless, since a
+tracker looks a run up before it creates it, and so is a kill at any moment.
 
-A result and its entry are two files, and a kill can come between them. So an entry is written first, as a promise, and
-becomes due when the result is there (`Outbox.telling`); promises that a killed process left are found by the deliverer.
+A result and its entry are two files. An entry is therefore written first, as pending, and committed once the result
+exists (`Outbox.transaction`); the deliverer commits or deletes the pending entries of killed processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +25,23 @@ from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
 from src.io import write_atomically
-from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
+from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
-from src.tracking.runs import has_news, record_of
+from src.tracking.runs import DAMAGED, has_record, record_of
+from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
 
 logger = logging.getLogger(__name__)
 
 BATCH = 50
-"""Records in one write: a transaction of a database."""
+"""Records in one write, which is one transaction of a database."""
+
+PENDING = "promised"
+"""Folder of pending entries: part of the file format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """How a round went. `error`: why it stopped early; `busy`: somebody else is delivering; `refused`: (entry, reason)."""
+    """Outcome of a delivery. `error`: why it stopped early; `busy`: another process delivers; `refused`: (entry, reason)."""
 
     n_delivered: int = 0
     n_left: int = 0
@@ -47,134 +51,124 @@ class Delivery:
 
 
 class Outbox:
-    """The outbox of one sweep, ``<sweep>/outbox/``. Any process may put; entries of one process keep their order."""
+    """The outbox of one sweep, ``<sweep>/outbox/``. Any process may write; entries of one process keep their order."""
 
     def __init__(self, sweep_dir: Path) -> None:
         self.sweep_dir = sweep_dir
         self.folder = sweep_dir / "outbox"
-        self._promises = self.folder / "promised"
+        self._pending = self.folder / PENDING
         self._counter = itertools.count()
         self._last_ns = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def telling(self, folder: Path) -> Iterator[None]:
-        """Around the writing of what `folder` (of a run, a cell, or the sweep itself) has to say: it is told afterwards.
+    def transaction(self, folder: Path) -> Iterator[None]:
+        """Enqueue `folder` (of a run, a cell, or the sweep) around the writing of its files.
 
-        However the process dies inside or right after it, what was written is told; what was not is not missed.
+        If the process dies inside or right after the block, the next delivery enqueues what was written.
         """
-        promise = self._promises / self._next_name()
-        self._promises.mkdir(parents=True, exist_ok=True)
-        with _lock_of(promise):
-            write_atomically(promise, self._entry(folder))
-            yield  # an error leaves the promise: what did get written is told all the same
-            os.replace(promise, self.folder / promise.name)
-        _lock_path(promise).unlink(missing_ok=True)
+        entry = self._pending / self._next_name()
+        self._pending.mkdir(parents=True, exist_ok=True)
+        with _lock_of(entry):
+            write_atomically(entry, self._body(folder))
+            yield  # an error leaves the entry pending, so that files that were written are delivered
+            os.replace(entry, self.folder / entry.name)
+        _lock_path(entry).unlink(missing_ok=True)
 
     def put(self, folder: Path) -> Path:
-        """Say that `folder` has news; its files must be written already."""
+        """Enqueue `folder`, whose files must exist."""
         entry = self.folder / self._next_name()
-        write_atomically(entry, self._entry(folder))
+        write_atomically(entry, self._body(folder))
         return entry
 
-    def _entry(self, folder: Path) -> str:
-        relative = os.path.relpath(folder, self.sweep_dir)
-        assert not relative.startswith(".."), f"{folder} is not inside {self.sweep_dir}"
-        return json.dumps({"schema": 1, "folder": relative})
-
-    def _next_name(self) -> str:
-        """Names sort in the order in which they were given."""
-        with self._lock:
-            self._last_ns = max(time.time_ns(), self._last_ns + 1)  # the clock may be set back
-            return f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
-
     def entries(self) -> list[Path]:
-        """What waits to be delivered, oldest first."""
+        """The entries to deliver, oldest first."""
         return _entries(self.folder)
 
-    def promises(self) -> list[Path]:
-        """What is being written now, or was when its process was killed, oldest first."""
-        return _entries(self._promises)
+    def pending(self) -> list[Path]:
+        """The entries whose results are being written, or whose process was killed, oldest first."""
+        return _entries(self._pending)
 
-    def _take_up_promises(self) -> None:
-        """Makes due what a killed process had written but not told, and drops what it had not come to write."""
-        for promise in self.promises():
-            with contextlib.suppress(Timeout), _lock_of(promise):  # else it is being written right now
-                if not promise.exists():
-                    continue
-                if has_news(self._folder_of(promise)):
-                    os.replace(promise, self.folder / promise.name)
-                else:
-                    promise.unlink()
-                _lock_path(promise).unlink(missing_ok=True)
+    def deliver(self, tracker: Tracker, *, wait_s: float = 0) -> Delivery:
+        """Deliver in order until nothing is left or MLflow does not answer; never raises for the tracker's sake.
 
-    def _folder_of(self, entry: Path) -> Path:
-        return self.sweep_dir / str(json.loads(entry.read_text())["folder"])
+        An entry that can never be delivered (its folder is missing or damaged, or MLflow refuses it) moves to
+        ``outbox/refused/`` with the reason.
 
-    def deliver(self, mirror: Mirror, *, wait_s: float = 0) -> Delivery:
-        """Deliver in order until nothing is left or the tracker does not answer; never raises because of the tracker.
-
-        `wait_s`: how long to wait for another deliverer of this sweep to finish. An entry that can never be delivered
-        (its folder is gone or damaged, or the tracker refuses it) is set aside in ``outbox/refused/`` with the reason.
+        Args:
+            wait_s: How long to wait for another process that delivers this sweep.
         """
         if not self.folder.is_dir():
             return Delivery()
         try:
             with FileLock(self.folder / ".lock", timeout=wait_s):
-                return self._deliver(mirror)
+                return self._deliver(tracker)
         except Timeout:
             return Delivery(n_left=len(self.entries()), busy=True)
 
-    def _deliver(self, mirror: Mirror) -> Delivery:
+    def _deliver(self, tracker: Tracker) -> Delivery:
         n_delivered, refused = 0, []
-        self._take_up_promises()
+        self._commit_pending()
         while entries := self.entries():
-            batch = entries[:BATCH]
-            records, damaged = self._read(batch)
-            for entry, reason in damaged:
-                refused.append(self._set_aside(entry, reason))
+            records: list[tuple[Path, Record]] = []
+            for entry in entries[:BATCH]:
+                try:
+                    records.append((entry, record_of(self._folder_of(entry))))
+                except DAMAGED as error:
+                    refused.append(self._refuse(entry, f"{type(error).__name__}: {error}"))
             try:
-                mirror.write([record for _, record in records])
+                tracker.write([record for _, record in records])
             except TrackerUnavailable as error:
-                left = len(self.entries())
-                return Delivery(n_delivered=n_delivered, n_left=left, error=str(error), refused=tuple(refused))
+                n_left = len(self.entries())
+                return Delivery(n_delivered=n_delivered, n_left=n_left, error=str(error), refused=tuple(refused))
             except RecordRefused as error:
-                refused += [self._set_aside(entry, str(error)) for entry, record in records if record.key == error.key]
-                continue  # what the tracker took of this batch is recognised the next time
+                refused += [self._refuse(entry, str(error)) for entry, record in records if record.key == error.key]
+                continue  # the tracker recognises what it took of this batch
             for entry, _ in records:
                 entry.unlink(missing_ok=True)
             n_delivered += len(records)
         return Delivery(n_delivered=n_delivered, refused=tuple(refused))
 
-    def _read(self, batch: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[tuple[Path, str]]]:
-        records: list[tuple[Path, Record]] = []
-        damaged: list[tuple[Path, str]] = []
-        for entry in batch:
-            try:
-                records.append((entry, record_of(self._folder_of(entry))))
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-                OSError,
-            ) as error:  # OSError: pyarrow's damaged file, a lost folder
-                damaged.append((entry, f"{type(error).__name__}: {error}"))
-        return records, damaged
+    def _commit_pending(self) -> None:
+        """Commits pending entries whose result exists; deletes the rest. Entries of living processes are left alone."""
+        for entry in self.pending():
+            with contextlib.suppress(Timeout), _lock_of(entry):
+                if not entry.exists():
+                    continue
+                if has_record(self._folder_of(entry)):
+                    os.replace(entry, self.folder / entry.name)
+                else:
+                    entry.unlink()
+                _lock_path(entry).unlink(missing_ok=True)
 
-    def _set_aside(self, entry: Path, reason: str) -> tuple[str, str]:
+    def _refuse(self, entry: Path, reason: str) -> tuple[str, str]:
         body = {"reason": mask(reason), "entry": entry.read_text()}
         write_atomically(self.folder / "refused" / entry.name, json.dumps(body, indent=1))
         entry.unlink()
-        logger.warning("MLflow was not told of %s: %s", entry.name, mask(reason))
+        logger.warning("MLflow entry %s refused: %s", entry.name, mask(reason))
         return entry.name, mask(reason)
+
+    def _body(self, folder: Path) -> str:
+        relative = os.path.relpath(folder, self.sweep_dir)
+        assert not relative.startswith(".."), f"{folder} is not inside {self.sweep_dir}"
+        return json.dumps({"schema": 1, "folder": relative})
+
+    def _folder_of(self, entry: Path) -> Path:
+        return self.sweep_dir / str(json.loads(entry.read_text())["folder"])
+
+    def _next_name(self) -> str:
+        """A file name that sorts after every earlier one of this process."""
+        with self._lock:
+            self._last_ns = max(time.time_ns(), self._last_ns + 1)  # the clock may be set back
+            return f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
 
 
 class Deliverer:
-    """Delivers a sweep's outbox from a thread of the sweep's parent process, so that no training waits for a tracker.
+    """Delivers a sweep's outbox from a thread of the sweep's parent process, so that no training waits for MLflow.
 
-    MLflow is imported and the tracker opened at the first entry, in that thread. While the tracker is away, nothing is
-    raised: one warning says so, attempts go on at growing intervals, and what is left is delivered by the next command
-    or by ``make sync``. Use as a context manager, or `start` and `stop`.
+    The thread imports MLflow and opens the tracker at the first entry. While MLflow is unavailable, one warning reports
+    it, attempts continue at growing intervals, and the next command or ``make sync`` delivers what is left. Use as a
+    context manager, or `start` and `stop`.
     """
 
     def __init__(
@@ -191,7 +185,7 @@ class Deliverer:
         self._interval_s = interval_s
         self._longest_pause_s = longest_pause_s
         self._warn = warn
-        self._mirror: Mirror | None = None
+        self._tracker: Tracker | None = None
         self._warned = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -205,9 +199,9 @@ class Deliverer:
         return self
 
     def stop(self, *, flush: bool = True, timeout_s: float = 60.0) -> Delivery:
-        """End the thread; with `flush`, make one last round first. Returns how the last round went.
+        """End the thread and return the outcome of the last round; with `flush`, make one more round first.
 
-        A tracker that hangs is waited for no longer than `timeout_s`: the thread dies with the process, losing nothing.
+        Waits at most `timeout_s` for an MLflow that hangs: the thread then dies with the process, and nothing is lost.
         """
         self._stopping.set()
         if self._thread is not None:
@@ -215,13 +209,13 @@ class Deliverer:
             hangs = self._thread.is_alive()
             self._thread = None
             if hangs:
-                self.last = self._unreachable(f"no answer within {timeout_s:g} s")
+                self.last = self._unavailable(f"no answer within {timeout_s:g} s")
                 return self.last
         if flush and self._tracking.name != "off":
             self._round(wait_s=5)
-        if self._mirror is not None:
-            self._mirror.close()
-            self._mirror = None
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
         return self.last
 
     def __enter__(self) -> Deliverer:
@@ -234,52 +228,47 @@ class Deliverer:
         pause = self._interval_s
         while not self._stopping.wait(pause):
             self._round(wait_s=0)
-            failing = self.last.error is not None
-            pause = min(2 * pause, self._longest_pause_s) if failing else self._interval_s
+            failed = self.last.error is not None
+            pause = min(2 * pause, self._longest_pause_s) if failed else self._interval_s
 
     def _round(self, *, wait_s: float) -> None:
-        if not self._outbox.entries() and not self._outbox.promises():
+        if not self._outbox.entries() and not self._outbox.pending():
             self.last = Delivery()
             return
         try:
-            if self._mirror is None:
-                self._mirror = open_mirror(self._tracking, self._outbox.sweep_dir.parent)
-            assert self._mirror is not None
-            self.last = self._outbox.deliver(self._mirror, wait_s=wait_s)
+            if self._tracker is None:
+                self._tracker = open_tracker(self._tracking, self._outbox.sweep_dir.parent)
+            assert self._tracker is not None
+            self.last = self._outbox.deliver(self._tracker, wait_s=wait_s)
         except TrackerUnavailable as error:
-            self.last = self._unreachable(str(error))
+            self.last = self._unavailable(str(error))
             return
         if self.last.error is not None:
-            self._unreachable(self.last.error)
+            self._unavailable(self.last.error)
         else:
             self._warned = False
 
-    def _unreachable(self, reason: str) -> Delivery:
+    def _unavailable(self, reason: str) -> Delivery:
         delivery = Delivery(n_left=len(self._outbox.entries()), error=mask(reason))
         if not self._warned:
             self._warned = True
+            line = " ".join(mask(reason).split())
+            line = line if len(line) <= 200 else f"{line[:200]} ..."
             self._warn(
-                f"MLflow does not answer ({_short(mask(reason))}). Results are safe on disk and training goes on; "
-                f"{delivery.n_left} entries wait. They are delivered when it is back; `make sync` does so by hand."
+                f"MLflow does not answer ({line}). Results are safe on disk and training continues; "
+                f"{delivery.n_left} entries wait. They are delivered once it answers again, or by `make sync`."
             )
         return delivery
 
 
 def _entries(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
     return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
-def _lock_path(promise: Path) -> Path:
-    return promise.with_suffix(".lock")
+def _lock_path(entry: Path) -> Path:
+    return entry.with_suffix(".lock")
 
 
-def _lock_of(promise: Path) -> FileLock:
-    """Held while the result is written: the system drops it with the process, however that ends."""
-    return FileLock(_lock_path(promise), blocking=False)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:200]} ..."
+def _lock_of(entry: Path) -> FileLock:
+    """Held while the result is written; the system releases it when the process ends."""
+    return FileLock(_lock_path(entry), blocking=False)

@@ -1,4 +1,4 @@
-"""A record: all that one MLflow run says, as plain data, before any tracker is asked for anything."""
+"""A record: the whole content of one MLflow run as plain data, independent of any tracker."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAX_NAME = 250
 MAX_PARAM = 6000
 MAX_TAG = 8000
 
-_NOT_IN_A_NAME = re.compile(r"[^/\w.\- :]")
+_INVALID_IN_NAME = re.compile(r"[^/\w.\- :]")
 _PASSWORD = re.compile(r"""([A-Za-z][\w+.\-]*://[^\s:/@'"]*):[^\s'"]*@""")
 _SECRET_QUERY = re.compile(r"""([?&](?:password|passwd|token)=)[^&\s'"]+""", re.IGNORECASE)
 
 
 class Key(NamedTuple):
-    """What makes a record one and the same: its level and the hashes of its place in a sweep."""
+    """Identity of a record: its level, its sweep, and the hashes of its cell and its run."""
 
     level: Level
     sweep: str
@@ -56,7 +56,7 @@ class Input(NamedTuple):
 class Record:
     """One MLflow run. `start`, `end`: milliseconds since the epoch. Artifacts: file name to content.
 
-    `parent` is what is created when the tracker has no such parent yet; it never replaces one that is there.
+    `parent` is created if MLflow has no run of its key; it never replaces one.
     """
 
     key: Key
@@ -72,7 +72,7 @@ class Record:
     parent: Record | None = None
 
     def digest(self) -> str:
-        """Content of the record, parents aside: two records with equal digests leave the same run in MLflow."""
+        """Digest of all but the parent: records with equal digests produce equal MLflow runs."""
         body = {
             "key": self.key,
             "name": self.name,
@@ -87,7 +87,7 @@ class Record:
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def all_tags(self, parent_id: str | None) -> dict[str, str]:
-        """The tags as MLflow gets them: the record's own, its key, its digest and the link to its parent."""
+        """The tags in MLflow: the record's own, its key, its digest and the link to its parent."""
         tags = {"level": self.key.level, "sweep": self.key.sweep, "record": self.digest(), "mlflow.runName": self.name}
         if self.key.cell:
             tags["cell"] = self.key.cell
@@ -99,30 +99,32 @@ class Record:
 
 
 def mask(text: str) -> str:
-    """`text` with the password of every URI in it replaced by ``***``; everything logged or written goes through it."""
+    """Replace the password of every URI in `text` by ``***``; apply to everything that is logged or written."""
     return _SECRET_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
 @functools.lru_cache(4096)
 def clean_name(name: str) -> str:
     """A metric or param name that MLflow accepts: ``replay(share=0.05)`` becomes ``replay share:0.05``."""
-    spoken = name.replace("(", " ").replace(")", "").replace("=", ":").replace(",", " ")
-    parts = [_NOT_IN_A_NAME.sub("_", part) for part in spoken.split("/")]
+    plain = name.replace("(", " ").replace(")", "").replace("=", ":").replace(",", " ")
+    parts = [_INVALID_IN_NAME.sub("_", part) for part in plain.split("/")]
     return "/".join(part if part not in ("", ".", "..") else "_" for part in parts)[:MAX_NAME]
 
 
 def number(value: float) -> str:
-    """A number as it is shown in params: ``0.1``, ``20``, ``inf``."""
+    """Format a number as params show it: ``0.1``, ``20``, ``inf``."""
     return f"{value:g}"
 
 
 SHORT_AXES = ("ratio", "imbalance", "shift", "epochs", "arch", "data")
-"""The axes that every run has; a search has further ones."""
+"""The axes of every run; a search adds others."""
 
 
-def sentence(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
-    """The name of a run or a cell: ``sequential r=0.10 imb=5 e=20 s=3``; axes that say nothing are left out, and
-    those of a search follow: ``r=1 imb=1 e=20 lr=0.0123``."""
+def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
+    """The name of a run or a cell, e.g. ``sequential r=0.10 imb=5 e=20 s=3``.
+
+    Omits axes without a value and appends those of a search: ``r=1 imb=1 e=20 lr=0.0123``.
+    """
     ratio = float(axes["ratio"])
     two_decimals = f"{ratio:.2f}"
     fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
@@ -140,7 +142,7 @@ def sentence(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as dotted params within MLflow's limits; passwords in URIs are masked, null is ``null``."""
+    """Flatten a nested mapping to dotted params within MLflow's limits; masks passwords, writes None as ``null``."""
     flat: dict[str, str] = {}
     for key, value in mapping.items():
         name = f"{prefix}{key}"

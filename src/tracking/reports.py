@@ -1,4 +1,4 @@
-"""What a cell and a sweep have to say when their runs are compared, as files beside the runs."""
+"""The reports on a cell and on a sweep: cell.json and summary.json, from which their MLflow runs are made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from src.tracking.outbox import Outbox
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellReport:
-    """What a cell's comparison says. `metrics`: ``delta/{a}-{b}/{test}/accuracy``, ``.../ci_low``, ... ; None is left out.
+    """Result of a cell's comparison.
 
-    `verdict`: a few words (``combined``, ``no difference``, ``inconclusive``); `note`: the verdict as a sentence;
-    `command` reproduces the cell.
+    `metrics`: ``delta/{a}-{b}/{test}/accuracy``, ``.../ci_low``, ...; None is omitted. `verdict`: ``combined``,
+    ``no difference``, ``inconclusive``, ...; `note`: the verdict as a sentence; `command` reproduces the cell.
     """
 
     sweep: str
@@ -33,7 +33,7 @@ class CellReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepReport:
-    """The end of a sweep's command: a note in words, counts, and files (relative to the sweep's folder) to attach."""
+    """Result of a sweep's command. `metrics`: counts; `artifacts`: files to attach, relative to the sweep's folder."""
 
     sweep: str
     note: str
@@ -43,18 +43,18 @@ class SweepReport:
 
 
 def write_cell(cell_dir: Path, report: CellReport, outbox: Outbox | None = None) -> Path:
-    """Write cell.json atomically; if it says something new, `outbox` tells it."""
+    """Write cell.json atomically and enqueue it in `outbox`, unless it is unchanged."""
     return _write_report(cell_dir / "cell.json", asdict(report), sorted(cell_dir.glob("*/result.json")), outbox)
 
 
 def write_sweep(sweep_dir: Path, report: SweepReport, outbox: Outbox | None = None) -> Path:
-    """Write summary.json atomically; if it says something new, `outbox` tells it."""
+    """Write summary.json atomically and enqueue it in `outbox`, unless it is unchanged."""
     cells = sorted(sweep_dir.glob("cells/*/cell.json"))
     return _write_report(sweep_dir / "summary.json", asdict(report), cells, outbox)
 
 
 def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbox: Outbox | None) -> Path:
-    # The same report said again keeps its times, so that a rerun changes neither the file nor MLflow.
+    # An unchanged report keeps its times, so that a rerun changes neither the file nor MLflow.
     if path.exists():
         old = json.loads(path.read_text())
         if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):
@@ -62,13 +62,13 @@ def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbo
     now = datetime.now(UTC)
     started = min([now, *(_started(json.loads(part.read_text())) for part in parts)])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
-    with outbox.telling(path.parent) if outbox is not None else nullcontext():
+    with outbox.transaction(path.parent) if outbox is not None else nullcontext():
         write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))
     return path
 
 
 def _started(part: Mapping[str, Any]) -> datetime:
-    """When a run or a cell began, by its result.json or cell.json."""
+    """The start of a run or a cell from its result.json or cell.json."""
     if "started_at" in part:
         return datetime.fromisoformat(part["started_at"])
     provenance = part["provenance"]

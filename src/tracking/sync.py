@@ -1,38 +1,41 @@
-"""Make MLflow say what lies on disk: empty the outboxes, then write every run, cell and sweep that it lacks."""
+"""Rebuilds MLflow from disk: delivers the outboxes, then writes every run, cell and sweep that MLflow lacks."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.config import TrackingConfig
 from src.errors import ConfigError
-from src.tracking.mirror import Mirror, RecordRefused, TrackerUnavailable, open_mirror
+from src.tracking.connect import open_tracker
 from src.tracking.outbox import BATCH, Outbox
 from src.tracking.record import Record
-from src.tracking.runs import record_of
+from src.tracking.runs import DAMAGED, has_record, record_of
+from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyncReport:
-    """`n_records` on disk, of which `n_written` were missing in MLflow; `problems`: (folder or entry, reason)."""
+    """Counts of one sync. `n_written` of the `n_records` on disk were missing in MLflow."""
 
     n_sweeps: int
     n_delivered: int
     n_records: int
     n_written: int
     problems: tuple[tuple[str, str], ...] = ()
+    """(folder or entry, reason)"""
     error: str | None = None
-    """Why it stopped early: the tracker does not answer."""
+    """Why it stopped early: MLflow does not answer."""
 
 
 def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) -> SyncReport:
-    """Deliver all outboxes of `multirun` (or of one sweep) and rebuild what MLflow lacks; twice is the same as once.
+    """Deliver all outboxes of `multirun` (or of one sweep) and write what MLflow lacks; idempotent.
 
-    Raises ConfigError when tracking is off or the sweep is not there.
+    Raises ConfigError if tracking is off or the sweep does not exist.
     """
-    sweeps = _sweeps(multirun)
+    sweeps = sorted(path.parent for path in multirun.glob("*/cells") if path.is_dir())
     if sweep is not None:
         sweeps = [folder for folder in sweeps if folder.name == sweep]
         if not sweeps:
@@ -41,21 +44,22 @@ def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) 
     problems: list[tuple[str, str]] = []
     error: str | None = None
     try:
-        mirror = open_mirror(tracking, multirun)
-        if mirror is None:
+        tracker = open_tracker(tracking, multirun)
+        if tracker is None:
             raise ConfigError(
-                "tracking", "off", "there is no MLflow to write to; say tracking=local or tracking=server"
+                "tracking", "off", "there is no MLflow to write to; set tracking=local or tracking=server"
             )
         for folder in sweeps:
-            delivery = Outbox(folder).deliver(mirror, wait_s=60)
+            delivery = Outbox(folder).deliver(tracker, wait_s=60)
             n_delivered += delivery.n_delivered
             problems += delivery.refused
             if delivery.error is not None:
                 raise TrackerUnavailable(delivery.error)
-            for batch in _batches(folder, problems):
+            records = _records(folder, problems)
+            while batch := list(itertools.islice(records, BATCH)):
                 n_records += len(batch)
-                n_written += _write(mirror, batch, problems)
-        mirror.close()
+                n_written += _write(tracker, batch, problems)
+        tracker.close()
     except TrackerUnavailable as unavailable:
         error = str(unavailable)
     return SyncReport(
@@ -68,38 +72,22 @@ def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) 
     )
 
 
-def _sweeps(multirun: Path) -> list[Path]:
-    if not multirun.is_dir():
-        return []
-    return sorted(path for path in multirun.iterdir() if (path / "cells").is_dir())
-
-
-def _batches(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[list[Record]]:
-    """Everything a sweep's folder says, parents first, a batch at a time; what cannot be read is noted."""
-    cells = sorted(path for path in (sweep_dir / "cells").iterdir() if path.is_dir())
-    folders = [sweep_dir] if (sweep_dir / "summary.json").exists() else []
-    for cell in cells:
-        folders += [cell] if (cell / "cell.json").exists() else []
-        folders += sorted(
-            path for path in cell.iterdir() if (path / "result.json").exists() or (path / "failed.json").exists()
-        )
-    batch: list[Record] = []
-    for folder in folders:
+def _records(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[Record]:
+    """The records of a sweep's folder, parents first; unreadable folders are added to `problems`."""
+    folders = [sweep_dir]
+    for cell in sorted((sweep_dir / "cells").glob("*/")):
+        folders += [cell, *sorted(cell.glob("*/"))]
+    for folder in filter(has_record, folders):
         try:
-            batch.append(record_of(folder))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            yield record_of(folder)
+        except DAMAGED as error:
             problems.append((str(folder.relative_to(sweep_dir.parent)), f"{type(error).__name__}: {error}"))
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
-def _write(mirror: Mirror, batch: list[Record], problems: list[tuple[str, str]]) -> int:
+def _write(tracker: Tracker, batch: list[Record], problems: list[tuple[str, str]]) -> int:
     try:
-        return mirror.write(batch)
+        return tracker.write(batch)
     except RecordRefused as refused:
         problems.append((refused.key.run or refused.key.cell or refused.key.sweep, str(refused)))
         rest = [record for record in batch if record.key != refused.key]
-        return _write(mirror, rest, problems) if rest else 0
+        return _write(tracker, rest, problems) if rest else 0

@@ -1,8 +1,8 @@
-"""How MLflow's table of runs looks: saved views, which its page offers in the menu Views of the experiment.
+"""Saved views of MLflow's table of runs, which the experiment's page lists in its menu Views.
 
-MLflow 3 keeps a saved view in a tag of the experiment: an envelope with a name around the state of the page. Each has
-an address, too: ``/#/experiments/<id>/runs?viewStateShareKey=grid&workflowType=machine_learning`` (without the last
-part MLflow 3.17 opens its pages for GenAI; a tag of the experiment's kind does not change that).
+MLflow 3 keeps a saved view in a tag of the experiment: a name and the state of the page. A view's address is
+``/#/experiments/<id>/runs?viewStateShareKey=grid&workflowType=machine_learning``; without the last part MLflow 3.17
+opens its pages for GenAI, whatever the tag of the experiment's kind.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import json
 from typing import Any
 
 _PREFIX = "mlflow.sharedViewState."
-_CREATED = 1_735_689_600_000  # any fixed time: equal views are equal tags
+_CREATED = 1_735_689_600_000  # a fixed time, so that equal views are equal tags
 _RUN_NAME, _CREATED_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"
-_NUMBERS = ("ratio", "imbalance", "epochs")
-_WORDS = ("regime", "shift", "seed")
+_NUMERIC_AXES = ("ratio", "imbalance", "epochs")
+_TEXT_AXES = ("regime", "shift", "seed")
 _TESTS = ("test/union/accuracy", "test/d1/accuracy", "test/d2/accuracy")
 _DIFFERENCE = "delta/sequential-combined/union/accuracy"
 
 
 def saved_views() -> dict[str, str]:
-    """Tags of the experiment, by name: the whole tree, the cells with their verdicts, the runs by their place."""
-    params = [f"params.`{name}`" for name in _WORDS]
+    """Tags of the experiment by name: the whole tree, the cells with their verdicts, the runs by their axes."""
+    params = [f"params.`{name}`" for name in _TEXT_AXES]
     tests = [f"metrics.`{name}`" for name in _TESTS]
-    axes = [f"metrics.`{name}`" for name in _NUMBERS]  # as metrics, since MLflow sorts params as text
+    axes = [f"metrics.`{name}`" for name in _NUMERIC_AXES]  # as metrics, since MLflow sorts params as text
     difference = [f"metrics.`{_DIFFERENCE}{end}`" for end in ("", "/ci_low", "/ci_high", "/p")]
     verdict = ["tags.`verdict`"]
     views = {
@@ -52,5 +52,5 @@ def _view(name: str, columns: list[str], order: str, *, level: str | None = None
 
 
 def _width(column: str) -> int:
-    """Pixels that show the whole head of the column, or nearly so."""
+    """Width in pixels that shows nearly the whole heading of the column."""
     return min(330, max(80, 8 * (len(column.split("`")[1]) + 4)))

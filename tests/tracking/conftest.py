@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from src.config import TrackingConfig
-from src.tracking.mirror import keep_mlflow_quiet, open_mirror
+from src.tracking.connect import keep_mlflow_quiet, open_tracker
 
 keep_mlflow_quiet()
 
@@ -24,9 +24,9 @@ keep_mlflow_quiet()
 def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multirun/ whose mlflow.db has its schema: making one takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("template") / "multirun"
-    mirror = open_mirror(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
-    assert mirror is not None
-    mirror.close()
+    tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
+    assert tracker is not None
+    tracker.close()
     return folder
 
 

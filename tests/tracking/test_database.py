@@ -1,4 +1,4 @@
-"""A mirror in SQLite: each record once, with its parents; replaced when it changes; the folder can move."""
+"""A tracker in SQLite: each record once, with its parents; replaced when it changes; the folder can move."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
-from src.tracking.mirror import Mirror, TrackerUnavailable, open_mirror, tracking_uri
+from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import Outbox
 from src.tracking.record import Key
 from src.tracking.runs import record_of
 from src.tracking.sync import sync
+from src.tracking.tracker import Tracker, TrackerUnavailable
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_of, sweep_report
 from tests.tracking.reading import by_key, runs_of, said
 
 
-def opened(local: TrackingConfig, multirun: Path) -> tuple[str, Mirror]:
-    uri, mirror = tracking_uri(local, multirun), open_mirror(local, multirun)
+def opened(local: TrackingConfig, multirun: Path) -> tuple[str, Tracker]:
+    uri, tracker = tracking_uri(local, multirun), open_tracker(local, multirun)
     assert uri is not None
-    assert mirror is not None
-    return uri, mirror
+    assert tracker is not None
+    return uri, tracker
 
 
 def test_a_run_brings_its_cell_and_its_sweep_which_wait_for_their_verdicts(
     local: TrackingConfig, multirun: Path
 ) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = multirun / "digits-mlp"
-    assert mirror.write([record_of(run_folder(sweep_dir))]) == 1
+    assert tracker.write([record_of(run_folder(sweep_dir))]) == 1
     runs = by_key(uri)
     sweep, cell = runs[Key("sweep", "digits-mlp")], runs[Key("cell", "digits-mlp", "c0ffee")]
     leaf = runs[Key("run", "digits-mlp", "c0ffee", "c0ffeesequential0")]
@@ -47,7 +48,7 @@ def test_a_run_brings_its_cell_and_its_sweep_which_wait_for_their_verdicts(
     assert cell.data.tags["mlflow.parentRunId"] == sweep.info.run_id
     assert (sweep.info.status, cell.info.status, leaf.info.status) == ("SCHEDULED", "SCHEDULED", "FINISHED")
 
-    mirror.write([record_of(cell_report(sweep_dir)), record_of(sweep_report(sweep_dir))])
+    tracker.write([record_of(cell_report(sweep_dir)), record_of(sweep_report(sweep_dir))])
     after = by_key(uri)
     assert len(after) == 3
     for key in (Key("sweep", "digits-mlp"), Key("cell", "digits-mlp", "c0ffee")):
@@ -58,25 +59,25 @@ def test_a_run_brings_its_cell_and_its_sweep_which_wait_for_their_verdicts(
 
 
 def test_written_twice_it_is_there_once(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = sweep_of(multirun)
     folders = [*(path.parent for path in sweep_dir.glob("cells/*/*/result.json")), sweep_dir]
     records = [record_of(folder) for folder in folders]
-    assert mirror.write(records) == len(records)
+    assert tracker.write(records) == len(records)
     before = {key: said(uri, run) for key, run in by_key(uri).items()}
-    assert mirror.write([*records, *records]) == 0
+    assert tracker.write([*records, *records]) == 0
     assert {key: said(uri, run) for key, run in by_key(uri).items()} == before
 
 
 def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = multirun / "digits-mlp"
     folder = run_folder(sweep_dir, status="failed")
     failed = record_of(folder)
-    mirror.write([failed])
+    tracker.write([failed])
     assert by_key(uri)[failed.key].info.status == "FAILED"
     shutil.rmtree(folder)
-    mirror.write([failed, record_of(run_folder(sweep_dir))])
+    tracker.write([failed, record_of(run_folder(sweep_dir))])
     run = by_key(uri)[failed.key]
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
@@ -85,14 +86,14 @@ def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingCon
 
 def test_two_deliverers_at_once_write_every_run_once(local: TrackingConfig, multirun: Path) -> None:
     uri, first = opened(local, multirun)
-    second = open_mirror(local, multirun)
+    second = open_tracker(local, multirun)
     assert second is not None
     sweep_dir = multirun / "digits-mlp"
     records = [record_of(run_folder(sweep_dir, seed=seed)) for seed in range(12)]
     written: list[int] = []
     threads = [
-        threading.Thread(target=lambda m=mirror, r=part: written.extend(m.write([record]) for record in r))
-        for mirror, part in ((first, records), (second, records[::-1]))
+        threading.Thread(target=lambda m=tracker, r=part: written.extend(m.write([record]) for record in r))
+        for tracker, part in ((first, records), (second, records[::-1]))
     ]
     for thread in threads:
         thread.start()
@@ -103,20 +104,20 @@ def test_two_deliverers_at_once_write_every_run_once(local: TrackingConfig, mult
 
 
 def test_a_run_deleted_in_the_ui_comes_back(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     record = record_of(run_folder(multirun / "digits-mlp"))
-    mirror.write([record])
+    tracker.write([record])
     MlflowClient(uri).delete_run(by_key(uri)[record.key].info.run_id)
     assert record.key not in by_key(uri)
-    mirror.write([record])
+    tracker.write([record])
     assert by_key(uri)[record.key].info.status == "FINISHED"
 
 
 def test_equal_data_sets_of_two_regimes_are_one_data_set(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = multirun / "digits-mlp"
-    mirror.write([record_of(run_folder(sweep_dir, regime="sequential"))])
-    mirror.write([record_of(run_folder(sweep_dir, regime="combined"))])
+    tracker.write([record_of(run_folder(sweep_dir, regime="sequential"))])
+    tracker.write([record_of(run_folder(sweep_dir, regime="combined"))])
     with sqlite3.connect(multirun / "mlflow.db") as database:
         assert database.execute("select count(*) from datasets").fetchone() == (2,)
         assert database.execute("select count(*) from inputs").fetchone() == (4,)
@@ -127,16 +128,16 @@ def test_equal_data_sets_of_two_regimes_are_one_data_set(local: TrackingConfig, 
 
 
 def test_two_sweeps_with_equal_runs_have_a_run_each(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
-    mirror.write([record_of(run_folder(multirun / name)) for name in ("one", "two")])
+    uri, tracker = opened(local, multirun)
+    tracker.write([record_of(run_folder(multirun / name)) for name in ("one", "two")])
     assert {key.sweep for key in by_key(uri)} == {"one", "two"}
     assert len(by_key(uri)) == 6
 
 
 def test_the_folder_moves_and_its_files_are_found(local: TrackingConfig, multirun: Path, tmp_path: Path) -> None:
-    _, mirror = opened(local, multirun)
-    mirror.write([record_of(run_folder(multirun / "digits-mlp"))])
-    mirror.close()
+    _, tracker = opened(local, multirun)
+    tracker.write([record_of(run_folder(multirun / "digits-mlp"))])
+    tracker.close()
     moved = tmp_path / "elsewhere" / "multirun"
     shutil.move(multirun, moved)
     assert sync(moved, local).n_written == 0
@@ -150,12 +151,12 @@ def test_the_folder_moves_and_its_files_are_found(local: TrackingConfig, multiru
 
 
 def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = sweep_of(multirun)
     report = sync(multirun, local)
     assert report.n_written == report.n_records == 24 + 4 + 1
     before = {key: (run.info.run_id, said(uri, run)) for key, run in by_key(uri).items()}
-    mirror.close()
+    tracker.close()
     for file in multirun.glob("mlflow.db*"):
         file.unlink()
     shutil.rmtree(multirun / "mlartifacts")
@@ -170,14 +171,14 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
 def test_a_journal_left_by_a_database_that_is_gone_does_not_damage_the_next(
     local: TrackingConfig, multirun: Path, tmp_path: Path
 ) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_of(multirun)
     file, journal, kept = (multirun / "mlflow.db", multirun / "mlflow.db-wal", tmp_path / "kept")
     with contextlib.closing(sqlite3.connect(file)) as reader:  # as long as it is there the journal stays
         reader.execute("SELECT count(*) FROM runs").fetchall()
         sync(multirun, local)
         shutil.copy(journal, kept)
-    mirror.close()
+    tracker.close()
     file.unlink()  # moved away, and the journal forgotten
     shutil.move(kept, journal)
     assert sync(multirun, local).n_written == 29
@@ -187,10 +188,10 @@ def test_a_journal_left_by_a_database_that_is_gone_does_not_damage_the_next(
 
 
 def test_a_damaged_database_says_what_to_do(local: TrackingConfig, multirun: Path) -> None:
-    _, mirror = opened(local, multirun)
+    _, tracker = opened(local, multirun)
     sweep_of(multirun)
     sync(multirun, local)
-    mirror.close()
+    tracker.close()
     file = multirun / "mlflow.db"
     content = bytearray(file.read_bytes())
     content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
@@ -217,8 +218,8 @@ def test_a_schema_of_an_older_mlflow_is_upgraded_and_a_copy_is_kept(local: Track
         config.attributes["connection"] = connection
         command.upgrade(config, "0584bdc529eb")  # MLflow 2.14
     engine.dispose()
-    _, mirror = opened(local, multirun)
-    assert mirror.write([record_of(run_folder(multirun / "digits-mlp"))]) == 1
+    _, tracker = opened(local, multirun)
+    assert tracker.write([record_of(run_folder(multirun / "digits-mlp"))]) == 1
     assert (multirun / "mlflow.db.before-upgrade").exists()
 
 
@@ -230,7 +231,7 @@ def _prepare_and_die(local: TrackingConfig, multirun: Path, n_statements: int) -
             os.kill(os.getpid(), signal.SIGKILL)
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", die)
-    open_mirror(local, multirun)
+    open_tracker(local, multirun)
 
 
 def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_that_the_next_cannot_go_on_with(
@@ -241,8 +242,8 @@ def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_that_the_next
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists(), "nobody sees half a database"
-    uri, mirror = opened(local, tmp_path)
-    assert mirror.write([record_of(run_folder(tmp_path / "digits-mlp"))]) == 1
+    uri, tracker = opened(local, tmp_path)
+    assert tracker.write([record_of(run_folder(tmp_path / "digits-mlp"))]) == 1
     assert len(by_key(uri)) == 3
 
 
@@ -251,7 +252,7 @@ def test_a_schema_of_a_newer_mlflow_is_left_alone(local: TrackingConfig, multiru
         database.execute("update alembic_version set version_num = 'ffffffffffff'")
         database.commit()
     with pytest.raises(TrackerUnavailable, match="newer MLflow"):
-        open_mirror(local, multirun)
+        open_tracker(local, multirun)
 
 
 def test_a_database_that_is_none_is_unavailable_not_a_crash(local: TrackingConfig, tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_a_database_that_is_none_is_unavailable_not_a_crash(local: TrackingConfi
     multirun.mkdir()
     (multirun / "mlflow.db").write_text("not a database " * 100)
     with pytest.raises(TrackerUnavailable, match="not a database"):
-        open_mirror(local, multirun)
+        open_tracker(local, multirun)
 
 
 def test_the_saved_views_are_the_experiments_and_a_changed_one_stays(local: TrackingConfig, multirun: Path) -> None:
@@ -277,10 +278,10 @@ def test_the_saved_views_are_the_experiments_and_a_changed_one_stays(local: Trac
 
 
 def test_axes_sort_as_numbers(local: TrackingConfig, multirun: Path) -> None:
-    uri, mirror = opened(local, multirun)
+    uri, tracker = opened(local, multirun)
     sweep_dir = multirun / "digits-mlp"
     for index, ratio in enumerate((10.0, 0.1, 3.0)):
-        mirror.write([record_of(run_folder(sweep_dir, cell=f"c{index}", axes=axes_of(ratio)))])
+        tracker.write([record_of(run_folder(sweep_dir, cell=f"c{index}", axes=axes_of(ratio)))])
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("lab")
     assert experiment is not None
@@ -289,11 +290,11 @@ def test_axes_sort_as_numbers(local: TrackingConfig, multirun: Path) -> None:
 
 
 def test_an_outbox_delivered_into_an_open_ui_reader_is_not_blocked(local: TrackingConfig, multirun: Path) -> None:
-    _, mirror = opened(local, multirun)
+    _, tracker = opened(local, multirun)
     outbox = Outbox(multirun / "digits-mlp")
     outbox.put(run_folder(multirun / "digits-mlp"))
     reader = sqlite3.connect(multirun / "mlflow.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("select count(*) from runs").fetchone()
-    assert outbox.deliver(mirror).n_delivered == 1
+    assert outbox.deliver(tracker).n_delivered == 1
     reader.close()

@@ -17,15 +17,16 @@ import pytest
 from filelock import FileLock
 
 from src.config import TrackingConfig
-from src.tracking.mirror import RecordRefused, TrackerUnavailable, open_mirror, tracking_uri
+from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import BATCH, Deliverer, Outbox
 from src.tracking.record import Key, Record
+from src.tracking.tracker import RecordRefused, TrackerUnavailable
 from tests.tracking.folders import cell_report, run_folder, sweep_of
 from tests.tracking.reading import by_key
 
 
 class Notebook:
-    """A mirror that notes the order of what it is told; `fails_at` is where it stops answering."""
+    """A tracker that notes the order of what it is told; `fails_at` is where it stops answering."""
 
     def __init__(self, *, fails_at: int | None = None, refuses: str | None = None) -> None:
         self.told: list[Key] = []
@@ -47,12 +48,12 @@ class Notebook:
 
 
 def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> None:
-    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
     seeds = [5, 1, 4, 2, 3, *range(6, BATCH + 10)]
     for seed in seeds:
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
-    assert outbox.deliver(mirror).n_delivered == len(seeds)
-    assert [key.run for key in mirror.told] == [f"c0ffeesequential{seed}" for seed in seeds]
+    assert outbox.deliver(tracker).n_delivered == len(seeds)
+    assert [key.run for key in tracker.told] == [f"c0ffeesequential{seed}" for seed in seeds]
     assert outbox.entries() == []
 
 
@@ -64,35 +65,35 @@ def test_a_clock_set_back_does_not_change_the_order(tmp_path: Path, monkeypatch:
 
 
 def test_a_tracker_that_stops_answering_leaves_what_it_was_not_told(tmp_path: Path) -> None:
-    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook(fails_at=2)
+    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook(fails_at=2)
     for seed in range(4):
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
-    delivery = outbox.deliver(mirror)
+    delivery = outbox.deliver(tracker)
     assert delivery.error is not None
     assert delivery.n_left == len(outbox.entries()) == 4
-    mirror.fails_at = None
-    assert outbox.deliver(mirror).n_delivered == 4
-    assert [key.run[-1] for key in mirror.told] == list("0123")
+    tracker.fails_at = None
+    assert outbox.deliver(tracker).n_delivered == 4
+    assert [key.run[-1] for key in tracker.told] == list("0123")
 
 
 def test_only_one_deliverer_is_active(tmp_path: Path) -> None:
-    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
     outbox.put(run_folder(tmp_path / "sweep"))
     with FileLock(outbox.folder / ".lock"):
-        delivery = outbox.deliver(mirror)
+        delivery = outbox.deliver(tracker)
     assert delivery.busy
     assert delivery.n_left == 1
-    assert mirror.told == []
+    assert tracker.told == []
 
 
 def test_what_can_never_be_delivered_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "sweep")
-    mirror = Notebook(refuses="c0ffeesequential2")
+    tracker = Notebook(refuses="c0ffeesequential2")
     for seed in range(4):
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
     (tmp_path / "sweep" / "cells" / "c0ffee" / "sequential-1" / "result.json").write_text("{half")
-    delivery = outbox.deliver(mirror)
-    assert [key.run[-1] for key in mirror.told] == ["0", "3"]
+    delivery = outbox.deliver(tracker)
+    assert [key.run[-1] for key in tracker.told] == ["0", "3"]
     assert len(delivery.refused) == 2
     reasons = [json.loads(path.read_text())["reason"] for path in sorted((outbox.folder / "refused").iterdir())]
     assert "JSONDecodeError" in reasons[0]
@@ -100,16 +101,16 @@ def test_what_can_never_be_delivered_is_set_aside_and_the_rest_goes_on(tmp_path:
 
 
 def test_an_entry_half_written_by_a_killed_process_is_never_read(tmp_path: Path) -> None:
-    outbox, mirror = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
     entry = outbox.put(run_folder(tmp_path / "sweep"))
     (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
-    assert outbox.deliver(mirror).refused == ()
-    assert len(mirror.told) == 1
+    assert outbox.deliver(tracker).refused == ()
+    assert len(tracker.told) == 1
 
 
 def _write_and_die(sweep_dir: Path, when: str) -> None:
     outbox, folder = Outbox(sweep_dir), sweep_dir / "cells" / "c0ffee" / "sequential-0"
-    with outbox.telling(folder):
+    with outbox.transaction(folder):
         if when == "with the result":
             run_folder(sweep_dir)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -117,29 +118,29 @@ def _write_and_die(sweep_dir: Path, when: str) -> None:
 
 @pytest.mark.parametrize("when", ["with the result", "before the result"])
 def test_what_a_killed_process_wrote_and_could_not_tell_is_told(tmp_path: Path, when: str) -> None:
-    sweep_dir, mirror = tmp_path / "sweep", Notebook()
+    sweep_dir, tracker = tmp_path / "sweep", Notebook()
     process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(sweep_dir, when))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     outbox = Outbox(sweep_dir)
-    assert (len(outbox.promises()), outbox.entries()) == (1, [])
-    delivery = outbox.deliver(mirror)
-    assert len(mirror.told) == delivery.n_delivered == (when == "with the result")
-    assert (delivery.refused, outbox.promises(), outbox.entries()) == ((), [], [])
+    assert (len(outbox.pending()), outbox.entries()) == (1, [])
+    delivery = outbox.deliver(tracker)
+    assert len(tracker.told) == delivery.n_delivered == (when == "with the result")
+    assert (delivery.refused, outbox.pending(), outbox.entries()) == ((), [], [])
     assert list((outbox.folder / "promised").iterdir()) == []
 
 
 def test_what_is_being_written_is_left_alone_and_told_afterwards(tmp_path: Path) -> None:
-    sweep_dir, mirror = tmp_path / "sweep", Notebook()
+    sweep_dir, tracker = tmp_path / "sweep", Notebook()
     run_folder(sweep_dir, status="failed")  # the attempt before: what it says is no news
     outbox = Outbox(sweep_dir)
     folder = sweep_dir / "cells" / "c0ffee" / "sequential-0"
-    with outbox.telling(folder):
-        assert Outbox(sweep_dir).deliver(mirror).n_delivered == 0
+    with outbox.transaction(folder):
+        assert Outbox(sweep_dir).deliver(tracker).n_delivered == 0
         shutil.rmtree(folder)
         run_folder(sweep_dir)
-    assert outbox.deliver(mirror).n_delivered == 1
+    assert outbox.deliver(tracker).n_delivered == 1
     assert list((outbox.folder / "promised").iterdir()) == []
 
 
@@ -152,18 +153,18 @@ def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: Trackin
     # The child is killed between the tracker's confirmation of its first runs and the removal of their entries.
     script = (
         "import os, signal, sys; from pathlib import Path; from src.config import TrackingConfig;"
-        "from src.tracking.mirror import open_mirror; from src.tracking import outbox;"
-        "m = open_mirror(TrackingConfig(name='local', uri=None, experiment='lab'), Path(sys.argv[1]).parent);"
+        "from src.tracking.connect import open_tracker; from src.tracking import outbox;"
+        "m = open_tracker(TrackingConfig(name='local', uri=None, experiment='lab'), Path(sys.argv[1]).parent);"
         "real = m.write; m.write = lambda r: (real(r[:5]), os.kill(os.getpid(), signal.SIGKILL));"
         "outbox.Outbox(Path(sys.argv[1])).deliver(m)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(sweep_dir)], check=False, env=dict(os.environ))
     assert killed.returncode == -signal.SIGKILL
-    uri, mirror = tracking_uri(local, multirun), open_mirror(local, multirun)
+    uri, tracker = tracking_uri(local, multirun), open_tracker(local, multirun)
     assert uri is not None
-    assert mirror is not None
+    assert tracker is not None
     assert sum(key.level == "run" for key in by_key(uri)) == 5
-    assert outbox.deliver(mirror, wait_s=5).n_delivered == len(folders)
+    assert outbox.deliver(tracker, wait_s=5).n_delivered == len(folders)
     runs = by_key(uri)
     assert sum(key.level == "run" for key in runs) == len(folders)
     assert all(run.info.status == "FINISHED" for key, run in runs.items() if key.level == "run")

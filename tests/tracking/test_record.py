@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
-from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, sentence
+from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, run_name
 from src.tracking.runs import record_of
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_report
 
@@ -25,8 +25,8 @@ from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_repor
         ({"shift": "rotate:30"}, "sequential r=0.10 imb=5 shift=rotate:30 e=20 s=3"),
     ],
 )
-def test_a_run_name_is_a_sentence(axes: dict[str, object], expected: str) -> None:
-    assert sentence({**axes_of(), **axes}, regime="sequential", seed=3) == expected
+def test_a_run_name_is_a_run_name(axes: dict[str, object], expected: str) -> None:
+    assert run_name({**axes_of(), **axes}, regime="sequential", seed=3) == expected
 
 
 @pytest.mark.parametrize("name", ["replay(share=0.05)-combined", "recall/a/../b", "chat (noir)", "x//y", "été/№5", "."])

@@ -1,4 +1,4 @@
-"""The mirror behind a real tracking server says the same as the one in the database, and mends what a kill left."""
+"""The tracker behind a real tracking server says the same as the one in the database, and mends what a kill left."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
-from src.tracking.mirror import Mirror, TrackerUnavailable, open_mirror, tracking_uri
+from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.record import Key
 from src.tracking.runs import record_of
 from src.tracking.sync import sync
+from src.tracking.tracker import Tracker, TrackerUnavailable
 from tests.tracking.conftest import Server
 from tests.tracking.folders import cell_report, run_folder, sweep_of, sweep_report
 from tests.tracking.reading import by_key, key_of, runs_of, said
@@ -38,10 +39,10 @@ def server(shared_server: Server) -> Server:
     return shared_server
 
 
-def opened(tracking: TrackingConfig, multirun: Path) -> Mirror:
-    mirror = open_mirror(tracking, multirun)
-    assert mirror is not None
-    return mirror
+def opened(tracking: TrackingConfig, multirun: Path) -> Tracker:
+    tracker = open_tracker(tracking, multirun)
+    assert tracker is not None
+    return tracker
 
 
 def test_server_and_database_hold_the_same_runs_field_by_field(
@@ -68,9 +69,9 @@ def test_server_and_database_hold_the_same_runs_field_by_field(
 
 
 def test_files_reach_the_server_masked(server: Server, multirun: Path, tmp_path: Path) -> None:
-    mirror = opened(server.tracking, multirun)
+    tracker = opened(server.tracking, multirun)
     record = record_of(run_folder(multirun / "digits-mlp"))
-    mirror.write([record])
+    tracker.write([record])
     run_id = by_key(server.uri)[record.key].info.run_id
     text = Path(MlflowClient(server.uri).download_artifacts(run_id, "config.yaml", str(tmp_path))).read_text()
     assert "optimizer" in text
@@ -90,12 +91,12 @@ def test_a_run_left_half_made_is_completed_not_doubled(
             raise KeyboardInterrupt
         return answer
 
-    mirror = opened(server.tracking, multirun)
-    mirror.write([record.parent] if record.parent else [])
+    tracker = opened(server.tracking, multirun)
+    tracker.write([record.parent] if record.parent else [])
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, calls_before_the_kill, killed)
         with pytest.raises(KeyboardInterrupt):
-            mirror.write([record])
+            tracker.write([record])
     half = by_key(server.uri)[record.key]
     assert half.info.status == "RUNNING"
     assert opened(server.tracking, multirun).write([record]) == 1
@@ -106,27 +107,27 @@ def test_a_run_left_half_made_is_completed_not_doubled(
 
 
 def test_a_run_created_twice_by_a_lost_answer_is_there_once(server: Server, multirun: Path) -> None:
-    mirror = opened(server.tracking, multirun)
+    tracker = opened(server.tracking, multirun)
     record = record_of(run_folder(multirun / "digits-mlp"))
-    mirror.write([record])
+    tracker.write([record])
     client = MlflowClient(server.uri)
     first = by_key(server.uri)[record.key]
     client.create_run(first.info.experiment_id, start_time=record.start, tags=record.all_tags(None))
-    mirror.write([record])
+    tracker.write([record])
     assert by_key(server.uri)[record.key].info.status == "FINISHED"
     everything = client.search_runs([first.info.experiment_id], run_view_type=3)
     assert not [run for run in everything if run.info.status == "RUNNING"]
 
 
 def test_a_failed_run_taken_up_again_and_a_cell_that_changes_its_mind(server: Server, multirun: Path) -> None:
-    mirror = opened(server.tracking, multirun)
+    tracker = opened(server.tracking, multirun)
     sweep_dir = multirun / "digits-mlp"
     folder = run_folder(sweep_dir, status="failed")
     failed = record_of(folder)
-    mirror.write([failed, record_of(cell_report(sweep_dir)), record_of(sweep_report(sweep_dir))])
+    tracker.write([failed, record_of(cell_report(sweep_dir)), record_of(sweep_report(sweep_dir))])
     before = by_key(server.uri)
     shutil.rmtree(folder)
-    mirror.write([record_of(run_folder(sweep_dir)), record_of(cell_report(sweep_dir, n=4))])
+    tracker.write([record_of(run_folder(sweep_dir)), record_of(cell_report(sweep_dir, n=4))])
     after = by_key(server.uri)
     assert after[failed.key].info.status == "FINISHED"
     assert "error" not in after[failed.key].data.tags
@@ -163,10 +164,10 @@ def test_a_server_killed_and_started_again_gets_everything_in_order(server: Serv
 def test_an_answer_that_never_comes_ends_the_round(multirun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr("src.tracking.server.TIMEOUT_S", 1)
+    monkeypatch.setattr("src.tracking.client.TIMEOUT_S", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         tracking = TrackingConfig(name="server", uri=f"http://127.0.0.1:{silent.getsockname()[1]}", experiment="lab")
         with pytest.raises(TrackerUnavailable, match=r"[Tt]ime"):
-            open_mirror(tracking, multirun)
+            open_tracker(tracking, multirun)

@@ -1,0 +1,251 @@
+"""The bulk writer: inserts a batch of runs into MLflow's own tables in one transaction.
+
+It saves 20 to 40 ms of processor time a run against MLflow's client, which is the reference. `incompatibility` compares
+MLflow's version and the columns of the tables with those listed here; anything unknown switches this writer off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from sqlalchemy import Connection, column, create_engine, delete, insert, inspect, select, table
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from src.tracking.client import Experiment, write_artifacts
+from src.tracking.record import Key, Record
+from src.tracking.schema import describe
+from src.tracking.tracker import RecordRefused, StoredRun, TrackerUnavailable
+
+KNOWN_VERSIONS = ("3.17.2",)
+"""The versions of MLflow whose tables were compared with what its client writes (tests/tracking)."""
+
+COLUMNS = {
+    "runs": "run_uuid name source_type source_name entry_point_name user_id status start_time end_time source_version "
+    "lifecycle_stage artifact_uri experiment_id deleted_time",
+    "tags": "key value run_uuid",
+    "params": "key value run_uuid",
+    "metrics": "key value timestamp run_uuid step is_nan",
+    "latest_metrics": "key value timestamp step is_nan run_uuid",
+    "datasets": "dataset_uuid experiment_id name digest dataset_source_type dataset_source dataset_schema "
+    "dataset_profile",
+    "inputs": "input_uuid source_type source_id destination_type destination_id step",
+    "input_tags": "input_uuid name value",
+}
+"""All columns of the tables that are written, in the order of insertion."""
+
+TABLES: dict[str, Any] = {name: table(name, *map(column, columns.split())) for name, columns in COLUMNS.items()}
+OF_A_RUN = ("tags", "params", "metrics", "latest_metrics", "runs")
+BUSY_TIMEOUT_S = 20
+
+Rows = defaultdict[str, list[dict[str, Any]]]
+
+
+def incompatibility(uri: str) -> str | None:
+    """Why this writer must not be used on the database; None if it may."""
+    if mlflow.__version__ not in KNOWN_VERSIONS:
+        return f"MLflow {mlflow.__version__} is installed, {', '.join(KNOWN_VERSIONS)} is known"
+    engine = create_engine(uri)
+    try:
+        inspector = inspect(engine)
+        for name, columns in COLUMNS.items():
+            difference = {found["name"] for found in inspector.get_columns(name)} ^ set(columns.split())
+            if difference:
+                return f"the columns of MLflow's table {name} differ from the known ones: {', '.join(difference)}"
+    except SQLAlchemyError as error:
+        raise TrackerUnavailable(describe(error)) from error
+    finally:
+        engine.dispose()
+    return None
+
+
+class BulkTracker:
+    """Writes each batch of records in one transaction; not thread-safe."""
+
+    def __init__(self, uri: str, experiment: Experiment, artifacts: Path) -> None:
+        self._experiment = experiment
+        self._experiment_id = int(experiment.id)
+        self._artifacts = artifacts
+        self._sqlite = uri.startswith("sqlite")
+        timeout = {"timeout": BUSY_TIMEOUT_S} if self._sqlite else {"connect_timeout": 5} if "postgres" in uri else {}
+        self._engine = create_engine(uri, connect_args=timeout, pool_pre_ping=True)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def write(self, records: Sequence[Record]) -> int:
+        """See `Tracker.write`: all records in one transaction."""
+        try:
+            with self._engine.connect() as connection:
+                if self._sqlite:
+                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")  # the results on disk can restore it
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # nobody writes between look-up and insertion
+                n_written = self._write(connection, records)
+                connection.commit()
+            return n_written
+        except (DataError, IntegrityError) as error:
+            if len(records) == 1:
+                raise RecordRefused(records[0].key, str(error)) from error
+            return sum(self.write([record]) for record in records)  # so that only the invalid record is refused
+        except (SQLAlchemyError, OSError) as error:
+            raise TrackerUnavailable(describe(error)) from error
+
+    def _write(self, connection: Connection, records: Sequence[Record]) -> int:
+        pending: dict[Key, Record] = {}  # of several records with one key the last counts
+        for record in records:
+            for parent in reversed(_ancestors(record)):
+                pending.setdefault(parent.key, parent)
+            pending[record.key] = record
+        stored = self._find(connection, pending.keys())
+        given = {id(record) for record in records}
+        rows: Rows = defaultdict(list)
+        n_written = 0
+        for key, record in pending.items():
+            known = stored.get(key)
+            if known is not None and (id(record) not in given or known.matches(record)):
+                continue
+            run_id, start, parent_id = self._run_id(key), record.start, None
+            if known is not None:
+                self._delete(connection, known.run_id)
+                run_id, start = known.run_id, start if key.level == "run" else min(start, known.start)
+            if record.parent is not None:
+                stored_parent = stored.get(record.parent.key)
+                parent_id = stored_parent.run_id if stored_parent else self._run_id(record.parent.key)
+            self._add(rows, record, run_id, start, parent_id)
+            n_written += id(record) in given
+        self._insert(connection, rows)
+        return n_written
+
+    def _find(self, connection: Connection, keys: Collection[Key]) -> dict[Key, StoredRun]:
+        """The runs of the keys by their tags, whichever writer created them."""
+        tags, runs = TABLES["tags"].c, TABLES["runs"].c
+        candidates: set[str] = set()
+        for level in ("run", "cell", "sweep"):
+            values = {getattr(key, level) for key in keys if key.level == level}
+            of_level = select(tags.run_uuid).where(tags.key == "level", tags.value == level)
+            query = select(tags.run_uuid).where(tags.key == level, tags.value.in_(values))
+            candidates |= set(connection.scalars(query.where(tags.run_uuid.in_(of_level)))) if values else set()
+        tags_of: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        names = ("level", "sweep", "cell", "run", "record")
+        for run_id, name, value in connection.execute(
+            select(tags.run_uuid, tags.key, tags.value).where(tags.run_uuid.in_(candidates), tags.key.in_(names))
+        ):
+            tags_of[run_id][name] = value
+        stored: dict[Key, StoredRun] = {}
+        for run_id, status, start, stage in connection.execute(
+            select(runs.run_uuid, runs.status, runs.start_time, runs.lifecycle_stage)
+            .where(runs.run_uuid.in_(candidates), runs.experiment_id == self._experiment_id)
+            .order_by(runs.start_time, runs.run_uuid)
+        ):
+            tag = tags_of[run_id]
+            key = Key(tag["level"], tag["sweep"], tag.get("cell", ""), tag.get("run", ""))  # type: ignore[arg-type]
+            if key in keys:
+                # Without its digest, a run that was deleted in the UI is written again.
+                digest = tag.get("record", "") if stage == "active" else ""
+                stored.setdefault(key, StoredRun(run_id, digest, status, start))
+        return stored
+
+    def _delete(self, connection: Connection, run_id: str) -> None:
+        inputs = TABLES["inputs"].c
+        mine = (inputs.destination_id == run_id) & (inputs.destination_type == "RUN")
+        input_tags = TABLES["input_tags"]
+        connection.execute(delete(input_tags).where(input_tags.c.input_uuid.in_(select(inputs.input_uuid).where(mine))))
+        connection.execute(delete(TABLES["inputs"]).where(mine))
+        for name in OF_A_RUN:
+            connection.execute(delete(TABLES[name]).where(TABLES[name].c.run_uuid == run_id))
+
+    def _run_id(self, key: Key) -> str:
+        """Derived from the key, so that links to a run survive a rebuild of the database."""
+        return _id(self._experiment.id, *key)
+
+    def _add(self, rows: Rows, record: Record, run_id: str, start: int, parent_id: str | None) -> None:
+        location = f"{self._experiment.artifact_location}/{run_id}/artifacts"
+        write_artifacts(self._artifacts, location, record.artifacts)
+        rows["runs"].append(
+            {
+                "run_uuid": run_id,
+                "name": record.name,
+                "source_type": "UNKNOWN",
+                "source_name": "",
+                "entry_point_name": "",
+                "source_version": "",
+                "user_id": "unknown",
+                "status": record.status,
+                "start_time": start,
+                "end_time": None if record.status == "SCHEDULED" else record.end,
+                "deleted_time": None,
+                "lifecycle_stage": "active",
+                "artifact_uri": location,
+                "experiment_id": self._experiment_id,
+            }
+        )
+        for name, values in (("tags", record.all_tags(parent_id)), ("params", record.params)):
+            rows[name] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in values.items()]
+        latest: dict[str, dict[str, Any]] = {}
+        for name, value, timestamp, step in dict.fromkeys(record.points):
+            row = {"run_uuid": run_id, "key": name, "timestamp": timestamp, "step": step}
+            row |= {"value": 0.0, "is_nan": True} if math.isnan(value) else {"value": value, "is_nan": False}
+            rows["metrics"].append(row)
+            if name not in latest or _order(row) > _order(latest[name]):
+                latest[name] = row
+        rows["latest_metrics"] += latest.values()
+        for item in record.inputs:
+            dataset_id = _id(self._experiment.id, item.name, item.digest)
+            input_id = _id(run_id, item.name, item.digest)
+            rows["datasets"].append(
+                {
+                    "dataset_uuid": dataset_id,
+                    "experiment_id": self._experiment_id,
+                    "name": item.name,
+                    "digest": item.digest,
+                    "dataset_source_type": "split",
+                    "dataset_source": item.source,
+                    "dataset_schema": item.schema,
+                    "dataset_profile": item.profile,
+                }
+            )
+            rows["inputs"].append(
+                {
+                    "input_uuid": input_id,
+                    "source_type": "DATASET",
+                    "source_id": dataset_id,
+                    "destination_type": "RUN",
+                    "destination_id": run_id,
+                }
+            )
+            rows["input_tags"].append({"input_uuid": input_id, "name": "mlflow.data.context", "value": item.context})
+
+    def _insert(self, connection: Connection, rows: Rows) -> None:
+        """Insert all rows; data sets that exist already, under whatever id, are referred to instead."""
+        datasets = {row["dataset_uuid"]: row for row in rows["datasets"]}
+        columns = TABLES["datasets"].c
+        query = select(columns.name, columns.digest, columns.dataset_uuid).where(
+            columns.experiment_id == self._experiment_id, columns.name.in_({row["name"] for row in datasets.values()})
+        )
+        found = connection.execute(query) if datasets else ()
+        existing = {_id(self._experiment.id, name, digest): uuid for name, digest, uuid in found}
+        rows["datasets"] = [row for uuid, row in datasets.items() if uuid not in existing]
+        for row in rows["inputs"]:
+            row["source_id"] = existing.get(row["source_id"], row["source_id"])
+        for name, target in TABLES.items():
+            if rows[name]:
+                connection.execute(insert(target), rows[name])
+
+
+def _ancestors(record: Record) -> list[Record]:
+    """The record's parent, its parent's parent, ..."""
+    return [record.parent, *_ancestors(record.parent)] if record.parent is not None else []
+
+
+def _order(row: dict[str, Any]) -> tuple[int, int, float]:
+    """MLflow's latest value of a metric is the one with the largest key."""
+    return row["step"], row["timestamp"], row["value"]
+
+
+def _id(*parts: str) -> str:
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]

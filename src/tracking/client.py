@@ -1,0 +1,251 @@
+"""The reference writer: MLflow's client, in front of a tracking server or of a database.
+
+A run takes several requests, so a kill can leave one incomplete, in status RUNNING. Its tags identify the record: the
+next delivery finds the run and sends everything again, which MLflow accepts without duplicates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from src.tracking.record import Key, Record, mask
+from src.tracking.tracker import RecordRefused, StoredRun, TrackerUnavailable
+from src.tracking.views import saved_views
+
+TIMEOUT_S = 10
+"""Limit of one request. A slower server counts as unavailable; nothing is lost."""
+
+MAX_POINTS = 1000
+MAX_PARAMS = 100
+REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+ARTIFACT_SCHEME = "mlflow-artifacts:/"
+
+
+class Experiment(NamedTuple):
+    id: str
+    artifact_location: str
+
+
+def ensure_experiment(client: Any, name: str, artifact_location: str | None = None) -> Experiment:
+    """Create or restore the experiment and add the saved views that it lacks."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another sweep has created it meanwhile
+                raise
+        known = client.get_experiment_by_name(name)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    for tag, value in saved_views().items():
+        if tag not in known.tags:  # keep a view that the user has changed
+            client.set_experiment_tag(known.experiment_id, tag, value)
+    return Experiment(str(known.experiment_id), known.artifact_location)
+
+
+def write_artifacts(root: Path, location: str, artifacts: Mapping[str, bytes]) -> None:
+    """Write files under `root`, where a server with ``--artifacts-destination`` serves `location`."""
+    if not artifacts:
+        return
+    if not location.startswith(ARTIFACT_SCHEME):
+        raise TrackerUnavailable(
+            f"the experiment keeps its files at {mask(location)}; choose another name by tracking.experiment=NAME"
+        )
+    folder = root / location.removeprefix(ARTIFACT_SCHEME).lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in artifacts.items():
+        (folder / name).write_bytes(content)
+
+
+class ClientTracker:
+    """Writes records one by one; not thread-safe.
+
+    Caches the runs that it finds and writes for one batch: meanwhile the outbox's lock makes it the only writer.
+
+    Args:
+        artifacts: The folder of artifacts if `uri` is a database; None if a server takes them.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
+        self._artifacts = artifacts
+        self._stored: dict[Key, StoredRun] = {}
+        self._searched: set[tuple[str, str]] = set()
+        with _translated_errors():
+            self._client: Any = MlflowClient(uri)
+            self._experiment = ensure_experiment(self._client, experiment).id
+
+    def close(self) -> None:
+        """The client keeps no connection of its own."""
+
+    def write(self, records: Sequence[Record]) -> int:
+        """See `Tracker.write`. Runs written before an error stay."""
+        self._stored, self._searched = {}, set()
+        n_written = 0
+        for record in records:
+            with _translated_errors(record.key):
+                n_written += self._write(record)
+        return n_written
+
+    def _find(self, key: Key) -> StoredRun | None:
+        """The run of a key. One search fetches all runs of a cell, or the run of the sweep."""
+        scope = (key.sweep, key.cell)
+        if scope not in self._searched:
+            query = f"tags.sweep = {_quoted(key.sweep)}"
+            query += f" AND tags.cell = {_quoted(key.cell)}" if key.cell else " AND tags.level = 'sweep'"
+            token = None
+            while True:
+                page = self._client.search_runs(
+                    [self._experiment], query, max_results=1000, page_token=token, order_by=["attributes.start_time"]
+                )
+                for run in page:
+                    self._cache(run)
+                token = page.token
+                if not token:
+                    break
+            self._searched.add(scope)
+        return self._stored.get(key)
+
+    def _cache(self, run: Any) -> None:
+        tags = run.data.tags
+        key = Key(tags.get("level", ""), tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
+        stored = StoredRun(run.info.run_id, tags.get("record", ""), run.info.status, run.info.start_time)
+        first = self._stored.setdefault(key, stored)
+        if first is stored:
+            return
+        # The server may have executed a request that timed out here: keep one run of the two, a complete one if any.
+        kept, extra = (stored, first) if first.status == "RUNNING" and stored.status != "RUNNING" else (first, stored)
+        self._stored[key] = kept
+        self._delete(extra)
+
+    def _delete(self, stored: StoredRun) -> None:
+        if stored.status == "RUNNING":
+            self._client.set_terminated(stored.run_id, "KILLED")
+        self._client.delete_run(stored.run_id)
+
+    def _write(self, record: Record) -> int:
+        parent = self._parent_id(record)
+        stored = self._find(record.key)
+        if stored is not None and stored.matches(record):
+            return 0
+        if stored is not None and record.key.level == "run" and stored.digest != record.digest():
+            self._delete(stored)  # a failed run that was retried, or a result with other content
+            stored = None
+        if stored is None:
+            run = self._client.create_run(
+                self._experiment, start_time=record.start, tags=record.all_tags(parent), run_name=record.name
+            )
+            stored = StoredRun(run.info.run_id, record.digest(), "RUNNING", record.start)
+        elif record.key.level != "run":
+            self._update_parent(stored, record, parent)
+        self._complete(stored.run_id, record)
+        self._stored[record.key] = StoredRun(stored.run_id, record.digest(), record.status, stored.start)
+        return 1
+
+    def _parent_id(self, record: Record) -> str | None:
+        if record.parent is None:
+            return None
+        stored = self._find(record.parent.key)
+        if stored is None or stored.status == "RUNNING":
+            self._write(record.parent)
+            stored = self._stored[record.parent.key]
+        return stored.run_id
+
+    def _update_parent(self, stored: StoredRun, record: Record, parent: str | None) -> None:
+        """Update a cell or a sweep in place, because its children refer to its id."""
+        tags = record.all_tags(parent) | {"record": ""}  # the digest is set once the content is complete
+        metrics = self._client.get_run(stored.run_id).data.metrics
+        removed = metrics.keys() - {point.name for point in record.points}
+        self._client.log_batch(
+            stored.run_id,
+            metrics=[Metric(name, float("nan"), record.end, 0) for name in removed],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    def _complete(self, run_id: str, record: Record) -> None:
+        params = [Param(name, value) for name, value in record.params.items()]
+        points = [Metric(*point) for point in record.points]
+        first = min(MAX_POINTS - min(len(params), MAX_PARAMS), len(points))
+        self._client.log_batch(run_id, metrics=points[:first], params=params[:MAX_PARAMS])
+        for start in range(first, len(points), MAX_POINTS):
+            self._client.log_batch(run_id, metrics=points[start : start + MAX_POINTS])
+        for start in range(MAX_PARAMS, len(params), MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+        if record.inputs:
+            self._client.log_inputs(
+                run_id,
+                datasets=[
+                    DatasetInput(
+                        Dataset(item.name, item.digest, "split", item.source, item.schema, item.profile),
+                        [InputTag("mlflow.data.context", item.context)],
+                    )
+                    for item in record.inputs
+                ],
+            )
+        self._write_artifacts(run_id, record.artifacts)
+        if record.key.level != "run":
+            self._client.log_batch(run_id, tags=[RunTag("record", record.digest())])
+        if record.status == "SCHEDULED":
+            self._client.update_run(run_id, status=record.status)
+        else:
+            self._client.set_terminated(run_id, record.status, record.end)
+
+    def _write_artifacts(self, run_id: str, artifacts: Mapping[str, bytes]) -> None:
+        if not artifacts:
+            return
+        if self._artifacts is not None:
+            write_artifacts(self._artifacts, self._client.get_run(run_id).info.artifact_uri, artifacts)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in artifacts.items():
+                (Path(folder) / name).write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+
+@contextlib.contextmanager
+def _translated_errors(key: Key | None = None) -> Iterator[None]:
+    """Run requests with short timeouts and raise their failures as errors of `tracker`."""
+    try:
+        with _short_timeouts():
+            yield
+    except MlflowException as error:
+        if key is not None and error.error_code in REFUSED:
+            raise RecordRefused(key, str(error)) from error
+        raise TrackerUnavailable(mask(str(error))) from error
+    except (RequestException, OSError) as error:
+        raise TrackerUnavailable(mask(str(error))) from error
+
+
+@contextlib.contextmanager
+def _short_timeouts() -> Iterator[None]:
+    """Set the variables that MLflow reads at each request, and restore the user's values afterwards."""
+    ours = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _quoted(value: str) -> str:
+    quote = '"' if "'" in value else "'"
+    return f"{quote}{value}{quote}"
