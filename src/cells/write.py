@@ -44,7 +44,7 @@ def write_runs(
     pending: list[tuple[Run, Path, Future[None]]] = []
 
     def write(folder: Path, body: Mapping[str, object], history: Mapping[str, list[Any]], text: str) -> None:
-        with outbox.telling(folder):
+        with outbox.transaction(folder):
             write_run(folder, body, history, text)
 
     def fail(run: Run, reason: str, trace: str) -> None:
@@ -101,7 +101,7 @@ def _write_failure(cell: ResolvedCell, regime: RegimeConfig, seed: int, reason: 
     """Writes failed.json and notifies MLflow; if the folder cannot be written, logs the reason instead."""
     folder = cell.run_folder(regime, seed)
     try:
-        with Outbox(cell.sweep_dir).telling(folder):
+        with Outbox(cell.sweep_dir).transaction(folder):
             write_failure(folder, _head(cell, regime, seed), reason, trace)
     except OSError as problem:
         log.warning("%s failed (%s), and failed.json cannot be written: %s", folder, reason, problem)
