@@ -1,4 +1,4 @@
-"""Which samples a stage trains on and in which order: addressed by (seed, digest of the data, epoch), by nothing else."""
+"""Which samples a stage trains on and in which order: addressed by (seed, digest of the data, epoch) alone."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class MixtureData:
-    """The training samples of one stage of one seed, and how an epoch draws from them.
-
-    Positions count through the concatenation of `parts`. `pools`: what is drawn from, each in the order of sample ids;
-    `counts`: draws from each pool in one epoch (None: one pool, every sample once). `balanced`: the draws of all pools but
-    the last are balanced over classes. `repeats`: each `piece` draws so many times in a row. `digest` names content and
-    way of drawing: the same samples have it however they were divided into data sets.
-    """
+    """The training samples of one stage of one seed, and how an epoch draws from them."""
 
     seed: int
     parts: tuple[Samples, ...]
+    """Positions count through the concatenation of these."""
     pools: tuple[Positions, ...]
+    """Positions to draw from, each pool in the order of sample ids."""
     counts: tuple[int, ...] | None
+    """Draws from each pool in one epoch; None: one pool, every sample once."""
     balanced: bool
+    """Whether the draws of all pools but the last are balanced over classes."""
     repeats: int
+    """How often each run of `piece` draws is repeated."""
     piece: int
     digest: str
+    """Names the content and the drawing: equal samples share it, however they are divided into data sets."""
 
     @property
     def n_samples(self) -> int:
@@ -59,7 +59,7 @@ class MixtureData:
         else:
             earlier = self.labels.numpy() if self.balanced else None
             labels = [*[earlier] * (len(self.pools) - 1), None]
-            chosen = [_draw(*what, rng) for what in zip(self.pools, self.counts, labels, strict=True)]
+            chosen = [_draw(*pool, rng) for pool in zip(self.pools, self.counts, labels, strict=True)]
             drawn = rng.permutation(np.concatenate(chosen))
         if self.repeats == 1:
             return drawn
@@ -68,7 +68,7 @@ class MixtureData:
 
 
 def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None) -> MixtureData:
-    """The data of a stage. `n_counted`: draws of an epoch if the mixture has shares (the size of the new data)."""
+    """The data of a stage. `n_counted`: draws in one epoch if the mixture has shares (the size of the new data)."""
     present = [k for k in mixture.parts if len(stream.train[k])]
     counts: tuple[int, ...] | None = None
     if mixture.shares is not None and present:
@@ -89,29 +89,29 @@ def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None)
         pools = tuple(_by_id((part,), int(offset)) for part, offset in zip(parts, offsets, strict=False))
     balanced = mixture.balanced and counts is not None
     piece = mixture.piece if mixture.repeats > 1 else 1
-    way = f"{counts}|{balanced}|{mixture.repeats}" + (f"|{piece}" if piece > 1 else "")
-    digest = hashlib.blake2b(way.encode(), digest_size=16)
+    drawing = f"{counts}|{balanced}|{mixture.repeats}" + (f"|{piece}" if piece > 1 else "")
+    digest = hashlib.blake2b(drawing.encode(), digest_size=16)
     for pool in pools:
         digest.update(_content(parts, pool))
     return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, piece, digest.hexdigest())
 
 
 def _tags(parts: tuple[Samples, ...]) -> tuple[list[str], Positions]:
-    """The different contents of the parts, sorted, and for every position which of them it is from."""
+    """The distinct contents of the parts, sorted, and the index of every position's content."""
     contents = sorted({part.content for part in parts})
     tags = np.concatenate([np.full(len(part), contents.index(part.content), np.int64) for part in parts])
     return contents, tags
 
 
 def _by_id(parts: tuple[Samples, ...], offset: int) -> Positions:
-    """Positions of the samples in the order of their ids; of equal ids of two sources the content decides."""
+    """Positions of the samples in the order of their ids, then of their contents."""
     ids = torch.cat([part.ids for part in parts]).numpy()
     _, tags = _tags(parts)
     return np.lexsort((tags, ids)).astype(np.int64) + offset
 
 
 def _content(parts: tuple[Samples, ...], pool: Positions) -> bytes:
-    """Names the samples at the positions, whatever data set each is in."""
+    """Names the samples at the positions, regardless of their data sets."""
     if not parts:
         return b"empty"
     contents, tags = _tags(parts)
@@ -125,13 +125,13 @@ def _content(parts: tuple[Samples, ...], pool: Positions) -> bytes:
 
 
 def _chunk(pool: Positions, parts: tuple[Samples, ...], seed: int, index: int, n_chunks: int) -> Positions:
-    """Piece `index` of `n_chunks` of the pool in the seed's order, itself in the order of ids; one chunk is the whole."""
+    """Chunk `index` of `n_chunks` of the pool in the seed's order, sorted by id; one chunk is the whole pool."""
     order = generator(seed, "order", "chunks", _content(parts, pool).hex()).permutation(len(pool))
     return pool[np.sort(np.array_split(order, n_chunks)[index])]
 
 
 def _draw(pool: Positions, count: int, labels: NDArray[np.generic] | None, rng: np.random.Generator) -> Positions:
-    """`count` positions of the pool, none again before all were drawn; given `labels`, class after class in turn."""
+    """`count` positions of the pool, none twice before all are drawn; with `labels`, cycling through the classes."""
     if labels is None:
         rounds = -(-count // len(pool)) if count else 1
         return np.concatenate([rng.permutation(pool) for _ in range(rounds)])[:count]

@@ -1,8 +1,8 @@
 """Which samples of a source each data set gets.
 
-One permutation per class, drawn by the seed, orders the samples of that class: first the test set (unless the source
-brings its own), then the validation set, then training samples. So held-out sets depend on the seed alone, never on
-sizes, ratios, imbalance or shift, and training samples are taken from the front of what is left.
+One permutation per class, drawn by the seed, orders the samples of that class: first the test set (unless the source has
+its own), then the validation set, then training samples. So held-out sets depend on the seed alone, never on sizes, ratios,
+imbalance or shift, and training samples come from the front of what is left.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from src.seeds import generator
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Rows of one source, in ascending order, for one seed.
+    """Rows of one source for one seed, in ascending order.
 
     `train[part]`: empty for a data set that draws from another source. `val`, `test`: of the classes that are trained
-    on. `classes` [N]: the stream's class of every row of the source, -1 where the stream has not that class.
+    on. `classes` [N]: the stream's class of every row of the source, -1 if the stream does not have that class.
     """
 
     train: tuple[Rows, ...]
@@ -33,14 +33,13 @@ class Draw:
 
 
 def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
-    """The samples of source `number` (0: Dataset 1's) that go to each data set and are held out."""
+    """Draw the training and held-out samples of source `number` (0: Dataset 1's)."""
     labels = class_labels(source)
-    brings_test = allotment.uses_official[number]
     is_official = np.zeros(len(labels), bool)
-    if brings_test:
+    if uses_official := allotment.uses_official[number]:
         assert source.official_test is not None
         is_official = source.official_test.numpy()
-    parts = [part for part, where in enumerate(allotment.data_source) if where == number]
+    parts = allotment.parts_of(number)
     train: list[list[Rows]] = [[] for _ in allotment.data_source]
     val: list[Rows] = []
     test: list[Rows] = []
@@ -49,8 +48,8 @@ def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
             continue
         is_member = labels == label
         order = generator(seed, "data", "order", number, label).permutation(np.flatnonzero(is_member & ~is_official))
-        n_test, n_val = (0 if brings_test else int(allotment.test[number, c])), int(allotment.val[number, c])
-        test.append(np.flatnonzero(is_member & is_official) if brings_test else order[:n_test])
+        n_test, n_val = (0 if uses_official else int(allotment.test[number, c])), int(allotment.val[number, c])
+        test.append(np.flatnonzero(is_member & is_official) if uses_official else order[:n_test])
         val.append(order[n_test : n_test + n_val])
         divided = divide(order[n_test + n_val :], allotment.train[parts, c].tolist())
         for part, rows in zip(parts, divided, strict=True):
@@ -61,10 +60,10 @@ def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
 
 
 def divide(order: Rows, counts: Sequence[int]) -> list[Rows]:
-    """Divides the first sum(counts) of `order` among the data sets.
+    """Divide the first sum(counts) of `order` among the data sets.
 
     Sample i goes to the last data set iff floor((i+1)f) > floor(i f), f being its share of all samples, in exact integer
-    arithmetic; what is left is divided among the others by the same rule.
+    arithmetic; the same rule divides the rest among the others.
     """
     rest = order[: sum(counts)]
     divided = []

@@ -15,29 +15,29 @@ from src.data.stream import Bank, Generator
 from src.errors import ConfigError
 
 CHUNK = 4096
-"""Rows that are converted at a time, so that peak memory does not grow with the source."""
+"""Rows converted at a time, so that peak memory does not grow with the source."""
 
 LUMINANCE = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey picture: ITU-R 601-2, as in Pillow."""
+"""Weights of red, green and blue in a grey image: ITU-R 601-2, as in Pillow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """All samples of a source; the row in the bank is the sample's id.
-
-    `y`: int64 [N] classes 0..K-1, or float [N, k] targets. `class_names`: K names, None for regression. `digest`: hash
-    of inputs, labels, class names and official test set. `official_test`: bool [N], the samples of the source's own
-    test set. `second`: Dataset 2's own source (`data.path2`), in the shape, scale and class numbers of this one.
-    `generator`: gives each data set samples of its own distribution in place of these.
-    """
+    """All samples of a source; the row in the bank is the sample's id."""
 
     bank: Bank
     y: Tensor
+    """int64 [N] classes 0..K-1, or float [N, k] targets."""
     class_names: tuple[str, ...] | None
+    """K names; None for a regression."""
     digest: str
+    """Hash of inputs, labels, class names and official test set."""
     official_test: Tensor | None = None
+    """bool [N]: whether a sample is in the source's own test set."""
     second: Source | None = None
+    """Dataset 2's own source (`data.path2`), in the shape, scale and class numbers of this one."""
     generator: Generator | None = None
+    """Gives each data set samples of its own distribution in place of these."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -55,8 +55,10 @@ class Source:
 def make_source(
     x: Tensor, y: Tensor, class_names: tuple[str, ...] | None, official_test: Tensor | None = None
 ) -> Source:
-    """A source from its tensors. Images [N, C, H, W] get the mean and deviation of what is not in the official test
-    set; features [N, d] are used as they are."""
+    """Make a source from its tensors.
+
+    Images [N, C, H, W] are standardised by what is not in the official test set; features [N, d] stay as they are.
+    """
     mean, std = moments(x, official_test) if x.ndim == 4 else (None, None)
     return Source(Bank(x, mean, std), y, class_names, content_digest(x, y, class_names, official_test), official_test)
 
@@ -69,7 +71,7 @@ def chunks(n_rows: int) -> Iterator[slice]:
 def content_digest(
     x: Tensor, y: Tensor, class_names: tuple[str, ...] | None, official_test: Tensor | None = None
 ) -> str:
-    """blake2b of types, shapes and contents; the mapping of a large file to memory is read piece by piece."""
+    """blake2b of types, shapes and contents; a memory-mapped file is read in chunks."""
     h = hashlib.blake2b(digest_size=16)
     h.update(repr((str(x.dtype), tuple(x.shape), str(y.dtype), tuple(y.shape), class_names)).encode())
     for piece in chunks(len(x)):
@@ -81,9 +83,9 @@ def content_digest(
 
 
 def moments(x: Tensor, left_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, float64 [C], of pixels on the 0-1 scale; rows in `left_out` apart.
+    """Mean and standard deviation of each channel, float64 [C], of pixels on the 0-1 scale, without the rows in `left_out`.
 
-    A constant channel has deviation 1, so that it can be divided by.
+    A constant channel has deviation 1, so that it can be a divisor.
     """
     total = np.zeros(x.shape[1])
     squares = np.zeros(x.shape[1])
@@ -105,7 +107,7 @@ def moments(x: Tensor, left_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Images [N, C, H, W] in another size, bilinear with anti-aliasing, in their own type."""
+    """Resize images [N, C, H, W], bilinear with anti-aliasing; their type stays."""
     if x.shape[2:] == (height, width):
         return x
     out = torch.empty((*x.shape[:2], height, width), dtype=x.dtype)
@@ -117,10 +119,13 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def match(second: Source, first: Source, key: str, value: str) -> Source:
-    """`second` as another source of Dataset 2: in the shape, type, scale and class numbers of `first`.
+    """Convert `second`, Dataset 2's source, to the shape, type, scale and class numbers of `first`.
 
-    Images are resized, made grey or coloured, and standardised with the mean and deviation of `first`: one network
-    sees both. Raises ConfigError under `key` where classes or shapes cannot agree.
+    Images are resized, converted to grey or RGB, and standardised by the mean and deviation of `first`: one network
+    sees both.
+
+    Raises:
+        ConfigError: Under `key`; classes or shapes cannot agree.
     """
     y = _match_labels(second, first, key, value)
     x = _match_inputs(second.bank.x, first.bank.x, key, value)

@@ -1,7 +1,6 @@
 """How a source becomes a stream: Dataset 1, Dataset 2, ..., with their validation and test sets.
 
-`load` reads the sources of a cell once and checks the split; the `StreamFactory` it returns builds the stream of a seed.
-The definitions are those of docs/DEFINITIONS.md: counts in counts.py, the draw in draw.py, shifts and labels in views.py.
+docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, views.py shifts and labels.
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ from src.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class StreamFactory:
-    """The sources of a cell, loaded once, from which each seed draws its stream.
-
-    `shift_source`: the source of `split.shift.source`.
-    """
+    """The sources of a cell, loaded once, from which each seed draws its stream."""
 
     split: SplitConfig
     source: Source
     shift_source: Source | None = None
+    """The source of `split.shift.source`."""
 
     @property
     def digest(self) -> str:
@@ -58,7 +55,7 @@ class StreamFactory:
 
     @property
     def n_outputs(self) -> int:
-        """Of a network for the stream: its labels, or target columns for regression."""
+        """Outputs of a network for the stream: labels, or target columns for regression."""
         names = self.class_names
         return self.source.n_outputs if names is None else len(names)
 
@@ -70,11 +67,13 @@ class StreamFactory:
 def load(
     data: SourceConfig, split: SplitConfig, cache: Path, loaded: dict[object, Source] | None = None
 ) -> StreamFactory:
-    """Loads the sources of a cell and checks that its split is possible.
+    """Load the sources of a cell and check that its split is possible.
 
-    `cache`: folder for decoded images if the data root is read-only. `loaded`: sources by the configuration they were
-    loaded for, filled here, so that the cells of a grid read a source once.
-    Raises ConfigError, before anything is trained.
+    Args:
+        data: The settings of the source.
+        split: The settings of the split.
+        cache: Folder for decoded images if the data root is read-only.
+        loaded: Sources by their settings. Filled here, so that the cells of a grid read a source once.
     """
     loaded = {} if loaded is None else loaded
     if data not in loaded:
@@ -92,31 +91,30 @@ def load(
 
 
 def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:
-    """Dataset 1's source and, where the other data sets have another, theirs."""
+    """Dataset 1's source and, if the other data sets have another, theirs."""
     other = source.second if shift_source is None else shift_source
     return (source,) if other is None else (source, other)
 
 
 def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
-    """Raises ConfigError for a split that these sources cannot give; `src.config` refuses what needs no data for it."""
+    """Raise ConfigError if these sources cannot give the split; `SplitConfig.check` refuses what needs no data."""
     split.shift.check_source(source)
     sources = sources_of(source, shift_source)
     if len(sources) > 1 and split.parts > 2:
-        raise ConfigError(
-            "split.parts", split.parts, "has no meaning with a source for each of 2 data sets; set it to 2"
-        )
+        problem = "has no meaning with a source for each of 2 data sets; set it to 2"
+        raise ConfigError("split.parts", split.parts, problem)
     allotment = allot(split, sources)
     if split.label_noise and present_labels(allotment.train, output_labels(split, allotment)).sum() < 2:
         raise ConfigError("split.label_noise", split.label_noise, "needs 2 classes or more to confuse; set it to 0")
 
 
 def output_labels(split: SplitConfig, allotment: Allotment) -> Rows | None:
-    """The label of every class of the stream, [classes]; None where each has its own."""
+    """The label of every class of the stream, [classes]; None if each has its own."""
     return None if split.labels is None else np.array([split.labels[c] for c in allotment.classes], np.int64)
 
 
 def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
-    """Which labels some data set has samples of."""
+    """Whether any data set has samples of a label, [labels]."""
     totals = train.sum(axis=0)
     return np.asarray((totals if labels is None else np.bincount(labels, weights=totals)) > 0)
 
@@ -124,8 +122,8 @@ def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
 def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: Source | None = None) -> Stream:
     """The stream of one seed: equal arguments give equal streams in any process.
 
-    Data sets that are not shifted share the bank of their source; a shifted one has a bank of just the rows it needs.
-    Ids of a second source go on after those of the first.
+    Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids of a
+    second source continue those of the first.
     """
     sources = sources_of(source, shift_source)
     allotment = allot(split, sources)

@@ -1,4 +1,4 @@
-"""What a split hands to training: data sets one after the other, with their validation and test sets."""
+"""What training gets: a sequence of data sets with their validation and test sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """A table of inputs that many sample sets share; rows are gathered and scaled batch by batch.
+    """A table of inputs that many sample sets share; batches gather and scale its rows.
 
     `x`: [N, C, H, W] (or [N, features]) on the CPU, uint8 (0..255) or floating point, possibly memory-mapped.
     `mean`, `std`: [C] of pixels scaled to 0..1, for uint8 and float images alike; None: x is used as it is.
@@ -33,8 +33,8 @@ class Bank:
         return tuple(self.x.shape[1:])
 
     def scale(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Raw rows of the bank [n, ...], on any device, as the network sees them."""
-        out = x.to(dtype, copy=True)  # changed in place below: pictures are large
+        """Scale raw rows [n, ...] of the bank, on any device, to what the network sees."""
+        out = x.to(dtype, copy=True)  # the operations below are in place: images are large
         if x.dtype == torch.uint8:
             out.div_(255)
         if self.mean is not None and self.std is not None:
@@ -50,7 +50,7 @@ class Samples:
     `rows`: int64 [n] into `bank.x`. `y`: int64 [n] classes, or float [n, k] targets. `ids`: int64 [n], the samples' names
     in their source; unique inside one source and the same whatever the seed, subset or shift.
     `content`: names the inputs (source digest, shift, seed where it matters), so that equal digests mean equal tensors.
-    `classes`: int64 [n], the stream's class of every sample where several classes share a label; None: the labels say it.
+    `classes`: int64 [n], the stream's class of every sample if several classes share a label; None: the labels are the classes.
     """
 
     bank: Bank
@@ -72,40 +72,40 @@ class Samples:
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """What a set's weights are equal within, [n]: classes; all 0 for regression."""
+        """The groups within which an evaluation set has equal weights, [n]: classes; all 0 for a regression."""
         if self.y.is_floating_point():
             return np.zeros(len(self), np.int64)
         return (self.y if self.classes is None else self.classes).numpy()
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """All inputs as the network sees them, [n, ...]."""
+        """All inputs, scaled as the network sees them, [n, ...]."""
         return self.bank.scale(self.bank.x[self.rows], dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Rows of a source as samples of a stream.
-
-    `row_of` [N]: row of `bank` of every row of the source that the bank holds (None: all, at the same place).
-    `y` [N] or [N, k]: label of every row as the stream numbers and the shift exchanges them. `classes` [N]: the
-    stream's class before a shift. `content`: names the bank's inputs. `first_id`: id of row 0. `shares_labels`: several
-    classes may have one label.
-    """
+    """Rows of a source as samples of a stream."""
 
     bank: Bank
     row_of: Rows | None
+    """[N] row in `bank` of every row of the source, -1 if absent; None: the same rows."""
     y: Tensor
+    """[N] or [N, k] label of every row after the stream's numbering and the shift."""
     classes: Rows
+    """[N] the stream's class before a shift."""
     content: str
+    """Names the bank's inputs."""
     first_id: int
+    """Id of row 0."""
     shares_labels: bool = False
+    """Whether several classes may have one label."""
 
     def samples(self, rows: Rows, y: Tensor | None = None) -> Samples:
-        """Samples of the given rows; `y` [N] in place of the view's own labels."""
-        places = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
+        """Samples of the given rows; `y` [N] overrides the view's own labels."""
+        in_bank = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
         labels = (self.y if y is None else y)[torch.from_numpy(rows)]
         classes = torch.from_numpy(self.classes[rows]) if self.shares_labels else None
-        return Samples(self.bank, places, labels, torch.from_numpy(rows + self.first_id), self.content, classes)
+        return Samples(self.bank, in_bank, labels, torch.from_numpy(rows + self.first_id), self.content, classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +122,8 @@ class EvaluationSet:
 class Evaluations:
     """Pools of held-out samples and the named sets (`d1`, `d2`, ..., `union`) that weigh them.
 
-    Every pool is evaluated once; a data set without a shift of its own shares the pool of Dataset 1. A data set with no
-    samples has no set (its metrics are null).
+    Every pool is evaluated once; a data set without a shift shares the pool of Dataset 1. An empty data set has no set
+    (its metrics are null).
     """
 
     pools: tuple[Samples, ...]
@@ -159,8 +159,8 @@ class Stream:
     """The data of one seed: `train[k]` is Dataset k+1; `val` and `test` are held out and never trained on.
 
     `n_outputs`: classes, or target columns for regression. `class_counts[k][c]`: samples of class c in Dataset k+1.
-    `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or where a class is absent by its prior).
-    `populations`: the distribution of each data set, where it is known (data=gaussian, regression, no shift of inputs).
+    `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or if a prior leaves a class out).
+    `populations`: the distribution of each data set, if it is known (data=gaussian, regression, no shift of inputs).
     """
 
     seed: int
