@@ -13,9 +13,7 @@ def check(config: Config) -> None:
     """Refuses what contradicts itself; what depends on the data's content is refused by `src.data.split`."""
     config.arch.check()
     config.split.check()
-    optimizer = config.optimizer
-    if optimizer.name != "sgd" and optimizer.momentum:
-        raise ConfigError("optimizer.momentum", optimizer.momentum, f"has no effect with optimizer={optimizer.name}")
+    config.optimizer.check()
     if config.data.is_regression and config.loss != "mse":
         raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
     config.data.check(config.split)

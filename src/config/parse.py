@@ -16,6 +16,7 @@ from src.config.search import SEARCH_KEYS, refuse_search
 from src.data.sources.catalog import SOURCES
 from src.errors import ConfigError, did_you_mean
 from src.models.catalog import ARCHITECTURES
+from src.optimizers import OPTIMIZERS
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
@@ -65,9 +66,10 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     values: dict[str, Any] = {}
     values["data"] = build_variant(SOURCES, given["data"], "data")
     values["stopping"] = build_variant(STOPPING_RULES, given["stopping"], "stopping")
+    values["optimizer"] = build_variant(OPTIMIZERS, given["optimizer"], "optimizer")
     values["arch"] = build_variant(ARCHITECTURES, given["arch"], "arch")
     values["launcher"] = build_named(typing.get_args(hints["launcher"]), given["launcher"], "launcher")
-    for name in ("split", "optimizer", "trainer", "tracking"):
+    for name in ("split", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)
     for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])

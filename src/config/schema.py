@@ -11,19 +11,10 @@ from typing import Any, Literal
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.models.architecture import Architecture
+from src.optimizers import OptimizerConfig
 from src.regimes.config import RegimeConfig
 from src.stopping.rule import StoppingRule
 from src.typed import bounds
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    name: Literal["sgd", "adam", "adamw"]
-    lr: float = field(metadata=bounds(gt=0))
-    batch_size: int | Literal["full"] = field(metadata=bounds(ge=1))
-    momentum: float = field(metadata=bounds(ge=0, lt=1))
-    weight_decay: float = field(metadata=bounds(ge=0))
-    schedule: Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

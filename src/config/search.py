@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 from src.config.schema import Config
 from src.errors import ConfigError, did_you_mean
-from src.regimes.catalog import REGIMES
 from src.typed import bounds, build
 
 SEARCH_KEYS = ("search", "objective", "objective_direction")
@@ -141,7 +140,7 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
             f"compares shares of a length, which stopping={stopping.name} leaves open; take stopping=epochs or budget"
         )
     (regime,) = config.regimes
-    if not REGIMES[regime.name](config.split.parts, **dict(regime.knobs))[-1].budget:
+    if not regime.stages(config.split.parts)[-1].budget:
         return f"has no curve to look at, since the last stage of {first} trains nothing; take search.pruner=none"
     if trainer.devices > 1:
         return "cannot reach the processes of a run on several devices; take trainer.devices=1 or search.pruner=none"

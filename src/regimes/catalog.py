@@ -1,12 +1,10 @@
-"""The regimes: each a short function from the number of data sets in the stream to a list of stages.
+"""The regimes: each is a short function from the number of data sets in the stream to a list of stages.
 
-Nothing but its stages differs between regimes: one training loop, one evaluation, one way to count. A regime's keyword
-arguments are its knobs; their defaults are the catalog's, repeated in conf/regime/NAME.yaml for reading. Knobs that leave
-nothing of the method (replay of nothing, a penalty of 0) give the stages of the plain regime, hence its very runs.
-docs/REGIMES.md has the tables, the sources and every deviation from them.
-
-`checkpoint`, where a regime has it: a file of weights (.pt, .pth, .safetensors) that stands for the stage on Dataset 1.
-`reset_optimizer`: forget momentum (all of the optimizer's state) at every boundary.
+Regimes differ only in their stages. The keyword arguments of a regime are its knobs, with defaults that conf/regime/NAME.yaml
+repeats. Knobs that switch the method off (a replay share of 0, a penalty of 0) give the stages of the plain regime, and thus
+the same runs. docs/REGIMES.md has the tables, the sources and every deviation from them. Common knobs: `checkpoint` is a
+file of weights (.pt, .pth, .safetensors) in place of the stage on Dataset 1; `reset_optimizer` clears the optimizer's state
+at every boundary.
 """
 
 from __future__ import annotations
@@ -16,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from src.regimes.stage import Mixture, Penalty, Stage, Start, Trainable
+from src.errors import ConfigError
+from src.regimes.stage import Mixture, Penalty, Requirement, Stage, Start, Trainable
+
+FULL_UP_TO = 2048
+"""Parameters up to which EWC may use the whole Fisher matrix: 32 MiB in double precision."""
+TEMPERATURE = 2.0
+"""Default temperature of learning without forgetting."""
 
 # ------------------------------------------------------------------------------------------------ plain
 
@@ -39,13 +43,13 @@ def combined(n_parts: int) -> list[Stage]:
 
 
 def d1_only(n_parts: int) -> list[Stage]:
-    """A fresh model on Dataset 1 alone: what sequential has after its first stage."""
+    """A fresh model on Dataset 1 alone: sequential after its first stage."""
     del n_parts
     return [Stage(mixture=Mixture(parts=(0,)))]
 
 
 def d2_only(n_parts: int) -> list[Stage]:
-    """A fresh model on Dataset 2 alone: what training without Dataset 1 would give."""
+    """A fresh model on Dataset 2 alone: training without Dataset 1."""
     assert n_parts >= 2
     return [Stage(mixture=Mixture(parts=(1,)))]
 
@@ -70,8 +74,8 @@ def replay(
 ) -> list[Stage]:
     """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
 
-    The number of updates is that of sequential. Several earlier data sets are drawn from equally; `balanced`: what is
-    drawn of them is balanced over classes. Experience replay with everything kept (Chaudhry et al. 2019).
+    The number of updates is that of sequential. Earlier data sets share the replayed draws equally; `balanced` balances
+    these draws over classes. Experience replay with an unlimited memory (Chaudhry et al. 2019).
     """
     _require(0 <= share < 1, "replay.share", share, "must be at least 0 and below 1: a fraction of the draws")
     _check_state("replay", reset_optimizer, checkpoint)
@@ -83,16 +87,19 @@ def replay(
         mixture = Mixture(parts=tuple(range(part + 1)), shares=shares, balanced=balanced)
         stage = Stage(mixture=mixture, start=_previous(part), counts_as=(part,), reset_optimizer=reset_optimizer)
         stages.append(stage)
+    if balanced:
+        problem = "balances over classes, and a regression has none; set it to false"
+        return _requiring(stages, needs="classes", knob="replay.balanced", value=True, problem=problem)
     return stages
 
 
 def rebalanced(n_parts: int, *, share: float = 0.5) -> list[Stage]:
     """Combined, but a fraction `share` of the draws comes from the last data set, however small it is.
 
-    The other data sets share the rest equally. An epoch has as many draws as combined: what is small is drawn again.
+    The other data sets share the rest equally. An epoch has as many draws as combined, so small data sets are drawn repeatedly.
     """
     _require(
-        0 < share < 1, "rebalanced.share", share, "must lie between 0 and 1: the last data set's part of the draws"
+        0 < share < 1, "rebalanced.share", share, "must lie between 0 and 1: the last data set's share of the draws"
     )
     parts = tuple(range(n_parts))
     shares = (*[(1 - share) / (n_parts - 1)] * (n_parts - 1), share)
@@ -100,20 +107,22 @@ def rebalanced(n_parts: int, *, share: float = 0.5) -> list[Stage]:
 
 
 def chunked(n_parts: int, *, n_chunks: int = 2) -> list[Stage]:
-    """The union in the seed's order, cut into `n_chunks` pieces that are trained on one after the other, weights kept.
+    """The union in the seed's order, cut into `n_chunks` pieces that are trained one after the other, weights kept.
 
-    One piece is combined; as many as there are samples is one sample at a time.
+    One piece is combined; as many pieces as samples is online training.
     """
     _require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
     mixtures = [Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)]
-    return [Stage(mixture=mixture, start=_previous(k) if k else Start()) for k, mixture in enumerate(mixtures)]
+    stages = [Stage(mixture=mixture, start=_previous(k) if k else Start()) for k, mixture in enumerate(mixtures)]
+    problem = "is more than the {n} samples of the stream; lower it"
+    return _requiring(stages, needs="samples", knob="chunked.n_chunks", value=n_chunks, problem=problem, limit=n_chunks)
 
 
 def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> list[Stage]:
     """Combined, but each sample (or piece of `piece` samples) is drawn `repeats` times in a row: an order, not a stage.
 
-    An epoch of the budget stays one pass' worth of samples: 10 epochs of repeats=10 are one pass over the blocks, against
-    10 shuffled passes of combined; 1 epoch covers the first tenth of the samples, 10 times each.
+    An epoch of the budget stays as many samples as one pass: 10 epochs with repeats=10 are one pass over the blocks, where
+    combined makes 10 shuffled passes; 1 epoch covers the first tenth of the samples, 10 times each.
     """
     _require(repeats >= 1, "blocks.repeats", repeats, "must be at least 1")
     _require(piece >= 1, "blocks.piece", piece, "must be at least 1 sample")
@@ -146,11 +155,11 @@ def shrink_perturb(
 
 
 def average(n_parts: int, *, weight: float = 0.5) -> list[Stage]:
-    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, not trained any more.
+    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, without further training.
 
-    `weight` is that of the last data set's model; the others share the rest equally (Wortsman et al. 2022, soups).
+    `weight` is the weight of the last data set's model; the others share the rest equally (Wortsman et al. 2022, soups).
     """
-    _require(0 <= weight <= 1, "average.weight", weight, "must lie between 0 and 1: the last model's part of the mean")
+    _require(0 <= weight <= 1, "average.weight", weight, "must lie between 0 and 1: the last model's share of the mean")
     mixing = (*[(1 - weight) / (n_parts - 1)] * (n_parts - 1), weight)
     parts = tuple(range(n_parts))
     alone = [Stage(mixture=Mixture(parts=(part,))) for part in parts]
@@ -158,7 +167,7 @@ def average(n_parts: int, *, weight: float = 0.5) -> list[Stage]:
     return [*alone, Stage(mixture=Mixture(parts=parts), start=start, budget=0)]
 
 
-# ------------------------------------------------------------------------------------------------ held back
+# ------------------------------------------------------------------------------------------------ restricted
 
 
 def freeze(
@@ -202,7 +211,12 @@ def ewc(
     Elastic weight consolidation (Kirkpatrick et al. 2017), scaled so that strength 1 counts each earlier sample as much as
     a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
     """
-    return _held(n_parts, "ewc", "ewc_full" if full else "ewc", strength, reset_optimizer, checkpoint)
+    stages = _held(n_parts, "ewc", "ewc_full" if full else "ewc", strength, reset_optimizer, checkpoint)
+    if full and strength:
+        fix = f"leave it false, or choose a network of at most {FULL_UP_TO:,} parameters"
+        problem = f"needs a matrix of {{n:,}} x {{n:,}} numbers; {fix}"
+        return _requiring(stages, needs="parameters", knob="ewc.full", value=True, problem=problem, limit=FULL_UP_TO)
+    return stages
 
 
 def l2_sp(
@@ -216,7 +230,7 @@ def lwf(
     n_parts: int,
     *,
     strength: float = 1.0,
-    temperature: float = 2.0,
+    temperature: float = TEMPERATURE,
     reset_optimizer: bool = True,
     checkpoint: str | None = None,
 ) -> list[Stage]:
@@ -225,14 +239,18 @@ def lwf(
     Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for loss=mse.
     """
     _require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
-    return _held(n_parts, "lwf", "lwf", strength, reset_optimizer, checkpoint, temperature=temperature)
+    stages = _held(n_parts, "lwf", "lwf", strength, reset_optimizer, checkpoint, temperature=temperature)
+    if temperature != TEMPERATURE:
+        problem = "has no effect with loss=mse; leave it out"
+        return _requiring(stages, needs="cross_entropy", knob="lwf.temperature", value=temperature, problem=problem)
+    return stages
 
 
 # ------------------------------------------------------------------------------------------------ parts of regimes
 
 
 def _first(checkpoint: str | None) -> Stage:
-    """Dataset 1 from fresh weights; or the file that stands for the end of that stage, not trained any more."""
+    """Dataset 1 from fresh weights, or from a file of final weights, without training."""
     mixture = Mixture(parts=(0,))
     if checkpoint is None:
         return Stage(mixture=mixture)
@@ -245,7 +263,7 @@ def _previous(stage: int) -> Start:
 
 
 def _one_after_the_other(n_parts: int, checkpoint: str | None, **later: Any) -> list[Stage]:
-    """One data set after the other, weights kept; every stage but the first is as `later` says."""
+    """One data set after the other, weights kept; `later` are settings of every stage but the first."""
     parts = range(1, n_parts)
     return [
         _first(checkpoint),
@@ -260,20 +278,25 @@ def _held(
     strength: float,
     reset_optimizer: bool,
     checkpoint: str | None,
-    **how: Any,
+    **settings: Any,
 ) -> list[Stage]:
-    """Sequential, every later stage held near the end of the one before it."""
+    """Sequential, with a penalty that holds every later stage near the end of the one before it."""
     _require(strength >= 0, f"{regime}.strength", strength, "must not be negative")
     _check_state(regime, reset_optimizer, checkpoint)
     first, *later = _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
     if strength == 0:
         return [first, *later]
-    held = [Penalty(kind=kind, strength=strength, of=k, **how) for k in range(len(later))]
+    held = [Penalty(kind=kind, strength=strength, of=k, **settings) for k in range(len(later))]
     return [first, *(replace(stage, penalty=penalty) for stage, penalty in zip(later, held, strict=True))]
 
 
+def _requiring(stages: list[Stage], **condition: Any) -> list[Stage]:
+    """The same stages under a condition on the cell (the fields of `Requirement`)."""
+    return [replace(stages[0], requires=(Requirement(**condition),)), *stages[1:]]
+
+
 def _check_state(regime: str, reset_optimizer: bool, checkpoint: str | None) -> None:
-    problem = "a file of weights holds no optimizer state to go on with; leave it true"
+    problem = "needs optimizer state, which a file of weights does not hold; leave it true"
     _require(reset_optimizer or checkpoint is None, f"{regime}.reset_optimizer", reset_optimizer, problem)
 
 
@@ -286,10 +309,8 @@ def _compiles(pattern: str) -> bool:
 
 
 def _require(holds: bool, knob: str, value: object, problem: str) -> None:
-    """Refuses a knob's value: ConfigError."""
+    """Raise ConfigError for a knob unless the condition holds."""
     if not holds:
-        from src.errors import ConfigError  # src.config imports this module
-
         raise ConfigError(f"regime.{knob}", value, problem)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,8 +27,6 @@ SHOWN = 4
 
 def pin(given: str, key: str) -> str:
     """``path@digest`` of a file, from its path or from that very text. Raises ConfigError under `key`."""
-    from src.errors import ConfigError  # that package imports the regimes
-
     path, digest = split(given)
     file = Path(path)
     if not file.is_file():
@@ -63,8 +63,6 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
     Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
     tensors of the very same shapes in the same order. Raises ConfigError, naming what does not match.
     """
-    from src.errors import ConfigError
-
     path, digest = split(pinned)
     content = Path(path).read_bytes()
     if digest is not None and content_digest(content) != digest:
@@ -108,8 +106,6 @@ def _tensors(path: str, content: bytes, key: str) -> dict[str, Tensor]:
 
     import torch
     from safetensors.torch import load
-
-    from src.errors import ConfigError
 
     how = "save it with torch.save(model.state_dict(), path) or safetensors"
     try:

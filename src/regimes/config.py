@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
+
+from src.regimes.catalog import REGIMES
+from src.regimes.stage import Stage
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -12,6 +16,13 @@ class RegimeConfig:
 
     name: str
     knobs: tuple[tuple[str, Any], ...] = ()
+    function: Callable[..., list[Stage]] | None = field(default=None, compare=False, repr=False)
+    """The regime itself, if it comes from a plugin; None: the catalog's."""
+
+    def stages(self, n_parts: int) -> list[Stage]:
+        """The stages for a stream of `n_parts` data sets. Raises ConfigError for a knob out of range."""
+        function = REGIMES[self.name] if self.function is None else self.function
+        return function(n_parts, **dict(self.knobs))
 
     @property
     def label(self) -> str:
@@ -21,5 +32,5 @@ class RegimeConfig:
         return f"{self.name}({inner})" if inner else self.name
 
     def content(self) -> dict[str, Any]:
-        """The knobs by what they stand for: of a file ``path@digest`` the digest, wherever it lies."""
+        """The knobs by content: for a file ``path@digest`` the digest, wherever it lies."""
         return {key: value.rpartition("@")[2] if key == "checkpoint" else value for key, value in self.knobs}

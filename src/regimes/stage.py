@@ -1,40 +1,37 @@
-"""What a regime is made of: stages, each one uninterrupted training phase on one mixture of data."""
+"""The parts of a regime: stages, each one uninterrupted training phase on one mixture of data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Which training samples a stage draws from.
-
-    `parts`: data sets of the stream, counted from 0; the mixture is their union, sorted by sample id and then permuted anew
-    every epoch. `shares`: fraction of an epoch's draws that comes from each part (None: every sample once);
-    `balanced`: what is drawn from the parts before the last (replayed data) is balanced over classes. `chunk` = (k, n):
-    the k-th (from 0) of n pieces of the union in the seed's order. `repeats`: each `piece` draws so many times in a row (an
-    ordering inside one stage), every epoch then being a pass over `repeats` times as many draws.
-    """
+    """The training samples that a stage draws from: the union of some data sets, permuted anew every epoch."""
 
     parts: tuple[int, ...]
+    """Data sets of the stream, counted from 0."""
     shares: tuple[float, ...] | None = None
+    """Fraction of an epoch's draws from each part; None: every sample once."""
     balanced: bool = False
+    """Whether draws from the parts before the last (replayed data) are balanced over classes."""
     chunk: tuple[int, int] | None = None
+    """(k, n): the k-th (from 0) of n pieces of the union in the seed's order."""
     repeats: int = 1
+    """How many times in a row each piece is drawn; an epoch passes over `repeats` times as many draws."""
     piece: int = 1
+    """Draws that are repeated together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a stage's weights come from.
-
-    ``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``: those
-    times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``average``: the mean of the
-    final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see `src.regimes.checkpoint`).
-    """
+    """The origin of a stage's initial weights."""
 
     kind: Literal["fresh", "previous", "shrink_perturb", "average", "file"] = "fresh"
+    """``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``: those
+    times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``average``: the mean of the
+    final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see `src.regimes.checkpoint`)."""
     of: tuple[int, ...] = ()
     shrink: float = 1.0
     perturb: float = 0.0
@@ -44,38 +41,59 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """Which parameters a stage trains: ``all``; ``last`` the last `layers` layers with parameters; ``pattern`` those
-    whose name matches the regular expression `pattern`; ``after`` all but the first `layers` layers."""
+    """The parameters that a stage trains."""
 
     kind: Literal["all", "last", "after", "pattern"] = "all"
+    """``last``: the last `layers` layers with parameters. ``after``: all but the first `layers` layers. ``pattern``: those
+    whose names match the regular expression `pattern`."""
     layers: int = 1
     pattern: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """A term added to the loss that holds the stage near the final weights (or outputs) of an earlier one.
-
-    ``ewc_full``: elastic weight consolidation with the whole Fisher matrix. `strength` multiplies the term; `temperature` is that of learning without forgetting. `of` is the stage held on to.
-    """
+    """A term added to the loss that holds the stage near the final weights (or outputs) of an earlier one."""
 
     kind: Literal["none", "l2_sp", "ewc", "ewc_full", "lwf"] = "none"
+    """``ewc_full``: elastic weight consolidation with the whole Fisher matrix."""
     strength: float = 0.0
+    """Factor on the term."""
     temperature: float = 2.0
+    """Of the softmaxes of learning without forgetting."""
     of: int = 0
+    """The stage whose result the term refers to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A condition on the cell without which a knob of a regime is refused, as `regime.{knob}={value}: {problem}`."""
+
+    needs: Literal["samples", "parameters", "classes", "cross_entropy"]
+    """``samples``: at least `limit` training samples. ``parameters``: at most `limit` of them in the network.
+    ``classes``: labels instead of regression targets. ``cross_entropy``: that loss."""
+    knob: str
+    """Regime and knob, e.g. ``chunked.n_chunks``."""
+    value: object
+    problem: str
+    """The message; ``{n}`` stands for the number that the cell has."""
+    limit: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training phase. `counts_as`: data sets whose size decides the stage's share of the budget (None: the mixture's
-    own); replay trains on the mixture but makes the updates of Dataset 2 alone. `budget`: factor on the stage's budget;
-    0 means no training at all (the average of two models)."""
+    """One training phase."""
 
     mixture: Mixture
     start: Start = Start()
     trainable: Trainable = Trainable()
     penalty: Penalty = Penalty()
     reset_optimizer: bool = True
+    """Whether the optimizer starts without state (momentum)."""
     lr_factor: float = 1.0
     counts_as: tuple[int, ...] | None = None
+    """Data sets whose size decides the stage's share of the budget (None: the mixture's own). Replay trains on the mixture
+    but makes the updates of Dataset 2 alone."""
     budget: float = 1.0
+    """Factor on the stage's budget; 0: no training at all (the average of two models)."""
+    requires: tuple[Requirement, ...] = field(default=(), compare=False)
+    """What the cell must have for this stage."""

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from src.config import OptimizerConfig
 from src.evaluation.metrics import Loss, sample_losses
+from src.optimizers import OptimizerConfig
 from src.training.feed import Batch
 from src.training.replicas import Replicas, VmapReplicas
 
@@ -86,17 +86,7 @@ class GroupModule(pl.LightningModule):
         config = self.config
         named = list(self.replicas.named_trainable())
         parameters = [parameter for _, parameter, _ in named]
-        shared: dict[str, Any] = {
-            "lr": self.lr,
-            "weight_decay": config.weight_decay,
-            "foreach": self.device.type == "cuda",
-        }
-        optimizer: torch.optim.Optimizer
-        if config.name == "sgd":
-            optimizer = torch.optim.SGD(parameters, momentum=config.momentum, **shared)
-        else:
-            kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-            optimizer = kind(parameters, fused=False, **shared)
+        optimizer = config.build(parameters, lr=self.lr, foreach=self.device.type == "cuda")
         if self.optimizer_states is not None:
             for name, parameter, model in named:
                 optimizer.state[parameter] = self._restored(name, parameter, model)

@@ -12,7 +12,6 @@ from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.errors import ConfigError
 from src.io import digest
-from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import split
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start
@@ -88,7 +87,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
 
 def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     """The stages of one run as nodes; a stage without samples is left out and its successors start from its parent."""
-    stages = REGIMES[regime.name](config.split.parts, **dict(regime.knobs))
+    stages = regime.stages(config.split.parts)
     sizes = [len(part) for part in stream.train]
     data = [_stage_data(stream, stage, sizes) for stage in stages]
     counted = [_n_counted(stage, sizes, mixture) for stage, mixture in zip(stages, data, strict=True)]

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 import src.training.fit as fit_module
 import src.training.monitor as monitor_module
-from src.config import Config, OptimizerConfig
+from src.config import Config
 from src.models.build import build_model
+from src.optimizers import OptimizerConfig
 from src.training.fit import fit
 from src.training.plan import Node
 from src.training.result import StageResult
