@@ -1,7 +1,7 @@
-"""Augmented pictures are what mirroring and cutting one by one gives, differ from draw to draw, and depend on nothing else.
+"""Augmented images equal flipping and cropping one by one, differ between draws, and depend on nothing else.
 
-Neither on where an epoch begins, nor on the batches it is cut into, nor on the ranks that share them; figures over a stage's
-data see its pictures as they are.
+Neither on where an epoch begins, nor on the batches it is cut into, nor on the ranks that share them; metrics over a
+stage's data read the images without augmentation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from src.data.split import build_stream
 from src.errors import ConfigError
 from src.regimes.stage import Mixture
 from src.stopping.length import Length
-from src.training.compatibility import check_regimes
 from src.training.devices import Device
 from src.training.feed import make_feed, whole_epoch
 from tests.data.samples import source_of, split_of
@@ -46,7 +45,7 @@ def epochs(
 
 @pytest.mark.parametrize("names", [("flip",), ("crop",), ("flip", "crop")])
 @pytest.mark.parametrize("shape", [(1, 9, 9), (3, 16, 8)])
-def test_every_picture_is_mirrored_and_cut_as_chosen(names: tuple[str, ...], shape: tuple[int, int, int]) -> None:
+def test_every_image_is_flipped_and_cropped_as_drawn(names: tuple[str, ...], shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.random((2, 30, *shape), dtype=np.float32))
     high, wide = margins(shape)
@@ -92,18 +91,17 @@ def test_it_depends_neither_on_company_nor_interruption_nor_ranks_nor_the_feed()
     assert all(torch.equal(a, b) for a, b in zip(whole, epochs(members, mib=0), strict=True))
 
 
-def test_figures_see_the_pictures_as_they_are() -> None:
-    place = Device(torch.device("cpu"), torch.float32)
-    feeds = [make_feed([data()], LENGTH, place, 9, 0, augment) for augment in ((), ("flip", "crop"))]
+def test_metrics_read_images_without_augmentation() -> None:
+    device = Device(torch.device("cpu"), torch.float32)
+    feeds = [make_feed([data()], LENGTH, device, 9, 0, augment) for augment in ((), ("flip", "crop"))]
     plain, other = ([x for x, _, _ in whole_epoch(feed, 7)] for feed in feeds)
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
 
 
-def test_what_has_no_pictures_is_refused_and_addresses_stay() -> None:
+def test_samples_without_images_are_refused_and_addresses_stay() -> None:
     gaussian = compose(["data=gaussian", "loss=mse", "arch=linear", "augment=[flip]"])
-    factory = resolve(gaussian).streams
     with pytest.raises(ConfigError, match=r"augment=.*shape \[\d+\]; set augment=\[\]"):
-        check_regimes(gaussian, factory.source, factory.n_outputs)
+        resolve(gaussian)
     plain, one, two, turned = (compose([f"augment={a}"]) for a in ("[]", "[flip]", "[flip,crop]", "[crop,flip]"))
     assert "augment" not in plain.recipe(), "cells from before there was this key keep their address"
     assert len({resolve(config).folder for config in (plain, one, two)}) == 3

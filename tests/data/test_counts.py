@@ -88,7 +88,7 @@ def test_error_says_the_largest_size_that_fits(imbalance: float) -> None:
         check_split(split_of(size=int(found[1]) + 1, imbalance=imbalance), source)
 
 
-def test_error_says_class_asked_and_available() -> None:
+def test_error_names_class_requested_and_available() -> None:
     message = "split.sizes=[20, 20]: Dataset 1 and Dataset 2 would need 20 training samples of class b, but 7 are left"
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_split(split_of(sizes=(20, 20)), source_of([60, 10]))

@@ -1,5 +1,5 @@
-"""The Gaussian generator: every data set has the distribution that it says, exactly where it promises so, and seeds are
-independent where they must be."""
+"""The Gaussian generator: every data set has its stated distribution, exactly if promised, and seeds are
+independent if `draw` is fresh."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_fresh_seeds_have_samples_of_their_own_and_a_pool_is_shared() -> None:
         assert factory.build(1).digest == factory.build(1).digest != factory.build(2).digest
 
 
-def test_exact_draw_has_the_quadratic_loss_that_was_asked_for() -> None:
+def test_exact_draw_has_the_requested_quadratic_loss() -> None:
     """The inputs' second moment is the covariance, and the least-squares solution is the true weights, noise or not."""
     first, second = [[2.0, 0.6], [0.6, 0.5]], [[0.0, 0.0], [0.0, 3.0]]
     words = (f"data.covariances={[first, second]}", "data.weights=[[1,-1],[0,2]]", "data.dim=2", "data.draw=exact")

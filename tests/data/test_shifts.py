@@ -1,4 +1,4 @@
-"""A shift changes what it says, by as much as it says, and the same sample always in the same way.
+"""A shift changes what its kind names, by its amount, and the same sample always alike.
 
 Properties (every input shift): shape and type stay; a sample's shifted pixels do not depend on the subset it is in; no
 other row is read. Oracles: a quarter turn, the multiset of pixels, the deviation of the noise, cycles of labels.
@@ -53,7 +53,7 @@ def test_quarter_turns_are_exact_and_add_up(part: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_permutation_moves_the_asked_share_of_pixels_for_all_samples(share: float) -> None:
+def test_permutation_moves_the_requested_share_of_pixels_for_all_samples(share: float) -> None:
     taken = pixel_permutation(49, share, seed=5, part=1)
     assert sorted(taken.tolist()) == list(range(49))
     assert (taken != np.arange(49)).sum() == int(49 * share + 0.5)
@@ -97,10 +97,10 @@ def test_relabel_exchanges_a_share_of_the_classes_in_one_cycle(amount: float, n_
     assert sorted(mapping) == sorted(mapping.values()) == list(range(10))
     moved = [c for c in mapping if mapping[c] != c]
     assert len(moved) == n_moved
-    place, cycle = moved[0], []
-    while place not in cycle:
-        cycle.append(place)
-        place = mapping[place]
+    label, cycle = moved[0], []
+    while label not in cycle:
+        cycle.append(label)
+        label = mapping[label]
     assert sorted(cycle) == sorted(moved)
     assert mapping == relabel(range(10), amount, seed=1, part=1)
 

@@ -1,12 +1,13 @@
-"""A source is read whole and right, or refused.
+"""A source is read completely and correctly, or refused.
 
 Properties: digits equal scikit-learn's; images come out standardised; the Gaussian teacher can be recovered and larger
-draws begin with smaller ones; every layout of arrays means the same; the digest names content; a second source takes the
+draws begin with smaller ones; every layout of arrays is equivalent; the digest names content; a second source takes the
 shape, type, scale and class numbers of the first; errors name the file, what is wrong and the fix.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+from src.config import compose
 from src.data.source import Source, make_source, match
 from src.data.sources.arrays import ArraysData
-from src.data.sources.catalog import load_shift_source
+from src.data.sources.base import SourceConfig
+from src.data.sources.catalog import SOURCES, load_shift_source
 from src.data.sources.digits import DigitsData
 from src.data.sources.gaussian import GaussianData
+from src.data.split import load
 from src.errors import ConfigError
-from tests.data.samples import read_source, source_of
+from tests.data.samples import read_source, source_of, split_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 3, 6, 5), dtype=np.uint8)
@@ -128,7 +132,7 @@ def test_grey_images_features_texts_and_targets(tmp_path: Path) -> None:
     assert (targets.class_names, targets.n_outputs) == (None, 2)
 
 
-def test_images_are_resized_if_asked(tmp_path: Path) -> None:
+def test_images_are_resized_on_request(tmp_path: Path) -> None:
     flat = np.full((4, 8, 8), 200, np.uint8)
     source = read_source(arrays(saved(tmp_path, x=flat, y=[0, 1, 0, 1]), image_size=3))
     assert source.bank.x.shape == (4, 1, 3, 3)
@@ -237,3 +241,41 @@ def features(n_columns: int, targets: int | None = None) -> Source:
 def test_sources_that_cannot_agree_are_refused(second: Source, first: Source, message: str) -> None:
     with pytest.raises(ConfigError, match=f"split.shift.source=x: .*{message}"):
         match(second, first, "split.shift.source", "x")
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_every_source_of_the_catalog_composes_and_declares_settings_that_it_has(name: str) -> None:
+    cls = SOURCES[name]
+    data = compose([f"data={name}", *cls.needs]).data
+    assert type(data) is cls
+    assert data.name == name
+    assert cls.where <= {f.name for f in dataclasses.fields(cls)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stripes(SourceConfig):
+    """A source from outside src: vertical or horizontal stripes."""
+
+    n: int
+
+    def load(self, cache: Path) -> Source:
+        del cache
+        x = torch.zeros(self.n, 1, 8, 8)
+        x[::2, :, ::2], x[1::2, :, :, ::2] = 1, 1
+        return make_source(x, torch.arange(self.n) % 2, ("horizontal", "vertical"))
+
+    @classmethod
+    def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:
+        del first
+        return cls(name=value, root=data.root, n=40)
+
+
+def test_source_from_outside_src_serves_both_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "stripes", Stripes)
+    data = Stripes(name="stripes", root="data", n=60)
+    assert not data.is_regression
+    factory = load(data, split_of(size=40), CACHE)
+    assert [len(part) for part in factory.build(0).train] == [20, 20]
+    assert len(load_shift_source("stripes", data, factory.source, CACHE)) == 40
+    with pytest.raises(ConfigError, match=r"split\.shift\.source=gaussian: is a folder|does not exist"):
+        load_shift_source("gaussian", data, factory.source, CACHE)

@@ -1,6 +1,6 @@
-"""A stream is what the definitions say, whatever is asked.
+"""A stream is what the definitions say, for every split.
 
-Properties: training, validation and test samples are disjoint; counts are as asked; weights sum to 1 and give each set
+Properties: training, validation and test samples are disjoint; counts are as requested; weights sum to 1 and give each set
 its priors; the i.i.d. union is the same at every ratio; subsets nest; held-out sets depend on the seed alone; equal
 arguments give equal streams, in another process too; what is not possible is refused with key and fix.
 """
@@ -99,7 +99,7 @@ def test_each_data_set_nests_where_its_share_of_every_class_stays(imbalance: flo
 
 
 def test_division_by_hand() -> None:
-    order = np.arange(10, 16)  # the last sample is not asked for
+    order = np.arange(10, 16)  # the last sample is not requested
     assert [part.tolist() for part in divide(order, [3, 2])] == [[10, 11, 13], [12, 14]]
     assert [part.tolist() for part in divide(order, [5, 0])] == [[10, 11, 12, 13, 14], []]
     thirds = divide(order, [2, 2, 2])  # the last takes 12 and 15; the second takes every other one of the rest

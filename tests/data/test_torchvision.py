@@ -1,7 +1,7 @@
 """Files in torchvision's layout are read packed, checked, and whole, or not at all.
 
 Properties: images and labels come out as they went in, training set first; nothing is written into the data root; a
-missing, cut or altered file is refused by name with the way to get it; the network is asked only for what is missing.
+missing, truncated or altered file is refused by name with a way to get it; only missing files are downloaded.
 """
 
 from __future__ import annotations
