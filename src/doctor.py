@@ -1,4 +1,4 @@
-"""Is everything here as it should be, and if not, what mends it?   python -m src.doctor [multirun=multirun]   (make doctor)
+"""Check the installation and the results, and name the fixes.   python -m src.doctor [multirun=multirun]   (make doctor)
 
 Exit status 1 if anything would stop a sweep.
 """
@@ -30,24 +30,24 @@ from src.tracking.record import mask
 ROOT = Path(__file__).resolve().parent.parent
 FREE_GIB = 2.0
 LOCK_SECONDS = 1.0
-"""Longer than anybody who is well holds a lock."""
+"""Longer than a working process holds a lock."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `fix`: what to do about it."""
+class Check:
+    """Outcome of one check. `fix`: what to do about it."""
 
     state: Literal["ok", "look", "wrong"]
-    what: str
-    seen: str
+    subject: str
+    found: str
     fix: str = ""
 
 
-def python() -> Iterator[Finding]:
-    """Python and the packages against the lock."""
+def python() -> Iterator[Check]:
+    """Versions of Python and of the packages, against the lock file."""
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
-    yield Finding("ok" if good else "wrong", "python", version, "" if good else "use Python 3.11 or newer")
+    yield Check("ok" if good else "wrong", "python", version, "" if good else "use Python 3.11 or newer")
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)([^\\\n]*)", (ROOT / "requirements.lock").read_text(), re.M)
     wanted: dict[str, set[str]] = {}
     for name, pinned, _ in pins:
@@ -56,48 +56,48 @@ def python() -> Iterator[Finding]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("wrong", name, "not installed", "make setup")
+            yield Check("wrong", name, "not installed", "make setup")
             continue
         same = found.split("+")[0] in wanted.get(name, set())
         pinned = " or ".join(sorted(wanted.get(name, set())))
-        yield Finding("ok" if same else "look", name, found, "" if same else f"the lock pins {pinned}: make setup")
+        yield Check("ok" if same else "look", name, found, "" if same else f"the lock pins {pinned}: make setup")
 
 
-def devices() -> Iterator[Finding]:
-    """What torch sees, and what was asked to be seen."""
+def devices() -> Iterator[Check]:
+    """The devices that torch sees."""
     import torch
 
-    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
-    said = "" if mask is None else f" (CUDA_VISIBLE_DEVICES={mask})"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    setting = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-        yield Finding("ok", "GPUs", ", ".join(names) + said)
+        yield Check("ok", "GPUs", ", ".join(names) + setting)
         leased = [gpu.shown for gpu in gpus_here()]
         if len(leased) == len(names):
-            yield Finding("ok", "leases", f"workers lease {', '.join(leased)}")
+            yield Check("ok", "leases", f"workers lease {', '.join(leased)}")
         else:
             fix = "a sweep's workers share what nvidia-smi -L lists: install it, or set n_workers by hand"
-            yield Finding("look", "leases", f"nvidia-smi lists {len(leased)} of these {len(names)} GPUs{said}", fix)
+            yield Check("look", "leases", f"nvidia-smi lists {len(leased)} of these {len(names)} GPUs{setting}", fix)
     else:
-        yield Finding("ok", "GPUs", f"none visible{said}: trainer=auto takes the CPU")
-    yield Finding("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")
+        yield Check("ok", "GPUs", f"none visible{setting}: trainer=auto uses the CPU")
+    yield Check("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")
 
 
-def disk(multirun: Path) -> Iterator[Finding]:
-    """Room, and whether results can be written."""
-    place = next(path for path in (multirun.absolute(), *multirun.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 2**30
+def disk(multirun: Path) -> Iterator[Check]:
+    """Free space, and whether results can be written."""
+    folder = next(path for path in (multirun.absolute(), *multirun.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 2**30
     state: Literal["ok", "wrong"] = "ok" if free >= FREE_GIB else "wrong"
-    yield Finding(state, "disk", f"{free:.1f} GiB free", "" if state == "ok" else f"free at least {FREE_GIB:g} GiB")
+    yield Check(state, "disk", f"{free:.1f} GiB free", "" if state == "ok" else f"free at least {FREE_GIB:g} GiB")
     try:
-        with tempfile.TemporaryFile(dir=place):
-            yield Finding("ok", "multirun", f"{multirun} can be written")
+        with tempfile.TemporaryFile(dir=folder):
+            yield Check("ok", "multirun", f"{multirun} can be written")
     except OSError as error:
-        yield Finding("wrong", "multirun", f"{multirun}: {error.strerror}", "chmod u+w, or multirun=another/folder")
+        yield Check("wrong", "multirun", f"{multirun}: {error.strerror}", "chmod u+w, or multirun=another/folder")
 
 
-def databases(multirun: Path) -> Iterator[Finding]:
-    """MLflow's database and every sweep's queue: readable, and of a schema that this version reads."""
+def databases(multirun: Path) -> Iterator[Check]:
+    """MLflow's database and every sweep's queue: readable, with a schema that the installed versions read."""
     for file in (multirun / "mlflow.db", *sorted(multirun.glob("*/queue.db"))):
         if file.exists():
             yield _sqlite(file)
@@ -107,33 +107,33 @@ def databases(multirun: Path) -> Iterator[Finding]:
             yield _postgres(f"{path.parent.name}: queue", storage)
 
 
-def _sqlite(file: Path) -> Finding:
+def _sqlite(file: Path) -> Check:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as connection:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
-        return Finding("wrong", str(file), str(error), _remedy(file))
+        return Check("wrong", str(file), str(error), _remedy(file))
     if state != "ok" or found is None:
-        return Finding("wrong", str(file), "its making was interrupted" if state == "ok" else state, _remedy(file))
+        return Check("wrong", str(file), "its creation was interrupted" if state == "ok" else state, _remedy(file))
     if file.name == "mlflow.db":
         of, known = "mlflow", _revisions("mlflow", "store/db_migrations")
     else:
         of, known = "optuna", _revisions("optuna", "storages/_rdb/alembic")
     (revision,) = found
     if revision == known[0]:
-        return Finding("ok", str(file), f"sound, schema {revision}")
+        return Check("ok", str(file), f"intact, schema {revision}")
     if revision not in known:
         fix = f"written by a newer {of}: make setup where that is pinned; or {_remedy(file)}"
-        return Finding("wrong", str(file), f"schema {revision}, which this version does not know", fix)
+        return Check("wrong", str(file), f"schema {revision}, unknown to this version", fix)
     if of == "mlflow":
         fix = "nothing: the next sweep or make sync upgrades it, and keeps a copy"
-        return Finding("look", str(file), f"schema {revision}, of an older mlflow", fix)
-    return Finding("wrong", str(file), f"schema {revision}, of an older optuna", _remedy(file))
+        return Check("look", str(file), f"schema {revision}, of an older mlflow", fix)
+    return Check("wrong", str(file), f"schema {revision}, of an older optuna", _remedy(file))
 
 
 def _revisions(package: str, migrations: str) -> list[str]:
-    """The schemas that an installed package knows, its own first."""
+    """The schema revisions that an installed package knows, its own first."""
     from alembic.script import ScriptDirectory
 
     spec = importlib.util.find_spec(package)
@@ -143,42 +143,42 @@ def _revisions(package: str, migrations: str) -> list[str]:
     return [script.revision for script in scripts.walk_revisions()]
 
 
-def _postgres(what: str, storage: str) -> Finding:
+def _postgres(what: str, storage: str) -> Check:
     import psycopg2
 
     try:
         psycopg2.connect(storage.replace("postgresql+psycopg2://", "postgresql://"), connect_timeout=5).close()
     except psycopg2.Error as error:
-        fix = "start the server, or see to the network; the password belongs in PGPASSWORD or ~/.pgpass"
-        return Finding("wrong", what, mask(" ".join(str(error).split())), fix)
-    return Finding("ok", what, f"{mask(storage)} answers")
+        fix = "start the server, or check the network; the password belongs in PGPASSWORD or ~/.pgpass"
+        return Check("wrong", what, mask(" ".join(str(error).split())), fix)
+    return Check("ok", what, f"{mask(storage)} answers")
 
 
 def _remedy(file: Path) -> str:
     if file.name == "mlflow.db":
-        return "move it away, then `make sync` rebuilds it from the results on disk"
-    return "move it away: the same command as before queues what is missing"
+        return "move it away; `make sync` rebuilds it from the results on disk"
+    return "move it away; the same command queues what is missing"
 
 
-def processes(multirun: Path) -> Iterator[Finding]:
-    """Who works on the sweeps, what the dead left, and who keeps the others waiting."""
+def processes(multirun: Path) -> Iterator[Check]:
+    """The processes of every sweep, killed ones included, and locks that are held for too long."""
     for sweep in sorted(path.parent for path in multirun.glob("*/members")):
         members = [member for path in sorted((sweep / "members").glob("*.json")) if (member := read_member(path))]
         mine = [member for member in members if member["host"] == host_key()]
         living = [m for m in mine if locked(sweep / "members" / f"{m['id']}.lock")]
         if living:
-            said = ", ".join(f"{m['role']} {m['pid']}" for m in living)
-            yield Finding("ok", f"{sweep.name}: at work here", said)
+            names = ", ".join(f"{m['role']} {m['pid']}" for m in living)
+            yield Check("ok", f"{sweep.name}: at work here", names)
         if len(living) < len(mine):
-            fix = "nothing: what they were doing is taken up by the next worker or the same command again"
-            yield Finding("look", f"{sweep.name}: processes", f"{len(mine) - len(living)} were killed", fix)
+            fix = "nothing: the next worker or the same command repeats their work"
+            yield Check("look", f"{sweep.name}: processes", f"{len(mine) - len(living)} were killed", fix)
         if len(mine) < len(members):
             hosts = sorted({m["host"].partition(":")[0] for m in members if m not in mine})
-            yield Finding("ok", f"{sweep.name}: at work elsewhere", ", ".join(hosts))
+            yield Check("ok", f"{sweep.name}: at work elsewhere", ", ".join(hosts))
     for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/queue.db.lock"))):
         if lock.exists() and _held(lock):
-            fix = "a suspended command (Ctrl-Z)? fg or kill it; an ended process holds no lock"
-            yield Finding("look", str(lock), f"held for over {LOCK_SECONDS:g} s", fix)
+            fix = "a suspended command (Ctrl-Z)? resume (fg) or kill it; an ended process holds no lock"
+            yield Check("look", str(lock), f"held for over {LOCK_SECONDS:g} s", fix)
 
 
 def _held(lock: Path) -> bool:
@@ -190,44 +190,44 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def left_behind(multirun: Path) -> Iterator[Finding]:
-    """Outboxes that wait, and what dead processes left."""
+def left_behind(multirun: Path) -> Iterator[Check]:
+    """Undelivered outbox entries, failed runs and temporary files of killed processes."""
     for sweep in sorted(path.parent for path in multirun.glob("*/cells")):
         outbox = Outbox(sweep)
         waiting = len(outbox.entries()) + len(outbox.pending())
         if waiting:
-            yield Finding("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
+            yield Check("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
         refused = len(list((sweep / "outbox" / "refused").glob("*.json")))
         if refused:
-            fix = f"read {sweep}/outbox/refused, mend the cause, then make sync"
-            yield Finding("look", f"{sweep.name}: outbox", f"{refused} entries refused", fix)
+            fix = f"read {sweep}/outbox/refused, fix the cause, then make sync"
+            yield Check("look", f"{sweep.name}: outbox", f"{refused} entries refused", fix)
         failed = len(list(sweep.glob("cells/*/*/failed.json")))
         if failed:
-            yield Finding("look", f"{sweep.name}: runs", f"{failed} failed", "the same command tries them again")
+            yield Check("look", f"{sweep.name}: runs", f"{failed} failed", "the same command retries them")
         halves = list(sweep.rglob(".*.tmp"))
         if halves:
-            fix = "harmless; remove them while no sweep runs"
-            yield Finding("look", f"{sweep.name}: files", f"{len(halves)} half-written files of killed processes", fix)
+            fix = "harmless; delete them while no sweep runs"
+            yield Check("look", f"{sweep.name}: files", f"{len(halves)} incomplete files of killed processes", fix)
 
 
 def main() -> int:
-    """Prints every finding; 1 if one is wrong."""
+    """Print every check; returns 1 if one is wrong."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     given = settings({"multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
     multirun = Path(str(given["multirun"]))
-    findings = [*python(), *devices(), *disk(multirun), *databases(multirun)]
-    findings += [*processes(multirun), *left_behind(multirun)]
+    checks = [*python(), *devices(), *disk(multirun), *databases(multirun)]
+    checks += [*processes(multirun), *left_behind(multirun)]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     colours = {"ok": "green", "look": "yellow", "wrong": "red"}
-    for finding in findings:
-        fix = f"\n-> {finding.fix}" if finding.fix else ""
-        state = f"[{colours[finding.state]}]{finding.state}[/]"
-        table.add_row(state, escape(finding.what), escape(f"{finding.seen}{fix}"))
+    for check in checks:
+        fix = f"\n-> {check.fix}" if check.fix else ""
+        state = f"[{colours[check.state]}]{check.state}[/]"
+        table.add_row(state, escape(check.subject), escape(f"{check.found}{fix}"))
     Console(highlight=False).print(table)
-    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+    return 1 if any(check.state == "wrong" for check in checks) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make MLflow say what lies on disk.   python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]   (make sync)"""
+"""Write to MLflow what it lacks.   python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]   (make sync)"""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from src.tracking.sync import sync
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0 all is in MLflow, 1 something is not, 2 a mistake in the command."""
+    """Returns the exit status: 0 MLflow is complete, 1 something is missing, 2 the command is wrong."""
     try:
         config = compose(arguments)
         multirun = Path(config.multirun)
-        named = any(argument.startswith("sweep=") for argument in arguments)
-        report = sync(multirun, config.tracking, sweep=config.sweep if named else None)
+        one_sweep = any(argument.startswith("sweep=") for argument in arguments)
+        report = sync(multirun, config.tracking, sweep=config.sweep if one_sweep else None)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    where = mask(tracking_uri(config.tracking, multirun) or "")
     print(
-        f"{report.n_sweeps} sweeps, {report.n_delivered} entries delivered, "
-        f"{report.n_written} of {report.n_records} records were missing and are written: {where}"
+        f"{report.n_sweeps} sweeps, {report.n_delivered} entries delivered, {report.n_written} of {report.n_records} "
+        f"records were missing and are written: {mask(tracking_uri(config.tracking, multirun) or '')}"
     )
-    for what, reason in report.problems:
-        print(f"not mirrored: {what}: {reason}", file=sys.stderr)
+    for source, reason in report.problems:
+        print(f"not in MLflow: {source}: {reason}", file=sys.stderr)
     if report.error is not None:
         print(f"MLflow does not answer: {report.error}; start it (make server) and sync again", file=sys.stderr)
     return 1 if report.error is not None or report.problems else 0

@@ -1,7 +1,7 @@
-"""MLflow on the results.   python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]   (make ui, make server)
+"""MLflow's page on the results.   python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]   (make ui, make server)
 
-On loopback. With `storage`, MLflow keeps its tables in that database instead of multirun/mlflow.db: the team set-up, for
-`tracking=server`. A password is taken from PGPASSWORD, never from the command line.
+Listens on loopback. `storage` names a database in place of multirun/mlflow.db: the set-up of a team, for
+`tracking=server`. The password comes from PGPASSWORD, never from the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from src.urls import without_password
 
 
 def main() -> None:
-    """Replaces this process by MLflow's server; Ctrl-C ends it."""
+    """Replace this process by MLflow's server; Ctrl-C ends it."""
     usage = str(__doc__).split("   ")[1]
     given = settings({"port": "5000", "multirun": "multirun", "storage": None}, usage=usage)
     port, multirun = str(given["port"]), Path(str(given["multirun"]))
@@ -26,24 +26,26 @@ def main() -> None:
         fail(f"port={port}: must be a number from 1 to 65535")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-            fail(f"port={port}: something listens there already; take another, e.g. port={int(port) + 1}")
+            fail(f"port={port}: is in use; choose another, e.g. port={int(port) + 1}")
     storage, password = without_password(given["storage"] or "")
     if password is not None:
-        fail(f"storage={storage}: has a password, which every user of this machine could read; set PGPASSWORD instead")
+        fail(
+            f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD instead"
+        )
     local = TrackingConfig(name="local", uri=given["storage"], experiment="")
     uri = tracking_uri(local, multirun)
     assert uri is not None
     if given["storage"] is None and not (multirun / "mlflow.db").exists():
-        print(f"no results in {multirun} yet: `make sweep` makes some", file=sys.stderr)
+        print(f"no results in {multirun} yet; run `make sweep`", file=sys.stderr)
         multirun.mkdir(parents=True, exist_ok=True)
     keep_mlflow_quiet()
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for jobs nobody starts
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
     os.execv(
         sys.executable,
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
-            *("--workers", "1"),  # several are ended and started again for ever where starting one takes over 5 s
+            *("--workers", "1"),  # several restart for ever where the start of one takes over 5 s
             *("--backend-store-uri", uri, "--artifacts-destination", str(artifact_root(multirun))),
         ],
     )

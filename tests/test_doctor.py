@@ -38,8 +38,8 @@ def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> N
         database(tmp_path / "half" / "queue.db", None): ("wrong", "queues what is missing"),
         database(tmp_path / "mlflow.db", of_mlflow[1]): ("look", "upgrades it"),
     }
-    found = {finding.what: finding for finding in doctor.databases(tmp_path)}
-    assert {what: finding.state for what, finding in found.items()} == {w: state for w, (state, _) in expected.items()}
+    found = {check.subject: check for check in doctor.databases(tmp_path)}
+    assert {what: check.state for what, check in found.items()} == {w: state for w, (state, _) in expected.items()}
     assert all(fix in found[what].fix for what, (_, fix) in expected.items())
 
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
@@ -51,11 +51,11 @@ def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> N
 def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "queue.json").write_text(json.dumps({"storage": "postgresql://lab:geheim@127.0.0.1:1/lab"}))
-    (finding,) = doctor.databases(tmp_path)
-    assert (finding.state, finding.what) == ("wrong", "s: queue")
-    assert "refused" in finding.seen
-    assert "start the server" in finding.fix
-    assert "geheim" not in finding.seen
+    (check,) = doctor.databases(tmp_path)
+    assert (check.state, check.subject) == ("wrong", "s: queue")
+    assert "refused" in check.found
+    assert "start the server" in check.fix
+    assert "geheim" not in check.found
 
 
 def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
@@ -64,12 +64,12 @@ def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
         dead = {"id": "gone", "role": "worker", "host": host_key(), "pid": 1}
         (folder.members / "gone.json").write_text(json.dumps(dead))
         (folder.members / "far.json").write_text(json.dumps(dead | {"id": "far", "host": "node7:abc"}))
-        found = {finding.what: finding for finding in doctor.processes(tmp_path)}
+        found = {check.subject: check for check in doctor.processes(tmp_path)}
         assert member.id
-    assert found["s: at work here"].seen == f"worker {os.getpid()}"
-    assert found["s: at work elsewhere"].seen == "node7"
-    assert found["s: processes"].seen == "1 were killed"
-    assert "taken up" in found["s: processes"].fix
+    assert found["s: at work here"].found == f"worker {os.getpid()}"
+    assert found["s: at work elsewhere"].found == "node7"
+    assert found["s: processes"].found == "1 were killed"
+    assert "repeats their work" in found["s: processes"].fix
     assert "Ctrl-Z" in found[str(tmp_path / "mlflow.lock")].fix
     assert not (folder.members / "gone.json").exists(), "the one who left took it along"
     (folder.members / "far.json").unlink()
@@ -84,9 +84,9 @@ def test_what_was_left_behind_is_found(tmp_path: Path) -> None:
     (tmp_path / "s" / "outbox" / "refused").mkdir(parents=True)
     (tmp_path / "s" / "outbox" / "1.json").write_text("{}")
     (tmp_path / "s" / "outbox" / "refused" / "2.json").write_text("{}")
-    seen = [finding.seen for finding in doctor.left_behind(tmp_path)]
+    seen = [check.found for check in doctor.left_behind(tmp_path)]
     assert [text.split()[0] for text in seen] == ["1", "1", "1", "1"]
-    assert all(finding.fix for finding in doctor.left_behind(tmp_path))
+    assert all(check.fix for check in doctor.left_behind(tmp_path))
     assert not list(doctor.left_behind(tmp_path / "nothing"))
 
 
@@ -95,12 +95,12 @@ def test_a_folder_that_cannot_be_written_is_wrong(tmp_path: Path, monkeypatch: p
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
-    states = {finding.what: finding.state for finding in doctor.disk(tmp_path)}
+    states = {check.subject: check.state for check in doctor.disk(tmp_path)}
     assert states["multirun"] == "wrong"
 
 
 def test_the_packages_are_those_of_the_lock() -> None:
-    states = {finding.what: finding for finding in doctor.python()}
+    states = {check.subject: check for check in doctor.python()}
     assert states["python"].state == "ok"
     assert states["torch"].state in ("ok", "look")
     assert states["torch"].state == "ok" or "make setup" in states["torch"].fix
