@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.comparison.pairing import Axis
-from src.comparison.tables import axis_text, coordinate, varying_axes
+from src.axes import AxisValue, axis_label, axis_rank, axis_text
+from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import Unit, name_of, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair
 
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-TITLES = {
-    "ratio": "ratio |D2| / |D1|",
-    "imbalance": "class imbalance, n_max / n_min",
-    "epochs": "epochs per stage",
-    "shift": "shift of Dataset 2",
-    "arch": "architecture",
-    "data": "data",
-    "cell": "cell",
-}
-PREFERRED = ("ratio", "imbalance", "shift", "epochs")
-"""Axes that span a panel in preference to others with equally many levels."""
 MAX_INCHES = (22.0, 40.0)
 DPI = 150
 LETTER = 0.56
@@ -73,7 +62,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     grid_w, grid_h = len(columns) * tile_w, len(rows) * tile_h
     panel_w, panel_h = grid_w + gap, above + grid_h + below
     n_wide = _panels_per_row(len(panels), panel_w, panel_h)
-    down_title = _wrapped(TITLES.get(down, down), above + grid_h)
+    down_title = _wrapped(axis_label(down), above + grid_h)
     left = 0.45 + 0.075 * _longest(rows) + 0.14 * down_title.count("\n") if down else 0.3
     head, foot = (0.85 if title else 0.6), (1.95 if across else 1.6)
     width = max(5.6, left + n_wide * panel_w + 0.1)
@@ -93,7 +82,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         bottom = height - head - row * panel_h - above - grid_h
         x = left + column * panel_w
         ax = figure.add_axes((x / width, bottom / height, grid_w / width, grid_h / height))
-        fixed: dict[str, Axis] = dict(zip(panel_axes, panel, strict=True))
+        fixed: dict[str, AxisValue] = dict(zip(panel_axes, panel, strict=True))
         tiles = {}
         for i, j in product(range(len(rows)), range(len(columns))):
             tile = fixed | {across: columns[j], down: rows[i]}
@@ -107,7 +96,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         ax.tick_params(length=0, labelsize=7.5)
         ax.spines[:].set_visible(False)
         if across and index + n_wide >= len(panels):
-            ax.set_xlabel(TITLES.get(across, across), fontsize=8.5)
+            ax.set_xlabel(axis_label(across), fontsize=8.5)
         if is_labelled:
             longest_line = max(down_title.split("\n"), key=len)
             ax.set_ylabel(down_title, fontsize=_font_size(longest_line, grid_h + above, 8.5))
@@ -124,15 +113,14 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
 # ------------------------------------------------------------------------------------------------ layout
 
 
-def _layout(axes: Mapping[str, Sequence[Axis]]) -> tuple[str, str, list[str]]:
+def _layout(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[str, str, list[str]]:
     """Axis across, axis down ("" if there is none), axes of the panels; the two longest axes span a panel."""
-    rank = {name: position for position, name in enumerate(PREFERRED)}
-    names = sorted(axes, key=lambda name: (-len(axes[name]), rank.get(name, len(PREFERRED))))
+    names = sorted(axes, key=lambda name: (-len(axes[name]), axis_rank(name)))
     across, down, *_ = *names, "", ""
     return across, down, [name for name in axes if name not in (across, down)]
 
 
-def _longest(levels: Sequence[Axis]) -> int:
+def _longest(levels: Sequence[AxisValue]) -> int:
     return max(len(axis_text(level)) for level in levels)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Axis = str | float | int
+from src.axes import AxisValue
 
 SCHEMA = 1
 RELATIVE_TOLERANCE = 1e-12
@@ -31,7 +31,7 @@ class RunRecord:
     regime: str
     """Label: the regime's name and the parameters that differ from their defaults."""
     seed: int
-    axes: Mapping[str, Axis]
+    axes: Mapping[str, AxisValue]
     diverged: bool
     result: Mapping[str, Any] = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)
@@ -65,7 +65,7 @@ class FailedRun:
     cell: str
     regime: str
     seed: int
-    axes: Mapping[str, Axis]
+    axes: Mapping[str, AxisValue]
     error: str
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from src.comparison.pairing import Axis, RunRecord
+from src.axes import AxisValue, axis_heading, axis_order, axis_text
+from src.comparison.pairing import RunRecord
 from src.comparison.text_table import TextTable
 from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric, format_p
@@ -18,30 +18,8 @@ from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHORT = {"imbalance": "imb", "epochs": "ep"}
-"""Headings on a narrow terminal."""
 
-
-def axis_order(value: Axis) -> tuple[int, str, float]:
-    """Sort key for an axis that may mix numbers and words: "none", numbers, then words, ``rotate:5`` before ``rotate:30``;
-    lists by length, then ``[32]`` before ``[128]``."""
-    if isinstance(value, int | float):
-        return (1, "", float(value))
-    if value.startswith("["):
-        length = value.count(",") + (value != "[]")
-        return (2, f"[{length}{re.sub('[0-9]+', lambda number: number[0].zfill(9), value)}", 0.0)
-    word, _, amount = value.partition(":")
-    try:
-        return (2, word, float(amount))
-    except ValueError:
-        return (0 if value == "none" else 2, value, 0.0)
-
-
-def axis_text(value: Axis) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[Axis]]:
+def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[AxisValue]]:
     """Axes with more than one level, and their levels in order.
 
     If these do not distinguish all cells (another setting was swept), the cell's hash is an axis too.
@@ -56,7 +34,7 @@ def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[
     return varying
 
 
-def coordinate(cell: CellVerdict | RunRecord, axis: str) -> Axis:
+def coordinate(cell: CellVerdict | RunRecord, axis: str) -> AxisValue:
     """The value of a cell on an axis of `varying_axes`."""
     return cell.cell[:8] if axis == "cell" else cell.axes.get(axis, "-")
 
@@ -128,7 +106,7 @@ def _compact(table: TextTable, *, narrow: bool, stacked: bool) -> TextTable:
     """The same table with difference and interval in one column."""
     *first, difference, _, p, n, wins = table.heads
     if narrow:
-        first, difference = [SHORT.get(head, head).replace("(", "\n(") for head in first], "a - b"
+        first, difference = [axis_heading(head).replace("(", "\n(") for head in first], "a - b"
     gap = "\n" if stacked else " "
     width = max((len(row[-4]) for row in table.rows), default=0)
     rows = []

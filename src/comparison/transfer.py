@@ -11,8 +11,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from src.axes import axis_order, axis_text
 from src.comparison.pairing import Records, RunRecord, by_cell
-from src.comparison.tables import axis_order, axis_text, coordinate, varying_axes
+from src.comparison.tables import coordinate, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import judge

@@ -13,7 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from src.comparison.pairing import Axis, FailedRun, Pairs, Records, RunRecord, by_cell, pair
+from src.axes import AxisValue
+from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, pair
 from src.comparison.predictions import Judgement, judge_effect
 from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import name_of, unit_of
@@ -31,7 +32,7 @@ class CellVerdict:
     """
 
     cell: str
-    axes: Mapping[str, Axis]
+    axes: Mapping[str, AxisValue]
     metric: str
     a: str
     b: str
@@ -149,7 +150,7 @@ def decide(
 
 def _verdict(
     cell: str,
-    axes: Mapping[str, Axis],
+    axes: Mapping[str, AxisValue],
     pairs: Pairs,
     test: tuple[float, float, float, float] | None,
     family: int,

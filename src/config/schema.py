@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from src.axes import AxisValue
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.models.architecture import Architecture
@@ -135,8 +136,8 @@ class Config:
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
         }
 
-    def axes(self) -> dict[str, str | float | int]:
-        """The short names under which every MLflow run repeats the cell's place in the grid."""
+    def axes(self) -> dict[str, AxisValue]:
+        """The value of the cell on every axis of `src.axes.AXES`."""
         sizes = self.split.dataset_sizes()
         ratio = self.split.ratio if self.split.sizes is None else (sizes[1] / sizes[0] if sizes[0] else math.inf)
         return {

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from src.axes import AxisValue
 from src.cli import fail, settings
-from src.comparison.pairing import Axis, Records, load_records
+from src.comparison.pairing import Records, load_records
 from src.config import Config
 from src.errors import ConfigError
 from src.report.page import write_report
@@ -65,7 +66,7 @@ def _summary(sweep_dir: Path) -> dict[str, Any]:
 
 def _with_axes(records: Records, configs: Mapping[str, Config]) -> Records:
     """The records with the axes on which the cells differ: the short ones and further settings of the recipe."""
-    axes_of_cell: dict[str, Mapping[str, Axis]] = {}
+    axes_of_cell: dict[str, Mapping[str, AxisValue]] = {}
     if configs:
         for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
             axes_of_cell[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}

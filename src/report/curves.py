@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from src.axes import axis_text
 from src.comparison.pairing import RunRecord
-from src.comparison.tables import axis_text, coordinate, varying_axes
+from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, sentence
 from src.report.plots import HATCHES, PANEL, LineStyle, Plot, bars, mark_stages, panel, save_plot

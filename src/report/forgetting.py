@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.comparison.maps import TITLES
-from src.comparison.pairing import Axis, RunRecord, by_cell
+from src.axes import AxisValue, axis_label, axis_text
+from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.statistics import sign_flip_interval
-from src.comparison.tables import axis_text, coordinate, varying_axes
+from src.comparison.tables import coordinate, varying_axes
 from src.comparison.verdicts import CellVerdict
 from src.report.plots import LineStyle, Plot, line_styles, panel, save_plot
 
@@ -69,7 +69,7 @@ def forgetting_plots(
         here = [v for v in cells.values() if all(coordinate(v, name) == level for name, level in fixed.items())]
         if here:
             plots.append(_panel(here, values, axes, across, lines, fixed, styles, limits, regime, folder))
-    return plots, styles if lines else {}, TITLES.get(lines, lines) if lines else ""
+    return plots, styles if lines else {}, axis_label(lines) if lines else ""
 
 
 def _limits(values: Sequence[ForgettingEstimate]) -> tuple[float, float]:
@@ -82,17 +82,17 @@ def _limits(values: Sequence[ForgettingEstimate]) -> tuple[float, float]:
 def _panel(
     here: Sequence[CellVerdict],
     values: Mapping[str, ForgettingEstimate],
-    axes: Mapping[str, Sequence[Axis]],
+    axes: Mapping[str, Sequence[AxisValue]],
     across: str | None,
     lines: str | None,
-    fixed: Mapping[str, Axis],
+    fixed: Mapping[str, AxisValue],
     styles: Mapping[str, LineStyle],
     limits: tuple[float, float],
     regime: str,
     folder: Path,
 ) -> Plot:
     title = ", ".join(f"{name} {axis_text(level)}" for name, level in fixed.items()) or regime
-    figure, ax = panel(title, TITLES.get(across, across) if across else "", "forgetting, points")
+    figure, ax = panel(title, axis_label(across) if across else "", "forgetting, points")
     ax.axhline(0, color="#555555", linewidth=0.8)
     columns = list(axes[across]) if across else ["-"]
     levels = list(axes[lines]) if lines else [None]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from src.axes import axis_order, axis_text
 from src.comparison.pairing import RunRecord, by_cell
-from src.comparison.tables import axis_order, axis_text, in_order, varying_axes
+from src.comparison.tables import in_order, varying_axes
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, overall
 from src.config import Config

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.comparison.maps import TITLES, difference_figure
-from src.comparison.pairing import Axis
+from src.axes import AxisValue, axis_label
+from src.comparison.maps import difference_figure
 from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import unit_of
@@ -32,7 +32,7 @@ def maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str) -> list[t
     found = [("all cells", _map(verdicts, title, folder, f"map-{a}-{b}", alt))]
     for across, down in axis_pairs(verdicts):
         tiles = averaged(verdicts, across, down)
-        axes = f"{TITLES.get(across, across)} by {TITLES.get(down, down)}"
+        axes = f"{axis_label(across)} by {axis_label(down)}"
         certain = f"{sum(tile.certain for tile in tiles)} of {len(tiles)} tiles are certain"
         alt = f"Map of {a} minus {b} over {axes}, averaged over the other axes: {certain}."
         plot = _map(tiles, "averaged over the other axes", folder, f"map-{a}-{b}-{across}-{down}", alt)
@@ -60,7 +60,7 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
     Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
     spans the tiles of this map.
     """
-    groups: dict[tuple[Axis, Axis], list[CellVerdict]] = {}
+    groups: dict[tuple[AxisValue, AxisValue], list[CellVerdict]] = {}
     for verdict in verdicts:
         groups.setdefault((coordinate(verdict, across), coordinate(verdict, down)), []).append(verdict)
     tiles = [_average(group, {across: x, down: y}, alpha) for (x, y), group in groups.items()]
@@ -70,7 +70,7 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
     return [_judged(tile, float(next(adjusted)), family, alpha) if tile.n else tile for tile in tiles]
 
 
-def _average(group: Sequence[CellVerdict], axes: dict[str, Axis], alpha: float) -> CellVerdict:
+def _average(group: Sequence[CellVerdict], axes: dict[str, AxisValue], alpha: float) -> CellVerdict:
     """The tile of one pair of levels, before correction."""
     first = group[0]
     conclusive = [verdict for verdict in group if verdict.winner != INCONCLUSIVE]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.comparison.tables import axis_text, coordinate, in_order, varying_axes
+from src.axes import axis_text
+from src.comparison.tables import coordinate, in_order, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, format_p

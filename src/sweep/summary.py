@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, RunRecord, by_cell, load_records
@@ -36,24 +37,13 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
     return list(dict.fromkeys(regime.label for config in configs for regime in config.regimes))
 
 
-SHORT = {
-    "ratio": ("split.size", "split.ratio", "split.sizes"),
-    "imbalance": ("split.imbalance",),
-    "shift": ("split.shift.kind", "split.shift.amount", "split.shift.source"),
-    "epochs": ("stopping.epochs", "stopping.max_epochs"),
-    "arch": ("arch.name", "arch.model"),
-    "data": ("data.name",),
-}
-"""The short axes and the settings that each of them can stand for."""
-
-
-def axes_of(configs: Sequence[Config]) -> list[dict[str, str | float | int]]:
+def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
     """The place of every cell among the others: the short axes, and every further setting in which the cells differ."""
     flats = [dict(flat(config)) for config in configs]
     keys = sorted({key for one in flats for key in one})
-    places: list[dict[str, str | float | int]] = [config.axes() for config in configs]
+    places: list[dict[str, AxisValue]] = [config.axes() for config in configs]
     for key in keys:
-        said_by = next((short for short, long in SHORT.items() if key in long), None)
+        said_by = axis_of(key, related=True)
         values = [one.get(key) for one in flats]
         if len({repr(value) for value in values}) < 2:
             continue
@@ -187,7 +177,7 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[T
 class Place:
     """What a search adds to the report of a cell: its point, and what it was worth."""
 
-    axes: Mapping[str, str | float | int]
+    axes: Mapping[str, AxisValue]
     note: str
     metrics: Mapping[str, float]
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from src.axes import AXES
+
 Level = Literal["sweep", "cell", "run"]
 Status = Literal["SCHEDULED", "FINISHED", "FAILED"]
 
@@ -116,10 +118,6 @@ def number(value: float) -> str:
     return f"{value:g}"
 
 
-SHORT_AXES = ("ratio", "imbalance", "shift", "epochs", "arch", "data")
-"""The axes of every run; a search adds others."""
-
-
 def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
     """The name of a run or a cell, e.g. ``sequential r=0.10 imb=5 e=20 s=3``.
 
@@ -134,7 +132,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
         words.append(f"shift={axes['shift']}")
     if axes["epochs"] != "-":
         words.append(f"e={axes['epochs']}")
-    further = {key: value for key, value in axes.items() if key not in SHORT_AXES}
+    further = {key: value for key, value in axes.items() if key not in AXES}
     words += [f"{key.rpartition('.')[2]}={number(v) if isinstance(v, float) else v}" for key, v in further.items()]
     if seed is not None:
         words.append(f"s={seed}")

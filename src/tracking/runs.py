@@ -15,10 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from src.axes import NUMERIC_AXES
 from src.tracking.record import Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
-
-NUMERIC_AXES = ("ratio", "imbalance", "epochs")
-"""Axes that are metrics as well, because MLflow sorts params as text (10 before 5)."""
 
 EXCLUDED_KEYS = frozenset(
     [

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from src.axes import NUMERIC_AXES
+
 _PREFIX = "mlflow.sharedViewState."
 _CREATED = 1_735_689_600_000  # a fixed time, so that equal views are equal tags
 _RUN_NAME, _CREATED_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"
-_NUMERIC_AXES = ("ratio", "imbalance", "epochs")
 _TEXT_AXES = ("regime", "shift", "seed")
 _TESTS = ("test/union/accuracy", "test/d1/accuracy", "test/d2/accuracy")
 _DIFFERENCE = "delta/sequential-combined/union/accuracy"
@@ -23,7 +24,7 @@ def saved_views() -> dict[str, str]:
     """Tags of the experiment by name: the whole tree, the cells with their verdicts, the runs by their axes."""
     params = [f"params.`{name}`" for name in _TEXT_AXES]
     tests = [f"metrics.`{name}`" for name in _TESTS]
-    axes = [f"metrics.`{name}`" for name in _NUMERIC_AXES]  # as metrics, since MLflow sorts params as text
+    axes = [f"metrics.`{name}`" for name in NUMERIC_AXES]  # as metrics, since MLflow sorts params as text
     difference = [f"metrics.`{_DIFFERENCE}{end}`" for end in ("", "/ci_low", "/ci_high", "/p")]
     verdict = ["tags.`verdict`"]
     views = {

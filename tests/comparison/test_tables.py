@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from src.axes import axis_order
 from src.comparison.pairing import load_records
 from src.comparison.tables import (
-    axis_order,
     csv_table,
     markdown_table,
     remarks,

@@ -17,24 +17,10 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
+from src.axes import AxisValue, axis_of
 from src.config import Config, parse
 from src.errors import ConfigError
 from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key
-
-SHORT_NAMES = {
-    "split.ratio": "ratio",
-    "split.sizes": "ratio",
-    "split.imbalance": "imbalance",
-    "split.shift.kind": "shift",
-    "split.shift.amount": "shift",
-    "split.shift.source": "shift",
-    "stopping.epochs": "epochs",
-    "stopping.max_epochs": "epochs",
-    "arch": "arch",
-    "arch.model": "arch",
-    "data": "data",
-}
-"""Keys whose value `Config.axes` already shows under a short name."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +31,12 @@ class Cell:
     overrides: tuple[str, ...] = ()
 
     @property
-    def axes(self) -> dict[str, str | float | int]:
+    def axes(self) -> dict[str, AxisValue]:
         """Every axis with its value, by short name: those all cells have, then the further ones that are swept."""
         named = dict(self.config.axes())
         for override in self.overrides:
             key, _, text = override.lstrip("+").partition("=")
-            if key not in SHORT_NAMES:
+            if axis_of(key) is None:
                 named[key] = number(text)
         return named
 
@@ -60,7 +46,7 @@ class Cell:
         return len(self.config.regimes) * len(self.config.seeds)
 
 
-def number(text: str) -> str | float | int:
+def number(text: str) -> AxisValue:
     """The number that `text` writes, or `text` itself."""
     for kind in (int, float):
         try:

@@ -11,13 +11,13 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
+from src.axes import axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import Records
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge, sentence
 from src.config.command import command
 from src.io import write_atomically
-from src.sweep.grid.cells import SHORT_NAMES
 from src.sweep.search.command import Searched, axes_text, in_words
 from src.sweep.search.plots import trials_figure
 from src.sweep.search.pruning import TENTHS, is_cut
@@ -79,7 +79,7 @@ def _places(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, Plac
     search = searched.search
     return {
         trial.user_attrs["cell"]: Place(
-            axes={key: value for key, value in trial.params.items() if key not in SHORT_NAMES},
+            axes={key: value for key, value in trial.params.items() if axis_of(key) is None},
             note=f"Trial {trial.user_attrs['point']} of {search.id}: {search.objective.text} = {_shown(trial, searched)}",
             metrics={"objective": trial.values[0]},
         )
