@@ -1,0 +1,56 @@
+"""A study under the user's settings: `data=mnist split.size=5000` in place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import yaml
+
+from src.claims.claims import Study, listed
+
+
+def key_of(setting: str) -> str:
+    """The key of ``+key=value``."""
+    return setting.lstrip("+").partition("=")[0]
+
+
+def override_study(study: Study, settings: Sequence[str]) -> tuple[Study, list[str]]:
+    """The study under settings that replace its own, and the statements that no longer apply, in words.
+
+    Several values for an axis of the study become its values; a single value removes the axis, and with it the statements
+    about other values. Another choice of a group also drops the settings of the study's own choice.
+    """
+    given = {key_of(setting): setting.partition("=")[2] for setting in settings}
+    axes, fixed = {}, {}
+    for key, values in study.axes.items():
+        new = yaml.safe_load(f"[{given[key]}]") if key in given else []
+        if len(new) > 1:
+            axes[key] = new
+        elif _is_replaced(key, given):
+            fixed[key] = new[0] if new else None
+        else:
+            axes[key] = values
+    statements, dropped = [], []
+    for one in study.statements:
+        selected = [item for chosen in (one.at, one.minus_at) for item in chosen.items()]
+        exist = all(
+            all(v in axes[axis] for v in listed(value)) if axis in axes else fixed[axis] in listed(value)
+            for axis, value in selected
+        )
+        if one.along in fixed or not exist:
+            dropped.append(one.says)
+            continue
+        at, minus_at = ({axis: v for axis, v in chosen.items() if axis in axes} for chosen in (one.at, one.minus_at))
+        statements.append(replace(one, at=at, minus_at=minus_at))
+    kept = [override for override in study.overrides if not _is_replaced(key_of(override), given)]
+    added = [setting for setting in settings if key_of(setting) not in axes]
+    changed = replace(study, axes=axes, overrides=(*kept, *added), statements=tuple(statements))
+    return changed, dropped
+
+
+def _is_replaced(key: str, given: Iterable[str]) -> bool:
+    """Whether a given key sets `key` itself, another choice of its group, or a part of its value."""
+    return any(
+        key == name or key.startswith(f"{name}.") or ("." in key and name.startswith(f"{key}.")) for name in given
+    )
