@@ -44,8 +44,8 @@ def build(cls: type[T], given: object, key: str) -> T:
     hints = hints_of(cls)  # type: ignore[arg-type]
     values = {}
     for name, f in fields.items():
-        if name not in given and f.default is not dataclasses.MISSING:  # written before there was such a key
-            values[name] = f.default
+        has_default = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        if name not in given and has_default:  # the dataclass fills it in
             continue
         if name not in given or given[name] == "???":  # OmegaConf's mark of a value that must be given
             raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")

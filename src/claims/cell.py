@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import RunRecord
 from src.config import Config
 from src.data.split import StreamFactory
@@ -40,6 +41,11 @@ class CellRuns:
     store: Store = field(repr=False)
     probe_results: dict[str, ProbeResult] = field(default_factory=dict, repr=False)
     """Results of the probes that have run, by name."""
+
+    @classmethod
+    def of(cls, cell: ResolvedCell, runs: Iterable[RunRecord], store: Store) -> CellRuns:
+        by_key = {(run.regime, run.seed): run for run in runs}
+        return cls(config=cell.config, cell=cell.hash, runs=by_key, factory=cell.streams, store=store)
 
     def finished(self) -> Iterator[tuple[str, int]]:
         """(regime label, seed) of the finished runs, sorted."""

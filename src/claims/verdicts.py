@@ -97,9 +97,7 @@ def _judge_mean(statement: Statement, table: ContrastTable) -> StatementVerdict:
     assert statement.predicted != "increasing"
     assert statement.predicted != "decreasing"
     values = table.values[:, 0]
-    judgement = judge_effect(
-        values - statement.against, statement.predicted, margin=statement.margin, alpha=ALPHA
-    )
+    judgement = judge_effect(values - statement.against, statement.predicted, margin=statement.margin, alpha=ALPHA)
     return _verdict(statement, judgement.verdict, judgement.reason, values, p=judgement.p)
 
 
@@ -147,7 +145,10 @@ def _judge_trend(statement: Statement, table: ContrastTable) -> StatementVerdict
         worst = max(certain, key=lambda k: -steps[k])
         change = values[:, worst + 1] - values[:, worst]
         first, second = table.columns[worst : worst + 2]
-        verdict, reason = "refuted", f"opposite step from {first} to {second}, with certainty; the values are of that step"
+        verdict, reason = (
+            "refuted",
+            f"opposite step from {first} to {second}, with certainty; the values are of that step",
+        )
     elif trend.p_opposite <= ALPHA:
         verdict, reason = "refuted", f"the trend is opposite (Page p = {trend.p_opposite:.2g})"
     elif trend.p <= ALPHA:

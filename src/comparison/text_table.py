@@ -46,7 +46,7 @@ class TextTable:
             justify = "left" if letter == "l" else "right"
             table.add_column(head, justify=justify, overflow="fold", no_wrap=head in no_wrap)  # type: ignore[arg-type]
         for row in self.rows:
-            cells = [Text(cell.strip("*"), style="bold" if cell.startswith("**") else "") for cell in row]
+            cells = [Text(cell.replace("**", ""), style="bold" if cell.startswith("**") else "") for cell in row]
             cells[-1].stylize(last_style(row[-1]))
             table.add_row(*cells)
         return table

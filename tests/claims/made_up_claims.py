@@ -1,4 +1,4 @@
-"""A made-up claim, and runs in which every number is a rule's."""
+"""An artificial claim, and runs whose metric is computed by a rule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, parse_claim
-from src.claims.contrasts import judge_statement
-from src.claims.evidence import CellEvidence, Evidence
+from src.claims.evidence import Evidence
+from src.claims.verdicts import StatementVerdict, judge_statement
 from src.comparison.pairing import RunRecord
 from src.config import Config
 from src.training.store.store import Store
@@ -21,7 +22,7 @@ PLAIN: dict[str, Any] = {
     "source": "Q",
     "studies": [
         {
-            "place": "digits",
+            "where": "digits",
             "overrides": ["stopping=convergence", "split.size=400"],
             "axes": {"split.ratio": [0.1, 1, 10], "split.imbalance": [1, 5]},
             "regimes": ["sequential", "combined"],
@@ -36,9 +37,9 @@ Rule = Callable[[Mapping[str, Any], str, int], float | None]
 
 
 def evidence_of(study: Study, rule: Rule, config: Config, diverged: tuple[str, int] | None = None) -> Evidence:
-    """Evidence in which metric m of every run is `rule(place, regime label, seed)`."""
+    """Evidence in which metric m of every run is `rule(coordinates, regime label, seed)`."""
     cells = []
-    for number, place in enumerate(study.places):
+    for number, coordinates in enumerate(study.coordinates):
         runs = {}
         for label in ("sequential", "combined", "replay(share=0.2)"):
             for seed in range(study.seeds):
@@ -51,11 +52,11 @@ def evidence_of(study: Study, rule: Rule, config: Config, diverged: tuple[str, i
                     seed=seed,
                     axes={},
                     diverged=(label, seed) == diverged,
-                    result={"metrics": {"m": rule(place, label, seed)}, "stages": [{"converged": None}]},
+                    result={"metrics": {"m": rule(coordinates, label, seed)}, "stages": [{"converged": None}]},
                     provenance={"device": "cpu"},
                 )
         cells.append(
-            CellEvidence(config=config, cell=f"c{number}", runs=runs, factory=None, store=Store(Path()))  # type: ignore[arg-type]
+            CellRuns(config=config, cell=f"c{number}", runs=runs, factory=None, store=Store(Path()))  # type: ignore[arg-type]
         )
     return Evidence(study=study, cells=tuple(cells))
 
@@ -72,7 +73,7 @@ def jitter(seed: int) -> float:
     return 0.001 * math.sin(7 * seed + 1)
 
 
-def finding_of(statement: Mapping[str, Any], rule: Rule, config: Config, **how: Any) -> Any:
+def verdict_of(statement: Mapping[str, Any], rule: Rule, config: Config, **diverged: Any) -> StatementVerdict:
     claim = claim_of(statement)
     study = claim.studies[0]
-    return judge_statement(study.statements[0], evidence_of(study, rule, config, **how))
+    return judge_statement(study.statements[0], evidence_of(study, rule, config, **diverged))

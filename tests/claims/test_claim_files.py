@@ -1,6 +1,6 @@
-"""Every claim of the thread has a file that opens with its purpose, composes, and asks for runs it has.
+"""Every claim has a file that starts with its purpose, composes, and refers only to runs of its study.
 
-A mistake in a file is refused by key; settings of the user's replace the claim's own.
+A mistake in a file raises an error that names the key; the user's settings replace those of the claim.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.claims import __main__ as claims
-from src.claims.claims import claim_ids, elsewhere, hydra_text, load_claim, parse_claim
+from src.claims.claims import claim_ids, hydra_text, load_claim, parse_claim
+from src.claims.command import cells_of
+from src.claims.overrides import override_study
 from src.comparison.metrics import parse_metric
 from src.config import CONF_DIR
 from src.errors import ConfigError
@@ -53,11 +54,11 @@ THE_CLAIMS = [
 ]
 
 
-def test_every_claim_of_the_thread_has_a_file() -> None:
+def test_every_claim_of_the_discussion_has_a_file() -> None:
     assert claim_ids() == sorted(THE_CLAIMS)
 
 
-def test_every_file_opens_with_purpose_command_and_expected_result() -> None:
+def test_every_file_starts_with_purpose_command_and_expected_result() -> None:
     for name in claim_ids():
         head = [line for line in (CONF_DIR / "claim" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
         assert f"python -m src.claims claim={name}" in head[1], name
@@ -69,14 +70,14 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
         loader = GlobalHydra.instance().config_loader()
         for name in claim_ids():
             for study in load_claim(name).studies:
-                cells = claims.cells_of(study, loader, name)
-                assert len(cells) == len(study.places), (name, study.place)
+                cells = cells_of(study, loader, name)
+                assert len(cells) == len(study.coordinates), (name, study.where)
                 for statement in study.statements:
                     known = set(cells[0].config.regimes)
                     assert set(statement.regimes) <= known, (name, statement.says)
 
 
-def test_where_theory_has_a_refutation_there_is_a_study_that_expects_it() -> None:
+def test_every_refutation_by_theory_has_a_study_that_expects_it() -> None:
     refuted = {name for name in claim_ids() if any(s.expected == "refuted" for s in load_claim(name).studies)}
     assert refuted == {
         "more-data-helps",
@@ -87,13 +88,13 @@ def test_where_theory_has_a_refutation_there_is_a_study_that_expects_it() -> Non
     }
 
 
-def changed(place: Sequence[str | int], value: object) -> dict[str, Any]:
-    """PLAIN with one value put in."""
+def changed(path: Sequence[str | int], value: object) -> dict[str, Any]:
+    """PLAIN with one value replaced."""
     given = copy.deepcopy(PLAIN)
     inner: Any = given
-    for key in place[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[path[-1]] = value
     return given
 
 
@@ -102,7 +103,7 @@ STATEMENT = (*STUDY, "statements", 0)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "key", "fix"),
+    ("path", "value", "key", "fix"),
     [
         (("sentense",), "x", "sentense", "did you mean sentence"),
         ((*STUDY, "seeds"), 9, "seeds", "at least 10"),
@@ -124,15 +125,17 @@ STATEMENT = (*STUDY, "statements", 0)
         ((*STATEMENT, "of"), ["sequential", "combined"], "of", "contrast: trend"),
     ],
 )
-def test_a_mistake_in_a_file_is_refused_by_key(place: Sequence[str | int], value: object, key: str, fix: str) -> None:
+def test_a_mistake_in_a_file_raises_an_error_that_names_the_key(
+    path: Sequence[str | int], value: object, key: str, fix: str
+) -> None:
     parse_claim(PLAIN)
     with pytest.raises(ConfigError) as error:
-        parse_claim(changed(place, value))
+        parse_claim(changed(path, value))
     assert key in error.value.key
     assert fix in str(error.value)
 
 
-def test_values_are_written_as_hydra_reads_them() -> None:
+def test_values_are_formatted_in_hydras_syntax() -> None:
     assert hydra_text({"kind": "rotate", "amount": 0.5}) == "{kind:rotate,amount:0.5}"
     assert hydra_text([[1, 2], [3, 4]]) == "[[1,2],[3,4]]"
     assert [hydra_text(value) for value in (None, True, False, 3, 1e-6)] == ["null", "true", "false", "3", "1e-06"]
@@ -149,32 +152,32 @@ def test_a_metric_is_a_sum_with_factors() -> None:
             parse_metric(text)
 
 
-def test_every_file_survives_being_read_and_written() -> None:
-    """What a claim means does not depend on how its YAML is laid out."""
+def test_every_file_survives_a_yaml_round_trip() -> None:
+    """A claim does not depend on the layout of its YAML."""
     for name in claim_ids():
         given = yaml.safe_load((CONF_DIR / "claim" / f"{name}.yaml").read_text())
         again = parse_claim(yaml.safe_load(yaml.safe_dump(given)))
         assert dataclasses.asdict(again) == dataclasses.asdict(load_claim(name))
 
 
-def test_settings_of_the_user_replace_those_of_the_claim() -> None:
+def test_the_users_settings_replace_those_of_the_claim() -> None:
     claim = claim_of(
         {"contrast": "trend", "along": "split.ratio", "predicted": "increasing"},
         {"contrast": "value", "at": {"split.ratio": 1, "split.imbalance": 5}, "predicted": "positive"},
         {"contrast": "value", "at": {"split.ratio": 10}, "predicted": "positive"},
     )
     study = claim.studies[0]
-    moved, left_out = elsewhere(study, ["data=mnist", "split.size=5000"])
+    moved, dropped = override_study(study, ["data=mnist", "split.size=5000"])
     assert moved.overrides == ("stopping=convergence", "data=mnist", "split.size=5000")
-    assert (moved.axes, left_out) == (study.axes, [])
-    fixed, left_out = elsewhere(study, ["split.ratio=1"])
+    assert (moved.axes, dropped) == (study.axes, [])
+    fixed, dropped = override_study(study, ["split.ratio=1"])
     assert fixed.axes == {"split.imbalance": [1, 5]}
     assert [one.at for one in fixed.statements] == [{"split.imbalance": 5}]
-    assert len(left_out) == 2
-    other, left_out = elsewhere(study, ["split.ratio=1,10,100"])
+    assert len(dropped) == 2
+    other, dropped = override_study(study, ["split.ratio=1,10,100"])
     assert other.axes["split.ratio"] == [1, 10, 100]
-    assert (len(other.statements), left_out) == (3, [])
-    rule, _ = elsewhere(study, ["stopping=epochs"])
+    assert (len(other.statements), dropped) == (3, [])
+    rule, _ = override_study(study, ["stopping=epochs"])
     assert rule.overrides == ("split.size=400", "stopping=epochs")
-    inner, _ = elsewhere(study, ["stopping.tolerance=0.1"])
+    inner, _ = override_study(study, ["stopping.tolerance=0.1"])
     assert inner.overrides == ("stopping=convergence", "split.size=400", "stopping.tolerance=0.1")

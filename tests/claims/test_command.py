@@ -1,4 +1,4 @@
-"""The command settles claims, runs what is missing and nothing twice, and writes what the report reads."""
+"""The command judges claims, runs only missing cells, and writes the files that the report reads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from src.claims import __main__ as claims
+from src.claims.command import main
 from src.errors import ConfigError
 
 
-def test_the_command_settles_prior_moves_first_and_does_nothing_twice(
+def test_the_command_judges_prior_moves_first_and_repeats_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every kind of file and number that leaves the command, on a claim whose probe reads weights, paths and data."""
+    """All outputs of the command, for a claim whose probe reads weights, trajectories and data."""
     words = ["claim=prior-moves-first", f"multirun={tmp_path}", "tracking=off", "n_workers=1", "trainer=cpu", "seeds=2"]
-    assert claims.main([*words, "stopping.epochs=5"]) == 0
+    assert main([*words, "stopping.epochs=5"]) == 0
     shown = capsys.readouterr().out
     assert "prior-moves-first" in shown
-    assert "1 inconclusive" in shown  # two seeds decide nothing
+    assert "1 inconclusive" in shown  # two seeds are too few
     entries = json.loads((tmp_path / "claims" / "claims.json").read_text())
     assert [(one["id"], one["data"], one["n"]) for one in entries] == [("prior-moves-first", "digits", 2)]
     statements = entries[0]["statements"]
@@ -29,7 +29,7 @@ def test_the_command_settles_prior_moves_first_and_does_nothing_twice(
     assert command.startswith("python -m src.claims claim=prior-moves-first")
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("claims/cells/*/*/result.json")}
     assert len(results) == 2
-    assert claims.main([*words, "stopping.epochs=5"]) == 0
+    assert main([*words, "stopping.epochs=5"]) == 0
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert json.loads((tmp_path / "claims" / "claims.json").read_text()) == entries
 
@@ -38,16 +38,16 @@ def test_the_command_settles_prior_moves_first_and_does_nothing_twice(
     ("words", "fix"),
     [
         (["claim=forgets-d2"], "did you mean forgets-d1"),
-        (["claim=forgets-d1", "place=moon"], "place of none"),
-        (["claim=forgets-d1", "regimes=[combined]"], "the claim's own"),
+        (["claim=forgets-d1", "where=moon"], "no study of these claims"),
+        (["claim=forgets-d1", "regimes=[combined]"], "defined by the claim"),
         (["claim=forgets-d1", "seeds=[1,2]"], "must be a number"),
         (["forgets-d1"], "write key=value"),
         (["claim=forgets-d1", "split.size=99999"], "split.size"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(words: list[str], fix: str, tmp_path: Path) -> None:
+def test_a_mistake_on_the_command_line_gives_a_one_line_error(words: list[str], fix: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        claims.main([*words, f"multirun={tmp_path}", "tracking=off"])
+        main([*words, f"multirun={tmp_path}", "tracking=off"])
     assert fix in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "claims" / "cells").exists()

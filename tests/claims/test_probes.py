@@ -1,4 +1,4 @@
-"""Probes give known answers where there are some."""
+"""Probes give the known values of special cases."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
+from src.claims.cell import CellRuns, MissingEvidence
 from src.claims.claims import load_claim
-from src.claims.evidence import CellEvidence, Missing
-from src.claims.probes.catalog import gap, noise_slopes, path
-from src.claims.probes.chance import variance_parts
+from src.claims.probes.gap import gap
+from src.claims.probes.noise import noise_slopes
+from src.claims.probes.path import path
+from src.claims.probes.variation import variance_components
 from src.comparison.pairing import load_records
 from src.config import compose
 from src.training.store.store import Store
@@ -28,25 +30,23 @@ def test_variance_of_draws_falls_as_one_over_n() -> None:
         assert found.std(ddof=1) < 0.1
 
 
-def test_variance_is_split_into_what_was_planted() -> None:
+def test_variance_components_match_the_planted_ones() -> None:
     rng = np.random.default_rng(0)
     n, k = 400, 4
     draw, init = rng.normal(size=(n, 1, 1)), 2 * rng.normal(size=(n, k, 1))
     order, rest = 0.5 * rng.normal(size=(n, 1, k)), rng.normal(size=(n, k, k))
-    parts = variance_parts(draw + init + order + rest)
-    assert parts == pytest.approx({"data": 1, "init": 4, "order": 0.25, "the rest": 1}, rel=0.25)
+    parts = variance_components(draw + init + order + rest)
+    assert parts == pytest.approx({"data": 1, "init": 4, "order": 0.25, "residual": 1}, rel=0.25)
 
 
-def trained(overrides: list[str], folder: Path) -> CellEvidence:
-    """The evidence of one cell, run in `folder`."""
+def trained(overrides: list[str], folder: Path) -> CellRuns:
+    """The runs of one cell, trained in `folder`."""
     cell = resolve(compose([*overrides, "trainer=cpu", "tracking=off", "sweep=claims", f"multirun={folder}"]))
     run_cell(cell)
-    runs = {(run.regime, run.seed): run for run in load_records(cell.sweep_dir).runs}
-    store = Store(folder / ".stages")
-    return CellEvidence(config=cell.config, cell=cell.hash, runs=runs, factory=cell.streams, store=store)
+    return CellRuns.of(cell, load_records(cell.sweep_dir).runs, Store(folder / ".stages"))
 
 
-def test_the_path_meets_the_combined_optimum_where_theory_says_so(tmp_path: Path) -> None:
+def test_the_path_reaches_the_combined_optimum_where_theory_says_so(tmp_path: Path) -> None:
     study = load_claim("combined-optimum-off-path").studies[1]
     read = path(trained([*study.arguments, "regimes=[sequential,combined]", "seeds=2"], tmp_path)).values
     assert set(read) == {("sequential", 0), ("sequential", 1)}
@@ -54,9 +54,9 @@ def test_the_path_meets_the_combined_optimum_where_theory_says_so(tmp_path: Path
         assert values["distance"] < 1e-6
 
 
-def test_the_stability_gap_is_read_from_every_update_and_its_lowest_point_from_the_other_seeds(tmp_path: Path) -> None:
-    """Labels exchanged in Dataset 2: what stage 2 costs Dataset 1 at its lowest is what its own curve says there, and its end
-    is that of the run; one seed alone has no others, and says so."""
+def test_the_stability_gap_uses_every_update_and_the_lowest_point_of_the_other_seeds(tmp_path: Path) -> None:
+    """With exchanged labels in Dataset 2: the drop minus the regained accuracy equals the loss over stage 2 on the run's own
+    curve; a single seed raises an error."""
     overrides = ["split.size=60", "split.shift.kind=relabel", "split.shift.amount=1", "stopping.epochs=20"]
     evidence = trained([*overrides, "optimizer.batch_size=30", "regimes=[sequential,combined]", "seeds=2"], tmp_path)
     read = gap(evidence)
@@ -64,12 +64,12 @@ def test_the_stability_gap_is_read_from_every_update_and_its_lowest_point_from_t
     for seed in (0, 1):
         run, one = evidence.runs["sequential", seed], read.values["sequential", seed]
         assert one["drop"] > 0.1
-        lost = one["drop"] - one["regained"]  # between the stage's two ends, wherever the lowest point lies
+        lost = one["drop"] - one["regained"]  # over the whole stage, independent of the lowest point
         history = run.path.with_name("history.parquet")
         assert lost == pytest.approx(at_ends(history), abs=1e-12)
     assert "after 0, 1, 2, 5, 10, 20 updates" in read.notes[0]
     del evidence.runs["sequential", 1]  # type: ignore[attr-defined]
-    with pytest.raises(Missing, match="one seed alone"):
+    with pytest.raises(MissingEvidence, match="only one seed"):
         gap(evidence)
 
 

@@ -1,0 +1,204 @@
+"""The command `python -m src.claims`: runs the cells of claims that lack results, and judges the claims."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+
+from src.claims.cell import CellRuns
+from src.claims.claims import Claim, Study, claim_ids, load_claim
+from src.claims.evidence import Evidence
+from src.claims.overrides import key_of, override_study
+from src.claims.table import claim_entry, claims_table, verdict_style, write
+from src.claims.verdicts import ClaimVerdict, judge_claim
+from src.comparison.pairing import by_cell, load_records
+from src.config import CONF_DIR
+from src.errors import ConfigError
+from src.sweep import laboratory
+from src.sweep.command import run_cells
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.plan import Plan, describe, plan_sweep
+from src.sweep.workers.local import n_workers_of
+from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.reports import SweepReport, write_sweep
+from src.training.store.store import Store
+
+SWEEP = "claims"
+OWN_KEYS = {"claim": "claim", "where": "where", "place": "where", "seeds": "seeds"}
+"""Keys of this command; `place` is the former name of `where`."""
+RESERVED_KEYS = ("sweep", "regimes", "regime", "seed")
+EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
+"""Settings that change where and how cells run, but not what is measured."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One claim in one study, and the cells of its grid in the order of `study.coordinates`."""
+
+    claim: Claim
+    study: Study
+    cells: tuple[Cell, ...]
+
+    @property
+    def is_first_study(self) -> bool:
+        return self.study.where == self.claim.studies[0].where
+
+    @property
+    def data(self) -> str:
+        """The data set, or the name of a study other than the claim's first."""
+        name: str = self.cells[0].config.data.name
+        return name if self.is_first_study else self.study.where
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Composes and checks all cells, runs those that lack results, and judges; returns 1 if a cell failed."""
+    options, settings = {}, []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError("claims", argument, "is no setting; write key=value, e.g. claim=forgets-d1 data=mnist")
+        if key in RESERVED_KEYS:
+            raise ConfigError(key, value, "is defined by the claim; leave it out")
+        if key in OWN_KEYS:
+            options[OWN_KEYS[key]] = value
+        else:
+            settings.append(argument)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        tasks = tasks_of(options, settings, GlobalHydra.instance().config_loader())
+    plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)
+    config = plan.config
+    folder = SweepFolder(Path(config.multirun), SWEEP)
+    if config.dry_run:
+        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
+        return 0
+    deliverer = Deliverer(folder.root, config.tracking, warn=lambda text: print(text, file=sys.stderr)).start()
+    failures = run_cells(plan, folder, laboratory, laboratory.__name__)
+    runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
+    judged = [
+        judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
+        for task in tasks
+    ]
+    _report(tasks, judged, folder, arguments)
+    deliverer.stop()
+    for cell_hash, reason in failures.items():
+        print(f"failed: cell {cell_hash}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: ConfigLoader) -> list[Task]:
+    """The requested claims and studies, composed and checked. Raises ConfigError.
+
+    Without settings that change what is measured: all studies that are not on demand; with such settings: the first study
+    of each claim, under them.
+    """
+    is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
+    if not options.get("seeds", "0").isdigit():
+        raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
+    names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
+    tasks = []
+    for claim in map(load_claim, names):
+        if "where" in options:
+            studies = [study for study in claim.studies if study.where == options["where"]]
+        elif is_changed:
+            studies = [claim.studies[0]]
+        else:
+            studies = [study for study in claim.studies if not study.on_demand]
+        for study in studies:
+            if is_changed:
+                study, dropped = override_study(study, settings)
+                for statement in dropped:
+                    print(f"{claim.id}: does not apply under these settings: {statement}", file=sys.stderr)
+                if not study.statements:
+                    raise ConfigError("claim", claim.id, f"has no statement that applies under {' '.join(settings)}")
+            else:
+                study = replace(study, overrides=(*study.overrides, *settings))
+            if "seeds" in options:
+                study = replace(study, seeds=int(options["seeds"]))
+            tasks.append(Task(claim, study, cells_of(study, loader, f"claim={claim.id}")))
+    if not tasks:
+        raise ConfigError("where", options.get("where", ""), "is no study of these claims; see conf/claim/")
+    return tasks
+
+
+def _is_execution_key(key: str) -> bool:
+    return any(key == own or key.startswith(f"{own}.") for own in EXECUTION_KEYS)
+
+
+def cells_of(study: Study, loader: ConfigLoader, key: str) -> tuple[Cell, ...]:
+    """The cells of a study, in the order of `study.coordinates`. Raises ConfigError if two of them are equal."""
+
+    def compose(overrides: list[str]) -> Mapping[str, Any]:
+        composed = loader.load_configuration("config", overrides, RunMode.RUN, from_shell=False)
+        with open_dict(composed):
+            del composed["hydra"]
+        mapping: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        return {**mapping, "sweep": SWEEP, "regimes": study.regimes, "seeds": study.seeds}
+
+    cells = expand(study.arguments, compose, loader)
+    n_cells = len(study.coordinates)
+    if len(cells) != n_cells:
+        raise ConfigError(key, study.where, f"{n_cells} cells of its grid give only {len(cells)} distinct recipes")
+    return tuple(cells)
+
+
+def _cell_runs(plan: Plan, folder: SweepFolder) -> dict[str, CellRuns]:
+    """The runs of every cell, by its hash."""
+    runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
+    store = Store(folder.multirun / ".stages")
+    return {
+        cell_hash: CellRuns.of(cell, runs.get(cell_hash, []), store) for cell_hash, cell in plan.resolved.items()
+    }
+
+
+def _report(
+    tasks: Sequence[Task], judged: Sequence[ClaimVerdict], folder: SweepFolder, arguments: Sequence[str]
+) -> None:
+    """Prints the table and writes claims.json, claims.md and the sweep's report for MLflow."""
+    from rich.console import Console
+
+    entries = [claim_entry(one, task.data, _command(task, arguments)) for task, one in zip(tasks, judged, strict=True)]
+    artifacts = write(folder.root, entries)
+    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
+    console.print(claims_table(entries).terminal(last_style=verdict_style))
+    for entry in entries:
+        for remark in entry["remarks"]:
+            console.print(f"{entry['id']} ({entry['data']}): {remark}", style="dim", markup=False)
+    verdicts = [entry["verdict"] for entry in entries]
+    counts = {word: verdicts.count(word) for word in ("supported", "refuted", "equivalent", "inconclusive")}
+    note = f"{len(entries)} verdict{'s' if len(entries) > 1 else ''}: "
+    note += ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    unexpected = [f"{entry['id']} ({entry['data']})" for entry in entries if not entry["as_expected"]]
+    note += f". Not as expected: {', '.join(unexpected)}." if unexpected else ". All as expected."
+    console.print(note)
+    console.print(f"in {folder.root}: {', '.join(artifacts)}", style="dim")
+    report = SweepReport(
+        sweep=SWEEP,
+        note=note,
+        command=_command_line(arguments),
+        metrics={f"claims/{word}": float(n) for word, n in counts.items()},
+        artifacts=artifacts,
+    )
+    write_sweep(folder.root, report)
+    Outbox(folder.root).put(folder.root)
+
+
+def _command_line(arguments: Sequence[str]) -> str:
+    return " ".join(["python -m src.claims", *map(shlex.quote, arguments)])
+
+
+def _command(task: Task, arguments: Sequence[str]) -> str:
+    """The command that repeats one verdict."""
+    others = [argument for argument in arguments if key_of(argument) not in ("claim", "where", "place")]
+    where = [] if task.is_first_study else [f"where={task.study.where}"]
+    return _command_line([f"claim={task.claim.id}", *others, *where])
