@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from src.claims.cell import CellRuns, MissingEvidence, ProbeResult, dtype_of
-from src.claims.probes.trajectories import record_trajectories
+from src.claims.probes.trajectories import last_stage_trajectories
 from src.data.stream import Stream
 from src.evaluation.labelled import evaluation_set
 from src.training.trajectory import Trajectory
@@ -31,7 +31,7 @@ def gap(cell: CellRuns) -> ProbeResult:
         seeds = cell.common_seeds(label)
         if len(seeds) < 2:
             raise MissingEvidence(f"{label} has only one seed; the lowest point needs the other seeds")
-        recorded = record_trajectories(cell, label, seeds, lambda n: sorted({*range(min(n, MAX_UPDATES) + 1), n}))
+        recorded = last_stage_trajectories(cell, label, seeds, lambda n: sorted({*range(min(n, MAX_UPDATES) + 1), n}))
         curves = [_accuracies(cell, stream, trajectory) for stream, trajectory in recorded]
         n = min(map(len, curves)) - 1
         early, final = np.array([curve[:n] for curve in curves]), np.array([curve[-1] for curve in curves])

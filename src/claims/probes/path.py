@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from src.claims.cell import CellRuns, ProbeResult, dtype_of, training_samples
-from src.claims.probes.trajectories import record_trajectories
+from src.claims.probes.trajectories import last_stage_trajectories
 from src.evaluation.landscape import Surface, along, distance_to_path, interpolate
 from src.training.trajectory import points
 
@@ -22,7 +22,7 @@ def path(cell: CellRuns) -> ProbeResult:
     """
     values = {}
     seeds = cell.common_seeds("sequential", "combined")
-    recorded = record_trajectories(cell, "sequential", seeds, lambda n: points(n, MAX_POINTS))
+    recorded = last_stage_trajectories(cell, "sequential", seeds, lambda n: points(n, MAX_POINTS))
     for seed, (stream, trajectory) in zip(seeds, recorded, strict=True):
         combined = cell.final_weights("combined", seed)
         samples = training_samples(stream.train, dtype_of(combined))

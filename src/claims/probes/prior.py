@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from src.claims.cell import CellRuns, ProbeResult, dtype_of
-from src.claims.probes.trajectories import record_trajectories
+from src.claims.probes.trajectories import last_stage_trajectories
 from src.data.stream import Stream
 from src.evaluation.drift import (
     Weights,
@@ -40,7 +40,7 @@ def prior(cell: CellRuns) -> ProbeResult:
     """
     values, curves = {}, []
     seeds = cell.common_seeds("sequential")
-    recorded = record_trajectories(cell, "sequential", seeds, lambda n: [*NOTED_UPDATES, _early(n), n])
+    recorded = last_stage_trajectories(cell, "sequential", seeds, lambda n: [*NOTED_UPDATES, _early(n), n])
     for seed, (stream, trajectory) in zip(seeds, recorded, strict=True):
         before, after = trajectory.weights[0], trajectory.weights[-1]
         early = _weights_at(trajectory, _early(trajectory.updates[-1]))

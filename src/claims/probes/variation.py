@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from src.claims.cell import CellRuns, ProbeResult
 from src.evaluation.drift import Weights
 from src.models.build import build_model
-from src.training.devices import place_of
+from src.training.devices import device_of
 from src.training.evaluate import score_stages
 from src.training.fit import fit
 from src.training.plan import make_plan
@@ -57,7 +57,7 @@ def variance_components(table: NDArray[np.float64]) -> dict[str, float]:
 
 def _accuracies(cell: CellRuns, label: str, seed: int) -> NDArray[np.float64]:
     """Accuracy on union of a regime on the data of one seed, [inits, orders]."""
-    config, device = cell.config, place_of(cell.config.trainer)
+    config, device = cell.config, device_of(cell.config.trainer)
     stream = cell.factory.build(seed)
     regime = next(regime for regime in config.regimes if regime.label == label)
     plan = make_plan(config, {seed: stream}, [(regime, seed)])
