@@ -156,9 +156,7 @@ def _cell_runs(plan: Plan, folder: SweepFolder) -> dict[str, CellRuns]:
     """The runs of every cell, by its hash."""
     runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
     store = Store(folder.multirun / ".stages")
-    return {
-        cell_hash: CellRuns.of(cell, runs.get(cell_hash, []), store) for cell_hash, cell in plan.resolved.items()
-    }
+    return {cell_hash: CellRuns.of(cell, runs.get(cell_hash, []), store) for cell_hash, cell in plan.resolved.items()}
 
 
 def _report(
