@@ -22,7 +22,7 @@ keep_mlflow_quiet()
 
 @pytest.fixture(scope="session")
 def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multirun/ whose mlflow.db has its schema: making one takes seconds, copying it nothing."""
+    """A multirun/ whose mlflow.db has its schema: creating one takes seconds, copying it nothing."""
     folder = tmp_path_factory.mktemp("template") / "multirun"
     tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
     assert tracker is not None

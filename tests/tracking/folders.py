@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made up: for the tests of tracking, and for a look at the MLflow UI."""
+"""Made-up run folders of the form that training writes, for the tests of tracking and for viewing the MLflow UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow says of a sweep, read through its own client."""
+"""The runs of a sweep as MLflow's client reads them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def by_key(uri: str) -> dict[Key, Run]:
     return found
 
 
-def said(uri: str, run: Run) -> dict[str, Any]:
-    """All of a run but its ids: what two mirrors must agree on."""
+def content(uri: str, run: Run) -> dict[str, Any]:
+    """All of a run but its ids: what two writers must agree on."""
     client = MlflowClient(uri)
     tags = {name: value for name, value in run.data.tags.items() if name not in ("mlflow.parentRunId", "mlflow.user")}
     history = {

@@ -18,7 +18,7 @@ from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.record import Key
 from src.tracking.sync import sync
 from tests.tracking.folders import run_folder, sweep_of
-from tests.tracking.reading import by_key, said
+from tests.tracking.reading import by_key, content
 
 
 def test_both_writers_write_the_same_runs(
@@ -33,7 +33,7 @@ def test_both_writers_write_the_same_runs(
     monkeypatch.setattr(bulk, "KNOWN_VERSIONS", ("0.0.0",))
     assert sync(other, local).problems == ()
     uris = [str(tracking_uri(local, folder)) for folder in (multirun, other)]
-    by_bulk, by_client = ({key: said(uri, run) for key, run in by_key(uri).items()} for uri in uris)
+    by_bulk, by_client = ({key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris)
     assert len(by_bulk) == 7 + 2 + 2 + 1
     assert by_client == by_bulk
     files = [sorted(path.name for path in (folder / "mlartifacts").rglob("*.*")) for folder in (multirun, other)]

@@ -25,7 +25,7 @@ from src.tracking.runs import record_of
 from src.tracking.sync import sync
 from src.tracking.tracker import Tracker, TrackerUnavailable
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_of, sweep_report
-from tests.tracking.reading import by_key, runs_of, said
+from tests.tracking.reading import by_key, content, runs_of
 
 
 def opened(local: TrackingConfig, multirun: Path) -> tuple[str, Tracker]:
@@ -64,9 +64,9 @@ def test_written_twice_it_is_there_once(local: TrackingConfig, multirun: Path) -
     folders = [*(path.parent for path in sweep_dir.glob("cells/*/*/result.json")), sweep_dir]
     records = [record_of(folder) for folder in folders]
     assert tracker.write(records) == len(records)
-    before = {key: said(uri, run) for key, run in by_key(uri).items()}
+    before = {key: content(uri, run) for key, run in by_key(uri).items()}
     assert tracker.write([*records, *records]) == 0
-    assert {key: said(uri, run) for key, run in by_key(uri).items()} == before
+    assert {key: content(uri, run) for key, run in by_key(uri).items()} == before
 
 
 def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     sweep_dir = sweep_of(multirun)
     report = sync(multirun, local)
     assert report.n_written == report.n_records == 24 + 4 + 1
-    before = {key: (run.info.run_id, said(uri, run)) for key, run in by_key(uri).items()}
+    before = {key: (run.info.run_id, content(uri, run)) for key, run in by_key(uri).items()}
     tracker.close()
     for file in multirun.glob("mlflow.db*"):
         file.unlink()
@@ -163,7 +163,9 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     again = TrackingConfig(name="local", uri=f"sqlite:///{multirun / 'new.db'}", experiment="lab")
     rebuilt = sync(multirun, again)
     assert (rebuilt.n_written, rebuilt.problems, rebuilt.error) == (29, (), None)
-    assert {key: (run.info.run_id, said(str(again.uri), run)) for key, run in by_key(str(again.uri)).items()} == before
+    assert {
+        key: (run.info.run_id, content(str(again.uri), run)) for key, run in by_key(str(again.uri)).items()
+    } == before
     assert sync(multirun, again, sweep=sweep_dir.name).n_written == 0
     assert len(list((multirun / "mlartifacts").glob("**/config.yaml"))) == 24
 
@@ -196,9 +198,9 @@ def test_a_damaged_database_says_what_to_do(local: TrackingConfig, multirun: Pat
     content = bytearray(file.read_bytes())
     content[4096 * 3 :] = os.urandom(len(content) - 4096 * 3)
     file.write_bytes(content)
-    said = sync(multirun, local)
-    assert said.error is not None
-    assert "move mlflow.db away" in said.error
+    report = sync(multirun, local)
+    assert report.error is not None
+    assert "move mlflow.db away" in report.error
 
 
 def test_a_schema_of_an_older_mlflow_is_upgraded_and_a_copy_is_kept(local: TrackingConfig, tmp_path: Path) -> None:

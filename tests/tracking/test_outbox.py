@@ -1,4 +1,4 @@
-"""The outbox loses nothing, keeps the order, delivers once, and lets no tracker disturb the training."""
+"""The outbox loses nothing, keeps the order, delivers once, and never delays training because of the tracker."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from tests.tracking.folders import cell_report, run_folder, sweep_of
 from tests.tracking.reading import by_key
 
 
-class Notebook:
-    """A tracker that notes the order of what it is told; `fails_at` is where it stops answering."""
+class RecordingTracker:
+    """Records the order of what is written; stops answering after `fails_at` records."""
 
     def __init__(self, *, fails_at: int | None = None, refuses: str | None = None) -> None:
-        self.told: list[Key] = []
+        self.written: list[Key] = []
         self.fails_at = fails_at
         self.refuses = refuses
 
     def write(self, records: Sequence[Record]) -> int:
         for record in records:
-            if len(self.told) == self.fails_at:
+            if len(self.written) == self.fails_at:
                 raise TrackerUnavailable("no answer from http://ann:s3cret@host")
             if record.key.run == self.refuses:
                 raise RecordRefused(record.key, "too long")
-            if record.key not in self.told:
-                self.told.append(record.key)
+            if record.key not in self.written:
+                self.written.append(record.key)
         return len(records)
 
     def close(self) -> None:
@@ -48,12 +48,12 @@ class Notebook:
 
 
 def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> None:
-    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
     seeds = [5, 1, 4, 2, 3, *range(6, BATCH + 10)]
     for seed in seeds:
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
     assert outbox.deliver(tracker).n_delivered == len(seeds)
-    assert [key.run for key in tracker.told] == [f"c0ffeesequential{seed}" for seed in seeds]
+    assert [key.run for key in tracker.written] == [f"c0ffeesequential{seed}" for seed in seeds]
     assert outbox.entries() == []
 
 
@@ -64,8 +64,8 @@ def test_a_clock_set_back_does_not_change_the_order(tmp_path: Path, monkeypatch:
     assert outbox.entries() == put
 
 
-def test_a_tracker_that_stops_answering_leaves_what_it_was_not_told(tmp_path: Path) -> None:
-    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook(fails_at=2)
+def test_a_tracker_that_stops_answering_leaves_undelivered_entries(tmp_path: Path) -> None:
+    outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker(fails_at=2)
     for seed in range(4):
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
     delivery = outbox.deliver(tracker)
@@ -73,27 +73,27 @@ def test_a_tracker_that_stops_answering_leaves_what_it_was_not_told(tmp_path: Pa
     assert delivery.n_left == len(outbox.entries()) == 4
     tracker.fails_at = None
     assert outbox.deliver(tracker).n_delivered == 4
-    assert [key.run[-1] for key in tracker.told] == list("0123")
+    assert [key.run[-1] for key in tracker.written] == list("0123")
 
 
 def test_only_one_deliverer_is_active(tmp_path: Path) -> None:
-    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
     outbox.put(run_folder(tmp_path / "sweep"))
     with FileLock(outbox.folder / ".lock"):
         delivery = outbox.deliver(tracker)
     assert delivery.busy
     assert delivery.n_left == 1
-    assert tracker.told == []
+    assert tracker.written == []
 
 
-def test_what_can_never_be_delivered_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_what_can_never_be_delivered_is_refused_and_the_rest_is_delivered(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "sweep")
-    tracker = Notebook(refuses="c0ffeesequential2")
+    tracker = RecordingTracker(refuses="c0ffeesequential2")
     for seed in range(4):
         outbox.put(run_folder(tmp_path / "sweep", seed=seed))
     (tmp_path / "sweep" / "cells" / "c0ffee" / "sequential-1" / "result.json").write_text("{half")
     delivery = outbox.deliver(tracker)
-    assert [key.run[-1] for key in tracker.told] == ["0", "3"]
+    assert [key.run[-1] for key in tracker.written] == ["0", "3"]
     assert len(delivery.refused) == 2
     reasons = [json.loads(path.read_text())["reason"] for path in sorted((outbox.folder / "refused").iterdir())]
     assert "JSONDecodeError" in reasons[0]
@@ -101,11 +101,11 @@ def test_what_can_never_be_delivered_is_set_aside_and_the_rest_goes_on(tmp_path:
 
 
 def test_an_entry_half_written_by_a_killed_process_is_never_read(tmp_path: Path) -> None:
-    outbox, tracker = Outbox(tmp_path / "sweep"), Notebook()
+    outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
     entry = outbox.put(run_folder(tmp_path / "sweep"))
     (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
     assert outbox.deliver(tracker).refused == ()
-    assert len(tracker.told) == 1
+    assert len(tracker.written) == 1
 
 
 def _write_and_die(sweep_dir: Path, when: str) -> None:
@@ -117,8 +117,8 @@ def _write_and_die(sweep_dir: Path, when: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["with the result", "before the result"])
-def test_what_a_killed_process_wrote_and_could_not_tell_is_told(tmp_path: Path, when: str) -> None:
-    sweep_dir, tracker = tmp_path / "sweep", Notebook()
+def test_results_of_a_killed_process_are_delivered(tmp_path: Path, when: str) -> None:
+    sweep_dir, tracker = tmp_path / "sweep", RecordingTracker()
     process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(sweep_dir, when))
     process.start()
     process.join(60)
@@ -126,14 +126,14 @@ def test_what_a_killed_process_wrote_and_could_not_tell_is_told(tmp_path: Path, 
     outbox = Outbox(sweep_dir)
     assert (len(outbox.pending()), outbox.entries()) == (1, [])
     delivery = outbox.deliver(tracker)
-    assert len(tracker.told) == delivery.n_delivered == (when == "with the result")
+    assert len(tracker.written) == delivery.n_delivered == (when == "with the result")
     assert (delivery.refused, outbox.pending(), outbox.entries()) == ((), [], [])
     assert list((outbox.folder / "promised").iterdir()) == []
 
 
-def test_what_is_being_written_is_left_alone_and_told_afterwards(tmp_path: Path) -> None:
-    sweep_dir, tracker = tmp_path / "sweep", Notebook()
-    run_folder(sweep_dir, status="failed")  # the attempt before: what it says is no news
+def test_an_entry_that_is_being_written_is_delivered_afterwards(tmp_path: Path) -> None:
+    sweep_dir, tracker = tmp_path / "sweep", RecordingTracker()
+    run_folder(sweep_dir, status="failed")  # the earlier attempt, delivered before
     outbox = Outbox(sweep_dir)
     folder = sweep_dir / "cells" / "c0ffee" / "sequential-0"
     with outbox.transaction(folder):

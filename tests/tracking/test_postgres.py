@@ -14,7 +14,7 @@ from src.sweep.queue.queue import WorkQueue
 from src.tracking.connect import tracking_uri
 from src.tracking.sync import sync
 from tests.tracking.folders import cell_report, run_folder, sweep_report
-from tests.tracking.reading import by_key, said
+from tests.tracking.reading import by_key, content
 
 pytestmark = pytest.mark.server
 
@@ -38,7 +38,7 @@ def test_a_database_without_a_server_holds_the_same_runs_beside_the_queue(
     assert sync(multirun, local).problems == ()
     uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]
     on_postgres, on_sqlite = (
-        {key: said(uri, run) for key, run in by_key(uri).items()} for uri in uris if uri is not None
+        {key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris if uri is not None
     )
     assert len(on_sqlite) >= 3
     assert on_postgres == on_sqlite

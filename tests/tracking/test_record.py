@@ -1,4 +1,4 @@
-"""Names read as sentences and are ones that MLflow takes; no password gets through; digests follow the content."""
+"""Run names are sentences that MLflow accepts; passwords are masked; digests follow the content."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_run_name_is_a_run_name(axes: dict[str, object], expected: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["replay(share=0.05)-combined", "recall/a/../b", "chat (noir)", "x//y", "été/№5", "."])
-def test_every_clean_name_is_one_that_mlflow_takes(name: str) -> None:
+def test_every_clean_name_is_one_that_mlflow_accepts(name: str) -> None:
     _validate_metric_name(clean_name(name))
 
 
@@ -80,7 +80,7 @@ def test_a_digest_follows_every_part_of_the_content() -> None:
     assert record.digest() == replace(record, parent=others[0]).digest()
 
 
-def test_a_finished_run_says_all_that_the_contract_lists(tmp_path: Path) -> None:
+def test_a_finished_run_has_all_fields_of_the_contract(tmp_path: Path) -> None:
     record = record_of(run_folder(tmp_path / "sweep", seed=3))
     assert record.name == "sequential r=0.10 imb=5 e=20 s=3"
     assert record.status == "FINISHED"
@@ -126,11 +126,11 @@ def test_curves_run_over_one_axis_of_updates_within_the_run(tmp_path: Path) -> N
     curve = [point for point in record.points if point.name == "train/loss"]
     assert [point.step for point in curve] == sorted({point.step for point in curve})
     assert all(record.start <= point.timestamp <= record.end for point in record.points)
-    # The figure over the whole training set is no point of the curve of batch losses.
+    # The loss over the whole training set is no point of the curve of batch losses.
     assert [point.value for point in record.points if point.name == "train/loss/final"] == [0.9]
 
 
-def test_a_diverged_run_is_finished_and_says_so(tmp_path: Path) -> None:
+def test_a_diverged_run_is_finished_and_tagged(tmp_path: Path) -> None:
     record = record_of(run_folder(tmp_path / "sweep", status="diverged"))
     assert record.status == "FINISHED"
     assert record.tags["diverged"] == "true"
@@ -138,7 +138,7 @@ def test_a_diverged_run_is_finished_and_says_so(tmp_path: Path) -> None:
     assert any(math.isnan(point.value) for point in record.points if point.name == "train/loss")
 
 
-def test_a_failed_run_says_why_without_the_password(tmp_path: Path) -> None:
+def test_a_failed_run_has_its_error_without_the_password(tmp_path: Path) -> None:
     record = record_of(run_folder(tmp_path / "sweep", status="failed"))
     assert record.status == "FAILED"
     assert record.tags["error"] == "OSError: no space on postgresql://ann:***@db"
@@ -146,7 +146,7 @@ def test_a_failed_run_says_why_without_the_password(tmp_path: Path) -> None:
     assert record.artifacts["traceback.txt"] == b"Traceback ..."
 
 
-def test_a_cell_and_a_sweep_say_their_reports_and_saying_them_again_changes_nothing(tmp_path: Path) -> None:
+def test_an_unchanged_report_leaves_the_record_of_a_cell_unchanged(tmp_path: Path) -> None:
     sweep_dir = tmp_path / "sweep"
     cell = record_of(cell_report(sweep_dir))
     assert cell.name == "r=0.10 imb=5 e=20"

@@ -1,4 +1,4 @@
-"""The tracker behind a real tracking server says the same as the one in the database, and mends what a kill left."""
+"""A real tracking server holds the same runs as the database, and runs left incomplete by a kill are completed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from src.tracking.sync import sync
 from src.tracking.tracker import Tracker, TrackerUnavailable
 from tests.tracking.conftest import Server
 from tests.tracking.folders import cell_report, run_folder, sweep_of, sweep_report
-from tests.tracking.reading import by_key, key_of, runs_of, said
+from tests.tracking.reading import by_key, content, key_of, runs_of
 
 pytestmark = pytest.mark.server
 
@@ -56,8 +56,8 @@ def test_server_and_database_hold_the_same_runs_field_by_field(
         assert sync(multirun, tracking).problems == ()
     uri = tracking_uri(local, multirun)
     assert uri is not None
-    of_database = {key: said(uri, run) for key, run in by_key(uri).items()}
-    of_server = {key: said(server.uri, run) for key, run in by_key(server.uri).items()}
+    of_database = {key: content(uri, run) for key, run in by_key(uri).items()}
+    of_server = {key: content(server.uri, run) for key, run in by_key(server.uri).items()}
     assert len(of_database) == 7 + 2 + 2 + 1
     for key, expected in of_database.items():
         assert of_server[key] == expected, key
@@ -79,7 +79,7 @@ def test_files_reach_the_server_masked(server: Server, multirun: Path, tmp_path:
 
 
 @pytest.mark.parametrize("calls_before_the_kill", ["create_run", "log_batch", "log_inputs"])
-def test_a_run_left_half_made_is_completed_not_doubled(
+def test_an_incomplete_run_is_completed_not_duplicated(
     server: Server, multirun: Path, monkeypatch: pytest.MonkeyPatch, calls_before_the_kill: str
 ) -> None:
     record = record_of(run_folder(multirun / "digits-mlp"))
@@ -119,7 +119,7 @@ def test_a_run_created_twice_by_a_lost_answer_is_there_once(server: Server, mult
     assert not [run for run in everything if run.info.status == "RUNNING"]
 
 
-def test_a_failed_run_taken_up_again_and_a_cell_that_changes_its_mind(server: Server, multirun: Path) -> None:
+def test_a_retried_run_and_a_cell_with_a_new_verdict(server: Server, multirun: Path) -> None:
     tracker = opened(server.tracking, multirun)
     sweep_dir = multirun / "digits-mlp"
     folder = run_folder(sweep_dir, status="failed")
