@@ -1,12 +1,12 @@
-"""How often do the verdicts err? False alarms, power and equivalence of the exact sign-flip test, beside the bootstrap.
+"""Error rates of the verdicts: false alarms, power and equivalence of the sign-flip test, compared with the bootstrap.
 
     python -m benchmarks.false_alarms                                            synthetic differences, 10 seeds, 5 s
     python -m benchmarks.false_alarms --train --comparisons 1000                 real trainings, minutes
-    python -m benchmarks.false_alarms --runs multirun/NAME --regime combined     runs that are there
+    python -m benchmarks.false_alarms --runs multirun/NAME --regime combined     existing runs
 
-Real A/A: the runs of one regime are cut into blocks of 2n seeds, and the first n of a block are paired with the last n as if
-they were two regimes, so that no run is used twice: 1,000 comparisons at n = 10 are 20,000 trainings. What they say of power
-and of equivalence is found by adding the effect to the differences, whose own mean is 0.
+Real A/A comparisons: the runs of one regime are split into blocks of 2n seeds, and the first n of a block are paired with the
+last n as if they were two regimes, so each run is used once: 1,000 comparisons at n = 10 need 20,000 trainings. Power and
+equivalence are measured by adding an effect to the differences, whose own mean is 0.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ EXCHANGEABLE: dict[str, Draw] = {
     "accuracies k/20 near 0.9": lambda rng, shape: (rng.binomial(20, 0.9, shape) - rng.binomial(20, 0.9, shape)) / 20,
     "unequal spread of seeds": lambda rng, shape: rng.normal(size=shape) * rng.lognormal(0, 1, shape),
 }
-"""A/A: both sides drawn alike, so the differences are symmetric around 0 whatever the values' own shape."""
+"""A/A: both sides have one distribution, so the differences are symmetric around 0 whatever its shape."""
 
-SKEWED: Draw = lambda rng, shape: rng.exponential(size=shape) - 1.0  # noqa: E731 - one of the table above, but not A/A
-"""Differences of mean 0 that are not symmetric: outside what the test promises, to see how much that matters."""
+SKEWED: Draw = lambda rng, shape: rng.exponential(size=shape) - 1.0  # noqa: E731 - like the entries above, but not A/A
+"""Asymmetric differences of mean 0, which violate the assumption of the test; they show how much it matters."""
 
 
 # ------------------------------------------------------------------------------------------------ rates
 
 
 def alarm_rate(differences: Floats, alpha: float = ALPHA) -> float:
-    """Share of comparisons, rows of [comparisons, seeds], that the sign-flip test calls different."""
+    """Share of comparisons, rows of [comparisons, seeds], that the sign-flip test rejects."""
     return float(np.mean(sign_flip_p(differences) <= alpha))
 
 
@@ -64,18 +64,18 @@ def bootstrap_alarm_rate(differences: Floats, rng: np.random.Generator, alpha: f
 
 
 def coverage(differences: Floats, truth: float, alpha: float = ALPHA) -> float:
-    """Share of comparisons whose interval holds the true mean."""
+    """Share of comparisons whose interval covers the true mean."""
     low, high = sign_flip_interval(differences, alpha=alpha)
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
 def alarm_bound(n_comparisons: int, alpha: float = ALPHA) -> float:
-    """Two standard deviations above alpha: what a rate over so many comparisons may reach by chance."""
+    """Two standard errors above alpha: the bound on a rate over `n_comparisons`."""
     return alpha + 2 * float(np.sqrt(alpha * (1 - alpha) / n_comparisons))
 
 
 def paired(values: Sequence[float], n: int) -> Floats:
-    """Differences [comparisons, n]: of every 2n values the first n less the last n; what is left over is left out."""
+    """Differences [comparisons, n]: of every 2n values, the first n minus the last n; an incomplete block is dropped."""
     blocks = np.array(values, np.float64)[: len(values) // (2 * n) * 2 * n].reshape(-1, 2, n)
     return blocks[:, 0] - blocks[:, 1]
 
@@ -97,7 +97,7 @@ def real_differences(sweep_dir: Path, regime: str, metric: str, n: int) -> Float
 
 
 def rates(n_comparisons: int, n: int, rng: np.random.Generator) -> Iterator[tuple[str, str, float, str]]:
-    """Rows of the table: question, differences, rate, what it should be."""
+    """Rows of the table: question, differences, rate, nominal rate."""
     shape = (n_comparisons, n)
     bound = f"<= {alarm_bound(n_comparisons):.1%}"
     for name, draw in EXCHANGEABLE.items():
@@ -129,7 +129,7 @@ def rates(n_comparisons: int, n: int, rng: np.random.Generator) -> Iterator[tupl
 
 
 def real_rates(differences: Floats, name: str, rng: np.random.Generator) -> Iterator[tuple[str, str, float, str]]:
-    """The same rows of real A/A differences [comparisons, n]; effects are in standard deviations of all of them."""
+    """The same rows for real A/A differences [comparisons, n]; effects are in standard deviations of all differences."""
     bound, sd = f"<= {alarm_bound(len(differences)):.1%}", float(differences.std(ddof=1))
     yield "A/A called different", name, alarm_rate(differences), bound
     yield "A/A, percentile bootstrap", name, bootstrap_alarm_rate(differences, rng), "about 10 % at n = 10"
@@ -174,9 +174,9 @@ def main() -> None:
             differences = paired(trained_values(seeds, options.regime, options.metric).tolist(), options.seeds)
         else:
             differences = real_differences(options.runs, options.regime, options.metric, options.seeds)
-        said = f"{options.regime}, {len(differences):,} comparisons"
+        name = f"{options.regime}, {len(differences):,} comparisons"
         print(f"standard deviation of a difference: {differences.std(ddof=1):.4f}, mean {differences.mean():+.5f}\n")
-        rows = list(real_rates(differences, said, rng))
+        rows = list(real_rates(differences, name, rng))
     else:
         rows = list(rates(options.comparisons, options.seeds, rng))
     print("| question | differences | rate | should be |\n| --- | --- | ---: | --- |")

@@ -1,7 +1,7 @@
-"""Thousands of real trainings of one tiny recipe, for `benchmarks.false_alarms --train`: one number of each seed.
+"""Thousands of trainings of one tiny recipe, for `benchmarks.false_alarms --train`: one value per seed.
 
-They go the laboratory's own way (streams, plan, execute, score), 128 seeds side by side, and leave no run folders: 20,000 of
-those would be all that the command does.
+They use the same functions as a cell (streams, plan, execute, score), 128 seeds in one group, but write no run folders:
+writing 20,000 of them would dominate the run time.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ RECIPE = (
     "tracking=off",
 )
 """digits, 60 samples, 2 epochs: far from converged, so that seeds differ visibly (accuracies by 11 points, one SD)."""
-AT_ONCE = 128
+GROUP_SIZE = 128
 
 
 def trained_values(seeds: Sequence[int], regime: str, metric: str) -> NDArray[np.float64]:
-    """`metric` (``test/union/accuracy``) of a run of `regime` at each seed, by all processors of the machine."""
-    blocks = [seeds[start : start + AT_ONCE] for start in range(0, len(seeds), AT_ONCE)]
+    """`metric` (``test/union/accuracy``) of a run of `regime` at each seed, on all processors of the machine."""
+    blocks = [seeds[start : start + GROUP_SIZE] for start in range(0, len(seeds), GROUP_SIZE)]
     values: list[float] = []
     with ProcessPoolExecutor(n_processors()) as pool:
         for number, block in enumerate(pool.map(partial(_block, regime, metric), blocks), start=1):
             values += block
-            print(f"\r{min(number * AT_ONCE, len(seeds)):,} of {len(seeds):,} trained", end="", file=sys.stderr)
+            print(f"\r{min(number * GROUP_SIZE, len(seeds)):,} of {len(seeds):,} trained", end="", file=sys.stderr)
     print(file=sys.stderr)
     return np.array(values)
 
@@ -53,7 +53,7 @@ def trained_values(seeds: Sequence[int], regime: str, metric: str) -> NDArray[np
 def _block(regime: str, metric: str, seeds: Sequence[int]) -> list[float]:
     torch.set_num_threads(1)
     of, _, name = metric.partition("/")
-    assert of == "test", "other figures are not scored here"
+    assert of == "test", "only test metrics are scored here"
     config = compose([*RECIPE, f"regimes=[{regime}]", f"seeds=[{','.join(map(str, seeds))}]"])
     factory, place = resolve(config).streams, device_of(config.trainer)
     streams = {seed: factory.build(seed) for seed in seeds}
