@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from src.data.counts import Allotment, Counts, allot, own_split
 from src.data.draw import draw
@@ -18,7 +19,7 @@ from src.data.source import Source
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import load_shift_source
 from src.data.split_config import SplitConfig
-from src.data.stream import Population, Rows, Stream, View
+from src.data.stream import Population, Rows, Stream
 from src.data.views import evaluations, noisy_labels, plain_view, shifted_view
 from src.errors import ConfigError
 
@@ -130,27 +131,23 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     train, labels = allotment.train, output_labels(split, allotment)
     draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
     plain = [plain_view(one, draws[k], len(source) * k, labels) for k, one in enumerate(sources)]
-    own = [plain[number] for number in allotment.data_source]
-    is_shifted = split.shift.is_active
-    known: tuple[Population, ...] | None = None
+    draw_of = [draws[number] for number in allotment.data_source]
+    rows_of = [drawn.train[part] for part, drawn in enumerate(draw_of)]
+    views = [plain[number] for number in allotment.data_source]
+    populations: tuple[Population, ...] | None = None
     if source.generator is not None and len(sources) == 1:
-        known, own = source.generator.views(source.digest, draws[0].train, seed)
-    views: list[View] = []
-    for part, number in enumerate(allotment.data_source):
-        view, drawn = own[part], draws[number]
-        if part > 0 and is_shifted and train[part].any():
-            present = train[part] > 0
-            held_out = np.concatenate([drawn.val, drawn.test])
-            rows = np.sort(np.concatenate([drawn.train[part], held_out[present[drawn.classes[held_out]]]]))
-            view = shifted_view(view, split.shift, rows, present, seed, part)
-        views.append(view)
-    rows_of = [draws[number].train[part] for part, number in enumerate(allotment.data_source)]
-    noisy = [
-        noisy_labels(view, present_labels(train, labels), split.label_noise, seed, number)
-        if split.label_noise
-        else None
-        for view, number in zip(views, allotment.data_source, strict=True)
-    ]
+        populations, views = source.generator.views(source.digest, rows_of, seed)
+    if split.shift.is_active:
+        for part in range(1, len(views)):
+            if (present := train[part] > 0).any():
+                held_out = np.concatenate([draw_of[part].val, draw_of[part].test])
+                rows = np.sort(np.concatenate([rows_of[part], held_out[present[draw_of[part].classes[held_out]]]]))
+                views[part] = shifted_view(views[part], split.shift, rows, present, seed, part)
+    noisy: list[Tensor | None] = [None] * len(views)
+    if split.label_noise:
+        present = present_labels(train, labels)
+        numbered = zip(views, allotment.data_source, strict=True)
+        noisy = [noisy_labels(view, present, split.label_noise, seed, number) for view, number in numbered]
     n_classes = len(allotment.classes) if labels is None else len(set(labels.tolist()))
     n_outputs = source.n_outputs if source.is_regression else n_classes
     class_counts = tuple(
@@ -161,10 +158,10 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     return Stream(
         seed=seed,
         train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
-        val=evaluations(views, [draws[number].val for number in allotment.data_source], train),
-        test=evaluations(views, [draws[number].test for number in allotment.data_source], train),
+        val=evaluations(views, [drawn.val for drawn in draw_of], train),
+        test=evaluations(views, [drawn.test for drawn in draw_of], train),
         n_outputs=n_outputs,
         class_counts=class_counts,
         imbalance=max(class_counts[0]) / fewest if fewest else None,
-        populations=None if is_shifted else known,
+        populations=None if split.shift.is_active else populations,
     )
