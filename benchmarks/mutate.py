@@ -25,7 +25,7 @@ from src.stopping.convergence import ConvergenceStopping
 from src.stopping.length import Length, StageSize
 from src.stopping.rule import StoppingVerdict
 from src.training import execute, plan
-from src.training.penalties import penalties
+from src.training.penalties import l2_sp
 
 Mutation = AbstractContextManager[Any]
 
@@ -83,12 +83,12 @@ def one_step_too_many() -> Mutation:
 
 def doubled_penalty() -> Mutation:
     """The half of strength/2 is lost."""
-    original = penalties._weighted_square
+    original = l2_sp._weighted_square
 
     def square(parameter: torch.Tensor, anchor: torch.Tensor, precision: torch.Tensor | None) -> torch.Tensor:
         return 2 * original(parameter, anchor, precision)
 
-    return patch.object(penalties, "_weighted_square", square)
+    return patch.object(l2_sp, "_weighted_square", square)
 
 
 def exchanged_test_sets() -> Mutation:

@@ -1,4 +1,4 @@
-"""Whether regimes can be run on a network and its data, said before anything is trained."""
+"""Checks, before anything is trained, that the regimes fit the network and the data."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from src.training.replicas import trainable_names
 
 
 def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
-    """Raises ConfigError where pictures are to be augmented and there are none, a regime freezes what the network has not, starts from a file that does not fit it, or asks
-    of the data or the network what they have not. `n_outputs`: of the network."""
-    if config.augment and len(source.bank.input_shape) != 3:
-        problem = f"changes pictures, and these samples have the shape {list(source.bank.input_shape)}; set augment=[]"
+    """Raises ConfigError if the augmentation, a regime's requirements, its frozen layers or its checkpoint do not fit the
+    data or the network, which has `n_outputs` outputs."""
+    shape = source.bank.input_shape
+    if config.augment and len(shape) != 3:
+        problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"
         raise ConfigError("augment", list(config.augment), problem)
     for regime in config.regimes:
-        _check_network(config.arch, source.bank.input_shape, n_outputs, config.split.parts, regime)
+        _check_network(config.arch, shape, n_outputs, config.split.parts, regime)
         for stage in regime.stages(config.split.parts):
             for requirement in stage.requires:
                 _check_requirement(config, source, n_outputs, requirement)

@@ -1,4 +1,4 @@
-"""Walks the plan: every stage is loaded from the store or fit, in groups; what fails takes only its own runs with it."""
+"""Executes a plan: every stage is loaded from the store or trained in a group. A failure affects only its own runs."""
 
 from __future__ import annotations
 
@@ -21,116 +21,118 @@ from src.training.control import NO_CONTROL, RunControl
 from src.training.devices import Device
 from src.training.fit import fit
 from src.training.group_size import group_limit
-from src.training.penalties.penalties import extra_passes, make_penalty
+from src.training.penalties import PenaltyContext, extra_passes, make_penalty
 from src.training.plan import Node, StagePlan
 from src.training.progress import progress_reports
 from src.training.replicas import ModelState
 from src.training.result import Curves, ResumePoint, StageResult
-from src.training.starting import group_by_resume_point, inherited, latest_resume_point, starting_model
-from src.training.store.cache import StageCache
-from src.training.store.store import Store
+from src.training.starting import (
+    group_by_resume_point,
+    inherited_optimizer,
+    initial_model,
+    latest_resume_point,
+    starting_model,
+)
+from src.training.store import StageCache, Store
 
 T = TypeVar("T")
 
 LARGE_MIB = 32
-"""Weights of a group above which what its fit leaves behind is looked for at once; it takes about 0.1 s."""
-
-WAITS = 60.0
-"""Seconds after which one who waits for another worker looks at all again; with several devices the others hear of it."""
+"""Weights of a group above which its garbage is collected at once; that takes about 0.1 s."""
+WAIT_SECONDS = 60.0
+"""Longest wait for another worker before the store is read again; ranks synchronise then."""
 POLL_SECONDS = 0.1
 
 
 @dataclass
 class Execution:
-    """What became of a plan's stages. `results`: by key; `trained`: keys that were fit just now, the others were loaded;
-    `reused`: of the trained, samples that a shorter stage had been trained on before; `failures`: key -> (one line,
-    traceback), of a stage that raised and of those that needed it; `out_of_memory`: whether one did for want of the
-    device's memory; `fishers`: Fisher information by the stage it was taken of."""
+    """The stages of a plan after its execution, by key."""
 
     store: Store
     results: dict[str, StageResult] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
+    """Stages that this execution trained; the others were loaded."""
     reused: dict[str, int] = field(default_factory=dict)
+    """Samples of a trained stage that were trained for a shorter stage."""
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """(One line, traceback) of stages that raised, and of those that need them."""
     out_of_memory: bool = False
+    """Whether a stage failed because the device's memory was too small."""
     fishers: dict[str, ModelState] = field(default_factory=dict)
+    """Fisher information of stages."""
 
     def diverged(self, key: str) -> bool:
-        """Whether the stage's loss stopped being finite."""
+        """Whether the stage's loss became non-finite."""
         return key in self.results and self.results[key].ledger.diverged
 
 
 def execute(
-    config: Config,
-    plan: StagePlan,
-    store: Store,
-    place: Device,
-    control: RunControl = NO_CONTROL,
+    config: Config, plan: StagePlan, store: Store, device: Device, control: RunControl = NO_CONTROL
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    What `control` raises ends the walk, with trained stages and the progress of the others in the store. It receives
-    progress reports only if the plan has all runs of the cell.
+    An exception of `control` ends the execution, with trained stages and resume points of the others in the store. It
+    receives progress reports only if the plan has all runs of the cell.
     """
-    walk = _Walk(config, plan, Execution(store), place, control)
+    executor = _Executor(config, plan, Execution(store), device, control)
     for group in plan.groups:
-        walk.group(group)
-    return walk.execution
+        executor.run_group(group)
+    return executor.execution
 
 
-def from_first_rank(decide: Callable[[], T], place: Device) -> T:
-    """What rank 0 decides, told to all ranks; alone, simply the decision."""
-    if place.world == 1:
+def from_first_rank(decide: Callable[[], T], device: Device) -> T:
+    """The value that rank 0 computes, on all ranks."""
+    if device.world == 1:
         return decide()
-    box: list[T | None] = [decide() if place.rank == 0 else None]
+    box: list[T | None] = [decide() if device.rank == 0 else None]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[return-value]
 
 
 @dataclass
-class _Walk:
+class _Executor:
     """One pass over a plan. Only rank 0 reads the store, writes it, and takes its locks."""
 
     config: Config
     plan: StagePlan
     execution: Execution
-    place: Device
+    device: Device
     control: RunControl
 
     def __post_init__(self) -> None:
+        held = {} if self.device.world == 1 else {"held_mib": math.inf}  # the other ranks cannot read from the store
+        self.cache = StageCache(self.execution.store, **held)
         n_runs = len(self.config.regimes) * len(self.config.seeds)
         self.reports_progress = self.control.wants_progress and len(self.plan.runs) == n_runs
-        held = {} if self.place.world == 1 else {"held_mib": math.inf}  # other ranks have no store to read from
-        self.shelf = StageCache(self.execution.store, **held)
 
-    def group(self, group: Sequence[str]) -> None:
-        """Loads what there is, trains what nobody else is training, then waits for the rest, or takes it over."""
+    def run_group(self, group: Sequence[str]) -> None:
+        """Loads stored stages, trains free ones, then waits for the stages of other workers or takes them over."""
         left = list(group)
         while left:
             self.control.on_stage()
             self._load(left)
             ready = self._ready(left)
-            limit = group_limit(self.config, ready[0], self.place) if ready else 1
-            n_taken = sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
+            limit = group_limit(self.config, ready[0], self.device) if ready else 1
+            n_locked = sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
             left = [node.key for node in self._ready([node.key for node in ready])]
-            if left and not n_taken:
-                from_first_rank(partial(self._wait, left), self.place)
+            if left and not n_locked:
+                from_first_rank(partial(self._wait, left), self.device)
 
     def _load(self, keys: Sequence[str]) -> None:
-        """Takes what the store has; runs of CPU and of CUDA are never mixed."""
+        """Loads stored results; runs of CPU and of CUDA are never mixed."""
         if not self.config.trainer.reuse:
             return
-        store, device = self.execution.store, self.place.torch_device.type
+        store, kind = self.execution.store, self.device.torch_device.type
 
-        def found() -> dict[str, StageResult]:
-            kept = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
-            return {key: one for key, one in kept.items() if one is not None and one.ledger.device == device}
+        def stored() -> dict[str, StageResult]:
+            results = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
+            return {key: one for key, one in results.items() if one is not None and one.ledger.device == kind}
 
-        for key, result in from_first_rank(found, self.place).items():
-            self.execution.results[key] = self.shelf.put(key, result)
+        for key, result in from_first_rank(stored, self.device).items():
+            self.execution.results[key] = self.cache.put(key, result)
 
     def _ready(self, keys: Sequence[str]) -> list[Node]:
-        """The stages to be trained: those of failed parents fail, those of diverged ones are left out."""
+        """The stages to train: those of failed parents fail, those of diverged parents are left out."""
         execution, ready = self.execution, []
         for key in keys:
             if key in execution.results or key in execution.failures:
@@ -145,44 +147,43 @@ class _Walk:
         return ready
 
     def _train(self, nodes: Sequence[Node]) -> int:
-        """Trains those of the stages that nobody else is training; how many."""
+        """Trains the stages that no other worker trains, and returns their number."""
         store = self.execution.store
         with contextlib.ExitStack() as locks:
-            taken = from_first_rank(lambda: locks.enter_context(store.locked(node.key for node in nodes)), self.place)
-            self._load(taken)  # another worker may have finished one since we looked
-            missing = [node for node in nodes if node.key in taken and node.key not in self.execution.results]
-            starts = from_first_rank(partial(self._starts, missing), self.place)
+            locked = from_first_rank(lambda: locks.enter_context(store.locked(node.key for node in nodes)), self.device)
+            self._load(locked)  # another worker may have finished one meanwhile
+            missing = [node for node in nodes if node.key in locked and node.key not in self.execution.results]
+            starts = from_first_rank(partial(self._resume_points, missing), self.device)
             for group in group_by_resume_point(missing, starts, self.execution.results):
                 self._train_group(group, starts)
-        return len(taken)
+        return len(locked)
 
     def _wait(self, keys: Sequence[str]) -> None:
-        """Until one of the stages is done, or its holder gone, or it is time to look again."""
-        patience = time.monotonic() + WAITS
-        while time.monotonic() < patience and not self.execution.store.any_free(keys):
+        """Waits until one of the stages is stored or free, at most `WAIT_SECONDS`."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline and not self.execution.store.locks.any_free(keys):
             self.control.on_stage()
             time.sleep(POLL_SECONDS)
 
-    def _starts(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:
-        """What the stages go on from: where they were left, or the end of a shorter stage of their line if that is further."""
-        store, points = self.execution.store, self.config.trainer.curve_points
+    def _resume_points(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:
+        store, points, kind = self.execution.store, self.config.trainer.curve_points, self.device.torch_device.type
         found = {node.key: latest_resume_point(node, store, points) for node in nodes}
-        return {
-            k: start for k, start in found.items() if start is not None and start.device == self.place.torch_device.type
-        }
+        return {key: point for key, point in found.items() if point is not None and point.device == kind}
 
     def _train_group(self, group: Sequence[Node], starts: Mapping[str, ResumePoint], split: str | None = None) -> None:
-        """Trains the group; if that raises, its halves apart, until what is at fault is alone: it fails, the others do
-        not. `split`: why the group is a part of a larger one, for the ledger of its stages."""
+        """Trains the group. After an exception its halves are trained apart, until the stage at fault fails alone.
+
+        `split`: failure of the larger group, for the ledgers.
+        """
         try:
             results = self._fit(group, starts)
         except ConfigError:
             raise
         except Exception as error:
-            if self.place.world > 1:  # the other ranks wait for this one: all must end
+            if self.device.world > 1:  # the other ranks wait for this one: all must end
                 raise
             failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
-            no_memory = isinstance(error, torch.OutOfMemoryError)
+            is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
         else:
             for node, trained in zip(group, results, strict=True):
                 self._keep(node, dataclasses.replace(trained, ledger=dataclasses.replace(trained.ledger, split=split)))
@@ -191,81 +192,88 @@ class _Walk:
             return
         if len(group) == 1:  # outside the except clause, whose traceback holds on to the attempt's memory
             self.execution.failures[group[0].key] = failure
-            self.execution.out_of_memory |= no_memory
+            self.execution.out_of_memory |= is_out_of_memory
             return
-        if self.place.torch_device.type == "cuda":
+        if self.device.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         half, split = len(group) // 2, f"{len(group)} together: {failure[0]}"
         self._train_group(group[:half], starts, split)
         self._train_group(group[half:], starts, split)
 
     def _keep(self, node: Node, result: StageResult) -> None:
-        if self.place.rank == 0:
+        if self.device.rank == 0:
             self.execution.store.put(node.key, result)
             if result.resume_point is not None:
                 assert node.prefix_key is not None
                 self.execution.store.put_prefix(node.prefix_key, node.key, result.resume_point)
-        self.execution.results[node.key] = self.shelf.put(node.key, result)
+        self.execution.results[node.key] = self.cache.put(node.key, result)
         self.execution.trained.add(node.key)
 
     def _fit(self, group: Sequence[Node], starts: Mapping[str, ResumePoint]) -> list[StageResult]:
         config, execution, first = self.config, self.execution, group[0]
-        going_on = [starts[node.key] for node in group if node.key in starts]
-        states = [state for node in group if (state := inherited(node, execution.results)) is not None]
+        resumed = [starts[node.key] for node in group if node.key in starts]
+        states = [state for node in group if (state := inherited_optimizer(node, execution.results)) is not None]
+        if resumed:
+            models = [initial_model(config, node, self.device.dtype) for node in group]
+        else:
+            models = [starting_model(config, node, execution.results, self.device) for node in group]
         results = fit(
             config,
             group,
-            [starting_model(config, node, execution.results, self.place, fresh=bool(going_on)) for node in group],
-            self.place,
+            models,
+            self.device,
+            starts=resumed or None,
             optimizer_states=states or None,
-            penalty=make_penalty(config, self.plan, group, execution.results, execution.fishers, self.place),
+            penalty=make_penalty(
+                PenaltyContext(config, self.plan, execution.results, execution.fishers, self.device), group
+            ),
+            control=self._group_control(group),
             keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
-            starts=going_on or None,
-            checkpoints=self._checkpoints(group),
             keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,
         )
         if sum(t.nbytes for result in results for t in result.weights.values()) > LARGE_MIB * 2**20:
-            gc.collect()  # a trainer and its module hold each other, with weights, gradients and momentum
+            gc.collect()  # a trainer and its module form a cycle that holds weights, gradients and momentum
         return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
 
-    def _checkpoints(self, group: Sequence[Node]) -> _Checkpoints | None:
-        """None where the user wants none, and with a loss scale, which is no part of what is kept."""
+    def _group_control(self, group: Sequence[Node]) -> _GroupControl | None:
+        """None without checkpoints, and with a loss scale, which is not part of a resume point."""
         trainer = self.config.trainer
         if not trainer.checkpoint_seconds or trainer.precision == "16-mixed":
             return None
-        return _Checkpoints(self, group, trainer.checkpoint_seconds)
+        return _GroupControl(self, group, trainer.checkpoint_seconds)
 
 
 @dataclass
-class _Checkpoints:
-    """Keeps how far a group has come: those that have ended as results, the others to be gone on with."""
+class _GroupControl:
+    """See `src.training.monitor.GroupControl`."""
 
-    walk: _Walk
+    executor: _Executor
     group: Sequence[Node]
     seconds: float
 
-    def leave(self) -> None:
-        self.walk.control.on_stage()
+    def on_stage(self) -> None:
+        self.executor.control.on_stage()
 
-    def passed(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
-        if self.walk.reports_progress:
-            results = self.walk.execution.results
-            done = {key: result.curves for key, result in results.items() if not result.ledger.diverged}
-            all_curves = done | {self.group[model].key: own for model, own in curves().items()}
-            self.walk.control.on_progress(progress_reports(self.walk.plan, all_curves))
+    def on_curves(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
+        executor = self.executor
+        if executor.reports_progress:
+            results = executor.execution.results
+            known = {key: result.curves for key, result in results.items() if not result.ledger.diverged}
+            known |= {self.group[model].key: own for model, own in curves().items()}
+            executor.control.on_progress(progress_reports(executor.plan, known))
 
-    def save(self, standings: Sequence[ResumePoint | StageResult]) -> None:
-        store = self.walk.execution.store
-        if self.walk.place.rank:
+    def save(self, states: Sequence[ResumePoint | StageResult]) -> None:
+        store = self.executor.execution.store
+        if self.executor.device.rank:
             return
-        for node, standing in zip(self.group, standings, strict=True):
-            if isinstance(standing, ResumePoint):
-                store.put_resume_point(node.key, standing)
+        for node, state in zip(self.group, states, strict=True):
+            if isinstance(state, ResumePoint):
+                store.put_resume_point(node.key, state)
             else:
-                store.put(node.key, _charged(self.walk.plan, node, standing))
+                store.put(node.key, _charged(self.executor.plan, node, state))
 
 
 def _charged(plan: StagePlan, node: Node, result: StageResult) -> StageResult:
-    """The result with what its penalty cost in its ledger."""
+    """The result with the cost of its penalty in its ledger."""
     passes = extra_passes(plan, node, result.ledger.samples)
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))

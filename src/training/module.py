@@ -11,46 +11,43 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from src.evaluation.metrics import Loss, sample_losses
-from src.optimizers import OptimizerConfig
+from src.config import Config
+from src.evaluation.metrics import sample_losses
 from src.training.feed import Batch
-from src.training.replicas import Replicas, VmapReplicas
+from src.training.plan import Node
+from src.training.replicas import ModelState, Penalty, Replicas
 
 
 class GroupModule(pl.LightningModule):
     """R models trained side by side: the loss is per sample, then its mean per model, then the sum over models.
 
-    `penalty` maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
-    `optimizer_states`: state to go on with, one mapping ``key/name`` -> tensor per model. `scaled`: the precision scales
-    the loss. Then, and with several ranks, backward passes and steps go through Lightning; else it has nothing to add.
-    `n_done`: updates made, by an earlier fit or here; `update_losses`: of each since somebody last took them, the loss of every model [R].
+    `node`: any stage of the group. `n_done`: updates made so far. `update_losses`: the loss [R] of every update since the
+    list was last emptied. With several ranks or a loss scale, backward passes and steps go through Lightning.
     """
 
     def __init__(
         self,
         replicas: Replicas,
+        config: Config,
+        node: Node,
+        world: int,
+        n_done: int,
+        penalty: Penalty | None,
         *,
-        loss: Loss,
-        optimizer: OptimizerConfig,
-        lr: float,
-        n_updates: int,
-        penalty: Callable[[Replicas, Tensor, Tensor], Tensor] | None = None,
-        optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
-        world: int = 1,
-        scaled: bool = False,
-        n_done: int = 0,
+        optimizer_states: Sequence[Mapping[str, Tensor]] | None,
+        observer: Callable[[Replicas], None] | None,
     ) -> None:
         super().__init__()
-        self.replicas = replicas
-        self.loss, self.config, self.lr, self.n_updates = loss, optimizer, lr, n_updates
-        self.penalty, self.optimizer_states, self.world = penalty, optimizer_states, world
+        self.replicas, self.loss, self.config = replicas, config.loss, config.optimizer
+        self.lr, self.n_updates = config.optimizer.lr * node.stage.lr_factor, node.length.updates
+        self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
+        self.world, self.n_done = world, n_done
         self.automatic_optimization = False
-        self.through_lightning = world > 1 or scaled
+        self.through_lightning = world > 1 or config.trainer.precision == "16-mixed"
         self.update_losses: list[Tensor] = []
-        self.n_done = n_done
 
     def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
-        """One update for each batch of the chunk: Lightning's own work is done once a chunk instead of once an update."""
+        """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
         del batch_idx
         for batch in chunk:
             self._update(batch)
@@ -58,12 +55,14 @@ class GroupModule(pl.LightningModule):
     def _update(self, batch: Batch) -> None:
         """Descends on the sum over models of the mean loss over the global batch; then stopped models are put back."""
         x, y, n_global = batch
+        if self.observer is not None:
+            self.observer(self.replicas)
         outputs = self.replicas(x)
         # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
         losses = sample_losses(outputs, y, self.loss).sum(1) * (self.world / n_global)
         self.update_losses.append(losses.detach())
         if self.penalty is not None:
-            # a mean over the rows at hand, which are all of the batch unless ranks share it
+            # a mean over the rows of this rank
             losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)
         if not all(self.replicas.active):
             losses = torch.where(torch.tensor(self.replicas.active, device=losses.device), losses, 0.0)
@@ -93,7 +92,7 @@ class GroupModule(pl.LightningModule):
         if config.schedule == "constant":
             return optimizer
         for group in optimizer.param_groups:
-            group["initial_lr"] = self.lr  # asked for by a schedule that does not begin at its beginning
+            group["initial_lr"] = self.lr  # required by a schedule that resumes
         cosine = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(self.n_updates, 1), 1.0))),
@@ -101,38 +100,30 @@ class GroupModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
-    def _restored(self, name: str, parameter: Tensor, model: int | None) -> dict[str, Tensor]:
-        """Optimizer state of one parameter from the states of the models that share it."""
-        assert self.optimizer_states is not None
-        keys = [key.split("/", 1)[0] for key in self.optimizer_states[0] if key.split("/", 1)[1] == name]
-        if model is not None:
-            mine = self.optimizer_states[model]
-            return {key: _placed(key, mine[f"{key}/{name}"].clone(), parameter) for key in keys}
-        restored = {}
-        for key in keys:
-            each = [state[f"{key}/{name}"] for state in self.optimizer_states]
-            if key == "step":
-                restored[key] = each[0].clone()  # a step count, the same for all
-            else:
-                each += [each[-1]] * (len(parameter) - len(each))  # a dummy, where there is one
-                restored[key] = _placed(key, torch.stack(each), parameter)
+    def _restored(self, name: str, parameter: Tensor, model: int | None) -> ModelState:
+        """The optimizer state of one parameter, from the states of the models that share it."""
+        states = self.optimizer_states
+        assert states is not None
+        restored: ModelState = {}
+        for key in [key.split("/", 1)[0] for key in states[0] if key.split("/", 1)[1] == name]:
+            values = [state[f"{key}/{name}"] for state in states]
+            if model is not None:
+                value = values[model].clone()
+            elif key == "step":
+                value = values[0].clone()  # a step count, the same for all
+            else:  # a dummy, where there is one, has the last model's state
+                value = torch.stack(values + [values[-1]] * (len(parameter) - len(values)))
+            restored[key] = value if key == "step" else value.to(parameter.device)  # torch keeps step counts on the CPU
         return restored
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[ModelState]:
         """The optimizer's state as one mapping ``key/name`` -> tensor per model, on the CPU."""
-        states: list[dict[str, Tensor]] = [{} for _ in range(self.replicas.n)]
+        states: list[ModelState] = [{} for _ in range(self.replicas.n)]
         for name, parameter, model in self.replicas.named_trainable():
             for key, value in optimizer.state[parameter].items():
                 value = torch.as_tensor(value).detach().cpu()
-                if model is not None:
-                    states[model][f"{key}/{name}"] = value.clone()
-                    continue
-                assert isinstance(self.replicas, VmapReplicas)
                 for r, state in enumerate(states):
-                    state[f"{key}/{name}"] = value.clone() if key == "step" else value[r].clone()
+                    if model in (None, r):
+                        own = value if model is not None or key == "step" else value[r]
+                        state[f"{key}/{name}"] = own.clone()
         return states
-
-
-def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """A piece of optimizer state where torch wants it: beside its parameter, but a count of steps on the CPU."""
-    return value if key == "step" else value.to(parameter.device)

@@ -27,7 +27,7 @@ from src.training.evaluate import Scores, score_stages, set_names
 from src.training.plan import Node, Run, StagePlan
 from src.training.result import StageResult
 from src.training.scoring import validation_curves
-from src.training.store.store import weights_digest
+from src.training.store import weights_digest
 
 if TYPE_CHECKING:
     from src.training.execute import Execution

@@ -9,7 +9,7 @@ group's size, so a stage trained in a group is bit for bit the stage trained alo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -72,6 +72,13 @@ class Replicas(nn.Module):
 
     def hold(self) -> None:
         """To be called after every optimizer step: puts stopped models back where they stopped."""
+
+
+Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
+"""Maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
+
+Its gradient is elementwise in the models, so a model has the same bits in a group as alone.
+"""
 
 
 class LoopReplicas(Replicas):

@@ -1,10 +1,10 @@
-"""What training one stage leaves behind."""
+"""What training a stage produces: weights, curves and ledger, or a resume point."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,42 +16,41 @@ from src.stopping.rule import StoppedBy
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What a stage did: `updates` and `samples` seen, `epochs` begun, why it ended; `converged` is None where the
-    stopping rule does not ask; `best_epoch` (from 1) is that of the weights early stopping went back to; `extra_passes`:
-    forward and backward passes of one sample besides those of the updates, for a penalty; `split`: what ended a larger
-    group, of which the stage's is a part (memory that was too small, or another member's failure)."""
+    """Cost and end of one stage."""
 
     updates: int
     samples: int
     epochs: int
+    """Number of epochs, a partial last one included."""
     stopped_by: StoppedBy
     converged: bool | None
+    """None if the stopping rule has no tolerance."""
     best_epoch: int | None
+    """The epoch (from 1) whose weights early stopping restored."""
     seconds: float
     group: int
+    """Number of models in the group."""
     engine: Literal["loop", "vmap"]
     device: str
     extra_passes: float = 0.0
+    """Forward and backward passes of one sample that a penalty costs in addition to the updates."""
     split: str | None = None
+    """Failure that split a larger group (out of memory, or another model's exception)."""
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss stopped being finite."""
+        """Whether the loss or the weights became non-finite."""
         return self.stopped_by == "diverged"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What was seen on the way, at T points of a stage.
+    """Validation curves of a stage at T points.
 
-    `steps` int64 [T]: updates since the stage began. `train_loss` [T]: mean over the updates since the point before.
+    `steps` int64 [T]: updates since the stage began. `train_loss` [T]: mean over the updates since the previous point.
     `recall`, `loss`: for every validation pool [T, n_classes], mean over the pool's samples of each class (regression: one
-    column, recall undefined). Any set's accuracy follows by its class weights, so stages can be shared between cells
-    whose sets weigh the same pools differently.
+    column, recall undefined). A set's accuracy follows by its class weights, so cells whose sets weight the same pools
+    differently share stages.
     """
 
     steps: NDArray[np.int64]
@@ -62,33 +61,35 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class StageResult:
-    """Final weights (parameters and buffers by name), optimizer state by ``key/name`` where a later stage needs it,
-    curves and ledger of one stage."""
+    """Final state of one stage."""
 
     weights: Mapping[str, Tensor]
+    """Parameters and buffers by name."""
     optimizer: Mapping[str, Tensor] | None
+    """Optimizer state by ``key/name``, if a later stage needs it."""
     curves: Curves
     ledger: Ledger
     resume_point: ResumePoint | None = None
-    """What a longer stage goes on from, where one may; kept beside the entry, not in it."""
+    """Where a longer stage with the same prefix key resumes; stored in a separate file."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ResumePoint:
-    """A model part-way through its stage: everything that the rest of the stage, and its curves, depend on, to the bit.
+    """A model inside its stage: everything that determines the rest of the stage and its curves, bit for bit.
 
-    `updates` made, in `seconds`; `reused`: samples of them that were trained for another, shorter stage. `losses`
-    [updates]: the training loss of every update. `curves`: the points so far. `noise`: state of the model's own generator,
-    inside an epoch. Batch orders, the learning rate, and what a penalty holds on to follow from the stage.
+    Batch orders, the learning rate and the penalty's anchor follow from the stage itself.
     """
 
     updates: int
     reused: int
+    """Samples that were trained for another, shorter stage."""
     seconds: float
     device: str
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     losses: Tensor
+    """Training loss of every update [updates]."""
     curves: Curves
     noise: Tensor | None = None
+    """State of the model's own generator, inside an epoch."""
     best: Best | None = None

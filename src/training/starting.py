@@ -1,4 +1,4 @@
-"""From where a stage starts: weights of its own or of its parents, or the middle of its way."""
+"""The starting point of a stage: initial weights, its parents' weights, or a resume point."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from src.training.devices import Device
 from src.training.plan import Node
 from src.training.replicas import ModelState
 from src.training.result import ResumePoint, StageResult
-from src.training.store.store import Store
+from src.training.store import Store
 
 
 def latest_resume_point(node: Node, store: Store, curve_points: int) -> ResumePoint | None:
-    """What a stage goes on from: where it was left, or the end of a shorter one of its line if that is further on; None:
-    from its start. A longer stage may have its curve's points wider apart: they must all be among the shorter one's."""
-    part = store.resume_point(node.key)
-    n_part = 0 if part is None else part.updates
+    """The most advanced resume point: the stage's own or that of a shorter stage with the same prefix key.
+
+    A longer stage may have wider spaced curve points, all of which must be among the shorter stage's.
+    """
+    own = store.resume_point(node.key)
     if node.prefix_key is None:
-        return part
+        return own
     for updates in store.prefix_lengths(node.prefix_key):
-        if n_part < updates < node.length.updates and (end := store.prefix(node.prefix_key, updates)) is not None:
+        is_ahead = (0 if own is None else own.updates) < updates < node.length.updates
+        if is_ahead and (point := store.prefix(node.prefix_key, updates)) is not None:
             needed = node.length.regular_points(curve_points, updates)
-            if set(needed) <= set(end.curves.steps.tolist()):
-                return dataclasses.replace(end, reused=updates // node.length.updates_per_epoch * node.length.n_draws)
-    return part
+            if set(needed) <= set(point.curves.steps.tolist()):
+                reused = updates // node.length.updates_per_epoch * node.length.n_draws
+                return dataclasses.replace(point, reused=reused)
+    return own
 
 
 def group_by_resume_point(
     nodes: Sequence[Node], starts: Mapping[str, ResumePoint], results: Mapping[str, StageResult]
 ) -> list[list[Node]]:
-    """The nodes by how far they have come, and by the optimizer state they go on with: a stack of models has one step
-    count, which all must share."""
+    """Groups the nodes by updates made and by the step counts of their optimizer states: a stack of models has one."""
     groups: dict[tuple[int, tuple[tuple[str, float], ...]], list[Node]] = {}
     for node in nodes:
         start = starts.get(node.key)
-        state = start.optimizer if start is not None else inherited(node, results) or {}
+        state = start.optimizer if start is not None else inherited_optimizer(node, results) or {}
         names = tuple((name, float(t) if name.startswith("step/") else 0.0) for name, t in sorted(state.items()))
         groups.setdefault((0 if start is None else start.updates, names), []).append(node)
     return list(groups.values())
 
 
-def inherited(node: Node, results: Mapping[str, StageResult]) -> Mapping[str, Tensor] | None:
-    """The optimizer state the stage goes on with; None if it starts with a fresh one."""
+def inherited_optimizer(node: Node, results: Mapping[str, StageResult]) -> Mapping[str, Tensor] | None:
+    """The optimizer state that the stage inherits from its parent; None if it starts with a fresh one."""
     if not node.parents or node.stage.reset_optimizer:
         return None
     state = results[node.parents[0]].optimizer
@@ -56,21 +58,27 @@ def inherited(node: Node, results: Mapping[str, StageResult]) -> Mapping[str, Te
     return state
 
 
-def starting_model(
-    config: Config, node: Node, results: Mapping[str, StageResult], place: Device, *, fresh: bool = False
-) -> nn.Module:
-    """The stage's network at its starting weights; `fresh`: at its initial ones, others being loaded later."""
-    stream, start = node.stream, node.stage.start
-    model = build_model(config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype)
-    if fresh:
-        return model
+def initial_model(config: Config, node: Node, dtype: torch.dtype, address: Sequence[object] = ()) -> nn.Module:
+    """The stage's network at the initial weights of its seed."""
+    stream = node.stream
+    return build_model(config.arch, stream.input_shape, stream.n_outputs, node.seed, dtype, address=address)
+
+
+def loaded_model(config: Config, node: Node, weights: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    """The stage's network with the given weights."""
+    model = initial_model(config, node, dtype)
+    model.load_state_dict(dict(weights))
+    return model
+
+
+def starting_model(config: Config, node: Node, results: Mapping[str, StageResult], device: Device) -> nn.Module:
+    """The stage's network at its starting weights."""
+    start, model = node.stage.start, initial_model(config, node, device.dtype)
     parents = [results[key].weights for key in node.parents]
     if start.kind == "previous":
         model.load_state_dict(dict(parents[0]))
     elif start.kind == "shrink_perturb":
-        noise = build_model(
-            config.arch, stream.input_shape, stream.n_outputs, node.seed, place.dtype, address=("perturb", node.level)
-        )
+        noise = initial_model(config, node, device.dtype, address=("perturb", node.level))
         model.load_state_dict(shrink_perturb(parents[0], noise, start.shrink, start.perturb))
     elif start.kind == "average":
         model.load_state_dict(average(parents, start.weights))
@@ -92,7 +100,7 @@ def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: floa
 
 
 def average(parents: Sequence[Mapping[str, Tensor]], mixing: Sequence[float]) -> ModelState:
-    """The weighted mean of several models' weights; whole-number buffers are the first model's."""
+    """The weighted mean of several models' weights; integer buffers are the first model's."""
     return {
         name: sum((w * parent[name] for w, parent in zip(mixing, parents, strict=True)), torch.zeros_like(tensor))
         if tensor.is_floating_point()

@@ -1,4 +1,4 @@
-"""The weights on the way through a stage: the stage is trained once more, by the same loop, and watched."""
+"""Trajectories: the weights inside a stage, recorded while the same loop trains the stage once more."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from src.config import Config
 from src.data.stream import Stream
-from src.models.build import build_model
 from src.models.structure import prefers_vmap
 from src.training.devices import Device
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
 from src.training.replicas import ModelState, Replicas
 from src.training.result import StageResult
+from src.training.starting import initial_model, loaded_model
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Weights after `updates[i]` updates of a stage, from 0 (its start) to its last update.
 
-    `exact`: the stage ended bit for bit where the stored one did (a machine of another kind may round otherwise).
+    `exact`: whether the final weights are those of the stored stage, bit for bit (another kind of machine may round
+    differently).
     """
 
     updates: tuple[int, ...]
@@ -34,8 +35,8 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryRequest:
-    """A stage to be trained again. `stored`: what it left when it was first trained; `parent`: the stage it starts from
-    (None: fresh weights); `at`: updates after which its weights are kept."""
+    """A stage to retrain. `stored`: its result; `parent`: the result of the stage it starts from (None: fresh weights);
+    `at`: numbers of updates after which to record the weights."""
 
     node: Node
     stored: StageResult
@@ -44,29 +45,26 @@ class TrajectoryRequest:
 
 
 @dataclass
-class _Watcher:
-    """A penalty of zero: the training loop shows it the weights before every update, and nothing else changes."""
+class _Recorder:
+    """An observer of a fit that keeps every model's weights after the wanted numbers of updates."""
 
     wanted: Sequence[Collection[int]]
-    """For every model of the group."""
-    updates: int = 0
-    seen: list[dict[int, ModelState]] = field(init=False)
+    n_updates: int = 0
+    states: list[dict[int, ModelState]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seen = [{} for _ in self.wanted]
+        self.states = [{} for _ in self.wanted]
 
-    def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
-        del x
-        asking = [r for r, updates in enumerate(self.wanted) if self.updates in updates]
-        states = replicas.states() if asking else []
-        for r in asking:
-            self.seen[r][self.updates] = states[r]
-        self.updates += 1
-        return torch.zeros(outputs.shape[0], dtype=outputs.dtype, device=outputs.device)
+    def __call__(self, replicas: Replicas) -> None:
+        models = [r for r, updates in enumerate(self.wanted) if self.n_updates in updates]
+        current = replicas.states() if models else []
+        for r in models:
+            self.states[r][self.n_updates] = current[r]
+        self.n_updates += 1
 
 
 def points(n_updates: int, n_most: int) -> list[int]:
-    """At most about `n_most` numbers of updates from 0 to `n_updates`, closest together where a stage moves fastest."""
+    """About `n_most` numbers of updates from 0 to `n_updates`, densest at the start, where the weights change fastest."""
     if n_updates + 1 <= n_most:
         return list(range(n_updates + 1))
     spaced = np.geomspace(1, n_updates, n_most - 1)
@@ -74,9 +72,9 @@ def points(n_updates: int, n_most: int) -> list[int]:
 
 
 def nodes_of(config: Config, stream: Stream, label: str, keys: Sequence[str]) -> list[Node]:
-    """The stages of the regime called `label` on a seed's stream, as they are planned today.
+    """The stages of the regime called `label` on a seed's stream.
 
-    Raises ValueError where that is no longer the recipe that trained the stages `keys`.
+    Raises ValueError unless their keys are still `keys`.
     """
     regime = next((one for one in config.regimes if one.label == label), None)
     plan = make_plan(config, {stream.seed: stream}, [(regime, stream.seed)]) if regime is not None else None
@@ -85,55 +83,54 @@ def nodes_of(config: Config, stream: Stream, label: str, keys: Sequence[str]) ->
     return [plan.nodes[key] for key in plan.runs[0].stages]
 
 
-def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], place: Device) -> Iterator[Trajectory]:
-    """Trains stages again from where they started, keeping their weights on the way: one trajectory for each of `stages`.
+def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], device: Device) -> Iterator[Trajectory]:
+    """Retrains stages and yields the trajectory of each, in order.
 
-    Stacks train side by side, as they did at first; other networks one after the other, each when it is asked for, for its
-    weights may be large. Raises ValueError for a stage that starts or is held back in another way.
+    Stacked models train side by side; others one by one on demand, since their weights may be large. Raises ValueError for
+    a stage with a penalty or another start than fresh or previous weights.
     """
-    models = (_starting_model(config, stage, place) for stage in stages)
+    stacked: dict[int, nn.Module] = {}
+    for k, stage in enumerate(stages):
+        model = _starting_model(config, stage, device)
+        if prefers_vmap(model) and stage.node.stage.reset_optimizer:
+            stacked[k] = model
+        else:
+            assert not stacked, "stages of one cell have one network"
+            yield from _retrain(config, [stage], [model], device)
     groups: dict[str, list[int]] = {}
-    kept: dict[int, nn.Module] = {}
-    for k, (stage, model) in enumerate(zip(stages, models, strict=True)):
-        if not prefers_vmap(model) or not stage.node.stage.reset_optimizer:
-            assert not kept, "stages of one cell have one network"
-            yield from _train_again(config, [stage], [model], place)
-            continue
-        groups.setdefault(stage.node.shape, []).append(k)
-        kept[k] = model
+    for k in stacked:
+        groups.setdefault(stages[k].node.shape, []).append(k)
     found: dict[int, Trajectory] = {}
     for group in groups.values():
-        found.update(
-            zip(group, _train_again(config, [stages[k] for k in group], [kept[k] for k in group], place), strict=True)
-        )
+        trained = _retrain(config, [stages[k] for k in group], [stacked[k] for k in group], device)
+        found |= dict(zip(group, trained, strict=True))
     yield from (found[k] for k in sorted(found))
 
 
-def _starting_model(config: Config, stage: TrajectoryRequest, place: Device) -> nn.Module:
+def _starting_model(config: Config, stage: TrajectoryRequest, device: Device) -> nn.Module:
     node, kind = stage.node, stage.node.stage.start.kind
     is_fresh = stage.parent is None
-    if node.stage.penalty.kind != "none" or kind not in ("fresh", "previous") or (kind == "fresh") != is_fresh:
-        raise ValueError(f"a stage that starts from {kind} weights or has a penalty is not watched")
-    model = build_model(config.arch, node.stream.input_shape, node.stream.n_outputs, node.seed, place.dtype)
-    if stage.parent is not None:
-        model.load_state_dict(dict(stage.parent.weights))
-    return model
+    if node.penalty_parent is not None or kind not in ("fresh", "previous") or (kind == "fresh") != is_fresh:
+        raise ValueError(f"a stage that starts from {kind} weights or has a penalty cannot be retrained")
+    if stage.parent is None:
+        return initial_model(config, node, device.dtype)
+    return loaded_model(config, node, stage.parent.weights, device.dtype)
 
 
-def _train_again(
-    config: Config, stages: Sequence[TrajectoryRequest], models: Sequence[nn.Module], place: Device
+def _retrain(
+    config: Config, stages: Sequence[TrajectoryRequest], models: Sequence[nn.Module], device: Device
 ) -> list[Trajectory]:
-    going_on = [stage.parent for stage in stages if stage.parent is not None and not stage.node.stage.reset_optimizer]
-    states = [parent.optimizer for parent in going_on if parent.optimizer is not None]
-    if len(states) < len(going_on):
-        raise ValueError("the optimizer state that the stage goes on with was not kept")
-    watcher = _Watcher([frozenset(stage.at) for stage in stages])
+    inheriting = [s.parent for s in stages if s.parent is not None and not s.node.stage.reset_optimizer]
+    states = [parent.optimizer for parent in inheriting if parent.optimizer is not None]
+    if len(states) < len(inheriting):
+        raise ValueError("the optimizer state that the stage inherits was not stored")
+    recorder = _Recorder([frozenset(stage.at) for stage in stages])
     nodes = [stage.node for stage in stages]
-    ends = fit(config, nodes, models, place, optimizer_states=states or None, penalty=watcher)
+    results = fit(config, nodes, models, device, optimizer_states=states or None, observer=recorder)
     found = []
-    for stage, end, on_the_way in zip(stages, ends, watcher.seen, strict=True):
+    for stage, result, recorded in zip(stages, results, recorder.states, strict=True):
         n = stage.stored.ledger.updates
-        seen = {k: state for k, state in on_the_way.items() if k < n} | {n: dict(end.weights)}
-        exact = all(torch.equal(end.weights[name], tensor) for name, tensor in stage.stored.weights.items())
-        found.append(Trajectory(tuple(sorted(seen)), tuple(seen[k] for k in sorted(seen)), exact))
+        weights = {k: state for k, state in recorded.items() if k < n} | {n: dict(result.weights)}
+        exact = all(torch.equal(result.weights[name], tensor) for name, tensor in stage.stored.weights.items())
+        found.append(Trajectory(tuple(sorted(weights)), tuple(weights[k] for k in sorted(weights)), exact))
     return found

@@ -82,7 +82,8 @@ def differences(a: StageResult, b: StageResult) -> list[str]:
         if not same_bits(x, y)
     ]
     mine, other = (
-        {k: v for k, v in r.ledger.to_json().items() if k not in ("seconds", "group", "split")} for r in (a, b)
+        {k: v for k, v in dataclasses.asdict(r.ledger).items() if k not in ("seconds", "group", "split")}
+        for r in (a, b)
     )
     return found + [f"{key}: {mine[key]} != {other[key]}" for key in mine if mine[key] != other[key]]
 

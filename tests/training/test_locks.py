@@ -48,7 +48,7 @@ def until(there: Callable[[], bool]) -> None:
 
 
 def hold(folder: Path, keys: list[str]) -> None:
-    with StageLocks(folder).locked(keys) as taken:
+    with StageLocks(folder).held(keys) as taken:
         (folder / "taken").write_text(" ".join(taken))
         time.sleep(PATIENCE)
 
@@ -62,7 +62,7 @@ def train(config: Config, root: Path, told: Path, gate: Any) -> None:
 
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     locks = StageLocks(tmp_path)
-    with locks.locked(["a", "b"]) as mine, locks.locked(["b", "c"]) as others:
+    with locks.held(["a", "b"]) as mine, locks.held(["b", "c"]) as others:
         assert (mine, others) == (["a", "b"], ["c"])
         assert not locks.any_free(["a", "c"])
         assert locks.any_free(["a", "d"])
@@ -70,11 +70,11 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no file stays behind"
     other = started(hold, tmp_path, ["a"])
     until((tmp_path / "taken").exists)
-    with locks.locked(["a", "b"]) as mine:
+    with locks.held(["a", "b"]) as mine:
         assert mine == ["b"]
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with locks.locked(["a", "b"]) as mine:
+    with locks.held(["a", "b"]) as mine:
         assert mine == ["a", "b"]
 
 

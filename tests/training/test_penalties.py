@@ -18,6 +18,7 @@ from src.oracles.theory.quadratic import combined_optimum, ewc_optimum, lwf_weig
 from src.regimes.stage import Mixture
 from src.training.devices import Device
 from src.training.penalties.fisher import (
+    FisherInput,
     _squares_in_turn,
     _squares_of_row,
     _squares_together,
@@ -90,7 +91,7 @@ def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss)
     """Sum over samples and labels of p(label) (d log p(label) / dw)^2; for squared errors the diagonal of Gauss-Newton."""
     model, plan = a_model(arch, loss)
     data = next(iter(plan.nodes.values())).data
-    found = fisher_sum(model, data, 10, loss, DOUBLE)
+    found = fisher_sum(FisherInput(model, data, 10, loss, DOUBLE))
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x in data.parts[0].inputs(torch.float64):
         outputs = model(x.unsqueeze(0))[0]
@@ -122,8 +123,8 @@ def test_the_whole_matrix_has_the_diagonal_that_is_taken_alone() -> None:
     """And is symmetric, in the order in which the model names its parameters."""
     model, plan = a_model(["arch=mlp", "arch.widths=[3]"], "cross_entropy")
     data = next(iter(plan.nodes.values())).data
-    whole = fisher_matrix(model, data, 10, "cross_entropy", DOUBLE)
-    alone = fisher_sum(model, data, 10, "cross_entropy", DOUBLE)
+    whole = fisher_matrix(FisherInput(model, data, 10, "cross_entropy", DOUBLE))
+    alone = fisher_sum(FisherInput(model, data, 10, "cross_entropy", DOUBLE))
     diagonal = torch.cat([alone[name].flatten() for name, _ in model.named_parameters()])
     torch.testing.assert_close(whole.diagonal(), diagonal, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(whole, whole.T, rtol=1e-12, atol=1e-12)
@@ -135,14 +136,14 @@ def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: p
     model, plan = a_model(["arch=linear"], loss)
     stream = next(iter(plan.nodes.values())).stream
     data = mixture_data(stream, Mixture(parts=(0, 1)))
-    exact = fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"]
+    exact = fisher_sum(FisherInput(model, data, 10, loss, DOUBLE))["head.bias"]
     monkeypatch.setattr("src.training.penalties.fisher.EXACT_UP_TO", 9)
     draws = []
     for seed in range(40):
         object.__setattr__(data, "seed", seed)
-        draws.append(fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"])
+        draws.append(fisher_sum(FisherInput(model, data, 10, loss, DOUBLE))["head.bias"])
         if seed == 0:
-            assert torch.equal(draws[0], fisher_sum(model, data, 10, loss, DOUBLE)["head.bias"])
+            assert torch.equal(draws[0], fisher_sum(FisherInput(model, data, 10, loss, DOUBLE))["head.bias"])
     found, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 40**0.5
     assert bool(((found - exact).abs() <= 4 * spread + 1e-9).all())
 
@@ -209,7 +210,7 @@ def test_what_a_penalty_costs_is_charged(tmp_path: Path) -> None:
 
 def test_distillation_is_zero_at_the_teacher() -> None:
     """The penalty of outputs is a distance: 0 for the teacher itself, in either loss, so it never hides convergence."""
-    from src.training.penalties.penalties import OutputPenalty
+    from src.training.penalties.lwf import OutputPenalty
     from src.training.replicas import LoopReplicas
 
     model, plan = a_model(["arch=linear"], "mse")

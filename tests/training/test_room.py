@@ -85,7 +85,7 @@ def test_what_a_living_process_uses_never_goes(tmp_path: Path) -> None:
     other = fork.Process(target=live, args=(tmp_path, ready, done), daemon=True)
     other.start()
     assert ready.wait(60)
-    with pytest.warns(UserWarning, match=r"trainer\.store_gib=.* in use by living processes"):
+    with pytest.warns(UserWarning, match=r"trainer\.store_gib=.* in use by live processes"):
         Store(tmp_path, 1e-9).put("b0", result())
     assert names(tmp_path) == {"a1", "b0"}
     done.set()

@@ -264,7 +264,7 @@ def test_a_stage_of_another_kind_of_device_is_not_taken(tmp_path: Path) -> None:
     plan, first = executed(config, tmp_path)
     (key,) = plan.nodes
     kept = first.results[key]
-    elsewhere = Ledger(**{**kept.ledger.to_json(), "device": "cuda"})
+    elsewhere = Ledger(**{**dataclasses.asdict(kept.ledger), "device": "cuda"})
     Store(tmp_path).put(key, StageResult(kept.weights, kept.optimizer, kept.curves, elsewhere))
     _, again = executed(config, tmp_path, plan)
     assert again.trained == {key}

@@ -81,7 +81,7 @@ def test_a_stage_that_starts_in_another_way_is_refused() -> None:
     config = tiny()
     plan, execution = executed(config)
     first, second = plan.runs[0].stages
-    with pytest.raises(ValueError, match="is not watched"):
+    with pytest.raises(ValueError, match="cannot be retrained"):
         once(config, TrajectoryRequest(plan.nodes[second], execution.results[second], None, [0]))
     assert first
 

@@ -1,9 +1,10 @@
-"""Fisher information of a network on the data of a stage: what elastic weight consolidation weighs weights by."""
+"""Fisher information of a network on the data of a stage."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,46 @@ from src.training.feed import make_feed
 from src.training.replicas import ModelState
 
 EXACT_UP_TO = 16
-"""Fisher information takes its expectation over labels exactly up to so many outputs; with more, one label is drawn."""
+"""Outputs up to which the expectation over labels is exact; with more, one label is drawn for each sample."""
 GRADIENTS_AT_ONCE = 2**24
 """Numbers in the per-sample gradients that are in memory together."""
 
 
-def fisher_sum(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int = 1024
-) -> ModelState:
-    """Diagonal of the Fisher information of the model on the inputs of `data`, summed over the samples, by parameter.
+def n_vectors(n_outputs: int) -> int:
+    """Number of vectors s_c of each sample."""
+    return n_outputs if n_outputs <= EXACT_UP_TO else 1
+
+
+@dataclass(frozen=True, eq=False)
+class FisherInput:
+    """A network in evaluation mode and the data on which its Fisher information is taken."""
+
+    model: nn.Module
+    data: MixtureData
+    n_outputs: int
+    loss: Loss
+    device: Device
+    resident_mib: int = 1024
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+
+    def batches(self, n_numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: kept in memory for each of these vectors."""
+        data = self.data
+        assert data.n_draws == data.n_samples, "a stage with a Fisher information draws every sample once an epoch"
+        rng = generator(data.seed, "noise", "fisher", data.digest)
+        rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * min(self.n_outputs, EXACT_UP_TO))))
+        length = Length.of_epochs(data.n_draws, rows, 1)
+        for x, _, _ in make_feed([data], length, replace(self.device, rank=0, world=1), self.resident_mib):
+            with torch.no_grad():
+                uniform = torch.from_numpy(rng.random((x.shape[1], self.n_outputs))).to(x.device)
+                vectors = _output_vectors(self.model(x[0]), uniform, self.loss)
+            yield x[0], vectors
+
+
+def fisher_sum(given: FisherInput) -> ModelState:
+    """Diagonal of the Fisher information, summed over the samples, by parameter.
 
     The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is
     sum_c (J's_c)^2 elementwise, s_c the columns of a root of the loss's Hessian in the outputs: sqrt(p_c) (e_c - p) for
@@ -35,29 +67,28 @@ def fisher_sum(
     `EXACT_UP_TO` outputs one random vector with the same second moments takes their place: e_y - p with y drawn from p, or
     random signs times sqrt(2/K).
     """
-    model = model.eval()
+    model = given.model
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
-    squares = _way_to_square(model, place)
+    squares = _fastest_squares(model, given.device)
     n_numbers = model_size(model) if squares is not _squares_of_row else max(p.shape[0] for p in model.parameters())
-    for x, vectors in _batches(model, data, n_outputs, loss, place, resident_mib, n_numbers):
+    for x, vectors in given.batches(n_numbers):
         for name, square in squares(model, x, vectors).items():
             total[name] += square
-    return {name: tensor.to(place.dtype).cpu() for name, tensor in total.items()}
+    return {name: tensor.to(given.device.dtype).cpu() for name, tensor in total.items()}
 
 
-def fisher_matrix(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int = 1024
-) -> Tensor:
-    """The whole Fisher information, summed over the samples: [P, P], the parameters one after the other as the model names
-    them. Labels as in `fisher_sum`, whose figures are its diagonal."""
-    model = model.eval()
+def fisher_matrix(given: FisherInput) -> Tensor:
+    """The whole Fisher information [P, P], summed over the samples, with the parameters in the model's order.
+
+    `fisher_sum` is its diagonal.
+    """
     total: Tensor | float = 0.0
-    for x, vectors in _batches(model, data, n_outputs, loss, place, resident_mib, model_size(model)):
-        each = _gradients(model, x, vectors)
-        rows = torch.cat([gradient.flatten(0, 1).flatten(1) for gradient in each.values()], dim=1).double()
+    for x, vectors in given.batches(model_size(given.model)):
+        gradients = _gradients(given.model, x, vectors)
+        rows = torch.cat([gradient.flatten(0, 1).flatten(1) for gradient in gradients.values()], dim=1).double()
         total = total + rows.T @ rows
     assert isinstance(total, Tensor)
-    return total.to(place.dtype).cpu()
+    return total.to(given.device.dtype).cpu()
 
 
 def model_size(model: nn.Module) -> int:
@@ -65,28 +96,13 @@ def model_size(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _batches(
-    model: nn.Module, data: MixtureData, n_outputs: int, loss: Loss, place: Device, resident_mib: int, n_numbers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: kept in memory of every sample and vector."""
-    assert data.n_draws == data.n_samples, "a stage that is held near to draws every sample once an epoch"
-    rng = generator(data.seed, "noise", "fisher", data.digest)
-    rows = max(1, min(data.n_samples, GRADIENTS_AT_ONCE // (n_numbers * min(n_outputs, EXACT_UP_TO))))
-    length = Length.of_epochs(data.n_draws, rows, 1)
-    for x, _, _ in make_feed([data], length, Device(place.torch_device, place.dtype), resident_mib):
-        with torch.no_grad():
-            uniform = torch.from_numpy(rng.random((x.shape[1], n_outputs))).to(place.torch_device)
-            vectors = _output_vectors(model(x[0]), uniform, loss)
-        yield x[0], vectors
-
-
-def _way_to_square(model: nn.Module, place: Device) -> Callable[[nn.Module, Tensor, Tensor], ModelState]:
-    """The fastest way that the network allows; all give the same figures up to rounding."""
+def _fastest_squares(model: nn.Module, device: Device) -> Callable[[nn.Module, Tensor, Tensor], ModelState]:
+    """The fastest algorithm for the network; all give the same values up to rounding."""
     if is_row_of_linears(model):
         return _squares_of_row
     # gradients of single samples in a batch are grouped convolutions, which a CPU does slower than one after the other
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    return _squares_in_turn if convolves and place.torch_device.type == "cpu" else _squares_together
+    return _squares_in_turn if convolves and device.torch_device.type == "cpu" else _squares_together
 
 
 def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:

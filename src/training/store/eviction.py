@@ -1,4 +1,4 @@
-"""Keeps the stage store to its size."""
+"""Keeps the stage store within its size limit."""
 
 from __future__ import annotations
 
@@ -17,90 +17,89 @@ SLACK = 0.01
 
 
 @dataclass(frozen=True)
-class _Entry:
+class StoredFile:
+    """A file of the store: its size in bytes and the time of its last use."""
+
     path: Path
     size: int
     used: float
 
     @property
     def is_result(self) -> bool:
-        """Whether it holds a stage's final weights, rather than something to go on from."""
+        """Whether the file holds a result rather than a resume point."""
         return not self.path.name.endswith((".part.safetensors", ".end.safetensors", ".tmp"))
 
 
 class Eviction:
-    """The rule: over the limit, entries go that no living process has read or written since it started, first what stages
-    would go on from, then results, of each kind the least recently used first.
+    """Evicts least recently used files that no live process has used since it started; resume points before results.
 
-    A process says that it lives by a locked file in ``live/``, whose time is its start; the time of an entry's file is
-    that of its last use. All times are those of the file system, so that hosts need not agree on theirs.
+    A process marks itself as live by a locked file in ``live/``, whose modification time is its start; the modification
+    time of a stored file is its last use. All times come from the file system, so hosts need no common clock.
     """
 
     def __init__(self, root: Path, limit_gib: float) -> None:
         self.root, self.limit = root, limit_gib * 2**30
         self._live = root / "live"
         self._live.mkdir(parents=True, exist_ok=True)
-        self._sign = FileLock(self._live / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}.lock")
-        self._sign.acquire()
-        self._unmeasured = self.limit  # so that the first write measures
+        self._marker = FileLock(self._live / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}.lock")
+        self._marker.acquire()
+        self._unmeasured = self.limit  # the first write measures
         self._warned = False
 
-    def make(self, size: int) -> None:
-        """To be called before `size` bytes are written."""
-        if not self.limit:
+    def before_write(self, n_bytes: int) -> None:
+        """Makes space for `n_bytes`, unless another process is already evicting."""
+        self._unmeasured += n_bytes
+        if not self.limit or self._unmeasured <= SLACK * self.limit:
             return
-        self._unmeasured += size
-        if self._unmeasured <= SLACK * self.limit:
-            return
-        measuring = FileLock(self._live / "measuring.lock")
+        lock = FileLock(self._live / "measuring.lock")
         try:
-            measuring.acquire(blocking=False)
-        except Timeout:  # another process is at it
+            lock.acquire(blocking=False)
+        except Timeout:
             return
         try:
-            self._shrink(self.limit - size)
+            self._shrink(self.limit - n_bytes)
             self._unmeasured = 0.0
         finally:
-            measuring.release()
+            lock.release()
 
     def _shrink(self, target: float) -> None:
-        """Removes what may go until at most `target` bytes are left."""
-        entries = list(self._entries())
-        total = sum(entry.size for entry in entries)
+        """Evicts files until at most `target` bytes are left."""
+        files = list(self._files())
+        total = sum(file.size for file in files)
         if total <= target:
             return
         start = self._oldest_start()
-        for entry in sorted(entries, key=lambda entry: (entry.is_result, entry.used)):
+        for file in sorted(files, key=lambda file: (file.is_result, file.used)):
             if total <= target:
                 return
             try:
-                if entry.path.stat().st_mtime >= start:  # looked at again: it may just have been used
+                if file.path.stat().st_mtime >= start:  # read again: another process may have used it meanwhile
                     continue
-                entry.path.unlink()
+                file.path.unlink()
             except FileNotFoundError:
                 pass
-            total -= entry.size
+            total -= file.size
         if total > target and not self._warned:
             self._warned = True
             held = f"the stage store {self.root} holds {total / 2**30:.2f} GiB"
             limit = f"more than trainer.store_gib={self.limit / 2**30:g}"
-            warnings.warn(f"{held}, {limit}: all of it is in use by living processes", stacklevel=4)
+            warnings.warn(f"{held}, {limit}: all of it is in use by live processes", stacklevel=4)
 
-    def _entries(self) -> Iterator[_Entry]:
+    def _files(self) -> Iterator[StoredFile]:
         for folder in self.root.iterdir():
             if len(folder.name) != 2:
                 continue
             with os.scandir(folder) as files:
                 for file in files:
                     try:
-                        known = file.stat()
+                        stat = file.stat()
                     except FileNotFoundError:
                         continue
-                    yield _Entry(Path(file.path), known.st_size, known.st_mtime)
+                    yield StoredFile(Path(file.path), stat.st_size, stat.st_mtime)
 
     def _oldest_start(self) -> float:
-        """When the longest-living process that uses the store started; the signs of the dead are removed."""
-        own = Path(self._sign.lock_file)
+        """Start of the oldest live process that uses the store; removes the markers of dead ones."""
+        own = Path(self._marker.lock_file)
         starts = [own.stat().st_mtime]
         for path in self._live.glob("*.lock"):
             if path == own or path.name == "measuring.lock":

@@ -1,4 +1,4 @@
-"""Who trains which stage: a lock for each, which the system drops with the process that holds it, however that ends."""
+"""One lock file for each stage in training. The operating system releases a lock with the process that holds it."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from filelock import FileLock, Timeout
 
 
 class StageLocks:
-    """Locks in `folder`, one file for each stage that is being trained; workers of all sweeps, and of all hosts, see them."""
+    """The locks in `folder`, shared by the workers of all sweeps and hosts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
-    def locked(self, keys: Iterable[str]) -> Iterator[list[str]]:
-        """Those of the stages that nobody else holds, held until the end of the `with` statement. It never waits: who waits
-        for one lock with another in hand may wait forever."""
-        held: dict[str, FileLock] = {}
+    def held(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Locks the stages that are free, and yields their keys. Never waits: two processes that each hold one lock
+        and wait for another would deadlock."""
+        locks: dict[str, FileLock] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             for key in keys:
-                lock = self._lock(key)
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    continue
-                held[key] = lock
-            yield list(held)
+                if (lock := self._acquired(key)) is not None:
+                    locks[key] = lock
+            yield list(locks)
         finally:
-            for lock in held.values():
-                Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who opened it before finds it gone
-                lock.release()
+            for lock in locks.values():
+                _remove(lock)
 
     def any_free(self, keys: Iterable[str]) -> bool:
-        """Whether nobody holds one of the stages, because it is done or its holder is gone."""
+        """Whether one of the stages is not in training: its result is stored or its process is dead."""
         for key in keys:
-            lock = self._lock(key)
-            if not Path(lock.lock_file).exists():
+            if not self._path(key).exists():
                 return True
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-            return True
+            if (lock := self._acquired(key)) is not None:
+                _remove(lock)
+                return True
         return False
 
-    def _lock(self, key: str) -> FileLock:
-        return FileLock(self.folder / f"{key}.lock")
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.lock"
+
+    def _acquired(self, key: str) -> FileLock | None:
+        lock = FileLock(self._path(key))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        return lock
+
+
+def _remove(lock: FileLock) -> None:
+    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that has it open finds the file gone
+    lock.release()

@@ -1,6 +1,6 @@
-"""The stage store: what was trained once is loaded ever after, and what was begun is gone on with.
+"""Stage results and resume points on disk.
 
-Every file holds tensors and a checksum over all of it, is written atomically, and counts as absent if it is damaged.
+Every file holds tensors and a checksum over its content, is written atomically, and counts as absent if damaged.
 """
 
 from __future__ import annotations
@@ -28,109 +28,107 @@ from src.training.store.eviction import Eviction
 from src.training.store.locks import StageLocks
 
 T = TypeVar("T")
+TensorsOf = Callable[[str], dict[str, Tensor]]
+"""Maps the name of a group of tensors to its tensors by name."""
 
 
 class Store:
-    """Stages in the folder `root`, below the first two letters of their names.
+    """Stages below `root`, in folders named by the first two letters of their keys.
 
-    ``KEY.safetensors``: a stage's result. ``KEY.part.safetensors``: where a stage was left. ``LINE-UPDATES.end.safetensors``:
-    what longer stages of a line go on from,
-    but for the weights, which the result has. With `limit_gib` above 0 the store is kept to that size (see `Eviction`); it is for
-    who trains, and says to others that this process is there. Readers take none.
+    ``KEY.safetensors``: a result. ``KEY.part.safetensors``: the resume point of an unfinished stage.
+    ``PREFIX-UPDATES.end.safetensors``: the resume point at the end of a stage, for longer stages with the same prefix key;
+    its weights are those of the stage's result. `limit_gib` is for processes that train: it marks this process as live
+    and, above 0, limits the store's size (see `Eviction`).
     """
 
     def __init__(self, root: Path, limit_gib: float | None = None) -> None:
         self.root = root
         self.locks = StageLocks(root / "locks")
-        self._room = None if limit_gib is None else Eviction(root, limit_gib)
+        self._eviction = None if limit_gib is None else Eviction(root, limit_gib)
 
     def path(self, key: str) -> Path:
-        """Where the stage `key` is kept."""
+        """File of a stage's result."""
         return self.root / key[:2] / f"{key}.safetensors"
 
     def resume_path(self, key: str) -> Path:
-        """Where it is kept how far the stage `key` has come."""
+        """File of an unfinished stage's resume point."""
         return self.root / key[:2] / f"{key}.part.safetensors"
 
-    def prefix_path(self, line: str, updates: int) -> Path:
-        """Where it is kept what stages of the line go on from after so many updates."""
-        return self.root / line[:2] / f"{line}-{updates}.end.safetensors"
+    def prefix_path(self, prefix_key: str, updates: int) -> Path:
+        """File of the resume point after `updates` updates."""
+        return self.root / prefix_key[:2] / f"{prefix_key}-{updates}.end.safetensors"
 
     def get(self, key: str, *, need_optimizer: bool = False) -> StageResult | None:
-        """The stage's result, or None if it is absent, damaged, or lacks the optimizer state that is needed."""
+        """The stage's result; None if it is absent, damaged, or lacks an optimizer state that is needed."""
         result = self._read(self.path(key), _unpack_result)
         return None if result is None or (need_optimizer and result.optimizer is None) else result
 
     def put(self, key: str, result: StageResult) -> None:
-        """Keeps a result; readers see the whole file or none. How far the stage had come is forgotten."""
-        self._write(self.path(key), _pack_result(result))
+        """Stores a result and deletes the stage's resume point."""
+        header = {"ledger": dataclasses.asdict(result.ledger), "optimizer": result.optimizer is not None}
+        content = _pack(header, result.curves, weights=result.weights, optimizer=result.optimizer)
+        self._write(self.path(key), content)
         self.resume_path(key).unlink(missing_ok=True)
 
     def resume_point(self, key: str) -> ResumePoint | None:
-        """Where the stage was left, if it was."""
-        return self._read(self.resume_path(key), _unpack_progress)
+        """The resume point of an unfinished stage."""
+        return self._read(self.resume_path(key), lambda content: _unpack_resume_point(*_unpack(content)))
 
-    def put_resume_point(self, key: str, progress: ResumePoint) -> None:
-        """Keeps how far the stage has come, in place of how far it had."""
-        self._write(self.resume_path(key), _pack_progress(progress))
+    def put_resume_point(self, key: str, point: ResumePoint) -> None:
+        """Stores the resume point of an unfinished stage in place of the earlier one."""
+        self._write(self.resume_path(key), _pack_resume_point(point))
 
-    def prefix_lengths(self, line: str) -> list[int]:
-        """The numbers of updates after which stages of the line may go on, most first."""
+    def prefix_lengths(self, prefix_key: str) -> list[int]:
+        """The numbers of updates of the stored prefixes, in descending order."""
         try:
-            names = os.listdir(self.root / line[:2])
+            names = os.listdir(self.root / prefix_key[:2])
         except FileNotFoundError:
             return []
-        found = (re.fullmatch(rf"{line}-(\d+)\.end\.safetensors", name) for name in names if name.startswith(line))
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        pattern = re.compile(rf"{prefix_key}-(\d+)\.end\.safetensors")
+        return sorted((int(match[1]) for name in names if (match := pattern.fullmatch(name))), reverse=True)
 
-    def prefix(self, line: str, updates: int) -> ResumePoint | None:
-        """What the line's stages go on from after so many updates; None also if the weights it belongs to are gone."""
-        found = self._read(self.prefix_path(line, updates), _unpack_end)
-        if found is None:
+    def prefix(self, prefix_key: str, updates: int) -> ResumePoint | None:
+        """The resume point after `updates` updates; None also if the result that holds its weights is gone."""
+        header, point = self._read(self.prefix_path(prefix_key, updates), _unpack_prefix) or ({}, None)
+        result = None if point is None else self.get(header["key"])
+        if point is None or result is None or weights_digest(result.weights) != header["weights"]:
             return None
-        progress, key, digest = found
-        result = self.get(key)
-        if result is None or weights_digest(result.weights) != digest:
-            return None
-        return dataclasses.replace(progress, weights=result.weights)
+        return dataclasses.replace(point, weights=result.weights)
 
-    def put_prefix(self, line: str, key: str, progress: ResumePoint) -> None:
-        """Keeps what longer stages of the line go on from, beside the result of the stage `key`, which has the weights."""
-        self._write(self.prefix_path(line, progress.updates), _pack_end(key, progress))
+    def put_prefix(self, prefix_key: str, key: str, point: ResumePoint) -> None:
+        """Stores the resume point for longer stages; the result of the stage `key` holds its weights."""
+        bare = dataclasses.replace(point, weights={})
+        content = _pack_resume_point(bare, key=key, weights=weights_digest(point.weights))
+        self._write(self.prefix_path(prefix_key, point.updates), content)
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
-        """See `StageLocks.taken`."""
-        return self.locks.locked(keys)
-
-    def any_free(self, keys: Iterable[str]) -> bool:
-        """See `StageLocks.any_free`."""
-        return self.locks.any_free(keys)
+        """See `StageLocks.held`."""
+        return self.locks.held(keys)
 
     def _read(self, path: Path, unpack: Callable[[bytes], T]) -> T | None:
         try:
             content = path.read_bytes()
-            if self._room is not None:
+            if self._eviction is not None:
                 os.utime(path)
         except FileNotFoundError:
             return None
         try:
             return unpack(content)
-        except (ValueError, KeyError, RuntimeError, OverflowError) as error:
-            warnings.warn(f"{path} is damaged ({error}); the stage is trained again", stacklevel=3)
         except Exception as error:  # safetensors raises an exception class of its own that it does not export
-            if type(error).__name__ != "SafetensorError":
+            is_damage = isinstance(error, (ValueError, KeyError, RuntimeError, OverflowError))
+            if not is_damage and type(error).__name__ != "SafetensorError":
                 raise
             warnings.warn(f"{path} is damaged ({error}); the stage is trained again", stacklevel=3)
         return None
 
     def _write(self, path: Path, content: bytes) -> None:
-        if self._room is not None:
-            self._room.make(len(content))
+        if self._eviction is not None:
+            self._eviction.before_write(len(content))
         write_atomically(path, content, durable=False)  # what a power cut damages is found and trained again
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """Names weights by their bits."""
+    """A digest of names, types, shapes and bits."""
     return _checksum(weights, "")
 
 
@@ -144,11 +142,11 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return h.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------ what a file holds
+# ------------------------------------------------------------------------------------------------ content of a file
 
 
 def _pack(header: Mapping[str, Any], curves: Curves, **groups: Mapping[str, Tensor] | None) -> bytes:
-    """Tensors ``GROUP/NAME`` and ``curves/...``, and the header; a group that is None is left out, one of no tensors not."""
+    """Tensors ``GROUP/NAME`` and ``curves/...`` with the header as metadata."""
     tensors = {
         f"{group}/{name}": tensor.contiguous()
         for group, members in groups.items()
@@ -163,13 +161,13 @@ def _pack(header: Mapping[str, Any], curves: Curves, **groups: Mapping[str, Tens
     return save(tensors, {"header": text, "checksum": _checksum(tensors, text)})
 
 
-def _unpack(content: bytes) -> tuple[dict[str, Any], Curves, Callable[[str], dict[str, Tensor]]]:
-    """Header, curves, and the tensors of a group by its name."""
+def _unpack(content: bytes) -> tuple[dict[str, Any], Curves, TensorsOf]:
+    """Header, curves, and the tensors of each group."""
     size = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + size])["__metadata__"]
     tensors = load(content)
     if metadata["checksum"] != _checksum(tensors, metadata["header"]):
-        raise ValueError("its checksum does not match")
+        raise ValueError("the checksum does not match")
     n_pools = sum(name.startswith("curves/recall/") for name in tensors)
     curves = Curves(
         steps=tensors["curves/steps"].numpy(),
@@ -184,59 +182,48 @@ def _unpack(content: bytes) -> tuple[dict[str, Any], Curves, Callable[[str], dic
     return json.loads(metadata["header"]), curves, group
 
 
-def _pack_result(result: StageResult) -> bytes:
-    header = {"ledger": result.ledger.to_json(), "optimizer": result.optimizer is not None}
-    return _pack(header, result.curves, weights=result.weights, optimizer=result.optimizer)
-
-
 def _unpack_result(content: bytes) -> StageResult:
     header, curves, group = _unpack(content)
     optimizer = group("optimizer") if header["optimizer"] else None
     return StageResult(group("weights"), optimizer, curves, Ledger(**header["ledger"]))
 
 
-def _pack_progress(progress: ResumePoint, **more: Any) -> bytes:
-    best, noise = progress.best, progress.noise
+COUNTERS = ("updates", "reused", "seconds", "device")
+"""Fields of a resume point that its header holds as they are."""
+
+
+def _pack_resume_point(point: ResumePoint, **more: Any) -> bytes:
+    best, noise = point.best, point.noise
     header = {
-        **{name: getattr(progress, name) for name in ("updates", "reused", "seconds", "device")},
+        **{name: getattr(point, name) for name in COUNTERS},
         "best": None if best is None else [best.value.hex(), best.epoch],
         "noise": noise is not None,
         **more,
     }
-    state = {"losses": progress.losses, **({} if noise is None else {"noise": noise})}
     return _pack(
         header,
-        progress.curves,
-        weights=progress.weights,
-        optimizer=progress.optimizer,
+        point.curves,
+        weights=point.weights,
+        optimizer=point.optimizer,
         best=None if best is None else best.weights,
-        state=state,
+        state={"losses": point.losses, **({} if noise is None else {"noise": noise})},
     )
 
 
-def _unpack_progress(content: bytes) -> ResumePoint:
-    return _progress(*_unpack(content))
-
-
-def _progress(header: dict[str, Any], curves: Curves, group: Callable[[str], dict[str, Tensor]]) -> ResumePoint:
-    best, noise, state = header["best"], header["noise"], group("state")
+def _unpack_resume_point(header: dict[str, Any], curves: Curves, group: TensorsOf) -> ResumePoint:
+    best, state = header["best"], group("state")
     return ResumePoint(
-        **{name: header[name] for name in ("updates", "reused", "seconds", "device")},
+        **{name: header[name] for name in COUNTERS},
         weights=group("weights"),
         optimizer=group("optimizer"),
         losses=state["losses"],
         curves=curves,
-        noise=state["noise"] if noise else None,
+        noise=state["noise"] if header["noise"] else None,
         best=None if best is None else Best(float.fromhex(best[0]), best[1], group("best")),
     )
 
 
-def _pack_end(key: str, progress: ResumePoint) -> bytes:
-    bare = dataclasses.replace(progress, weights={})
-    return _pack_progress(bare, key=key, weights=weights_digest(progress.weights))
-
-
-def _unpack_end(content: bytes) -> tuple[ResumePoint, str, str]:
-    """All but the weights, the stage that has them, and their digest."""
+def _unpack_prefix(content: bytes) -> tuple[dict[str, Any], ResumePoint]:
+    """The header, which names the stage with the weights and their digest, and the resume point without weights."""
     header, curves, group = _unpack(content)
-    return _progress(header, curves, group), header["key"], header["weights"]
+    return header, _unpack_resume_point(header, curves, group)

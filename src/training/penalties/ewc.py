@@ -1,0 +1,119 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017): L2-SP with weights of its terms from the Fisher information."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from src.training.penalties.fisher import FisherInput, fisher_matrix, fisher_sum, n_vectors
+from src.training.penalties.kind import PenaltyContext, PenaltyKind
+from src.training.penalties.l2_sp import WeightPenalty
+from src.training.plan import Node, StagePlan
+from src.training.replicas import ModelState, Penalty, Replicas
+
+WHOLE = "whole"
+"""Name of the Fisher matrix in a `ModelState`."""
+
+
+class _EwcKind(PenaltyKind):
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def fisher(self, data: FisherInput) -> ModelState:
+        """The Fisher information of one stage, summed over its samples."""
+
+    def precisions(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> list[ModelState]:
+        """The accumulated Fisher information of every stage, divided by its number of samples."""
+        totals = [self._accumulated(context, anchor) for anchor in anchors]
+        return [
+            {name: tensor / node.data.n_samples for name, tensor in total.items()}
+            for node, total in zip(nodes, totals, strict=True)
+        ]
+
+    def _accumulated(self, context: PenaltyContext, node: Node) -> ModelState:
+        """Fisher information of the data of `node` and, if the stage was itself held by this penalty, of all data before
+        it: a sum over samples, each data set's at the weights at the end of its own stage."""
+        key = f"{node.key}/{self.kind}"
+        if key not in context.fishers:
+            model = context.model(node).to(context.device.torch_device)
+            config = context.config
+            context.fishers[key] = self.fisher(
+                FisherInput(
+                    model, node.data, node.stream.n_outputs, config.loss, context.device, config.trainer.resident_mib
+                )
+            )
+        total = context.fishers[key]
+        if node.stage.penalty.kind == self.kind:
+            assert node.penalty_parent is not None
+            earlier = self._accumulated(context, context.plan.nodes[node.penalty_parent])
+            total = {name: tensor + earlier[name] for name, tensor in total.items()}
+        return total
+
+    def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
+        """Fisher information is charged to the stage that first needs it."""
+        del samples
+        assert node.penalty_parent is not None
+        return plan.nodes[node.penalty_parent].data.n_samples * (2 + 2 * n_vectors(node.stream.n_outputs)) / 3
+
+
+class Ewc(_EwcKind):
+    """The diagonal of the Fisher information."""
+
+    kind = "ewc"
+
+    def fisher(self, data: FisherInput) -> ModelState:
+        return fisher_sum(data)
+
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+        weights = [context.results[node.key].weights for node in anchors]
+        return WeightPenalty(weights, self.precisions(context, nodes, anchors), nodes[0].stage.penalty.strength)
+
+
+class EwcFull(_EwcKind):
+    """The whole Fisher matrix."""
+
+    kind = "ewc_full"
+
+    def fisher(self, data: FisherInput) -> ModelState:
+        return {WHOLE: fisher_matrix(data)}
+
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+        weights = [context.results[node.key].weights for node in anchors]
+        names = [name for name, _ in context.model(anchors[0]).named_parameters()]
+        matrices = [own[WHOLE] for own in self.precisions(context, nodes, anchors)]
+        return MatrixPenalty(weights, matrices, names, nodes[0].stage.penalty.strength)
+
+
+@dataclass
+class MatrixPenalty:
+    """strength/2 x (w - w')' A (w - w') with a whole matrix A over all parameters, one after the other in the order `names`.
+
+    `anchors`: w' of every model. `matrices`: A of every model, [P, P].
+    """
+
+    anchors: Sequence[Mapping[str, Tensor]]
+    matrices: Sequence[Tensor]
+    names: Sequence[str]
+    strength: float
+
+    def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
+        """The addition to each model's loss [R], whatever the batch."""
+        del x
+        found: list[dict[str, Tensor]] = [{} for _ in range(replicas.n)]
+        for name, parameter, model in replicas.named_trainable():
+            for r in range(replicas.n) if model is None else [model]:
+                if replicas.active[r] or model is None:  # a stopped module gets no gradient, not even of zero
+                    found[r][name] = parameter[r] if model is None else parameter
+        terms = []
+        for own, anchor, matrix in zip(found, self.anchors, self.matrices, strict=True):
+            if own:
+                gap = torch.cat([(own[name] - anchor[name].to(own[name])).flatten() for name in self.names])
+                terms.append(gap @ matrix.to(gap) @ gap)
+            else:
+                terms.append(torch.zeros((), dtype=outputs.dtype, device=outputs.device))
+        return 0.5 * self.strength * torch.stack(terms)

@@ -1,0 +1,59 @@
+"""Learning without forgetting (Li & Hoiem 2017): holds the outputs near those of an earlier stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.evaluation.metrics import Loss
+from src.models.structure import prefers_vmap
+from src.training.penalties.kind import PenaltyContext, PenaltyKind
+from src.training.plan import Node, StagePlan
+from src.training.replicas import LoopReplicas, Penalty, Replicas, VmapReplicas
+
+
+@dataclass
+class OutputPenalty:
+    """strength x mean over the batch of the distance between each model's outputs and its teacher's on the same inputs.
+
+    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy of
+    Li & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the
+    outputs, mean over columns, without a temperature.
+    """
+
+    teacher: Replicas
+    strength: float
+    temperature: float
+    loss: Loss
+
+    def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
+        """The addition to each model's loss [R]."""
+        del replicas
+        with torch.no_grad():
+            targets = self.teacher(x)
+        if self.loss == "mse":
+            distance = (outputs - targets).square().mean(-1)
+        else:
+            wanted = (targets / self.temperature).log_softmax(-1)
+            distance = (wanted.exp() * (wanted - (outputs / self.temperature).log_softmax(-1))).sum(-1)
+        penalty: Tensor = self.strength * distance.mean(1)
+        return penalty
+
+
+class Lwf(PenaltyKind):
+    """The network at the end of the earlier stage is the teacher."""
+
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+        settings, device = nodes[0].stage.penalty, context.device.torch_device
+        models = [context.model(node) for node in anchors]
+        engine = VmapReplicas if prefers_vmap(models[0], device.type) else LoopReplicas
+        teacher = engine(models, set()).to(device).eval()
+        return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss)
+
+    def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
+        """The teacher's forward passes."""
+        del plan, node
+        return samples / 3
