@@ -1,4 +1,4 @@
-"""Run records made by hand: what a sweep would have left, without training anything."""
+"""Writes run records as a sweep does, without training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_run(
     device: str = "cpu",
     converged: bool | None = None,
 ) -> Path:
-    """result.json of one run by the contract; every test set has the accuracy `value` and the loss 1 - value."""
+    """Writes result.json of one run; every test set has the accuracy `value` and the loss 1 - value."""
     metrics: dict[str, float | None] = {}
     for test in ("d1", "d2", "union"):
         metrics[f"test/{test}/accuracy"] = value

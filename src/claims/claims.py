@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from src.comparison.metrics import parse_metric
+from src.comparison.metrics import metric_terms
 from src.config import CONF_DIR, parse_regime
 from src.errors import ConfigError, did_you_mean
 from src.regimes.config import RegimeConfig
@@ -187,7 +187,7 @@ def _check_statement(one: Statement, study: Study, regimes: set[RegimeConfig], k
         if regime not in regimes:
             raise ConfigError(f"{key}.of", regime.label, "is not among the regimes of the study; add it there")
     for text in (one.metric, *([one.minus_metric] if one.minus_metric else [])):
-        parse_metric(text)
+        metric_terms(text)
     for which, chosen in (("at", one.at), ("minus_at", one.minus_at)):
         if not isinstance(chosen, Mapping):
             raise ConfigError(f"{key}.{which}", chosen, "must map axes to values")

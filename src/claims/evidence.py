@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from src.claims.cell import CellRuns, MissingEvidence
 from src.claims.claims import Study
 from src.claims.probes.catalog import PROBES
-from src.comparison.metrics import parse_metric, run_metric
+from src.comparison.metrics import metric_terms, run_metric
 from src.comparison.pairing import RunRecord
 from src.config import parse_regime
 from src.regimes.config import RegimeConfig
@@ -23,7 +23,7 @@ def cell_metric(cell: CellRuns, label: str, seed: int, metric: str) -> float | N
     if run.diverged:
         raise MissingEvidence(f"{label}, seed {seed}, diverged in cell {cell.cell}")
     total = 0.0
-    for factor, name in parse_metric(metric).terms:
+    for factor, name in metric_terms(metric):
         value = _term(cell, run, name)
         if value is None:
             return None
@@ -71,7 +71,7 @@ class Evidence:
         if capped := sum(done is False for done in converged):
             yield f"{capped} of {len(converged)} stages not converged"
         metrics = {text for one in self.study.statements for text in (one.metric, one.minus_metric) if text}
-        probes = {name.partition("/")[0] for text in metrics for name in parse_metric(text).names}
+        probes = {name.partition("/")[0] for text in metrics for _, name in metric_terms(text)}
         for cell in self.cells:
             for name, result in cell.probe_results.items():
                 if name in probes:

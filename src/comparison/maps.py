@@ -160,7 +160,8 @@ def _draw_tiles(
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
 
-    hatches = {"white": ((1, 1, 1, 0.45), []), "black": ((0, 0, 0, 0.28), [])}
+    strokes = {"white": (1.0, 1.0, 1.0, 0.45), "black": (0.0, 0.0, 0.0, 0.28)}
+    hatched: dict[str, list[list[tuple[float, float]]]] = {ink: [] for ink in strokes}
     corners, faces = [], []
     for (x, y), verdict in tiles.items():
         square = [(x + dx, y + dy) for dx, dy in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
@@ -176,17 +177,17 @@ def _draw_tiles(
             if verdict.certain:
                 style["fontweight"] = "bold"
             else:
-                hatches[ink][1].append(square)
+                hatched[ink].append(square)
                 if font_size > 8:
                     style["bbox"] = {"boxstyle": "square,pad=0.1", "facecolor": face, "linewidth": 0}
         corners.append(square)
         faces.append(face)
         if font_size >= 4.0:
             ax.text(x, y, text, ha="center", va="center", fontsize=font_size, color=ink, zorder=3, **style)
-    for stroke, squares in hatches.values():
+    for ink, squares in hatched.items():
         if squares:
-            hatched = PolyCollection(squares, facecolor="none", edgecolor=stroke, hatch="////", linewidth=0, zorder=2)
-            ax.add_collection(hatched)
+            style = {"facecolor": "none", "edgecolor": strokes[ink], "hatch": "////", "linewidth": 0, "zorder": 2}
+            ax.add_collection(PolyCollection(squares, **style))
     ax.add_collection(PolyCollection(corners, facecolor=faces, edgecolor="white", linewidth=0.8, zorder=1))
 
 

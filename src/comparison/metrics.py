@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from src.comparison.pairing import RunRecord
@@ -13,22 +12,11 @@ from src.errors import ConfigError
 TERM = re.compile(r"\s*(?P<sign>[+-]?)\s*(?:(?P<factor>\d+(?:\.\d+)?)\s*\*\s*)?(?P<name>[A-Za-z_][\w/]*)\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A weighted sum of metrics, as (factor, name) terms."""
-
-    terms: tuple[tuple[float, str], ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for _, name in self.terms)
-
-
 @functools.cache
-def parse_metric(text: str) -> Metric:
-    """Parses a sum such as ``train/union/accuracy - 0.5 * test/union/accuracy``; a slash is part of a name.
+def metric_terms(text: str) -> tuple[tuple[float, str], ...]:
+    """The (factor, name) terms of a weighted sum of metrics; a slash is part of a name.
 
-    Raises ConfigError for anything else.
+    Example: ``train/union/accuracy - 0.5 * test/union/accuracy``. Raises ConfigError for anything else.
     """
     terms: list[tuple[float, str]] = []
     position = 0
@@ -41,7 +29,7 @@ def parse_metric(text: str) -> Metric:
         factor = float(match["factor"] or 1)
         terms.append((-factor if match["sign"] == "-" else factor, match["name"]))
         position = match.end()
-    return Metric(tuple(terms))
+    return tuple(terms)
 
 
 def run_metric(run: RunRecord, name: str) -> float | None:

@@ -93,7 +93,7 @@ def judge(
     """
     metric = metric or default_metric(records.runs)
     runs = by_cell(records.runs)
-    axes = {record.cell: record.axes for record in (*records.runs, *records.failed)}
+    axes = {run.cell: run.axes for run in records.runs} | {run.cell: run.axes for run in records.failed}
     all_pairs = [
         (cell, pair(runs.get(cell, ()), a, b, metric)) for cell in sorted(axes) for a, b in combinations(regimes, 2)
     ]

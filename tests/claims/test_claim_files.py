@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from src.claims.claims import claim_ids, hydra_text, load_claim, parse_claim
 from src.claims.command import cells_of
 from src.claims.overrides import override_study
-from src.comparison.metrics import parse_metric
+from src.comparison.metrics import metric_terms
 from src.config import CONF_DIR
 from src.errors import ConfigError
 from tests.claims.made_up_claims import PLAIN, claim_of
@@ -142,14 +142,14 @@ def test_values_are_formatted_in_hydras_syntax() -> None:
 
 
 def test_a_metric_is_a_sum_with_factors() -> None:
-    assert parse_metric("train/union/accuracy - 0.5 * test/d2/loss").terms == (
+    assert metric_terms("train/union/accuracy - 0.5 * test/d2/loss") == (
         (1.0, "train/union/accuracy"),
         (-0.5, "test/d2/loss"),
     )
-    assert parse_metric("- a + b").terms == ((-1.0, "a"), (1.0, "b"))
+    assert metric_terms("- a + b") == ((-1.0, "a"), (1.0, "b"))
     for text in ("", "a b", "a -", "2", "a * b"):
         with pytest.raises(ConfigError):
-            parse_metric(text)
+            metric_terms(text)
 
 
 def test_every_file_survives_a_yaml_round_trip() -> None:
