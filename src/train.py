@@ -1,6 +1,6 @@
 """One run: one regime at one seed.   python -m src.train regime=sequential data=digits seed=0
 
-With `trainer.devices` > 1 it starts itself again under torchrun, one process a device. A run that is done is not done again.
+With `trainer.devices` > 1 it restarts itself under torchrun, one process per device. A finished run is shown, not repeated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from src import cli as entry
 
 
 def main(composed: DictConfig) -> None:
-    """Trains the run, or shows it if it is done, and tells MLflow."""
+    """Trains the run or shows the finished one, and delivers it to MLflow."""
     from omegaconf import OmegaConf
 
     from src.config import parse
 
     config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
-    config = replace(config, storage=None)  # a single run has no queue, and its config.yaml no password of one
+    config = replace(config, storage=None)  # no queue: config.yaml must not hold its password
     if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
         sys.exit(launch(config.trainer.devices, sys.argv[1:]))
 
@@ -49,21 +49,21 @@ def main(composed: DictConfig) -> None:
 
 
 def is_diverged(folder: Path) -> bool:
-    """Whether the run's loss stopped being finite."""
+    """Whether the run's loss became infinite or NaN."""
     import json
 
     return bool(json.loads((folder / "result.json").read_text())["status"] == "diverged")
 
 
 def launch(n_devices: int, arguments: list[str]) -> int:
-    """The same command once per device, under torchrun; its exit status."""
+    """Runs the same command once per device under torchrun; returns the exit status."""
     from src.sweep.workers.torchrun import torchrun
 
     return subprocess.call(torchrun(n_devices, "src.train", arguments), env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
 def show(folder: Path, is_new: bool) -> None:
-    """The run's figures on the terminal."""
+    """Prints the metrics of a run."""
     import json
 
     from rich.console import Console
@@ -75,14 +75,14 @@ def show(folder: Path, is_new: bool) -> None:
     for heading in ("test set", "accuracy", "loss", "balanced accuracy", "calibration error"):
         table.add_column(heading, justify="left" if heading == "test set" else "right")
     for name in dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("test/")):
-        figures = [metrics.get(f"test/{name}/{kind}") for kind in ("accuracy", "loss", "balanced_accuracy", "ece")]
-        table.add_row(name, *("-" if figure is None else f"{figure:.4f}" for figure in figures))
+        values = [metrics.get(f"test/{name}/{kind}") for kind in ("accuracy", "loss", "balanced_accuracy", "ece")]
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     console = Console(highlight=False)
     console.print(table)
     forgotten = metrics.get("forgetting")
     console.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
     console.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
-    console.print(f"{'written to' if is_new else 'done before, in'} {folder}", style="dim", soft_wrap=True)
+    console.print(f"{'written to' if is_new else 'finished earlier, in'} {folder}", style="dim", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_a_run_is_trained_shown_and_then_only_shown(command: Command, tmp_path: 
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
     again = command(*words)
     assert again.code == 0
-    assert f"done before, in {folder}" in again.out
+    assert f"finished earlier, in {folder}" in again.out
     assert bodies(tmp_path) == [body]
 
 

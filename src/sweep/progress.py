@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a running sweep: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 PLAIN_SECONDS = 10.0
-"""Between two plain lines, unless the sweep ends."""
+"""Seconds between two plain lines."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a sweep is. `verdicts`: how many finished cells each regime wins."""
+    """Progress of a sweep. `verdicts`: number of finished cells that each regime wins."""
 
     n_cells: int
     n_cells_done: int
@@ -28,7 +28,7 @@ class Standing:
     verdicts: Mapping[str, int] = field(default_factory=Counter)
 
     def line(self, eta_seconds: float | None) -> str:
-        """The standing in one line."""
+        """The progress in one line."""
         parts = [f"cells {self.n_cells_done}/{self.n_cells}", f"runs {self.n_runs_done}/{self.n_runs}"]
         if self.n_running:
             parts.append(f"running {self.n_running}")
@@ -76,11 +76,11 @@ class Display:
             self._bar.stop()
 
     def say(self, message: str) -> None:
-        """A line of its own, above the bar."""
+        """Prints a line above the bar."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, standing: Standing, *, last: bool = False) -> None:
-        """Brings the display up to date; cheap, to be called as often as wanted."""
+        """Updates the display; cheap, so callers need not limit the rate."""
         n_new = standing.n_runs_done - self._start.n_runs_done
         elapsed = time.monotonic() - self._began
         eta = elapsed / n_new * (standing.n_runs - standing.n_runs_done) if n_new > 0 else None

@@ -1,4 +1,4 @@
-"""What a command says of its cells: the verdicts as a table and a map, on disk, on the terminal and in MLflow."""
+"""End-of-command summary: verdicts as a table and maps, on disk, on the terminal and in MLflow."""
 
 from __future__ import annotations
 
@@ -38,32 +38,30 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
 
 
 def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
-    """The place of every cell among the others: the short axes, and every further setting in which the cells differ."""
+    """The coordinates of every cell: the axes, and every further setting in which the cells differ."""
     flats = [dict(flat(config)) for config in configs]
     keys = sorted({key for one in flats for key in one})
-    places: list[dict[str, AxisValue]] = [config.axes() for config in configs]
+    coordinates: list[dict[str, AxisValue]] = [config.axes() for config in configs]
     for key in keys:
-        said_by = axis_of(key, related=True)
+        axis = axis_of(key, related=True)
         values = [one.get(key) for one in flats]
         if len({repr(value) for value in values}) < 2:
             continue
-        if said_by is not None and _told_apart([place[said_by] for place in places], values):
+        if axis is not None and _distinguishes([own[axis] for own in coordinates], values):
             continue
-        for place, value in zip(places, values, strict=True):
-            if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-                place[key] = value
-            else:
-                place[key] = text_of(value)  # a list as it is typed: [64,64]
-    return places
+        for own, value in zip(coordinates, values, strict=True):
+            is_plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+            own[key] = value if is_plain else text_of(value)  # a list as it is typed: [64,64]
+    return coordinates
 
 
-def _told_apart(short: Sequence[object], values: Sequence[object]) -> bool:
-    """Whether the short axis differs wherever the setting does."""
-    return len({repr(s) for s in short}) == len({(repr(s), repr(v)) for s, v in zip(short, values, strict=True)})
+def _distinguishes(axis: Sequence[object], values: Sequence[object]) -> bool:
+    """Whether the axis differs wherever the setting does."""
+    return len({repr(a) for a in axis}) == len({(repr(a), repr(v)) for a, v in zip(axis, values, strict=True)})
 
 
 def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
-    """The records of a command: its cells, its regimes and seeds, each cell placed among the others of the command."""
+    """The records of a command's cells, regimes and seeds, with the coordinates of `axes_of`."""
     configs = [cell.config for cell in cells]
     hashes = [cell.hash for cell in cells]
     seeds = {seed for config in configs for seed in config.seeds}
@@ -146,19 +144,19 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
 
 
 def _content(path: Path) -> bytes | None:
-    """What a file holds; None if there is none."""
+    """The content of a file; None if it does not exist."""
     return path.read_bytes() if path.exists() else None
 
 
 def attached(sweep_dir: Path) -> list[str]:
-    """What `make report` attached to the sweep before; it stays."""
+    """Files that `make report` attached to the sweep earlier; they stay attached."""
     path = sweep_dir / "summary.json"
     before = json.loads(path.read_text())["artifacts"] if path.exists() else []
     return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 
 def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[TextTable]) -> list[str]:
-    """Files of the whole command, by their names in the sweep's folder."""
+    """Writes the files of the whole command; returns their names in the sweep's folder."""
     of_streams = ["transfer.md"] if streams else []
     if streams:
         write_atomically(sweep_dir / "transfer.md", markdown(streams).encode())
@@ -166,16 +164,18 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[T
         return of_streams
     table, before = csv_table(verdicts).encode(), _content(sweep_dir / "table.csv")
     maps = [sweep_dir / name for name in map_names(verdicts)]
-    if table != before or not all(path.exists() for path in maps):  # drawing the same maps again takes seconds
+    if table != before or not all(path.exists() for path in maps):  # drawing maps takes seconds
         difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
-        write_atomically(sweep_dir / "table.csv", table)  # after the maps: it stands for them
+        write_atomically(
+            sweep_dir / "table.csv", table
+        )  # after the maps: an equal table.csv means that they are up to date
     write_atomically(sweep_dir / "table.md", markdown_table(verdicts).encode())
     return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a search adds to the report of a cell: its point, and what it was worth."""
+    """What a search adds to the report of a cell: its point and its value."""
 
     axes: Mapping[str, AxisValue]
     note: str
@@ -190,22 +190,22 @@ def report_cells(
     outbox: Outbox,
     places: Mapping[str, Place] | None = None,
 ) -> None:
-    """Writes cell.json of every cell that has something to say, for MLflow. `places`: of the cells of a search."""
+    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `places`: by cell hash."""
     of_cell: dict[str, list[CellVerdict]] = {}
     for one in verdicts:
         of_cell.setdefault(one.cell, []).append(one)
     runs: dict[str, list[RunRecord]] = by_cell(records.runs)
     for cell in cells:
-        said = of_cell.get(cell.hash, [])
+        own = of_cell.get(cell.hash, [])
         place = (places or {}).get(cell.hash, Place({}, "", {}))
-        notes = [place.note, *(sentence(one) for one in said)]
+        notes = [place.note, *(sentence(one) for one in own)]
         if not any(notes):
             continue
         report = CellReport(
             sweep=cell.config.sweep,
             cell=cell.hash,
             axes={**cell.config.axes(), **place.axes},
-            verdict=said[0].winner if len(said) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in said),
+            verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
             note="\n\n".join(note for note in notes if note),
             command=command(cell.config),
             metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **place.metrics},
@@ -214,14 +214,14 @@ def report_cells(
 
 
 def terminal() -> Console:
-    """Standard output, as wide as it is."""
+    """Standard output at the width of the terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
 
 
 def print_troubles(console: Console, records: Records) -> None:
-    """Runs that failed or diverged, and records that cannot be read."""
+    """Prints the runs that failed or diverged, and the records that cannot be read."""
     for failed in records.failed:
         console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red", markup=False)
     for damaged in records.damaged:

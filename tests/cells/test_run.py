@@ -1,4 +1,4 @@
-"""One cell on disk: what its files say, and that nothing about how it was made changes what they say.
+"""One cell on disk: the content of its files, which does not depend on how the cell was run.
 
 Properties: the `result` part is bit for bit the same whatever the order of regimes and seeds, in one call or many, grouped or
 alone, interrupted or not, from the store or not; finished work is never redone, failed work always is; a written
@@ -70,10 +70,10 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-# ------------------------------------------------------------------------------------------------ what the files say
+# ------------------------------------------------------------------------------------------------ files
 
 
-def test_what_a_run_leaves(tmp_path: Path) -> None:
+def test_files_of_a_run(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=2", "split.imbalance=2", "split.ratio=0.5")
     seen: list[Path] = []
 
@@ -116,7 +116,7 @@ def test_the_value_of_a_cell_is_the_mean_paired_difference(tmp_path: Path) -> No
     assert outcome.value == pytest.approx(np.mean(differences))
 
 
-def test_figures_are_those_of_the_stored_weights_on_the_test_sets(tmp_path: Path) -> None:
+def test_metrics_are_those_of_the_stored_weights_on_the_test_sets(tmp_path: Path) -> None:
     config = cell(tmp_path, "seeds=1", "regimes=[combined]", "split.imbalance=3", "split.opposed=false")
     run_cell(resolve(config))
     body = json.loads(next(resolve(config).folder.glob("*/result.json")).read_text())
@@ -200,7 +200,7 @@ def test_a_grown_cell_runs_what_is_new(tmp_path: Path, fits: list[int]) -> None:
     ],
     ids=lambda words: words[-1],
 )
-def test_how_it_was_made_changes_no_result(another: tuple[str, ...], tmp_path: Path) -> None:
+def test_results_do_not_depend_on_order_or_grouping(another: tuple[str, ...], tmp_path: Path) -> None:
     early = ("stopping=early_stopping", "stopping.max_epochs=6", "stopping.patience=1", "optimizer.lr=0.5")
     usual = cell(tmp_path / "a", "regimes=[sequential,combined,ewc]", *early)
     other = cell(tmp_path / "b", "regimes=[sequential,combined,ewc]", *early, *another)
@@ -317,7 +317,9 @@ def test_a_run_whose_folder_cannot_be_written_fails_alone(tmp_path: Path) -> Non
     assert [folder.name for folder in run_cell(resolve(config)).folders] == ["combined-0"]
 
 
-def test_what_raises_outside_a_stage_is_noted_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_outside_a_stage_is_recorded_for_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = cell(tmp_path, "seeds=2")
 
     def full(store: Store, key: str, _: object) -> None:
@@ -424,7 +426,7 @@ def test_a_written_configuration_makes_the_same_run(tmp_path: Path) -> None:
         (("split.size=5000",), "split"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_contradictions_are_refused_before_anything_is_written(
     overrides: tuple[str, ...], key: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=key):

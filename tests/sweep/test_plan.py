@@ -1,4 +1,4 @@
-"""What lacks runs comes short before long, whatever the unit in which the length is given."""
+"""Missing cells are ordered by length, whatever its unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command says of its cells: every swept setting is an axis, and a rerun that finds nothing new tells nothing."""
+"""End-of-command summary: every swept setting is an axis, and a rerun without new results sends nothing to MLflow."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
 
 
 def test_settings_without_a_short_name_become_axes() -> None:
-    places = axes_of([compose(["optimizer.lr=0.1"]), compose(["optimizer.lr=0.01", "split.ratio=3"])])
-    assert [place["optimizer.lr"] for place in places] == [0.1, 0.01]
-    assert [place["ratio"] for place in places] == [1.0, 3.0]
-    assert "split.ratio" not in places[0], "the short axis says it"
+    coordinates = axes_of([compose(["optimizer.lr=0.1"]), compose(["optimizer.lr=0.01", "split.ratio=3"])])
+    assert [own["optimizer.lr"] for own in coordinates] == [0.1, 0.01]
+    assert [own["ratio"] for own in coordinates] == [1.0, 3.0]
+    assert "split.ratio" not in coordinates[0], "the axis shows it"
 
 
-def test_what_a_short_axis_does_not_tell_apart_is_said_in_full() -> None:
-    places = axes_of([compose(["split.size=100"]), compose(["split.size=200"])])
-    assert [place["split.size"] for place in places] == [100, 200]
+def test_a_setting_that_its_axis_does_not_distinguish_becomes_an_axis() -> None:
+    coordinates = axes_of([compose(["split.size=100"]), compose(["split.size=200"])])
+    assert [own["split.size"] for own in coordinates] == [100, 200]
 
 
-def test_lists_are_places_as_they_are_typed() -> None:
-    places = axes_of([compose(["arch.widths=[128]"]), compose(["arch.widths=[64,64]"])])
-    assert [place["arch.widths"] for place in places] == ["[128]", "[64,64]"]
+def test_list_values_are_shown_as_typed() -> None:
+    coordinates = axes_of([compose(["arch.widths=[128]"]), compose(["arch.widths=[64,64]"])])
+    assert [own["arch.widths"] for own in coordinates] == ["[128]", "[64,64]"]
 
 
 def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFi
     assert row.split() == ["d1_only", f"{sum(values) / 2:.1f}", f"{min(values):.1f}", f"{max(values):.1f}", "2"]
 
 
-def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_without_new_results_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
     for config in configs:
         run_cell(resolve(config))
@@ -51,10 +51,10 @@ def test_a_rerun_that_finds_nothing_new_tells_nothing(tmp_path: Path, capsys: py
     outbox = sweep / "outbox"
 
     def news() -> list[str]:
-        told = [json.loads(path.read_text())["folder"] for path in sorted(outbox.glob("*.json"))]
+        sent = [json.loads(path.read_text())["folder"] for path in sorted(outbox.glob("*.json"))]
         for path in outbox.glob("*.json"):
             path.unlink()
-        return told
+        return sent
 
     assert len(news()) == 8, "the runs"
     report(sweep, cells, "the command")

@@ -25,14 +25,14 @@ from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a sweep: its config, and the overrides that set it apart from the sweep's other cells."""
+    """One cell of a sweep: its config, and the overrides in which it differs from the sweep's other cells."""
 
     config: Config
     overrides: tuple[str, ...] = ()
 
     @property
     def axes(self) -> dict[str, AxisValue]:
-        """Every axis with its value, by short name: those all cells have, then the further ones that are swept."""
+        """The value on every axis, then those of further settings that are swept."""
         named = dict(self.config.axes())
         for override in self.overrides:
             key, _, text = override.lstrip("+").partition("=")
@@ -47,7 +47,7 @@ class Cell:
 
 
 def number(text: str) -> AxisValue:
-    """The number that `text` writes, or `text` itself."""
+    """Parses `text` as a number, if it is one."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -78,7 +78,7 @@ def expand_line(line: CommandLine) -> list[Cell]:
 
 
 def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
-    """The mapping under `choices` of cell axes, with the regimes and seeds that the axes of runs name."""
+    """The composed mapping under `choices` of cell axes, with the regimes and seeds of the run axes."""
     mapping = line.mapping(choices)
     regime_axes = [values for key, values in line.run_axes.items() if key != "seed"]
     if regime_axes:
@@ -91,7 +91,7 @@ def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(first: Cell, second: Cell) -> Cell:
-    """The cell that holds the regimes and seeds of both, those of `first` first; both have the same recipe."""
+    """Merges the regimes and seeds of two cells of one recipe, those of `first` first."""
     return Cell(
         dataclasses.replace(
             first.config,
@@ -113,7 +113,7 @@ def covers(first: Config, second: Config) -> bool:
 
 
 def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
-    """An axis over `regime` or `seed` says what the lists `regimes` and `seeds` say."""
+    """Raises ConfigError if the list `plural` is given next to an axis over `single`."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key == plural:
@@ -121,13 +121,13 @@ def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
 
 
 def _recipe_key(config: Config) -> str:
-    """Equal for cells of one recipe on one source; paths count here, since the content behind them is not read yet."""
+    """Equal for cells of one recipe and source; includes paths, since the data is not read yet."""
     data = dataclasses.asdict(config.data)
     return json.dumps([config.recipe(), data], sort_keys=True, default=str)
 
 
 def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
-    """The same error, saying in which cell, where its own line does not."""
+    """Adds the cell to an error whose line does not name it."""
     others = [text for text in overrides if not str(error).startswith(f"{re.sub('^[+]+', '', text)}:")]
     if not others:
         return error

@@ -1,4 +1,4 @@
-"""A sweep's command line: its axes, and the mapping of conf/config.yaml that each choice of their values gives."""
+"""A sweep's command line: its axes, and the composed mapping under each choice of their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from src.errors import ConfigError, did_you_mean
 
 Composer = Callable[[list[str]], Mapping[str, Any]]
-"""From overrides without sweeps to the resolved mapping of conf/config.yaml under them."""
+"""Composes conf/config.yaml under overrides without sweeps, to a resolved mapping."""
 
 SWEEP_KEYS = (
     "sweep",
@@ -28,7 +28,7 @@ SWEEP_KEYS = (
     "objective",
     "objective_direction",
 )
-"""One value for the whole sweep: none of them can be an axis."""
+"""Settings of the whole sweep, which cannot be axes."""
 
 
 class CommandLine:
@@ -53,7 +53,7 @@ class CommandLine:
             key for key in self.sweeps if "." not in key and loader.get_group_options(key.lstrip("+").partition("@")[0])
         ]
         self.follows = any("${" in argument for argument in arguments)
-        """Whether a value follows another one, so that it must be composed with it, or resolved later."""
+        """Whether a value interpolates another one, so that both must be composed together or resolved later."""
         self._composed_keys = list(self.sweeps) if self.follows and resolved else self.groups
         self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
@@ -81,7 +81,7 @@ class CommandLine:
 
     @functools.cached_property
     def first(self) -> Mapping[str, Any]:
-        """What is composed for the first of all cells, from which settings of the whole sweep can be read."""
+        """The composed mapping of the first cell, which holds the settings of the whole sweep."""
         listed = [key for key in self._composed_keys if not self.sweeps[key].is_interval_sweep()]
         return self.mapping([next(self.choices(key)) for key in listed])
 
@@ -109,7 +109,7 @@ class CommandLine:
 
 
 def text_of(override: Override) -> str:
-    """What the override sets, as it was written."""
+    """The value of an override, as typed."""
     assert override.input_line is not None
     return override.input_line.partition("=")[2]
 
@@ -126,7 +126,7 @@ def key_of(override: str) -> str:
 
 @functools.cache
 def assignment(override: str) -> tuple[Override, Any]:
-    """An override parsed, with its value; cached, since the grammar is slow and a grid repeats few values many times."""
+    """Parses an override; cached, since the grammar is slow and a grid repeats its values."""
     parsed = OverridesParser.create().parse_override(override)
     return parsed, parsed.value()
 
@@ -135,14 +135,14 @@ def set_value(mapping: dict[str, Any], override: str) -> None:
     """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key."""
     parsed, value = assignment(override)
     *parents, last = parsed.key_or_group.split(".")
-    place: Any = mapping
+    group: Any = mapping
     for name in parents:
-        place = place.get(name) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or (last not in place and not parsed.is_add()):
+        group = group.get(name) if isinstance(group, dict) else None
+    if not isinstance(group, dict) or (last not in group and not parsed.is_add()):
         problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
         raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
-    both_groups = isinstance(value, dict) and isinstance(place.get(last), dict)
-    place[last] = {**place[last], **value} if both_groups else copy.deepcopy(value)
+    both_groups = isinstance(value, dict) and isinstance(group.get(last), dict)
+    group[last] = {**group[last], **value} if both_groups else copy.deepcopy(value)
 
 
 def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""What a command has to do before anything runs: its cells by content, what is done, what is missing, and the estimate."""
+"""The plan of a command: its cells by content hash, finished and missing runs, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from src.cells.resolve import ResolvedCell
 
 SAMPLED_RUNS = 200
-"""At most so many finished runs are read for an estimate."""
+"""Maximum number of finished runs read for an estimate."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Plan:
 
     @property
     def missing(self) -> dict[str, Cell]:
-        """The cells that lack runs, in the order in which they are best run: short ones first, since the stages of longer
-        ones go on from theirs."""
+        """The cells that lack runs, short ones first: the stages of longer cells resume from theirs."""
         lacking = [(cell_hash, cell) for cell_hash, cell in self.cells.items() if self.n_missing[cell_hash]]
         return dict(sorted(lacking, key=lambda item: item[1].config.stopping.amount))
 
@@ -62,10 +61,9 @@ class Plan:
 
 
 def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
-    """Names each cell by its content and reads from disk what it lacks; cells of equal content become one.
+    """Resolves each cell and counts its missing runs; merges cells of equal content.
 
-    Raises ConfigError where the cells disagree on what concerns the whole sweep, or where a cell asks of its data what
-    they do not have (the engine says so).
+    Raises ConfigError for an invalid storage, and for a cell whose settings its data cannot satisfy.
     """
     cells = _with_storage(_one_sweep(cells))
     by_hash: dict[str, Cell] = {}
@@ -86,8 +84,7 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
 
 
 def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells with their storage checked and its password taken out: it goes to PGPASSWORD, which the workers inherit,
-    and to no file or log."""
+    """Checks the storage and moves its password to PGPASSWORD, which workers inherit, so that no file or log has it."""
     given = cells[0].config.storage
     if given is None:
         return list(cells)
@@ -100,7 +97,7 @@ def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells under one name; without a name of the user's, that of all their data sets and architectures."""
+    """Gives all cells one sweep name: the user's, or else one made of all data sets and architectures."""
     names = dict.fromkeys(cell.config.sweep for cell in cells)
     if len(names) == 1:
         return list(cells)
@@ -112,7 +109,7 @@ def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
-    """What a dry run prints: each cell's standing, then cells, runs, done, missing, time and disk."""
+    """The lines of a dry run: finished runs of each cell, then totals, time and disk space."""
     lines = []
     for cell_hash, cell in plan.cells.items():
         n_done = cell.n_runs - plan.n_missing[cell_hash]
@@ -137,7 +134,7 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
 
 
 def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
-    """Mean seconds and bytes of the sweep's finished runs (of the first 200 found)."""
+    """Mean seconds and bytes of the sweep's finished runs, from a sample."""
     seconds, sizes = [], []
     for path in cells_dir.glob("*/*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
