@@ -1,6 +1,6 @@
 """One run: one regime at one seed.   python -m src.train regime=sequential data=digits seed=0
 
-With `trainer.devices` > 1 it restarts itself under torchrun, one process per device. A finished run is shown, not repeated.
+With `trainer.devices` > 1 it restarts itself under torchrun, one process per device. A finished run is only shown.
 """
 
 from __future__ import annotations

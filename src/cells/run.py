@@ -50,8 +50,8 @@ class CellOutcome:
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
     """Trains the missing runs of a cell and writes their folders.
 
-    `control` observes the runs. An exception that it raises leaves the cell: trained stages and resume points stay in the
-    stage store. Any other exception that concerns no single run is recorded for every missing run and re-raised.
+    `control` observes the runs. An exception that it raises leaves the cell: trained stages and resume points stay
+    in the stage store. Any other exception that concerns no single run is recorded for every missing run and re-raised.
     """
     try:
         return _run(cell, control)

@@ -33,8 +33,8 @@ def write_runs(
 ) -> tuple[list[Path], list[str]]:
     """Scores the plan's stages and writes the folder of every run, seed by seed.
 
-    Returns the folders written, and one line for each run that failed or diverged. The seconds of a stage are charged to
-    the first run that it was trained for.
+    Returns the folders written, and one line for each run that failed or diverged. The seconds of a stage are charged
+    to the first run that it was trained for.
     """
     outbox = Outbox(cell.sweep_dir)
     failures: list[str] = []

@@ -1,8 +1,8 @@
-"""From the sweep's command line to its cells: typed, checked, each recipe once.
+"""Expands a sweep's command line to its cells: typed, checked, each recipe once.
 
-An axis over `regime`, a regime's knob or `seed` is an axis of runs: it widens the list of regimes or seeds of every cell.
-Any other axis is one of cells, and the grid is the product of them all in the order of the command line, the first
-slowest. Nothing runs before the whole grid is composed and parsed.
+An axis over `regime`, a regime's knob or `seed` is a run axis: it extends the regimes or seeds of every cell. Any other
+axis is a cell axis, and the grid is their product in the order of the command line, the first slowest. Nothing runs
+before the whole grid is composed and parsed.
 """
 
 from __future__ import annotations
