@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config import CONF_DIR
+from src.config.plugins import offer_plugins
 from src.errors import ConfigError, did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -45,6 +46,7 @@ def run(task: Callable[[DictConfig], None]) -> None:
 
     try:
         arguments = _arguments()
+        offer_plugins(arguments.overrides)
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
     except (*MISTAKES, OSError) as error:
         if full or not _is_the_users(error):

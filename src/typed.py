@@ -7,7 +7,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from src.errors import ConfigError, did_you_mean
@@ -51,12 +51,6 @@ def build(cls: type[T], given: object, key: str) -> T:
             raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")
         values[name] = convert(hints[name], given[name], f"{prefix}{name}", dict(f.metadata))
     return cls(**values)
-
-
-def build_named(variants: Sequence[type[T]], given: object, key: str) -> T:
-    """An instance of the one of `variants` whose `name` admits the given name (a union told apart by its name)."""
-    by_name = {name: cls for cls in variants for name in get_args(hints_of(cls)["name"])}  # type: ignore[arg-type]
-    return build_variant(by_name, given, key)
 
 
 def build_variant(catalog: Mapping[str, type[T]], given: object, key: str) -> T:

@@ -1,7 +1,7 @@
 """The configuration of a cell: composed by Hydra, parsed into typed and frozen dataclasses, validated once."""
 
 from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
-from src.config.parse import CONF_DIR, compose, knobs_of, parse, parse_regime, parse_seeds
+from src.config.parse import CONF_DIR, compose, parse, parse_regime, parse_seeds
 from src.config.schema import (
     Config,
     LauncherConfig,
@@ -26,7 +26,6 @@ __all__ = [
     "cell_hash",
     "compose",
     "is_search",
-    "knobs_of",
     "parse",
     "parse_objective",
     "parse_regime",

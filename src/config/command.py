@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.config.parse import compose
+from src.config.plugins import BUILT_IN
 from src.config.schema import Config
-from src.data.sources.catalog import SOURCES
 from src.regimes.config import RegimeConfig
 
 GROUPS = ("data", "arch", "stopping", "optimizer")
@@ -33,11 +33,12 @@ WHERE = (
 def command(config: Config) -> str:
     """``python -m src.sweep ...`` for one cell."""
     chosen = (f"{group}={getattr(config, group).name}" for group in GROUPS)
-    choices = tuple(choice for choice in chosen if choice not in _usual())
+    plugins = [f"plugins={text_of(list(config.plugins))}"] if config.plugins else []
+    choices = (*plugins, *(choice for choice in chosen if choice not in _usual()))
     mine, default = dict(flat(config)), dict(flat(_default(choices)))
     words = list(choices)
     for key, value in mine.items():
-        if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != default[key]:
+        if key not in (*WHERE, "plugins") and not key.startswith(("tracking.", "launcher.")) and value != default[key]:
             words.append(f"{key}={text_of(value)}")
     if config.regimes != _default(choices).regimes:
         words.append(f"regimes={text_of([_regime(regime) for regime in config.regimes])}")
@@ -65,10 +66,11 @@ def flat(config: Config) -> Iterator[tuple[str, Any]]:
 @functools.cache
 def _default(choices: tuple[str, ...]) -> Config:
     """The configuration with these group choices alone; what has no default (a path) is filled in to be composed."""
-    needed: dict[str, tuple[str, ...]] = {
-        "stopping=budget": ("stopping.epochs=1",),
+    needed = {
+        f"{group}={name}": getattr(variant, "needs", ())
+        for group in GROUPS
+        for name, variant in BUILT_IN[group].items()
     }
-    needed |= {f"data={name}": source.needs for name, source in SOURCES.items()}
     return compose([*choices, *(word for choice in choices for word in needed.get(choice, ()))])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from src.config.checks import check
-from src.config.schema import Config
+from src.config.plugins import Catalog, catalogs, knobs_of, offer_plugins, pin_plugins
+from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
-from src.data.sources.catalog import SOURCES
 from src.errors import ConfigError, did_you_mean
-from src.models.catalog import ARCHITECTURES
-from src.optimizers import OPTIMIZERS
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
-from src.stopping.catalog import STOPPING_RULES
-from src.typed import build, build_named, build_variant, convert, hints_of
+from src.typed import build, build_variant, convert, hints_of
 
 CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
@@ -35,6 +31,7 @@ def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Confi
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    offer_plugins(overrides)
     outer = GlobalHydra.instance().hydra  # a command that Hydra itself started; put back when done
     GlobalHydra.instance().clear()
     try:
@@ -64,11 +61,10 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
-    values["data"] = build_variant(SOURCES, given["data"], "data")
-    values["stopping"] = build_variant(STOPPING_RULES, given["stopping"], "stopping")
-    values["optimizer"] = build_variant(OPTIMIZERS, given["optimizer"], "optimizer")
-    values["arch"] = build_variant(ARCHITECTURES, given["arch"], "arch")
-    values["launcher"] = build_named(typing.get_args(hints["launcher"]), given["launcher"], "launcher")
+    values["plugins"] = pin_plugins(given["plugins"])
+    variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, **catalogs(values["plugins"])}
+    for name in ("data", "stopping", "optimizer", "arch", "launcher"):
+        values[name] = build_variant(variants[name], given[name], name)
     for name in ("split", "trainer", "tracking"):
         values[name] = build(hints[name], _bits_as_text(given[name]), name)
     for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
@@ -77,7 +73,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     entries = [given["regime"]] if single_run else given["regimes"]
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError("regimes", entries, "must be a list of regimes, e.g. regimes=[sequential,combined]")
-    values["regimes"] = tuple(parse_regime(entry, n_parts) for entry in entries)
+    values["regimes"] = tuple(parse_regime(entry, n_parts, variants["regime"]) for entry in entries)
     if len(set(values["regimes"])) < len(entries):
         raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
@@ -111,7 +107,7 @@ def parse_seeds(given: object) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
+def parse_regime(entry: object, n_parts: int, catalog: Catalog = REGIMES) -> RegimeConfig:
     """A regime from its name, a one-key mapping {name: {knob: value}}, or a composed group {name: ..., knob: value}."""
     if isinstance(entry, str):
         name, knobs = entry, {}
@@ -122,13 +118,13 @@ def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
         knobs = knobs or {}
     else:
         raise ConfigError("regimes", entry, "an entry is a name or {name: {knob: value}}")
-    if name not in REGIMES:
-        raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(REGIMES))}")
+    if name not in catalog:
+        raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(catalog))}")
     key = f"regime.{name}"
     if not isinstance(knobs, Mapping):
         raise ConfigError(key, knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
-    parameters = knobs_of(name)
-    hints = hints_of(REGIMES[name])
+    parameters = knobs_of(catalog[name])
+    hints = hints_of(catalog[name])
     chosen = {}
     for knob, value in knobs.items():
         if knob not in parameters:
@@ -139,11 +135,7 @@ def parse_regime(entry: object, n_parts: int) -> RegimeConfig:
             converted = pin(converted, f"{key}.{knob}")
         if converted != parameters[knob]:
             chosen[knob] = converted
-    REGIMES[name](n_parts, **chosen)  # a regime checks its own knobs
-    return RegimeConfig(name, tuple(sorted(chosen.items())))
-
-
-def knobs_of(regime: str) -> dict[str, Any]:
-    """The knobs of a regime with their defaults."""
-    parameters = inspect.signature(REGIMES[regime]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    function = None if catalog[name] is REGIMES.get(name) else catalog[name]
+    regime = RegimeConfig(name, tuple(sorted(chosen.items())), function)
+    regime.stages(n_parts)  # a regime checks its own knobs
+    return regime

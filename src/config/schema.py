@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.axes import AxisValue
+from src.config.plugins import digests
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.models.architecture import Architecture
@@ -86,6 +87,7 @@ class SlurmLauncher:
 
 
 LauncherConfig = LocalLauncher | SlurmLauncher
+LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 
 
 def _content(group: Any) -> dict[str, Any]:
@@ -110,6 +112,8 @@ class Config:
     loss: Literal["cross_entropy", "mse"]
     augment: tuple[Literal["flip", "crop"], ...] = ()
     """What is done to the pictures of a training batch, anew for each draw: see `src.data.augment`."""
+    plugins: tuple[str, ...] = ()
+    """Python files with variants of the user's own, each as ``path@digest``: see `src.config.plugins`."""
     regimes: tuple[RegimeConfig, ...]
     seeds: tuple[int, ...]
     sweep: str
@@ -134,6 +138,7 @@ class Config:
             "trainer": trainer,
             "loss": self.loss,
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
+            **({"plugins": digests(self.plugins)} if self.plugins else {}),
         }
 
     def axes(self) -> dict[str, AxisValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from src.errors import ConfigError
 from src.stopping.length import Length, StageSize
@@ -23,6 +23,8 @@ NOTES = {
 @dataclass(frozen=True, kw_only=True)
 class BudgetStopping(StoppingRule):
     """A fixed amount of training, given as exactly one of `epochs`, `updates`, `samples` and `updates_per_part`."""
+
+    needs: ClassVar[tuple[str, ...]] = ("stopping.epochs=1",)
 
     epochs: int | None = field(metadata=bounds(ge=1))
     """Passes of sequential over each of its data sets."""

@@ -45,6 +45,8 @@ class StoppingRule(ABC):
     resumed stage therefore ends like an uninterrupted one.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Overrides without which `stopping=NAME` does not compose."""
     keeps_best: ClassVar[bool] = False
     """Whether the weights of each model's best epoch are kept, so that a verdict can restore them."""
 

@@ -224,7 +224,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         "optimizer": recipe["optimizer"],
         "trainer": recipe["trainer"],
         "loss": recipe["loss"],
-        **({"augment": recipe["augment"]} if "augment" in recipe else {}),
+        **{key: recipe[key] for key in ("augment", "plugins") if key in recipe},
         # a fixed length says it all: 5 epochs of a budget are 5 epochs
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import CONF_DIR, Config, cell_hash, compose, knobs_of, parse, parse_search, parse_seeds, run_hash
+from src.config import CONF_DIR, Config, cell_hash, compose, parse, parse_search, parse_seeds, run_hash
 from src.config.command import command
+from src.config.plugins import knobs_of
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
@@ -49,7 +50,7 @@ def test_defaults_of_a_regime_file_are_those_of_the_catalog() -> None:
     assert set(files) == set(REGIMES)
     for name, content in files.items():
         assert content.pop("name") == name
-        assert content == knobs_of(name)
+        assert content == knobs_of(REGIMES[name])
 
 
 def test_a_config_is_frozen() -> None:

@@ -22,6 +22,7 @@ SWEEP_KEYS = (
     "storage",
     "n_workers",
     "dry_run",
+    "plugins",
     "tracking",
     "search",
     "launcher",

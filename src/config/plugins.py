@@ -1,0 +1,189 @@
+"""Variants from Python files outside src: `plugins=[my_lab.py]`. docs/EXTENDING.md has an example of each kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from src.data.sources.base import SourceConfig
+from src.data.sources.catalog import SOURCES
+from src.errors import ConfigError
+from src.models.architecture import Architecture
+from src.models.catalog import ARCHITECTURES
+from src.optimizers import OPTIMIZERS, OptimizerConfig
+from src.regimes.catalog import REGIMES
+from src.stopping.catalog import STOPPING_RULES
+from src.stopping.rule import StoppingRule
+
+Catalog = Mapping[str, Any]
+"""Name -> variant of one config group."""
+
+BUILT_IN: Mapping[str, Catalog] = MappingProxyType(
+    {
+        "regime": REGIMES,
+        "data": SOURCES,
+        "arch": ARCHITECTURES,
+        "stopping": STOPPING_RULES,
+        "optimizer": OPTIMIZERS,
+    }
+)
+"""Config group -> its catalog."""
+NAMES = {
+    "REGIMES": "regime",
+    "SOURCES": "data",
+    "ARCHITECTURES": "arch",
+    "STOPPING_RULES": "stopping",
+    "OPTIMIZERS": "optimizer",
+}
+"""The dictionary in a plugin -> its config group."""
+GIVEN = {
+    "root": "${oc.env:DATA_ROOT,data}",
+    "lr": 0.1,
+    "batch_size": 64,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+}
+"""Defaults of the settings that a base class has, in the composition; a plugin's own settings have defaults of their own."""
+BASES: dict[str, type] = {
+    "data": SourceConfig,
+    "arch": Architecture,
+    "stopping": StoppingRule,
+    "optimizer": OptimizerConfig,
+}
+"""Config group -> the class that a variant derives from; a regime is a function."""
+
+
+def pin_plugins(given: object) -> tuple[str, ...]:
+    """``path@digest`` of every plugin, from paths or from such texts. Raises ConfigError if a file is missing or changed."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(path, str) for path in given):
+        raise ConfigError("plugins", given, "must be a list of Python files, e.g. plugins=[my_lab.py]")
+    return tuple(_pin(path) for path in given)
+
+
+def _pin(given: str) -> str:
+    match = re.fullmatch(r"(.+)@([0-9a-f]{16})", given)
+    path, known = (match[1], match[2]) if match else (given, None)
+    try:
+        found = hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+    except OSError as error:
+        raise ConfigError("plugins", path, f"{error.strerror}; give the path of a Python file") from error
+    if known is not None and known != found:
+        raise ConfigError("plugins", path, f"has changed: its digest is {found}, not {known}; name it without @{known}")
+    return f"{path}@{found}"
+
+
+def digests(plugins: Iterable[str]) -> list[str]:
+    """The contents of pinned plugins, whatever their paths and order."""
+    return sorted(plugin.rpartition("@")[2] for plugin in plugins)
+
+
+@functools.cache
+def catalogs(plugins: tuple[str, ...]) -> Mapping[str, Catalog]:
+    """Every variant that a configuration may name, by config group: those of src and of the pinned `plugins`."""
+    merged: dict[str, dict[str, Any]] = {group: dict(catalog) for group, catalog in BUILT_IN.items()}
+    for plugin in plugins:
+        for group, variants in _load(plugin).items():
+            for name, variant in variants.items():
+                if name in merged[group]:
+                    raise ConfigError("plugins", _path(plugin), f"{group}={name} exists already; choose another name")
+                merged[group][name] = variant
+    return merged
+
+
+def _path(plugin: str) -> str:
+    return plugin.rpartition("@")[0]
+
+
+@functools.cache
+def _load(plugin: str) -> Mapping[str, Catalog]:
+    """The variants that a pinned plugin defines, by config group. Runs the file once per process."""
+    path, _, digest = plugin.rpartition("@")
+    spec = importlib.util.spec_from_file_location(f"plugin_{digest}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("plugins", path, "is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up the names in their annotations
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        problem = f"cannot be loaded ({type(error).__name__}: {error}); run python {path} to see where"
+        raise ConfigError("plugins", path, problem) from error
+    found = {group: getattr(module, name) for name, group in NAMES.items() if hasattr(module, name)}
+    if not found:
+        raise ConfigError("plugins", path, f"defines none of {', '.join(NAMES)}; define one, e.g. REGIMES = {{...}}")
+    for group, variants in found.items():
+        _check(path, group, variants)
+    return found
+
+
+def _check(path: str, group: str, variants: object) -> None:
+    """Raise ConfigError unless `variants` maps names to variants of the group."""
+    catalog = next(name for name, known in NAMES.items() if known == group)
+    if not isinstance(variants, Mapping):
+        raise ConfigError("plugins", path, f"{catalog} must be a dictionary from names to variants")
+    for name, variant in variants.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise ConfigError("plugins", path, f"{catalog} has the name {name!r}; use letters, digits and _")
+        problem = _problem_of_regime(variant) if group == "regime" else _problem_of_class(variant, BASES[group])
+        if problem is not None:
+            raise ConfigError("plugins", path, f"{catalog}[{name!r}] {problem}")
+
+
+def _problem_of_regime(variant: object) -> str | None:
+    if not inspect.isfunction(variant):
+        return "must be a function from the number of data sets to a list of stages"
+    missing = [knob for knob, default in knobs_of(variant).items() if default is inspect.Parameter.empty]
+    return f"needs a default for {', '.join(missing)}" if missing else None
+
+
+def _problem_of_class(variant: object, base: type) -> str | None:
+    if not isinstance(variant, type) or not issubclass(variant, base):
+        return f"must be a class that derives from {base.__module__}.{base.__name__}"
+    if inspect.isabstract(variant):
+        return f"must define {', '.join(sorted(variant.__abstractmethods__))}"
+    if inspect.get_annotations(variant) and "__dataclass_fields__" not in variant.__dict__:
+        return "must be a dataclass: write @dataclass(frozen=True, kw_only=True) above it"
+    own = {f.name: f for f in dataclasses.fields(variant) if f.name != "name" and f.name not in GIVEN}
+    missing = [name for name, f in own.items() if f.default is dataclasses.MISSING]
+    return f"needs a default for {', '.join(missing)}" if missing else None
+
+
+def offer_plugins(overrides: Sequence[str]) -> None:
+    """Make the variants of ``plugins=[...]`` among `overrides` choices of Hydra's groups, before it composes."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    texts = [text for text in overrides if text.lstrip("+").startswith("plugins=")]
+    if not texts:
+        return
+    plugins = pin_plugins(OverridesParser.create().parse_override(texts[-1]).value())
+    for group, catalog in catalogs(plugins).items():
+        for name in catalog.keys() - BUILT_IN[group].keys():
+            node = {"name": name, **_defaults_of(catalog[name])}
+            ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def _defaults_of(variant: Any) -> dict[str, Any]:
+    """The settings of a variant with their defaults."""
+    if not isinstance(variant, type):
+        return knobs_of(variant)
+    settings = {f.name: f.default for f in dataclasses.fields(variant) if f.name != "name"} | {
+        name: default for name, default in GIVEN.items() if name in {f.name for f in dataclasses.fields(variant)}
+    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
+def knobs_of(regime: Callable[..., Any]) -> dict[str, Any]:
+    """The knobs of a regime with their defaults."""
+    parameters = inspect.signature(regime).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
