@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from src.cli import settings
-from src.sweep.processes import host_key, locked, read_member
-from src.sweep.workers.gpus import gpus_here
+from src.sweep.processes import is_locked, read_process
+from src.sweep.workers.gpus import visible_gpus
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
 
@@ -72,12 +72,12 @@ def devices() -> Iterator[Check]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
         yield Check("ok", "GPUs", ", ".join(names) + setting)
-        leased = [gpu.shown for gpu in gpus_here()]
+        leased = [gpu.visible_as for gpu in visible_gpus()]
         if len(leased) == len(names):
             yield Check("ok", "leases", f"workers lease {', '.join(leased)}")
         else:
-            fix = "a sweep's workers share what nvidia-smi -L lists: install it, or set n_workers by hand"
-            yield Check("look", "leases", f"nvidia-smi lists {len(leased)} of these {len(names)} GPUs{setting}", fix)
+            fix = "workers lease the GPUs that the driver (NVML) lists; set n_workers by hand"
+            yield Check("look", "leases", f"the driver lists {len(leased)} of these {len(names)} GPUs{setting}", fix)
     else:
         yield Check("ok", "GPUs", f"none visible{setting}: trainer=auto uses the CPU")
     yield Check("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")
@@ -97,10 +97,11 @@ def disk(multirun: Path) -> Iterator[Check]:
 
 
 def databases(multirun: Path) -> Iterator[Check]:
-    """MLflow's database and every sweep's queue: readable, with a schema that the installed versions read."""
-    for file in (multirun / "mlflow.db", *sorted(multirun.glob("*/queue.db"))):
-        if file.exists():
-            yield _sqlite(file)
+    """MLflow's database and every sweep's queue: readable, and of a schema that this version reads."""
+    if (multirun / "mlflow.db").exists():
+        yield _sqlite(multirun / "mlflow.db")
+    for file in sorted(multirun.glob("*/study.journal")):
+        yield _journal(file)
     for path in sorted(multirun.glob("*/queue.json")):
         storage = json.loads(path.read_text()).get("storage")
         if storage and not storage.startswith("sqlite"):
@@ -116,20 +117,26 @@ def _sqlite(file: Path) -> Check:
         return Check("wrong", str(file), str(error), _remedy(file))
     if state != "ok" or found is None:
         return Check("wrong", str(file), "its creation was interrupted" if state == "ok" else state, _remedy(file))
-    if file.name == "mlflow.db":
-        of, known = "mlflow", _revisions("mlflow", "store/db_migrations")
-    else:
-        of, known = "optuna", _revisions("optuna", "storages/_rdb/alembic")
+    known = _revisions("mlflow", "store/db_migrations")
     (revision,) = found
     if revision == known[0]:
         return Check("ok", str(file), f"intact, schema {revision}")
     if revision not in known:
-        fix = f"written by a newer {of}: make setup where that is pinned; or {_remedy(file)}"
+        fix = f"written by a newer mlflow: make setup where that is pinned; or {_remedy(file)}"
         return Check("wrong", str(file), f"schema {revision}, unknown to this version", fix)
-    if of == "mlflow":
-        fix = "nothing: the next sweep or make sync upgrades it, and keeps a copy"
-        return Check("look", str(file), f"schema {revision}, of an older mlflow", fix)
-    return Check("wrong", str(file), f"schema {revision}, of an older optuna", _remedy(file))
+    fix = "nothing: the next sweep or make sync upgrades it, and keeps a copy"
+    return Check("look", str(file), f"schema {revision}, of an older mlflow", fix)
+
+
+def _journal(file: Path) -> Check:
+    """Whether every line of a study's journal is whole; a last line without its end is being written, or is dropped."""
+    lines = file.read_bytes().split(b"\n")[:-1]
+    try:
+        for line in lines:
+            json.loads(line)
+    except ValueError as error:
+        return Check("wrong", str(file), f"damaged: {error}", _remedy(file))
+    return Check("ok", str(file), f"intact, {len(lines)} records")
 
 
 def _revisions(package: str, migrations: str) -> list[str]:
@@ -161,21 +168,17 @@ def _remedy(file: Path) -> str:
 
 
 def processes(multirun: Path) -> Iterator[Check]:
-    """The processes of every sweep, killed ones included, and locks that are held for too long."""
-    for sweep in sorted(path.parent for path in multirun.glob("*/members")):
-        members = [member for path in sorted((sweep / "members").glob("*.json")) if (member := read_member(path))]
-        mine = [member for member in members if member["host"] == host_key()]
-        living = [m for m in mine if locked(sweep / "members" / f"{m['id']}.lock")]
+    """Live and killed processes of each sweep, and locks that are held for long."""
+    for registry in sorted(multirun.glob("*/processes")):
+        known = [info for path in sorted(registry.glob("[!.]*.json")) for info in read_process(path)]
+        living = [info for info in known if is_locked(registry / f"{info.id}.lock")]
         if living:
-            names = ", ".join(f"{m['role']} {m['pid']}" for m in living)
-            yield Check("ok", f"{sweep.name}: at work here", names)
-        if len(living) < len(mine):
-            fix = "nothing: the next worker or the same command repeats their work"
-            yield Check("look", f"{sweep.name}: processes", f"{len(mine) - len(living)} were killed", fix)
-        if len(mine) < len(members):
-            hosts = sorted({m["host"].partition(":")[0] for m in members if m not in mine})
-            yield Check("ok", f"{sweep.name}: at work elsewhere", ", ".join(hosts))
-    for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/queue.db.lock"))):
+            shown = ", ".join(f"{info.role} {info.pid} on {info.host}" for info in living)
+            yield Check("ok", f"{registry.parent.name}: running", shown)
+        if len(living) < len(known):
+            fix = "nothing: the next worker or the same command requeues their cells"
+            yield Check("look", f"{registry.parent.name}: processes", f"{len(known) - len(living)} were killed", fix)
+    for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/study.journal.lock"))):
         if lock.exists() and _held(lock):
             fix = "a suspended command (Ctrl-Z)? resume (fg) or kill it; an ended process holds no lock"
             yield Check("look", str(lock), f"held for over {LOCK_SECONDS:g} s", fix)
@@ -183,7 +186,7 @@ def processes(multirun: Path) -> Iterator[Check]:
 
 def _held(lock: Path) -> bool:
     deadline = time.monotonic() + LOCK_SECONDS
-    while locked(lock):
+    while is_locked(lock):
         if time.monotonic() > deadline:
             return True
         time.sleep(0.02)

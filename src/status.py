@@ -1,4 +1,4 @@
-"""How far a sweep is, from another terminal.   python -m src.status [sweep=NAME] [multirun=multirun]"""
+"""Shows the status of a sweep.   python -m src.status [sweep=NAME] [multirun=multirun]"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.sweep.status import status_lines
 
 
 def main() -> None:
-    """Prints the sweep's standing; without a name, that of every sweep."""
+    """Prints the status of a sweep, or of all sweeps."""
     given = settings({"sweep": None, "multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))

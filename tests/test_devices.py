@@ -17,7 +17,7 @@ from src.cells.run import run_cell
 from src.config import compose
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Member
+from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.workers.worker import work
 from src.training.store.store import Store
@@ -44,15 +44,13 @@ def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, m
     config = compose([*WORDS, f"multirun={tmp_path / 'two'}", "trainer.devices=2"])
     folder = SweepFolder(tmp_path / "two", "s")
     cell = resolve(config).hash
-    with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(None, "src.sweep.laboratory"))
-        distributions = queue.distributions()
-        distributions.prepare([config.axes()])
-        queue.enqueue([(cell, Cell(config))], distributions, alone=True)
+    with Process(folder, "sweep") as process:
+        queue = WorkQueue(folder, process, folder.write_queue(None))
+        queue.enqueue([(cell, Cell(config))], queue.parameters([Cell(config)]), alone=True)
         assert work(folder) == 1
-        (entry,) = queue.entries()
+        (trial,) = queue.trials()
         queue.close()
-    assert entry.state == "COMPLETE", entry.reason
+    assert trial.state.name == "COMPLETE", trial.user_attrs
     run_cell(resolve(compose([*WORDS, f"multirun={tmp_path / 'one'}"])))
     one, two = bodies(tmp_path / "one"), bodies(tmp_path / "two")
     assert one.keys() == two.keys() == {"sequential-0", "combined-0"}

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from src import doctor, ui
 from src.sweep.folder import SweepFolder
-from src.sweep.processes import Member, host_key
+from src.sweep.processes import Process
 
 
 def database(file: Path, schema: str | None) -> str:
@@ -27,25 +27,32 @@ def database(file: Path, schema: str | None) -> str:
 
 
 def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> None:
-    of_optuna, of_mlflow = (
-        doctor._revisions("optuna", "storages/_rdb/alembic"),
-        doctor._revisions("mlflow", "store/db_migrations"),
-    )
-    expected = {
-        database(tmp_path / "sound" / "queue.db", of_optuna[0]): ("ok", ""),
-        database(tmp_path / "older" / "queue.db", of_optuna[1]): ("wrong", "queues what is missing"),
-        database(tmp_path / "newer" / "queue.db", "f00"): ("wrong", "newer optuna"),
-        database(tmp_path / "half" / "queue.db", None): ("wrong", "queues what is missing"),
-        database(tmp_path / "mlflow.db", of_mlflow[1]): ("look", "upgrades it"),
-    }
-    found = {check.subject: check for check in doctor.databases(tmp_path)}
-    assert {what: check.state for what, check in found.items()} == {w: state for w, (state, _) in expected.items()}
-    assert all(fix in found[what].fix for what, (_, fix) in expected.items())
+    revisions = doctor._revisions("mlflow", "store/db_migrations")
+    for schema, state, fix in [
+        (revisions[0], "ok", ""),
+        (revisions[1], "look", "upgrades it"),
+        ("f00", "wrong", "newer mlflow"),
+        (None, "wrong", "make sync"),
+    ]:
+        database(tmp_path / "mlflow.db", schema)
+        (check,) = doctor.databases(tmp_path)
+        assert check.state == state
+        assert fix in check.fix
+        (tmp_path / "mlflow.db").unlink()
 
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     damaged = next(iter(doctor.databases(tmp_path)))
     assert damaged.state == "wrong"
     assert "make sync" in damaged.fix
+
+
+def test_a_damaged_journal_is_wrong_and_a_half_written_line_is_not(tmp_path: Path) -> None:
+    for name, content in {"damaged": "{}\nno json\n", "sound": '{}\n{"half'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.journal").write_text(content)
+    damaged, sound = doctor.databases(tmp_path)
+    assert (damaged.state, sound.state) == ("wrong", "ok")
+    assert "queues what is missing" in damaged.fix
 
 
 def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown(tmp_path: Path) -> None:
@@ -60,19 +67,15 @@ def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown
 
 def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "s")
-    with Member(folder, "worker") as member, FileLock(tmp_path / "mlflow.lock"):
-        dead = {"id": "gone", "role": "worker", "host": host_key(), "pid": 1}
-        (folder.members / "gone.json").write_text(json.dumps(dead))
-        (folder.members / "far.json").write_text(json.dumps(dead | {"id": "far", "host": "node7:abc"}))
+    with Process(folder, "worker"), FileLock(tmp_path / "mlflow.lock"):
+        dead = {"id": "gone", "role": "worker", "host": "here", "pid": 1}
+        (folder.processes / "gone.json").write_text(json.dumps(dead))
         found = {check.subject: check for check in doctor.processes(tmp_path)}
-        assert member.id
-    assert found["s: at work here"].found == f"worker {os.getpid()}"
-    assert found["s: at work elsewhere"].found == "node7"
+    assert found["s: running"].found == f"worker {os.getpid()} on {socket.gethostname()}"
     assert found["s: processes"].found == "1 were killed"
-    assert "repeats their work" in found["s: processes"].fix
+    assert "requeues" in found["s: processes"].fix
     assert "Ctrl-Z" in found[str(tmp_path / "mlflow.lock")].fix
-    assert not (folder.members / "gone.json").exists(), "the one who left took it along"
-    (folder.members / "far.json").unlink()
+    assert not (folder.processes / "gone.json").exists(), "a process that exits removes it"
     assert list(doctor.processes(tmp_path)) == []
 
 

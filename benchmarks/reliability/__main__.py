@@ -38,7 +38,7 @@ def main() -> int:
     one = commands.add_parser("claims")
     one.add_argument("-n", type=int, default=1000, help="how many cells")
     one.add_argument("--workers", type=int, default=4)
-    one.add_argument("--storage", choices=["sqlite", "postgresql"], default="sqlite")
+    one.add_argument("--storage", choices=["journal", "sqlite", "postgresql"], default="journal")
     one = commands.add_parser("tracker")
     one.add_argument("--away", type=float, default=60, help="seconds")
     one.add_argument("--never", action="store_true", help="the server is started after the sweep only")

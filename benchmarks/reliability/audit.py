@@ -24,7 +24,7 @@ def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig |
     if not problems:
         problems += same_results(sweep.results(), reference)
     problems += mlflow_problems(sweep.multirun, tracking)
-    left = sorted(path.name for path in (sweep.folder / "members").glob("[!.]*.json"))
+    left = sorted(path.name for path in (sweep.folder / "processes").glob("[!.]*.json"))
     left += [path.name for path in (sweep.folder / "outbox").rglob("*.json")]
     problems += [f"left behind: {name}" for name in left]
     if sweep.workers():

@@ -1,7 +1,7 @@
-"""Does a queue of near-empty cells hand out each exactly once, and what does that cost?
+"""Runs a sweep of near-empty cells: is each claimed exactly once, and what does a claim cost?
 
-The whole of a sweep but the training: its command, real workers, a cell being one tiny result file. What a worker needs
-between two cells (tell the one, claim the next, read its configuration) is the overhead.
+Command and workers are real; a cell is one tiny result file. The time of a worker between two cells (end one, claim the
+next, read its configuration) is the overhead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ ENGINE = "hydra.sweeper.engine=benchmarks.reliability.empty_engine"
 
 
 def campaign(root: Path, n_cells: int, n_workers: int, storage: str) -> tuple[list[str], list[str]]:
-    """Figures and problems of one sweep of `n_cells`; `storage` is sqlite or postgresql."""
-    with postgres.running() if storage == "postgresql" else nullcontext() as url:
+    """Measurements and problems of a sweep of `n_cells`; `storage` is journal, sqlite or postgresql."""
+    local = nullcontext(f"sqlite:///{root}/study.db" if storage == "sqlite" else None)
+    with postgres.running() if storage == "postgresql" else local as url:
         epochs = ",".join(map(str, range(1, n_cells + 1)))
         words = [ENGINE, f"stopping.epochs={epochs}", "regimes=[combined]", "seeds=1", f"n_workers={n_workers}"]
         sweep = Sweep(root / "multirun", [*words, *([f"storage='{url}'"] if url else [])])
@@ -38,7 +39,7 @@ def campaign(root: Path, n_cells: int, n_workers: int, storage: str) -> tuple[li
         f"{storage}: {n_cells} cells, {n_workers} workers: {n_twice} claimed twice, {n_lost} lost",
         f"between two cells of a worker: median {1e3 * statistics.median(overheads):.1f} ms, "
         f"mean {1e3 * statistics.mean(overheads):.1f} ms, 95 % below {1e3 * p95:.1f} ms",
-        f"{rate:.0f} cells a second by all workers; the whole command {seconds:.0f} s",
+        f"{rate:.0f} cells a second by all workers, {1e3 / rate:.1f} ms a cell; the whole command {seconds:.0f} s",
         *problems,
     ], problems
 

@@ -13,13 +13,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
-from src.config import Config, is_search
+from src.config import is_search
 from src.sweep.engine import Engine, load_engine
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand_line
 from src.sweep.grid.line import CommandLine
 from src.sweep.grid.plan import Plan, describe, plan_sweep
-from src.sweep.processes import Member
+from src.sweep.processes import Process
 
 
 def run_sweep(
@@ -44,7 +44,7 @@ def run_sweep(
     engine = load_engine(engine_name)
     line = CommandLine(arguments, functools.partial(compose, resolve=True), loader)
     if is_search(line.first):
-        from src.sweep.search.command import (
+        from src.sweep.search_command import (
             run_search,  # loads Optuna, which a command with nothing to run does without
         )
 
@@ -98,24 +98,22 @@ def run_cells(
     Where the launcher is detached, the cells are only left to its workers.
     """
     if not plan.missing:
-        with Member(folder, "sweep"):  # for what processes left behind that were killed at the very end
+        with Process(folder, "sweep"):  # removes the entries of processes that were killed at the very end
             return {}
-    from src.sweep.supervisor import CellsWatch
-    from src.sweep.workers.local import workers_for  # loads Optuna, which a command with nothing to run does without
+    from src.sweep.supervisor import (
+        GridSupervisor,
+        report_detached,
+    )  # imports Optuna, which a finished grid does not need
+    from src.sweep.workers.local import workers_for
 
     console = Console(stderr=True)
-    watch = CellsWatch(plan, folder, engine, engine_name, workers_for(folder, plan.config), console, verdict)
-    failures = watch.run()
-    if watch.left_alone:
-        say_left_alone(plan.config, console)
+    workers = workers_for(folder, plan.config, engine_name)
+    supervisor = GridSupervisor(plan, folder, engine, workers, console, verdict)
+    failures = supervisor.run()
+    if supervisor.detached:
+        report_detached(plan.config, console)
         return {}
     for cell_hash in plan.missing:
         if cell_hash not in failures and (lacking := plan.resolved[cell_hash].missing_runs()):
             failures[cell_hash] = f"{len(lacking)} runs have no result, though their worker reported none as failed"
     return failures
-
-
-def say_left_alone(config: Config, console: Console) -> None:
-    """What a command says whose workers go on without it."""
-    console.print(f"left to its workers: python -m src.status sweep={config.sweep} shows how far they are")
-    console.print("the same command goes on, and gives the table when all is done", soft_wrap=True)

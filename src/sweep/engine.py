@@ -71,6 +71,10 @@ class Engine(Protocol):
         """Opens a command in the parent process, before any of its `cells` runs (of a search: with its first cell)."""
 
 
+DEFAULT_ENGINE = "src.sweep.laboratory"
+"""The module that runs cells, unless a command line names another one."""
+
+
 def load_engine(name: str) -> Engine:
     """Imports an engine by the name of its module."""
     return cast(Engine, importlib.import_module(name))

@@ -14,7 +14,7 @@ from src.config import Config
 from src.config.serialize import config_text, read_config
 from src.errors import ConfigError
 from src.io import write_atomically
-from src.sweep.workers.compatibility import code_here
+from src.sweep.compatibility import code_here
 
 GRID = "grid"
 """In place of a search's id: the cells that a command listed."""
@@ -32,8 +32,8 @@ class SweepFolder:
         return self.multirun / self.sweep
 
     @property
-    def members(self) -> Path:
-        return self.root / "members"
+    def processes(self) -> Path:
+        return self.root / "processes"
 
     @property
     def logs(self) -> Path:
@@ -51,11 +51,11 @@ class SweepFolder:
         """Where a search keeps its file and its pictures."""
         return self.root / "searches" / search_id
 
-    def write_queue(self, storage: str | None, engine: str) -> dict[str, Any]:
-        """Notes the storage (without password; None: SQLite here), the engine, this code and the folder's random id;
-        returns that.
+    def write_queue(self, storage: str | None) -> dict[str, Any]:
+        """Records the storage (without password; None: a journal file here), the versions of this code, and the folder's
+        random id; returns that.
 
-        The id is also written in the queue, so that a worker notices a queue that serves another folder of that name.
+        The study holds the id too, so that a worker notices a study that serves another folder of that name.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / "queue.json.lock"):  # two commands that begin at once must agree on the id
@@ -63,7 +63,6 @@ class SweepFolder:
             content = {
                 "id": known.get("id") or secrets.token_hex(8),
                 "storage": storage,
-                "engine": engine,
                 **code_here(),
             }
             if content != known:

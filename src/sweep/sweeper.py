@@ -1,4 +1,4 @@
-"""Hydra's side of the sweep. A plugin is imported for every command, --help included: the rest waits until it is needed."""
+"""Hydra's side of the sweep. Hydra imports it for every command, also for --help, so it imports little."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 
 
 class LabSweeper(Sweeper):
-    """Hands the whole command line to `src.sweep.command.run_sweep` at once, instead of one job after the other.
+    """Passes the whole command line to `src.sweep.command.run_sweep`, instead of one job after the other.
 
     `engine`: the module that runs cells (`src.sweep.engine.Engine`). `params`: axes that the command line adds to and
-    overrides, as in Hydra's own sweepers; a study uses it.
+    overrides, as in Hydra's own sweepers; studies use it.
     """
 
     def __init__(self, engine: str, params: Mapping[str, str] | None = None) -> None:
@@ -21,7 +21,7 @@ class LabSweeper(Sweeper):
         self._params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's first call; the task is not used: a sweep's cells run in its workers."""
+        """Hydra's first call. The task is unused: workers run the cells."""
         del task_function
         self._loader = hydra_context.config_loader
         self._config = config

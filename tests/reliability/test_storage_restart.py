@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ from src.config import compose
 from src.sweep import __main__ as command
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Member
-from src.sweep.queue import retry as patience
+from src.sweep.processes import Process
+from src.sweep.queue import retry
 from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
-from src.sweep.queue.retry import StorageAway
+from src.sweep.queue.retry import StorageUnavailable
 from tests import postgres as servers
 from tests.postgres import NoPostgres, Server
 from tests.sweep.fake_engine import Outcome
@@ -94,11 +93,11 @@ def test_a_server_that_restarts_costs_nothing(tmp_path: Path, server: Server) ->
         assert process.wait(60) == 0, sweep.said()
     for kind in ("cell", "run"):
         assert list(diary(sweep, kind).values()) == [1] * N_CELLS, f"each {kind} exactly once"
-    assert sweep.said().count("trying for 5 min") == 1
-    assert sweep.said().count("is back; going on") == 1
+    assert sweep.said().count("retrying for 5 min") == 1
+    assert sweep.said().count("is available again") == 1
     assert len(logs(sweep)) == 2
     for log in logs(sweep):
-        assert log.count("does not answer") == log.count("is back; going on") == 1
+        assert log.count("does not answer") == log.count("is available again") == 1
     assert not re.search("Traceback|ERROR", "".join([sweep.said(), *logs(sweep)]))
 
 
@@ -106,7 +105,7 @@ def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = a_sweep(tmp_path, server, n_workers=1)
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 1.0)
     monkeypatch.setattr(sys, "argv", ["src/sweep.py", *sweep.arguments])
     stopping = threading.Thread(target=lambda: (wait_for("a run is done", lambda: n_runs(sweep) >= 1), server.stop()))
     stopping.start()
@@ -115,7 +114,7 @@ def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
     stopping.join()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: storage={server.url}: has not answered for ")
-    assert line.endswith("the results are on disk, nothing is lost; start the server, and the same command goes on")
+    assert line.endswith("all results are on disk; start the server and repeat the command")
     assert not sweep.workers(), "they were told to leave, and did not wait for the server"
     assert 1 <= n_runs(sweep) < N_CELLS
     server.start()
@@ -127,8 +126,8 @@ def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
 def queue(tmp_path: Path, postgres: str) -> Iterator[WorkQueue]:
     """With one waiting cell."""
     folder = SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")
-    with Member(folder, "worker") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(postgres, "none"))
+    with Process(folder, "worker") as process:
+        queue = WorkQueue(folder, process, folder.write_queue(postgres))
         fill(queue)
         yield queue
         queue.close()
@@ -136,65 +135,69 @@ def queue(tmp_path: Path, postgres: str) -> Iterator[WorkQueue]:
 
 def fill(queue: WorkQueue) -> None:
     cell = Cell(compose(["seeds=1"]), ("split.ratio=1",))
-    distributions = queue.distributions()
-    distributions.prepare([cell.axes])
-    queue.enqueue([("cell", cell)], distributions, alone=False)
+    queue.enqueue([("cell", cell)], queue.parameters([cell]), alone=False)
 
 
-def lose_the_next_answer(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the queue does next is committed, and the connection breaks before it hears so."""
-    begin = queue._locked
+def lose_the_next_reply(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks the connection after the next change of a trial is committed and before its reply."""
+    storage = queue._store.storage
+    methods = {name: getattr(storage, name) for name in ("create_new_trial", "set_trial_state_values")}
 
-    @contextmanager
-    def broken() -> Iterator[sqlalchemy.Connection]:
-        with begin() as connection:
-            yield connection
-        monkeypatch.setattr(queue, "_locked", begin)
-        raise sqlalchemy.exc.OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+    def broken(name: str) -> Callable[..., None]:
+        def change(*args: object, **kwargs: object) -> None:
+            methods[name](*args, **kwargs)
+            for each, method in methods.items():
+                monkeypatch.setattr(storage, each, method)
+            raise sqlalchemy.exc.OperationalError("COMMIT", None, Exception("server closed the connection"))
 
-    monkeypatch.setattr(queue, "_locked", broken)
+        return change
+
+    for name in methods:
+        monkeypatch.setattr(storage, name, broken(name))
 
 
-def test_what_was_committed_without_an_answer_is_not_done_again(
-    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.0)
-    lose_the_next_answer(queue, monkeypatch)
+def test_a_change_whose_reply_was_lost_is_made_once(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "INTERVAL_SECONDS", 0.0)
+    lose_the_next_reply(queue, monkeypatch)
     fill(queue)
-    assert len(queue.states()) == 1
+    assert len(queue.trials()) == 1
 
-    lose_the_next_answer(queue, monkeypatch)
+    lose_the_next_reply(queue, monkeypatch)
     claim = queue.claim()
-    assert claim is not None, "its own claim, not one that somebody else runs"
+    assert claim is not None, "the claim that it made, not one of another worker"
     assert queue.claim() is None
 
-    lose_the_next_answer(queue, monkeypatch)
+    lose_the_next_reply(queue, monkeypatch)
     queue.requeue(claim)
-    assert queue.claim() == claim
+    again = queue.claim()
+    assert again is not None
 
-    lose_the_next_answer(queue, monkeypatch)
-    queue.tell(claim, Outcome(0.25))
+    lose_the_next_reply(queue, monkeypatch)
+    queue.tell(again, Outcome(0.25))
     (trial,) = queue.trials()
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.25)
 
 
-def test_a_cell_given_up_without_an_answer_is_still_reported(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.0)
+def test_the_cell_of_a_dead_worker_is_requeued_once_and_reported_though_replies_are_lost(
+    queue: WorkQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "INTERVAL_SECONDS", 0.0)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         claim = queue.claim()
         assert claim is not None
-        assert claim.attempt == attempt
-        monkeypatch.setattr(queue._member, "alive", lambda _: False)
-        lose_the_next_answer(queue, monkeypatch)
-        given_up = queue.take_up_dead()
-    assert given_up == [claim]
+        assert claim.trial.user_attrs.get("attempt", 1) == attempt
+        claim.lock.release()  # as when its worker dies
+        lose_the_next_reply(queue, monkeypatch)
+        failed = queue.requeue_stale()
+    assert [trial.number for trial in failed] == [claim.trial.number]
+    assert len(queue.trials()) == MAX_ATTEMPTS
 
 
-def test_who_is_told_to_stop_does_not_wait(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    queue.patience.say, queue.patience.hurried = said.append, lambda: True
-    lose_the_next_answer(queue, monkeypatch)
-    with pytest.raises(StorageAway, match="nothing is lost"):
+def test_a_process_that_is_to_stop_does_not_wait(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    queue.retry.report, queue.retry.should_abort = lines.append, lambda: True
+    lose_the_next_reply(queue, monkeypatch)
+    with pytest.raises(StorageUnavailable, match="all results are on disk"):
         queue.claim()
-    assert len(said) == 1
+    assert len(lines) == 1
     assert queue.claim() is None, "the claim is committed"

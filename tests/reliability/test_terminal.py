@@ -100,12 +100,12 @@ def test_ctrl_c_once_ends_after_the_runs_that_are_under_way_and_says_how_to_go_o
     terminal.press_ctrl_c()
     assert terminal.wait() == 130
     said = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.said.decode()).split())
-    assert "the workers keep how far they have come; Ctrl-C again ends them now" in said
-    assert "stopped; the same command continues where this one ended" in said
+    assert "the workers save their progress; Ctrl-C again ends them now" in said
+    assert "stopped; the same command continues from here" in said
     assert "Traceback" not in said
     assert sweep.workers() == []
     assert 1 <= len(ran(sweep)) < N_RUNS
-    assert list((sweep.folder / "members").glob("*.json")) == []
+    assert list((sweep.folder / "processes").glob("*.json")) == []
     assert finishes(sweep)
 
 

@@ -17,7 +17,7 @@ def hydra() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.server)])
+@pytest.fixture(params=["journal", pytest.param("postgres", marks=pytest.mark.server)])
 def storage(request: pytest.FixtureRequest) -> str | None:
     """The two kinds of storage a queue can have."""
-    return None if request.param == "sqlite" else str(request.getfixturevalue("postgres"))
+    return None if request.param == "journal" else str(request.getfixturevalue("postgres"))

@@ -1,4 +1,4 @@
-"""A machine with GPUs, as far as its driver's listing goes."""
+"""A machine with GPUs, as far as its driver's list goes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import pytest
 
 
 def pretend(n: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str = "GPU") -> list[str]:
-    """Puts an ``nvidia-smi`` that lists `n` GPUs first in PATH; returns their UUIDs. Leases go to `folder` as well."""
+    """Makes the driver list `n` GPUs, or MIG partitions of one; returns their UUIDs. Leases go to `folder`."""
     uuids = [f"{kind}-{k:08d}-0000-0000-0000-000000000000" for k in range(n)]
-    lines = "\n".join(f"{kind} {k}: NVIDIA Pretended (UUID: {uuid})" for k, uuid in enumerate(uuids))
-    binaries = folder / "bin"
-    binaries.mkdir()
-    (binaries / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
-    (binaries / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(binaries), prepend=":")
+    listed = [["GPU-whole", *uuids]] if kind == "MIG" else [[uuid] for uuid in uuids]
+    monkeypatch.setattr("src.sweep.workers.gpus.list_gpus", lambda: listed)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))

@@ -19,6 +19,7 @@ import pytest
 
 from src import cli as entry
 from src.sweep import __main__ as sweep
+from src.sweep.processes import live_processes
 from src.sweep.workers.local import PROJECT
 from tests.command import Command, Done
 
@@ -71,10 +72,9 @@ def wait_for(condition: str, holds: Callable[[], bool], seconds: float = 60) -> 
         time.sleep(0.05)
 
 
-def members(multirun: Path, role: str) -> list[int]:
-    """Process ids of the sweep's members."""
-    found = [json.loads(path.read_text()) for path in (multirun / "s/members").glob("[!.]*.json")]
-    return [member["pid"] for member in found if member["role"] == role]
+def pids(multirun: Path, role: str) -> list[int]:
+    """Ids of the sweep's live processes with that role."""
+    return [info.pid for info in live_processes(multirun / "s/processes") if info.role == role]
 
 
 def behave(multirun: Path, **behaviour: object) -> None:
@@ -138,7 +138,7 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
     behave(tmp_path, seconds=0.2)
     with started(tmp_path, *GRID) as parent:
         wait_for("two runs are done", lambda: len(diary(tmp_path, "run")) >= 2)
-        os.kill(members(tmp_path, "worker")[0], signal.SIGKILL)
+        os.kill(pids(tmp_path, "worker")[0], signal.SIGKILL)
         assert parent.stderr is not None
         said = parent.stderr.read()
         assert parent.wait(120) == 0, said
@@ -151,7 +151,7 @@ def test_all_killed_at_once_the_same_command_finishes_the_rest(tmp_path: Path, c
     behave(tmp_path, seconds=0.2)
     with started(tmp_path, *GRID) as parent:
         wait_for("three runs are done", lambda: len(diary(tmp_path, "run")) >= 3)
-        for process in [parent.pid, *members(tmp_path, "worker")]:
+        for process in [parent.pid, *pids(tmp_path, "worker")]:
             os.kill(process, signal.SIGKILL)
     behave(tmp_path)
     again = command.sweep(tmp_path, *GRID)
@@ -169,7 +169,7 @@ def test_a_killed_search_goes_on_with_the_same_points_and_says_what_is_left(tmp_
     behave(tmp_path, seconds=0.1)
     with started(tmp_path, *SEARCH, LR, n_workers=1) as parent:
         wait_for("five runs are done", lambda: len(diary(tmp_path, "run")) >= 5)
-        for process in [parent.pid, *members(tmp_path, "worker")]:
+        for process in [parent.pid, *pids(tmp_path, "worker")]:
             os.kill(process, signal.SIGKILL)
     behave(tmp_path)
     dry = command.sweep(tmp_path, *SEARCH, LR, "dry_run=true")

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ import pytest
 from src.config import TrainerConfig, compose
 from src.errors import ConfigError, Interrupted
 from src.sweep.folder import SweepFolder
-from src.sweep.workers.leases import Devices, Wish, grants
+from src.sweep.workers.leases import Devices
 from src.sweep.workers.local import LocalWorkers, n_workers_here, workers_for
 from tests.sweep.gpus import pretend
 
+ENGINE = "tests.sweep.fake_engine"
 FORK = multiprocessing.get_context("fork")
-HALF = Fraction(1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +31,17 @@ def trainer() -> TrainerConfig:
 
 
 def devices() -> Devices:
-    return Devices(forget=lambda: None)
+    return Devices(free=lambda: None)
 
 
 def take(one: Devices, trainer: TrainerConfig, *, whole: bool = False, n: int = 1) -> str | None:
     """What is to be had at once; raises Interrupted where it would have to wait."""
-    return one.take(dataclasses.replace(trainer, devices=n), whole=whole, stop=lambda: True)
-
-
-def test_the_oldest_wish_goes_first_and_what_it_waits_for_is_kept_for_it() -> None:
-    share, pair = Wish(("a", "b"), 1, 2), Wish(("a", "b"), 2, 1)
-    assert grants([share, share, share, share, share], {}) == [("a",), ("b",), ("a",), ("b",), ()]
-    assert grants([pair, share], {"a": HALF}) == [(), ()], "both GPUs are kept for the pair, which so comes to its turn"
-    assert grants([Wish(("a",), 1, 1), share], {"a": HALF}) == [(), ("b",)], "others are not kept waiting for it"
+    return one.lease(dataclasses.replace(trainer, devices=n), whole=whole, stop=lambda: True)
 
 
 def _hold(trainer: TrainerConfig, told: multiprocessing.connection.Connection) -> None:
     mine = devices()  # its lease ends with it
-    told.send(mine.take(trainer, whole=False, stop=lambda: False))
+    told.send(mine.lease(trainer, whole=False, stop=lambda: False))
     signal.pause()
 
 
@@ -71,13 +63,13 @@ def test_four_gpus_at_two_slots_are_eight_leases_each_twice_and_none_outlives_a_
         holders[0].join()
         ninth = devices()
         assert take(ninth, trainer) in uuids
-        ninth.give_back()
+        ninth.release()
         for holder in holders[1:]:
             os.kill(holder.pid, signal.SIGKILL)  # type: ignore[arg-type]
             holder.join()
     one = devices()
     assert take(one, trainer, n=4) == ",".join(uuids), "nothing is lent to the dead"
-    one.give_back()
+    one.release()
 
 
 def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
@@ -85,8 +77,8 @@ def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
 ) -> None:
     (gpu,) = pretend(1, tmp_path, monkeypatch)
     alone = dataclasses.replace(trainer, slots=1)
-    forgotten = []
-    first, second = Devices(forget=lambda: forgotten.append("first")), devices()
+    freed = []
+    first, second = Devices(free=lambda: freed.append("first")), devices()
     assert take(first, alone) == gpu
     assert take(first, alone) == gpu, "the next cell, and nobody waits"
 
@@ -95,9 +87,9 @@ def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
             take(first, alone)
         return False
 
-    assert second.take(alone, whole=False, stop=next_cell_of_first) == gpu
-    assert forgotten == ["first"]
-    second.give_back()
+    assert second.lease(alone, whole=False, stop=next_cell_of_first) == gpu
+    assert freed == ["first"]
+    second.release()
     assert take(first, alone) == gpu
 
 
@@ -120,7 +112,7 @@ def test_a_gpu_to_itself_is_had_when_the_others_are_done_with_it_and_nobody_ente
             take(devices(), trainer)
         return False
 
-    assert workers[0].take(trainer, whole=True, stop=others_next_cells) == one
+    assert workers[0].lease(trainer, whole=True, stop=others_next_cells) == one
     assert not workers[0].shared
     assert take(workers[0], trainer) == one
     assert take(workers[2], trainer) == one, "a share again: the other one may come back"
@@ -189,11 +181,11 @@ def test_more_gpus_than_there_are_are_refused_before_anything_runs(
 ) -> None:
     folder = SweepFolder(tmp_path, "s")
     pretend(2, tmp_path, monkeypatch)
-    assert isinstance(workers_for(folder, compose(["trainer.devices=2"])), LocalWorkers)
+    assert isinstance(workers_for(folder, compose(["trainer.devices=2"]), ENGINE), LocalWorkers)
     with pytest.raises(ConfigError, match=r"^trainer\.devices=3: only 2 GPUs"):
-        workers_for(folder, compose(["trainer.devices=3"]))
-    assert isinstance(workers_for(folder, compose(["trainer=cpu", "trainer.devices=3"])), LocalWorkers)
+        workers_for(folder, compose(["trainer.devices=3"]), ENGINE)
+    assert isinstance(workers_for(folder, compose(["trainer=cpu", "trainer.devices=3"]), ENGINE), LocalWorkers)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"^trainer=gpu: no CUDA device"):
-        workers_for(folder, compose(["trainer=gpu"]))
+        workers_for(folder, compose(["trainer=gpu"]), ENGINE)

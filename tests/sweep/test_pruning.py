@@ -28,11 +28,11 @@ from src.errors import Pruned
 from src.sweep import laboratory
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder
-from src.sweep.processes import Member
+from src.sweep.processes import Process
 from src.sweep.search import trials as trials_module
-from src.sweep.search.pruning import is_cut, way_of
+from src.sweep.search.pruning import is_pruned_early, metric_by_step
 from src.sweep.search.search import Search, make_search
-from src.sweep.search.trials import TrialQueue, best_first
+from src.sweep.search.trials import TrialQueue, best_first, latest
 from src.sweep.workers.worker import StopRequest, Worker
 from src.training.control import ProgressReport
 from src.training.store.store import Store
@@ -56,13 +56,13 @@ def search_of(multirun: Path, *overrides: str, engine: ModuleType = laboratory) 
 @contextmanager
 def opened(
     search: Search, multirun: Path, engine: ModuleType = laboratory
-) -> Iterator[tuple[TrialQueue, Member, SweepFolder]]:
+) -> Iterator[tuple[TrialQueue, Process, SweepFolder]]:
     folder = SweepFolder(multirun, "s")
     search.save(folder)
-    with Member(folder, "worker") as member:
-        queue = TrialQueue(folder, member, folder.write_queue(None, engine.__name__), search.id)
+    with Process(folder, "worker") as process:
+        queue = TrialQueue(folder, process, folder.write_queue(None), search.id, engine.__name__)
         try:
-            yield queue, member, folder
+            yield queue, process, folder
         finally:
             queue.close()
 
@@ -81,10 +81,10 @@ class StopAt(StopRequest):
 
 def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> list[FrozenTrial]:
     """As a worker does that takes up what dead ones left; the trials then."""
-    with opened(search, multirun) as (queue, member, folder):
-        queue.take_up_dead()
-        Worker(folder, member, laboratory.__name__, stop or StopRequest()).work(queue)
-        return queue.trials()
+    with opened(search, multirun) as (queue, process, folder):
+        queue.requeue_stale()
+        Worker(folder, process, laboratory.__name__, stop or StopRequest()).work(queue)
+        return list(latest(queue.trials()).values())
 
 
 def told(trials: Sequence[FrozenTrial]) -> list[tuple[object, ...]]:
@@ -143,7 +143,7 @@ def test_the_median_rule_ends_trials_by_the_means_of_the_recorded_curves(both: B
                 break
         assert trial.intermediate_values == expected, "bit for bit"
         assert trial.state.name == ("PRUNED" if is_poor else "COMPLETE")
-        assert is_cut(trial) == is_poor
+        assert is_pruned_early(trial) == is_poor
         if is_poor:
             n_cut += 1
             assert trial.user_attrs["reason"].startswith(
@@ -163,7 +163,7 @@ def test_the_best_trial_is_that_of_the_whole_search(both: Both) -> None:
 def test_the_same_command_again_adds_nothing(both: Both, tmp_path: Path) -> None:
     shutil.copytree(both.multirun, tmp_path / "m")
     with opened(both.search, tmp_path / "m") as (queue, _, _):
-        queue.try_failed_again()
+        queue.retry_failed()
         assert queue.n_waiting() == 0
         assert queue.claim() is None
         assert told(queue.trials()) == told(both.trials)
@@ -172,7 +172,7 @@ def test_the_same_command_again_adds_nothing(both: Both, tmp_path: Path) -> None
 def test_a_grid_goes_on_with_what_was_cut_short(both: Both, tmp_path: Path) -> None:
     shutil.copytree(both.multirun, tmp_path / "m")
     search = search_of(tmp_path / "m", "search.pruner=median")
-    for trial in filter(is_cut, both.trials):
+    for trial in filter(is_pruned_early, both.trials):
         config = search.cell(trial.params).config
         cell = resolve(config).folder
         assert cell.name == trial.user_attrs["cell"]
@@ -204,7 +204,7 @@ def test_a_worker_that_is_stopped_or_dies_when_it_has_decided_changes_nothing(
     left = [trial for n in (9, 10, 11) for trial in work(search, tmp_path, StopAt(n)) if trial.state.name == "WAITING"]
     assert any(trial.intermediate_values for trial in left), "half-way through the last stage"
     with monkeypatch.context() as patch:
-        patch.setattr(trials_module, "why", killed)  # when all is noted
+        patch.setattr(trials_module, "prune_reason", killed)  # when all is noted
         with pytest.raises(KilledError):
             work(search, tmp_path)
     assert told(work(search, tmp_path)) == told(both.trials)
@@ -261,11 +261,21 @@ def test_the_decisions_are_optunas(pruner: str, tmp_path: Path) -> None:
     assert [t.system_attrs.keys() for t in mine] == [
         {key for key in t.system_attrs if key.startswith("completed_rung")} for t in theirs.trials
     ]
-    assert 3 < sum(map(is_cut, mine)) < 12
+    assert 3 < sum(map(is_pruned_early, mine)) < 12
 
 
 def test_a_way_has_the_first_point_of_each_tenth_on_it_and_neither_end() -> None:
     shares = [Fraction(k, 16) for k in range(1, 17)]
     points = [ProgressReport(share, {METRIC: float(k)}) for k, share in enumerate(shares, start=1)]
-    assert way_of(points, METRIC) == {1: 2.0, 2: 4.0, 3: 5.0, 4: 7.0, 5: 8.0, 6: 10.0, 7: 12.0, 8: 13.0, 9: 15.0}
-    assert way_of([ProgressReport(Fraction(1, 2), {METRIC: float("nan")})], METRIC) == {}
+    assert metric_by_step(points, METRIC) == {
+        1: 2.0,
+        2: 4.0,
+        3: 5.0,
+        4: 7.0,
+        5: 8.0,
+        6: 10.0,
+        7: 12.0,
+        8: 13.0,
+        9: 15.0,
+    }
+    assert metric_by_step([ProgressReport(Fraction(1, 2), {METRIC: float("nan")})], METRIC) == {}

@@ -1,4 +1,4 @@
-"""The queue hands every cell to exactly one living worker, on SQLite and on PostgreSQL, whatever dies in between."""
+"""The queue gives every cell to exactly one live worker, in a journal and on PostgreSQL, whatever dies in between."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from src.config import Config, compose
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Member
-from src.sweep.queue.queue import MAX_ATTEMPTS, Claim, WorkQueue
+from src.sweep.processes import Process
+from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
 
 FORK = multiprocessing.get_context("fork")
 
@@ -46,19 +49,22 @@ def cells(base: Config, n_cells: int, **changes: object) -> list[tuple[str, Cell
 
 
 @contextmanager
-def opened(folder: SweepFolder, storage: str | None) -> Iterator[tuple[WorkQueue, Member]]:
-    with Member(folder, "worker") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(storage, "none"))
+def opened(folder: SweepFolder, storage: str | None) -> Iterator[WorkQueue]:
+    with Process(folder, "worker") as process:
+        queue = WorkQueue(folder, process, folder.write_queue(storage))
         try:
-            yield queue, member
+            yield queue
         finally:
             queue.close()
 
 
-def fill(queue: WorkQueue, given: list[tuple[str, Cell]], *, alone: bool = True) -> dict[str, int]:
-    distributions = queue.distributions()
-    distributions.prepare(cell.axes for _, cell in given)
-    return queue.enqueue(given, distributions, alone=alone)
+def fill(queue: WorkQueue, given: list[tuple[str, Cell]], *, alone: bool = True) -> None:
+    queue.enqueue(given, queue.parameters([cell for _, cell in given]), alone=alone)
+
+
+def journal(folder: SweepFolder) -> JournalStorage:
+    """The study's file, as Optuna's tools open it."""
+    return JournalStorage(JournalFileBackend(str(folder.root / "study.journal")))
 
 
 def drain(queue: WorkQueue) -> list[str]:
@@ -70,12 +76,12 @@ def drain(queue: WorkQueue) -> list[str]:
 
 
 def _work(folder: SweepFolder, storage: str | None, diary: Path) -> None:
-    with opened(folder, storage) as (queue, _):
+    with opened(folder, storage) as queue:
         diary.write_text("\n".join(drain(queue)))
 
 
 def _die_running(folder: SweepFolder, storage: str | None) -> None:
-    with opened(folder, storage) as (queue, _):
+    with opened(folder, storage) as queue:
         assert queue.claim() is not None
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -90,7 +96,7 @@ def die_running(folder: SweepFolder, storage: str | None) -> None:
 
 def test_four_processes_claim_every_cell_once(folder: SweepFolder, storage: str | None, base: Config) -> None:
     given = cells(base, 80)
-    with opened(folder, storage) as (queue, _):
+    with opened(folder, storage) as queue:
         fill(queue, given)
     diaries = [folder.root / f"diary{k}" for k in range(4)]
     workers = [FORK.Process(target=_work, args=(folder, storage, diary)) for diary in diaries]
@@ -104,49 +110,49 @@ def test_four_processes_claim_every_cell_once(folder: SweepFolder, storage: str 
 
 
 def test_optunas_own_tools_see_the_axes_and_the_values(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, _):
+    with opened(folder, None) as queue:
         fill(queue, cells(base, 3))
         claim = queue.claim()
         assert claim is not None
         queue.complete(claim, 0.25)
-    study = optuna.load_study(study_name=folder.sweep, storage=f"sqlite:///{folder.root / 'queue.db'}")
+    study = optuna.load_study(study_name=folder.sweep, storage=journal(folder))
     table = study.trials_dataframe()
     assert list(table["params_ratio"]) == [0.1, 0.2, 0.3]
     assert list(table["state"]) == ["COMPLETE", "WAITING", "WAITING"]
-    assert set(table["params_data"]) == {"digits"}
+    assert {axes["data"] for axes in table["user_attrs_axes"]} == {"digits"}
     assert study.best_value == 0.25
 
 
 def test_an_empty_queue_gives_nothing_and_gains_nothing(folder: SweepFolder, storage: str | None, base: Config) -> None:
-    with opened(folder, storage) as (queue, _):
+    with opened(folder, storage) as queue:
         assert queue.claim() is None
         fill(queue, cells(base, 2))
         assert drain(queue) == ["cell0000", "cell0001"]
         assert queue.claim() is None
-        assert len(queue.states()) == 2
+        assert len(queue.trials()) == 2
 
 
 def test_the_same_cells_from_two_commands_are_queued_once(
     folder: SweepFolder, storage: str | None, base: Config
 ) -> None:
     given = cells(base, 5)
-    with opened(folder, storage) as (one, _), opened(folder, storage) as (two, _):
-        first = fill(one, given, alone=False)
-        assert one.claim() is not None  # one is under way meanwhile
-        assert fill(two, given, alone=False) == first
-        assert len(two.states()) == 5
+    with opened(folder, storage) as one, opened(folder, storage) as two:
+        fill(one, given, alone=False)
+        assert one.claim() is not None
+        fill(two, given, alone=False)
+        assert len(two.trials()) == 5
 
 
 def test_more_seeds_for_a_waiting_cell_widen_it(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, _):
+    with opened(folder, None) as queue:
         fill(queue, cells(base, 1))
         fill(queue, cells(base, 1, seeds=(1, 5)), alone=False)
-        assert len(queue.states()) == 1
+        assert len(queue.trials()) == 1
         assert folder.read_cell("cell0000").seeds == (0, 1, 5)
 
 
 def test_more_seeds_for_a_running_cell_wait_until_it_ends(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, _):
+    with opened(folder, None) as queue:
         fill(queue, cells(base, 1))
         claim = queue.claim()
         fill(queue, cells(base, 1, seeds=(0, 1, 2)), alone=False)
@@ -160,18 +166,18 @@ def test_more_seeds_for_a_running_cell_wait_until_it_ends(folder: SweepFolder, b
 
 
 def test_a_smaller_command_drops_what_waited_for_one_that_is_gone(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, _):
+    with opened(folder, None) as queue:
         fill(queue, cells(base, 5, seeds=(0, 1, 2)))
-        queue.forget(["cell0001"])
+        queue.drop_waiting(["cell0001"])
         fill(queue, cells(base, 2)[1:])
         assert drain(queue) == ["cell0001"]
         assert folder.read_cell("cell0001").seeds == (0, 1)
 
 
 def test_a_command_that_has_come_meanwhile_keeps_what_it_queued(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, _), Member(folder, "sweep"):
+    with opened(folder, None) as queue, Process(folder, "sweep"):
         fill(queue, cells(base, 2, seeds=(0, 1, 2)), alone=False)
-        queue.forget([])
+        queue.drop_waiting([])
         fill(queue, cells(base, 1, seeds=(5,)), alone=True)
         assert folder.read_cell("cell0000").seeds == (0, 1, 2, 5)
         assert drain(queue) == ["cell0000", "cell0001"]
@@ -180,74 +186,117 @@ def test_a_command_that_has_come_meanwhile_keeps_what_it_queued(folder: SweepFol
 def test_a_cell_whose_folder_cannot_be_written_has_failed_and_the_others_run(folder: SweepFolder, base: Config) -> None:
     folder.cell("cell0001").parent.mkdir(parents=True)
     folder.cell("cell0001").touch()
-    with opened(folder, None) as (queue, _):
-        trials = fill(queue, cells(base, 3))
-        (failed,) = queue.entries("FAIL")
-        assert failed.trial_id == trials["cell0001"]
-        assert "File exists" in (failed.reason or "")
+    with opened(folder, None) as queue:
+        fill(queue, cells(base, 3))
+        (failed,) = queue.trials(TrialState.FAIL)
+        assert failed.user_attrs["cell"] == "cell0001"
+        assert "File exists" in failed.user_attrs["reason"]
         assert drain(queue) == ["cell0000", "cell0002"]
 
 
 def test_a_given_back_cell_is_the_next_one(folder: SweepFolder, storage: str | None, base: Config) -> None:
-    with opened(folder, storage) as (queue, _):
+    with opened(folder, storage) as queue:
         fill(queue, cells(base, 3))
         claim = queue.claim()
         assert claim is not None
         queue.requeue(claim)
-        assert queue.claim() == claim
+        again = queue.claim()
+        assert again is not None
+        assert again.cell == claim.cell
 
 
-def test_a_killed_workers_cell_is_taken_up_again_three_times(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (queue, member):
-        trials = fill(queue, cells(base, 2))
+def test_the_cell_of_a_killed_worker_is_requeued_three_times(folder: SweepFolder, base: Config) -> None:
+    with opened(folder, None) as queue:
+        fill(queue, cells(base, 1))
         for death in range(1, MAX_ATTEMPTS):
             die_running(folder, None)
-            assert queue.take_up_dead() == []
-            attempts = {entry.cell: entry.attempt for entry in queue.entries("WAITING")}
-            assert attempts == {"cell0000": death + 1, "cell0001": 1}
+            assert queue.requeue_stale() == []
+            (waiting,) = queue.trials(TrialState.WAITING)
+            assert waiting.user_attrs["attempt"] == death + 1
+            assert queue.states() == {"cell0000": "WAITING"}
+        fill(queue, cells(base, 2))
         die_running(folder, None)
-        given_up = queue.take_up_dead()
-        assert given_up == [Claim(trials["cell0000"], "cell0000", MAX_ATTEMPTS)]
-        (failed,) = queue.entries("FAIL")
-        assert f"died {MAX_ATTEMPTS} times" in (failed.reason or "")
+        (failed,) = queue.requeue_stale()
+        assert failed.user_attrs["cell"] == "cell0000"
+        assert queue.states() == {"cell0000": "FAIL", "cell0001": "WAITING"}
+        assert f"died {MAX_ATTEMPTS} times" in queue.trials()[failed.number].user_attrs["reason"]
         assert drain(queue) == ["cell0001"], "one cell's deaths do not keep the others from running"
-        assert member.alive(member.id)
 
 
-def test_a_new_command_forgives(folder: SweepFolder, storage: str | None, base: Config) -> None:
-    with opened(folder, storage) as (queue, _):
+def test_a_new_command_counts_deaths_anew(folder: SweepFolder, storage: str | None, base: Config) -> None:
+    with opened(folder, storage) as queue:
         fill(queue, cells(base, 1))
         for _ in range(MAX_ATTEMPTS + 2):
             die_running(folder, storage)
-            assert queue.take_up_dead(forgive=True) == []
+            assert queue.requeue_stale(reset_attempts=True) == []
         assert drain(queue) == ["cell0000"]
 
 
-def test_a_living_workers_cell_is_left_alone(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (mine, _), opened(folder, None) as (others, _):
+def _requeue(folder: SweepFolder, storage: str | None) -> None:
+    with opened(folder, storage) as queue:
+        queue.requeue_stale()
+
+
+def test_processes_that_requeue_at_once_requeue_a_cell_once(
+    folder: SweepFolder, storage: str | None, base: Config
+) -> None:
+    with opened(folder, storage) as queue:
+        fill(queue, cells(base, 3))
+        for _ in range(3):
+            die_running(folder, storage)
+        processes = [FORK.Process(target=_requeue, args=(folder, storage)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+        assert [trial.state.name for trial in queue.trials()] == ["FAIL"] * 3 + ["WAITING"] * 3
+        assert sorted(drain(queue)) == ["cell0000", "cell0001", "cell0002"]
+
+
+def test_the_cell_of_a_live_worker_is_left_alone(folder: SweepFolder, base: Config) -> None:
+    with opened(folder, None) as mine, opened(folder, None) as others:
         fill(mine, cells(base, 1))
         claim = mine.claim()
-        assert others.take_up_dead() == []
+        assert others.requeue_stale() == []
         assert others.claim() is None
         assert claim is not None
         assert mine.complete(claim, 1.0)
 
 
-def test_who_was_taken_for_dead_ends_nothing_twice(folder: SweepFolder, base: Config) -> None:
-    with opened(folder, None) as (slow, sleeper), opened(folder, None) as (fast, _):
+def test_a_worker_that_lost_its_lock_ends_nothing_twice(folder: SweepFolder, base: Config) -> None:
+    with opened(folder, None) as slow, opened(folder, None) as fast:
         fill(slow, cells(base, 1))
         claim = slow.claim()
         assert claim is not None
-        (folder.members / f"{sleeper.id}.json").unlink()  # as another host does after the grace period
-        fast.take_up_dead()
+        claim.lock.release()  # as a file server does when a host has not answered for long
+        fast.requeue_stale()
         taken = fast.claim()
         assert taken is not None
         slow.requeue(claim)
-        assert fast.claim() is None, "the sleeper cannot give back what is no longer its own"
+        assert fast.claim() is None
         assert fast.complete(taken, 1.0)
         assert not slow.complete(claim, 2.0)
-        (entry,) = fast.entries()
-        assert entry.state == "COMPLETE"
+        assert [(trial.state.name, trial.value) for trial in fast.trials()] == [("FAIL", None), ("COMPLETE", 1.0)]
+
+
+def test_a_line_that_a_killed_writer_left_half_written_is_dropped(folder: SweepFolder, base: Config) -> None:
+    with opened(folder, None) as queue:
+        fill(queue, cells(base, 2))
+        with (folder.root / "study.journal").open("a") as journal_file:
+            journal_file.write('{"op_code":6,"wor')
+        assert drain(queue) == ["cell0000", "cell0001"]
+    with opened(folder, None) as queue:
+        assert queue.states() == {"cell0000": "COMPLETE", "cell0001": "COMPLETE"}
+
+
+def test_a_sqlite_database_of_the_users_serves_as_storage(folder: SweepFolder, base: Config) -> None:
+    url = f"sqlite:///{folder.multirun}/study.db"
+    with opened(folder, url) as queue:
+        fill(queue, cells(base, 2))
+        assert drain(queue) == ["cell0000", "cell0001"]
+    assert optuna.load_study(study_name=folder.sweep, storage=url).best_value == 0.0
+    assert not (folder.root / "study.journal").exists()
 
 
 def test_a_storage_that_serves_another_folder_of_that_name_is_refused(postgres: str, tmp_path: Path) -> None:
@@ -267,6 +316,6 @@ def test_a_storage_out_of_reach_is_one_line_without_the_password(folder: SweepFo
 
 def test_a_damaged_queue_says_what_to_do(folder: SweepFolder) -> None:
     folder.root.mkdir(parents=True)
-    (folder.root / "queue.db").write_bytes(b"no database" * 1000)
+    (folder.root / "study.journal").write_text("no journal\n" * 1000)
     with pytest.raises(ConfigError, match="delete this file"), opened(folder, None):
         pass

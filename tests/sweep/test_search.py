@@ -19,6 +19,8 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -27,11 +29,11 @@ from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import expand
 from src.sweep.grid.plan import plan_sweep
-from src.sweep.processes import Member
-from src.sweep.search.command import TrialsWatch
+from src.sweep.processes import Process
 from src.sweep.search.search import Search, load_search, make_search
 from src.sweep.search.space import rounded, space_of
 from src.sweep.search.trials import TrialQueue, best_first, latest
+from src.sweep.search_command import SearchSupervisor
 from src.sweep.workers.slurm import WorkerJob
 from src.sweep.workers.worker import StopRequest, Worker
 from tests.sweep import fake_engine
@@ -52,8 +54,8 @@ def search_of(*overrides: str, multirun: Path) -> Search:
 def opened(search: Search, multirun: Path, storage: str | None = None) -> Iterator[TrialQueue]:
     folder = SweepFolder(multirun, "s")
     search.save(folder)
-    with Member(folder, "worker") as member:
-        queue = TrialQueue(folder, member, folder.write_queue(storage, ENGINE), search.id)
+    with Process(folder, "worker") as process:
+        queue = TrialQueue(folder, process, folder.write_queue(storage), search.id, ENGINE)
         try:
             yield queue
         finally:
@@ -67,7 +69,7 @@ def work(queue: TrialQueue, n_cells: int = 1000) -> None:
         if claim is None:
             return
         try:
-            outcome = fake_engine.run_cell(fake_engine.resolve(queue.config_of(claim)))
+            outcome = fake_engine.run_cell(fake_engine.resolve(queue.config_of(claim.trial)))
         except RuntimeError as error:
             queue.fail(claim, str(error))
         else:
@@ -264,7 +266,7 @@ def test_the_same_seed_gives_the_same_trials_in_one_go_or_with_stops(tmp_path: P
     assert told(run(search_of(*asked, multirun=tmp_path / "b"), tmp_path / "b")) == told(whole)
     assert len(whole) == 12
     assert len({trial.params["optimizer.lr"] for trial in whole}) == 12
-    other = search_of(*asked, "search.seed=1", multirun=tmp_path / "a").suggest(0, [])
+    other = search_of(*asked, "search.seed=1", multirun=tmp_path / "a").suggest([])
     assert other["optimizer.lr"] not in {trial.params["optimizer.lr"] for trial in whole}
 
 
@@ -307,9 +309,9 @@ def test_two_workers_share_the_points_and_a_point_asked_twice_is_run_once(storag
         theirs = two.claim()  # another cell, or None while the only next point is the one that is running
         while theirs is not None:
             assert theirs.cell != mine.cell
-            two.tell(theirs, fake_engine.run_cell(fake_engine.resolve(two.config_of(theirs))))
+            two.tell(theirs, fake_engine.run_cell(fake_engine.resolve(two.config_of(theirs.trial))))
             theirs = two.claim()
-        one.tell(mine, fake_engine.run_cell(fake_engine.resolve(one.config_of(mine))))
+        one.tell(mine, fake_engine.run_cell(fake_engine.resolve(one.config_of(mine.trial))))
         work(two)
         assert [trial.user_attrs["point"] for trial in one.trials()] == list(range(8))
     assert set(ran(tmp_path).values()) == {1}
@@ -326,7 +328,7 @@ def test_what_raises_fails_and_is_tried_by_the_next_command_with_the_same_point(
         assert len(queue.trials()) == 6
     (tmp_path / "fake.json").write_text("{}")
     with opened(search_of(*asked, multirun=tmp_path), tmp_path) as queue:
-        queue.try_failed_again()
+        queue.retry_failed()
         work(queue)
         points = latest(queue.trials())
         assert len(queue.trials()) == 6 + len(failed)
@@ -354,7 +356,7 @@ def test_a_sampler_that_learns_comes_near_the_best(tmp_path: Path) -> None:
     search = search_of("search=gp", "search.n_trials=14", LR, "seeds=1", multirun=tmp_path)
     trials = run(search, tmp_path)
     assert 0.08 < best_first(trials, search)[0].params["optimizer.lr"] < 0.125
-    assert search.suggest(14, trials) == search.suggest(14, trials)
+    assert search.suggest(trials) == search.suggest(trials)
 
 
 def test_a_difference_may_be_where_it_is_least(tmp_path: Path) -> None:
@@ -377,7 +379,9 @@ def test_another_pruner_is_another_search(tmp_path: Path) -> None:
 def test_optunas_own_tools_open_the_study(tmp_path: Path) -> None:
     search = search_of(LR, "optimizer.batch_size=16,32", multirun=tmp_path)
     run(search, tmp_path)
-    study = optuna.load_study(study_name=f"s/{search.id}", storage=f"sqlite:///{tmp_path / 's/queue.db'}")
+    study = optuna.load_study(
+        study_name=f"s/{search.id}", storage=JournalStorage(JournalFileBackend(str(tmp_path / "s/study.journal")))
+    )
     assert study.metric_names == ["sequential/val/union/accuracy"]
     assert all(trial.params.keys() == search.space.keys() for trial in study.get_trials())
     assert study.best_value == max(trial.values[0] for trial in study.get_trials() if trial.values)
@@ -391,18 +395,18 @@ def test_devices_of_one_run_get_what_the_search_asks_though_a_grid_lists_more_ru
 ) -> None:
     asked = []
 
-    def run_group(_: SweepFolder, config: Config, n: int, *others: object) -> fake_engine.Outcome:
+    def run_group(_: SweepFolder, config: Config, *others: object) -> fake_engine.Outcome:
         del others
-        asked.append((config.seeds, n))
+        asked.append((config.seeds, config.trainer.devices))
         return fake_engine.run_cell(fake_engine.resolve(config))
 
     monkeypatch.setattr("src.sweep.workers.worker.run_group", run_group)
     search = search_of(LR, "trainer=cpu", "trainer.devices=2", "search.n_trials=1", multirun=tmp_path)
     folder = SweepFolder(tmp_path, "s")
-    ((cell_hash, cell),) = search.plan(search.suggest(0, []), fake_engine).cells.items()
+    ((cell_hash, cell),) = search.plan(search.suggest([]), fake_engine).cells.items()
     folder.write_cell(cell_hash, dataclasses.replace(cell.config, seeds=(0, 1, 2, 3)))
-    with opened(search, tmp_path) as queue, Member(folder, "worker") as member:
-        assert Worker(folder, member, ENGINE, StopRequest()).work(queue) == 1
+    with opened(search, tmp_path) as queue, Process(folder, "worker") as process:
+        assert Worker(folder, process, ENGINE, StopRequest()).work(queue) == 1
         assert [trial.state.name for trial in queue.trials()] == ["COMPLETE"]
     assert asked == [((0, 1), 2)]
     assert folder.read_cell(cell_hash).seeds == (0, 1, 2, 3), "the grid's own"
@@ -439,13 +443,13 @@ def test_a_detached_command_leaves_the_points_to_a_job_and_a_later_one_finds_the
     folder, jobs = SweepFolder(tmp_path, "s"), Jobs()
     search.save(folder)
     config = search.cell({"optimizer.lr": 0.1}).config
-    watch = TrialsWatch(search, config, folder, fake_engine, ENGINE, jobs, Console(quiet=True))
-    assert watch.run() == {}
-    assert watch.left_alone
+    supervisor = SearchSupervisor(search, config, folder, fake_engine, jobs, Console(quiet=True))
+    assert supervisor.run() == {}
+    assert supervisor.detached
     assert jobs.asked == [3]
-    WorkerJob("s", str(tmp_path), 1, search.id)()
-    assert watch.run() == {}
-    assert not watch.left_alone
+    WorkerJob("s", str(tmp_path), 1, search.id, ENGINE)()
+    assert supervisor.run() == {}
+    assert not supervisor.detached
     assert jobs.asked == [3, 0]
-    assert len(watch.trials) == 3
+    assert len(supervisor.trials) == 3
     assert set(ran(tmp_path).values()) == {1}

@@ -15,6 +15,7 @@ from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.workers.slurm import SlurmWorkers
 
+ENGINE = "tests.sweep.fake_engine"
 KEYS = ["gpus=2", "cpus=6", "mem=12", "minutes=90", "partition=gpu", "account=lab", "extra=['qos=high','exclusive']"]
 
 
@@ -49,7 +50,7 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    workers = SlurmWorkers(folder, launcher("jobs=3", *KEYS), "auto")
+    workers = SlurmWorkers(folder, launcher("jobs=3", *KEYS), "auto", ENGINE)
     assert workers.keep_running(n_waiting=10, n_ended=0) == 0
     script = (tmp_path / "submitted").read_text()
     for option in (
@@ -67,13 +68,13 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     ):
         assert f"#SBATCH --{option}\n" in script, option
     workers.keep_running(n_waiting=10, n_ended=0)
-    later = SlurmWorkers(folder, launcher("jobs=4"), "auto")
+    later = SlurmWorkers(folder, launcher("jobs=4"), "auto", ENGINE)
     later.keep_running(n_waiting=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 2, "the three that run are counted: one more, and that only once"
     assert script.count("#SBATCH --array") == 1
     assert not later.hopeless
-    SlurmWorkers(folder, launcher("jobs=1"), "auto", "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
+    SlurmWorkers(folder, launcher("jobs=1"), "auto", ENGINE, "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 3, "jobs at the grid do not count for a search"
     later.interrupt()
@@ -82,26 +83,26 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
 
 def test_no_more_jobs_than_cells(folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    SlurmWorkers(folder, launcher("jobs=8"), 1).keep_running(n_waiting=2, n_ended=0)
+    SlurmWorkers(folder, launcher("jobs=8"), 1, ENGINE).keep_running(n_waiting=2, n_ended=0)
     assert "#SBATCH --array=0-1%2\n" in (tmp_path / "submitted").read_text()
 
 
 def test_what_is_missing_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        ConfigError, match=r"^launcher=slurm: this is no machine of a Slurm cluster; start the sweep where"
+        ConfigError, match=r"^launcher=slurm: this machine belongs to no Slurm cluster; start the sweep where"
     ):
-        SlurmWorkers(folder, launcher(), "auto")
+        SlurmWorkers(folder, launcher(), "auto", ENGINE)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(
         ConfigError, match=r"^launcher=slurm: needs .* submitit, which is missing; make setup installs it"
     ):
-        SlurmWorkers(folder, launcher(), "auto")
+        SlurmWorkers(folder, launcher(), "auto", ENGINE)
 
 
 def test_a_command_that_does_not_wait_is_detached(
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    assert SlurmWorkers(folder, launcher("wait=false"), 1).detached
-    assert not SlurmWorkers(folder, launcher(), 1).detached
+    assert SlurmWorkers(folder, launcher("wait=false"), 1, ENGINE).detached
+    assert not SlurmWorkers(folder, launcher(), 1, ENGINE).detached

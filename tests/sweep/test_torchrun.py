@@ -15,16 +15,18 @@ from src.config import Config, compose
 from src.config.serialize import config_text
 from src.errors import Interrupted
 from src.sweep.folder import SweepFolder
-from src.sweep.processes import Member
-from src.sweep.workers.torchrun import GroupFailed, GroupOutcome, _outcome, run_group, run_rank
+from src.sweep.processes import Process
+from src.sweep.workers.rank import run_rank
+from src.sweep.workers.torchrun import GroupFailed, GroupOutcome, read_outcome, run_group
 
+ENGINE = "tests.sweep.fake_engine"
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
     folder = SweepFolder(tmp_path, "s")
-    folder.write_queue(None, "tests.sweep.fake_engine")
+    folder.write_queue(None)
     (tmp_path / "cell.yaml").write_text(config_text(config_of(folder)))
     return folder
 
@@ -38,33 +40,33 @@ def behave(folder: SweepFolder, **behaviour: object) -> None:
 
 
 def test_the_first_process_says_what_became_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
-    assert run_rank(folder, 1, tmp_path) == 0
+    assert run_rank(folder, ENGINE, 1, tmp_path) == 0
     with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
-        _outcome(tmp_path, 2)
-    assert run_rank(folder, 0, tmp_path) == 0
-    assert _outcome(tmp_path, 2) == GroupOutcome(0.5, ())
+        read_outcome(tmp_path, 2)
+    assert run_rank(folder, ENGINE, 0, tmp_path) == 0
+    assert read_outcome(tmp_path, 2) == GroupOutcome(0.5, ())
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
 
 
 def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
     behave(folder, **{"raise": [1]})
-    assert run_rank(folder, 1, tmp_path) == 1
+    assert run_rank(folder, ENGINE, 1, tmp_path) == 1
     (tmp_path / "error-0").write_text("ConnectionError: the others are gone")
     with pytest.raises(GroupFailed, match="RuntimeError: epochs 1 is cursed"):
-        _outcome(tmp_path, 2)
+        read_outcome(tmp_path, 2)
 
 
 def test_told_to_stop_a_group_leaves_the_cell_after_the_run(folder: SweepFolder, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert run_rank(folder, 0, tmp_path) == 0
+    assert run_rank(folder, ENGINE, 0, tmp_path) == 0
     with pytest.raises(Interrupted):
-        _outcome(tmp_path, 2)
+        read_outcome(tmp_path, 2)
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 1, "four were to be run"
 
 
 def _work(folder: SweepFolder) -> None:
-    with Member(folder, "worker") as member:
-        run_group(folder, config_of(folder), 2, member.id, "7,8", lambda: False)
+    with Process(folder, "worker") as process:
+        run_group(folder, config_of(folder), ENGINE, process.lock_path, "7,8", lambda: False)
 
 
 def test_a_group_sees_its_gpus_and_ends_with_its_worker(folder: SweepFolder) -> None:

@@ -15,20 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial
 
 from src.config import Config, compose
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Member
-from src.sweep.queue.database import Entry
-from src.sweep.queue.parameters import Distributions
+from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.workers.slurm import WorkerJob
 from src.sweep.workers.worker import work
 from tests.sweep import fake_engine
 from tests.sweep.gpus import pretend
 
+ENGINE = fake_engine.__name__
 FORK = multiprocessing.get_context("fork")
 
 
@@ -52,20 +52,18 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
     first = compose([f"multirun={folder.multirun}", "sweep=s", "seeds=1", *overrides])
     stopping = [dataclasses.replace(first.stopping, epochs=k + 1) for k in range(n_cells)]
     configs = [dataclasses.replace(first, stopping=one) for one in stopping]
-    with Member(folder, "sweep") as member:
-        queue = WorkQueue(folder, member, folder.write_queue(None, fake_engine.__name__))
-        distributions = Distributions({})
+    with Process(folder, "sweep") as process:
+        queue = WorkQueue(folder, process, folder.write_queue(None))
         cells = [(fake_engine.resolve(config).hash, Cell(config)) for config in configs]
-        distributions.prepare(cell.axes for _, cell in cells)
-        queue.enqueue(cells, distributions, alone=True)
+        queue.enqueue(cells, queue.parameters([cell for _, cell in cells]), alone=True)
         queue.close()
     return configs
 
 
-def entries(folder: SweepFolder) -> list[Entry]:
-    with Member(folder, "status") as member:
-        queue = WorkQueue(folder, member, folder.read_queue())
-        found = queue.entries()
+def trials(folder: SweepFolder) -> list[FrozenTrial]:
+    with Process(folder, "status") as process:
+        queue = WorkQueue(folder, process, folder.read_queue())
+        found = queue.trials()
         queue.close()
     return found
 
@@ -85,7 +83,7 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
     (gpu,) = pretend(1, folder.multirun, monkeypatch)
     configs = queued(folder, "trainer.slots=2", n_cells=6)
     behave(folder, seconds=0.1, no_memory_once=[2], no_memory=[3])
-    workers = [FORK.Process(target=work, args=(folder,)) for _ in range(2)]
+    workers = [FORK.Process(target=work, args=(folder, None, ENGINE)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -93,14 +91,14 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
         assert worker.exitcode == 0
     lines = diary(folder)
     assert all(line.split()[1] == gpu for line in lines if line.startswith("sees"))
-    states = {entry.cell: entry for entry in entries(folder)}
+    found = {trial.user_attrs["cell"]: trial for trial in trials(folder)}
     cells = [fake_engine.resolve(config).hash for config in configs]
     for epochs, cell in enumerate(cells, start=1):
         assert lines.count(f"cell {cell}") == (2 if epochs in (2, 3) else 1)
-        assert states[cell].state == ("FAIL" if epochs == 3 else "COMPLETE")
-        assert states[cell].whole_gpu == (epochs in (2, 3))
-        assert states[cell].attempt == 1, "no worker died of it"
-    assert states[cells[2]].reason == "sequential-0: OutOfMemoryError: planted"
+        assert found[cell].state.name == ("FAIL" if epochs == 3 else "COMPLETE")
+        assert found[cell].user_attrs.get("whole_gpu", False) == (epochs in (2, 3))
+        assert "attempt" not in found[cell].user_attrs, "no worker died of it"
+    assert found[cells[2]].user_attrs["reason"] == "sequential-0: OutOfMemoryError: planted"
     for cell in cells[1:3]:
         begun = len(lines) - 1 - lines[::-1].index(f"cell {cell}")
         ended = len(lines) - 1 - lines[::-1].index(f"left {cell}")
@@ -108,11 +106,11 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
 
 
 def _job(folder: SweepFolder) -> None:
-    job = WorkerJob("s", str(folder.multirun), 1)
+    job = WorkerJob("s", str(folder.multirun), 1, engine=ENGINE)
 
     def time_is_nearly_up(*_: object) -> None:
         again = job.checkpoint()
-        (folder.multirun / "again.json").write_text(json.dumps(vars(again.function)))
+        (folder.multirun / "again.json").write_text(json.dumps(dataclasses.asdict(again.function)))
         os._exit(0)
 
     signal.signal(signal.SIGUSR2, time_is_nearly_up)
@@ -132,44 +130,51 @@ def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folde
     assert job.pid is not None
     os.kill(job.pid, signal.SIGUSR2)
     job.join(60)
-    (entry,) = entries(folder)
-    assert (entry.state, entry.attempt) == ("WAITING", 1), "given back, not left behind"
+    (trial,) = trials(folder)
+    assert trial.state.name == "WAITING", "given back, not left behind"
     n_runs = sum(line.startswith("run") for line in diary(folder))
     assert 1 <= n_runs < 6
-    assert not list(folder.members.glob("*-worker*")), "nobody is left"
+    assert not list(folder.processes.glob("*.json")), "nobody is left"
     behave(folder)
     body = json.loads((folder.multirun / "again.json").read_text())
-    WorkerJob(body["sweep"], body["multirun"], body["n_workers"], body["search"])()
+    WorkerJob(**body)()
     runs = [line for line in diary(folder) if line.startswith("run")]
     assert len(runs) == len(set(runs)) == 6
-    assert [entry.state for entry in entries(folder)] == ["COMPLETE"]
+    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"]
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"code": "another"}, "other sources"),
+        ({"commit": "0123456789abcdef"}, "commit 0123456789ab (here "),
         ({"versions": {"torch": "1.0"}}, "torch 1.0 (here "),
     ],
 )
 def test_a_worker_of_other_code_is_refused_before_it_claims(
-    changed: dict[str, object], said: str, folder: SweepFolder
+    changed: dict[str, object], said: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queued(folder, n_cells=1)
     path = folder.root / "queue.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    monkeypatch.setattr("src.sweep.compatibility._commit", lambda: "fedcba9876543210")
     with pytest.raises(ConfigError) as refused:
-        work(folder)
+        work(folder, engine=ENGINE)
     assert said in str(refused.value)
-    assert [entry.state for entry in entries(folder)] == ["WAITING"]
+    assert [trial.state.name for trial in trials(folder)] == ["WAITING"]
 
 
 def test_a_worker_in_a_folder_that_is_not_the_sweeps_is_refused_and_gives_the_cell_back(folder: SweepFolder) -> None:
     (config,) = queued(folder, n_cells=1)
     (fake_engine.resolve(config).folder / "cell.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"not the folder that .* share it"):
-        work(folder)
-    assert [(entry.state, entry.attempt) for entry in entries(folder)] == [("WAITING", 1)]
+    with pytest.raises(ConfigError, match=r"which the queue holds; share the command's folder"):
+        work(folder, engine=ENGINE)
+    assert [trial.state.name for trial in trials(folder)] == ["WAITING"]
+
+
+def test_the_shared_folder_names_no_module_to_run(folder: SweepFolder) -> None:
+    """Whoever can write to the folder must not thereby run code in a worker: its command line names the engine."""
+    queued(folder, n_cells=1)
+    assert folder.read_queue().keys() == {"id", "storage", "commit", "versions"}
 
 
 def test_a_sweep_that_is_not_here_is_named_with_those_that_are(folder: SweepFolder) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from src.sweep.processes import locked, read_member
+from src.sweep.processes import is_locked, live_processes
 
 GRID = ["split.ratio=0.5,2", "split.imbalance=1,2", "split.size=60", "stopping.epochs=2", "seeds=2", "sweep=s"]
 
@@ -37,10 +37,9 @@ def kill_a_worker(multirun: Path) -> None:
     while True:
         assert time.monotonic() < deadline, "no worker has ever claimed a cell"
         time.sleep(0.05)
-        alive = [read_member(path) for path in multirun.glob("s/members/[!.]*.json")]
-        workers = [member for member in alive if member is not None and member["role"] == "worker"]
-        if workers and any(locked(path) for path in multirun.glob("s/cells/*/.lock")):
-            os.kill(workers[0]["pid"], signal.SIGKILL)
+        workers = [info for info in live_processes(multirun / "s/processes") if info.role == "worker"]
+        if workers and any(is_locked(path) for path in multirun.glob("s/cells/*/.lock")):
+            os.kill(workers[0].pid, signal.SIGKILL)
             return
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from src.config import TrackingConfig
 from src.sweep.folder import SweepFolder
-from src.sweep.processes import Member
+from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.tracking.connect import tracking_uri
 from src.tracking.sync import sync
@@ -32,8 +32,8 @@ def test_a_database_without_a_server_holds_the_same_runs_beside_the_queue(
     folder = SweepFolder(multirun, "digits-mlp")
     for _ in range(2):  # each finds the tables of the other
         assert sync(multirun, direct).problems == ()
-        with Member(folder, "sweep") as member:
-            WorkQueue(folder, member, folder.write_queue(postgres, "none")).close()
+        with Process(folder, "sweep") as process:
+            WorkQueue(folder, process, folder.write_queue(postgres)).close()
     assert sync(multirun, direct).n_written == 0, "nothing twice"
     assert sync(multirun, local).problems == ()
     uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]

@@ -1,246 +1,298 @@
-"""The sweep's work queue: an Optuna study whose WAITING trials are the cells to run.
+"""The work queue of a sweep: an Optuna study whose WAITING trials are the cells to run.
 
-A trial carries the cell's hash as a user attribute and its axes as ordinary parameters. What is missing is never read
-from here but from the results on disk, so a lost queue costs nothing: the same command fills it again.
-
-Every change of hands is one transaction under one lock (`TrialDatabase`): a trial is WAITING, RUNNING under a worker, or
-finished, and can be nothing in between.
+The lock file of a cell decides who runs it: only the holder of the lock changes the state of the cell's trials, and the
+operating system releases it when the holder dies. The results on disk say what is missing, never the study: a lost study
+costs nothing, since the same command fills it again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config
+from src.errors import ConfigError
 from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, union
-from src.sweep.processes import Member
-from src.sweep.queue.database import TrialDatabase, locked
-from src.sweep.queue.parameters import Distributions
+from src.sweep.processes import Process, try_lock
+from src.sweep.queue.parameters import Parameters
+from src.sweep.queue.retry import Retry
+from src.sweep.queue.storage import Direction, StudyStore
 from src.training.control import OnProgress
 
 MAX_ATTEMPTS = 4
-"""A cell whose worker dies is taken up again 3 times."""
+"""A cell whose worker dies is requeued three times."""
 
-DROPPED = "dropped: its command is gone"
-"""The reason of a trial that nobody waits for any more."""
+DROPPED = "dropped: its command has ended"
+"""The reason of a trial that no command waits for."""
+
+OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A cell that this worker, and no other, is to run now. `whole_gpu`: it needs its GPU to itself."""
+class ClaimedCell:
+    """A cell that this worker runs: its trial, as it was queued, and the lock of the cell."""
 
-    trial_id: int
-    cell: str
-    attempt: int
-    whole_gpu: bool = False
+    trial: FrozenTrial
+    lock: FileLock = field(compare=False, repr=False)
+
+    @property
+    def cell(self) -> str:
+        """The cell's hash."""
+        return str(self.trial.user_attrs["cell"])
+
+    @property
+    def whole_gpu(self) -> bool:
+        """Whether the cell needs a GPU to itself."""
+        return bool(self.trial.user_attrs.get("whole_gpu"))
 
 
-class WorkQueue(TrialDatabase):
-    """The queue of one sweep, seen by one member. `study`, `direction`: of Optuna's study, whose name is the sweep's unless
-    given; see `TrialDatabase`."""
+class WorkQueue:
+    """The queue of a sweep's grid, opened by one process; see `StudyStore` for `queue`, `name` and errors."""
+
+    search_id = GRID
 
     def __init__(
         self,
         folder: SweepFolder,
-        member: Member,
-        about: Mapping[str, Any],
+        process: Process,
+        queue: Mapping[str, Any],
         *,
-        study: str | None = None,
-        direction: Literal["maximize", "minimize"] = "maximize",
+        name: str | None = None,
+        direction: Direction = "maximize",
     ) -> None:
-        self._folder, self._member = folder, member
-        super().__init__(folder, about, study or folder.sweep, direction)
+        self._folder, self._process = folder, process
+        self._store = StudyStore(folder, queue, name or folder.sweep, direction)
+        self._waiting: deque[FrozenTrial] = deque()
+        self._listed_at = 0
 
     @property
-    def name(self) -> str:
-        """The id of the search that it serves, or `GRID`."""
-        return GRID
+    def retry(self) -> Retry:
+        """How this process waits for a server that is unavailable."""
+        return self._store.retry
 
-    # -------------------------------------------------------------------------------------------- filling it
+    def close(self) -> None:
+        """Closes connections to a database."""
+        self._store.close()
 
-    @locked
-    def enqueue(
-        self, cells: Sequence[tuple[str, Cell]], distributions: Distributions, *, alone: bool
-    ) -> dict[str, int]:
-        """Queues cells with missing runs, by hash, unless an open trial already covers them; returns the trial of each.
+    # ------------------------------------------------------------------------------------------------ commands
 
-        The trial of a cell whose folder cannot be written has failed when this returns.
-        `alone`: no other command of this sweep lives, so that what waits for a dead one need not be kept.
+    def parameters(self, cells: Sequence[Cell]) -> Parameters:
+        """The parameters of a command's cells; see `enqueue`."""
+        return Parameters([cell.axes for cell in cells], self.trials())
+
+    def enqueue(self, cells: Sequence[tuple[str, Cell]], parameters: Parameters, *, alone: bool) -> None:
+        """Queues cells with missing runs, by hash, unless an open trial covers them.
+
+        A cell whose folder cannot be written fails at once. `alone`: whether no other command of this sweep is alive,
+        so that the runs that a waiting cell lists may be replaced.
         """
-        trials: dict[str, int] = {}
-        new: dict[str, FrozenTrial] = {}
-        problems: dict[str, str] = {}
-        alone = alone and not self._member.others("sweep")  # another one may have come meanwhile
-        entries = self.entries("WAITING", "RUNNING")
-        waiting = {entry.cell: entry for entry in entries if entry.state == "WAITING"}
-        running = {entry.cell: entry for entry in entries if entry.state == "RUNNING"}
+        with FileLock(self._folder.root / "queue.lock"):  # commands that start together queue a cell once
+            alone = alone and not self._process.others("sweep")  # another one may have started
+            self.retry(lambda: self._enqueue(cells, parameters, alone=alone))
+
+    def _enqueue(self, cells: Sequence[tuple[str, Cell]], parameters: Parameters, *, alone: bool) -> None:
+        states = self.states(open_only=True)
+        new = []
         for cell_hash, cell in cells:
-            entry = waiting.get(cell_hash)
-            config = cell.config
-            if entry is None and cell_hash in running:
-                under_way = self._folder.read_cell(cell_hash)
-                if covers(under_way, config):
-                    trials[cell_hash] = running[cell_hash].trial_id
+            state, config = states.get(cell_hash), cell.config
+            if state is not None and (state == "RUNNING" or not alone):
+                queued = self._folder.read_cell(cell_hash)
+                if state == "RUNNING" and covers(queued, config):
                     continue
-                config = _both(under_way, config)
-            elif entry is not None and not alone:
-                config = _both(self._folder.read_cell(cell_hash), config)
+                config = _union(queued, config)
+            trial = {"cell": cell_hash, "axes": {key: str(value) for key, value in cell.axes.items()}}
             try:
                 self._folder.write_cell(cell_hash, config)
-            except OSError as error:  # of this cell's folder; the others can run
-                problems[cell_hash] = f"{type(error).__name__}: {error}"
-            if entry is not None:
-                trials[cell_hash] = entry.trial_id
-            else:
-                new[cell_hash] = _waiting_trial(cell_hash, cell, distributions)
-        trials |= zip(new, self._add(list(new.values())), strict=True)
-        for cell_hash, problem in problems.items():
-            self._change(trials[cell_hash], TrialState.FAIL, reason=problem)
-        return trials
+            except OSError as error:  # the other cells can run
+                trial["reason"] = f"{type(error).__name__}: {error}"
+            if state != "WAITING" or "reason" in trial:
+                new.append(
+                    create_trial(
+                        state=TrialState.FAIL if "reason" in trial else TrialState.WAITING,
+                        user_attrs=trial,
+                        **parameters.of(cell.axes),
+                    )
+                )
+        self._store.add(new)
 
-    @locked
-    def forget(self, kept: Sequence[str]) -> None:
-        """Drops what waits for commands that are gone, except the cells `kept`; nothing while another command lives."""
-        if self._member.others("sweep"):  # under the lock: a command is a member before it queues anything
-            return
-        for entry in self.entries("WAITING"):
-            if entry.cell not in kept:
-                self._change(entry.trial_id, TrialState.FAIL, reason=DROPPED)
+    def drop_waiting(self, kept: Collection[str]) -> None:
+        """Drops cells that only commands that have ended wait for, except `kept`; none while another command is alive."""
+        with FileLock(self._folder.root / "queue.lock"):
+            if self._process.others("sweep"):
+                return
+            for trial in self.trials(TrialState.WAITING):
+                lock = self._lock_of(trial.user_attrs["cell"])
+                if trial.user_attrs["cell"] not in kept and try_lock(lock):
+                    self._store.set(trial.number, TrialState.FAIL, reason=DROPPED)
+                    lock.release()
 
-    # -------------------------------------------------------------------------------------------- emptying it
+    # ------------------------------------------------------------------------------------------------ workers
 
     def warm_up(self) -> None:
-        """Loads what claiming takes, before the first claim."""
+        """Loads what claiming needs, before the first claim."""
 
-    def claim(self) -> Claim | None:
-        """Takes the first waiting cell that no worker is running; None when there is none."""
-        return self._claim([])
+    def claim(self) -> ClaimedCell | None:
+        """Claims the first waiting cell that no worker runs; None if there is none.
 
-    @locked
-    def _claim(self, begun: list[int]) -> Claim | None:
-        """`begun`: the trials that it was taking when the server went away; such a claim may be committed."""
-        running = self.entries("RUNNING")
-        for entry in running:
-            if entry.trial_id in begun and entry.worker == self._member.id:
-                return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
-        taken = {entry.cell for entry in running}
-        for entry in self.entries("WAITING", limit=len(taken) + 1):
-            if entry.cell in taken:
-                continue
-            begun.append(entry.trial_id)
-            claimed = self._change(entry.trial_id, TrialState.RUNNING, worker=self._member.id)
-            assert claimed, "a waiting trial changed hands under the lock"
-            return Claim(entry.trial_id, entry.cell, entry.attempt, entry.whole_gpu)
-        return None
+        Raises ConfigError where the folder is not the one that the sweep's command writes to.
+        """
+        while True:
+            is_fresh = not self._waiting
+            if is_fresh:
+                self._listed_at = self._process.file_time()
+                self._waiting.extend(self.trials(TrialState.WAITING))
+            while self._waiting:
+                if claim := self._try_to_claim(self._waiting.popleft()):
+                    return claim
+            if is_fresh:
+                return None
 
-    def config_of(self, claim: Claim) -> Config:
-        """What a claim's worker is to run."""
-        return self._folder.read_cell(claim.cell)
+    def _try_to_claim(self, trial: FrozenTrial) -> ClaimedCell | None:
+        cell: str = trial.user_attrs["cell"]
+        if not self._folder.has_cell(cell):
+            problem = f"has no {self._folder.cell(cell)}/cell.yaml, which the queue holds; share the command's folder"
+            raise ConfigError("multirun", str(self._folder.multirun), problem)
+        lock = self._lock_of(cell)
+        with suppress(FileNotFoundError):
+            if os.stat(lock.lock_file).st_mtime_ns > self._listed_at:  # claimed since: saves a query
+                return None
+        if not try_lock(lock):
+            return None
+        os.utime(lock.lock_file)
+        if not self._store.start(trial.number):
+            lock.release()
+            return None
+        return ClaimedCell(trial, lock)
 
-    def on_progress(self, claim: Claim) -> OnProgress | None:
-        """What is to hear, while a claim's runs train, how far they have come, and may raise `Pruned`; None: nobody."""
+    def config_of(self, trial: FrozenTrial) -> Config:
+        """The config of a trial, with the runs to make."""
+        return self._folder.read_cell(trial.user_attrs["cell"])
+
+    def on_progress(self, claim: ClaimedCell) -> OnProgress | None:
+        """The hook for progress reports of the claimed cell, which may raise `Pruned`; None where nobody listens."""
         del claim
         return None
 
-    def tell(self, claim: Claim, outcome: Outcome) -> None:
-        """Ends the cell as it came out."""
+    def tell(self, claim: ClaimedCell, outcome: Outcome) -> None:
+        """Ends the cell by its outcome."""
         if outcome.failures:
-            self.fail(claim, in_short(outcome.failures))
+            self.fail(claim, shortened(outcome.failures))
         elif outcome.value is None or not math.isfinite(outcome.value):
             self.complete_without_value(claim, "inconclusive")
         else:
             self.complete(claim, outcome.value)
 
-    @locked
-    def complete(self, claim: Claim, value: float, about: Mapping[str, Any] | None = None) -> bool:
-        """Ends the cell with its value; False when another worker has already ended it. `about`: noted with the trial."""
+    def complete(self, claim: ClaimedCell, value: float, **attributes: Any) -> bool:
+        """Ends the cell with its value; False if the trial has already ended. `attributes`: stored with the trial."""
         assert math.isfinite(value)
-        return self._change(claim.trial_id, TrialState.COMPLETE, value=value, **(about or {}))
+        return self._end(claim, TrialState.COMPLETE, value, **attributes)
 
-    @locked
-    def complete_without_value(self, claim: Claim, reason: str) -> bool:
-        """Ends a cell that is inconclusive, or not worth finishing; Optuna calls such a trial pruned."""
-        return self._change(claim.trial_id, TrialState.PRUNED, reason=reason)
+    def complete_without_value(self, claim: ClaimedCell, reason: str) -> bool:
+        """Ends a cell that is inconclusive or not worth finishing; Optuna calls such a trial pruned."""
+        return self._end(claim, TrialState.PRUNED, reason=reason)
 
-    @locked
-    def fail(self, claim: Claim, reason: str) -> bool:
+    def fail(self, claim: ClaimedCell, reason: str) -> bool:
         """Ends the cell as failed; the next command tries it again, since its results are missing."""
-        return self._change(claim.trial_id, TrialState.FAIL, reason=reason)
+        return self._end(claim, TrialState.FAIL, reason=reason)
 
-    @locked
-    def requeue(self, claim: Claim, *, whole_gpu: bool = False) -> None:
-        """Gives a cell back, unless another host took this worker for dead and has it.
+    def requeue(self, claim: ClaimedCell, *, whole_gpu: bool = False) -> None:
+        """Gives the cell back. `whole_gpu`: its next worker needs a GPU to itself."""
+        self._waiting.clear()
+        self._end(claim, TrialState.WAITING, **({"whole_gpu": True} if whole_gpu else {}))
 
-        `whole_gpu`: its next worker is to have its GPU to itself.
+    def _end(self, claim: ClaimedCell, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
+        try:
+            return self._store.set(claim.trial.number, state, value, **attributes)
+        finally:
+            claim.lock.release()
+
+    # ------------------------------------------------------------------------------------------------ dead workers
+
+    def requeue_stale(self, *, reset_attempts: bool = False) -> list[FrozenTrial]:
+        """Requeues cells whose workers died; returns the trials of those that failed for good, by `MAX_ATTEMPTS` deaths.
+
+        `reset_attempts` counts from 1 again: for a new command.
         """
-        if any(e.trial_id == claim.trial_id and e.worker == self._member.id for e in self.entries("RUNNING")):
-            needs = {"whole_gpu": True} if whole_gpu else {}
-            self._change(claim.trial_id, TrialState.WAITING, **needs)
+        failed: dict[int, FrozenTrial] = {}
+        for trial in self.trials(TrialState.RUNNING):
+            lock = self._lock_of(trial.user_attrs["cell"])
+            if try_lock(lock):
+                try:
+                    requeue = functools.partial(self._requeue_stale, trial.number, failed)
+                    self.retry(functools.partial(requeue, reset_attempts=reset_attempts))
+                finally:
+                    lock.release()
+        return list(failed.values())
 
-    def take_up_dead(self, *, forgive: bool = False) -> list[Claim]:
-        """Gives back the cells whose workers died, and ends those that killed `MAX_ATTEMPTS` workers, which it returns.
+    def _requeue_stale(self, number: int, failed: dict[int, FrozenTrial], *, reset_attempts: bool) -> None:
+        """Mutates `failed` so that the result survives a retry after a lost reply. The cell's lock is held."""
+        trial = self._store.trial(number)
+        if trial.state != TrialState.RUNNING:
+            return
+        attributes, attempt = trial.user_attrs, trial.user_attrs.get("attempt", 1)
+        if attempt >= MAX_ATTEMPTS and not reset_attempts:
+            failed[number] = trial
+            self._store.set(number, TrialState.FAIL, reason=f"its worker died {attempt} times; out of memory?")
+            return
+        later = [t.user_attrs for t in self.trials(TrialState.WAITING) if t.number > number]
+        if not any(a["cell"] == attributes["cell"] and a.get("point") == attributes.get("point") for a in later):
+            copy = create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={**attributes, "attempt": 1 if reset_attempts else attempt + 1},
+                system_attrs=trial.system_attrs,
+                intermediate_values=trial.intermediate_values,
+            )
+            self._store.add([copy])
+        self._store.set(number, TrialState.FAIL, reason="its worker died; requeued")
 
-        `forgive` counts from 1 again: a new command is a new attempt.
-        """
-        given_up: dict[int, Claim] = {}
-        self._take_up_dead(given_up, forgive=forgive)
-        return list(given_up.values())
+    def _lock_of(self, cell_hash: str) -> FileLock:
+        return FileLock(self._folder.cell(cell_hash) / ".lock")
 
-    @locked
-    def _take_up_dead(self, given_up: dict[int, Claim], *, forgive: bool) -> None:
-        """Adds to `given_up`, by their trials: were it returned, it would be lost with the server's answer."""
-        for entry in self.entries("RUNNING"):
-            if entry.worker is not None and self._member.alive(entry.worker):
-                continue
-            if entry.attempt >= MAX_ATTEMPTS and not forgive:
-                reason = f"its worker died {entry.attempt} times (the last: {entry.worker}); out of memory?"
-                self._change(entry.trial_id, TrialState.FAIL, reason=reason)
-                given_up[entry.trial_id] = Claim(entry.trial_id, entry.cell, entry.attempt)
-                continue
-            self._change(entry.trial_id, TrialState.WAITING, attempt=1 if forgive else entry.attempt + 1)
+    # ------------------------------------------------------------------------------------------------ state
 
-    # -------------------------------------------------------------------------------------------- looking at it
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states (in any, if none is given), oldest first. Not to be modified."""
+        return self._store.trials(*states)
+
+    def states(self, *, open_only: bool = False) -> dict[str, str]:
+        """The state of each cell's last trial, by hash."""
+        return {t.user_attrs["cell"]: t.state.name for t in self.trials(*(OPEN if open_only else ()))}
 
     def n_waiting(self) -> int:
-        """How many cells wait for a worker."""
-        return sum(state == "WAITING" for state in self.states().values())
+        """Number of cells that wait for a worker."""
+        return len(self.trials(TrialState.WAITING))
 
     def sample(self) -> Config | None:
-        """What one of the cells that are not done runs with; None when all are done."""
-        first = self.entries("WAITING", "RUNNING", limit=1)
-        return self._folder.read_cell(first[0].cell) if first else None
+        """The config of a cell that has not ended; None if all have."""
+        return next((self.config_of(trial) for trial in self.trials(*OPEN)), None)
 
     def n_ended(self) -> int:
-        """How many trials have ended, however they did."""
-        return sum(state not in ("WAITING", "RUNNING") for state in self.states().values())
+        """Number of trials that have ended."""
+        return sum(trial.state.is_finished() for trial in self.trials())
 
 
-def in_short(failures: Sequence[str]) -> str:
-    """The first failure, and how many more there are."""
+def shortened(failures: Sequence[str]) -> str:
+    """The first failure and the number of the others."""
     others = len(failures) - 1
     return failures[0] + (f" (and {others} more)" if others else "")
 
 
-def _both(first: Config, second: Config) -> Config:
+def _union(first: Config, second: Config) -> Config:
     """`second` with the regimes and seeds of both."""
     return dataclasses.replace(
         second, regimes=union(first.regimes, second.regimes), seeds=union(first.seeds, second.seeds)
-    )
-
-
-def _waiting_trial(cell_hash: str, cell: Cell, distributions: Distributions) -> FrozenTrial:
-    chosen = distributions.of(cell.axes)
-    return create_trial(
-        state=TrialState.WAITING,
-        params={name: value for name, (value, _) in chosen.items()},
-        distributions={name: distribution for name, (_, distribution) in chosen.items()},
-        user_attrs={"cell": cell_hash, "axes": {key: str(value) for key, value in cell.axes.items()}, "attempt": 1},
     )

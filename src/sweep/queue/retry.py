@@ -1,4 +1,4 @@
-"""What a process of a sweep does when its database goes away: it says so, keeps trying, and goes on where it was."""
+"""Retries while the server of a study is unavailable, e.g. because it restarts."""
 
 from __future__ import annotations
 
@@ -13,77 +13,78 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from src.errors import ConfigError
 from src.sweep.progress import duration
 
-PATIENCE_SECONDS = 300.0
-"""How long a database may be away: a restart takes seconds, that of its machine some minutes."""
+RETRY_SECONDS = 300.0
+"""How long a server may be unavailable: its restart takes seconds, that of its machine minutes."""
 
-RETRY_SECONDS = 0.5
+INTERVAL_SECONDS = 0.5
 
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
 
-class StorageAway(ConfigError):
-    """The database has not come back in time."""
+class StorageUnavailable(ConfigError):
+    """The server did not come back within `RETRY_SECONDS`, or the caller would not wait for it."""
 
 
-class Patience:
-    """The patience of one process with the database `storage`, which is shown as that.
+class Retry:
+    """Retries operations on the storage with the URL `storage`.
 
-    `say` is told, once each, that it is away and that it is back; where `hurried` is true nothing is waited for.
+    `report` receives one line when the server becomes unavailable and one when it is back. Nothing is retried once
+    `should_abort` returns True.
     """
 
     def __init__(self, storage: str) -> None:
         self._storage = storage
-        self._trying = False
-        self.say: Callable[[str], None] = log.warning
-        self.hurried: Callable[[], bool] = lambda: False
+        self._is_nested = False
+        self.report: Callable[[str], None] = log.warning
+        self.should_abort: Callable[[], bool] = lambda: False
 
-    def through(self, operation: Callable[[], Result]) -> Result:
-        """The operation's result; it is begun again as long as the database is away, and not before it is back.
+    def __call__(self, operation: Callable[[], Result]) -> Result:
+        """Returns the operation's result. Raises StorageUnavailable.
 
-        What it did at last may have been committed without an answer, so it must look before it acts. Inside another
-        one it is just called: the outermost begins again, as the lock is lost with the connection. Raises StorageAway.
+        The server may have committed an operation whose reply was lost, so operations must be idempotent. A nested
+        operation is not retried by itself: the outermost one is repeated.
         """
-        if self._trying:
+        if self._is_nested:
             return operation()
-        self._trying = True
-        away_since: float | None = None
+        self._is_nested = True
+        failed_at: float | None = None
         try:
             while True:
                 try:
                     result = operation()
                 except (DBAPIError, StorageInternalError) as error:
-                    if not _is_away(error):
+                    if not _is_unavailable(error):
                         raise
-                    if away_since is None:
-                        away_since = time.monotonic()
-                        self._say(f"does not answer ({in_a_line(error)}); trying for {duration(PATIENCE_SECONDS)}")
-                    away = time.monotonic() - away_since
-                    if away > PATIENCE_SECONDS or self.hurried():
-                        problem = f"has not answered for {duration(away)} ({in_a_line(error)})"
-                        fix = "the results are on disk, nothing is lost; start the server, and the same command goes on"
-                        raise StorageAway("storage", self._storage, f"{problem}; {fix}") from error
-                    time.sleep(RETRY_SECONDS)
+                    now = time.monotonic()
+                    if failed_at is None:
+                        failed_at = now
+                        self._report(f"does not answer ({one_line(error)}); retrying for {duration(RETRY_SECONDS)}")
+                    if now - failed_at > RETRY_SECONDS or self.should_abort():
+                        problem = f"has not answered for {duration(now - failed_at)} ({one_line(error)})"
+                        fix = "all results are on disk; start the server and repeat the command"
+                        raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
+                    time.sleep(INTERVAL_SECONDS)
                 else:
-                    if away_since is not None:
-                        self._say("is back; going on")
+                    if failed_at is not None:
+                        self._report("is available again")
                     return result
         finally:
-            self._trying = False
+            self._is_nested = False
 
-    def _say(self, what: str) -> None:
-        self.say(f"storage={self._storage}: {what}")
+    def _report(self, event: str) -> None:
+        self.report(f"storage={self._storage}: {event}")
 
 
-def _is_away(error: Exception) -> bool:
-    """Whether it may be different later: no connection, a connection that broke, a server that starts or ends."""
+def _is_unavailable(error: Exception) -> bool:
+    """Whether a later try may succeed: no connection, a broken one, or a server that starts or stops."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return broken or isinstance(cause, (OperationalError, InterfaceError))
 
 
-def in_a_line(error: Exception) -> str:
-    """The database's own words, without the statement and SQLAlchemy's link."""
+def one_line(error: Exception) -> str:
+    """The database's own message, without the statement and SQLAlchemy's link."""
     cause = error.__cause__ or error
     return " ".join(str(getattr(cause, "orig", None) or cause).split())

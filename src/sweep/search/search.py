@@ -1,8 +1,8 @@
-"""A search: cells chosen as it goes, from a space, by what the cells before were worth.
+"""A search: cells at points of a space, each chosen by the values of the earlier ones.
 
-It is a file in the sweep's folder, ``searches/<id>/search.json``, from which every worker makes the same cells, and an
-Optuna study of its own beside the queue's (`src.sweep.search.trials`). The id names what is asked: the space, the objective,
-regimes, seeds, everything that is fixed, the sampler with its seed, and the pruner; another question is another search.
+A search is a file ``searches/<id>/search.json``, from which every worker builds the same cells, and an Optuna study of its
+own (`src.sweep.search.trials`). The id is a digest of the space, the objective, regimes, seeds, all fixed settings, the
+sampler with its seed, and the pruner: if one of them changes, it is another search.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from src.sweep.search.space import Point, Space, corners, overrides_of, rounded,
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and how. `bases`: for each choice of the groups in the space (``arch=mlp``, as a tuple of
-    overrides), the composed mapping of conf/config.yaml, in which ``${...}`` may still wait for the other values."""
+    """A search. `bases`: for each choice of the groups in the space (``arch=mlp``, as a tuple of overrides) the composed
+    mapping of conf/config.yaml, in which ``${...}`` may be unresolved."""
 
     id: str
     config: SearchConfig
@@ -45,26 +45,31 @@ class Search:
     space: Space
     bases: Mapping[tuple[str, ...], Mapping[str, Any]]
 
+    @property
+    def goal_in_words(self) -> str:
+        """``maximize sequential/val/union/accuracy``."""
+        return f"{self.objective.direction.replace('_absolute', ' the absolute')} {self.objective.text}"
+
     def cell(self, point: Point) -> Cell:
         """The cell at a point of the space. Raises ConfigError where it contradicts itself."""
         return _cell(self.bases, point)
 
     def plan(self, point: Point, engine: Engine) -> Plan:
-        """The cell at a point by its content, and what it lacks. Raises ConfigError where it cannot be run."""
+        """The cell at a point with its missing runs. Raises ConfigError where it cannot be run."""
         return plan_sweep([self.cell(point)], engine)
 
-    def suggest(self, index: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-        """The point number `index`, after `trials`: a function of these and the seed, in whatever process it is asked.
+    def suggest(self, points: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """The next point after the trials of all earlier `points`: a function of these and the seed, in any process.
 
-        The sampler is Optuna's, as its defaults have it; it sees trials that still run, and keeps away from them.
+        The sampler is Optuna's with its defaults; it avoids the points of running trials.
         """
-        seed = int(digest([self.config.seed, index])[:8], 16)
+        seed = int(digest([self.config.seed, len(points)])[:8], 16)
         study = optuna.create_study(direction=self.objective.goal, sampler=_sampler(self.config.name, seed))
-        study.add_trials(trials)
+        study.add_trials(points)
         return rounded(study.ask(dict(self.space)).params, self.space)
 
     def save(self, folder: SweepFolder) -> Path:
-        """Writes what the workers read; returns the search's own folder."""
+        """Writes search.json for the workers; returns its folder."""
         content = {
             "id": self.id,
             "search": asdict(self.config),
@@ -78,7 +83,7 @@ class Search:
 
 
 def load_search(folder: SweepFolder, search_id: str) -> Search:
-    """The search that another process has saved. Raises ConfigError where there is none."""
+    """Reads a search that another process saved. Raises ConfigError where there is none."""
     path = folder.search(search_id) / "search.json"
     if not path.exists():
         raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(searches_of(folder))}")
@@ -97,16 +102,15 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
 
 
 def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
-    """The search of a command line, in which ``${...}`` is not resolved yet, its first corner that can be run, and a line for
-    each corner that cannot.
+    """The search of a command line, its first valid corner, and the error of each invalid corner.
 
-    Raises ConfigError when the space, the objective or every corner of the space is refused.
+    ``${...}`` is unresolved in the command line. Raises ConfigError if the space, the objective or every corner is invalid.
     """
     space = space_of(line)
     raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
-    asked = _resolved(next(iter(raw.values())))
-    search = parse_search(asked)
-    sweep = asked["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])
+    settings = _resolved(next(iter(raw.values())))
+    search = parse_search(settings)
+    sweep = settings["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])
     bases = {
         choices: {key: value for key, value in mapping.items() if key not in SEARCH_KEYS} | {"sweep": sweep}
         for choices, mapping in raw.items()
@@ -118,10 +122,10 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
         except ConfigError as error:
             refused.append(error)
     if not plans:
-        raise _hopeless(refused[0], space)
+        raise _all_invalid(refused[0], space)
     config = plans[0].config
     bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
-    objective = parse_objective(asked, config)
+    objective = parse_objective(settings, config)
     for plan in plans:
         check_pruner(search, objective, plan.config)
     content = {
@@ -163,13 +167,13 @@ def _resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(mappings: Sequence[Mapping[str, Any]]) -> str:
-    """The sweep's name where the user gives none: that of all data sets and architectures."""
+    """The default name of the sweep: all data sets and architectures."""
     data, arch = (".".join(dict.fromkeys(str(m[group]["name"]) for m in mappings)) for group in ("data", "arch"))
     return f"{data}-{arch}"
 
 
-def _hopeless(error: ConfigError, space: Space) -> ConfigError:
-    """The first corner's mistake, for a space whose corners are all refused."""
+def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
+    """The first corner's error, for a space whose corners are all invalid."""
     head, _, problem = str(error).partition(": ")
     if "a whole number" in problem and isinstance(space.get(error.key), FloatDistribution):
         problem += "; write int(interval(low,high)) or range(low,high)"

@@ -18,10 +18,9 @@ from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge, sentence
 from src.config.command import command
 from src.io import write_atomically
-from src.sweep.search.command import Searched, axes_text, in_words
 from src.sweep.search.plots import trials_figure
-from src.sweep.search.pruning import TENTHS, is_cut
-from src.sweep.search.trials import best_first
+from src.sweep.search.pruning import N_STEPS, is_pruned_early
+from src.sweep.search.trials import Searched, axes_text, best_first
 from src.sweep.summary import Place, attached, labels_of, print_troubles, read, report_cells, terminal
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -32,9 +31,9 @@ N_BEST = 10
 
 
 def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
-    """Prints the best trials and writes them, all trials, the picture and the reports that MLflow mirrors.
+    """Prints the best trials and writes all trials, the plot, and the reports for MLflow.
 
-    `cells`: those of the trials.
+    `cells`: those of the trials, each once.
     """
     best = best_first(searched.trials, searched.search)
     records = read(sweep_dir, cells) if cells else Records(runs=())
@@ -62,7 +61,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     for line in sentences:
         console.print(line, markup=False)
     for trial in searched.trials:
-        if trial.state == TrialState.PRUNED and not is_cut(trial):
+        if trial.state == TrialState.PRUNED and not is_pruned_early(trial):
             said = trial.user_attrs
             line = f"pruned: trial {said['point']} ({axes_text(trial)}): {said['reason']}"
             console.print(line, style="yellow", markup=False)
@@ -115,10 +114,10 @@ def _tested(trial: FrozenTrial, records: Records, verdicts: Sequence[CellVerdict
 
 def _cut(searched: Searched) -> list[str]:
     """How many trials the pruner has cut short; each says in trials.csv where."""
-    ends = [trial.last_step or 0 for trial in searched.trials if is_cut(trial)]
+    ends = [trial.last_step or 0 for trial in searched.trials if is_pruned_early(trial)]
     if not ends:
         return []
-    where = f"after {sum(ends) / len(ends) / TENTHS:.0%} of their last stage on average"
+    where = f"after {sum(ends) / len(ends) / N_STEPS:.0%} of their last stage on average"
     count = f"{len(ends)} of {len(searched.trials)} trials"
     return [f"Cut short by search.pruner={searched.search.config.pruner}: {count}, {where}."]
 
@@ -159,8 +158,7 @@ def _row(trial: FrozenTrial, searched: Searched) -> list[str]:
 
 
 def _terminal_table(searched: Searched, best: Sequence[FrozenTrial]) -> Table:
-    objective = searched.search.objective
-    title = f"{searched.search.id}, the best {len(best)} trials: {in_words(objective)}"
+    title = f"{searched.search.id}, the best {len(best)} trials: {searched.search.goal_in_words}"
     table = Table(title=title, title_justify="left")
     for name in _columns(searched):
         table.add_column(name, justify="left" if name == "cell" else "right", overflow="fold", no_wrap=name == "cell")

@@ -1,55 +1,75 @@
-"""The GPUs of this machine as its processes may see them: by the driver's list and the mask they inherit."""
+"""The GPUs of this machine that a process may use: those of NVIDIA's driver, limited by CUDA_VISIBLE_DEVICES."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 MASK = "CUDA_VISIBLE_DEVICES"
 
-_LINE = re.compile(r"^\s*(GPU|MIG)\b.*\(UUID: ([^)]+)\)", re.M)
-
 
 class Gpu(NamedTuple):
-    """`shown`: how it is named in a mask, as the user wrote it if he did; `uuid`: the same for every process here."""
+    """A GPU or a MIG partition of one. `visible_as`: its name in CUDA_VISIBLE_DEVICES, as the user wrote it if he did."""
 
-    shown: str
+    visible_as: str
     uuid: str
 
     @property
-    def is_part(self) -> bool:
-        """Whether it is a part of a divided GPU (MIG): a process can use one of them, and no group several."""
+    def is_partition(self) -> bool:
+        """Whether it is a MIG partition: a process can use only one of them."""
         return self.uuid.startswith("MIG")
 
 
-def gpus_here() -> tuple[Gpu, ...]:
-    """The GPUs that a process started from here may use; none where there is no driver."""
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
-    return seen(listed.stdout if listed.returncode == 0 else "", os.environ.get(MASK))
+def visible_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that processes started from here may use; none without a driver."""
+    return apply_mask(list_gpus(), os.environ.get(MASK))
 
 
-def seen(listing: str, mask: str | None) -> tuple[Gpu, ...]:
-    """The GPUs of a listing of ``nvidia-smi -L`` that `mask` leaves, in its order; without one, all of them.
+def list_gpus() -> list[list[str]]:
+    """For every GPU its UUID, followed by the UUIDs of its MIG partitions."""
+    import pynvml
 
-    As CUDA reads it: an index counts whole GPUs, a UUID may be shortened, and the first entry that names none ends the
-    list. A divided GPU (MIG) is its parts.
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver, or no GPU
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
+        return [[pynvml.nvmlDeviceGetUUID(handle), *_partitions(handle)] for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _partitions(handle: object) -> Iterator[str]:
+    import pynvml
+
+    try:
+        n = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except pynvml.NVMLError_NotSupported:
+        n = 0
+    for index in range(n):
+        try:
+            yield pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+        except pynvml.NVMLError_NotFound:
+            continue
+
+
+def apply_mask(gpus: Sequence[Sequence[str]], mask: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that `mask` leaves, in its order; all without one. `gpus`: see `list_gpus`.
+
+    As CUDA reads a mask: an index counts whole GPUs, a UUID may be shortened, and the first entry that names no GPU ends
+    the list. A GPU with MIG partitions is its partitions.
     """
-    found = [(kind, uuid) for kind, uuid in _LINE.findall(listing)]
-    whole = [uuid for kind, uuid in found if kind == "GPU"]
-    divided = {found[k - 1][1] for k, (kind, _) in enumerate(found) if kind == "MIG" and found[k - 1][0] == "GPU"}
     if mask is None:
-        return tuple(Gpu(uuid, uuid) for _, uuid in found if uuid not in divided)
+        return tuple(Gpu(uuid, uuid) for whole, *partitions in gpus for uuid in partitions or [whole])
+    uuids = [uuid for gpu in gpus for uuid in gpu]
     chosen: list[Gpu] = []
     for entry in filter(None, (part.strip() for part in mask.split(","))):
         if entry.isdigit():
-            matching = whole[int(entry) : int(entry) + 1]
+            matching = [gpu[0] for gpu in gpus[int(entry) : int(entry) + 1]]
         else:
-            matching = [uuid for _, uuid in found if uuid.startswith(entry)]
+            matching = [uuid for uuid in uuids if uuid.startswith(entry)]
         if len(matching) != 1 or matching[0] in (gpu.uuid for gpu in chosen):
             break
         chosen.append(Gpu(entry, matching[0]))

@@ -1,191 +1,147 @@
-"""GPUs lent to the workers of this machine, whichever sweep they serve: first come, first served, all or none.
+"""Leases of this machine's GPUs: one lock file for each GPU and slot, shared by all sweeps of a user.
 
-The machine has one book for each user, a folder in the temporary directory, with an entry for every process that holds
-or waits for GPUs. An entry has a lock that the system drops with the process, however it dies: the dead hold nothing.
+The operating system releases the locks of a process when it dies, however it dies.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 from filelock import FileLock
 
 from src.config import TrainerConfig
 from src.errors import ConfigError, Interrupted
-from src.io import write_atomically
-from src.sweep.processes import locked
-from src.sweep.workers.gpus import MASK, gpus_here
+from src.sweep.processes import try_lock
+from src.sweep.workers.gpus import MASK, visible_gpus
 
 POLL_SECONDS = 0.2
 
+MIN_SLOTS = 16
+"""Slots of a GPU that a lease of the whole GPU locks; more if the trainer has more."""
+
 
 @dataclass(frozen=True)
-class Wish:
-    """`n` of the GPUs `gpus` (UUIDs), and on each of them one of `slots` equal shares."""
+class Request:
+    """`n` of the GPUs `gpus` (UUIDs), and on each of them any of `slots` slots, or all of them if `whole`."""
 
-    gpus: tuple[str, ...]
+    gpus: Sequence[str]
     n: int
     slots: int
-
-
-def grants(line: Sequence[Wish], used: Mapping[str, Fraction]) -> list[tuple[str, ...]]:
-    """What each wish of the line, the oldest first, can have now; empty where it must wait.
-
-    `used`: how much of a GPU is lent. The emptiest GPUs are given first. What a wish waits for is kept for it, so that
-    one for whole GPUs is not starved by many for shares.
-    """
-    left = defaultdict(lambda: Fraction(1), {gpu: 1 - share for gpu, share in used.items()})
-    found = []
-    for wish in line:
-        emptiest = tuple(sorted(wish.gpus, key=lambda gpu: -left[gpu])[: wish.n])
-        share = Fraction(1, wish.slots)
-        found.append(emptiest if all(left[gpu] >= share for gpu in emptiest) else ())
-        for gpu in emptiest:
-            left[gpu] -= share
-    return found
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A process in the book. `since`: when it made its wish (ns); `held`: what it has of it, which is all or nothing."""
-
-    since: int
-    wish: Wish
-    held: tuple[str, ...]
-
-
-class Tenant:
-    """This process in the book. Not for use by two threads at once."""
-
-    def __init__(self, book: Path) -> None:
-        self._book = book
-        self._turn = FileLock(book / "turn.lock", poll_interval=0.01)
-        self._path = book / f"{os.getpid()}-{secrets.token_hex(3)}.json"
-        self._life = FileLock(self._path.with_suffix(".life"))
-        self._mine: Entry | None = None
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """The GPUs that this process holds."""
-        return self._mine.held if self._mine is not None else ()
-
-    def ask(self, wish: Wish, *, anew: bool) -> bool:
-        """Whether the wish is granted now; if not, it keeps its place in the line and is to be asked again.
-
-        `anew`: it is a further wish and goes to the end of the line. What was held until now goes back, unless it is
-        granted again, as it is when nobody waits for it.
-        """
-        self._book.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._turn:
-            others = self._others()
-            since = time.time_ns() if anew or self._mine is None else self._mine.since
-            used: dict[str, Fraction] = defaultdict(Fraction)
-            for other in others:
-                for gpu in other.held:
-                    used[gpu] += Fraction(1, other.wish.slots)
-            waiting = sorted((o for o in others if not o.held and o.since < since), key=lambda o: o.since)
-            *_, granted = grants([*(other.wish for other in waiting), wish], used)
-            self._enter(Entry(since, wish, granted))
-        return bool(granted)
-
-    def give_back(self) -> None:
-        """Gives back what is held and leaves the line."""
-        if self._mine is None:
-            return
-        with self._turn:
-            self._path.unlink(missing_ok=True)
-            self._life.release()
-            Path(self._life.lock_file).unlink(missing_ok=True)
-            self._mine = None
-
-    def _enter(self, entry: Entry) -> None:
-        if not self._life.is_locked:
-            self._life.acquire()
-        wish = entry.wish
-        body = {"since": entry.since, "gpus": wish.gpus, "n": wish.n, "slots": wish.slots, "held": entry.held}
-        write_atomically(self._path, json.dumps(body), durable=False)
-        self._mine = entry
-
-    def _others(self) -> list[Entry]:
-        """The entries of the other living processes; those of the dead are removed."""
-        found = []
-        for path in sorted(self._book.glob("[!.]*.json")):
-            if path == self._path:
-                continue
-            if locked(path.with_suffix(".life")):
-                body = json.loads(path.read_text(encoding="utf-8"))
-                wish = Wish(tuple(body["gpus"]), body["n"], body["slots"])
-                found.append(Entry(body["since"], wish, tuple(body["held"])))
-            else:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".life").unlink(missing_ok=True)
-        return found
+    whole: bool
 
 
 class Devices:
-    """The GPUs of this worker: it leases them for its cells, keeps them between cells unless another process waits for
-    them, and says which of them are to be seen.
+    """The GPUs that this worker leases, anew for each cell.
 
-    A process that has used a GPU cannot exchange it for another one: what it leases later for itself is a share of the
-    same; `forget` is called when it gives that up for a while, to free what memory the process keeps there. Where there
-    are no GPUs, or the trainer wants none, nothing is leased.
+    A process that has used a GPU cannot exchange it for another one, so it leases the same one again. If others wait for
+    it, they come first: `free` is then called, which releases this process's memory there. Nothing is leased on a machine
+    without GPUs or for a trainer that wants none.
     """
 
-    def __init__(self, forget: Callable[[], None], book: Path | None = None) -> None:
-        self._forget = forget
-        self._gpus = {gpu.uuid: gpu for gpu in gpus_here()}
-        self._tenant = Tenant(book or Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}")
-        self._mine: str | None = None
-        self._wish: Wish | None = None
+    def __init__(self, free: Callable[[], None], folder: Path | None = None) -> None:
+        self._free = free
+        self._gpus = {gpu.uuid: gpu for gpu in visible_gpus()}
+        self._folder = folder or Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
+        self._held = ExitStack()
+        self._used: str | None = None
+        self.shared = False
+        """Whether other workers may use the leased GPU."""
 
-    @property
-    def shared(self) -> bool:
-        """Whether others may be on the GPU that is leased."""
-        return bool(self._tenant.held) and self._wish is not None and self._wish.slots > 1
+    def lease(self, trainer: TrainerConfig, *, whole: bool, stop: Callable[[], bool]) -> str | None:
+        """Leases GPUs for a cell and returns them as a value of CUDA_VISIBLE_DEVICES; None where the cell needs none.
 
-    def take(self, trainer: TrainerConfig, *, whole: bool, stop: Callable[[], bool]) -> str | None:
-        """Leases what a cell needs and returns it as a value of CUDA_VISIBLE_DEVICES; None where it needs no GPU.
-
-        `whole`: the GPU to itself, whatever the trainer's slots. Waits as long as it must; raises Interrupted when `stop`
-        says so meanwhile, and ConfigError where the machine has not as many.
+        `whole`: the GPU without other workers, whatever the trainer's slots. Waits until GPUs are free. Raises
+        Interrupted when `stop` returns True meanwhile, and ConfigError where this machine has too few.
         """
+        self._held.close()
         if trainer.name == "cpu" or not self._gpus:
             return None
-        self._wish = wish = self._wish_of(trainer, whole)
-        granted = self._tenant.ask(wish, anew=True)
-        if self._mine is not None and self._mine not in self._tenant.held:
-            self._forget()
-        while not granted:
-            if stop():
-                self.give_back()
-                raise Interrupted
-            time.sleep(POLL_SECONDS)
-            granted = self._tenant.ask(wish, anew=False)
+        request = self._request(trainer, whole)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        gpus = self._try(request)
+        if not gpus:
+            if self._used is not None:
+                self._free()
+            gpus = self._wait(request, stop)
+        self.shared = not request.whole
         if trainer.devices == 1:
-            (self._mine,) = self._tenant.held
-        return ",".join(self._gpus[uuid].shown for uuid in self._tenant.held)
+            (self._used,) = gpus
+        return ",".join(self._gpus[uuid].visible_as for uuid in gpus)
 
-    def give_back(self) -> None:
-        """Gives back what is held, if anything is."""
-        if self._tenant.held and self._mine is not None:
-            self._forget()
-        self._tenant.give_back()
+    def release(self) -> None:
+        """Releases the leased GPUs, if any."""
+        if self._used is not None:
+            self._free()
+        self._held.close()
 
-    def _wish_of(self, trainer: TrainerConfig, whole: bool) -> Wish:
+    def _request(self, trainer: TrainerConfig, whole: bool) -> Request:
         if trainer.devices == 1:
-            gpus = (self._mine,) if self._mine is not None else tuple(self._gpus)
-            return Wish(gpus, 1, 1 if whole else trainer.slots)
-        gpus = tuple(gpu.uuid for gpu in self._gpus.values() if not gpu.is_part)
+            gpus = (self._used,) if self._used is not None else tuple(self._gpus)
+            return Request(gpus, 1, trainer.slots, whole or trainer.slots == 1)
+        gpus = tuple(gpu.uuid for gpu in self._gpus.values() if not gpu.is_partition)
         if trainer.devices > len(gpus):
-            problem = f"only {len(gpus)} whole GPUs are to be seen here ({MASK} limits them); lower it"
+            problem = f"only {len(gpus)} whole GPUs are visible here ({MASK} limits them); lower it"
             raise ConfigError("trainer.devices", trainer.devices, problem)
-        return Wish(gpus, trainer.devices, 1)
+        return Request(gpus, trainer.devices, trainer.slots, whole=True)
+
+    def _try(self, request: Request) -> list[str]:
+        """Takes what is free now, the GPUs with the most free slots first; all or none."""
+        with ExitStack() as taken:
+            gpus: list[str] = []
+            for slot in range(1 if request.whole else request.slots):
+                for gpu in request.gpus:
+                    with ExitStack() as turn:
+                        if self._lock(gpu, "turn", turn) and self._lock_slots(gpu, request, [slot], taken):
+                            gpus.append(gpu)
+                    if len(gpus) == request.n:
+                        self._held = taken.pop_all()
+                        return gpus
+        return []
+
+    def _wait(self, request: Request, stop: Callable[[], bool]) -> list[str]:
+        """Waits for GPUs. Whoever waits for one holds its turn, so that nobody else leases it meanwhile.
+
+        All processes wait in the order of the UUIDs, so no two wait for each other.
+        """
+        start = os.getpid() % len(request.gpus)
+        gpus = sorted([*request.gpus[start:], *request.gpus[:start]][: request.n])
+        with ExitStack() as taken:
+            for gpu in gpus:
+                with ExitStack() as turn:
+                    while not self._lock(gpu, "turn", turn):
+                        _pause(stop)
+                    while not self._lock_slots(gpu, request, range(request.slots), taken):
+                        _pause(stop)
+            self._held = taken.pop_all()
+        return gpus
+
+    def _lock_slots(self, gpu: str, request: Request, slots: Iterable[int], taken: ExitStack) -> bool:
+        """Adds the locks of any of `slots`, or of the whole GPU, to `taken`; False, and none, if they are not free."""
+        with ExitStack() as mine:
+            if request.whole:
+                locked = all(self._lock(gpu, slot, mine) for slot in range(max(MIN_SLOTS, request.slots)))
+            else:
+                locked = any(self._lock(gpu, slot, mine) for slot in slots)
+            if locked:
+                taken.enter_context(mine.pop_all())
+        return locked
+
+    def _lock(self, gpu: str, part: object, stack: ExitStack) -> bool:
+        """Adds the lock of a part of a GPU to `stack`; False if another process holds it."""
+        lock = FileLock(self._folder / f"{gpu}.{part}.lock")
+        if not try_lock(lock):
+            return False
+        stack.callback(lock.release)
+        return True
+
+
+def _pause(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted
+    time.sleep(POLL_SECONDS)

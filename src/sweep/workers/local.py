@@ -1,4 +1,4 @@
-"""Who runs a sweep's workers: processes of this machine, watched, and replaced when one dies while cells remain; or jobs."""
+"""The workers of a sweep: processes of this machine, replaced when one dies while cells remain, or jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -11,70 +11,69 @@ from typing import Protocol
 
 from src.config import Config, SlurmLauncher
 from src.errors import ConfigError
+from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.workers.gpus import gpus_here
+from src.sweep.workers.gpus import visible_gpus
 from src.sweep.workers.worker import ONE_THREAD, PARENT_VARIABLE
 
 MAX_DEATHS = 5
-"""Of one slot in a row, without a cell ending anywhere meanwhile: more than a cell that kills its workers can cause."""
-
-PROJECT = Path(__file__).resolve().parents[3]
+"""Consecutive deaths of one slot, while no cell ends: more than a cell that kills its workers can cause."""
 
 
 def n_processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def python_path() -> str:
-    """PYTHONPATH of a process that is to find this project."""
+    """PYTHONPATH of a process that imports this project."""
     return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 class Workers(Protocol):
-    """Workers, as the command that started them sees them."""
+    """The workers of a command."""
 
     @property
     def detached(self) -> bool:
-        """Whether they are left to themselves once they are started."""
+        """Whether the command leaves once they are started."""
 
     @property
     def hopeless(self) -> bool:
-        """Whether every worker has died so often that none is replaced any more."""
+        """Whether every worker has died so often that none is replaced."""
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
-        """Starts or replaces workers as long as `n_waiting` cells wait; returns how many have just died.
+        """Starts or replaces workers while `n_waiting` cells wait; returns the number that have died since the last call.
 
-        `n_ended`: cells ended so far, by anybody. A worker that leaves in good order while cells wait (it found none
-        free) is replaced as well; one that keeps dying without any progress is not.
+        `n_ended`: number of cells that have ended, on any worker. A worker that exits in good order while cells wait (it
+        found none free) is replaced too; one that keeps dying while no cell ends is not.
         """
 
     def interrupt(self) -> None:
-        """Asks the workers to finish their current run, give their cell back, and leave."""
+        """Asks the workers to finish their current runs, give their cells back, and exit."""
 
     def kill(self) -> None:
-        """Ends the workers now; their cells are taken up again later."""
+        """Kills the workers; their cells are requeued later."""
 
     def wait(self, seconds: float) -> bool:
-        """Waits at most so long for the workers to leave; whether all have."""
+        """Waits up to `seconds` for the workers to exit; returns whether all have."""
 
     def log(self, slot: int) -> Path:
-        """Where that worker's output goes."""
+        """The file with that worker's output."""
 
 
-def workers_for(folder: SweepFolder, config: Config, search: str = GRID) -> Workers:
-    """The workers that a sweep's settings ask for, on its search `search`. Raises ConfigError where they cannot be had."""
+def workers_for(folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> Workers:
+    """The workers that a sweep's settings ask for. Raises ConfigError where they are not available."""
     if isinstance(config.launcher, SlurmLauncher):
         from src.sweep.workers.slurm import SlurmWorkers
 
-        return SlurmWorkers(folder, config.launcher, config.n_workers, search)
-    _refuse_too_much(config)
-    return LocalWorkers(folder, n_workers_here(config), search=search)
+        return SlurmWorkers(folder, config.launcher, config.n_workers, engine, search)
+    _check_devices(config)
+    return LocalWorkers(folder, n_workers_here(config), engine, search=search)
 
 
-def _refuse_too_much(config: Config) -> None:
-    """Raises ConfigError where this machine has not the GPUs that every run would ask for."""
-    trainer, gpus = config.trainer, gpus_here()
+def _check_devices(config: Config) -> None:
+    """Raises ConfigError where this machine lacks the GPUs that every run asks for."""
+    trainer, gpus = config.trainer, visible_gpus()
     if gpus and trainer.name != "cpu" and trainer.devices > len(gpus):
         raise ConfigError("trainer.devices", trainer.devices, f"only {len(gpus)} GPUs are visible here; lower it")
     if trainer.name == "gpu" and not gpus:
@@ -85,23 +84,23 @@ def _refuse_too_much(config: Config) -> None:
 
 
 def n_workers_of(config: Config) -> int:
-    """How many workers there will be, all jobs together."""
+    """Number of workers of a command, in all jobs together."""
     launcher = config.launcher
     if not isinstance(launcher, SlurmLauncher):
         return n_workers_here(config)
     if config.n_workers != "auto":
         return launcher.jobs * config.n_workers
-    return launcher.jobs * _places(config, launcher.gpus, launcher.cpus)
+    return launcher.jobs * _n_slots(config, launcher.gpus, launcher.cpus)
 
 
 def n_workers_here(config: Config) -> int:
-    """How many workers this machine is to run: as the user says, else GPUs x slots, or one for each processor."""
+    """Number of workers on this machine: the user's, else GPUs x slots, or one for each processor."""
     if config.n_workers != "auto":
         return config.n_workers
-    return _places(config, len(gpus_here()), n_processors())
+    return _n_slots(config, len(visible_gpus()), n_processors())
 
 
-def _places(config: Config, n_gpus: int, n_cpus: int) -> int:
+def _n_slots(config: Config, n_gpus: int, n_cpus: int) -> int:
     trainer = config.trainer
     on_gpus = n_gpus > 0 and trainer.name != "cpu"
     if trainer.devices > 1:
@@ -112,25 +111,23 @@ def _places(config: Config, n_gpus: int, n_cpus: int) -> int:
 class LocalWorkers:
     """Up to `n_workers` processes ``python -m src.worker``, each in a session of its own, logging to ``logs/``.
 
-    A Ctrl-C at the terminal so reaches the parent alone, which passes it on once with `interrupt`. `search`: the id of the
-    search they work on, or `GRID`.
+    A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`.
     """
 
-    def __init__(self, folder: SweepFolder, n_workers: int, *, search: str = GRID, label: str = "worker") -> None:
-        self._folder, self._search = folder, search
+    detached = False
+
+    def __init__(
+        self, folder: SweepFolder, n_workers: int, engine: str, *, search: str = GRID, label: str = "worker"
+    ) -> None:
+        self._folder, self._label = folder, label
         self.n_workers = n_workers
-        self._label = label
+        arguments = {"sweep": folder.sweep, "multirun": folder.multirun, "search": search, "engine": engine}
+        self._command = [sys.executable, "-m", "src.worker", *(f"{key}={value}" for key, value in arguments.items())]
         self._slots: list[subprocess.Popen[bytes] | None] = []
         self._deaths: list[int] = []
         self._n_ended = 0
         self._environment = dict(os.environ) | dict.fromkeys(ONE_THREAD, "1")
-        self._environment[PARENT_VARIABLE] = str(os.getpid())
-        self._environment["PYTHONPATH"] = python_path()
-
-    @property
-    def detached(self) -> bool:
-        """Never: they leave when their parent does."""
-        return False
+        self._environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": python_path()}
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
         """See `Workers.keep_running`."""
@@ -155,24 +152,24 @@ class LocalWorkers:
 
     @property
     def n_alive(self) -> int:
-        """Workers that run now."""
+        """Number of workers that run."""
         return sum(process is not None for process in self._slots)
 
     @property
     def hopeless(self) -> bool:
-        """Whether every worker has died so often that none is replaced any more."""
+        """See `Workers.hopeless`."""
         return bool(self._slots) and self.n_alive == 0 and all(deaths >= MAX_DEATHS for deaths in self._deaths)
 
     def interrupt(self) -> None:
-        """Asks the workers to finish their current run, give their cell back, and leave."""
+        """See `Workers.interrupt`."""
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends the workers now; their cells are taken up again later."""
+        """See `Workers.kill`."""
         self._signal(signal.SIGKILL)
 
     def wait(self, seconds: float) -> bool:
-        """Waits at most so long for the workers to leave; whether all have."""
+        """See `Workers.wait`."""
         for slot, process in enumerate(self._slots):
             if process is not None:
                 try:
@@ -183,7 +180,7 @@ class LocalWorkers:
         return True
 
     def log(self, slot: int) -> Path:
-        """Where that worker's output goes."""
+        """See `Workers.log`."""
         return self._folder.logs / f"{self._label}-{slot}.log"
 
     def _signal(self, number: signal.Signals) -> None:
@@ -193,12 +190,9 @@ class LocalWorkers:
 
     def _start(self, slot: int) -> subprocess.Popen[bytes]:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
-        folder = self._folder
-        names = [f"sweep={folder.sweep}", f"multirun={folder.multirun}", f"search={self._search}"]
-        command = [sys.executable, "-m", "src.worker", *names]
         with self.log(slot).open("ab") as log:
             return subprocess.Popen(
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

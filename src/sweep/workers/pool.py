@@ -1,4 +1,4 @@
-"""The workers of one machine among several: what a job of a cluster runs, and a host that joins with all it has."""
+"""The worker pool of one machine: what a job of a cluster runs, and a host that joins with all its devices."""
 
 from __future__ import annotations
 
@@ -8,63 +8,69 @@ import socket
 import time
 from typing import Literal
 
-from src.sweep.engine import load_engine
+from src.sweep.compatibility import check_compatibility
+from src.sweep.engine import DEFAULT_ENGINE, load_engine
 from src.sweep.folder import SweepFolder
-from src.sweep.processes import Member
+from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
-from src.sweep.queue.retry import StorageAway
-from src.sweep.workers.compatibility import refuse_other_code
+from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.local import LocalWorkers, n_workers_here
-from src.sweep.workers.worker import queues_of, record_dead
+from src.sweep.workers.worker import open_queues, record_failed
 
 TICK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
-class Crew:
+class WorkerPool:
     """Keeps `n_workers` workers (``auto``: as the sweep's trainer and this machine's devices allow) at a sweep.
 
-    Unlike the command that started the sweep it has no cells of its own: it leaves when nothing waits any more and its
-    workers are done, or when told to.
+    Unlike the sweep's command it has no cells of its own: it ends when nothing waits and its workers have ended, or
+    after `interrupt`.
     """
 
-    def __init__(self, folder: SweepFolder, n_workers: int | Literal["auto"], search: str | None = None) -> None:
-        self._folder, self._n_workers, self._search = folder, n_workers, search
-        self._about = folder.read_queue()
-        refuse_other_code(folder.sweep, self._about)
+    def __init__(
+        self,
+        folder: SweepFolder,
+        n_workers: int | Literal["auto"],
+        search: str | None = None,
+        engine: str = DEFAULT_ENGINE,
+    ) -> None:
+        self._folder, self._n_workers, self._search, self._engine = folder, n_workers, search, engine
+        self._description = folder.read_queue()
+        check_compatibility(folder.sweep, self._description)
         self._workers: LocalWorkers | None = None
-        self._told_to_leave = False
+        self._stopping = False
 
     def work(self) -> None:
-        """Until nothing is left. Raises ConfigError where the queue cannot be reached."""
-        with Member(self._folder, "crew") as member:
-            for queue in queues_of(self._folder, member, self._about, self._search):
-                queue.patience.hurried = lambda: self._told_to_leave
+        """Works until nothing is left. Raises ConfigError where the study is out of reach."""
+        with Process(self._folder, "pool") as process:
+            for queue in open_queues(self._folder, process, self._description, self._search, self._engine):
+                queue.retry.should_abort = lambda: self._stopping
                 try:
                     self._until_done(queue)
-                except StorageAway:
+                    if failed := queue.requeue_stale():  # left by workers that `shutdown` killed
+                        record_failed(queue, load_engine(self._engine), failed)
+                except StorageUnavailable:
                     self.interrupt()
                     self._wait()
                     raise
                 finally:
-                    if given_up := queue.take_up_dead():  # workers that would not leave in time were killed
-                        record_dead(queue, load_engine(self._about["engine"]), given_up)
                     queue.close()
-                if self._told_to_leave:
+                if self._stopping:
                     break
 
     def interrupt(self) -> None:
-        """Has the workers finish what they are at, give their cells back, and leave; told again, they end now.
+        """Asks the workers to finish their runs, give their cells back and exit; a second call kills them.
 
-        May be called by a handler of a signal, while `work` is under way.
+        A signal handler may call this while `work` runs.
         """
         if self._workers is not None:
-            (self._workers.kill if self._told_to_leave else self._workers.interrupt)()
-        self._told_to_leave = True
+            (self._workers.kill if self._stopping else self._workers.interrupt)()
+        self._stopping = True
 
-    def let_go(self, seconds: float) -> None:
-        """The same, and waits for it; workers that are still there after `seconds` are ended. See `interrupt`."""
+    def shutdown(self, seconds: float) -> None:
+        """Interrupts the workers, waits for them, and kills those that are alive after `seconds`."""
         self.interrupt()
         if self._workers is not None:
             until = time.monotonic() + seconds
@@ -78,13 +84,13 @@ class Crew:
             return
         n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
         label = f"{socket.gethostname()}-{os.getpid()}"
-        self._workers = workers = LocalWorkers(self._folder, n, search=queue.name, label=label)
-        while not self._told_to_leave:
+        self._workers = workers = LocalWorkers(self._folder, n, self._engine, search=queue.search_id, label=label)
+        while not self._stopping:
             n_waiting = queue.n_waiting()
             workers.keep_running(n_waiting, queue.n_ended())
             if workers.n_alive == 0:
                 if n_waiting:
-                    log.error("no worker survives; see %s", workers.log(0))
+                    log.error("every worker died; see %s", workers.log(0))
                     raise SystemExit(1)
                 return
             time.sleep(TICK_SECONDS)

@@ -1,33 +1,110 @@
-"""One cell of a sweep on several devices; torchrun starts it for a worker, once for each.   python -m src.sweep.workers.rank
+"""One process of a group that runs a cell on several devices.   python -m src.sweep.workers.rank
 
-A user has no use for it: `trainer.devices=2` in a sweep leads here, in a single run to src.train.
+A worker starts it with torchrun, once for each device. Users write `trainer.devices=2` instead.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import os
 import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from src.cli import fail, settings
+from src.config.serialize import read_config
+from src.errors import Interrupted
+from src.io import write_atomically
+from src.sweep.engine import load_engine
 from src.sweep.folder import SweepFolder
-from src.sweep.workers.torchrun import end_with_worker, run_rank
+from src.sweep.processes import is_locked
+from src.training.control import RunControl
+
+WATCH_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Runs this process's part of the cell."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    keys = ("sweep", "multirun", "worker", "scratch")
-    given = {
-        key: str(value)
-        for key, value in settings(dict.fromkeys(keys), usage="python -m src.sweep.workers.rank").items()
-    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("sweep", "engine"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("multirun", "worker-lock", "scratch"):
+        parser.add_argument(f"--{name}", required=True, type=Path)
+    given = parser.parse_args()
     if "RANK" not in os.environ:
-        fail("src.sweep.workers.rank: is started by a sweep's worker; use python -m src.sweep trainer.devices=2")
-    folder = SweepFolder(Path(given["multirun"]), given["sweep"])
-    end_with_worker(folder.members / f"{given['worker']}.lock")
-    return run_rank(folder, int(os.environ["RANK"]), Path(given["scratch"]))
+        parser.error("a sweep's worker starts this module; use python -m src.sweep trainer.devices=2")
+    exit_with(given.worker_lock)
+    folder = SweepFolder(given.multirun, given.sweep)
+    return run_rank(folder, given.engine, int(os.environ["RANK"]), given.scratch)
+
+
+class GroupControl(RunControl):
+    """Leaves the cell when the file `stop` exists, in all processes of the group together."""
+
+    def __init__(self, stop: Path) -> None:
+        self._stop = stop
+
+    def on_run(self, folder: Path) -> None:
+        log.info("finished %s", folder.name)
+        if self._stop.exists():
+            raise Interrupted
+
+    def on_stage(self) -> None:
+        if _broadcast(self._stop.exists):
+            raise Interrupted
+
+
+def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
+    """Runs the part of process `rank` in the cell ``scratch/cell.yaml`` and writes its outcome to `scratch`.
+
+    Returns the exit status.
+    """
+    body: dict[str, object] = {"interrupted": False, "value": None, "failures": []}
+
+    try:
+        runner = load_engine(engine)
+        cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))
+        outcome = runner.run_cell(cell, GroupControl(scratch / "stop"))
+        body |= {"value": outcome.value, "failures": list(outcome.failures)}
+    except Interrupted:
+        body["interrupted"] = True
+    except Exception as error:
+        traceback.print_exc()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        write_atomically(scratch / f"error-{rank}", line, durable=False)
+        return 1
+    if rank == 0:
+        write_atomically(scratch / "outcome.json", json.dumps(body), durable=False)
+    return 0
+
+
+def _broadcast(question: Callable[[], bool]) -> bool:
+    """The answer of process 0, in all processes: they leave a cell together or not at all."""
+    import torch.distributed
+
+    answer = [question()]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def exit_with(worker_lock: Path) -> None:
+    """Starts a thread that ends this process when the worker with that lock, or torchrun, is dead."""
+    agent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == agent and is_locked(worker_lock):
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-worker", daemon=True).start()
 
 
 if __name__ == "__main__":

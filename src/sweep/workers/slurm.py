@@ -1,67 +1,77 @@
-"""Workers as jobs of Slurm: submitit submits them, one array, and each job runs the workers of one machine.
+"""Workers as jobs of Slurm: submitit submits one array, and each job runs the worker pool of one machine.
 
-A job whose time is nearly up, or that has to make room, gives its cells back and queues itself again (submitit's way).
+A job whose time is nearly up, or that Slurm preempts, gives its cells back and is requeued by submitit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from src.config import SlurmLauncher
 from src.errors import ConfigError
 from src.io import write_atomically
+from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.local import MAX_DEATHS, python_path
-from src.sweep.workers.pool import Crew
+from src.sweep.workers.pool import WorkerPool
 
 WARNING_SECONDS = 120
-"""A job is told so long before its time is up, and has half of it to give its cells back."""
+"""Slurm signals a job so long before its time is up; it has half of that to give its cells back."""
 
 TERMINATED_SECONDS = 20.0
-"""After SIGTERM, Slurm kills what is left of a job in 30 s, as it is usually set up."""
+"""After SIGTERM, Slurm usually kills a job within 30 s."""
 
 MAX_REQUEUES = 1000
 
 
+@dataclass
 class WorkerJob:
-    """What a job runs. It is pickled by submitit, so it holds only what says which sweep it serves."""
+    """The work of one job. submitit pickles it, so it only names the sweep."""
 
-    def __init__(self, sweep: str, multirun: str, n_workers: int | Literal["auto"], search: str = GRID) -> None:
-        self.sweep, self.multirun, self.n_workers, self.search = sweep, multirun, n_workers, search
+    sweep: str
+    multirun: str
+    n_workers: int | Literal["auto"]
+    search: str = GRID
+    engine: str = DEFAULT_ENGINE
 
     def __call__(self) -> None:
         """Works until nothing is left."""
-        crew = Crew(SweepFolder(Path(self.multirun), self.sweep), self.n_workers, self.search)
-        self._crew = crew
-        signal.signal(signal.SIGTERM, lambda *_: crew.let_go(TERMINATED_SECONDS))
-        crew.work()
+        folder = SweepFolder(Path(self.multirun), self.sweep)
+        self._pool = pool = WorkerPool(folder, self.n_workers, self.search, self.engine)
+        signal.signal(signal.SIGTERM, lambda *_: pool.shutdown(TERMINATED_SECONDS))
+        pool.work()
 
     def checkpoint(self) -> Any:
-        """Called by submitit when time is nearly up: lets go of the cells, and says how the job is to go on later."""
+        """Called by submitit when time is nearly up: gives the cells back and returns the job to queue again."""
         from submitit.helpers import DelayedSubmission
 
-        self._crew.let_go(WARNING_SECONDS / 2)
-        return DelayedSubmission(WorkerJob(self.sweep, self.multirun, self.n_workers, self.search))
+        self._pool.shutdown(WARNING_SECONDS / 2)
+        return DelayedSubmission(dataclasses.replace(self))
 
 
 class SlurmWorkers:
-    """The jobs of a sweep, or of one of its searches; see `src.sweep.workers.local.Workers`.
+    """The jobs of a sweep's grid or of one of its searches; see `src.sweep.workers.local.Workers`.
 
-    Jobs of an earlier command for the same that still live count.
-
-    Raises ConfigError where submitit or Slurm is missing.
+    Live jobs of an earlier command count. Raises ConfigError where submitit or Slurm is missing.
     """
 
     def __init__(
-        self, folder: SweepFolder, launcher: SlurmLauncher, n_workers: int | Literal["auto"], search: str = GRID
+        self,
+        folder: SweepFolder,
+        launcher: SlurmLauncher,
+        n_workers: int | Literal["auto"],
+        engine: str,
+        search: str = GRID,
     ) -> None:
         self._launcher = launcher
         self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
-        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search)
+        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search, engine)
         self._executor = _executor(self._folder, folder.sweep, launcher)
         self._submitted = self._earlier_jobs()
         self._jobs: list[Any] = [job for job in self._submitted if not job.done()]
@@ -74,7 +84,7 @@ class SlurmWorkers:
 
     @property
     def hopeless(self) -> bool:
-        """Whether jobs have failed so often that no more are submitted."""
+        """See `Workers.hopeless`."""
         return not self._jobs and self._n_deaths >= MAX_DEATHS
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
@@ -91,12 +101,12 @@ class SlurmWorkers:
         return n_died
 
     def interrupt(self) -> None:
-        """Cancels the jobs: Slurm's SIGTERM has their workers give the cells back."""
+        """Cancels the jobs: on Slurm's SIGTERM their workers give the cells back."""
         for job in self._jobs:
             job.cancel(check=False)
 
     def kill(self) -> None:
-        """The same: Slurm ends after a while what does not leave."""
+        """The same: Slurm kills the jobs that do not exit."""
         self.interrupt()
 
     def wait(self, seconds: float) -> bool:
@@ -106,14 +116,14 @@ class SlurmWorkers:
         return self._all_done()
 
     def log(self, slot: int) -> Path:
-        """What a job printed; its workers write beside it, in logs/."""
+        """The output of a job; its workers write to logs/."""
         return Path(self._submitted[min(slot, len(self._submitted) - 1)].paths.stderr)
 
     def _all_done(self) -> bool:
         return all(job.done() for job in self._jobs)
 
     def _submit(self, n_jobs: int) -> None:
-        """Submits further jobs as one array, and notes their numbers for later commands."""
+        """Submits further jobs as one array and records their ids for later commands."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import environment_variables
 
@@ -122,7 +132,7 @@ class SlurmWorkers:
                 jobs = self._executor.submit_array([self._job] * n_jobs)
         except (FailedJobError, FailedSubmissionError) as error:
             problem = " ".join(str(error).split())
-            raise ConfigError("launcher", "slurm", f"sbatch refuses the jobs ({problem}); see launcher.*") from error
+            raise ConfigError("launcher", "slurm", f"sbatch refuses the jobs ({problem}); check launcher.*") from error
         self._jobs += jobs
         self._submitted += jobs
         content = {"cluster": self._launcher.cluster, "jobs": [job.job_id for job in self._submitted]}
@@ -141,7 +151,7 @@ class SlurmWorkers:
 
 
 def _executor(folder: Path, sweep: str, launcher: SlurmLauncher) -> Any:
-    """submitit's executor with the launcher's settings; ConfigError where it cannot be had."""
+    """submitit's executor with the launcher's settings. Raises ConfigError where it is not available."""
     try:
         import submitit
     except ImportError:
@@ -151,9 +161,9 @@ def _executor(folder: Path, sweep: str, launcher: SlurmLauncher) -> Any:
     extra = {name: value if equals else True for name, equals, value in options}
     try:
         executor = submitit.AutoExecutor(folder, cluster=launcher.cluster, slurm_max_num_timeout=MAX_REQUEUES)
-    except RuntimeError as error:  # it looks for srun
-        fix = "start the sweep where sbatch and srun are, or try it here with launcher.cluster=local"
-        raise ConfigError("launcher", "slurm", f"this is no machine of a Slurm cluster; {fix}") from error
+    except RuntimeError as error:  # there is no srun
+        fix = "start the sweep where sbatch and srun are installed, or try launcher.cluster=local"
+        raise ConfigError("launcher", "slurm", f"this machine belongs to no Slurm cluster; {fix}") from error
     executor.update_parameters(
         name=f"sweep-{sweep}",
         timeout_min=launcher.minutes,

@@ -1,4 +1,4 @@
-"""A worker: claim a cell, run it, tell; until nothing waits or it is asked to stop."""
+"""A worker: claims a cell, runs it, and reports its outcome, until nothing waits or it is asked to stop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
 
-from src.errors import ConfigError, Interrupted, Pruned
-from src.sweep.engine import Engine, Outcome, load_engine
+from src.errors import Interrupted, Pruned
+from src.sweep.compatibility import check_compatibility
+from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import GRID, SweepFolder, searches_of
-from src.sweep.processes import Member
-from src.sweep.queue.queue import Claim, WorkQueue
-from src.sweep.queue.retry import StorageAway
-from src.sweep.workers.compatibility import refuse_other_code
+from src.sweep.processes import Process
+from src.sweep.queue.queue import MAX_ATTEMPTS, ClaimedCell, WorkQueue
+from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.training.control import OnProgress, ProgressReport, RunControl
 
 PARENT_VARIABLE = "SWEEP_PARENT_PID"
-"""Set by the launcher: a worker whose parent is gone finishes its run and leaves."""
+"""Set by the command that starts a worker: the worker stops when that process is gone."""
 
 ONE_THREAD = (
     "OMP_NUM_THREADS",
@@ -43,52 +43,52 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or a vanished parent: once, the current run is finished and the cell given back; twice, now."""
+    """Ctrl-C, SIGTERM or a dead parent. Once: the worker finishes its run and gives the cell back; twice: it exits now."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         parent = os.environ.get(PARENT_VARIABLE)
         self._parent = int(parent) if parent else None
 
     def listen(self) -> None:
-        """Takes over the signals of this process."""
+        """Installs the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGUSR2, self._on_warning)
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
-        if self._asked.is_set():
+        if self._requested.is_set():
             os._exit(128 + number)
-        self._asked.set()
+        self._requested.set()
 
     def _on_warning(self, number: int, frame: object) -> None:
-        """Slurm says that time is up soon, to every process of a job: it never ends anything by itself."""
+        """Slurm signals every process of a job before its time is up; this never exits at once."""
         del number, frame
-        self._asked.set()
+        self._requested.set()
 
     def is_set(self) -> bool:
         """Whether to stop."""
         if self._parent is not None and os.getppid() != self._parent:
-            self._asked.set()
-        return self._asked.is_set()
+            self._requested.set()
+        return self._requested.is_set()
 
 
-def work(folder: SweepFolder, search: str | None = None) -> int:
-    """Works on the sweep until nothing is left for this worker; returns how many cells it ended.
+def work(folder: SweepFolder, search: str | None = None, engine: str = DEFAULT_ENGINE) -> int:
+    """Works on the sweep until nothing is left for this worker; returns the number of cells that it ended.
 
-    `search`: the id of the search to work on, `GRID` for cells that a command listed; without it all of the sweep's.
+    `search`: the id of a search, or `GRID` for the cells of a grid; None: all of the sweep. `engine`: see `load_engine`.
     """
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
-    about = folder.read_queue()
+    description = folder.read_queue()
     stop = StopRequest()
     stop.listen()
-    refuse_other_code(folder.sweep, about)
-    with Member(folder, "worker") as member:
-        worker = Worker(folder, member, about["engine"], stop)
+    check_compatibility(folder.sweep, description)
+    with Process(folder, "worker") as process:
+        worker = Worker(folder, process, engine, stop)
         n_ended = 0
-        for queue in queues_of(folder, member, about, search):
+        for queue in open_queues(folder, process, description, search, engine):
             try:
                 n_ended += worker.work(queue)
             finally:
@@ -98,90 +98,76 @@ def work(folder: SweepFolder, search: str | None = None) -> int:
     return n_ended
 
 
-def queues_of(folder: SweepFolder, member: Member, about: Mapping[str, Any], search: str | None) -> Iterator[WorkQueue]:
-    """The queues that a worker of the sweep has to work on, opened one after the other; to be closed by the caller.
+def open_queues(
+    folder: SweepFolder, process: Process, description: Mapping[str, Any], search: str | None, engine: str
+) -> Iterator[WorkQueue]:
+    """Opens the queues of a sweep one after the other; the caller closes them.
 
-    `about`: the content of the sweep's queue.json; `search`: see `work`.
+    `description`: the content of queue.json; `search`, `engine`: see `work`.
     """
     if search in (None, GRID):
-        yield WorkQueue(folder, member, about)
+        yield WorkQueue(folder, process, description)
     for search_id in searches_of(folder) if search is None else [search]:
         if search_id != GRID:
-            from src.sweep.search.trials import TrialQueue  # loads what the cells of a grid do without
+            from src.sweep.search.trials import TrialQueue  # imports what the cells of a grid do not need
 
-            yield TrialQueue(folder, member, about, search_id)
-
-
-def give_up_dead(queue: WorkQueue, engine: Engine) -> None:
-    """Takes up what dead workers left, and records as failed what killed too many of them."""
-    record_dead(queue, engine, queue.take_up_dead())
+            yield TrialQueue(folder, process, description, search_id, engine)
 
 
-def record_dead(queue: WorkQueue, engine: Engine, given_up: Sequence[Claim]) -> None:
-    """Records as failed the cells that `WorkQueue.take_up_dead` gave up."""
-    for claim in given_up:
-        reason = next(e.reason for e in queue.entries("FAIL") if e.trial_id == claim.trial_id)
-        engine.record_failure(engine.resolve(queue.config_of(claim)), reason or "")
+def record_failed(queue: WorkQueue, engine: Engine, failed: Sequence[FrozenTrial]) -> None:
+    """Records the failure of cells whose workers died too often, as `WorkQueue.requeue_stale` returns them."""
+    for trial in failed:
+        reason = f"its worker died {MAX_ATTEMPTS} times; out of memory?"
+        engine.record_failure(engine.resolve(queue.config_of(trial)), reason)
 
 
 class Worker:
-    """One process's work on a sweep. GPUs are leased for a cell once it is claimed, and what a library sees of them is
-    settled when it first counts them: nothing before `Engine.run_cell` may do so, and a grid's cells are claimed without
-    the engine."""
+    """One process that works on a sweep.
 
-    def __init__(self, folder: SweepFolder, member: Member, engine: str, stop: StopRequest) -> None:
-        self._folder, self._member, self._stop = folder, member, stop
+    It leases GPUs after it has claimed a cell. A library sees the GPUs that are visible when it first counts them, so
+    nothing counts them before `Engine.run_cell`, and the cells of a grid are claimed without loading the engine.
+    """
+
+    def __init__(self, folder: SweepFolder, process: Process, engine: str, stop: StopRequest) -> None:
+        self._folder, self._process, self._stop = folder, process, stop
         self._engine_name = engine
-        self._devices = Devices(forget=lambda: self._engine.free_device())
+        self._devices = Devices(free=lambda: self._engine.free_device())
 
     @property
     def _engine(self) -> Engine:
         return load_engine(self._engine_name)
 
     def work(self, queue: WorkQueue) -> int:
-        """Until nothing is left in the queue, or told to stop; returns how many cells ended here."""
+        """Works until the queue is empty or a stop is requested; returns the number of cells that ended here."""
         n_ended = 0
-        queue.patience.hurried = self._stop.is_set
+        queue.retry.should_abort = self._stop.is_set
         queue.warm_up()
         try:
             while not self._stop.is_set():
                 claim = queue.claim()
                 if claim is not None:
-                    n_ended += self._run(queue, claim)
+                    self._process.update(cell=claim.cell)
+                    ended = self._run(queue, claim)
+                    self._process.update(cell=None, n_ended=ended)
+                    n_ended += ended
                 elif not self._wait_for_more(queue):
                     break
         finally:
-            self._devices.give_back()
+            self._devices.release()
         return n_ended
 
     def _wait_for_more(self, queue: WorkQueue) -> bool:
-        """Whether a cell may come free: one that another worker runs with fewer seeds, or that a dead one left."""
-        self._devices.give_back()
-        if given_up := queue.take_up_dead():
-            record_dead(queue, self._engine, given_up)
-        if not queue.entries("WAITING", limit=1):
+        """Whether a cell waits that cannot be claimed yet, or that a dead worker left."""
+        self._devices.release()
+        if failed := queue.requeue_stale():
+            record_failed(queue, self._engine, failed)
+        if not queue.n_waiting():
             return False
         time.sleep(IDLE_SECONDS)
         return True
 
-    def _run(self, queue: WorkQueue, claim: Claim) -> bool:
-        """Runs one claimed cell; whether it ended here. Raises ConfigError where the folder is not that of the queue."""
-        if not self._folder.has_cell(claim.cell):
-            queue.requeue(claim)
-            problem = (
-                f"has no {self._folder.cell(claim.cell)}/cell.yaml, which the queue holds: it is not the folder that"
-            )
-            raise ConfigError(
-                "multirun", str(self._folder.multirun), f"{problem} the sweep's command writes to; share it"
-            )
-        # The queue hands a cell to one worker; this lock also keeps out a worker of another queue on the same folder.
-        lock = FileLock(self._folder.cell(claim.cell) / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            queue.requeue(claim)
-            time.sleep(IDLE_SECONDS)
-            return False
+    def _run(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
+        """Runs a claimed cell; returns whether it ended here."""
         start = time.monotonic()
         try:
             outcome = self._outcome(queue, claim)
@@ -189,7 +175,7 @@ class Worker:
             queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
             return False
-        except StorageAway:
+        except StorageUnavailable:
             raise
         except Pruned as reason:
             queue.complete_without_value(claim, str(reason))
@@ -208,16 +194,17 @@ class Worker:
             log.info("cell %s: done in %.1f s", claim.cell, time.monotonic() - start)
             return True
         finally:
-            lock.release()
+            claim.lock.release()
 
-    def _outcome(self, queue: WorkQueue, claim: Claim) -> Outcome:
-        """What became of the cell, on the devices that its runs ask for."""
-        config = queue.config_of(claim)
-        visible = self._devices.take(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
+    def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> Outcome:
+        """Runs the cell on the devices that its config asks for."""
+        config = queue.config_of(claim.trial)
+        visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
         if config.trainer.devices > 1:
-            n = config.trainer.devices
             try:
-                return run_group(self._folder, config, n, self._member.id, visible, self._stop.is_set)
+                return run_group(
+                    self._folder, config, self._engine_name, self._process.lock_path, visible, self._stop.is_set
+                )
             except GroupFailed as error:
                 self._engine.record_failure(self._engine.resolve(config), str(error))
                 raise

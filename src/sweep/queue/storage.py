@@ -1,0 +1,169 @@
+"""The Optuna study of a sweep, in a journal file of the sweep's folder or in a database. Only Optuna's public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateSchema
+
+from src.errors import ConfigError
+from src.sweep.folder import SweepFolder
+from src.sweep.queue.retry import Retry, one_line
+from src.urls import with_driver, without_password
+
+SCHEMA = "sweeps"
+"""Schema of Optuna's tables on PostgreSQL. MLflow, whose tables may be in the same database, also has an `alembic_version`."""
+
+POSTGRESQL = {
+    "options": f"-csearch_path={SCHEMA}",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+"""Connection arguments; times in seconds. Keepalives detect a dead connection within one minute."""
+
+SQLITE = {"timeout": 120}
+
+Direction = Literal["maximize", "minimize"]
+
+
+class StudyStore:
+    """One study of a sweep, named `name`.
+
+    `queue`: the content of the sweep's queue.json, whose `storage` is a URL without a password or None (a journal file).
+    Changes of a trial's state require that the caller holds the lock of the trial's cell.
+    Raises ConfigError when the storage is out of reach, damaged, or serves another folder.
+    """
+
+    def __init__(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> None:
+        url: str | None = queue["storage"]
+        shown = without_password(url)[0] if url else str(folder.root / "study.journal")
+        self.retry = Retry(shown)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            with FileLock(folder.root / "queue.lock"):  # two processes that create tables at once would collide
+                self.storage = _database(with_driver(url)) if url else _journal(folder.root / "study.journal")
+                self.study = optuna.create_study(
+                    storage=self.storage, study_name=name, direction=direction, load_if_exists=True
+                )
+                served = self.study.user_attrs.get("folder")
+                if served is None:
+                    self.study.set_user_attr("folder", queue["id"])
+            self._id = self.storage.get_study_id_from_name(name)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise ConfigError(
+                "storage", shown, f"cannot be used ({one_line(error)}); is the server running?"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            if url:
+                raise
+            fix = "delete this file, and the same command fills it again"
+            raise ConfigError("storage", shown, f"the journal is damaged ({one_line(error)}); {fix}") from error
+        if served not in (None, queue["id"]):
+            problem = "this storage already serves a sweep of that name in another folder; choose another name"
+            raise ConfigError("sweep", folder.sweep, problem)
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in these states (in any, if none is given), oldest first. Not to be modified."""
+        return self.retry(lambda: self.study.get_trials(deepcopy=False, states=states or None))
+
+    def trial(self, number: int) -> FrozenTrial:
+        """One trial."""
+        return self.retry(lambda: self.storage.get_trial(self._trial_id(number)))
+
+    def add(self, trials: Sequence[FrozenTrial]) -> None:
+        """Adds trials. Not retried by itself: the caller looks first which are there."""
+        self.study.add_trials(trials)
+
+    def start(self, number: int) -> bool:
+        """Makes a waiting trial run; False if it does not wait."""
+        n_tries = 0
+
+        def operation() -> bool:
+            nonlocal n_tries
+            n_tries += 1
+            try:
+                started = self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                return False
+            return started or n_tries > 1  # then the reply to the first try was lost: nobody else holds the cell's lock
+
+        return self.retry(operation)
+
+    def set(self, number: int, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
+        """Sets attributes and then the state of a trial; False if it has already ended."""
+
+        def operation() -> bool:
+            trial_id = self._trial_id(number)
+            for key, content in attributes.items():
+                self.storage.set_trial_user_attr(trial_id, key, content)
+            self.storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+            return True
+
+        try:
+            return self.retry(operation)
+        except UpdateFinishedTrialError:
+            return False
+
+    def note(self, number: int, values: Mapping[int, float], system: Mapping[str, Any]) -> None:
+        """Adds intermediate values and system attributes to a running trial."""
+        trial_id = self._trial_id(number)
+        with suppress(UpdateFinishedTrialError):
+            for step, value in values.items():
+                self.storage.set_trial_intermediate_value(trial_id, step, value)
+            for key, content in system.items():
+                self.storage.set_trial_system_attr(trial_id, key, content)
+
+    def close(self) -> None:
+        """Closes connections to a database."""
+        self.storage.remove_session()
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+
+def _database(url: str) -> BaseStorage:
+    dialect = sqlalchemy.make_url(url).get_backend_name()
+    options: dict[str, Any] = {"connect_args": SQLITE if dialect == "sqlite" else {}}
+    if dialect == "postgresql":
+        engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": POSTGRESQL["connect_timeout"]})
+        with engine.begin() as connection:
+            connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+        engine.dispose()
+        options = {"pool_pre_ping": True, "connect_args": POSTGRESQL}
+    return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
+
+
+def _journal(path: Path) -> BaseStorage:
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+
+
+class _JournalLock(JournalFileOpenLock):
+    """The lock around writes to a journal. In place of Optuna's, which outlives a killed process by 30 s."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._lock = FileLock(journal.with_suffix(".journal.lock"), poll_interval=0.001)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        with self._journal.open("r+b") as file:
+            if file.seek(0, 2) and file.seek(-1, 2) >= 0 and file.read(1) != b"\n":
+                file.seek(0)  # a writer was killed within a line
+                file.truncate(file.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
