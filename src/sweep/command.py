@@ -104,7 +104,7 @@ def run_cells(
         GridSupervisor,
         report_detached,
     )  # imports Optuna, which a finished grid does not need
-    from src.sweep.workers.local import workers_for
+    from src.sweep.workers.launch import workers_for
 
     console = Console(stderr=True)
     workers = workers_for(folder, plan.config, engine_name)

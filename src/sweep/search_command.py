@@ -25,7 +25,8 @@ from src.sweep.search.space import distribution_in_words
 from src.sweep.search.summary import report_search
 from src.sweep.search.trials import Searched, TrialQueue, axes_text, best_text, latest
 from src.sweep.supervisor import Supervisor, report_detached
-from src.sweep.workers.local import Workers, n_workers_of, workers_for
+from src.sweep.workers.launch import workers_for
+from src.sweep.workers.local import Workers, n_workers_of
 
 
 def run_search(line: CommandLine, engine: Engine, engine_name: str) -> tuple[list[str], Path]:

@@ -17,8 +17,9 @@ import pytest
 from src.config import TrainerConfig, compose
 from src.errors import ConfigError, Interrupted
 from src.sweep.folder import SweepFolder
+from src.sweep.workers.launch import workers_for
 from src.sweep.workers.leases import Devices
-from src.sweep.workers.local import LocalWorkers, n_workers_here, workers_for
+from src.sweep.workers.local import LocalWorkers, n_workers_here
 from tests.sweep.gpus import pretend
 
 ENGINE = "tests.sweep.fake_engine"

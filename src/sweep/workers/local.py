@@ -1,4 +1,4 @@
-"""The workers of a sweep: processes of this machine, replaced when one dies while cells remain, or jobs of a cluster."""
+"""Workers as processes of this machine, replaced when one dies while cells remain; the number of workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from src.config import Config, SlurmLauncher
-from src.errors import ConfigError
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.gpus import visible_gpus
@@ -59,28 +58,6 @@ class Workers(Protocol):
 
     def log(self, slot: int) -> Path:
         """The file with that worker's output."""
-
-
-def workers_for(folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> Workers:
-    """The workers that a sweep's settings ask for. Raises ConfigError where they are not available."""
-    if isinstance(config.launcher, SlurmLauncher):
-        from src.sweep.workers.slurm import SlurmWorkers
-
-        return SlurmWorkers(folder, config.launcher, config.n_workers, engine, search)
-    _check_devices(config)
-    return LocalWorkers(folder, n_workers_here(config), engine, search=search)
-
-
-def _check_devices(config: Config) -> None:
-    """Raises ConfigError where this machine lacks the GPUs that every run asks for."""
-    trainer, gpus = config.trainer, visible_gpus()
-    if gpus and trainer.name != "cpu" and trainer.devices > len(gpus):
-        raise ConfigError("trainer.devices", trainer.devices, f"only {len(gpus)} GPUs are visible here; lower it")
-    if trainer.name == "gpu" and not gpus:
-        import torch  # the engine has loaded it
-
-        if not torch.cuda.is_available():
-            raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
 
 
 def n_workers_of(config: Config) -> int:
