@@ -1,6 +1,6 @@
-"""What moved when training went on: layers, predicted classes, features; and what putting parts of a model back gives.
+"""Drift between an earlier and a later state of one run: layers, predicted classes, features, and restored parts.
 
-Weights are mappings from a name to a tensor, as of `nn.Module.state_dict()`; "earlier" and "later" are two of one run.
+Weights are mappings from names to tensors, as from `nn.Module.state_dict()`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def relative_movement(
 ) -> dict[str, float | None]:
     """|w1 - w0| / |w0| of every group of parameters (see `src.models.structure.layers`), Euclidean norms.
 
-    `groups`: (name, parameters' names). None where |w0| is 0: a group that starts at zero has no relative movement.
+    `groups`: (name, parameters' names). None if |w0| is 0.
     """
     movement: dict[str, float | None] = {}
     for name, parameters in groups:
@@ -51,17 +51,19 @@ def mean_probabilities(logits: Tensor, weights: Tensor | None = None) -> Tensor:
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     """The last layer with parameters and its path: the map from features to outputs.
 
-    Raises ValueError where it is not a Linear layer: features are then not defined.
+    Raises ValueError if it is not a Linear layer, since features are then undefined.
     """
     path, _ = layers(model)[-1]
     head = model.get_submodule(path)
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"the last layer, {path or type(head).__name__}, is no Linear layer, so there are no features")
+        raise ValueError(
+            f"the last layer, {path or type(head).__name__}, is not a Linear layer, so features are undefined"
+        )
     return path, head
 
 
 def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the head is given, [n, d], and what it makes of it, [n, K], in evaluation mode."""
+    """The inputs [n, d] and outputs [n, K] of the head, in evaluation mode."""
     _, head = head_of(model)
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
@@ -78,7 +80,7 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def effective_bias(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
     """b_k + W_k h with the mean features h: the mean logit of every class, float64 [K].
 
-    The bias alone says little: a network can move its mean outputs through any direction that all features share.
+    The bias alone is not enough: a direction that all features share also shifts the mean outputs.
     `weight` [K, d]; `bias` [K] or None; `features` [n, d].
     """
     mean = weight.double() @ features.double().mean(dim=0)
@@ -94,7 +96,7 @@ def probe_accuracy(
     *,
     test_weights: Tensor | None = None,
 ) -> float:
-    """Accuracy on the test samples of a linear classifier fit to frozen features [n, d]: what can be read out of them.
+    """Accuracy on the test samples of a linear classifier fitted to frozen features [n, d].
 
     Ridge least squares to one-hot targets with an intercept that is not shrunk (Alain and Bengio 2017 use a linear classifier
     too; least squares has one solution and no training to tune). A class without training samples is never predicted.
@@ -115,11 +117,11 @@ def probe_accuracy(
     return float(right.mean() if test_weights is None else right @ test_weights.double() / test_weights.sum())
 
 
-# ------------------------------------------------------------------------------------------------ putting parts back
+# ------------------------------------------------------------------------------------------------ restoring parts
 
 
 def parts_of(model: nn.Module) -> dict[str, list[str]]:
-    """What can be put back: the head's bias, the whole head, and the features (all parameters and buffers before it)."""
+    """The parts that can be restored: the head's bias, the head, and the features (all parameters and buffers before it)."""
     path, head = head_of(model)
     prefix = f"{path}." if path else ""
     in_head = [f"{prefix}{name}" for name, _ in head.named_parameters()]
@@ -129,7 +131,7 @@ def parts_of(model: nn.Module) -> dict[str, list[str]]:
 
 
 def restored(later: Weights, earlier: Weights, names: Sequence[str]) -> dict[str, Tensor]:
-    """The later weights with the named tensors put back to the earlier ones."""
+    """The later weights with the named tensors from the earlier ones."""
     chosen = set(names)
     return {name: (earlier if name in chosen else later)[name] for name in later}
 
@@ -137,10 +139,10 @@ def restored(later: Weights, earlier: Weights, names: Sequence[str]) -> dict[str
 def restoration(
     model: nn.Module, earlier: Weights, later: Weights, x: Tensor, score: Callable[[nn.Module], float]
 ) -> dict[str, float]:
-    """`score` of the earlier and the later model, and of the later one with parts put back.
+    """`score` of the earlier and the later model, and of the later one with restored parts.
 
     Keys: ``earlier``, ``later``, then those of ``bias``, ``effective bias``, ``head``, ``features`` that the model has.
-    Putting back the effective bias shifts the head's bias so that the mean outputs on `x` [n, ...] are the earlier ones.
+    Restoring the effective bias shifts the head's bias so that the mean outputs on `x` [n, ...] are the earlier ones.
     `model` is scored as a copy, never changed.
     """
     model = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""What training costs, in floating-point operations."""
+"""Training cost in floating-point operations."""
 
 from __future__ import annotations
 

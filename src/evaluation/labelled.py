@@ -1,4 +1,4 @@
-"""Samples as a network is shown them when it is looked at: inputs, labels, and the weight of each in its set."""
+"""Labelled samples for inspecting a network: inputs, labels, and the weight of each in its set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src.data.stream import Evaluations, Samples
 
 MOST_SAMPLES = 2_000
-"""Samples of a set at which a model is looked at, unless somebody says otherwise."""
+"""Default number of samples of a set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +22,7 @@ class Labelled:
     weights: Tensor
 
     def accuracy(self, model: nn.Module) -> float:
-        """Weighted share of right answers, in evaluation mode."""
+        """Weighted accuracy, in evaluation mode."""
         with torch.no_grad():
             right = model.eval()(self.x).argmax(dim=-1) == self.y
         return float(self.weights @ right.double())
@@ -33,7 +33,7 @@ def evaluation_set(
 ) -> Labelled:
     """The samples that have weight in one set, at most `n_most` of them, evenly over each pool.
 
-    Raises ValueError where there is no such set: its data set is empty.
+    Raises ValueError if the set does not exist, because its data set is empty.
     """
     if name not in evaluations.sets:
         raise ValueError(f"there is no held-out set {name}")

@@ -27,8 +27,8 @@ class Surface:
     """Losses of a network as functions of its parameters.
 
     `sets`: name -> (inputs [n, ...], labels [n] or targets [n, k]). Buffers are those of `model`; a network with batch
-    normalisation uses the statistics of the set itself (a training-mode pass), for those of a mixture of weights are not
-    the mixture of their statistics.
+    normalisation uses the statistics of the set itself (a training-mode pass), since the statistics of a mixture of weights
+    are not the mixture of their statistics.
     """
 
     def __init__(self, model: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], loss: Loss) -> None:
@@ -137,7 +137,7 @@ class Plane:
 def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Plane:
     """a at the origin, b on the x axis, c above it (Garipov et al. 2018, section 5: Gram-Schmidt of b - a and c - a).
 
-    Raises ValueError where the three lie on one line.
+    Raises ValueError if the three lie on one line.
     """
     right = b - a
     if float(right.norm()) == 0:
@@ -152,9 +152,9 @@ def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Plane:
     return Plane(a, right, up / up.norm())
 
 
-def window(places: Sequence[tuple[float, float]], margin: float = 0.3) -> tuple[float, float, float, float]:
-    """(left, right, bottom, top) of a square around the places, with a margin as a share of its side."""
-    xs, ys = [x for x, _ in places], [y for _, y in places]
+def window(points: Sequence[tuple[float, float]], margin: float = 0.3) -> tuple[float, float, float, float]:
+    """(left, right, bottom, top) of a square around the points, with a margin as a share of its side."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     half = max(max(xs) - min(xs), max(ys) - min(ys)) * (0.5 + margin) or 1.0
     x, y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
     return x - half, x + half, y - half, y + half
@@ -173,7 +173,7 @@ def connect(loss: LossOf, a: Tensor, b: Tensor, *, n_steps: int = 100, n_positio
 
     Minimises the mean loss over `n_positions` inner positions of the curve with Adam, from the straight line; the steps
     are as long, per parameter, as two hundredths of the root mean square of b - a. Deterministic: the positions are fixed,
-    where the paper draws them. The best control point met is returned, by that mean loss.
+    where the paper draws them. Returns the control point with the lowest mean loss.
     """
     positions = [(k + 1) / (n_positions + 1) for k in range(n_positions)]
     control = interpolate(a, b, 0.5).clone().requires_grad_(True)

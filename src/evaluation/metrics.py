@@ -1,8 +1,8 @@
-"""Figures of merit of many models at once, from their outputs on weighted samples.
+"""Metrics of many models at once, from their outputs on weighted samples.
 
 R is the number of models scored side by side (replicas), n that of samples, K that of outputs. Labels and weights are the
-models' own, [R, n], or shared by all, [n]. A model's figures have the same bits whatever the number of models beside it.
-Everything is computed in float64. A figure that is undefined is NaN here and None in `score`'s plain numbers, never 0.
+models' own, [R, n], or shared by all, [n]. A model's metrics have the same bits for every number of models.
+Everything is computed in float64. An undefined metric is NaN here and None in the result of `score`, never 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
     `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n], with
     any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight. `ece`: expected
     calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum over bins of
-    |accuracy - confidence|, by weight. With equal weights these are torchmetrics' figures, save that its ECE gives a
+    |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its ECE gives a
     confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample that
     has weight is not finite; the recall of a class without weight.
     """
@@ -83,7 +83,7 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
 def score(
     evaluations: Sequence[Evaluations], outputs: Sequence[Tensor], loss: Loss, sets: Sequence[str]
 ) -> list[dict[str, float | None]]:
-    """Each model's figures on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
+    """Each model's metrics on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
 
     `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on a set
     that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression. Recalls are given

@@ -24,70 +24,66 @@ class Device:
 
 
 def device_of(trainer: TrainerConfig) -> Device:
-    """The device and precision of this process; ConfigError where the machine lacks what was asked for."""
+    """The device and precision of this process. Raises ConfigError if the machine lacks what `trainer` requests."""
     torch.set_num_threads(trainer.threads)
     same_bits_anywhere()
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if trainer.devices > 1 and world != trainer.devices:
-        problem = "several devices need a process each, which src.train starts; a sweep takes trainer.devices=1"
+        problem = "several devices need a process each, which src.train starts; set trainer.devices=1 in a sweep"
         raise ConfigError("trainer.devices", trainer.devices, problem)
     world, rank = (world, rank) if trainer.devices > 1 else (1, 0)
     has_gpu = torch.cuda.is_available()
     if trainer.name == "gpu" and not has_gpu:
-        raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
+        raise ConfigError("trainer", "gpu", "no CUDA device is visible; set trainer=auto or trainer=cpu")
     on_gpu = has_gpu and trainer.name != "cpu"
     if trainer.precision == "16-mixed" and not on_gpu:
-        raise ConfigError("trainer.precision", "16-mixed", "needs a GPU; on a CPU take bf16-mixed or 32")
+        raise ConfigError("trainer.precision", "16-mixed", "needs a GPU; on a CPU use bf16-mixed or 32")
     if on_gpu and trainer.devices > torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible here; lower it")
+        raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible; lower it")
     dtype = torch.float64 if trainer.precision == "64" else torch.float32
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
-        if on_gpu
-        else torch.device("cpu")
-    )
-    return Device(device, dtype, rank, world)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0
+    return Device(torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), dtype, rank, world)
 
 
 def same_bits_anywhere() -> None:
-    """Asks MKL, before its first product, for results that do not depend on where in memory the factors lie.
+    """Requests results from MKL, before its first product, that do not depend on memory alignment.
 
-    Otherwise a model's bits depend on its place in a group, wherever its rows do not fill whole 16 bytes (7 units, 50
-    features). Costs nothing measurable; a choice of the user's own stays.
+    Otherwise a model's bits depend on its position in a group if its rows do not fill whole 16 bytes (7 units, 50
+    features). The cost is not measurable. A value set by the user stays.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
-def join_world(place: Device) -> None:
-    """Meets the other processes of a data-parallel run, before Lightning would: rank 0 tells them what is to be fit."""
-    if place.world > 1 and not torch.distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if place.torch_device.type == "cuda" else "gloo"
+def join_world(device: Device) -> None:
+    """Joins the process group of a data-parallel run before Lightning does: rank 0 broadcasts what to train."""
+    if device.world > 1 and not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.torch_device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)
 
 
-def trainer_arguments(trainer: TrainerConfig, place: Device) -> dict[str, Any]:
-    """Arguments of a Lightning Trainer on this place."""
-    on_gpu = place.torch_device.type == "cuda"
+def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:
+    """Arguments of a Lightning Trainer on the device."""
+    on_gpu = device.torch_device.type == "cuda"
     precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
     arguments: dict[str, Any] = {
         "accelerator": "gpu" if on_gpu else "cpu",
-        "devices": [place.torch_device.index or 0] if on_gpu else 1,
+        "devices": [device.torch_device.index or 0] if on_gpu else 1,
         "precision": precision,
         "deterministic": trainer.deterministic,
     }
-    if place.world > 1:
+    if device.world > 1:
         arguments["strategy"] = "ddp"
-        arguments["devices"] = place.world
+        arguments["devices"] = device.world
         arguments["sync_batchnorm"] = on_gpu
     return arguments
 
 
-def fingerprint(place: Device) -> str:
-    """What the last bits of a result depend on besides the recipe: torch, the processor's instructions, the device."""
-    if place.torch_device.type == "cuda":
-        device = torch.cuda.get_device_name(place.torch_device)
+def fingerprint(device: Device) -> str:
+    """What the last bits of a result depend on besides the recipe: torch, CPU capability, device."""
+    if device.torch_device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device.torch_device)
     else:
         rounding = f"MKL_CBWR={os.environ.get('MKL_CBWR', '')}"
-        device = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {rounding}"
-    return f"torch {torch.__version__}, {device}"
+        hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {rounding}"
+    return f"torch {torch.__version__}, {hardware}"

@@ -1,5 +1,4 @@
-"""Scores trained weights on held-out sets: always one plain model at a time, so that a figure's bits depend on its
-weights alone."""
+"""Scores trained weights on held-out sets, one plain model at a time, so that a score's bits depend on the weights alone."""
 
 from __future__ import annotations
 
@@ -30,17 +29,17 @@ def set_names(n_parts: int) -> list[str]:
 
 
 def score_stages(
-    config: Config, stages: Sequence[tuple[Stream, Mapping[str, Tensor]]], of: Literal["test", "train"], place: Device
+    config: Config, stages: Sequence[tuple[Stream, Mapping[str, Tensor]]], of: Literal["test", "train"], device: Device
 ) -> list[Scores]:
-    """Figures ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
+    """Metrics ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
 
-    `of`: the test sets, or the training samples themselves, every sample equally. Where the distribution behind the
-    test sets is known, its exact risks are among the figures. The network is built once and its weights are exchanged.
+    `of`: the test sets, or the training samples themselves, every sample equally. Exact risks are included if the
+    distribution behind the test sets is known. The network is built once; only its weights change.
     """
     stream = stages[0][0]
-    model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, place.dtype)
-    layout = memory_layout(model, stream.input_shape, place.torch_device)
-    model = model.to(place.torch_device).to(memory_format=layout).eval()
+    model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, device.dtype)
+    layout = memory_layout(model, stream.input_shape, device.torch_device)
+    model = model.to(device.torch_device).to(memory_format=layout).eval()
     names = set_names(config.split.parts)
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
@@ -49,7 +48,7 @@ def score_stages(
         outputs = []
         for one, (_, weights) in zip(evaluations, some, strict=True):
             model.load_state_dict(dict(weights))
-            outputs.append([_outputs(model, pool, place, layout) for pool in one.pools])
+            outputs.append([_outputs(model, pool, device, layout) for pool in one.pools])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
         rows = score(evaluations, by_pool, config.loss, names)
         if of == "test":
@@ -60,12 +59,12 @@ def score_stages(
     return scores
 
 
-def _outputs(model: nn.Module, samples: Samples, place: Device, layout: torch.memory_format) -> Tensor:
+def _outputs(model: nn.Module, samples: Samples, device: Device, layout: torch.memory_format) -> Tensor:
     parts = []
     with torch.no_grad():
         for start in range(0, len(samples), EVALUATION_BATCH):
             rows = samples.rows[start : start + EVALUATION_BATCH]
-            x = samples.bank.scale(samples.bank.x[rows].to(place.torch_device), place.dtype)
+            x = samples.bank.scale(samples.bank.x[rows].to(device.torch_device), device.dtype)
             parts.append(model(x.contiguous(memory_format=layout)).cpu())
     return torch.cat(parts)
 

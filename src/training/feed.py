@@ -1,4 +1,4 @@
-"""How a group's batches reach the device: from tensors that live there, or streamed through a DataLoader."""
+"""Feeds: a group's batches, gathered from tensors on the device or streamed through a DataLoader."""
 
 from __future__ import annotations
 
@@ -24,38 +24,37 @@ Batch = tuple[Tensor, Tensor, int]
 
 
 RAW_ABOVE_MIB = 64
-"""A table of bytes that would be larger than this once scaled is scaled batch by batch instead: a quarter of the memory."""
-
+"""Size above which a table keeps bytes and scales them batch by batch, in a quarter of the memory."""
 
 ROWS_AT_ONCE = 4096
-"""Rows that are scaled together: all at once, they would be in memory three times."""
+"""Rows that are scaled together; all at once would take three times the memory."""
 
 CHUNK_MIB = 32
-"""Inputs that Lightning sees as one batch; it asks for the next ones before the last are used up."""
+"""Size of a Lightning batch; Lightning requests the next one before it has used the last."""
 
 
 class Table:
-    """The rows that some sample sets use, each kept once, on the device, scaled if that is not too large."""
+    """The rows that sample sets use, each once, on the device, scaled unless that is too large."""
 
-    def __init__(self, groups: Sequence[Sequence[Samples]], place: Device) -> None:
+    def __init__(self, groups: Sequence[Sequence[Samples]], device: Device) -> None:
         used: dict[int, tuple[Bank, list[Tensor]]] = {}
         for samples in (s for group in groups for s in group):
             used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
         banks = [bank for bank, _ in used.values()]
         kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
         n_rows = sum(map(len, kept.values()))
-        scaled_bits = n_rows * int(np.prod(banks[0].input_shape)) * torch.finfo(place.dtype).bits
+        scaled_bits = n_rows * int(np.prod(banks[0].input_shape)) * torch.finfo(device.dtype).bits
         is_large = scaled_bits / 8 > RAW_ABOVE_MIB * 2**20
         self._scale_by = banks[0] if is_large and _scaled_alike(banks) else None
-        self._dtype = place.dtype
+        self._dtype = device.dtype
         self.rows: list[Tensor] = []
         """For every group of sample sets, the table's row of each position in their concatenation."""
-        if self._scale_by is not None and len(banks) == 1 and place.torch_device.type == "cpu":
-            self._x = banks[0].x  # all of the bank, which is in memory anyway, in place of a copy of some rows
+        if self._scale_by is not None and len(banks) == 1 and device.torch_device.type == "cpu":
+            self._x = banks[0].x  # the whole bank, which is in memory anyway, in place of a copy of some rows
             self.rows = [torch.cat([s.rows for s in group]) for group in groups]
             return
-        dtype = place.dtype if self._scale_by is None else banks[0].x.dtype
-        self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=place.torch_device)
+        dtype = device.dtype if self._scale_by is None else banks[0].x.dtype
+        self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=device.torch_device)
         offsets, end = {}, 0
         for key, (bank, _) in used.items():
             offsets[key] = end
@@ -75,7 +74,7 @@ class Table:
 
     @staticmethod
     def mebibytes(groups: Sequence[Sequence[Samples]], dtype: torch.dtype) -> float:
-        """Size of the table these sample sets would make."""
+        """Size of the table of these sample sets."""
         rows: dict[int, list[Tensor]] = {}
         banks = {}
         for samples in (s for group in groups for s in group):
@@ -88,7 +87,7 @@ class Table:
 
 
 def _scaled_alike(banks: Sequence[Bank]) -> bool:
-    """Whether all hold bytes that are scaled in the same way, so that one can scale the rows of all."""
+    """Whether all banks hold bytes with the same scaling."""
     return all(
         bank.x.dtype == torch.uint8
         and (bank.mean is None) == (banks[0].mean is None)
@@ -105,8 +104,8 @@ def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:
 
 def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) -> Iterator[Positions]:
     """Positions [R, b] of every batch of one epoch (counted from 0), the stage's last batch cut to its length."""
-    # one batch has no order: that of the ids spares a permutation per model and update; asked of every member by itself,
-    # since its bits must not depend on whom it trains beside
+    # one batch needs no order, which saves a permutation per model and update; decided for every member by itself, since
+    # its bits must not depend on the rest of the group
     order = np.stack([m.pools[0] if in_one_batch([m], length) else m.order(epoch) for m in members])
     first = epoch * length.updates_per_epoch
     for k in range(min(length.updates_per_epoch, length.updates - first)):
@@ -118,26 +117,26 @@ def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) 
         yield order[:, start:stop]
 
 
-def _labels(member: MixtureData, place: Device) -> Tensor:
-    """Classes as they are, targets in the precision of the training."""
-    return member.labels.to(place.dtype) if member.labels.is_floating_point() else member.labels
+def _labels(member: MixtureData, device: Device) -> Tensor:
+    """Classes unchanged, targets in the precision of the training."""
+    return member.labels.to(device.dtype) if member.labels.is_floating_point() else member.labels
 
 
 class ResidentFeed:
     """Batches gathered from tensors on the device. Each `iter()` is the next epoch, the first one without `skip` batches."""
 
     def __init__(
-        self, members: Sequence[MixtureData], length: Length, place: Device, epoch: int = 0, skip: int = 0
+        self, members: Sequence[MixtureData], length: Length, device: Device, epoch: int = 0, skip: int = 0
     ) -> None:
-        self.members, self.length, self.place, self.epoch, self.skip = members, length, place, epoch, skip
-        self.table = Table([member.parts for member in members], place)
+        self.members, self.length, self.device, self.epoch, self.skip = members, length, device, epoch, skip
+        self.table = Table([member.parts for member in members], device)
         self.rows = [rows.numpy() for rows in self.table.rows]
-        self.labels = [_labels(member, place) for member in members]
+        self.labels = [_labels(member, device) for member in members]
         self._whole: Batch | None = None
-        """The one batch of every epoch, where that is so."""
+        """The batch of every epoch, if there is only one."""
 
     def __iter__(self) -> Iterator[Batch]:
-        place = self.place
+        device = self.device
         if self._whole is not None and self.epoch < self.length.updates:
             self._next_epoch()
             yield self._whole
@@ -145,10 +144,10 @@ class ResidentFeed:
         skip, self.skip = self.skip, 0
         batches = batch_positions(self.members, self.length, self._next_epoch())
         for positions in itertools.islice(batches, skip, None):
-            mine = positions[:, place.rank :: place.world]
+            mine = positions[:, device.rank :: device.world]
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
-            rows, y = rows.to(place.torch_device, non_blocking=True), y.to(place.torch_device, non_blocking=True)
+            rows, y = rows.to(device.torch_device, non_blocking=True), y.to(device.torch_device, non_blocking=True)
             x = self.table.take(rows)
             batch = (x, y, positions.shape[1])
             if in_one_batch(self.members, self.length):
@@ -163,60 +162,60 @@ class ResidentFeed:
 class _Rows(Dataset[Batch]):
     """Maps the positions [R, b] of a batch to its inputs and labels, read from the banks (possibly files)."""
 
-    def __init__(self, members: Sequence[MixtureData], place: Device) -> None:
-        self.members, self.place = members, place
+    def __init__(self, members: Sequence[MixtureData], device: Device) -> None:
+        self.members, self.device = members, device
         self.offsets = [np.cumsum([0, *(len(part) for part in member.parts)]) for member in members]
-        self.labels = [_labels(member, place) for member in members]
+        self.labels = [_labels(member, device) for member in members]
 
     def __getitem__(self, positions: Any) -> Batch:
-        mine = positions[:, self.place.rank :: self.place.world]
+        mine = positions[:, self.device.rank :: self.device.world]
         x = torch.stack([self._inputs(r, p) for r, p in enumerate(mine)])
         y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
         return x, y, positions.shape[1]
 
     def _inputs(self, r: int, positions: Positions) -> Tensor:
         member, offsets = self.members[r], self.offsets[r]
-        out = torch.empty(len(positions), *member.parts[0].bank.input_shape, dtype=self.place.dtype)
+        out = torch.empty(len(positions), *member.parts[0].bank.input_shape, dtype=self.device.dtype)
         for k, part in enumerate(member.parts):
             here = np.flatnonzero((positions >= offsets[k]) & (positions < offsets[k + 1]))
             if len(here):
                 rows = part.rows[torch.from_numpy(positions[here] - offsets[k])]
-                out[torch.from_numpy(here)] = part.bank.scale(part.bank.x[rows], self.place.dtype)
+                out[torch.from_numpy(here)] = part.bank.scale(part.bank.x[rows], self.device.dtype)
         return out
 
 
 class StreamingFeed:
-    """Batches read through a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch, the first
+    """Batches from a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch, the first
     one without `skip` batches."""
 
     def __init__(
         self,
         members: Sequence[MixtureData],
         length: Length,
-        place: Device,
+        device: Device,
         n_loaders: int,
         epoch: int = 0,
         skip: int = 0,
     ) -> None:
-        self.members, self.length, self.place, self.n_loaders = members, length, place, n_loaders
+        self.members, self.length, self.device, self.n_loaders = members, length, device, n_loaders
         self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:
         batches = list(batch_positions(self.members, self.length, self.epoch))[self.skip :]
         self.epoch, self.skip = self.epoch + 1, 0
         loader: DataLoader[Batch] = DataLoader(
-            _Rows(self.members, self.place),
+            _Rows(self.members, self.device),
             batch_size=None,
             sampler=batches,
             num_workers=self.n_loaders,
-            pin_memory=self.place.torch_device.type == "cuda",
+            pin_memory=self.device.torch_device.type == "cuda",
             generator=torch.Generator(),  # its workers' seeds are drawn from it instead of the global generator
         )
         yield from loader
 
 
 class AugmentedFeed:
-    """The batches of another feed with every picture changed at random: `names` as in `src.data.augment`."""
+    """The batches of another feed with random augmentations; `names` as in `src.data.augment`."""
 
     def __init__(self, plain: ResidentFeed | StreamingFeed, names: Sequence[str]) -> None:
         self.plain, self.names = plain, names
@@ -227,11 +226,11 @@ class AugmentedFeed:
         return self.plain.length
 
     def __iter__(self) -> Iterator[Batch]:
-        plain, place = self.plain, self.plain.place
+        plain, device = self.plain, self.plain.device
         chosen = np.stack([chances(member, plain.epoch) for member in plain.members])
         start = plain.skip * plain.length.batch_size
         for x, y, n in plain:
-            mine = chosen[:, start : start + n][:, place.rank :: place.world]
+            mine = chosen[:, start : start + n][:, device.rank :: device.world]
             yield augmented(x, mine, self.names), y, n
             start += n
 
@@ -240,7 +239,7 @@ Feed = ResidentFeed | StreamingFeed | AugmentedFeed
 
 
 class Chunks:
-    """The batches of every epoch in lists of at most `size`, and `CHUNK_MIB`: what Lightning sees as one batch."""
+    """Lightning batches: lists of at most `size` batches of one epoch, up to `CHUNK_MIB`."""
 
     def __init__(self, feed: Feed, size: int) -> None:
         self.feed, self.size = feed, size
@@ -253,13 +252,12 @@ class Chunks:
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:
-    """The same data in batches of another size, one epoch of it, whole on every rank and not augmented: for figures over
-    all of a stage's training data."""
+    """One epoch of the same data in batches of another size, whole on every rank and without augmentation."""
     feed = feed.plain if isinstance(feed, AugmentedFeed) else feed
     again = copy.copy(feed)
-    again.place = dataclasses.replace(feed.place, rank=0, world=1)
+    again.device = dataclasses.replace(feed.device, rank=0, world=1)
     n_draws = feed.length.n_draws
-    if isinstance(again, ResidentFeed) and (n_draws > batch_size or feed.place.world > 1):
+    if isinstance(again, ResidentFeed) and (n_draws > batch_size or feed.device.world > 1):
         again._whole = None
     again.length, again.epoch, again.skip = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0, 0
     return again
@@ -268,18 +266,18 @@ def whole_epoch(feed: Feed, batch_size: int) -> Feed:
 def make_feed(
     members: Sequence[MixtureData],
     length: Length,
-    place: Device,
+    device: Device,
     resident_mib: int,
     n_done: int = 0,
     augment: Sequence[str] = (),
 ) -> Feed:
-    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one. `n_done`: updates made
-    already, after which it goes on."""
+    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one. `n_done`: updates
+    to skip."""
     epoch, skip = divmod(n_done, length.updates_per_epoch)
     feed: ResidentFeed | StreamingFeed
-    if Table.mebibytes([member.parts for member in members], place.dtype) <= resident_mib:
-        feed = ResidentFeed(members, length, place, epoch, skip)
+    if Table.mebibytes([member.parts for member in members], device.dtype) <= resident_mib:
+        feed = ResidentFeed(members, length, device, epoch, skip)
     else:
-        n_loaders = 4 if place.torch_device.type == "cuda" else 0
-        feed = StreamingFeed(members, length, place, n_loaders, epoch, skip)
+        n_loaders = 4 if device.torch_device.type == "cuda" else 0
+        feed = StreamingFeed(members, length, device, n_loaders, epoch, skip)
     return AugmentedFeed(feed, augment) if augment else feed

@@ -20,13 +20,13 @@ from src.stopping.length import Length, StageSize
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One stage to train, named by everything its result depends on.
+    """One stage to train; its key is a digest of everything its result depends on.
 
-    `prefix_key`: the same name without the length, so that a stage begins as any shorter one of its line; None where the length
-    has a say in more than the end (a schedule, a stopping rule).
-    `parents`: keys of the stages its starting weights (or penalty) come from, in the order of `stage.start.of`;
-    `penalty_parent`: key of the stage its penalty holds on to. `monitor`: the validation set early stopping watches.
-    `level`: 0 for a stage that starts from nothing trained. `shape`: stages of equal shape may train in one group.
+    `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
+    the stopping rule depends on the total length.
+    `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
+    `penalty_parent`: key of the stage that its penalty refers to. `monitor`: the validation set of early stopping.
+    `level`: 0 for a stage without parents. `shape`: stages of equal shape may train in one group.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Run:
 class StagePlan:
     """The unique stages of a cell, the groups they train in, and the runs they serve.
 
-    `keep_optimizer`: stages whose optimizer state a later stage goes on with.
+    `keep_optimizer`: stages whose optimizer state a later stage inherits.
     """
 
     nodes: Mapping[str, Node]
@@ -79,7 +79,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     by_shape: dict[tuple[int, int, str], list[str]] = {}
     for node in nodes.values():
         by_shape.setdefault((node.level, node.length.updates, node.shape), []).append(node.key)
-    # of one level the short ones first: longer ones may go on from them
+    # within a level short stages come first, since longer ones may resume from them
     groups = tuple(tuple(keys) for _, keys in sorted(by_shape.items(), key=lambda item: item[0][:2]))
     kept = {node.parents[0] for node in nodes.values() if node.parents and not node.stage.reset_optimizer}
     return StagePlan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
@@ -110,7 +110,7 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
         config.optimizer.batch_size,
     )
     chain: list[Node] = []
-    node_of: dict[int, Node] = {}  # stage number -> the node whose weights stand for it
+    node_of: dict[int, Node] = {}  # stage number -> the node that has its weights
     for k, stage in enumerate(stages):
         if k in present:
             length = lengths[trained.index(k)] if k in trained else Length(data[k].n_draws, 1, 0, 0)
@@ -123,7 +123,7 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
 
 
 def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
-    """The same stages under names that no other run shares: nothing is reused."""
+    """The same stages under keys of their own, so that nothing is reused."""
     named = {node.key: digest([node.key, regime.label]) for node in chain}
     return [
         dataclasses.replace(
@@ -143,7 +143,7 @@ def _stage_data(stream: Stream, stage: Stage, sizes: list[int]) -> MixtureData:
 
 
 def _n_counted(stage: Stage, sizes: list[int], data: MixtureData) -> int:
-    """The size by which a stage's share of the budget is counted: its new data, or its own distinct samples."""
+    """The size that decides a stage's share of the budget: its distinct samples unless `counts_as` is set."""
     return data.n_samples if stage.counts_as is None else sum(sizes[part] for part in stage.counts_as)
 
 
@@ -156,10 +156,10 @@ def _node(
     holds = node_of.get(stage.penalty.of) if stage.penalty.kind != "none" else None
     if holds is None:
         stage = dataclasses.replace(stage, penalty=Penalty())
-    if parents and not parents[0].length.updates:  # an optimizer that made no update has nothing to go on with
+    if parents and not parents[0].length.updates:  # an optimizer without updates has no state
         stage = dataclasses.replace(stage, reset_optimizer=True)
     start = dataclasses.replace(stage.start, of=())
-    if start.path is not None:  # a file is what it holds, wherever it lies
+    if start.path is not None:  # identified by its content, not its path
         start = dataclasses.replace(start, path=split(start.path)[1])
         assert start.path is not None, "the configuration pins a file by its content"
     monitor = _monitor(config, stage, stream)
@@ -181,7 +181,7 @@ def _node(
     level = 1 + max((parent.level for parent in (*parents, *([holds] if holds else []))), default=-1)
     return Node(
         key=digest(identity),
-        prefix_key=_line(config, identity, recipe, length),
+        prefix_key=_prefix_key(config, identity, recipe, length),
         seed=stream.seed,
         stage=stage,
         data=data,
@@ -196,18 +196,20 @@ def _node(
 
 
 def _start_without(start: Start, there: frozenset[int]) -> Start:
-    """The start where only the stages `there` had data: an average of those, otherwise fresh weights."""
+    """The start if only the stages `there` have data: the average of those, otherwise fresh weights."""
     kept = {of: weight for of, weight in zip(start.of, start.weights, strict=False) if of in there}
     if start.kind != "average" or not kept:
         return Start()
     total = sum(kept.values())
     if not total:
-        raise ConfigError("regime.average.weight", 1.0, "is all on a model without data; lower it or set split.sizes")
+        raise ConfigError(
+            "regime.average.weight", 1.0, "is all on a model without data; lower it or change split.sizes"
+        )
     return dataclasses.replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 
-def _line(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
-    """See `Node.prefix_key`. The loss scale of half precision is no part of what is kept, so its stages have none."""
+def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
+    """See `Node.prefix_key`. None also with a loss scale, which a resume point does not hold."""
     plain = config.stopping.is_fixed_length and config.optimizer.schedule == "constant"
     if not plain or config.trainer.precision == "16-mixed" or not length.updates:
         return None
@@ -216,8 +218,7 @@ def _line(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any]
 
 
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
-    """Everything that must be equal for stages to train as one group, the length apart: all but seed, data, start and
-    parents."""
+    """What stages of one group have in common besides the length: all but seed, data, start and parents."""
     recipe: dict[str, Any] = config.recipe()
     return {
         "arch": recipe["arch"],
@@ -237,7 +238,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
 
 
 def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:
-    """The validation set that early stopping watches: by default the mixture's own."""
+    """The validation set that the stopping rule measures; None if it measures none."""
     measurement = config.stopping.measurement
     if measurement is None or measurement.data != "validation":
         return None
@@ -252,7 +253,7 @@ def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | No
 
 
 def own_set(parts: tuple[int, ...], sizes: Sequence[float], sets: Mapping[str, EvaluationSet]) -> EvaluationSet:
-    """The held-out samples weighed like the union of the data sets `parts` (0-based), of these sizes."""
+    """The held-out samples weighted like the union of the data sets `parts` (0-based) of these sizes."""
     present = [part for part in parts if sizes[part]]
     total = sum(sizes[part] for part in present)
     weights: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its figures, its curves and where they came from; result.json is written last."""
+"""A run's files: metrics, curves and provenance; result.json is written last."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna",
 
 
 def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -> dict[str, Any]:
-    """Who this run is: the part that result.json and failed.json share."""
+    """The identity of a run: the part that result.json and failed.json share."""
     return {
         "schema": SCHEMA_VERSION,
         "sweep": config.sweep,
@@ -52,17 +52,17 @@ def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -
 
 @dataclass(frozen=True)
 class ScoreBook:
-    """Figures of stages by key, each scored once however many runs share it: `test` of every stage, `train` of those
-    that end a run. Diverged stages have none. `initial`: of every seed's untrained network, on streams of more than two data
-    sets, where forward transfer counts from it."""
+    """Scores of stages by key, without diverged stages: `test` of every stage, `train` of the last stage of every run.
+
+    `initial`: scores of every seed's untrained network, for forward transfer on more than two data sets."""
 
     test: Mapping[str, Scores]
     train: Mapping[str, Scores]
     initial: Mapping[int, Scores]
 
 
-def score_all(config: Config, plan: StagePlan, execution: Execution, place: Device) -> ScoreBook:
-    """Scores every stage of the plan: the only place where test sets are read, after all training is done."""
+def score_all(config: Config, plan: StagePlan, execution: Execution, device: Device) -> ScoreBook:
+    """Scores every stage of the plan. Test sets are read only here, after all training."""
     last = {run.stages[-1] for run in plan.runs}
 
     def scored(of: Literal["test", "train"], wanted: set[str]) -> dict[str, Scores]:
@@ -71,23 +71,23 @@ def score_all(config: Config, plan: StagePlan, execution: Execution, place: Devi
             keys = [k for k in group if k in wanted and k in execution.results and not execution.diverged(k)]
             stages = [(plan.nodes[key].stream, execution.results[key].weights) for key in keys]
             if stages:
-                scores.update(zip(keys, score_stages(config, stages, of, place), strict=True))
+                scores.update(zip(keys, score_stages(config, stages, of, device), strict=True))
         return scores
 
-    initial = _score_untrained(config, plan, place) if config.split.parts > 2 else {}
+    initial = _score_untrained(config, plan, device) if config.split.parts > 2 else {}
     return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last), initial=initial)
 
 
-def _score_untrained(config: Config, plan: StagePlan, place: Device) -> dict[int, Scores]:
+def _score_untrained(config: Config, plan: StagePlan, device: Device) -> dict[int, Scores]:
     """Test scores of the initial weights of every seed."""
     streams = {node.seed: node.stream for node in plan.nodes.values()}
-    models = [build_model(config.arch, s.input_shape, s.n_outputs, s.seed, place.dtype) for s in streams.values()]
+    models = [build_model(config.arch, s.input_shape, s.n_outputs, s.seed, device.dtype) for s in streams.values()]
     stages = [(stream, model.state_dict()) for stream, model in zip(streams.values(), models, strict=True)]
-    return dict(zip(streams, score_stages(config, stages, "test", place), strict=True))
+    return dict(zip(streams, score_stages(config, stages, "test", device), strict=True))
 
 
 def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
-    """The `result` part of result.json: everything that equal runs have equal, bit for bit."""
+    """The `result` part of result.json, equal bit for bit for equal runs."""
     done = [key for key in run.stages if key in execution.results]
     nodes = [plan.nodes[key] for key in done]
     stages = [execution.results[key] for key in done]
@@ -139,13 +139,13 @@ def _transfer(
 
 
 def _learned(node: Node) -> list[int]:
-    """The data sets that a stage's mixture has samples of."""
+    """The data sets in a stage's mixture that have samples."""
     return [part for part in node.stage.mixture.parts if len(node.stream.train[part])]
 
 
 def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, Any]:
     ledger = stage.ledger
-    by_length = ledger.stopped_by == "length"  # one stage may serve cells with the rules `epochs` and `budget`
+    by_length = ledger.stopped_by == "length"  # cells with the rules `epochs` and `budget` share stages
     return {
         "parts": _learned(node),
         "updates": ledger.updates,
@@ -158,7 +158,7 @@ def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, An
 
 
 def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:
-    """The `provenance` part: what may differ between equal runs. `mine`: stages charged to this run as trained for it."""
+    """The `provenance` part, which may differ between equal runs. `mine`: stages charged to this run."""
     ledgers = {key: execution.results[key].ledger for key in run.stages if key in execution.results}
     first = next(iter(ledgers.values()))
     return {
@@ -227,7 +227,7 @@ def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str
 
 
 def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[Any]], config_yaml: str) -> None:
-    """Writes a run's folder; whoever finds result.json finds all of it."""
+    """Writes a run's folder; result.json comes last, so that its presence implies the rest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -243,7 +243,7 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
 
 
 def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) -> None:
-    """Notes why a run has no result; the next command tries it again."""
+    """Records why a run has no result; the next command retries it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "failed.json"
     attempts = json.loads(path.read_text())["attempts"] if path.exists() else 0
@@ -252,12 +252,12 @@ def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) 
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
-    """Readable JSON; numbers that are not finite are an error, never written."""
+    """Readable JSON. NaN is an error."""
     return (json.dumps(_finite(body), indent=1, allow_nan=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:
-    """The value with infinite axes (a ratio of n : 0) as text; NaN must have become None before."""
+    """The value with infinities (a ratio of n : 0) as text."""
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters,
 for small rows of Linear layers (on a GPU any row, convolutions too), where one big step is much cheaper than many small
-ones. Which one is used follows from the model and the kind of device (`src.models.structure.prefers_vmap`), never from the
+ones. The engine follows from the model and the kind of device (`src.models.structure.prefers_vmap`), never from the
 group's size, so a stage trained in a group is bit for bit the stage trained alone (on a CPU, one thread).
 """
 
@@ -26,7 +26,7 @@ ModelState = dict[str, Tensor]
 
 
 def trainable_names(model: nn.Module, trainable: Trainable) -> set[str]:
-    """Names of the parameters a stage trains; ConfigError if that is none or (where some are to be frozen) all."""
+    """Names of the parameters that a stage trains. Raises ConfigError if `trainable` freezes all of them or none."""
     names = [name for name, _ in model.named_parameters()]
     if trainable.kind == "all":
         return set(names)
@@ -45,7 +45,7 @@ def trainable_names(model: nn.Module, trainable: Trainable) -> set[str]:
 
 
 class Replicas(nn.Module):
-    """R models of equal shape. `active[r]` false: model r has stopped and must not move any more."""
+    """R models of equal shape. `active[r]` is false once model r has stopped; its weights then stay fixed."""
 
     active: list[bool]
 
@@ -59,7 +59,7 @@ class Replicas(nn.Module):
         raise NotImplementedError
 
     def named_trainable(self) -> Iterator[tuple[str, Tensor, int | None]]:
-        """(name, parameter, model) of what the optimizer moves; model None: stacked over all models."""
+        """(name, parameter, model) of the trained parameters; model None: stacked over all models."""
         raise NotImplementedError
 
     def states(self) -> list[ModelState]:
@@ -71,7 +71,7 @@ class Replicas(nn.Module):
         raise NotImplementedError
 
     def hold(self) -> None:
-        """To be called after every optimizer step: puts stopped models back where they stopped."""
+        """Restores the weights of stopped models; called after every optimizer step."""
 
 
 Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
@@ -105,7 +105,7 @@ class LoopReplicas(Replicas):
         return self
 
     def seed_noise(self, seeds: Sequence[int]) -> None:
-        """Gives every model a noise generator of its own (dropout), from now on."""
+        """Seeds a noise generator (dropout) for every model."""
         self.noise = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
@@ -114,7 +114,7 @@ class LoopReplicas(Replicas):
 
     @contextmanager
     def _noise_of(self, model: int, device: torch.device) -> Iterator[None]:
-        """The model's own generator in place of the global one; its state is kept for the next step."""
+        """Replaces the global generator by the model's own, and keeps its state for the next step."""
         if self.noise is None or not self.training:
             yield
             return
@@ -132,7 +132,7 @@ class LoopReplicas(Replicas):
             self.noise[model] = torch.random.get_rng_state()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._layout is None:  # the first batch tells the device
+        if self._layout is None:  # the device is known from the first batch
             self._layout = memory_layout(self.models[0], x.shape[2:], x.device)
             self.models.to(memory_format=self._layout)
         out: list[Tensor | None] = []
@@ -152,14 +152,14 @@ class LoopReplicas(Replicas):
                     yield name, parameter, r
 
     def states(self) -> list[ModelState]:
-        plain = torch.contiguous_format  # as the store gives them back: sums over weights then run in one order
+        plain = torch.contiguous_format  # as loaded from the store, so that sums over weights have the same order
         return [
             {name: t.detach().cpu().clone(memory_format=plain) for name, t in m.state_dict().items()}
             for m in self.models
         ]
 
     def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
-        # without a gradient every optimizer leaves a parameter alone: no momentum, no decay, no drift
+        # optimizers skip parameters without a gradient: no momentum, no decay, no drift
         self.active[model] = False
         if state is not None:
             self.models[model].load_state_dict(dict(state))
@@ -171,9 +171,9 @@ class VmapReplicas(Replicas):
     """Stacked parameters [R, ...] of a row of layers: one batched product, or one convolution of R groups, does a layer of
     all models.
 
-    The products are written out, rather than left to `torch.func.vmap`, which gives the same numbers at several times the
-    cost a step. A model's bits do not depend on how many are stacked, nor on its place among them, if they are two at least:
-    one alone is joined by a dummy that is never looked at, because a product of one matrix takes another path.
+    The products are explicit since `torch.func.vmap` gives the same values at several times the cost per step. A model's
+    bits do not depend on the number of models or its position among them if there are at least two; a single model gets a
+    dummy, because a product of one matrix takes another code path.
     """
 
     def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
@@ -225,7 +225,7 @@ class VmapReplicas(Replicas):
             self._stopped = [parameter.detach().clone() for parameter in self.stacked]
 
     def hold(self) -> None:
-        # a stopped model's share of the loss is masked, yet momentum and decay would still move it
+        # the loss of a stopped model is masked, yet momentum and decay would still change its weights
         if self._stopped:
             stopped = torch.tensor([not active for active in self.active] + [False] * self.n_dummies)
             stopped = stopped.to(self.stacked[0].device)
@@ -246,10 +246,7 @@ def _convolved(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None)
 
 
 def _row_of_layers(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names.
-
-    For their kind and their settings; their own parameters are not used.
-    """
+    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names."""
     if isinstance(model, nn.Linear):
         return [(model, "")]
     assert isinstance(model, nn.Sequential)

@@ -1,4 +1,4 @@
-"""Scores of many models on shared pools of held-out samples, class by class, so that any set's figures follow."""
+"""Scores of many models on shared pools of held-out samples by class, from which the metrics of any set follow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from src.training.replicas import Replicas
 from src.training.result import Curves
 
 EVALUATION_BATCH = 256
-"""Rows evaluated at once, per model: what they become on the way stays in the cache (the small CNN on 32x32 pictures takes
-86 us a row at 256, 156 us at 1,024), and twelve models' rows do not fill the memory."""
+"""Rows evaluated at once, per model: their activations stay in the cache (the small CNN on 32x32 images takes 86 us a row at
+256, 156 us at 1,024), and the rows of twelve models do not fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class PoolScores:
 class Scorer:
     """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long."""
 
-    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, place: Device) -> None:
-        self.loss, self.place = loss, place
-        self.table = Table(list(pools), place)
+    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, device: Device) -> None:
+        self.loss, self.device = loss, device
+        self.table = Table(list(pools), device)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
         sizes = [len(pool) for pool in pools[0]]
         starts = np.cumsum([0, *sizes])
@@ -49,7 +49,7 @@ class Scorer:
         self.n_classes = 1 if self.labels[0].is_floating_point() else max(n_outputs, shared)
 
     def score(self, replicas: Replicas) -> list[PoolScores]:
-        """Scores of every pool under the present weights, in evaluation mode."""
+        """Scores of every pool under the current weights, in evaluation mode."""
         was_training = replicas.training
         replicas.eval()
         with torch.no_grad():
@@ -59,10 +59,9 @@ class Scorer:
         return scores
 
     def _batches(self, rows: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.place.torch_device
         for start in range(0, rows.shape[1], EVALUATION_BATCH):
-            part = rows[:, start : start + EVALUATION_BATCH].to(device)
-            yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(device)
+            part = rows[:, start : start + EVALUATION_BATCH].to(self.device.torch_device)
+            yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(part.device)
 
     def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> PoolScores:
         losses, hits = [], []
@@ -101,10 +100,10 @@ def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: in
 def set_mean(
     per_class: Sequence[NDArray[np.float64]], weights: Mapping[int, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """The set's mean of a figure known per pool and class: [..., n_classes] each -> [...]."""
+    """The set's mean of a metric given per pool and class: [..., n_classes] each -> [...]."""
     total: NDArray[np.float64] | float = 0.0
     for pool, w in weights.items():
-        used = w > 0  # a class of weight 0 may have no samples, hence no figure
+        used = w > 0  # a class of weight 0 may have no samples, hence no value
         total = total + (per_class[pool][..., used] * w[used]).sum(-1)  # row by row: no bit depends on other rows
     return np.asarray(total)
 
@@ -122,10 +121,10 @@ def validation_curves(stream: Stream, curves: Curves) -> dict[str, NDArray[np.fl
 def monitor_values(
     scores: Sequence[PoolScores], sets: Sequence[tuple[EvaluationSet, Stream]], quantity: str
 ) -> list[float]:
-    """The monitored figure of every model: its own set's mean ``loss`` or ``accuracy``."""
+    """Every model's mean ``loss`` or ``accuracy`` on its own set."""
     values = []
     for r, (chosen, stream) in enumerate(sets):
-        figures = [(s.loss if quantity == "loss" else s.recall)[r] for s in scores]
-        weights = class_weights(chosen, stream.val.pools, len(figures[0]))
-        values.append(float(set_mean(figures, weights)))
+        metrics = [(s.loss if quantity == "loss" else s.recall)[r] for s in scores]
+        weights = class_weights(chosen, stream.val.pools, len(metrics[0]))
+        values.append(float(set_mean(metrics, weights)))
     return values

@@ -62,7 +62,7 @@ def test_features_are_what_the_head_is_given() -> None:
     torch.testing.assert_close(features, torch.relu(model[1](x)).detach())
     torch.testing.assert_close(logits, model(x).detach())
     assert model.training
-    with pytest.raises(ValueError, match="no Linear layer"):
+    with pytest.raises(ValueError, match="not a Linear layer"):
         head_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
