@@ -178,7 +178,7 @@ def processes(multirun: Path) -> Iterator[Check]:
         if len(living) < len(known):
             fix = "nothing: the next worker or the same command requeues their cells"
             yield Check("look", f"{registry.parent.name}: processes", f"{len(known) - len(living)} were killed", fix)
-    for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/study.journal.lock"))):
+    for lock in (multirun / "mlflow.lock", *sorted(multirun.glob("*/study.lock"))):
         if lock.exists() and _held(lock):
             fix = "a suspended command (Ctrl-Z)? resume (fg) or kill it; an ended process holds no lock"
             yield Check("look", str(lock), f"held for over {LOCK_SECONDS:g} s", fix)

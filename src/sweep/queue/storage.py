@@ -151,11 +151,11 @@ def _journal(path: Path) -> BaseStorage:
 
 
 class _JournalLock(JournalFileOpenLock):
-    """The lock around writes to a journal. In place of Optuna's, which outlives a killed process by 30 s."""
+    """The lock around writes to a journal. Optuna's own is held for 30 s after its holder is killed."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._lock = FileLock(journal.with_suffix(".journal.lock"), poll_interval=0.001)
+        self._lock = FileLock(journal.with_suffix(".lock"), poll_interval=0.001)  # study.journal.lock is Optuna's
 
     def acquire(self) -> bool:
         self._lock.acquire()

@@ -1,4 +1,4 @@
-"""How a search went, as one picture: the values in the order of the trials, then against each parameter."""
+"""The plot of a search: the values in the order of the trials, then against each parameter."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def trials_figure(
 def importances(
     trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], *, maximised: bool
 ) -> dict[str, float]:
-    """The share of each parameter in how the values differ, as Optuna estimates it; empty where it cannot be told."""
+    """Optuna's estimate of each parameter's share in the variation of the values; empty if there are too few trials."""
     valued = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(space) < 2 or len(valued) < FEWEST or len({trial.values[0] for trial in valued}) < 2:
         return {}

@@ -62,8 +62,8 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
         console.print(line, markup=False)
     for trial in searched.trials:
         if trial.state == TrialState.PRUNED and not is_pruned_early(trial):
-            said = trial.user_attrs
-            line = f"pruned: trial {said['point']} ({axes_text(trial)}): {said['reason']}"
+            attributes = trial.user_attrs
+            line = f"pruned: trial {attributes['point']} ({axes_text(trial)}): {attributes['reason']}"
             console.print(line, style="yellow", markup=False)
     print_troubles(console, records)
     for trial in best[:1]:
@@ -74,7 +74,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
 
 
 def _places(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, Place]:
-    """What the search adds to what is said of each cell."""
+    """The additions of the search to the report of each cell."""
     search = searched.search
     return {
         trial.user_attrs["cell"]: Place(
@@ -175,18 +175,26 @@ def _markdown(searched: Searched, best: Sequence[FrozenTrial]) -> str:
 
 
 def _write(searched: Searched) -> list[Path]:
-    """trials.csv with every trial, and the picture, in the search's folder."""
+    """Writes trials.csv with every trial, and the plot, to the search's folder."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     search = searched.search
     rows.writerow(["trial", "state", search.objective.text, *search.objective.of, *search.space, "cell", "reason"])
     for trial in searched.trials:
-        said = trial.user_attrs
-        means = [said.get("means", {}).get(label, "") for label in search.objective.of]
+        attributes = trial.user_attrs
+        means = [attributes.get("means", {}).get(label, "") for label in search.objective.of]
         value = trial.values[0] if trial.values else ""
         point = [trial.params[key] for key in search.space]
         rows.writerow(
-            [said["point"], trial.state.name, value, *means, *point, said.get("cell", ""), said.get("reason", "")]
+            [
+                attributes["point"],
+                trial.state.name,
+                value,
+                *means,
+                *point,
+                attributes.get("cell", ""),
+                attributes.get("reason", ""),
+            ]
         )
     paths = [searched.folder / "trials.csv"]
     write_atomically(paths[0], text.getvalue().encode())
