@@ -26,10 +26,11 @@ import yaml
 from torch import nn
 
 from benchmarks.harness import flags, show, spread
-from src.config import CONF_DIR, Config, parse
+from src.config import Config, parse
 from src.data.source import Source
 from src.data.split import load
 from src.data.stream import Stream
+from src.io import CONF_DIR
 from src.models.build import build_model
 from src.stopping.epochs import EpochsStopping
 from src.training.devices import device_of

@@ -21,9 +21,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import CONF_DIR
-from src.config.plugins import offer_plugins
 from src.errors import ConfigError, did_you_mean
+from src.io import CONF_DIR
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
@@ -46,7 +45,10 @@ def run(task: Callable[[DictConfig], None]) -> None:
 
     try:
         arguments = _arguments()
-        offer_plugins(arguments.overrides)
+        if any(override.lstrip("+").startswith("plugins=") for override in arguments.overrides):
+            from src.config.plugins import offer_plugins  # --help starts without the configuration's modules
+
+            offer_plugins(arguments.overrides)
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
     except (*MISTAKES, OSError) as error:
         if full or not _is_the_users(error):

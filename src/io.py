@@ -1,4 +1,4 @@
-"""Writing files atomically, and naming content by its digest."""
+"""Where the project's files are, writing files atomically, and naming content by its digest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 import os
 import secrets
 from pathlib import Path
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+"""The configuration files of the project."""
 
 
 def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:

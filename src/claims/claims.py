@@ -14,8 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from src.comparison.metrics import metric_terms
-from src.config import CONF_DIR, parse_regime
+from src.config import parse_regime
 from src.errors import ConfigError, did_you_mean
+from src.io import CONF_DIR
 from src.regimes.config import RegimeConfig
 from src.typed import bounds, build
 

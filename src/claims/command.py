@@ -22,8 +22,8 @@ from src.claims.overrides import key_of, override_study
 from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, judge_claim
 from src.comparison.pairing import by_cell, load_records
-from src.config import CONF_DIR
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from src.sweep import laboratory
 from src.sweep.command import run_cells
 from src.sweep.folder import SweepFolder

@@ -1,7 +1,7 @@
 """The configuration of a cell: composed by Hydra, parsed into typed and frozen dataclasses, validated once."""
 
 from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
-from src.config.parse import CONF_DIR, compose, parse, parse_regime, parse_seeds
+from src.config.parse import compose, parse, parse_regime, parse_seeds
 from src.config.schema import (
     Config,
     LauncherConfig,
@@ -13,7 +13,6 @@ from src.config.schema import (
 from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
 
 __all__ = [
-    "CONF_DIR",
     "SCHEMA_VERSION",
     "Config",
     "LauncherConfig",

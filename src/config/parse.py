@@ -6,7 +6,6 @@ import dataclasses
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from src.config.checks import check
@@ -14,12 +13,12 @@ from src.config.plugins import Catalog, catalogs, knobs_of, offer_plugins, pin_p
 from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
 from src.errors import ConfigError, did_you_mean
+from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
 from src.typed import build, build_variant, convert, hints_of
 
-CONF_DIR = Path(__file__).resolve().parent.parent.parent / "conf"
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
 LATER = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
 

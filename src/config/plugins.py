@@ -160,12 +160,12 @@ def _problem_of_class(variant: object, base: type) -> str | None:
 
 def offer_plugins(overrides: Sequence[str]) -> None:
     """Make the variants of ``plugins=[...]`` among `overrides` choices of Hydra's groups, before it composes."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     texts = [text for text in overrides if text.lstrip("+").startswith("plugins=")]
     if not texts:
         return
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     plugins = pin_plugins(OverridesParser.create().parse_override(texts[-1]).value())
     for group, catalog in catalogs(plugins).items():
         for name in catalog.keys() - BUILT_IN[group].keys():

@@ -19,8 +19,8 @@ from src.claims.claims import claim_ids, hydra_text, load_claim, parse_claim
 from src.claims.command import cells_of
 from src.claims.overrides import override_study
 from src.comparison.metrics import metric_terms
-from src.config import CONF_DIR
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from tests.claims.made_up_claims import PLAIN, claim_of
 
 THE_CLAIMS = [

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import CONF_DIR, Config, cell_hash, compose, parse, parse_search, parse_seeds, run_hash
+from src.config import Config, cell_hash, compose, parse, parse_search, parse_seeds, run_hash
 from src.config.command import command
 from src.config.plugins import knobs_of
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
 

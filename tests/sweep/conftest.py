@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hydra import initialize_config_dir
 
-from src.config import CONF_DIR
+from src.io import CONF_DIR
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from src.config import CONF_DIR, parse
+from src.config import parse
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from src.sweep.grid.cells import Cell, expand
 
 
