@@ -6,7 +6,7 @@ Both risks are straight lines in D2 = |w1* - w2*|^2, so one value of D2 separate
 from __future__ import annotations
 
 from src.oracles.theory.risks import combined_line, combined_risk, sequential_line, sequential_risk
-from src.oracles.theory.validity import require_count
+from src.oracles.theory.validity import require_counts
 
 
 def risk_difference(dim: int, n1: int, n2: int, *, noise: float, shift: float, initial: float = 0.0) -> float:
@@ -23,8 +23,7 @@ def critical_shift(dim: int, n1: int, n2: int, *, noise: float, initial: float =
     more of a shift than sequential: both keep what no sample of Dataset 2 sees, 1 - n2/d, and combined keeps some of the
     rest. Raises where a risk is infinite (N within 1 of d; with noise also n2, or n1 where n2 < d).
     """
-    require_count("n1", n1, least=1)
-    require_count("n2", n2, least=1)
+    require_counts(1, n1=n1, n2=n2)
     sequential_intercept, sequential_slope = sequential_line(dim, n1, n2, noise=noise, initial=initial)
     combined_intercept, combined_slope = combined_line(dim, n1, n2, noise=noise, initial=initial)
     return max(0.0, (sequential_intercept - combined_intercept) / (combined_slope - sequential_slope))

@@ -5,7 +5,7 @@ projection of w on the least-squares solutions: w -> (I - P) w + X^+ y, P = X^+ 
 catastrophic forgetting be in linear regression?"). A trained run is compared with these weights on its own matrix.
 
 Shapes: inputs (n, d), targets (n,), weights (d,); n may be 0. Everything is float64. Exact for every shape and rank;
-numerically the error grows with the condition number, so compare to 1e-6 only where `condition_number` is at most 1,000.
+numerically the error grows with the condition number, so compare to 1e-6 only where that is at most 1,000.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from src.oracles.theory.validity import Array, require, require_count, require_nonnegative, vector
+from src.oracles.theory.validity import Array, require, require_counts, require_nonnegative, vector
 
 Part = tuple[npt.ArrayLike, npt.ArrayLike]
 RANK_TOLERANCE = 1e-12  # singular values below this share of the largest count as 0
@@ -26,16 +26,6 @@ def _inputs(value: npt.ArrayLike, dim: int) -> Array:
     require(array.ndim == 2 and array.shape[1] == dim, "inputs", array.shape, f"must have shape (n, {dim})")
     require(bool(np.isfinite(array).all()), "inputs", "...", "has entries that are not finite")
     return array
-
-
-def condition_number(inputs: npt.ArrayLike) -> float:
-    """Largest over least nonzero singular value of the inputs (n, d), n and d at least 1."""
-    array = np.asarray(inputs, dtype=np.float64)
-    require(array.ndim == 2 and array.size > 0, "inputs", array.shape, "must be a matrix that is not empty")
-    values = np.linalg.svd(array, compute_uv=False)
-    kept = values[values > RANK_TOLERANCE * values[0]]
-    require(kept.size > 0, "inputs", "...", "must not be all 0")
-    return float(kept[0] / kept[-1])
 
 
 def affine_projection(start: npt.ArrayLike, inputs: npt.ArrayLike, targets: npt.ArrayLike) -> Array:
@@ -75,18 +65,6 @@ def combined_weights(start: npt.ArrayLike, parts: Sequence[Part]) -> Array:
     return affine_projection(start, stacked, np.concatenate([vector("targets", targets) for _, targets in parts]))
 
 
-def residual_factor(eigenvalue: float, lr: float, n_steps: int) -> float:
-    """What is left of an error along one eigenvector of the Hessian after `n_steps` of descent: (1 - lr l)^T.
-
-    Valid for every constant rate, plain full-batch descent (no momentum, no decay); the residual vanishes for
-    0 < lr l < 2, grows above 2, stays for l = 0.
-    """
-    require_nonnegative("eigenvalue", eigenvalue)
-    require_nonnegative("lr", lr)
-    require_count("n_steps", n_steps)
-    return float((1.0 - lr * eigenvalue) ** n_steps)
-
-
 def weights_after(
     start: npt.ArrayLike,
     inputs: npt.ArrayLike,
@@ -99,13 +77,14 @@ def weights_after(
     """The weights after exactly `n_steps` of full-batch descent: a stage stopped too early, or at too low a rate.
 
     `curvature` c is the loss's convention, Hessian c X^T X / n: 2 for the mean squared error, 1 for half of it. Valid for
-    n >= 1 and every constant rate. Source: each eigendirection shrinks by (1 - lr l)^T, see `residual_factor`.
+    n >= 1, every constant rate and plain descent (no momentum, no decay). Source: after T steps (1 - lr l)^T of the error
+    along an eigenvector of the Hessian remains; it vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
     """
     weights = vector("start", start)
     design = _inputs(inputs, weights.size)
     require(design.shape[0] >= 1, "inputs", design.shape, "must have at least one sample")
-    require_nonnegative("lr", lr)
-    require_count("n_steps", n_steps)
+    require_nonnegative(lr=lr)
+    require_counts(n_steps=n_steps)
     require(curvature > 0, "curvature", curvature, "must be positive: 2 for squared error, 1 for half of it")
     end = affine_projection(weights, design, targets)
     _, values, right = np.linalg.svd(design, full_matrices=False)

@@ -5,7 +5,7 @@ Every variance falls as 1/n (log-log slope -1): the surface of a small Dataset 2
 
 from __future__ import annotations
 
-from src.oracles.theory.validity import require, require_count, require_nonnegative
+from src.oracles.theory.validity import require, require_counts, require_nonnegative
 
 
 def mean_loss_variance(loss_variance: float, n: int, pool: int | None = None) -> float:
@@ -14,11 +14,11 @@ def mean_loss_variance(loss_variance: float, n: int, pool: int | None = None) ->
     `loss_variance` is the variance of one sample's loss: of the distribution, or with `pool` of the pool itself, divisor
     M - 1. Valid for weights that do not depend on the samples, 1 <= n (<= M). Source: Cochran 1977, theorem 2.2.
     """
-    require_nonnegative("loss_variance", loss_variance)
-    require_count("n", n, least=1)
+    require_nonnegative(loss_variance=loss_variance)
+    require_counts(1, n=n)
     if pool is None:
         return loss_variance / n
-    require_count("pool", pool, least=2)
+    require_counts(2, pool=pool)
     require(n <= pool, "n", n, f"must not exceed the pool of {pool}")
     return loss_variance / n * (1.0 - n / pool)
 
@@ -29,9 +29,8 @@ def linear_loss_variance(excess: float, noise: float, n: int) -> float:
     `excess` |e|^2 = |w - w*|^2, `noise` s2; x ~ N(0, I) and Gaussian noise, weights independent of the samples. Source: the
     residual is N(0, v), v = |e|^2 + s2, and Var(r^2/2) = v^2/2.
     """
-    require_nonnegative("excess", excess)
-    require_nonnegative("noise", noise)
-    require_count("n", n, least=1)
+    require_nonnegative(excess=excess, noise=noise)
+    require_counts(1, n=n)
     return (excess + noise) ** 2 / (2.0 * n)
 
 
@@ -40,8 +39,6 @@ def gradient_noise(dim: int, excess: float, noise: float, n: int) -> float:
 
     Setting of `linear_loss_variance`. Source: E|x|^2 (x.e)^2 = (d+2)|e|^2 for x ~ N(0, I_d), less |E g|^2 = |e|^2.
     """
-    require_count("dim", dim, least=1)
-    require_nonnegative("excess", excess)
-    require_nonnegative("noise", noise)
-    require_count("n", n, least=1)
+    require_counts(1, dim=dim, n=n)
+    require_nonnegative(excess=excess, noise=noise)
     return ((dim + 1) * excess + dim * noise) / n

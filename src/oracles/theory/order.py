@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from src.oracles.theory.validity import Array, require, require_count, require_nonnegative, vector
+from src.oracles.theory.validity import Array, require, require_counts, require_nonnegative, vector
 
 
 def retention(lr: float, curvature: float, n_repeats: int = 1) -> float:
     """q^m, q = 1 - eta a: what m = `n_repeats` steps in a row on one sample keep of the weight's distance to it."""
-    require_count("n_repeats", n_repeats, least=1)
+    require_counts(1, n_repeats=n_repeats)
     q = 1.0 - lr * curvature
     require(abs(q) < 1, "lr", lr, f"lr * curvature = {lr * curvature:.3g} must lie strictly between 0 and 2")
     return float(q**n_repeats)
@@ -22,7 +22,7 @@ def retention(lr: float, curvature: float, n_repeats: int = 1) -> float:
 
 def sample_weights(n: int, q: float) -> Array:
     """How much each of n samples counts in the end, (1-q) q^(n-i) for i = 1..n: the latest the most (0 <= q < 1)."""
-    require_count("n", n)
+    require_counts(n=n)
     require(abs(q) < 1, "q", q, "must lie strictly between -1 and 1")
     weights: Array = (1.0 - q) * q ** np.arange(n - 1, -1, -1, dtype=np.float64)
     return weights
@@ -43,6 +43,6 @@ def long_run_variance(centre_variance: float, q: float) -> float:
     Seen at the ends of blocks, q of `retention`: q^m for blocks of m. Longer blocks (smaller |q|) are noisier, s2 at worst
     for q >= 0. Source: stationary variance of the autoregression w' = q w + (1-q) c.
     """
-    require_nonnegative("centre_variance", centre_variance)
+    require_nonnegative(centre_variance=centre_variance)
     require(abs(q) < 1, "q", q, "must lie strictly between -1 and 1")
     return centre_variance * (1.0 - q) / (1.0 + q)

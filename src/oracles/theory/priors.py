@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import wrightomega
 
-from src.oracles.theory.validity import Array, require, require_count, require_nonnegative, vector
+from src.oracles.theory.validity import Array, require, require_counts, require_nonnegative, vector
 
 
 def bias_change(priors1: npt.ArrayLike, priors2: npt.ArrayLike) -> Array:
@@ -33,7 +33,7 @@ def absent_class_growth(n_present: int) -> float:
     Setting of `absent_class_probability`; unequal priors of the present classes give the same slope in the end. So p falls
     like 1/t only, never exponentially.
     """
-    require_count("n_present", n_present, least=1)
+    require_counts(1, n_present=n_present)
     return 1.0 + 1.0 / n_present
 
 
@@ -45,7 +45,7 @@ def absent_class_probability(start: float, time: float, n_present: int) -> float
     absent bias falls at rate p, each other one rises at rate p/m. Descent with small steps follows this flow.
     """
     require(0 < start < 1, "start", start, "must lie strictly between 0 and 1")
-    require_nonnegative("time", time)
+    require_nonnegative(time=time)
     v0 = (1.0 - start) / start
     level = v0 + math.log(v0) + absent_class_growth(n_present) * time
     return float(1.0 / (1.0 + wrightomega(level)))  # Wright's omega solves v + log v = level

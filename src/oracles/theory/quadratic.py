@@ -7,13 +7,11 @@ n_i its number of samples. Linear regression is the special case H_i = c X_i' X_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from src.oracles.theory.linear import combined_weights, sequential_weights
 from src.oracles.theory.validity import Array, require, require_nonnegative, symmetric, vector
 
 
@@ -35,7 +33,7 @@ def combined_optimum(
     dim = vector("optima", optima[0]).size
     matrix, right = np.zeros((dim, dim)), np.zeros(dim)
     for hessian, optimum, size in zip(hessians, optima, sizes, strict=True):
-        require_nonnegative("sizes", size)
+        require_nonnegative(sizes=size)
         weighted = size * symmetric("hessians", hessian, dim)
         matrix += weighted
         right += weighted @ vector("optima", optimum, dim)
@@ -121,39 +119,3 @@ def path_distance(
         local = minimize_scalar(lambda s: float(distance(s)[0]), bounds=bounds, options={"xatol": 1e-12})
         best = min(best, float(local.fun))
     return best / length
-
-
-class ReplayCase(NamedTuple):
-    """Noiseless linear data on which replay of one sample forgets more than none. Inputs (n, d), targets (n,)."""
-
-    inputs1: Array
-    targets1: Array
-    inputs2: Array
-    targets2: Array
-    start: Array
-    replayed: int
-
-
-def replay_counterexample() -> ReplayCase:
-    """A case in three dimensions: Dataset 1 two inputs at 120 degrees, Dataset 2 one input leaning towards both.
-
-    Start 0 and w* = -e3, so Dataset 1 is already fitted and stage 2 pushes its two samples alike; fitting one of them along
-    with Dataset 2 pushes the other further than both were pushed. The squared errors of Dataset 1 after stage 2 sum to
-    0.64 x 2 x 0.3^2 = 0.1152 for sequential and 0.64 (0.45/0.91)^2 = 0.1565 for replay of sample 0. Replay of *all* of
-    Dataset 1 cannot forget more: the minimum of L_2 + rho L_1 has an L_1 that does not increase with rho.
-    """
-    inputs1 = np.array([[np.sqrt(3.0) / 2.0, 0.5, 0.0], [-np.sqrt(3.0) / 2.0, 0.5, 0.0]])
-    inputs2 = np.array([[0.0, 0.6, 0.8]])
-    target = np.array([0.0, 0.0, -1.0])
-    return ReplayCase(inputs1, inputs1 @ target, inputs2, inputs2 @ target, np.zeros(3), 0)
-
-
-def replay_forgetting(case: ReplayCase) -> tuple[float, float]:
-    """Sum of squared errors on Dataset 1 after stage 2, without and with the replayed sample (converged descent)."""
-    first = (case.inputs1, case.targets1)
-    second = (case.inputs2, case.targets2)
-    kept = (case.inputs1[[case.replayed]], case.targets1[[case.replayed]])
-    after1, plain = sequential_weights(case.start, [first, second])
-    replay = combined_weights(after1, [second, kept])
-    plain_error, replay_error = (float(np.sum((case.inputs1 @ end - case.targets1) ** 2)) for end in (plain, replay))
-    return plain_error, replay_error

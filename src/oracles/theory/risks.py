@@ -21,21 +21,15 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from src.oracles.theory.validity import require, require_count, require_nonnegative
+from src.oracles.theory.validity import require, require_counts, require_nonnegative
 
 Judge = Literal["d1", "d2"]
 
 
-def _check(dim: int, noise: float, initial: float = 0.0, shift: float = 0.0) -> None:
-    require_count("dim", dim, least=1)
-    for name, value in (("noise", noise), ("initial", initial), ("shift", shift)):
-        require_nonnegative(name, value)
-
-
 def kept_share(dim: int, n: int) -> float:
     """E|(I - P) e|^2 / |e|^2: the share of an error that n samples leave untouched, max(0, 1 - n/d)."""
-    require_count("dim", dim, least=1)
-    require_count("n", n)
+    require_counts(1, dim=dim)
+    require_counts(n=n)
     return max(0.0, 1.0 - n / dim)
 
 
@@ -44,8 +38,9 @@ def noise_risk(dim: int, n: int, noise: float, name: str = "n") -> float:
 
     Raises for |n - d| <= 1 unless `noise` is 0; `name` is how the message calls the number of samples.
     """
-    _check(dim, noise)
-    require_count(name, n)
+    require_counts(1, dim=dim)
+    require_counts(**{name: n})
+    require_nonnegative(noise=noise)
     if noise == 0 or n == 0:
         return 0.0
     require(abs(n - dim) > 1, name, n, f"the expected risk is infinite within 1 of dim={dim} when there is noise")
@@ -54,7 +49,7 @@ def noise_risk(dim: int, n: int, noise: float, name: str = "n") -> float:
 
 def one_stage_risk(dim: int, n: int, *, noise: float, initial: float) -> float:
     """Risk after one stage: (1 - n/d) |e0|^2 + s2 n/(d-n-1) for n < d-1; s2 d/(n-d-1) for n > d+1."""
-    _check(dim, noise, initial)
+    require_nonnegative(initial=initial)
     return kept_share(dim, n) * initial + noise_risk(dim, n, noise)
 
 
@@ -64,10 +59,10 @@ def sequential_risk(
     """Risk after Dataset 1, then Dataset 2.
 
     On d2: (1 - n2/d)(R1 + D2) + s2 n2/(d-n2-1), R1 the risk after stage 1; s2 d/(n2-d-1) for n2 > d+1: Dataset 1 is
-    erased, so n1 may then be anything. On d1: (1 - n2/d) R1 + (n2/d) D2 + the same noise; D2 + s2 d/(n2-d-1) above.
+    erased, so n1 may then be anything, and the risk without shift is (N-d-1)/(n2-d-1) times the combined one. On d1: (1 - n2/d) R1 + (n2/d) D2 + the same noise; D2 + s2 d/(n2-d-1) above.
     """
     intercept, slope = sequential_line(dim, n1, n2, noise=noise, initial=initial, judge=judge)
-    require_nonnegative("shift", shift)
+    require_nonnegative(shift=shift)
     return intercept + slope * shift
 
 
@@ -75,10 +70,7 @@ def sequential_line(
     dim: int, n1: int, n2: int, *, noise: float, initial: float, judge: Judge = "d2"
 ) -> tuple[float, float]:
     """(intercept, slope) of `sequential_risk` as a function of the shift D2; valid where it is."""
-    _check(dim, noise, initial)
-    require_count("n1", n1)
-    require_count("n2", n2)
-    require(judge in ("d1", "d2"), "judge", judge, "must be d1 or d2")
+    _check(dim, n1, n2, noise, initial, judge)
     kept = kept_share(dim, n2)
     fitted = noise_risk(dim, n2, noise, "n2")
     if kept > 0:  # else Dataset 1 is erased, even where its own risk is infinite
@@ -98,9 +90,8 @@ def shift_weight(dim: int, n_other: int, n_judged: int) -> float:
 
     Tends to (n/N)^2 for large n, m. Needs N > d+1; at or below, see `combined_risk`.
     """
-    require_count("dim", dim, least=1)
-    require_count("n_other", n_other)
-    require_count("n_judged", n_judged)
+    require_counts(1, dim=dim)
+    require_counts(n_other=n_other, n_judged=n_judged)
     total = n_other + n_judged
     require(total > dim + 1, "n_other + n_judged", total, f"must exceed dim + 1 = {dim + 1}")
     mixed = n_other * n_judged / (total * (total - 1) * (total + 2))
@@ -119,9 +110,8 @@ def combined_risk(
     v = X_other delta on the other rows, whose block of (XX')^-1 is the inverse of a Schur complement ~ Wishart(d - m)
     independent of the part of X_other inside the judged rows' span. Raises for |N - d| <= 1 when there is shift or noise.
     """
-    _check(dim, noise, initial, shift)
-    require_count("n1", n1)
-    require_count("n2", n2)
+    _check(dim, n1, n2, noise, initial, judge)
+    require_nonnegative(shift=shift)
     if shift == 0:
         total = n1 + n2
         return kept_share(dim, total) * initial + noise_risk(dim, total, noise, "n1 + n2")
@@ -133,10 +123,7 @@ def combined_line(
     dim: int, n1: int, n2: int, *, noise: float, initial: float, judge: Judge = "d2"
 ) -> tuple[float, float]:
     """(intercept, slope) of `combined_risk` as a function of the shift D2; raises for |N - d| <= 1, noise or not."""
-    _check(dim, noise, initial)
-    require_count("n1", n1)
-    require_count("n2", n2)
-    require(judge in ("d1", "d2"), "judge", judge, "must be d1 or d2")
+    _check(dim, n1, n2, noise, initial, judge)
     total = n1 + n2
     require(abs(total - dim) > 1, "n1 + n2", total, f"the expected risk of a shift is infinite within 1 of dim={dim}")
     other, judged = (n1, n2) if judge == "d2" else (n2, n1)
@@ -148,13 +135,11 @@ def combined_line(
     return intercept, slope + (kept_share(dim, total) if judge == "d2" else 0.0)
 
 
-def iid_ratio(dim: int, n1: int, n2: int) -> float:
-    """R_sequential / R_combined without shift, (N-d-1)/(n2-d-1), for n2 > d+1 and any noise: above 1 once n1 > 0."""
-    require_count("dim", dim, least=1)
-    require_count("n1", n1)
-    require_count("n2", n2)
-    require(n2 > dim + 1, "n2", n2, f"must exceed dim + 1 = {dim + 1}")
-    return (n1 + n2 - dim - 1) / (n2 - dim - 1)
+def _check(dim: int, n1: int, n2: int, noise: float, initial: float, judge: Judge) -> None:
+    require_counts(1, dim=dim)
+    require_counts(n1=n1, n2=n2)
+    require_nonnegative(noise=noise, initial=initial)
+    require(judge in ("d1", "d2"), "judge", judge, "must be d1 or d2")
 
 
 def chunks_risk(dim: int, n_per_chunk: int, n_chunks: int, *, noise: float, initial: float) -> float:
@@ -163,9 +148,8 @@ def chunks_risk(dim: int, n_per_chunk: int, n_chunks: int, *, noise: float, init
     m < d-1: (1-m/d)^k |e0|^2 + s2 d/(d-m-1) [1 - (1-m/d)^k]; m > d+1: s2 d/(m-d-1) for every k >= 1.
     Source: the recursion R -> (1-m/d) R + s2 m/(d-m-1) of `sequential_risk`, summed.
     """
-    _check(dim, noise, initial)
-    require_count("n_per_chunk", n_per_chunk, least=1)
-    require_count("n_chunks", n_chunks, least=1)
+    require_counts(1, dim=dim, n_per_chunk=n_per_chunk, n_chunks=n_chunks)
+    require_nonnegative(noise=noise, initial=initial)
     kept = kept_share(dim, n_per_chunk)
     fitted = noise_risk(dim, n_per_chunk, noise, "n_per_chunk")
     # The geometric sum of kept^j, exact too where kept is 0.
@@ -181,5 +165,5 @@ def forgetting_at_angle(angle: float, initial: float = 1.0) -> float:
     Source: Evron et al. 2022, section 4 (two projections in a plane).
     """
     require(0 <= angle <= math.pi / 2, "angle", angle, "must lie between 0 and pi/2")
-    require_nonnegative("initial", initial)
+    require_nonnegative(initial=initial)
     return initial * (math.cos(angle) * math.sin(angle)) ** 2

@@ -16,15 +16,17 @@ def require(condition: bool, name: str, value: object, problem: str) -> None:
         raise ValueError(f"{name}={value!r}: {problem}")
 
 
-def require_count(name: str, value: int, least: int = 0) -> None:
-    """A whole number of at least `least` (samples, dimensions, steps)."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    require(whole and value >= least, name, value, f"must be a whole number of at least {least}")
+def require_counts(least: int = 0, /, **values: int) -> None:
+    """Whole numbers of at least `least` (samples, dimensions, steps), by the names of their arguments."""
+    for name, value in values.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        require(whole and value >= least, name, value, f"must be a whole number of at least {least}")
 
 
-def require_nonnegative(name: str, value: float) -> None:
-    """A finite number that is not negative (variances, squared norms, times)."""
-    require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
+def require_nonnegative(**values: float) -> None:
+    """Finite numbers that are not negative (variances, squared norms, times), by the names of their arguments."""
+    for name, value in values.items():
+        require(math.isfinite(value) and value >= 0, name, value, "must be finite and not negative")
 
 
 def vector(name: str, value: npt.ArrayLike, size: int | None = None) -> Array:

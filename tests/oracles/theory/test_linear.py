@@ -8,8 +8,6 @@ import pytest
 from src.oracles.theory.linear import (
     affine_projection,
     combined_weights,
-    condition_number,
-    residual_factor,
     sequential_weights,
     weights_after,
 )
@@ -103,17 +101,15 @@ def test_weights_after_some_steps(n: int, d: int, n_steps: int) -> None:
     np.testing.assert_allclose(halved, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_residual_factor() -> None:
-    assert residual_factor(3.0, 0.1, 5) == pytest.approx(0.7**5)
-    assert residual_factor(0.0, 0.1, 5) == residual_factor(3.0, 0.1, 0) == 1.0
-    assert abs(residual_factor(3.0, 0.7, 50)) > 1.0  # lr l > 2 diverges
-    start, design = np.array([2.0, -1.0]), np.diag([np.sqrt(2.0), 1.0])  # n = 2: Hessian diag(2, 1)
-    moved = weights_after(start, design, np.zeros(2), lr=0.3, n_steps=4)
-    np.testing.assert_allclose(moved, start * [residual_factor(2.0, 0.3, 4), residual_factor(1.0, 0.3, 4)])
-
-
-def test_condition_number_counts_nonzero_directions_only() -> None:
-    assert condition_number(np.diag([4.0, 2.0, 0.0])) == pytest.approx(2.0)
+@pytest.mark.parametrize("lr", [0.0, 0.3, 1.2])  # 1.2: lr l > 2 diverges
+@pytest.mark.parametrize("n_steps", [0, 4])
+def test_an_error_along_an_eigenvector_shrinks_by_one_minus_lr_times_its_eigenvalue(lr: float, n_steps: int) -> None:
+    start, design = (
+        np.array([2.0, -1.0, 5.0]),
+        np.diag([np.sqrt(3.0), np.sqrt(1.5), 0.0]),
+    )  # n = 3: Hessian diag(2, 1, 0)
+    moved = weights_after(start, design, np.zeros(3), lr=lr, n_steps=n_steps)
+    np.testing.assert_allclose(moved, start * (1 - lr * np.array([2.0, 1.0, 0.0])) ** n_steps)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +120,8 @@ def test_condition_number_counts_nonzero_directions_only() -> None:
         (lambda: affine_projection([np.nan], np.zeros((2, 1)), np.zeros(2)), "start"),
         (lambda: combined_weights(np.zeros(3), []), "parts"),
         (lambda: weights_after(np.zeros(3), np.zeros((0, 3)), np.zeros(0), lr=0.1, n_steps=1), "inputs"),
-        (lambda: residual_factor(-1.0, 0.1, 1), "eigenvalue"),
-        (lambda: residual_factor(1.0, 0.1, -1), "n_steps"),
-        (lambda: condition_number(np.zeros((2, 2))), "inputs"),
+        (lambda: weights_after(np.zeros(3), np.eye(3), np.zeros(3), lr=-0.1, n_steps=1), "lr"),
+        (lambda: weights_after(np.zeros(3), np.eye(3), np.zeros(3), lr=0.1, n_steps=-1), "n_steps"),
     ],
 )
 def test_outside_its_range_names_the_argument(call, name: str) -> None:  # type: ignore[no-untyped-def]

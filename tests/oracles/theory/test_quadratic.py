@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from src.oracles.theory.linear import affine_projection, combined_weights
+from src.oracles.theory.linear import affine_projection, combined_weights, sequential_weights
 from src.oracles.theory.quadratic import (
     combined_optimum,
     ewc_optimum,
@@ -16,8 +16,6 @@ from src.oracles.theory.quadratic import (
     lwf_weights,
     matched_weight,
     path_distance,
-    replay_counterexample,
-    replay_forgetting,
 )
 
 
@@ -143,16 +141,25 @@ def test_path_distance_ends_and_scale() -> None:
 
 
 def test_replay_of_one_sample_can_forget_more_and_replay_of_all_cannot() -> None:
-    case = replay_counterexample()
-    plain, replay = replay_forgetting(case)
+    """Dataset 1: two inputs at 120 degrees. Dataset 2: one input leaning towards both.
+
+    Start 0 and w* = -e3, so Dataset 1 is already fitted and stage 2 pushes its two samples alike; fitting one of them
+    along with Dataset 2 pushes the other further than both were pushed.
+    """
+    inputs1 = np.array([[np.sqrt(3.0) / 2.0, 0.5, 0.0], [-np.sqrt(3.0) / 2.0, 0.5, 0.0]])
+    inputs2, target = np.array([[0.0, 0.6, 0.8]]), np.array([0.0, 0.0, -1.0])
+    first, second = (inputs1, inputs1 @ target), (inputs2, inputs2 @ target)
+    after1, sequential = sequential_weights(np.zeros(3), [first, second])
+
+    def forgetting(weights: np.ndarray) -> float:
+        return float(np.sum((inputs1 @ weights - first[1]) ** 2))
+
+    plain = forgetting(sequential)
+    replay = forgetting(combined_weights(after1, [second, (inputs1[:1], first[1][:1])]))
     assert plain == pytest.approx(0.64 * 2 * 0.3**2)
     assert replay == pytest.approx(0.64 * (0.45 / 0.91) ** 2)
     assert replay > 1.3 * plain
-    everything = combined_weights(
-        affine_projection(case.start, case.inputs1, case.targets1),
-        [(case.inputs1, case.targets1), (case.inputs2, case.targets2)],
-    )
-    assert np.sum((case.inputs1 @ everything - case.targets1) ** 2) < 1e-20
+    assert forgetting(combined_weights(after1, [first, second])) < 1e-20
 
 
 EYE = np.eye(2)

@@ -14,7 +14,6 @@ from src.oracles.theory.risks import (
     chunks_risk,
     combined_risk,
     forgetting_at_angle,
-    iid_ratio,
     kept_share,
     noise_risk,
     one_stage_risk,
@@ -150,13 +149,13 @@ def test_dataset_1_is_erased_above_n2_equals_d() -> None:
     assert risks == {one_stage_risk(10, 20, noise=0.5, initial=0.0)}
 
 
-def test_iid_ratio_is_the_quotient_of_the_risks() -> None:
+def test_iid_risks_above_d_are_as_their_samples_beyond_d() -> None:
     for n1, n2 in [(0, 20), (5, 20), (100, 13)]:
         quotient = sequential_risk(10, n1, n2, noise=0.7, initial=1.0) / combined_risk(
             10, n1, n2, noise=0.7, initial=1.0
         )
-        assert iid_ratio(10, n1, n2) == pytest.approx(quotient)
-        assert iid_ratio(10, n1, n2) >= 1
+        assert quotient == pytest.approx((n1 + n2 - 11) / (n2 - 11))
+        assert quotient >= 1 - 1e-12
 
 
 @pytest.mark.parametrize(("dim", "n", "m"), [(2, 4, 3), (5, 9, 4), (20, 400, 15), (20, 3, 30), (50, 40, 40)])
@@ -239,7 +238,6 @@ SETTING = {"noise": 1.0, "initial": 1.0}
         (lambda: combined_risk(10, 5, 5, noise=0.0, initial=1.0, shift=1.0), r"n1 \+ n2"),
         (lambda: combined_risk(10, -5, 25, **SETTING), "n1"),
         (lambda: shift_weight(10, 5, 6), r"n_other \+ n_judged"),
-        (lambda: iid_ratio(10, 5, 11), "n2"),
         (lambda: chunks_risk(10, 10, 2, **SETTING), "n_per_chunk"),
         (lambda: chunks_risk(10, 4, 0, **SETTING), "n_chunks"),
         (lambda: forgetting_at_angle(2.0), "angle"),
