@@ -1,5 +1,5 @@
-# Everything from a fresh clone: `make sweep` runs the main job, `make test` passes the tests, `make help` lists the rest.
-# ARGS are passed on:   make sweep ARGS="data=mnist split.size=4000"
+# Works from a fresh clone: `make sweep` runs the default grid, `make test` runs the tests, `make help` lists all targets.
+# ARGS are appended to the command:   make sweep ARGS="data=mnist split.size=4000"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -16,75 +16,75 @@ RUN := $(BIN)/python -m
 # The default grid: five size ratios x three class imbalances x two lengths, both regimes, 12 seeds: 720 runs.
 GRID := split.ratio=0.1,0.3,1,3,10 split.imbalance=1,5,20 stopping.epochs=5,20
 
-# Modules that are compiled anew at every start cost seconds each time.
+# Without cached bytecode, every start recompiles all modules, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 ##@ Set-up
-setup: $(VENV)/.installed ## create .venv and install what requirements.lock pins
+setup: $(VENV)/.installed ## create .venv and install the packages that requirements.lock pins
 
 $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+		{ echo "Python 3.11 or newer is required; run make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	@touch $@
 
-lock: setup ## write requirements.lock anew from pyproject.toml
+lock: setup ## regenerate requirements.lock from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes --all-extras --group dev \
 		pyproject.toml -o requirements.lock
 
 ##@ Measuring
-sweep: setup ## the main job: sequential against combined over the default grid (or ARGS)
+sweep: setup ## compare sequential with combined over the default grid, changed or extended by ARGS
 	$(RUN) src.sweep -m $(GRID) $(ARGS)
 
-resume: setup ## go on with an interrupted sweep: the same command, ARGS included, runs only what is missing
+resume: setup ## resume an interrupted sweep: the same command, with the same ARGS, runs only what is missing
 	$(RUN) src.sweep -m $(GRID) $(ARGS)
 
-claims: setup ## settle the claims of the thread: 10 minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000")
+claims: setup ## test the claims of the discussion: minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000")
 	$(RUN) src.claims $(ARGS)
 
-status: setup ## what is done, running, waiting, failed   (SWEEP=name)
+status: setup ## list the finished, running, waiting and failed cells   (SWEEP=name)
 	$(RUN) src.status sweep=$(SWEEP)
 
-worker: setup ## join a running sweep from here with all this machine has   (SWEEP=name)
+worker: setup ## add workers on this machine to a running sweep   (SWEEP=name)
 	$(RUN) src.worker sweep=$(SWEEP) n_workers=auto $(ARGS)
 
-##@ Looking
-report: setup ## one self-contained page about a sweep, in multirun/SWEEP/report/   (SWEEP=name)
+##@ Viewing results
+report: setup ## write one self-contained HTML page about a sweep to multirun/SWEEP/report/   (SWEEP=name)
 	$(RUN) src.report sweep=$(SWEEP) $(ARGS)
 
-ui: setup ## open MLflow on the results   (PORT=5000)
+ui: setup ## show the results in MLflow   (PORT=5000)
 	$(RUN) src.ui port=$(PORT)
 
-server: setup ## an MLflow server for a team: tracking=server   (PORT=5000 ARGS="storage=postgresql://user@host/db")
+server: setup ## run an MLflow server for a team (tracking=server)   (PORT=5000 ARGS="storage=postgresql://user@host/db")
 	$(RUN) src.ui port=$(PORT) $(ARGS)
 
-sync: setup ## make MLflow say what lies on disk
+sync: setup ## write to MLflow every result on disk that it lacks
 	$(RUN) src.sync $(ARGS)
 
-##@ Keeping it right
-test: setup lint ## lint, types and all tests with coverage
+##@ Quality
+test: setup lint ## run lint, type checks and all tests with coverage
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10 $(ARGS)
 
-lint: setup ## ruff, the layers of the imports, mypy
+lint: setup ## run ruff, import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-oracles: setup ## the laboratory beside exact answers: minutes   (docs/ORACLES.md)
+oracles: setup ## compare the laboratory with exact results: minutes   (docs/ORACLES.md)
 	$(RUN) src.oracles $(ARGS)
 
-mutate: setup ## plant errors and see that the oracles notice
+mutate: setup ## plant errors and check that the oracles detect them
 	$(RUN) benchmarks.mutate
 
 bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md; BENCH="grid" ARGS="repeats=3 many=50", BENCH=gpu)
 	@for name in $(BENCH); do $(RUN) benchmarks.$$name $(ARGS) || exit 1; done
 
-campaign: setup ## kill, starve and cut off sweeps, and see that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
+campaign: setup ## inject faults into sweeps and check that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
 	$(RUN) benchmarks.reliability kills
 	$(RUN) benchmarks.reliability claims --storage sqlite
 	$(RUN) benchmarks.reliability claims --storage postgresql
@@ -93,17 +93,17 @@ campaign: setup ## kill, starve and cut off sweeps, and see that nothing is lost
 	$(RUN) benchmarks.reliability failures
 	$(RUN) benchmarks.reliability together -n 5
 
-cluster-check: setup ## the quick start for several hosts (docs/LAUNCHING.md), tried on this machine: minutes
+cluster-check: setup ## run the quick start for several hosts (docs/LAUNCHING.md) on this machine: minutes
 	$(RUN) benchmarks.cluster_check $(ARGS)
 
-doctor: setup ## devices, versions, databases, disk and locks, each with the fix
+doctor: setup ## check devices, versions, databases, disk and locks; print a fix for each problem
 	$(RUN) src.doctor $(ARGS)
 
 clean: ## remove caches (results in multirun/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-help: ## this list
+help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "; print "usage: make TARGET [ARGS=\"key=value ...\"]"} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
