@@ -1,16 +1,13 @@
-"""One cell of the linear lab, trained as every cell is, with its weights at hand: plan, groups, stages, scores.
-
-Only the files are left out: results are kept in memory, since a check asks for thousands of runs that nobody reads again.
-"""
+"""Trains one cell of the linear lab as every cell is trained, except that results stay in memory, with their weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,45 +32,39 @@ RATE = 0.95
 
 
 class Memory(Store):
-    """A stage store that forgets: every stage is trained here and now, by nobody else, and never left half-way."""
+    """A stage store in memory, for one cell: it keeps results and no resume points."""
 
     def __init__(self) -> None:
         super().__init__(Path())
-        self.kept: dict[str, StageResult] = {}
+        self._results: dict[str, StageResult] = {}
 
     def get(self, key: str, *, need_optimizer: bool = False) -> StageResult | None:
-        """What was put."""
-        found = self.kept.get(key)
+        found = self._results.get(key)
         return None if found is None or (need_optimizer and found.optimizer is None) else found
 
     def put(self, key: str, result: StageResult) -> None:
-        """Until the cell is done."""
-        self.kept[key] = result
+        self._results[key] = result
 
-    def resume_point(self, key: str) -> ResumePoint | None:
-        """Nothing."""
+    def resume_point(self, key: str) -> None:
         del key
-        return None
 
-    def put_resume_point(self, key: str, progress: ResumePoint) -> None:
-        """Nobody comes back to it."""
+    def put_resume_point(self, key: str, point: ResumePoint) -> None:
+        pass
 
-    def prefix_lengths(self, line: str) -> list[int]:
-        """None."""
-        del line
+    def prefix_lengths(self, prefix_key: str) -> list[int]:
+        del prefix_key
         return []
 
-    def put_prefix(self, line: str, key: str, progress: ResumePoint) -> None:
-        """Nobody goes on from it."""
+    def put_prefix(self, prefix_key: str, key: str, point: ResumePoint) -> None:
+        pass
 
     def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
-        """All of them."""
         return nullcontext(list(keys))
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What became of a cell: every run's stages, weights and figures."""
+    """A trained cell. Its arrays have one row a seed, in the order of `seeds`."""
 
     config: Config
     streams: Mapping[int, Stream]
@@ -83,16 +74,20 @@ class Measured:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In the order of every array here."""
         return self.config.seeds
 
+    @property
+    def parts(self) -> list[list[tuple[Floats, Floats]]]:
+        """Inputs [n, d] and targets [n] of every data set of every seed."""
+        return [parts_of(self.streams[seed]) for seed in self.seeds]
+
     def runs(self, regime: str) -> list[Run]:
-        """The runs of a regime (by label), seed by seed."""
+        """The runs of a regime (by label)."""
         by_seed = {run.seed: run for run in self.plan.runs if run.regime.label == regime}
         return [by_seed[seed] for seed in self.seeds]
 
     def nodes(self, regime: str, stage: int = -1) -> list[Node]:
-        """One stage of a regime, seed by seed."""
+        """One stage of a regime."""
         return [self.plan.nodes[run.stages[stage]] for run in self.runs(regime)]
 
     def weights(self, regime: str, stage: int = -1, name: str = "head.weight") -> Floats:
@@ -101,13 +96,10 @@ class Measured:
         return np.stack([result.weights[name].double().numpy().reshape(-1) for result in results])
 
     def metric(self, regime: str, name: str) -> Floats:
-        """A metric of every run, [seeds], as result.json has it; NaN where it is undefined."""
-        found = [self.result(run)["metrics"][name] for run in self.runs(regime)]
-        return np.array([np.nan if value is None else value for value in found])
-
-    def result(self, run: Run) -> dict[str, Any]:
-        """The `result` part of the run's result.json."""
-        return result_of(self.config, self.plan, run, self.execution, self.book)
+        """A metric of result.json, [seeds]; NaN where it is undefined."""
+        results = [result_of(self.config, self.plan, run, self.execution, self.book) for run in self.runs(regime)]
+        values = [result["metrics"][name] for result in results]
+        return np.array([np.nan if value is None else value for value in values])
 
     @property
     def unconverged(self) -> int:
@@ -115,13 +107,18 @@ class Measured:
         ledgers = [result.ledger for result in self.execution.results.values()]
         return sum(ledger.converged is False or ledger.diverged for ledger in ledgers)
 
+    def setting(self, text: str) -> str:
+        """The setting of a row, marked if a stage did not converge."""
+        return f"{text}; NOT CONVERGED" if self.unconverged else text
+
 
 def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float = 1.0) -> Measured:
     """Trains every regime and seed of the cell.
 
-    `accuracy`: error of the weights at which descent may stop; from it and the Hessians of all stages follow learning
-    rate, momentum and tolerance. None: all as the configuration says. `stiffness`: by how much a penalty may at most
-    multiply the largest curvature.
+    Args:
+        accuracy: Error of the weights at which descent may stop; learning rate, momentum and tolerance follow from it and
+            from the Hessians of all stages. None: as configured.
+        stiffness: The largest factor by which a penalty multiplies the largest curvature.
     """
     factory = resolve(config).streams
     streams = {seed: factory.build(seed) for seed in config.seeds}
@@ -130,17 +127,16 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
     if accuracy is not None:
         config = tuned(config, [node for node in plan.nodes.values() if node.length.updates], accuracy, stiffness)
         plan = make_plan(config, streams, wanted)
-    place = device_of(config.trainer)
-    execution = execute(config, plan, Memory(), place)
+    device = device_of(config.trainer)
+    execution = execute(config, plan, Memory(), device)
     if execution.failures:
         line, trace = next(iter(execution.failures.values()))
         raise RuntimeError(f"{line}\n{trace}")
-    return Measured(config, streams, plan, execution, score_all(config, plan, execution, place))
+    return Measured(config, streams, plan, execution, score_all(config, plan, execution, device))
 
 
-def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float = 1.0) -> Config:
-    """The configuration with the rate (and momentum) at which descent is fastest on these stages, and the tolerance on
-    the gradient that keeps every weight within `accuracy`."""
+def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float) -> Config:
+    """Sets the rate and momentum of the fastest descent, and the gradient's tolerance that keeps weights within `accuracy`."""
     spectra = [curvatures(node) for node in nodes]
     largest = stiffness * max(float(values.max()) for values in spectra)
     smallest = min(float(values.min()) for values in spectra)
@@ -175,7 +171,41 @@ def design(samples: Samples) -> tuple[Floats, Floats]:
     return samples.bank.x[rows].double().numpy().reshape(len(rows), -1), samples.y.double().numpy().reshape(-1)
 
 
+def parts_of(stream: Stream) -> list[tuple[Floats, Floats]]:
+    """Inputs and targets of every data set of a stream."""
+    return [design(part) for part in stream.train]
+
+
 def lab(*overrides: str, regimes: str, seeds: int | Sequence[int], study: str = "linear_lab") -> Config:
     """A cell of the linear lab. `regimes`: as on the command line, without brackets."""
     chosen = seeds if isinstance(seeds, int) else "[" + ",".join(map(str, seeds)) + "]"
     return compose([f"study={study}", f"regimes=[{regimes}]", f"seeds={chosen}", "tracking=off", *overrides])
+
+
+def bias_cell(n_samples: int, *overrides: str) -> Measured:
+    """Trains a classifier of three classes by its biases alone: all inputs are 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "zeros.npz"
+        np.savez(path, x=np.zeros((n_samples, 1), np.float32), y=np.arange(n_samples) % 3)
+        words = ["data=arrays", f"data.path={path}", "arch=linear", "arch.init=zero", "arch.bias=true", "tracking=off"]
+        words += ["optimizer.batch_size=full", "optimizer.momentum=0", "trainer=cpu", "trainer.precision=64"]
+        return measure(compose([*words, *overrides]), accuracy=None)
+
+
+def without_convergence(*overrides: str) -> tuple[str, ...]:
+    """The overrides without the keys that the study sets for stopping=convergence."""
+    keys = ("quantity", "tolerance", "max_epochs", "check_every")
+    return (*overrides, *(f"~stopping.{key}" for key in keys))
+
+
+def bias_descent(epochs: int) -> tuple[str, ...]:
+    """Overrides of SGD, one sample a step, on (b - c_i)^2 of a bias alone."""
+    words = ("data.dim=1", "data.covariances=[[[0]],[[0]]]", "arch.bias=true", "data.noise=1", "optimizer.batch_size=1")
+    return without_convergence(*words, "stopping=epochs", f"stopping.epochs={epochs}")
+
+
+TO_THE_OPTIMUM = (
+    *("optimizer.lr=2", "stopping=convergence", "stopping.quantity=gradient"),
+    *("stopping.tolerance=1e-11", "stopping.max_epochs=5000"),
+)
+"""Overrides of `bias_cell`: every stage ends at its optimum."""

@@ -9,13 +9,23 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from src.config import Config
 from src.data.stream import Stream
-from src.oracles.cell import Floats, Measured, design, lab, measure, samples_of
+from src.oracles.cell import (
+    TO_THE_OPTIMUM,
+    Floats,
+    Measured,
+    bias_cell,
+    bias_descent,
+    design,
+    lab,
+    measure,
+    parts_of,
+    samples_of,
+    without_convergence,
+)
 from src.oracles.rows import Row, exact
 from src.oracles.theory import linear, order, priors, risks
 
@@ -43,18 +53,9 @@ def rows() -> Iterator[Row]:
     """All exact rows on linear regression and on biases."""
     for setting, overrides in SETTINGS.items():
         yield from projections(setting, overrides)
-    yield from warm_starts()
-    yield from too_low_a_rate()
-    yield from evaluations()
-    yield from forgetting_against_the_angle()
-    yield from orders()
-    yield from label_shift()
-    yield from files()
-
-
-def parts_of(stream: Stream) -> list[tuple[Floats, Floats]]:
-    """Inputs and targets of every data set."""
-    return [design(part) for part in stream.train]
+    others = (warm_starts, too_low_a_rate, evaluations, forgetting_against_the_angle, orders, label_shift, files)
+    for some in others:
+        yield from some()
 
 
 def _starts(cell: Measured) -> list[Floats]:
@@ -66,17 +67,10 @@ def _starts(cell: Measured) -> list[Floats]:
     return [next(iter(model.parameters())).detach().double().numpy().reshape(-1) for model in models]
 
 
-def setting_of(cell: Measured, text: str) -> str:
-    """The setting, marked if a stage did not converge."""
-    return f"{text}; NOT CONVERGED" if cell.unconverged else text
-
-
 def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
     """w <- (I - P) w + X^+ y, stage after stage (Evron et al. 2022)."""
     cell = measure(lab(*overrides, regimes="sequential,combined,d1_only,d2_only,reverse", seeds=SEEDS))
-    setting = setting_of(cell, setting)
-    starts, data = _starts(cell), [parts_of(cell.streams[seed]) for seed in cell.seeds]
-    both = list(zip(starts, data, strict=True))
+    both = list(zip(_starts(cell), cell.parts, strict=True))
     expected = {
         "sequential": [linear.sequential_weights(w0, parts)[-1] for w0, parts in both],
         "combined": [linear.combined_weights(w0, parts) for w0, parts in both],
@@ -85,7 +79,7 @@ def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
         "reverse": [linear.sequential_weights(w0, parts[::-1])[-1] for w0, parts in both],
     }
     for regime, weights in expected.items():
-        yield exact(f"projection: {regime}", setting, weights, cell.weights(regime))
+        yield exact(f"projection: {regime}", cell.setting(setting), weights, cell.weights(regime))
 
 
 def warm_starts() -> Iterator[Row]:
@@ -96,15 +90,14 @@ def warm_starts() -> Iterator[Row]:
         cell = measure(lab(*overrides, regimes=",".join(regimes), seeds=SEEDS))
         for regime in regimes[1:]:
             name = f"negative control: {regime} = combined"
-            yield exact(name, setting_of(cell, setting), cell.weights("combined"), cell.weights(regime))
+            yield exact(name, cell.setting(setting), cell.weights("combined"), cell.weights(regime))
     cell = measure(lab("split.sizes=[12,12]", regimes="{chunked:{n_chunks:3}}", seeds=SEEDS))
     label = "chunked(n_chunks=3)"
     chunks = [[samples_of(cell.nodes(label, stage)[k]) for stage in range(3)] for k in range(len(SEEDS))]
-    for k, seed in enumerate(cell.seeds):  # the three chunks partition the union
-        whole = np.sort(np.concatenate([y for _, y in chunks[k]]))
-        assert np.array_equal(whole, np.sort(np.concatenate([y for _, y in parts_of(cell.streams[seed])])))
+    for pieces, parts in zip(chunks, cell.parts, strict=True):  # the three chunks partition the union
+        assert np.array_equal(*(np.sort(np.concatenate([y for _, y in some])) for some in (pieces, parts)))
     weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
-    yield exact("projection: chunked", setting_of(cell, "d=20, 3 chunks of 8"), weights, cell.weights(label))
+    yield exact("projection: chunked", cell.setting("d=20, 3 chunks of 8"), weights, cell.weights(label))
 
 
 def too_low_a_rate() -> Iterator[Row]:
@@ -112,21 +105,14 @@ def too_low_a_rate() -> Iterator[Row]:
     for factor in (1.0, 0.1):
         overrides = ("split.sizes=[30,12]", "stopping=epochs", "stopping.epochs=25", "optimizer.lr=0.02")
         regime = "sequential" if factor == 1 else "{sequential:{lr_factor:0.1}}"
-        cell = measure(lab(*without_convergence(overrides), regimes=regime, seeds=SEEDS), accuracy=None)
+        cell = measure(lab(*without_convergence(*overrides), regimes=regime, seeds=SEEDS), accuracy=None)
         label = cell.config.regimes[0].label
         weights = []
-        for seed in cell.seeds:
-            first, second = parts_of(cell.streams[seed])
+        for first, second in cell.parts:
             after1 = linear.weights_after(np.zeros(20), *first, lr=0.02, n_steps=25)
             weights.append(linear.weights_after(after1, *second, lr=0.02 * factor, n_steps=25))
         setting = f"eta=.02, then {0.02 * factor:g}"
         yield exact("too low a rate: 25 steps a stage", setting, weights, cell.weights(label))
-
-
-def without_convergence(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """The overrides without the keys that the study sets for stopping=convergence."""
-    keys = ("quantity", "tolerance", "max_epochs", "check_every")
-    return (*overrides, *(f"~stopping.{key}" for key in keys))
 
 
 def evaluations() -> Iterator[Row]:
@@ -159,12 +145,6 @@ def _metrics(weights: Floats, stream: Stream) -> dict[str, float]:
     return metrics
 
 
-def bias_descent(epochs: int) -> tuple[str, ...]:
-    """Overrides of SGD, one sample a step, on (b - c_i)^2 of a bias alone."""
-    words = ("data.dim=1", "data.covariances=[[[0]],[[0]]]", "arch.bias=true", "data.noise=1", "optimizer.batch_size=1")
-    return without_convergence((*words, "stopping=epochs", f"stopping.epochs={epochs}"))
-
-
 def orders() -> Iterator[Row]:
     """One epoch of SGD on a bias in the plan's own order, shuffled and in blocks."""
     for regime, repeats, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
@@ -181,36 +161,25 @@ def orders() -> Iterator[Row]:
 
 def label_shift() -> Iterator[Row]:
     """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; the probability of an absent class falls as 1/t."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "priors.npz"
-        np.savez(path, x=np.zeros((1200, 1), np.float32), y=np.arange(1200) % 3)
-        shared = (f"data.path={path}", "split.sizes=[200,200]", "arch.bias=true")
-        shifted = ["split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", "optimizer.lr=2", "stopping=convergence"]
-        shifted += ["stopping.quantity=gradient", "stopping.tolerance=1e-11", "stopping.max_epochs=5000"]
-        cell = measure(bias_classifier(*shared, *shifted), accuracy=None)
-        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
-        change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
-        expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # biases are defined up to a common constant
-        moved = after - before
-        setting = setting_of(cell, "80/10/10, then 10/70/20")
-        yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
 
-        absent = ("split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.05", "stopping.epochs=800")
-        cell = measure(bias_classifier(*shared, *absent), accuracy=None)
-        before, after = cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
-        start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
-        expected = np.array([priors.absent_class_probability(p, 0.05 * 800, 2) for p in start])
-        setting = "40/40/20, then 50/50/0, eta t = 40; steps of .05 against the flow"
-        yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=0.01)
+    def biases(*overrides: str) -> tuple[Measured, Floats, Floats]:
+        shared = ("split.sizes=[200,200]", "regimes=[sequential]", f"seeds={len(SEEDS)}")
+        cell = bias_cell(1200, *shared, *overrides)
+        return cell, cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
 
+    cell, before, after = biases("split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", *TO_THE_OPTIMUM)
+    change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
+    expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # biases are defined up to a common constant
+    moved = after - before
+    setting = cell.setting("80/10/10, then 10/70/20")
+    yield exact("label shift: change of the bias", setting, expected, moved - moved.mean(axis=1, keepdims=True))
 
-def bias_classifier(*overrides: str) -> Config:
-    """A classifier of three classes by its biases alone: all inputs are 0."""
-    from src.config import compose
-
-    words = ["data=arrays", "arch=linear", "arch.init=zero", "optimizer.batch_size=full", "optimizer.momentum=0"]
-    words += ["trainer=cpu", "trainer.precision=64", "tracking=off", f"seeds={len(SEEDS)}", "regimes=[sequential]"]
-    return compose([*words, *overrides])
+    absent = ("split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.05", "stopping.epochs=800")
+    _, before, after = biases(*absent)
+    start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
+    expected = np.array([priors.absent_class_probability(p, 0.05 * 800, 2) for p in start])
+    setting = "40/40/20, then 50/50/0, eta t = 40; steps of .05 against the flow"
+    yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=0.01)
 
 
 def files() -> Iterator[Row]:

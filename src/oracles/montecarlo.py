@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from src.cells.resolve import resolve
-from src.oracles.cell import Floats, Measured, lab, measure
-from src.oracles.conditional import bias_descent, without_convergence
+from src.oracles.cell import Floats, Measured, bias_descent, lab, measure, without_convergence
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
 from src.oracles.theory import boundary, noise, order, risks
 
@@ -70,20 +70,17 @@ def rows() -> Iterator[Row]:
 
 def cells() -> Iterator[tuple[list[Row], tuple[float, int]]]:
     """The rows of each cell with their joint deviation from theory; cells share no samples."""
-    for number, setting in enumerate(SETTINGS):
-        yield two_data_sets(setting, block=number)
-    n = len(SETTINGS)
-    yield chunks(4, 6, block=n)
-    yield chunks(3, 28, block=n + 1)
-    yield surface_noise(8, block=n + 2)
-    yield surface_noise(80, block=n + 3)
-    yield gradient_noise(10, block=n + 4)
-    yield gradient_noise(100, block=n + 5)
-    yield long_run(1, block=n + 6)
-    yield long_run(5, block=n + 7)
-    for number, setting in enumerate(NEAR_INTERPOLATION):
-        yield two_data_sets(setting, block=n + 8 + number)
-    yield subset_noise(60, 100, block=n + 10)
+    each = (
+        *(partial(two_data_sets, setting) for setting in SETTINGS),
+        *(partial(chunks, 4, 6), partial(chunks, 3, 28)),
+        *(partial(surface_noise, n) for n in (8, 80)),
+        *(partial(gradient_noise, n) for n in (10, 100)),
+        *(partial(long_run, repeats) for repeats in (1, 5)),
+        *(partial(two_data_sets, setting) for setting in NEAR_INTERPOLATION),
+        partial(subset_noise, 60, 100),
+    )
+    for block, cell in enumerate(each):
+        yield cell(block=block)
 
 
 def seeds_of(block: int) -> tuple[int, ...]:
@@ -94,8 +91,7 @@ def seeds_of(block: int) -> tuple[int, ...]:
 def _joined(
     named: list[tuple[str, float, Floats]], setting: str, cell: Measured
 ) -> tuple[list[Row], tuple[float, int]]:
-    text = f"{setting}; NOT CONVERGED" if cell.unconverged else setting
-    found = [monte_carlo(name, text, theory, values) for name, theory, values in named]
+    found = [monte_carlo(name, cell.setting(setting), theory, values) for name, theory, values in named]
     return found, joint_deviation([theory for _, theory, _ in named], np.stack([v for _, _, v in named], axis=1))
 
 
@@ -154,17 +150,9 @@ def surface_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
 
 def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     """The spread of the test loss at one and the same weights over subsets of one pool: Var = (S^2/n)(1 - n/M)."""
-    words = (
-        "data.draw=pool",
-        f"data.n_samples={pool}",
-        f"split.test={n / pool}",
-        "split.sizes=[4,4]",
-        "stopping=epochs",
-        "stopping.epochs=1",
-        "optimizer.lr=1e-30",  # the weights stay at 0
-        GROUP,
-    )
-    cell = measure(lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
+    words = ("data.draw=pool", f"data.n_samples={pool}", f"split.test={n / pool}", "split.sizes=[4,4]", GROUP)
+    fixed = ("stopping=epochs", "stopping.epochs=1", "optimizer.lr=1e-30")  # the weights stay at 0
+    cell = measure(lab(*without_convergence(*words, *fixed), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
     squares = resolve(cell.config).streams.source.y.double().numpy().reshape(-1) ** 2
     expected = noise.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
     off = cell.metric("d1_only", "test/d1/loss") - squares.mean()
@@ -177,16 +165,9 @@ def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float,
 
 def gradient_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     """E|g - E g|^2 of the first gradient, seen in the first step: 4 [(d+1)|e|^2 + d s2]/n of the squared error."""
-    words = (
-        f"split.sizes=[{n},{n}]",
-        f"data.n_samples={3 * n + 20}",
-        "stopping=epochs",
-        "stopping.epochs=1",
-        "optimizer.lr=0.1",
-        GROUP,
-    )
-    config = lab(*without_convergence(words), regimes="d1_only", seeds=seeds_of(block))
-    cell = measure(config, accuracy=None)
+    one_step = ("stopping=epochs", "stopping.epochs=1", "optimizer.lr=0.1", GROUP)
+    words = without_convergence(f"split.sizes=[{n},{n}]", f"data.n_samples={3 * n + 20}", *one_step)
+    cell = measure(lab(*words, regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
     first = cell.streams[cell.seeds[0]].populations
     assert first is not None
     gradients = -cell.weights("d1_only") / 0.1
