@@ -146,13 +146,15 @@ def _problem_of_regime(variant: object) -> str | None:
     return f"needs a default for {', '.join(missing)}" if missing else None
 
 
-def _problem_of_class(variant: object, base: type) -> str | None:
-    if not isinstance(variant, type) or not issubclass(variant, base):
+def _problem_of_class(variant: Any, base: type) -> str | None:
+    if not inspect.isclass(variant) or not issubclass(variant, base):
         return f"must be a class that derives from {base.__module__}.{base.__name__}"
     if inspect.isabstract(variant):
-        return f"must define {', '.join(sorted(variant.__abstractmethods__))}"
+        abstract = sorted(name for name in dir(variant) if getattr(getattr(variant, name), "__isabstractmethod__", False))
+        return f"must define {', '.join(abstract)}"
     if inspect.get_annotations(variant) and "__dataclass_fields__" not in variant.__dict__:
         return "must be a dataclass: write @dataclass(frozen=True, kw_only=True) above it"
+    assert dataclasses.is_dataclass(variant), "its base is one"
     own = {f.name: f for f in dataclasses.fields(variant) if f.name != "name" and f.name not in GIVEN}
     missing = [name for name, f in own.items() if f.default is dataclasses.MISSING]
     return f"needs a default for {', '.join(missing)}" if missing else None
