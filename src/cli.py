@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,75 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+
+
+class _Output(io.FileIO):
+    """A standard stream that drops what cannot be written: a full disk must not end a command that has done its work."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            return len(data)
+
+
+def command(main: Callable[[], int | None], usage: str | None = None, *, started_by_torchrun: bool = False) -> NoReturn:
+    """Runs a command as this process: in a clean environment, with standard streams that may be closed or full.
+
+    `usage`: printed for --help, if `main` does not answer it.
+    """
+    clean_process(started_by_torchrun=started_by_torchrun)
+    sys.path.insert(0, str(CONF_DIR.parent))  # Hydra looks for hydra_plugins: ours, not one of another project
+    outputs = _standard_streams()
+    status: int | str | None
+    try:
+        if usage is not None and {"-h", "--help"} & set(sys.argv[1:]):
+            print(usage)
+            status = 0
+        else:
+            status = main()
+    except MISTAKES as error:
+        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        status = 2
+    except SystemExit as end:
+        status = end.code
+    for name, output in outputs.items():
+        getattr(sys, name).flush()
+        if output.error is not None and output.error.errno != errno.EPIPE:
+            print(f"error: {name} cannot be written: {output.error.strerror}; nothing else is lost", file=sys.stderr)
+            status = status or 1
+    sys.exit(status)
+
+
+def _standard_streams() -> dict[str, _Output]:
+    """Replaces stdout and stderr, and those that are closed by the null device."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which a later file must not get
+    outputs = {}
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        outputs[name] = _Output(
+            os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno(), "w", closefd=False
+        )
+        encoding, is_shown = getattr(stream, "encoding", "utf-8"), outputs[name].isatty() or name == "stderr"
+        text = io.TextIOWrapper(
+            io.BufferedWriter(outputs[name]), encoding, errors="backslashreplace", line_buffering=is_shown
+        )
+        setattr(sys, name, text)
+    return outputs
 
 
 def run(task: Callable[[DictConfig], None]) -> None:
@@ -155,11 +219,16 @@ def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def _arguments() -> argparse.Namespace:
-    """Hydra's own reading of the command line, refusing unknown options in one line."""
+    """Hydra's own reading of the command line, refusing unknown options in one line.
+
+    Hydra wants the overrides side by side; they are moved there, so that options may stand between them.
+    """
     parser = hydra_utils.get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         fail(f"{message}; settings are written key=value (see --help)")
 
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in arguments.overrides), *arguments.overrides]
+    return arguments

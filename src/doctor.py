@@ -1,7 +1,4 @@
-"""Check the installation and the results, and name the fixes.   python -m src.doctor [multirun=multirun]   (make doctor)
-
-Exit status 1 if anything would stop a sweep.
-"""
+"""Check the installation and the results, and name the fixes."""
 
 from __future__ import annotations
 
@@ -21,11 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.cli import settings
+from src.cli import command, settings
 from src.sweep.processes import is_locked, read_process
 from src.sweep.workers.gpus import visible_gpus
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
+
+USAGE = """python -m src.doctor [multirun=multirun]
+
+Exit status 1 if anything would stop a sweep.
+"""
 
 ROOT = Path(__file__).resolve().parent.parent
 FREE_GIB = 2.0
@@ -219,7 +221,7 @@ def main() -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    given = settings({"multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
+    given = settings({"multirun": "multirun"}, usage=USAGE)
     multirun = Path(str(given["multirun"]))
     checks = [*python(), *devices(), *disk(multirun), *databases(multirun)]
     checks += [*processes(multirun), *left_behind(multirun)]
@@ -234,4 +236,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

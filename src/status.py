@@ -1,18 +1,20 @@
-"""Shows the status of a sweep.   python -m src.status [sweep=NAME] [multirun=multirun]"""
+"""Shows the status of a sweep."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from src.cli import fail, settings
+from src.cli import command, fail, settings
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.status import status_lines
 
+USAGE = "python -m src.status [sweep=NAME] [multirun=multirun]"
+
 
 def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
-    given = settings({"sweep": None, "multirun": "multirun"}, usage=str(__doc__).split("   ")[1])
+    given = settings({"sweep": None, "multirun": "multirun"}, usage=USAGE)
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))
     names = [str(given["sweep"])] if given["sweep"] is not None else found
@@ -26,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

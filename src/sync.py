@@ -1,15 +1,18 @@
-"""Write to MLflow what it lacks.   python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]   (make sync)"""
+"""Write to MLflow what it lacks."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from src.cli import command
 from src.config import compose
 from src.errors import ConfigError
 from src.tracking.connect import tracking_uri
 from src.tracking.record import mask
 from src.tracking.sync import sync
+
+USAGE = "python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,4 +37,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), USAGE)

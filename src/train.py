@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from src import cli as entry
+from src.environment import rank_of_process, under_torchrun
 
 
 def main(composed: DictConfig) -> None:
@@ -24,7 +25,7 @@ def main(composed: DictConfig) -> None:
 
     config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
     config = replace(config, storage=None)  # no queue: config.yaml must not hold its password
-    if config.trainer.devices > 1 and "WORLD_SIZE" not in os.environ:
+    if config.trainer.devices > 1 and not under_torchrun():
         sys.exit(launch(config.trainer.devices, sys.argv[1:]))
 
     from src.cells.resolve import resolve
@@ -34,7 +35,7 @@ def main(composed: DictConfig) -> None:
     cell = resolve(config)
     is_new = bool(cell.missing_runs())
     outcome = run_cell(cell)
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank_of_process(config.trainer.devices).rank > 0:
         return
     folder = cell.run_folder(config.regimes[0], config.seeds[0])
     Deliverer(cell.sweep_dir, config.tracking, warn=lambda text: print(text, file=sys.stderr)).stop()
@@ -86,4 +87,4 @@ def show(folder: Path, is_new: bool) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.command(lambda: entry.run(main), started_by_torchrun=True)

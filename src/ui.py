@@ -1,8 +1,4 @@
-"""MLflow's page on the results.   python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]   (make ui, make server)
-
-Listens on loopback. `storage` names a database in place of multirun/mlflow.db: the set-up of a team, for
-`tracking=server`. The password comes from PGPASSWORD, never from the command line.
-"""
+"""MLflow's page on the results."""
 
 from __future__ import annotations
 
@@ -11,16 +7,21 @@ import socket
 import sys
 from pathlib import Path
 
-from src.cli import fail, settings
+from src.cli import command, fail, settings
 from src.config import TrackingConfig
 from src.tracking.connect import artifact_root, keep_mlflow_quiet, tracking_uri
 from src.urls import without_password
 
+USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]
+
+Listens on loopback. `storage` names a database in place of multirun/mlflow.db: the set-up of a team, for
+`tracking=server`. The password comes from PGPASSWORD, never from the command line.
+"""
+
 
 def main() -> None:
     """Replace this process by MLflow's server; Ctrl-C ends it."""
-    usage = str(__doc__).split("   ")[1]
-    given = settings({"port": "5000", "multirun": "multirun", "storage": None}, usage=usage)
+    given = settings({"port": "5000", "multirun": "multirun", "storage": None}, usage=USAGE)
     port, multirun = str(given["port"]), Path(str(given["multirun"]))
     if not port.isdigit() or not 0 < int(port) < 65536:
         fail(f"port={port}: must be a number from 1 to 65535")
@@ -52,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,10 +1,4 @@
-"""Joins a running sweep.   python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID]
-
-Works on all open cells of the sweep: those of its grid, then those of its searches (`search=`: only that one). Runs on any
-machine that shares the folder `multirun`, reaches the sweep's storage, and has the commit of the sweep's command.
-Without `n_workers` this process is the only worker; n_workers=auto starts as many as the devices here allow. The storage's
-password comes from PGPASSWORD or ~/.pgpass. Ctrl-C once: finishes the current runs and exits; twice: exits now.
-"""
+"""Joins a running sweep."""
 
 from __future__ import annotations
 
@@ -13,18 +7,26 @@ import signal
 import sys
 from pathlib import Path
 
-from src.cli import fail, settings
+from src.cli import command, fail, settings
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
 from src.sweep.workers.worker import work
+
+USAGE = """python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID]
+
+Works on all open cells of the sweep: those of its grid, then those of its searches (`search=`: only that one). Runs on any
+machine that shares the folder `multirun`, reaches the sweep's storage, and has the commit of the sweep's command.
+Without `n_workers` this process is the only worker; n_workers=auto starts as many as the devices here allow. The storage's
+password comes from PGPASSWORD or ~/.pgpass. Ctrl-C once: finishes the current runs and exits; twice: exits now.
+"""
 
 
 def main() -> None:
     """Works until nothing is left."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     known = {"sweep": None, "multirun": "multirun", "n_workers": None, "search": None, "engine": DEFAULT_ENGINE}
-    given = settings(known, usage=str(__doc__).split("   ")[1])
+    given = settings(known, usage=USAGE)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to join, e.g. sweep=digits-mlp")
     folder = SweepFolder(Path(str(given["multirun"])), str(given["sweep"]))
@@ -48,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

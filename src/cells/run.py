@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import gc
 import logging
-import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from src.comparison.objective import Score, score_of
 from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
 from src.config import Objective
+from src.environment import rank_of_process
 from src.errors import ConfigError
 from src.training.control import NO_CONTROL, RunControl
 from src.training.devices import device_of, join_world
@@ -58,7 +58,7 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
     except ConfigError:  # a mistake in the settings, found before anything is written
         raise
     except Exception as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if rank_of_process(cell.config.trainer.devices).rank == 0:
             try:
                 record_failure(cell, _one_line(error), traceback.format_exc())
             except Exception:

@@ -1,8 +1,4 @@
-"""Compare the laboratory with exact formulas.   python -m src.oracles [write=docs/ORACLES.md] [boundary=docs/boundary.png]
-
-Trains the linear lab for every formula of src/oracles/theory and prints theory, measurement and whether they agree; exit
-code 1 if a row fails. `write`: also writes the table as a page. `boundary`: measures the phase boundary instead and draws it.
-"""
+"""Compare the laboratory with exact formulas."""
 
 from __future__ import annotations
 
@@ -19,13 +15,17 @@ from src import cli
 if TYPE_CHECKING:
     from src.oracles.rows import Row
 
-USAGE = "python -m src.oracles [write=PAGE.md] [boundary=PLOT.png]"
+USAGE = """python -m src.oracles [write=PAGE.md] [boundary=PLOT.png]
+
+Trains the linear lab for every formula of src/oracles/theory and prints theory, measurement and whether they agree; exit
+code 1 if a row fails. `write`: also writes the table as a page. `boundary`: measures the phase boundary instead and draws it.
+"""
 WIDTHS = (44, 46, 14, 24, 10, 4)
 
 
 def main() -> None:
     """Runs the command."""
-    options = cli.settings({"write": None, "boundary": None}, f"{USAGE}\n{__doc__}")
+    options = cli.settings({"write": None, "boundary": None}, USAGE)
     started = time.perf_counter()
     if options["boundary"] is not None:
         sys.exit(boundary(Path(options["boundary"])))
@@ -112,4 +112,4 @@ def boundary(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    cli.command(main)

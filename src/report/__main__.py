@@ -1,8 +1,4 @@
-"""Write one self-contained page about a sweep.   python -m src.report sweep=NAME [multirun=multirun]   (make report)
-
-Writes multirun/NAME/report/report.html, with its plots as PNG and its tables as CSV beside it, and attaches them to the
-sweep's run in MLflow if the sweep is tracked. Trains no missing run and changes no result.
-"""
+"""Write one self-contained page about a sweep."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from typing import Any
 import torch
 
 from src.axes import AxisValue
-from src.cli import fail, settings
+from src.cli import command, fail, settings
 from src.comparison.pairing import Records, load_records
 from src.config import Config
 from src.errors import ConfigError
@@ -28,6 +24,12 @@ from src.sweep.summary import axes_of
 from src.tracking.connect import keep_mlflow_quiet
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
+
+USAGE = """python -m src.report sweep=NAME [multirun=multirun]
+
+Writes multirun/NAME/report/report.html, with its plots as PNG and its tables as CSV beside it, and attaches them to the
+sweep's run in MLflow if the sweep is tracked. Trains no missing run and changes no result.
+"""
 
 RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
 """Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
@@ -113,8 +115,7 @@ def _import_mlflow(sweep: Sweep) -> None:
 
 def main() -> None:
     """Writes the report and prints its path."""
-    usage = "\n".join(str(__doc__).split("   ")[1:2])
-    given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
+    given = settings({"sweep": None, "multirun": "multirun"}, usage=USAGE)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -29,4 +29,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    entry.command(lambda: entry.run(main))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from src.config import TrainerConfig
+from src.environment import rank_of_process
 from src.errors import ConfigError
 
 
@@ -27,11 +28,10 @@ def device_of(trainer: TrainerConfig) -> Device:
     """The device and precision of this process. Raises ConfigError if the machine lacks what `trainer` requests."""
     torch.set_num_threads(trainer.threads)
     same_bits_anywhere()
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if trainer.devices > 1 and world != trainer.devices:
-        problem = "several devices need a process each, which src.train starts; set trainer.devices=1 in a sweep"
+    rank, local_rank, world = rank_of_process(trainer.devices)
+    if world != trainer.devices:
+        problem = f"needs as many processes, and this is one of {world}; start src.train or src.sweep without torchrun"
         raise ConfigError("trainer.devices", trainer.devices, problem)
-    world, rank = (world, rank) if trainer.devices > 1 else (1, 0)
     has_gpu = torch.cuda.is_available()
     if trainer.name == "gpu" and not has_gpu:
         raise ConfigError("trainer", "gpu", "no CUDA device is visible; set trainer=auto or trainer=cpu")
@@ -42,7 +42,6 @@ def device_of(trainer: TrainerConfig) -> Device:
         count = torch.cuda.device_count()
         raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible; lower it")
     dtype = torch.float64 if trainer.precision == "64" else torch.float32
-    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0
     return Device(torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), dtype, rank, world)
 
 
@@ -64,6 +63,8 @@ def join_world(device: Device) -> None:
 
 def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:
     """Arguments of a Lightning Trainer on the device."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment  # takes seconds
+
     on_gpu = device.torch_device.type == "cuda"
     precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
     arguments: dict[str, Any] = {
@@ -71,6 +72,8 @@ def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:
         "devices": [device.torch_device.index or 0] if on_gpu else 1,
         "precision": precision,
         "deterministic": trainer.deterministic,
+        # otherwise Lightning guesses it from the variables of whatever cluster it finds
+        "plugins": [TorchElasticEnvironment() if device.world > 1 else LightningEnvironment()],
     }
     if device.world > 1:
         arguments["strategy"] = "ddp"

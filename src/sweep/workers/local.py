@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from src.config import Config, SlurmLauncher
+from src.environment import clean
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.gpus import visible_gpus
@@ -103,7 +104,7 @@ class LocalWorkers:
         self._slots: list[subprocess.Popen[bytes] | None] = []
         self._deaths: list[int] = []
         self._n_ended = 0
-        self._environment = dict(os.environ) | dict.fromkeys(ONE_THREAD, "1")
+        self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1")
         self._environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": python_path()}
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:

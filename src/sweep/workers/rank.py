@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from src.cli import command
 from src.config.serialize import read_config
 from src.errors import Interrupted
 from src.io import write_atomically
@@ -38,7 +39,7 @@ def main() -> int:
     for name in ("multirun", "worker-lock", "scratch"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     given = parser.parse_args()
-    if "RANK" not in os.environ:
+    if "RANK" not in os.environ:  # `command` has removed one that torchrun did not set
         parser.error("a sweep's worker starts this module; use python -m src.sweep trainer.devices=2")
     exit_with(given.worker_lock)
     folder = SweepFolder(given.multirun, given.sweep)
@@ -108,4 +109,4 @@ def exit_with(worker_lock: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main, started_by_torchrun=True)

@@ -1,0 +1,89 @@
+"""The environment variables of a command and of the processes that it starts.
+
+Libraries read many variables that a notebook, a cluster or another program left behind. The command line decides what runs,
+so a command removes those that would change it, and sets those that it relies on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, MutableMapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+OF_PYTHON = ("PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT")
+"""Read by Python when it starts."""
+
+REMOVED = (
+    *("PL_*", "LT_*"),  # Lightning: arguments of its Trainer, the seed
+    *("SLURM_*", "JSM_*", "LSB_*", "OMPI_*", "PMI_*", "PMIX_*"),  # Lightning: its rank in a job of the cluster
+    "PET_*",  # torchrun: its options
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),  # other rounding than trainer.precision says
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_*"),  # tracking.* says where
+    *("MATPLOTLIBRC", "HYDRA_MAIN_MODULE"),
+    *OF_PYTHON,
+)
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+"""They say where sbatch finds its cluster."""
+
+TORCHRUN = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "TORCHELASTIC_*"),
+)
+"""What torchrun tells the processes that it starts."""
+
+SET = {"MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+"""Plots go to files, whatever a notebook or a matplotlibrc says."""
+
+
+class Rank(NamedTuple):
+    """The place of a process among those of a data-parallel run: `local` counts on its host."""
+
+    rank: int = 0
+    local: int = 0
+    world: int = 1
+
+
+def clean(variables: Mapping[str, str], *, started_by_torchrun: bool = False) -> dict[str, str]:
+    """The variables without those that the command line does not ask for.
+
+    `started_by_torchrun`: keep torchrun's variables if they are complete.
+    """
+    group = started_by_torchrun and "TORCHELASTIC_RUN_ID" in variables
+    removed = REMOVED if group else (*REMOVED, *TORCHRUN)
+    kept = {
+        name: value
+        for name, value in variables.items()
+        if name in KEPT or not any(fnmatchcase(name, pattern) for pattern in removed)
+    }
+    return kept | SET
+
+
+def clean_process(*, started_by_torchrun: bool = False) -> None:
+    """Cleans the environment of this process, which those that it starts inherit.
+
+    Starts the process again if Python itself has read a variable that is removed.
+    """
+    variables = clean(os.environ, started_by_torchrun=started_by_torchrun)
+    if any(os.environ.get(name) for name in OF_PYTHON):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
+    _replace(os.environ, variables)
+
+
+def _replace(variables: MutableMapping[str, str], content: Mapping[str, str]) -> None:
+    for name in set(variables) - set(content):
+        del variables[name]
+    variables.update(content)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def rank_of_process(n_devices: int) -> Rank:
+    """The place of this process in a run on `n_devices`: torchrun's, if it started one process for each device."""
+    if n_devices == 1 or not under_torchrun():
+        return Rank()
+    return Rank(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))

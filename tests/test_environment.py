@@ -1,0 +1,103 @@
+"""The environment of a command: what a notebook, a cluster or another program left behind changes nothing.
+
+Every entry is started under variables that broke one of them before, and a short sweep gives the results of a clean one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import environment
+from src.environment import REMOVED, SET, TORCHRUN, Rank, clean, rank_of_process
+
+PROJECT = Path(__file__).resolve().parent.parent
+ENTRIES = ("train", "sweep", "worker", "status", "sync", "ui", "doctor", "claims", "report", "oracles")
+HOSTILE = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONOPTIMIZE": "2",
+    "WORLD_SIZE": "",
+    "RANK": "node3",
+    "LOCAL_RANK": "x",
+    "SLURM_NTASKS": "2",
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "job",
+    "SLURM_PROCID": "x",
+    "PL_TRAINER_FAST_DEV_RUN": "1",
+    "PL_TRAINER_LIMIT_TRAIN_BATCHES": "1",
+    "PL_GLOBAL_SEED": "1",
+    "PET_NNODES": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "JSM_NAMESPACE_RANK": "1",
+    "MLFLOW_TRACKING_URI": "foo://bar",
+    "MLFLOW_RUN_ID": "0",
+    "HYDRA_MAIN_MODULE": "nowhere",
+}
+SHORT = ("seeds=2", "stopping.epochs=1", "split.size=40", "trainer=cpu", "sweep=s")
+
+
+def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``python -m src.WORDS`` under additional variables."""
+    clean_variables = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    command = [sys.executable, "-m", f"src.{words[0]}", *words[1:]]
+    return subprocess.run(command, cwd=PROJECT, env=clean_variables | variables, capture_output=True, text=True)
+
+
+def test_what_nobody_asked_for_is_removed_and_the_rest_stays() -> None:
+    """Patterns are covered by an example each, and what a user sets on purpose stays."""
+    examples = {pattern.replace("*", "X"): "1" for pattern in (*REMOVED, *TORCHRUN)}
+    wanted = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "SLURM_CONF": "/etc/slurm.conf", "MKL_CBWR": "AVX2"}
+    wanted |= {"PGPASSWORD": "p", "MLFLOW_TRACKING_PASSWORD": "p", "DATA_ROOT": "/data", "HYDRA_FULL_ERROR": "1"}
+    assert clean(examples | wanted) == wanted | SET
+
+
+def test_the_variables_of_torchrun_count_only_in_processes_that_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    theirs = mine | {"TORCHELASTIC_RUN_ID": "abc"}
+    assert clean(mine, started_by_torchrun=True) == SET
+    assert clean(theirs) == SET
+    assert clean(theirs, started_by_torchrun=True) == theirs | SET
+    monkeypatch.setattr(environment.os, "environ", theirs)
+    assert rank_of_process(2) == Rank(1, 1, 2)
+    assert rank_of_process(1) == Rank(0, 0, 1), "a run on one device is its own first process"
+    monkeypatch.setattr(environment.os, "environ", mine)
+    assert rank_of_process(2) == Rank(0, 0, 1)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_starts_in_a_hostile_environment(entry: str, tmp_path: Path) -> None:
+    """`--help` loads Hydra and the command's own module."""
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "__init__.py").write_text("raise RuntimeError('a plugin of another project')")
+    done = start(entry, "--help", **HOSTILE, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"src.{entry}" in done.stdout or "Powered by Hydra" in done.stdout
+
+
+def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(tmp_path: Path) -> None:
+    (tmp_path / "other" / "hydra_plugins").mkdir(parents=True)
+    (tmp_path / "other" / "hydra_plugins" / "__init__.py").touch()
+    found = []
+    for name, variables in (("clean", {}), ("hostile", HOSTILE | {"PYTHONPATH": str(tmp_path / "other")})):
+        done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun={tmp_path / name}", **variables)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stderr.splitlines()) < 10, done.stderr
+        results = sorted((tmp_path / name).glob("s/cells/*/*/result.json"))
+        found.append([json.loads(path.read_text())["result"] for path in results])
+        assert (tmp_path / name / "mlflow.db").exists()
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+
+
+def test_a_run_that_fails_says_so_whatever_rank_a_shell_has(tmp_path: Path) -> None:
+    """RANK=1 made it exit with 0 and without a word."""
+    words = ("train", "split.size=40", "stopping.epochs=1", "optimizer.lr=1e38", "tracking=off", "trainer=cpu")
+    done = start(*words, f"multirun={tmp_path}", RANK="1")
+    assert done.returncode == 1
+    assert "diverged" in done.stderr
