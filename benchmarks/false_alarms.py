@@ -102,7 +102,7 @@ def rates(n_comparisons: int, n: int, rng: np.random.Generator) -> Iterator[tupl
     bound = f"<= {alarm_bound(n_comparisons):.1%}"
     for name, draw in EXCHANGEABLE.items():
         yield "A/A called different", name, alarm_rate(draw(rng, shape)), bound
-    yield "mean 0, called different", "skewed differences (no A/A)", alarm_rate(SKEWED(rng, shape)), "no promise"
+    yield "mean 0, called different", "skewed differences (no A/A)", alarm_rate(SKEWED(rng, shape)), "no guarantee"
     normal = rng.normal(size=shape)
     yield "A/A, percentile bootstrap", "normal", bootstrap_alarm_rate(normal, rng), "about 10 % at n = 10"
     yield "interval holds the mean", "normal", coverage(normal, 0.0), f">= {1 - alarm_bound(n_comparisons):.1%}"
