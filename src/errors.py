@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -12,9 +14,33 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: object, problem: str) -> None:
         shown = value if isinstance(value, str) else json.dumps(value, default=str)
-        super().__init__(" ".join(f"{key}={shown}: {problem}".split()))
+        line = " ".join(f"{key}={shown}: {problem}".split())
+        super().__init__(line.encode(errors="backslashreplace").decode())  # names of files may be no valid text
         self.key = key
         self.problem = problem
+
+
+@contextmanager
+def foreign_file(key: str, value: str, file: Path, fix: str) -> Iterator[None]:
+    """Report every exception of a library that reads a user's file as a ConfigError that names key, file and fix.
+
+    Libraries raise whatever their parser runs into (struct.error, KeyError, RecursionError), so no list is complete.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{error!r}"
+        raise ConfigError(key, value, f"cannot read {file} ({reason[:300]}); {fix}") from error
+
+
+def require_utf8(key: str, value: str, name: str, fix: str) -> None:
+    """Raise ConfigError if `name` has bytes that are not UTF-8: YAML, JSON and databases cannot store it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(key, value, f"{name} is not UTF-8; {fix}") from error
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from src.errors import ConfigError, did_you_mean
+from src.errors import ConfigError, did_you_mean, require_utf8
 
 T = TypeVar("T")
 
@@ -98,6 +98,8 @@ def convert(hint: Any, value: object, key: str, limits: Mapping[str, float]) -> 
         value = float(value)  # type: ignore[arg-type]
         if not math.isfinite(value):
             raise ConfigError(key, str(value), "must be a finite number")
+    if isinstance(value, str):
+        require_utf8(key, value, "this text", "rename the file or folder")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_limits(value, key, limits)
     return value

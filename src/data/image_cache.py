@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,30 +12,31 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from src.data.file_digests import content_digest_of, file_digests
 from src.data.source import Source, content_digest, moments
 from src.data.stream import Bank
-from src.errors import ConfigError
+from src.errors import ConfigError, foreign_file
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Increase it when images are decoded in another way."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One file of a tree. `path`: relative to the tree; `is_test`: part of the tree's own test set; `size`: bytes."""
+    """One file of a tree. `is_test`: whether it is part of the tree's own test set."""
 
-    path: str
+    path: Path
     label: int
     is_test: bool
-    size: int
-    mtime_ns: int
+    status: os.stat_result
 
 
 def load_images(
@@ -47,12 +49,13 @@ def load_images(
         class_names: Names of the labels.
         files: All images, in the order of the source.
         shape: Channels and size.
-        caches: The first writable folder gets the cache, addressed by names, sizes and times of all files.
+        caches: The first writable folder gets the cache, addressed by the contents and labels of all files.
 
     Raises:
         ConfigError: An image is damaged (under `data.path`), or no cache is writable.
     """
-    name = _address(class_names, files, shape)
+    digests = file_digests(tree, [(file.path, file.status) for file in files], caches, "data.path")
+    name = _address(class_names, files, digests, shape)
     for cache in caches:
         if (found := _read(cache / name)) is not None:
             return found
@@ -61,18 +64,18 @@ def load_images(
         found = _read(cache / name)  # another process may have decoded the images while this one waited
         if found is None:
             shutil.rmtree(cache / name, ignore_errors=True)
-            _decode_all(tree, class_names, files, shape, cache / name)
+            _decode_all(tree, class_names, files, digests, shape, cache / name)
             found = _read(cache / name)
             assert found is not None
     return found
 
 
-def _address(class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int]) -> str:
-    channels, size = shape
-    h = hashlib.blake2b(repr((CACHE_VERSION, class_names, size, channels)).encode(), digest_size=16)
-    for file in files:  # the text is part of the format: it finds caches on disk
-        described = ", ".join(f"{name}={value!r}" for name, value in vars(file).items())
-        h.update(f"Picture({described})".encode(errors="surrogateescape"))
+def _address(
+    class_names: tuple[str, ...], files: Sequence[ImageFile], digests: Sequence[str], shape: tuple[int, int]
+) -> str:
+    h = hashlib.blake2b(repr((CACHE_VERSION, class_names, shape)).encode(), digest_size=16)
+    for file, digest in zip(files, digests, strict=True):
+        h.update(f"{file.label} {file.is_test} {digest}\n".encode())
     return h.hexdigest()
 
 
@@ -106,7 +109,12 @@ def _read(folder: Path) -> Source | None:
 
 
 def _decode_all(
-    tree: Path, class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int], target: Path
+    tree: Path,
+    class_names: tuple[str, ...],
+    files: Sequence[ImageFile],
+    digests: Sequence[str],
+    shape: tuple[int, int],
+    target: Path,
 ) -> None:
     """Write the cache folder. It is renamed to its final name last, so a folder of that name is complete."""
     channels, size = shape
@@ -116,12 +124,12 @@ def _decode_all(
         pixels = np.lib.format.open_memmap(work / "x.npy", "w+", np.dtype(np.uint8), full)
 
         def decode(row: int) -> None:
-            file = tree / files[row].path
-            try:
-                pixels[row] = decode_image(file, size, channels)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                problem = f"cannot read image {file} ({error}); repair or remove it"
-                raise ConfigError("data.path", str(tree), problem) from error
+            file = files[row].path
+            with foreign_file("data.path", str(tree), file, "repair or remove it"):
+                content = file.read_bytes()
+                if content_digest_of(content) != digests[row]:
+                    raise ConfigError("data.path", str(tree), f"{file} changed while it was read; run again")
+                pixels[row] = decode_image(io.BytesIO(content), size, channels)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
             try:
@@ -153,13 +161,18 @@ def _decode_all(
         raise
 
 
-def decode_image(file: Path, size: int, channels: int) -> NDArray[np.uint8]:
+def decode_image(file: Path | IO[bytes], size: int, channels: int) -> NDArray[np.uint8]:
     """One image as uint8 [channels, size, size]: upright, shorter side fitted, cropped in the middle (bicubic)."""
-    with Image.open(file) as image:
+    try:
+        opened = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise ValueError("no image in a format that Pillow reads") from error
+    with opened as image:
         mode = "RGB" if channels == 3 else "L"
         image.draft(mode, (2 * size, 2 * size))  # decodes a large JPEG at a fraction of its size, which is faster
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+        is_16_bit_pgm = image.format == "PPM" and upright.mode == "I"  # Pillow scales it to 0..65535
+        if upright.mode.startswith("I;16") or is_16_bit_pgm:  # Pillow would clip 16 bits to 8 instead of scaling them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         elif upright.mode in ("I", "F"):
             raise ValueError(f"pixels of mode {upright.mode} have no known range; save it with 8 or 16 bits a channel")

@@ -135,7 +135,7 @@ def test_damaged_image_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     bad = tmp_path / "a" / "dog" / "003.png"
     for content in (bad.read_bytes()[:40], b"", b"text"):
         bad.write_bytes(content)
-        with pytest.raises(ConfigError, match=rf"data\.path=a: cannot read image {bad} \(.*repair or remove it"):
+        with pytest.raises(ConfigError, match=rf"data\.path=a: cannot read {bad} \(.*repair or remove it"):
             read_source(of(tmp_path))
         assert not [entry for entry in (tmp_path / ".cache").iterdir() if entry.is_dir()]
     bad.unlink()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.sources.base import PathConfig, SourceConfig
-from src.errors import ConfigError
+from src.errors import ConfigError, foreign_file
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -74,18 +72,20 @@ class ArraysData(PathConfig):
     def _arrays(self, file: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
         import numpy as np
 
-        try:
-            with np.load(file, allow_pickle=False) as archive:
+        fix = "write it with numpy.savez(file, x=..., y=...), of plain arrays"
+        with foreign_file("data.path", self.path, file, fix):
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise self._error(f"{file} holds one array without names; {fix}")
+            with archive:
                 for name_key, name in (("x_key", self.x_key), ("y_key", self.y_key)):
                     if name not in archive.files:
-                        fix = f"set data.{name_key} to one of {', '.join(archive.files)}"
-                        raise self._error(f"{file} has no array {name}; {fix}")
-                return archive[self.x_key], archive[self.y_key]
-        except ConfigError:
-            raise
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            fix = "write it with numpy.savez(file, x=..., y=...), of plain arrays"
-            raise self._error(f"cannot read {file} ({error}); {fix}") from error
+                        others = f"set data.{name_key} to one of {', '.join(archive.files)}"
+                        raise self._error(f"{file} has no array {name}; {others}")
+                x, y = archive[self.x_key], archive[self.y_key]
+                if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
+                    raise self._error(f"{file} is no archive of arrays; {fix}")
+                return x, y
 
     def _inputs(self, x: NDArray[np.generic]) -> Tensor:
         """Images as [n, c, h, w], whole-number pixels as bytes; features [n, d] as floating point."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from src.data.sources.base import PathConfig, SourceConfig, path_reported_as
-from src.errors import ConfigError
+from src.errors import ConfigError, foreign_file, require_utf8
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from src.data.source import Source
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"})
+"""Folders so named hold parts of a data set rather than classes, if there are two of them or nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,14 @@ class ImageFolderData(PathConfig):
     def read(self, path: Path, cache: Path) -> Source:
         from src.data.image_cache import load_images
 
-        class_names, files = self._list(path)
+        skipped: Counter[str] = Counter()
         caches = [self.folder / ".cache", cache]
         with path_reported_as("data.path", self.path):
+            class_names, files = self._list(path, skipped)
+            if skipped:
+                kinds = ", ".join(f"{kind} ({n})" for kind, n in sorted(skipped.items()))
+                read = ", ".join(sorted(SUFFIXES))
+                print(f"data.path={self.path}: skipped {kinds}; images are {read} in class folders", file=sys.stderr)
             return load_images(path, class_names, files, (self.channels, self.image_size), caches)
 
     @classmethod
@@ -52,50 +61,89 @@ class ImageFolderData(PathConfig):
             name="image_folder", root=data.root, path=value, path2=None, image_size=max(shape[1:]), channels=channels
         )
 
-    def _list(self, tree: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
-        """Class names in alphabetical order, and all images: by class, then by name, the tree's own test set last."""
+    def _list(self, tree: Path, skipped: Counter[str]) -> tuple[tuple[str, ...], list[ImageFile]]:
+        """Class names in alphabetical order, and all images: by class, then by name, the tree's own test set last.
+
+        `skipped` counts the entries that are no image, by kind.
+        """
         from src.data.image_cache import ImageFile
 
-        def refuse(problem: str) -> ConfigError:
-            return ConfigError("data.path", self.path, problem)
-
         if not tree.is_dir():
-            raise refuse("is not a folder; give a folder that has one folder of images for each class")
-        halves = {tree: False}
-        folders = _folders(tree)
+            raise self._error("is not a folder; give a folder that has one folder of images for each class")
+        halves = self._halves(tree, skipped)
+        found = {half: self._folders(half, skipped) for half in halves}
+        class_names = tuple(next(iter(found.values())))
+        if len(class_names) < 2:
+            raise self._error(f"has {len(class_names)} class folders in {next(iter(halves))}; it needs 2 or more")
+        images = []
+        for half, is_test in halves.items():
+            if found[half] != list(class_names):
+                wrong = ", ".join(sorted(set(found[half]) ^ set(class_names)))
+                raise self._error(f"train and test must have the same class folders; only one has {wrong}")
+            for label, name in enumerate(class_names):
+                require_utf8("data.path", self.path, str(half / name), "rename the folder")
+                files = sorted(self._files(half / name, (), skipped), key=lambda file: str(file[0]))
+                if not files:
+                    kinds = ", ".join(sorted(SUFFIXES))
+                    raise self._error(f"{half / name} holds no image ({kinds}); add some or remove the folder")
+                images += [ImageFile(file, label, is_test, status) for file, status in files]
+        return class_names, images
+
+    def _halves(self, tree: Path, skipped: Counter[str]) -> dict[Path, bool]:
+        """The folders that hold class folders, and whether each is a test set."""
+        folders = self._folders(tree, Counter())
+        splits = [name for name in folders if name.lower() in SPLIT_NAMES]
         if {"train", "test"} <= set(folders):
             if len(folders) > 2:
                 others = ", ".join(name for name in folders if name not in ("train", "test"))
-                raise refuse(f"has {others} next to train and test; move it away or give path={self.path}/train")
-            halves = {tree / "train": False, tree / "test": True}
-        class_names = tuple(_folders(next(iter(halves))))
-        if len(class_names) < 2:
-            raise refuse(f"has {len(class_names)} class folders in {next(iter(halves))}; it needs 2 or more")
-        images = []
-        for half, is_test in halves.items():
-            if (found := _folders(half)) != list(class_names):
-                wrong = ", ".join(sorted(set(found) ^ set(class_names)))
-                raise refuse(f"train and test must have the same class folders; only one has {wrong}")
-            for label, name in enumerate(class_names):
-                files = sorted(_files(half / name))
-                if not files:
-                    kinds = ", ".join(sorted(SUFFIXES))
-                    raise refuse(f"{half / name} holds no image ({kinds}); add some or remove the folder")
-                images += [ImageFile(os.path.relpath(f, tree), label, is_test, size, time) for f, size, time in files]
-        return class_names, images
+                problem = f"has {others} next to train and test; move it away or give data.path={self.path}/train"
+                raise self._error(problem)
+            self._folders(tree, skipped)
+            return {tree / "train": False, tree / "test": True}
+        if len(splits) > 1 or (splits and splits == folders):
+            train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+            fix = f"give data.path={self.path}/{train}"
+            if len(splits) == len(folders) == 2 and train.lower().startswith("train"):
+                fix += ", or name the two train and test: test is then the test set"
+            raise self._error(f"has folders named {', '.join(splits)}, which are no classes; {fix}")
+        return {tree: False}
+
+    def _error(self, problem: str) -> ConfigError:
+        return ConfigError("data.path", self.path, problem)
+
+    def _folders(self, folder: Path, skipped: Counter[str]) -> list[str]:
+        """Names of the folders in `folder`, sorted; everything else in it is skipped."""
+        with foreign_file("data.path", self.path, folder, "make it readable"):
+            entries = list(os.scandir(folder))
+            is_class = {entry.name: entry.is_dir() and not entry.name.startswith(".") for entry in entries}
+        skipped.update(_kind(name) for name, is_folder in is_class.items() if not is_folder)
+        return sorted(name for name, is_folder in is_class.items() if is_folder)
+
+    def _files(
+        self, folder: Path, inside: tuple[str, ...], skipped: Counter[str]
+    ) -> Iterator[tuple[Path, os.stat_result]]:
+        """Path and status of every image below the folder; `inside`: the real paths of the folders around it."""
+        real = os.path.realpath(folder)
+        if real in inside:
+            raise self._error(f"{folder} is a link to a folder that it lies in, {real}; remove the link")
+        with foreign_file("data.path", self.path, folder, "make it readable or remove it"):
+            entries = list(os.scandir(folder))
+        for entry in entries:
+            path = Path(entry.path)
+            with foreign_file("data.path", self.path, path, "repair or remove it"):
+                is_folder = entry.is_dir()
+                is_image = not is_folder and os.path.splitext(entry.name)[1].lower() in SUFFIXES
+                status = entry.stat() if is_image and not entry.name.startswith(".") else None
+            if status is not None:
+                yield path, status
+            elif is_folder and not entry.name.startswith("."):
+                yield from self._files(path, (*inside, real), skipped)
+            else:
+                skipped[_kind(entry.name)] += 1
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Path, size in bytes and modification time (ns) of every image below the folder."""
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _files(Path(entry.path))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            status = entry.stat()
-            yield entry.path, status.st_size, status.st_mtime_ns
+def _kind(name: str) -> str:
+    """What a skipped entry is counted as: its suffix, if it is not hidden."""
+    if name.startswith("."):
+        return "hidden"
+    return os.path.splitext(name)[1].lower() or "without suffix"
