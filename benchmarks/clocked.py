@@ -1,7 +1,7 @@
-"""The laboratory's engine with a clock on its parts: python -m src.sweep ... hydra.sweeper.engine=benchmarks.clocked
+"""The default engine with timers: python -m src.sweep ... hydra.sweeper.engine=benchmarks.clocked
 
-Every process appends to ``<sweep>/clock/<pid>.jsonl``: one line a cell (start and end, seconds of training, of scoring, of
-data and plan, the process's peak memory), and one for the parent's last step. `Clock` reads them.
+Every process appends to ``<sweep>/clock/<pid>.jsonl``: one line per cell (start and end, seconds of training, of scoring, of
+data and plan, the process's peak memory), and one for the parent's last step. `read` sums them up.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["free_device", "record_failure", "resolve", "run_cell", "score", "ses
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
-    """`src.cells.run.run_cell`, clocked."""
-    from src.training import execute  # noqa: F401 # imports Lightning for seconds: start-up, no part of the first cell
+    """`src.cells.run.run_cell` with timers."""
+    from src.training import execute  # noqa: F401 # importing Lightning takes seconds, which count as start-up
 
     start = time.time()
     with _clocks() as seconds:
@@ -46,7 +46,7 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
 
 @contextmanager
 def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
-    """`src.sweep.summary.Session`, whose end is clocked: the report, and the last round with MLflow."""
+    """`src.sweep.summary.Session` with timers on its end: the report and the final delivery to MLflow."""
     from src.tracking.outbox import Deliverer
 
     seconds: Counter[str] = Counter()
@@ -61,7 +61,7 @@ def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
 
 @contextmanager
 def _clocks() -> Iterator[Counter[str]]:
-    """Seconds inside of the parts of a cell, by name; `store` is inside of `train`."""
+    """Seconds spent in the parts of a cell, by name; `train` includes `store`."""
     from src.training import execute
     from src.training.store.store import Store
 
@@ -101,24 +101,24 @@ def _note(config: Config, body: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Clock:
-    """What the clocks of a sweep say: seconds of one worker (their mean), of the parent, and a worker's peak memory."""
+    """Times of a sweep in seconds, per worker (mean) and of the parent, and the peak memory of a worker."""
 
     train: float
     score: float
     data: float
     results: float
-    """Result folders, the stage store, and whatever else of a cell is none of the other parts."""
+    """Result folders, the stage store, and all of a cell that the other parts do not cover."""
     claiming: float
     """From the end of a cell to the start of the worker's next one."""
     tracking: float
-    """The parent's last round with MLflow, which the command waits for."""
+    """The parent's final delivery to MLflow, for which the command waits."""
     report: float
     """The rest of the parent's last step: reading the results, the table, the maps."""
     peak_mib: float
 
 
 def read(sweep_dir: Path) -> Clock:
-    """The clocks of a finished sweep."""
+    """Read the times of a finished sweep."""
     workers, peaks = [], []
     parent: dict[str, float] = {}
     for path in (sweep_dir / "clock").glob("*.jsonl"):

@@ -1,8 +1,8 @@
-"""Does the cluster page's quick start work as written?   python -m benchmarks.cluster_check [key=value ...]   (make cluster-check)
+"""Runs the quick start for several hosts as documented.   python -m benchmarks.cluster_check [key=value ...]   (make cluster-check)
 
-docs/LAUNCHING.md, "Several hosts", on one machine: a PostgreSQL that asks for a password, an MLflow server on it, a sweep with
-2 workers and a third that joins late; then the same sweep on SQLite with one worker. Checked: every run once, equal bit for
-bit; MLflow has each run once, none RUNNING; the late worker ended cells; the password is in no file, log or param.
+docs/LAUNCHING.md, "Several hosts", on one machine: a PostgreSQL with a password, an MLflow server on it, a sweep with 2 workers
+and a third that joins late; then the same sweep in a journal with one worker. Checks: every run once, equal bit for bit; MLflow
+has each run once, none RUNNING; the late worker finished cells; the password is in no file, log or param.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tests.postgres import running
 GRID = ["split.ratio=0.3,1,3", "split.imbalance=1,5", "split.size=200", "stopping.epochs=5,10", "seeds=3", "sweep=team"]
 N_RUNS = 12 * 2 * 3
 SECONDS = 1800
-"""Longer than a loaded machine takes."""
+"""Upper limit for a wait, in seconds; a loaded machine needs less."""
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def started(module: str, *words: str, log: Path) -> subprocess.Popen[bytes]:
-    """A command of the project, in the background."""
+    """Start a command of the project in the background."""
     with log.open("ab") as file:
         command = [sys.executable, "-m", module, *words]
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
@@ -67,11 +67,11 @@ def _answers(url: str) -> bool:
 
 
 def wait_for(what: str, holds: Any) -> None:
-    """Until `holds()`; SystemExit when it never does."""
+    """Wait until `holds()` is true; SystemExit after the time limit."""
     deadline = time.monotonic() + SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            sys.exit(f"never came true: {what}")
+            sys.exit(f"timed out: {what}")
         time.sleep(0.5)
 
 
@@ -82,7 +82,7 @@ def results(sweep: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Prints what was seen; 1 if something is not as the page says."""
+    """Print the checks; return 1 if one fails."""
     password = secrets.token_hex(8)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cluster-") as root, running(password=password, port=free_port()) as url:
@@ -107,27 +107,27 @@ def main(words: list[str]) -> int:
         )
         codes.append(alone.wait(SECONDS))
         files = [path for path in folder.rglob("*") if path.is_file()]
-        said = (folder / "late").read_text()
+        output = (folder / "late").read_text()
         found = {
             "exit codes 0 (sweep, late worker, sync, alone)": codes == [0, 0, 0, 0],
             f"{N_RUNS} runs on disk": len(results(multirun / "team")) == N_RUNS,
             "equal to one worker on SQLite, bit for bit": results(multirun / "team") == results(folder / "alone/team"),
             f"MLflow has {N_RUNS} runs, each once and FINISHED": seen == {"FINISHED": N_RUNS, "different": N_RUNS},
-            "the late worker ended cells": "it ended 0 cells" not in said and "it ended" in said,
+            "the late worker finished cells": "it ended 0 cells" not in output and "it ended" in output,
             f"the password is in none of {len(files)} files": not [
                 p for p in files if password.encode() in p.read_bytes()
             ],
         }
         if not all(found.values()):
-            print(log.read_text()[-4000:], said, codes, seen, sep="\n", file=sys.stderr)
+            print(log.read_text()[-4000:], output, codes, seen, sep="\n", file=sys.stderr)
     for what, holds in found.items():
         print(f"{'yes' if holds else 'NO '}  {what}")
-    print(f"{time.monotonic() - begun:.0f} s; {said.splitlines()[-1]}")
+    print(f"{time.monotonic() - begun:.0f} s; {output.splitlines()[-1]}")
     return 0 if all(found.values()) else 1
 
 
 def _mirrored(uri: str) -> dict[str, int]:
-    """Leaves of the experiment by status, and how many different ones there are."""
+    """Number of runs in the experiment by status, and number of different runs."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)

@@ -157,13 +157,13 @@ def _share(p_values: Floats) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=20_000)
-    parser.add_argument("--seeds", type=int, default=10, help="paired differences in a comparison")
+    parser.add_argument("--seeds", type=int, default=10, help="number of paired differences in a comparison")
     parser.add_argument("--random-seed", type=int, default=0)
     real = parser.add_mutually_exclusive_group()
-    real.add_argument("--train", action="store_true", help="train for every comparison 2 x seeds tiny networks")
-    real.add_argument("--runs", type=Path, help="a sweep's folder: the comparisons that its runs allow")
-    parser.add_argument("--regime", default="sequential", help="of --train and --runs")
-    parser.add_argument("--metric", default="test/union/accuracy", help="of --train and --runs")
+    real.add_argument("--train", action="store_true", help="train 2 x seeds tiny networks for every comparison")
+    real.add_argument("--runs", type=Path, help="folder of a sweep; its runs give the comparisons")
+    parser.add_argument("--regime", default="sequential", help="for --train and --runs")
+    parser.add_argument("--metric", default="test/union/accuracy", help="for --train and --runs")
     options = parser.parse_args()
     rng = np.random.default_rng(options.random_seed)
     if options.train or options.runs:

@@ -1,13 +1,13 @@
-"""What many models at once are worth on a GPU: one table, for a CUDA machine with its own PyTorch.
+"""Throughput of groups of models on a GPU, for a CUDA machine with its own PyTorch.
 
     python -m benchmarks.gpu [device=cuda] [models=mlp,cnn,resnet18] [replicas=1,2,4,...,512] [steps=30] [side=32]
                              [channels=3] [batch=64] [precisions=32,bf16-mixed] [workers=1,2,4] [repeats=3]
 
-Updates a second, all models of a group together, of random plots shaped like CIFAR-10's, through the whole fit as the
-laboratory runs it (feed on the device, Lightning, stopping rule); slopes between a short and a long fit, so set-up does not
-count. Then one ResNet-18 at every precision against a raw loop, and that many processes on the one device at once, each
-with the best group. What does not fit the memory is left out. Needs neither Hydra nor MLflow: torch, pytorch-lightning,
-numpy, PyYAML, safetensors, filelock and rich. Ten minutes at the most; `device=cpu` goes through the same code.
+Measures updates per second of all models of a group, on random images of CIFAR-10's shape, through the complete fit of a sweep
+(feed on the device, Lightning, stopping rule). Values are slopes between a short and a long fit, so set-up does not count.
+Then measures one ResNet-18 at every precision against a raw loop, and several processes on one device, each with the best
+group. Groups that do not fit into memory are omitted. Needs neither Hydra nor MLflow: torch, pytorch-lightning, numpy,
+PyYAML, safetensors, filelock and rich. At most ten minutes; `device=cpu` runs the same code.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ FLAGS = {
     "repeats": "3",
 }
 WORKERS_TRAIN = "cnn"
-"""The model of the table of processes."""
+"""Architecture in the table of processes."""
 
 
-def configured(arch: str, plots: Path, given: dict[str, str], precision: str = "32") -> Config:
-    """conf/config.yaml under the choices of this benchmark, composed without Hydra: the machine may not have it."""
+def configured(arch: str, images: Path, given: dict[str, str], precision: str = "32") -> Config:
+    """Compose conf/config.yaml with this benchmark's choices, without Hydra, which the machine may lack."""
     top = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
     groups = {name: choice for entry in top["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
     chosen: dict[str, Any] = {name: choice for name, choice in groups.items() if choice and "/" not in name}
@@ -62,7 +62,7 @@ def configured(arch: str, plots: Path, given: dict[str, str], precision: str = "
     mapping = {key: value for key, value in top.items() if key not in ("defaults", "hydra")}
     for group, choice in chosen.items():
         mapping[group] = yaml.safe_load((CONF_DIR / group / f"{choice}.yaml").read_text())
-    mapping["data"] |= {"root": str(plots.parent), "path": str(plots)}
+    mapping["data"] |= {"root": str(images.parent), "path": str(images)}
     n = int(given["batch"]) * int(given["steps"])
     mapping["split"] |= {"size": n, "val": 0.02, "test": 0.02}
     mapping["trainer"] |= {"precision": precision, "curve_points": 1}
@@ -71,8 +71,8 @@ def configured(arch: str, plots: Path, given: dict[str, str], precision: str = "
     return parse(mapping)
 
 
-def draw_pictures(path: Path, given: dict[str, str]) -> None:
-    """Random plots of ten classes: training takes as long on them as on real ones."""
+def draw_images(path: Path, given: dict[str, str]) -> None:
+    """Write random images of ten classes; training on them takes as long as on real images."""
     n = int(1.3 * int(given["batch"]) * int(given["steps"])) + 200
     rng = np.random.default_rng(0)
     side, channels = int(given["side"]), int(given["channels"])
@@ -81,7 +81,7 @@ def draw_pictures(path: Path, given: dict[str, str]) -> None:
 
 
 def nodes_of(config: Config, n: int) -> list[Node]:
-    """The combined stage of `n` seeds; they share the data of a few streams, so that drawing them takes no time."""
+    """The combined stage of `n` seeds; the seeds share a few streams, because drawing data is slow."""
     loaded: dict[object, Source] = {}
     factory = load(config.data, config.split, Path(config.multirun) / ".cache", loaded)
     streams: dict[int, Stream] = {seed: factory.build(seed) for seed in range(min(n, 4))}
@@ -92,8 +92,8 @@ def nodes_of(config: Config, n: int) -> list[Node]:
     return [few[k % len(few)] for k in range(n)]
 
 
-def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
-    """Of all `n` models together: the slope between a short and a long fit."""
+def updates_per_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
+    """Updates per second of all `n` models together: the slope between a short and a long fit."""
     place = device_of(config.trainer)
     seconds, updates = [], []
     for length in epochs:
@@ -109,8 +109,8 @@ def updates_a_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
     return (updates[1] - updates[0]) / (seconds[1] - seconds[0])
 
 
-def raw_updates_a_second(config: Config, epochs: int) -> float:
-    """A plain loop over tensors on the device, one model, at the configuration's precision."""
+def raw_updates_per_second(config: Config, epochs: int) -> float:
+    """Updates per second of a plain loop over tensors on the device: one model, at the configuration's precision."""
     place = device_of(config.trainer)
     (node,) = nodes_of(config, 1)
     x = torch.cat([part.inputs() for part in node.data.parts]).to(place.torch_device)
@@ -153,63 +153,65 @@ def _quiet() -> None:
 # ------------------------------------------------------------------------------------------------ the tables
 
 
-def side_by_side(plots: Path, given: dict[str, str]) -> dict[str, int]:
-    """The table of groups; returns the best size of every model."""
+def groups_of_models(images: Path, given: dict[str, str]) -> dict[str, int]:
+    """Print the table of groups; return the best group size of every architecture."""
     rows, best = [], {}
     for arch in given["models"].split(","):
-        config = configured(arch, plots, given)
+        config = configured(arch, images, given)
         medians: dict[int, float] = {}
         for n in map(int, given["replicas"].split(",")):
             try:
-                figures = [updates_a_second(config, n, (1, 3)) for _ in range(int(given["repeats"]))]
+                values = [updates_per_second(config, n, (1, 3)) for _ in range(int(given["repeats"]))]
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 rows.append([arch, str(n), "does not fit", "", ""])
                 break
-            medians[n] = statistics.median(figures)
+            medians[n] = statistics.median(values)
             steps = config.stopping.amount
             models = medians[n] / (steps * int(given["steps"]))
             rows.append(
-                [arch, str(n), spread(figures, 0), f"{models:,.2f}", f"{medians[n] / next(iter(medians.values())):.2f}"]
+                [arch, str(n), spread(values, 0), f"{models:,.2f}", f"{medians[n] / next(iter(medians.values())):.2f}"]
             )
         best[arch] = max(medians, key=lambda n: medians[n])
-    heading = "models a second, of the default's epochs"
+    heading = "models per second, at the default epochs"
     show(
-        f"models side by side on {given['device']}", ("model", "models", "updates a second", heading, "against 1"), rows
+        f"groups of models on {given['device']}",
+        ("model", "models", "updates per second", heading, "relative to 1"),
+        rows,
     )
     return best
 
 
-def against_raw(plots: Path, given: dict[str, str]) -> None:
-    """One ResNet-18 at every precision against a raw loop."""
+def against_raw(images: Path, given: dict[str, str]) -> None:
+    """Compare one ResNet-18 at every precision with a raw loop."""
     rows = []
     for precision in given["precisions"].split(","):
-        config = configured("resnet18", plots, given, precision)
+        config = configured("resnet18", images, given, precision)
         ours, raw = [], []
-        for _ in range(int(given["repeats"])):  # in turn
-            raw.append(raw_updates_a_second(config, 2))
-            ours.append(updates_a_second(config, 1, (1, 3)))
+        for _ in range(int(given["repeats"])):  # alternating
+            raw.append(raw_updates_per_second(config, 2))
+            ours.append(updates_per_second(config, 1, (1, 3)))
         ratio = [a / b for a, b in zip(raw, ours, strict=True)]
         rows.append([precision, spread(raw, 1), spread(ours, 1), spread(ratio, 2)])
-    show("one ResNet-18: updates a second", ("precision", "raw loop", "ours", "time of ours / raw"), rows)
+    show("one ResNet-18: updates per second", ("precision", "raw loop", "laboratory", "time, laboratory / raw"), rows)
 
 
-def _worker(plots: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
+def _worker(images: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
     _quiet()
-    config = configured(WORKERS_TRAIN, plots, given)
-    updates_a_second(config, n, (1, 2))
+    config = configured(WORKERS_TRAIN, images, given)
+    updates_per_second(config, n, (1, 2))
     ready.put(True)
     go.wait()
-    out.put(updates_a_second(config, n, (1, 3)))
+    out.put(updates_per_second(config, n, (1, 3)))
 
 
-def processes(plots: Path, given: dict[str, str], n: int) -> None:
-    """Several processes on the one device, each with a group of `n`."""
+def processes(images: Path, given: dict[str, str], n: int) -> None:
+    """Measure several processes on one device, each with a group of `n` models."""
     rows = []
     context = multiprocessing.get_context("spawn")
     for count in map(int, given["workers"].split(",")):
         ready, out, go = context.Queue(), context.Queue(), context.Event()
-        workers = [context.Process(target=_worker, args=(plots, given, n, ready, go, out)) for _ in range(count)]
+        workers = [context.Process(target=_worker, args=(images, given, n, ready, go, out)) for _ in range(count)]
         for worker in workers:
             worker.start()
         for _ in workers:
@@ -219,28 +221,28 @@ def processes(plots: Path, given: dict[str, str], n: int) -> None:
         for worker in workers:
             worker.join()
         rows.append([str(count), f"{sum(rates):,.0f}"])
-    title = f"processes on one device, each {n} of {WORKERS_TRAIN} side by side"
-    show(title, ("processes", "updates a second, all together"), rows)
+    title = f"processes on one device, each with a group of {n} {WORKERS_TRAIN} models"
+    show(title, ("processes", "updates per second in total"), rows)
 
 
 def main() -> None:
-    """Prints the tables; exits in words where there is no GPU."""
+    """Print the tables; exit with a message if there is no GPU."""
     given = flags(FLAGS, __doc__ or "")
     if given["device"] == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no CUDA device is visible here; device=cpu goes through the same code")
+        raise SystemExit("no CUDA device is visible; device=cpu runs the same code")
     _quiet()
     name = torch.cuda.get_device_name() if given["device"] == "cuda" else "CPU"
     print(
         f"{name}, torch {torch.__version__}, batch {given['batch']}, {given['channels']}x{given['side']}x{given['side']}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        plots = Path(scratch) / "plots.npz"
-        draw_pictures(plots, given)
-        best = side_by_side(plots, given)
+        images = Path(scratch) / "images.npz"
+        draw_images(images, given)
+        best = groups_of_models(images, given)
         if given["precisions"]:
-            against_raw(plots, given)
+            against_raw(images, given)
         if given["workers"]:
-            processes(plots, given, best.get(WORKERS_TRAIN, 1))
+            processes(images, given, best.get(WORKERS_TRAIN, 1))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command cost: seconds on the clock, seconds of processors in all its processes, and what it printed."""
+    """Cost of a command: wall seconds, processor seconds of all its processes, and its output."""
 
     wall_s: float
     cpu_s: float
@@ -78,7 +78,7 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def flags(defaults: Mapping[str, str], usage: str) -> dict[str, str]:
-    """``key=value`` arguments over their defaults; anything else ends the program with the usage."""
+    """``key=value`` arguments over their defaults; any other argument exits with the usage."""
     given = dict(defaults)
     for word in sys.argv[1:]:
         key, equals, value = word.partition("=")
@@ -90,7 +90,7 @@ def flags(defaults: Mapping[str, str], usage: str) -> dict[str, str]:
 
 
 def command(words: Sequence[str]) -> Cost:
-    """Runs ``python -m words...`` to its end; raises CalledProcessError if it fails."""
+    """Run ``python -m words...`` to its end; raise CalledProcessError if it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     done = subprocess.run(
@@ -106,7 +106,7 @@ def command(words: Sequence[str]) -> Cost:
 
 
 def sweep(multirun: Path, overrides: Sequence[str]) -> Cost:
-    """One whole ``python -m src.sweep -m`` under `multirun`."""
+    """Run one ``python -m src.sweep -m`` under `multirun`."""
     return command(["src.sweep", "-m", *overrides, "sweep=bench", f"multirun={multirun}"])
 
 
@@ -119,7 +119,7 @@ def spread(values: Sequence[float], decimals: int = 1) -> str:
 
 
 def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints one table, the first column to the left."""
+    """Print one table with the first column left-aligned."""
     table = Table(title=title, title_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")

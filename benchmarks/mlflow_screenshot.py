@@ -1,4 +1,4 @@
-"""A plot of an MLflow page in a real browser.
+"""A screenshot of an MLflow page in a real browser.
 
     python benchmarks/mlflow_screenshot.py http://127.0.0.1:5000 docs/mlflow-ui.png [--page runs|RUN_ID|PATH] [--width 1600]
 
@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=1600)
     parser.add_argument("--height", type=int, default=1000)
     parser.add_argument("--settle", type=float, default=4.0, help="seconds for the page to be drawn")
-    parser.add_argument("--script", help="JavaScript to run before the plot is taken; its value is printed")
+    parser.add_argument("--script", help="JavaScript to run before the screenshot; its value is printed")
     options = parser.parse_args()
     url = page_url(options.server, options.page, options.experiment, options.view)
     image = asyncio.run(save_plot(url, options.width, options.height, options.settle, options.script))

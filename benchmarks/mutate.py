@@ -1,7 +1,7 @@
-"""Planted errors: does a row of the oracles notice?   python -m benchmarks.mutate   (make mutate)
+"""Plants errors and checks that the oracles detect them.   python -m benchmarks.mutate   (make mutate)
 
 Each mutation changes one function while some rows of `src.oracles` run; those rows pass without it. Exit code 1 if a
-mutation goes unnoticed, or if a row fails without one. Measured: 7 mutations, all noticed, about a minute on one core.
+mutation is not detected, or if a row fails without one. Measured: 7 mutations, all detected, about a minute on one core.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Mutation = AbstractContextManager[Any]
 
 
 def overlapping_data_sets() -> Mutation:
-    """Dataset 2 draws its samples from the front, where Dataset 1's are too."""
+    """Dataset 2 draws its samples from the same positions as Dataset 1."""
 
     def divide(order: draw.Rows, counts: Sequence[int]) -> list[draw.Rows]:
         return [order[:count] for count in counts]
@@ -40,7 +40,7 @@ def overlapping_data_sets() -> Mutation:
 
 
 def forgotten_parents() -> Mutation:
-    """A stage is named without the stages it starts from, so it is taken for one on the same data from the start."""
+    """The key of a stage omits the preceding stages, so it equals the key of a fresh stage on the same data."""
     original = plan._node
 
     def node(*arguments: Any) -> plan.Node:
@@ -62,7 +62,7 @@ def fresh_starts() -> Mutation:
 
 
 def early_convergence() -> Mutation:
-    """Convergence is declared at a tolerance ten thousand times the one that was asked for."""
+    """Convergence is declared at ten thousand times the requested tolerance."""
     original = ConvergenceStopping.after_epoch
 
     def after_epoch(rule: ConvergenceStopping, epoch: int, value: float, best: int | None) -> StoppingVerdict | None:
@@ -72,7 +72,7 @@ def early_convergence() -> Mutation:
 
 
 def one_step_too_many() -> Mutation:
-    """A stage of E passes makes one update more."""
+    """A stage of E passes makes one extra update."""
     original = StageSize.passes
 
     def passes(stage: StageSize, batch_size: int | str, n_passes: float) -> Length:
@@ -82,7 +82,7 @@ def one_step_too_many() -> Mutation:
 
 
 def doubled_penalty() -> Mutation:
-    """The half of strength/2 is lost."""
+    """The factor 1/2 of strength/2 is missing."""
     original = l2_sp._weighted_square
 
     def square(parameter: torch.Tensor, anchor: torch.Tensor, precision: torch.Tensor | None) -> torch.Tensor:
@@ -92,7 +92,7 @@ def doubled_penalty() -> Mutation:
 
 
 def exchanged_test_sets() -> Mutation:
-    """d1's figures are computed on the samples of d2, and the other way round."""
+    """The metrics of d1 are computed on the samples of d2, and vice versa."""
     original = metrics._set_weights
 
     def weights(evaluations: Any, name: str) -> torch.Tensor:
@@ -103,7 +103,7 @@ def exchanged_test_sets() -> Mutation:
 
 @dataclass(frozen=True)
 class Case:
-    """`rows`: those that should notice the mutation."""
+    """`rows`: the rows that should detect the mutation."""
 
     part: str
     mutation: Callable[[], Mutation]
@@ -139,7 +139,7 @@ CASES = (
 
 
 def main() -> None:
-    """Every case, first without its mutation and then with it."""
+    """Run every case, first without its mutation and then with it."""
     missed = 0
     clean: dict[object, list[Row]] = {}
     for case in CASES:
@@ -151,9 +151,9 @@ def main() -> None:
         name = f"{case.part}: {(case.mutation.__doc__ or '').splitlines()[0]}"
         found = f"{len(failed)} of {len(clean[case.rows])} rows fail"
         example = f", e.g. {failed[0].name}: theory {failed[0].theory}, measured {failed[0].measured}" if failed else ""
-        print(f"{'noticed' if failed and not wrong else 'MISSED '}  {name}\n         {found}{example}")
+        print(f"{'detected' if failed and not wrong else 'MISSED  '}  {name}\n         {found}{example}")
         missed += not failed or bool(wrong)
-    print(f"{len(CASES) - missed} of {len(CASES)} planted errors noticed")
+    print(f"{len(CASES) - missed} of {len(CASES)} planted errors detected")
     sys.exit(1 if missed else 0)
 
 

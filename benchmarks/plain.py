@@ -1,9 +1,9 @@
-"""The plain way to run a grid: a Lightning Trainer per run, a DataLoader over tensors, MLflow on SQLite, checkpoints.
+"""The plain baseline for a grid: a Lightning Trainer per run, a DataLoader over tensors, MLflow on SQLite, checkpoints.
 
     python -m benchmarks.plain [folder=DIR] [per_stratum=3] [ratios= imbalances= epochs= seeds= size=]
 
-Trains a sample of the grid's runs, so many of every (epochs, regime), spread evenly over its ratios, imbalances and seeds,
-one after the other in this process, and prints their seconds as JSON. `benchmarks.grid` scales them to the whole grid.
+Trains a sample of the grid's runs, `per_stratum` of every (epochs, regime), spread evenly over ratios, imbalances and seeds,
+one after another in this process, and prints their seconds as JSON. `benchmarks.grid` scales them to the whole grid.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ REPLAYED = 0.1
 
 
 class PlainModule(pl.LightningModule):
-    """A classifier that trains on `stages`, `epochs` of each, as Lightning's documentation would have it."""
+    """A classifier that trains on `stages`, `epochs` of each, in the style of Lightning's documentation."""
 
     def __init__(self, model: nn.Module, stages: list[DataLoader[Any]], epochs: int, *, freeze: bool) -> None:
         super().__init__()
         self.model, self.stages, self.epochs, self.freezes = model, stages, epochs, freeze
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Asked for again at every stage's start (`reload_dataloaders_every_n_epochs`)."""
+        """Data of the current stage; the Trainer reloads it at every stage's start (`reload_dataloaders_every_n_epochs`)."""
         return self.stages[min(self.current_epoch // self.epochs, len(self.stages) - 1)]
 
     def on_train_epoch_start(self) -> None:
-        """Freezes the first layer where the second stage begins."""
+        """Freeze the first layer when the second stage begins."""
         if self.freezes and self.current_epoch == self.epochs:
             next(m for m in self.model.modules() if isinstance(m, nn.Linear)).requires_grad_(False)
 
@@ -56,14 +56,14 @@ class PlainModule(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Accuracy and loss."""
-        self._figures("val", batch)
+        self._log_metrics("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy and loss."""
         del batch_idx
-        self._figures("test", batch)
+        self._log_metrics("test", batch)
 
-    def _figures(self, of: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _log_metrics(self, of: str, batch: tuple[Tensor, Tensor]) -> None:
         outputs = self.model(batch[0])
         self.log(f"{of}/loss", nn.functional.cross_entropy(outputs, batch[1]))
         self.log(f"{of}/accuracy", (outputs.argmax(1) == batch[1]).float().mean())
@@ -124,8 +124,8 @@ def strata(grid: Grid, per_stratum: int) -> dict[str, list[tuple[float, float, i
 
 
 def main() -> None:
-    """Prints ``{"seconds": {stratum: [...]}, "composing": s}``: Hydra, which the plain way would not need, is apart. The
-    first run is made twice: its first time is start-up (the database is made, modules are loaded late)."""
+    """Print ``{"seconds": {stratum: [...]}, "composing": s}``; the time of Hydra, which the baseline would not need, is
+    separate. The first run is repeated: its first time is start-up (it creates the database and loads modules)."""
     given = flags({"folder": "", "per_stratum": "3", **GRID_FLAGS}, __doc__ or "")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -1,12 +1,12 @@
-"""How time grows: with cells, with regimes that share stage 1, with workers, with models trained side by side.
+"""Scaling of time with the number of cells, regimes that share stage 1, workers, and models in a group.
 
     python -m benchmarks.scaling [parts=cells,regimes,workers,replicas] [repeats=1] [cells=20,100] [regimes=1,3,9]
                                  [workers=1,2] [replicas=1,4,16,64,256] [seeds=5] [epochs=20]
 
-`cells`: whole commands over so many cells of two regimes and one seed, one epoch each: what a cell costs besides training.
-`regimes`: one cell in this process, the first regime alone and then more beside it that begin with the same stage 1; the
-extra time is set against that of the stages that only they have. `workers`: the grid of `benchmarks.grid` at 3 seeds.
-`replicas`: microseconds a step of MLP 64-64-10, a whole fit, as `benchmarks.step` measures them. About 3 minutes with the
+`cells`: whole commands over cells of two regimes and one seed, one epoch each: the cost of a cell without training.
+`regimes`: one cell in this process, with the first regime alone and then with more regimes that share its stage 1; the extra
+time is compared with the training time of their own stages. `workers`: the grid of `benchmarks.grid` with 3 seeds.
+`replicas`: microseconds per step of MLP 64-64-10, a complete fit, measured as in `benchmarks.step`. About 3 minutes with the
 defaults; docs/PERFORMANCE.md has cells=100,400,1600 regimes=1,2,3,4,5,6,7,8,9 replicas=1,2,4,8,16,32,64,128,256 repeats=3.
 """
 
@@ -61,11 +61,11 @@ def cells(given: dict[str, str], scratch: Path) -> None:
             words = ["split.size=100", "seeds=1", "stopping.epochs=1", f"optimizer.lr={rates}"]
             walls.append(sweep(scratch / f"cells-{n}-{repeat}", words).wall_s)
         rows.append([f"{n:,}", spread(walls), f"{1000 * statistics.median(walls) / n:.0f}"])
-    show("cells of 2 runs of one epoch, whole command", ("cells", "s", "ms a cell"), rows)
+    show("cells of 2 runs of one epoch, whole command", ("cells", "s", "ms per cell"), rows)
 
 
 def regimes(given: dict[str, str], scratch: Path) -> None:
-    """Time of one cell against the regimes that share stage 1, and what the further ones cost beside their own stages."""
+    """Time of one cell against the number of regimes that share stage 1, and the extra cost of the additional ones."""
     from src.cells.resolve import resolve
     from src.cells.run import run_cell
     from src.config import compose
@@ -76,7 +76,7 @@ def regimes(given: dict[str, str], scratch: Path) -> None:
         words = [f"regimes=[{','.join(SHARING[:n])}]", f"seeds={given['seeds']}", f"stopping.epochs={given['epochs']}"]
         config = compose([*words, "split.size=600", "trainer=cpu", "tracking=off", f"multirun={place}"])
         fits: list[tuple[list[str], float]] = []
-        train = execute._Walk._fit
+        train = execute._Executor._fit
 
         def clocked(walk: Any, group: Sequence[Node], *rest: Any) -> Any:
             start = time.perf_counter()
@@ -85,7 +85,7 @@ def regimes(given: dict[str, str], scratch: Path) -> None:
             return results
 
         start = time.perf_counter()
-        with patch.object(execute._Walk, "_fit", clocked):
+        with patch.object(execute._Executor, "_fit", clocked):
             outcome = run_cell(resolve(config))
         wall = time.perf_counter() - start
         bodies = [json.loads((folder / "result.json").read_text()) for folder in outcome.folders]
@@ -110,7 +110,7 @@ def regimes(given: dict[str, str], scratch: Path) -> None:
             ratio = spread([(wall - alone) / own for wall, alone, own in extra], 2)
         rows.append([str(n), spread(walls[n], 2), spread(owns[n], 2), ratio])
     title = f"regimes that share stage 1: one cell, {given['seeds']} seeds, {given['epochs']} epochs, one process"
-    show(title, ("regimes", "s", "training the further ones, s", "extra time / that"), rows)
+    show(title, ("regimes", "s", "training of the additional regimes, s", "extra time / that training"), rows)
 
 
 def workers(given: dict[str, str], scratch: Path) -> None:
@@ -125,8 +125,8 @@ def workers(given: dict[str, str], scratch: Path) -> None:
 
 
 def replicas(given: dict[str, str]) -> None:
-    """Microseconds a step against the models trained side by side."""
-    from benchmarks.step import ours, slope
+    """Microseconds per step against the number of models in a group."""
+    from benchmarks.step import laboratory, slope
     from src.config import compose
     from src.training.devices import device_of
 
@@ -134,14 +134,14 @@ def replicas(given: dict[str, str]) -> None:
     place = device_of(config.trainer)
     rows = []
     for n in map(int, given["replicas"].split(",")):
-        way = functools.partial(ours, config, place=place, n_models=n)
-        figures = [slope(way, (2, 12), 10) for _ in range(int(given["repeats"]) + 1)][1:]  # the first warms up
-        rows.append([str(n), spread(figures, 0), f"{statistics.median(figures) / n:,.0f}"])
-    show("models side by side: MLP 64-64-10, batch 64, one thread", ("models", "us a step", "us a model"), rows)
+        seconds_of = functools.partial(laboratory, config, place=place, n_models=n)
+        values = [slope(seconds_of, (2, 12), 10) for _ in range(int(given["repeats"]) + 1)][1:]  # the first warms up
+        rows.append([str(n), spread(values, 0), f"{statistics.median(values) / n:,.0f}"])
+    show("models in a group: MLP 64-64-10, batch 64, one thread", ("models", "us per step", "us per model"), rows)
 
 
 def main() -> None:
-    """Prints a table for every part."""
+    """Print a table for every part."""
     given = flags(FLAGS, __doc__ or "")
     parts = given["parts"].split(",")
     with tempfile.TemporaryDirectory() as scratch:

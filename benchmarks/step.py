@@ -1,10 +1,10 @@
-"""What one training step costs: ours, plain Lightning with a DataLoader over tensors, and a raw PyTorch loop.
+"""Cost of one training step: the laboratory, plain Lightning with a DataLoader over tensors, and a raw PyTorch loop.
 
     python -m benchmarks.step [repeats=3] [device=cpu]
 
-Every figure is a slope, (time of a long fit - time of a short one) / (difference in steps), so that set-up does not count;
-the ways take turns, and the medians over the repeats are given with their spread. One thread. Ours is the whole fit as
-the laboratory runs it: feed, Lightning, stopping rule, curves. `per model` divides by the models trained side by side.
+Every value is a slope, (time of a long fit - time of a short one) / (difference in steps), so that set-up does not count.
+The implementations alternate; the table has medians over the repeats with their range. One thread. "laboratory" is the
+complete fit of a sweep: feed, Lightning, stopping rule, curves. `per model` divides by the number of models in the group.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from src.training.devices import Device, device_of
 from src.training.fit import fit
 from src.training.plan import make_plan
 
-# name, overrides, epochs of the short and the long fit, replicas of ours
+# name, overrides, epochs of the short and the long fit, group sizes of the laboratory
 CASES = [
     ("MLP 64-64-10", ["split.size=640"], (2, 22), (1, 12, 20, 80)),
     ("MLP 64-256-256-10", ["split.size=640", "arch.widths=[256,256]"], (2, 12), (1, 12)),
@@ -60,7 +60,7 @@ def raw(config: Config, epochs: int, place: Device) -> float:
 
 
 def plain_lightning(config: Config, epochs: int, place: Device) -> float:
-    """Seconds of a Lightning fit as its documentation shows it, everything optional switched off."""
+    """Seconds of a Lightning fit as in its documentation, with all optional features off."""
     import pytorch_lightning as pl
 
     class Plain(pl.LightningModule):
@@ -92,7 +92,7 @@ def plain_lightning(config: Config, epochs: int, place: Device) -> float:
     return time.perf_counter() - start
 
 
-def ours(config: Config, epochs: int, place: Device, n_models: int) -> float:
+def laboratory(config: Config, epochs: int, place: Device, n_models: int) -> float:
     """Seconds of one fit of a group of `n_models` combined stages."""
     from dataclasses import replace
 
@@ -116,41 +116,44 @@ def _wait(place: Device) -> None:
         torch.cuda.synchronize()
 
 
-def slope(way: Callable[[int], float], epochs: tuple[int, int], steps_per_epoch: int) -> float:
-    """Microseconds a step, set-up left out."""
-    short, long = way(epochs[0]), way(epochs[1])
+def slope(seconds_of: Callable[[int], float], epochs: tuple[int, int], steps_per_epoch: int) -> float:
+    """Microseconds per step without set-up."""
+    short, long = seconds_of(epochs[0]), seconds_of(epochs[1])
     return (long - short) / ((epochs[1] - epochs[0]) * steps_per_epoch) * 1e6
 
 
 def main(repeats: int, device: str) -> None:
-    """Prints one table."""
+    """Print one table."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
     table = Table(title=f"microseconds per training step, batch 64, {device}, medians of {repeats} [min, max]")
-    for heading in ("model", "way", "us per step", "per model", "against raw", "against plain Lightning"):
-        table.add_column(heading, justify="left" if heading in ("model", "way") else "right")
+    for heading in ("model", "implementation", "us per step", "per model", "against raw", "against plain Lightning"):
+        table.add_column(heading, justify="left" if heading in ("model", "implementation") else "right")
     for name, overrides, epochs, replicas in CASES:
         config = compose(["tracking=off", f"trainer={device}", "trainer.curve_points=1", *overrides])
         place = device_of(config.trainer)
         steps = -(-sum(config.split.dataset_sizes()) // 64)
-        ways: dict[str, tuple[Callable[[int], float], int]] = {
+        fits: dict[str, tuple[Callable[[int], float], int]] = {
             "raw PyTorch": (lambda e, c=config, p=place: raw(c, e, p), 1),
             "plain Lightning": (lambda e, c=config, p=place: plain_lightning(c, e, p), 1),
         }
         for n in replicas:
-            ways[f"ours, {n} side by side"] = (lambda e, c=config, p=place, n=n: ours(c, e, p, n), n)
-        figures: dict[str, list[float]] = {way: [] for way in ways}
+            fits[f"laboratory, {n} model{'s' * (n > 1)}"] = (
+                lambda e, c=config, p=place, n=n: laboratory(c, e, p, n),
+                n,
+            )
+        values: dict[str, list[float]] = {label: [] for label in fits}
         for repeat in range(repeats + 1):
-            for way, (run, _) in ways.items():
-                figure = slope(run, epochs, steps)
+            for label, (run, _) in fits.items():
+                value = slope(run, epochs, steps)
                 if repeat:  # the first round warms up
-                    figures[way].append(figure)
-        median = {way: statistics.median(values) for way, values in figures.items()}
-        for way, (_, n) in ways.items():
-            spread = f"{median[way]:,.0f} [{min(figures[way]):,.0f}, {max(figures[way]):,.0f}]"
-            each = median[way] / n
+                    values[label].append(value)
+        median = {label: statistics.median(v) for label, v in values.items()}
+        for label, (_, n) in fits.items():
+            spread = f"{median[label]:,.0f} [{min(values[label]):,.0f}, {max(values[label]):,.0f}]"
+            each = median[label] / n
             against = [f"{each / median[other]:.2f}" for other in ("raw PyTorch", "plain Lightning")]
-            table.add_row(name if way == "raw PyTorch" else "", way, spread, f"{each:,.0f}", *against)
+            table.add_row(name if label == "raw PyTorch" else "", label, spread, f"{each:,.0f}", *against)
         table.add_section()
     Console(width=120).print(table)
 

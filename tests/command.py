@@ -14,7 +14,7 @@ from src import cli as entry
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -44,5 +44,5 @@ class Command:
             entry.run(self._main)
         except SystemExit as exit:
             code = int(exit.code or 0)
-        said = self._capsys.readouterr()
-        return Done(code, said.out, said.err)
+        output = self._capsys.readouterr()
+        return Done(code, output.out, output.err)

@@ -1,13 +1,12 @@
-"""What the sweep engine survives, tried out.   python -m benchmarks.reliability CAMPAIGN [options] [key=value ...]
+"""Fault-injection campaigns for the sweep engine.   python -m benchmarks.reliability CAMPAIGN [options] [key=value ...]
 
-    kills       kill -9 at random moments, then the same command until it is done
-    claims      a queue of near-empty cells under four workers
-    tracker     the MLflow server is away in mid-sweep, or was never there
-    failures    cells that raise, diverge, outgrow the memory, cannot write
-    together    sweeps at the same time
+    kills       kill -9 at random moments, then the same command until the sweep is finished
+    claims      a queue of near-empty cells with four workers
+    tracker     the MLflow server is unavailable during the sweep, or never starts
+    failures    cells that raise, diverge, run out of memory, cannot write
+    together    simultaneous sweeps
 
-Each prints its figures, ends with its problems (0: all held) and exits with 1 if there are any. docs/RELIABILITY.md has
-the results.
+Each prints its measurements and its problems, and exits with 1 if there are problems. docs/RELIABILITY.md has the results.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ GRID = [
     *("split.ratio=0.3,3", "split.imbalance=1,5", "stopping.epochs=3,30", "split.size=400"),
     *("regimes=[sequential,combined,{replay:{share:0.1}}]", "seeds=2", "n_workers=2"),
 ]
-"""8 cells, 48 runs, in two lengths; enough for a kill to meet every part of a sweep."""
+"""8 cells, 48 runs, in two lengths; long enough for kills in every part of a sweep."""
 
 
 def main() -> int:
-    """Runs one campaign in a folder of its own, which is kept if there were problems."""
+    """Run one campaign in a temporary folder, which is kept if there are problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="campaign", required=True)
     one = commands.add_parser("kills")
-    one.add_argument("-n", type=int, default=30, help="how many")
-    one.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
+    one.add_argument("-n", type=int, default=30, help="number of kills")
+    one.add_argument("--seed", type=int, default=0, help="seed of the targets and times of the kills")
     one = commands.add_parser("claims")
-    one.add_argument("-n", type=int, default=1000, help="how many cells")
+    one.add_argument("-n", type=int, default=1000, help="number of cells")
     one.add_argument("--workers", type=int, default=4)
     one.add_argument("--storage", choices=["journal", "sqlite", "postgresql"], default="journal")
     one = commands.add_parser("tracker")
-    one.add_argument("--away", type=float, default=60, help="seconds")
-    one.add_argument("--never", action="store_true", help="the server is started after the sweep only")
+    one.add_argument("--away", type=float, default=60, help="seconds without the server")
+    one.add_argument("--never", action="store_true", help="the server starts only after the sweep")
     one = commands.add_parser("failures")
     one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
     one = commands.add_parser("together")
-    one.add_argument("-n", type=int, default=1, help="how often")
+    one.add_argument("-n", type=int, default=1, help="number of repetitions")
     for name in ("kills", "tracker", "together"):
-        commands.choices[name].add_argument("overrides", nargs="*", help="of the sweep")
+        commands.choices[name].add_argument("overrides", nargs="*", help="overrides of the sweep")
     given = parser.parse_args()
 
     print(f"commit {git_commit()}", flush=True)

@@ -1,4 +1,4 @@
-"""Is a finished sweep what it would be if nothing had ever happened to it? Every deviation in words; none: an empty list."""
+"""Audit of a finished sweep: lists every deviation from an uninterrupted one; an empty list means none."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from src.tracking.sync import sync
 
 
 def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig | None = None) -> list[str]:
-    """What is wrong with a finished sweep, given the `results` of one that nothing happened to.
+    """Problems of a finished sweep, given the `results` of an uninterrupted one.
 
-    `tracking`: where its MLflow is, beside the results unless given.
+    `tracking`: where its MLflow is; default: next to the results.
     """
     problems = damaged_files(sweep.multirun)
     if not problems:
@@ -33,7 +33,7 @@ def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig |
 
 
 def damaged_files(multirun: Path) -> list[str]:
-    """Files under their final names that are not whole; what a killed process had begun has a name that nobody reads."""
+    """Damaged files under final names; partial files of killed processes have temporary names, which no reader opens."""
     from pyarrow import ArrowException, parquet
     from safetensors import SafetensorError, safe_open
 
@@ -53,7 +53,7 @@ def damaged_files(multirun: Path) -> list[str]:
 
 
 def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> list[str]:
-    """Every run, cell and sweep on disk is in MLflow exactly once and finished, and nothing else is."""
+    """Check that MLflow has every run, cell and sweep on disk exactly once and finished, and nothing else."""
     tracking = tracking or compose([]).tracking
     keep_mlflow_quiet()
     from mlflow import MlflowClient
@@ -70,14 +70,14 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> l
         for run in runs
         if run.info.status != "FINISHED" and (run in active or run.info.status == "RUNNING")
     ]
-    told = Counter(
+    found = Counter(
         (tags["level"], tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
         for tags in (run.data.tags for run in active)
     )
-    problems += [f"MLflow: {key} is there {count} times" for key, count in told.items() if count > 1]
+    problems += [f"MLflow: {key} exists {count} times" for key, count in found.items() if count > 1]
     wanted = _on_disk(multirun)
-    problems += [f"MLflow: {key} is missing" for key in sorted(wanted - told.keys())]
-    problems += [f"MLflow: {key} is not on disk" for key in sorted(told.keys() - wanted)]
+    problems += [f"MLflow: {key} is missing" for key in sorted(wanted - found.keys())]
+    problems += [f"MLflow: {key} is not on disk" for key in sorted(found.keys() - wanted)]
     report = sync(multirun, tracking)
     if report.n_written or report.n_delivered or report.problems or report.error:
         problems.append(f"make sync still had something to do: {report}")
@@ -85,7 +85,7 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> l
 
 
 def _on_disk(multirun: Path) -> set[tuple[str, ...]]:
-    """What MLflow should hold."""
+    """The entries that MLflow should have."""
     keys: set[tuple[str, ...]] = set()
     for path in multirun.glob("*/cells/*/*/result.json"):
         body = json.loads(path.read_text())

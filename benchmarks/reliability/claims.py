@@ -1,4 +1,4 @@
-"""Runs a sweep of near-empty cells: is each claimed exactly once, and what does a claim cost?
+"""Runs a sweep of near-empty cells: checks that each is claimed exactly once, and measures the cost of a claim.
 
 Command and workers are real; a cell is one tiny result file. The time of a worker between two cells (end one, claim the
 next, read its configuration) is the overhead.
@@ -28,7 +28,7 @@ def campaign(root: Path, n_cells: int, n_workers: int, storage: str) -> tuple[li
         sweep = Sweep(root / "multirun", [*words, *([f"storage='{url}'"] if url else [])])
         began = time.monotonic()
         if sweep.run() != 0:
-            raise RuntimeError(sweep.said())
+            raise RuntimeError(sweep.output_text())
         seconds = time.monotonic() - began
     claimed, overheads, rate = _diary(sweep.folder / "ran.txt")
     n_twice = sum(count - 1 for count in claimed.values())

@@ -1,4 +1,4 @@
-"""The tests' engine, which trains nothing, with a diary of when each cell began and ended."""
+"""The tests' engine, which trains nothing, with a log of when each cell began and ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> Any:
-    """As there; times are of the system's monotonic clock, in seconds."""
+    """Run a cell and log its times, in seconds of the system's monotonic clock."""
     began = time.monotonic()
     outcome = fake_engine.run_cell(cell, control)
     fake_engine.note(cell.config, f"took {os.getpid()} {began} {time.monotonic()}")

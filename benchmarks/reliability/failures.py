@@ -1,4 +1,4 @@
-"""One cell fails in each of five ways: the others finish, the summary says which and why, and no half file is a result."""
+"""One cell fails in each of five ways: the others finish, the summary names the cell and the reason, no file is partial."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ BYTES_OF_A_WORKER = 1_200_000_000
 
 
 class Trial:
-    """A sweep in which the cells that `bad` (a piece of their axes) names are to fail, and no other is."""
+    """A sweep in which exactly the cells in `bad` (a part of their axes) should fail."""
 
     def __init__(self, multirun: Path, words: Sequence[str], bad: str) -> None:
         self.sweep = Sweep(multirun, [*SMALL, *words])
         self.problems: list[str] = []
         shown = Sweep(multirun, [*self.sweep.words, "dry_run=true"])
-        assert shown.run() == 0, shown.said()
-        cells = dict(line.split(maxsplit=1) for line in shown.said().splitlines() if "/" in line.partition("=")[0])
+        assert shown.run() == 0, shown.output_text()
+        cells = dict(
+            line.split(maxsplit=1) for line in shown.output_text().splitlines() if "/" in line.partition("=")[0]
+        )
         self.bad = [cell for cell, axes in cells.items() if bad in axes]
         self.good = [cell for cell in cells if cell not in self.bad]
         assert self.bad, cells
         assert self.good, cells
 
     def expect(self, holds: bool, what: str) -> None:
-        """Notes a problem unless `holds`."""
+        """Record a problem unless `holds`."""
         if not holds:
-            self.problems.append(f"{what}: {self.sweep.said()[-1500:]}")
+            self.problems.append(f"{what}: {self.sweep.output_text()[-1500:]}")
 
     def expect_failed(self, status: int, reason: str) -> None:
-        """The bad cells are said to have failed for that reason, the others are done, and no file is half there."""
-        said = " ".join(self.sweep.said().split())
+        """The bad cells are reported as failed with the reason, the others are finished, and no file is partial."""
+        output = " ".join(self.sweep.output_text().split())
         self.expect(status == 1, f"exit status {status}, not 1")
         for cell in self.bad:
-            line = said.partition(f"failed: cell {cell}")[2].partition("failed: cell")[0]
+            line = output.partition(f"failed: cell {cell}")[2].partition("failed: cell")[0]
             self.expect(reason in line, f"{cell}: no reason with {reason!r}")
         for cell in self.good:
-            self.expect(f"failed: cell {cell}" not in said, f"{cell} is said to have failed")
+            self.expect(f"failed: cell {cell}" not in output, f"{cell} is reported as failed")
         self.expect_done(self.good)
-        self.expect("Traceback" not in said, "a traceback on the terminal")
+        self.expect("Traceback" not in output, "a traceback on the terminal")
         self.problems += damaged_files(self.sweep.multirun)
 
     def expect_done(self, cells: Sequence[str]) -> None:
@@ -59,21 +61,21 @@ class Trial:
             self.expect(n_done == n_runs, f"{cell}: {n_done} of {n_runs} results")
 
     def expect_noted(self, reason: str) -> None:
-        """The bad cells' runs have a failed.json that says why."""
+        """The bad cells' runs have a failed.json with the reason."""
         for cell in self.bad:
             notes = [json.loads(path.read_text()) for path in self.sweep.folder.glob(f"cells/{cell}/*/failed.json")]
             self.expect(len(notes) == 4, f"{cell}: {len(notes)} runs with failed.json")
             self.expect(all(reason in note["error"] for note in notes), f"{cell}: failed.json without {reason!r}")
 
     def expect_mended(self, **settings: str) -> None:
-        """The same command again, the cause being gone, does the rest."""
+        """Without the cause, the same command finishes the sweep."""
         self.expect(self.sweep.run(**settings) == 0, "the same command again fails")
         self.expect_done([*self.good, *self.bad])
         self.problems += [*damaged_files(self.sweep.multirun), *mlflow_problems(self.sweep.multirun)]
 
 
 def raises(root: Path) -> Trial:
-    """A cell that asks for more memory than its process may have: an exception."""
+    """A cell that needs more memory than its process may allocate: an exception."""
     trial = Trial(root / "raises", ["arch.widths=[16],[70000,70000],[24]"], "70000")
     trial.expect_failed(trial.sweep.run(before="ulimit -v 14000000"), "memory")
     trial.expect_noted("memory")
@@ -81,19 +83,19 @@ def raises(root: Path) -> Trial:
 
 
 def diverges(root: Path) -> Trial:
-    """A cell whose loss is not finite: it is finished, and says so."""
+    """A cell whose loss is not finite: it is finished and recorded as diverged."""
     trial = Trial(root / "diverges", ["optimizer.lr=0.05,1e30,0.1"], "1e+30")
     trial.expect_failed(trial.sweep.run(), "diverged")
     statuses = {run.partition("/")[0]: body["status"] for run, body in trial.sweep.results().items()}
     trial.expect(all(statuses[cell] == "diverged" for cell in trial.bad), "it is not finished as diverged")
     n_trained = trial.sweep.n_trained()
     trial.expect(trial.sweep.run() == 0, "the same command again fails")
-    trial.expect(trial.sweep.n_trained() == n_trained, "a diverged run was tried again")
+    trial.expect(trial.sweep.n_trained() == n_trained, "a diverged run was retried")
     return trial
 
 
 def outgrows_the_memory(root: Path) -> Trial:
-    """A cell whose worker is killed whenever it grows too large, as the system does when memory runs out."""
+    """A cell whose worker is killed whenever its memory grows too large, as by the system's out-of-memory killer."""
     trial = Trial(root / "memory", ["arch.widths=[16],[9000,9000],[24]"], "9000")
     with _killer(trial.sweep):
         status = trial.sweep.run()
@@ -104,7 +106,7 @@ def outgrows_the_memory(root: Path) -> Trial:
 
 
 def cannot_write(root: Path) -> Trial:
-    """Cells in whose place, or in the place of one of whose runs, there is a file."""
+    """Cells whose folder, or the folder of one of their runs, is blocked by a file of the same name."""
     trial = Trial(root / "unwritable", ["arch.widths=[16],[17],[24]"], "17")
     (cell,) = trial.bad
     in_the_way = trial.sweep.folder / "cells" / cell
@@ -121,7 +123,7 @@ def cannot_write(root: Path) -> Trial:
 
 
 def fills_the_disk(root: Path) -> Trial:
-    """A cell whose weights do not fit on the disk, where the others do; then the disk grows."""
+    """A cell whose weights do not fit on the disk, while those of the others do; then the disk grows."""
     disk = root / "disk"
     disk.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", disk], check=True)
@@ -146,7 +148,7 @@ KINDS = {
 
 
 def campaign(root: Path, kinds: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Figures and problems of each kind of failure."""
+    """Measurements and problems of each kind of failure."""
     lines, problems = [], []
     for kind in kinds:
         if kind == "disk" and os.geteuid() != 0:
@@ -183,7 +185,7 @@ def _killer(sweep: Sweep) -> Iterator[None]:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process in memory; 0 when it has ended."""
+    """Resident memory of a process in bytes; 0 when it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (FileNotFoundError, ProcessLookupError):

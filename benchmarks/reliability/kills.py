@@ -1,8 +1,8 @@
-"""Kills at random moments, and the same command again until it is done: what comes out is what would have anyway.
+"""Kills at random moments, each followed by the same command, until the sweep equals an uninterrupted one.
 
-A kill falls at a moment drawn over the whole duration of the sweep, counted from the start of a command (or, where a
-command outlives the kill of its workers, from that kill). If the command ends first, its results are audited, and the
-same kill meets a new sweep. So no moment is left out: start-up, claim, training, writing, delivery, the table.
+The moment of a kill is drawn from the whole duration of the sweep, counted from the start of a command (or, if a command
+survives the kill of its workers, from that kill). If the command ends first, its results are audited, and the same kill
+applies to a new sweep. Kills therefore cover every phase: start-up, claim, training, writing, delivery, the table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = ("one worker", "all workers", "the parent", "everything")
 
 @dataclass(frozen=True)
 class Kill:
-    """What was killed, when (seconds after the start of the command, or after the kill before) and amid what."""
+    """Target, time (seconds after the start of the command, or after the previous kill) and phase of a kill."""
 
     kind: str
     moment: float
@@ -36,7 +36,7 @@ class Kill:
 
 @dataclass
 class Campaign:
-    """Kills until there are `n_kills`, over as many sweeps as that takes, each audited at its end."""
+    """A campaign of `n_kills` kills over as many sweeps as necessary, each audited at its end."""
 
     root: Path
     words: Sequence[str]
@@ -51,11 +51,11 @@ class Campaign:
         self.seconds = 0.0
 
     def run(self) -> None:
-        """All of it; see `kills` and `problems` afterwards."""
+        """Run the campaign; `kills` and `problems` have the outcome."""
         began = time.monotonic()
         untouched = Sweep(self.root / "untouched", self.words)
         if untouched.run() != 0:
-            raise RuntimeError(untouched.said())
+            raise RuntimeError(untouched.output_text())
         self.duration = time.monotonic() - began
         reference = untouched.results()
         self.problems += [f"untouched: {problem}" for problem in audit(untouched, reference)]
@@ -68,13 +68,13 @@ class Campaign:
         self.seconds = time.monotonic() - began
 
     def _next(self) -> Kill | None:
-        """The next kill, drawn; None after the last."""
+        """Draw the next kill; None after the last."""
         if len(self.kills) == self.n_kills:
             return None
         return Kill(self._draw.choice(KINDS), self._draw.uniform(0, self.duration), "")
 
     def _kill_until_done(self, sweep: Sweep, waiting: Kill | None) -> Kill | None:
-        """The sweep from its first command to its last; returns the kill that came too late for it."""
+        """Run the sweep from its first command to its last; return the kill that came too late for it."""
         while True:
             self.n_commands += 1
             with sweep.start() as command:
@@ -87,15 +87,13 @@ class Campaign:
             if status == 0:
                 return waiting
             if status != -signal.SIGKILL:
-                self.problems.append(f"{sweep.multirun.name}: exit status {status}: {sweep.said()[-2000:]}")
+                self.problems.append(f"{sweep.multirun.name}: exit status {status}: {sweep.output_text()[-2000:]}")
                 return waiting
 
     def _carry_out(self, wanted: Kill, sweep: Sweep, command: subprocess.Popen[bytes]) -> Kill:
         workers = sweep.workers()
         amid = self._amid(sweep, len(workers))
-        kind = (
-            wanted.kind if workers or wanted.kind in KINDS[2:] else "the parent"
-        )  # there is no worker yet, or any more
+        kind = wanted.kind if workers or wanted.kind in KINDS[2:] else "the parent"  # no worker is alive
         if kind in ("the parent", "everything"):
             os.killpg(command.pid, signal.SIGKILL)
         if kind in ("all workers", "everything"):
@@ -106,7 +104,7 @@ class Campaign:
         return dataclasses.replace(wanted, kind=kind, amid=amid)
 
     def _amid(self, sweep: Sweep, n_workers: int) -> str:
-        """What the sweep was doing, as far as its files tell."""
+        """Phase of the sweep, according to its files."""
         cells = list(sweep.folder.glob("cells/*/cell.yaml"))
         n_results = sum(1 for _ in sweep.folder.glob("cells/*/*/result.json"))
         if not cells:
@@ -116,15 +114,15 @@ class Campaign:
         return "training and writing" if n_results else "the workers' start-up, first training"
 
     def report(self) -> list[str]:
-        """The figures, a line each."""
+        """The measurements, one per line."""
         kinds = Counter(one.kind for one in self.kills)
         amid = Counter(one.amid for one in self.kills)
         runs = sum(len(Sweep(self.root / f"sweep{k}", self.words).results()) for k in range(self.n_sweeps))
         return [
             f"{len(self.kills)} kills of {self.n_sweeps} sweeps in {self.n_commands} commands, {runs} runs audited, "
-            f"{self.seconds:.0f} s; a sweep left alone takes {self.duration:.0f} s",
+            f"{self.seconds:.0f} s; an uninterrupted sweep takes {self.duration:.0f} s",
             "killed: " + counted(kinds),
-            "amid: " + counted(amid),
+            "during: " + counted(amid),
             f"{len(self.problems)} problems",
             *self.problems,
         ]

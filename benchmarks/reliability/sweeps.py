@@ -1,4 +1,4 @@
-"""A sweep as a user starts it, its processes, and what it leaves on disk."""
+"""A sweep as a user starts it, its processes, and its files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Sweep:
 
     @property
     def arguments(self) -> list[str]:
-        """Of ``python -m src.sweep``."""
+        """Arguments of ``python -m src.sweep``."""
         return ["-m", *self.words, f"sweep={self.name}", f"multirun={self.multirun}"]
 
     def start(self, *, before: str = "") -> subprocess.Popen[bytes]:
-        """The command, as the leader of a session of its own; what it prints goes to a file beside `multirun`.
+        """Start the command as the leader of a new session; its output goes to a file next to `multirun`.
 
         `before`: shell commands in front of it, ``ulimit -v 1000000``.
         """
@@ -52,17 +52,17 @@ class Sweep:
             )
 
     def run(self, *, before: str = "") -> int:
-        """The command to its end; its exit status."""
+        """Run the command to its end; return its exit status."""
         with self.start(before=before) as process:
             return process.wait()
 
     @property
     def output(self) -> Path:
-        """What its latest command printed."""
+        """Path of the latest command's output."""
         return self.multirun.parent / f"{self.multirun.name}-{self.name}.txt"
 
-    def said(self) -> str:
-        """The same as text, without a terminal's colours."""
+    def output_text(self) -> str:
+        """The latest output as text, without terminal colours."""
         text = self.output.read_text(errors="replace") if self.output.exists() else ""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
@@ -71,25 +71,25 @@ class Sweep:
         return [pid for pid, words in processes() if "src.worker" in words and f"multirun={self.multirun}" in words]
 
     def n_trained(self) -> int:
-        """How many runs its workers finished, by their logs."""
+        """Number of runs that its workers finished, according to their logs."""
         logs = (path.read_text(errors="replace") for path in (self.folder / "logs").glob("*.log"))
         return sum(log.count(" INFO finished ") for log in logs)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """Every result.json, by ``cell/run``. Raises ValueError where one is not whole."""
+        """Every result.json, by ``cell/run``. Raises ValueError if one is damaged."""
         found = sorted(self.folder.glob("cells/*/*/result.json"))
         return {f"{path.parent.parent.name}/{path.parent.name}": json.loads(path.read_text()) for path in found}
 
 
 def processes() -> Iterator[tuple[int, list[str]]]:
-    """Process id and words of every process that runs."""
+    """Process id and arguments of every running process."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             yield int(path.parent.name), path.read_bytes().decode(errors="replace").split("\0")
 
 
 def kill(pid: int) -> bool:
-    """kill -9; whether there was such a process."""
+    """Send kill -9; return whether the process existed."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -98,7 +98,7 @@ def kill(pid: int) -> bool:
 
 
 def wait_until(process: subprocess.Popen[bytes], moment: float) -> bool:
-    """Waits for the end of the process, at most until `moment` of the monotonic clock; whether it has ended."""
+    """Wait for the end of the process until `moment` of the monotonic clock; return whether it has ended."""
     try:
         process.wait(max(0.0, moment - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -107,7 +107,7 @@ def wait_until(process: subprocess.Popen[bytes], moment: float) -> bool:
 
 
 def same_results(one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Where the `result` parts of two sweeps are not the same runs with the same bits."""
+    """Differences between the `result` parts of two sweeps: missing runs and different bits."""
     problems = [f"{run}: only on one side" for run in sorted(one.keys() ^ other.keys())]
     for run in sorted(one.keys() & other.keys()):
         bits = [json.dumps(side[run]["result"], sort_keys=True) for side in (one, other)]

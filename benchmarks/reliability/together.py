@@ -1,4 +1,4 @@
-"""Two commands of one sweep at once, and two different sweeps at once over one stage store: each run once, same bits."""
+"""Two simultaneous commands of one sweep, and two simultaneous sweeps with one stage store: each run once, same bits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmarks.reliability.sweeps import Sweep, same_results
 
 
 def campaign(root: Path, words: list[str], n_times: int) -> tuple[list[str], list[str]]:
-    """Figures and problems of both, `n_times`; the second command starts 0 to 3 s after the first."""
+    """Measurements and problems of both cases, `n_times`; the second command starts 0 to 3 s after the first."""
     untouched = Sweep(root / "untouched", words)
     if untouched.run() != 0:
-        raise RuntimeError(untouched.said())
+        raise RuntimeError(untouched.output_text())
     reference = untouched.results()
     problems: list[str] = []
     for number in range(n_times):
@@ -33,12 +33,16 @@ def campaign(root: Path, words: list[str], n_times: int) -> tuple[list[str], lis
 
 
 def _both(one: Sweep, other: Sweep, delay: float, reference: Mapping[str, Any]) -> list[str]:
-    """Both commands to their ends, the second one `delay` seconds later; what went wrong."""
+    """Run both commands to their ends, the second one `delay` seconds later; return the problems."""
     with one.start() as first:
         time.sleep(delay)
         with other.start() as second:
             statuses = (second.wait(), first.wait())
-    problems = [f"exit statuses {statuses}: {one.said()[-1000:]} {other.said()[-1000:]}"] if any(statuses) else []
+    problems = (
+        [f"exit statuses {statuses}: {one.output_text()[-1000:]} {other.output_text()[-1000:]}"]
+        if any(statuses)
+        else []
+    )
     made = {sweep.folder: sweep.n_trained() for sweep in (one, other)}
     wrong = {folder: n for folder, n in made.items() if n != len(reference)}
-    return problems + [f"{folder}: {n} runs were made, {len(reference)} are asked for" for folder, n in wrong.items()]
+    return problems + [f"{folder}: {n} runs were made, {len(reference)} are required" for folder, n in wrong.items()]

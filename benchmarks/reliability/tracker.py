@@ -1,4 +1,4 @@
-"""The MLflow server is killed in mid-sweep and comes back, or was never started: training goes on, and nothing is lost."""
+"""The MLflow server is killed during a sweep and restarts, or never starts: training continues, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Server:
         self.tracking = compose(self.settings).tracking
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it responds."""
         command = [sys.executable, "-m", "src.ui", f"port={self.port}", f"multirun={self.multirun}"]
         self.multirun.mkdir(parents=True, exist_ok=True)
         with (self.multirun / "server.txt").open("ab") as log:
@@ -50,11 +50,11 @@ class Server:
 
 
 def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str], list[str]]:
-    """Figures and problems; `away`: seconds without the server from a quarter of the runs on, None: from the beginning."""
+    """Measurements and problems. `away`: seconds without the server after a quarter of the runs; None: from the start."""
     reference = Sweep(root / "off", [*words, "tracking=off"])
     began = time.monotonic()
     if reference.run() != 0:
-        raise RuntimeError(reference.said())
+        raise RuntimeError(reference.output_text())
     alone = time.monotonic() - began
 
     server = Server(root / "server")
@@ -86,23 +86,23 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
             text=True,
             check=False,
         )
-        problems = [f"exit status {status}: {sweep.said()[-2000:]}"] if status != 0 else []
+        problems = [f"exit status {status}: {sweep.output_text()[-2000:]}"] if status != 0 else []
         problems += [f"make sync: {synced.stderr}"] if synced.returncode != 0 else []
         problems += same_results(sweep.results(), reference.results())
         problems += audit(sweep, reference.results(), server.tracking)
         made = sorted(sweep.results().values(), key=lambda body: str(body["provenance"]["finished_at"]))
         cell_of = {body["run"]: body["cell"] for body in made}
-        told = [cell_of[run] for run in delivered_order(server.multirun / "mlflow.db")]
-        if list(dict.fromkeys(told)) != list(dict.fromkeys(body["cell"] for body in made)):
-            problems.append("MLflow has the cells in another order than that in which their runs were made")
+        delivered = [cell_of[run] for run in delivered_order(server.multirun / "mlflow.db")]
+        if list(dict.fromkeys(delivered)) != list(dict.fromkeys(body["cell"] for body in made)):
+            problems.append("MLflow has the cells in an order other than that of their runs")
     finally:
         server.kill()
-    gone = "never there" if away is None else f"away for {away:g} s after {n_before} runs were delivered"
+    gone = "down from the start" if away is None else f"down for {away:g} s after {n_before} runs were delivered"
     return [
         f"the server was {gone}; meanwhile {n_without} of {n_runs} runs were finished on disk",
         f"the command took {seconds:.0f} s with one worker; {waiting} entries were left to make sync",
         f"for comparison, without MLflow and with all workers: {alone:.0f} s",
-        f"warned {sweep.said().count('MLflow does not answer')} times",
+        f"warned {sweep.output_text().count('MLflow does not answer')} times",
         f"{len(problems)} problems",
         *problems,
     ], problems

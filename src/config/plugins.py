@@ -150,7 +150,9 @@ def _problem_of_class(variant: Any, base: type) -> str | None:
     if not inspect.isclass(variant) or not issubclass(variant, base):
         return f"must be a class that derives from {base.__module__}.{base.__name__}"
     if inspect.isabstract(variant):
-        abstract = sorted(name for name in dir(variant) if getattr(getattr(variant, name), "__isabstractmethod__", False))
+        abstract = sorted(
+            name for name in dir(variant) if getattr(getattr(variant, name), "__isabstractmethod__", False)
+        )
         return f"must define {', '.join(abstract)}"
     if inspect.get_annotations(variant) and "__dataclass_fields__" not in variant.__dict__:
         return "must be a dataclass: write @dataclass(frozen=True, kw_only=True) above it"

@@ -81,7 +81,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu_in_miniature(
     monkeypatch.setattr(sys, "argv", ["gpu", "device=cpu", "repeats=1", *words])
     gpu.main()
     printed = capsys.readouterr().out
-    assert "models side by side on cpu" in printed
+    assert "groups of models on cpu" in printed
     assert "one ResNet-18" in printed
 
 
@@ -89,7 +89,7 @@ def test_the_benchmark_of_shared_stages_clocks_those_of_the_further_regimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[list[str]] = []
-    monkeypatch.setattr(scaling, "show", lambda *said: shown.extend(said[2]))
+    monkeypatch.setattr(scaling, "show", lambda *output: shown.extend(output[2]))
     scaling.regimes({**scaling.FLAGS, "regimes": "1,2", "seeds": "2", "epochs": "2"}, tmp_path)
     assert [row[0] for row in shown] == ["1", "2"]
     alone, both = (float(row[2].split()[0]) for row in shown)

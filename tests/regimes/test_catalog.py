@@ -124,7 +124,7 @@ WITHOUT_MEANING = [
 
 @pytest.mark.parametrize(("name", "knobs", "key"), WITHOUT_MEANING, ids=str)
 def test_knobs_without_meaning_are_refused(name: str, knobs: dict[str, object], key: str) -> None:
-    """A mistake is said when the configuration is read, with the knob's name."""
+    """An invalid knob is refused when the configuration is parsed, with the knob's name."""
     with pytest.raises(ConfigError, match=rf"^regime\.{name}.*{key}|^regime\.{name}="):
         parse_regime({name: knobs}, 2)
 

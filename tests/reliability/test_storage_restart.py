@@ -88,17 +88,20 @@ def test_a_server_that_restarts_costs_nothing(tmp_path: Path, server: Server) ->
     with sweep.start() as process:
         wait_for("three runs are done", lambda: n_runs(sweep) >= 3)
         server.stop()
-        wait_for("all have noticed", lambda: all("does not answer" in said for said in [sweep.said(), *logs(sweep)]))
+        wait_for(
+            "all have noticed",
+            lambda: all("does not answer" in output for output in [sweep.output_text(), *logs(sweep)]),
+        )
         server.start()
-        assert process.wait(60) == 0, sweep.said()
+        assert process.wait(60) == 0, sweep.output_text()
     for kind in ("cell", "run"):
         assert list(diary(sweep, kind).values()) == [1] * N_CELLS, f"each {kind} exactly once"
-    assert sweep.said().count("retrying for 5 min") == 1
-    assert sweep.said().count("is available again") == 1
+    assert sweep.output_text().count("retrying for 5 min") == 1
+    assert sweep.output_text().count("is available again") == 1
     assert len(logs(sweep)) == 2
     for log in logs(sweep):
         assert log.count("does not answer") == log.count("is available again") == 1
-    assert not re.search("Traceback|ERROR", "".join([sweep.said(), *logs(sweep)]))
+    assert not re.search("Traceback|ERROR", "".join([sweep.output_text(), *logs(sweep)]))
 
 
 def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
@@ -118,7 +121,7 @@ def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
     assert not sweep.workers(), "they were told to leave, and did not wait for the server"
     assert 1 <= n_runs(sweep) < N_CELLS
     server.start()
-    assert sweep.run() == 0, sweep.said()
+    assert sweep.run() == 0, sweep.output_text()
     assert list(diary(sweep, "run").values()) == [1] * N_CELLS
 
 

@@ -37,7 +37,7 @@ class Terminal:
         if self.pid == 0:
             os.chdir(PROJECT)
             os.execv(sys.executable, [sys.executable, *words])
-        self.said = b""
+        self.output = b""
 
     def press_ctrl_c(self) -> None:
         """The terminal sends SIGINT to its foreground processes."""
@@ -47,7 +47,7 @@ class Terminal:
         """Takes what is on the screen; False once the command has closed it."""
         if select.select([self._screen], [], [], 0.05)[0]:
             try:
-                self.said += os.read(self._screen, 65536)
+                self.output += os.read(self._screen, 65536)
             except OSError:  # Linux's way to say that nobody writes any more
                 return False
         return True
@@ -56,14 +56,14 @@ class Terminal:
         """Reads on until that is so."""
         deadline = time.monotonic() + seconds
         while not holds():
-            assert self.read() or holds(), self.said.decode()
-            assert time.monotonic() < deadline, self.said.decode()
+            assert self.read() or holds(), self.output.decode()
+            assert time.monotonic() < deadline, self.output.decode()
 
     def wait(self, seconds: float = 120) -> int:
         """Its exit status."""
         deadline = time.monotonic() + seconds
         while self.read():
-            assert time.monotonic() < deadline, self.said.decode()
+            assert time.monotonic() < deadline, self.output.decode()
         os.close(self._screen)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -89,7 +89,7 @@ def finishes(sweep: Sweep) -> bool:
     """Whether the same command does the rest, and each run was made once."""
     behave(sweep)
     status = sweep.run()
-    assert status == 0, sweep.said()
+    assert status == 0, sweep.output_text()
     return ran(sweep) == Counter(dict.fromkeys(ran(sweep), 1)) and len(ran(sweep)) == N_RUNS
 
 
@@ -99,10 +99,10 @@ def test_ctrl_c_once_ends_after_the_runs_that_are_under_way_and_says_how_to_go_o
     terminal.until(lambda: len(ran(sweep)) >= 1)
     terminal.press_ctrl_c()
     assert terminal.wait() == 130
-    said = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.said.decode()).split())
-    assert "the workers save their progress; Ctrl-C again ends them now" in said
-    assert "stopped; the same command continues from here" in said
-    assert "Traceback" not in said
+    output = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.output.decode()).split())
+    assert "the workers save their progress; Ctrl-C again ends them now" in output
+    assert "stopped; the same command continues from here" in output
+    assert "Traceback" not in output
     assert sweep.workers() == []
     assert 1 <= len(ran(sweep)) < N_RUNS
     assert list((sweep.folder / "processes").glob("*.json")) == []
@@ -114,7 +114,7 @@ def test_ctrl_c_twice_ends_now(sweep: Sweep) -> None:
     terminal = Terminal(sweep)
     terminal.until(lambda: (sweep.folder / "ran.txt").exists() and "cell " in (sweep.folder / "ran.txt").read_text())
     terminal.press_ctrl_c()
-    terminal.until(lambda: b"Ctrl-C again" in terminal.said)
+    terminal.until(lambda: b"Ctrl-C again" in terminal.output)
     terminal.press_ctrl_c()
     assert terminal.wait() == 130, "long before the run's ten minutes are over"
     assert sweep.workers() == []
@@ -126,7 +126,7 @@ def test_workers_whose_parent_is_killed_finish_their_run_and_leave(sweep: Sweep)
     with sweep.start() as parent:
         deadline = time.monotonic() + 120
         while not ran(sweep):
-            assert time.monotonic() < deadline, sweep.said()
+            assert time.monotonic() < deadline, sweep.output_text()
             time.sleep(0.02)
         os.killpg(parent.pid, signal.SIGKILL)  # as the closing of a container does; workers have sessions of their own
     while sweep.workers():

@@ -325,10 +325,10 @@ def test_a_browser_shows_it_without_an_error(page: Page, tmp_path: Path, width: 
          f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert len(said) == 1, said
-    match = re.search(r'PROBE (\{.*\})"', said[0])
-    assert match, said[0]
+    output = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(output) == 1, output
+    match = re.search(r'PROBE (\{.*\})"', output[0])
+    assert match, output[0]
     found = json.loads(match.group(1))
     assert found["down"] == found["up"][::-1]
     assert [float(value) for value in found["up"]] == sorted(float(value) for value in found["up"])

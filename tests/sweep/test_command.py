@@ -1,4 +1,4 @@
-"""The sweep as a user has it: nothing lost, nothing run twice, every mistake said in one line before anything runs.
+"""The sweep as a user runs it: nothing is lost or run twice, and every error is one line before anything runs.
 
 The engine is a fake one that counts its runs (tests/sweep/fake_engine.py); queue, workers and signals are real.
 """
@@ -140,8 +140,8 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
         wait_for("two runs are done", lambda: len(diary(tmp_path, "run")) >= 2)
         os.kill(pids(tmp_path, "worker")[0], signal.SIGKILL)
         assert parent.stderr is not None
-        said = parent.stderr.read()
-        assert parent.wait(120) == 0, said
+        output = parent.stderr.read()
+        assert parent.wait(120) == 0, output
     done = diary(tmp_path, "run")
     assert len(done) == N_RUNS
     assert set(done.values()) == {1}
@@ -201,15 +201,15 @@ def test_two_equal_sweeps_at_once_share_the_work(tmp_path: Path) -> None:
 def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, command: Sweeper) -> None:
     multirun = tmp_path / "multirun"
     dry = ["-m", *GRID, *settings(multirun, 2), "dry_run=true"]
-    said = command(*dry)
-    assert said.code == 0
-    assert "cells: 4, 4 with missing runs" in said.out
-    assert "runs: 16, done 0, missing 16" in said.out
+    output = command(*dry)
+    assert output.code == 0
+    assert "cells: 4, 4 with missing runs" in output.out
+    assert "runs: 16, done 0, missing 16" in output.out
     assert not multirun.exists()
     assert command.sweep(multirun, "split.ratio=0.1", "stopping.epochs=1,2", "seeds=2").code == 0
-    said = command(*dry)
-    assert "runs: 16, done 8, missing 8" in said.out
-    assert "time: about 8 s with 2 workers" in said.out, "8 runs of 2 s each on 2 workers"
+    output = command(*dry)
+    assert "runs: 16, done 8, missing 8" in output.out
+    assert "time: about 8 s with 2 workers" in output.out, "8 runs of 2 s each on 2 workers"
 
 
 @pytest.mark.server
@@ -257,10 +257,10 @@ def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
     tmp_path: Path,
     command: Sweeper,
 ) -> None:
-    said = command(*arguments, f"multirun={tmp_path}/multirun")
-    assert said.code == 2
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+    output = command(*arguments, f"multirun={tmp_path}/multirun")
+    assert output.code == 2
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in named), line
     assert "geheim" not in line
@@ -269,9 +269,9 @@ def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: Sweeper) -> None:
     (tmp_path / "multirun").touch()
-    said = command("-m", *GRID, *settings(tmp_path / "multirun", 1))
-    assert said.code == 2
-    (line,) = said.err.splitlines()
+    output = command("-m", *GRID, *settings(tmp_path / "multirun", 1))
+    assert output.code == 2
+    (line,) = output.err.splitlines()
     assert line.startswith(f"error: {tmp_path}/multirun")
     assert "multirun=FOLDER" in line
 

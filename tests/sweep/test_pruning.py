@@ -191,7 +191,7 @@ def test_a_grid_goes_on_with_what_was_cut_short(both: Both, tmp_path: Path) -> N
 
 
 class KilledError(BaseException):
-    """The worker is gone, and has said nothing."""
+    """The worker has died without a message."""
 
 
 def test_a_worker_that_is_stopped_or_dies_when_it_has_decided_changes_nothing(

@@ -39,22 +39,22 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 
 def test_without_a_worker_it_names_dead_workers_failures_and_the_next_step(folder: SweepFolder) -> None:
-    said = "\n".join(status_lines(folder))
-    assert "s: 1 done, 1 running, 1 waiting, 1 failed" in said
-    assert "the worker of ratio=3.0" in said
-    assert "is dead; the next worker or command requeues the cell" in said
-    assert "no worker is alive; repeat the sweep's command" in said
-    assert "failed: ratio=2.0" in said
-    assert "RuntimeError: [planted]" in said
+    output = "\n".join(status_lines(folder))
+    assert "s: 1 done, 1 running, 1 waiting, 1 failed" in output
+    assert "the worker of ratio=3.0" in output
+    assert "is dead; the next worker or command requeues the cell" in output
+    assert "no worker is alive; repeat the sweep's command" in output
+    assert "failed: ratio=2.0" in output
+    assert "RuntimeError: [planted]" in output
 
 
 def test_with_a_worker_it_says_what_is_left(folder: SweepFolder) -> None:
     with Process(folder, "worker") as process:
         process.update(cell="cell2", n_ended=7)
-        said = "\n".join(status_lines(folder))
-    assert f"{process.info.id}: 7 cells ended, runs ratio=3.0" in said
-    assert "left: about" in said
-    assert "no worker is alive" not in said
+        output = "\n".join(status_lines(folder))
+    assert f"{process.info.id}: 7 cells ended, runs ratio=3.0" in output
+    assert "left: about" in output
+    assert "no worker is alive" not in output
 
 
 def test_a_damaged_queue_is_one_line_with_the_fix(folder: SweepFolder) -> None:

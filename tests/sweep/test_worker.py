@@ -144,14 +144,14 @@ def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folde
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "output"),
     [
         ({"commit": "0123456789abcdef"}, "commit 0123456789ab (here "),
         ({"versions": {"torch": "1.0"}}, "torch 1.0 (here "),
     ],
 )
 def test_a_worker_of_other_code_is_refused_before_it_claims(
-    changed: dict[str, object], said: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, object], output: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queued(folder, n_cells=1)
     path = folder.root / "queue.json"
@@ -159,7 +159,7 @@ def test_a_worker_of_other_code_is_refused_before_it_claims(
     monkeypatch.setattr("src.sweep.compatibility._commit", lambda: "fedcba9876543210")
     with pytest.raises(ConfigError) as refused:
         work(folder, engine=ENGINE)
-    assert said in str(refused.value)
+    assert output in str(refused.value)
     assert [trial.state.name for trial in trials(folder)] == ["WAITING"]
 
 
