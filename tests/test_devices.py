@@ -39,7 +39,7 @@ def bodies(multirun: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(multirun.glob("s/cells/*/*/result.json"))}
 
 
-def test_a_sweep_of_two_devices_a_run_gives_the_figures_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_two_devices_have_the_metrics_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.sweep.workers.worker.StopRequest.listen", lambda _: None)  # pytest keeps its signals
     config = compose([*WORDS, f"multirun={tmp_path / 'two'}", "trainer.devices=2"])
     folder = SweepFolder(tmp_path / "two", "s")

@@ -46,7 +46,7 @@ def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> N
     assert "make sync" in damaged.fix
 
 
-def test_a_damaged_journal_is_wrong_and_a_half_written_line_is_not(tmp_path: Path) -> None:
+def test_a_damaged_journal_is_a_problem_and_an_incomplete_line_is_not(tmp_path: Path) -> None:
     for name, content in {"damaged": "{}\nno json\n", "sound": '{}\n{"half'}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.journal").write_text(content)
@@ -55,7 +55,7 @@ def test_a_damaged_journal_is_wrong_and_a_half_written_line_is_not(tmp_path: Pat
     assert "queues what is missing" in damaged.fix
 
 
-def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown(tmp_path: Path) -> None:
+def test_an_unavailable_queue_server_is_a_problem_and_its_password_is_masked(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "queue.json").write_text(json.dumps({"storage": "postgresql://lab:geheim@127.0.0.1:1/lab"}))
     (check,) = doctor.databases(tmp_path)
@@ -65,7 +65,7 @@ def test_a_queue_on_a_server_that_is_away_is_wrong_and_its_password_is_not_shown
     assert "geheim" not in check.found
 
 
-def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
+def test_live_and_dead_processes_and_held_locks_are_listed(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path, "s")
     with Process(folder, "worker"), FileLock(tmp_path / "mlflow.lock"):
         dead = {"id": "gone", "role": "worker", "host": "here", "pid": 1}
@@ -79,7 +79,7 @@ def test_the_living_the_dead_and_who_holds_a_lock(tmp_path: Path) -> None:
     assert list(doctor.processes(tmp_path)) == []
 
 
-def test_what_was_left_behind_is_found(tmp_path: Path) -> None:
+def test_leftover_files_are_found(tmp_path: Path) -> None:
     run = tmp_path / "s" / "cells" / "c" / "combined-0"
     run.mkdir(parents=True)
     (run / "failed.json").write_text("{}")
@@ -93,7 +93,7 @@ def test_what_was_left_behind_is_found(tmp_path: Path) -> None:
     assert not list(doctor.left_behind(tmp_path / "nothing"))
 
 
-def test_a_folder_that_cannot_be_written_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -110,7 +110,7 @@ def test_the_packages_are_those_of_the_lock() -> None:
 
 
 @pytest.mark.parametrize("port", ["zero", "0", "70000"])
-def test_a_port_that_is_none_is_refused(
+def test_an_invalid_port_is_refused(
     port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["ui", f"port={port}"])
@@ -120,7 +120,7 @@ def test_a_port_that_is_none_is_refused(
     assert f"port={port}" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -48,7 +48,7 @@ def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROJECT, env=clean_variables | variables, capture_output=True, text=True)
 
 
-def test_what_nobody_asked_for_is_removed_and_the_rest_stays() -> None:
+def test_foreign_variables_are_removed_and_the_rest_stays() -> None:
     """Patterns are covered by an example each, and what a user sets on purpose stays."""
     examples = {pattern.replace("*", "X"): "1" for pattern in (*REMOVED, *TORCHRUN)}
     wanted = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "SLURM_CONF": "/etc/slurm.conf", "MKL_CBWR": "AVX2"}
@@ -95,7 +95,7 @@ def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(tmp_p
     assert len(found[0]) == 4
 
 
-def test_a_run_that_fails_says_so_whatever_rank_a_shell_has(tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_whatever_rank_a_shell_has(tmp_path: Path) -> None:
     """RANK=1 made it exit with 0 and without a word."""
     words = ("train", "split.size=40", "stopping.epochs=1", "optimizer.lr=1e38", "tracking=off", "trainer=cpu")
     done = start(*words, f"multirun={tmp_path}", RANK="1")

@@ -57,7 +57,7 @@ def test_every_command_runs_as_written(name: str, lab: Path) -> None:
 def test_the_regime_trains_as_planned_under_every_rule(rule: str, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "ALL", "regimes=[alternate]")
     monkeypatch.setattr(conformance, "RAGGED", (*conformance.RAGGED, f"plugins=[{lab / 'my_regime.py'}]"))
-    conformance.test_training_is_what_was_planned_and_reads_no_test_set(rule)
+    conformance.test_training_follows_the_plan_and_reads_no_test_set(rule)
 
 
 def test_the_stopping_rule_ends_stages_by_its_measurement(lab: Path) -> None:

@@ -26,7 +26,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_on_a_full_disk_the_file_before_stays_and_nothing_half_written(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_previous_file_and_leaves_no_partial_file(small_disk: Path) -> None:
     path = small_disk / "result.json"
     write_atomically(path, b"1" * 1000)
     with pytest.raises(OSError, match="No space") as caught:

@@ -46,7 +46,7 @@ def save_model(old: Path, file: Path) -> None:
     torch.save(model.state_dict(), file)
 
 
-def test_a_model_of_ones_own_goes_on_with_new_pictures_and_is_compared(tmp_path: Path) -> None:
+def test_training_continues_from_a_users_model_and_is_compared(tmp_path: Path) -> None:
     for number, (name, n) in enumerate((("old/train", 8), ("old/test", 4), ("new/train", 6), ("new/test", 4))):
         pictures(tmp_path / name, n, seed=number)
     with torch.random.fork_rng():

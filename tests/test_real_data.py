@@ -56,7 +56,7 @@ def test_another_source_for_dataset_2(tmp_path: Path) -> None:
     assert min(found) > 0.6
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_images(tmp_path: Path) -> None:
     archive = needed("CIFAR10-jpeg/cifar10-jpeg.zip")
     with zipfile.ZipFile(archive) as packed:
         names = [n for n in packed.namelist() if "/train/airplane/" in n or "/train/frog/" in n]

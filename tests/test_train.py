@@ -66,7 +66,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(word: str, key: str, command: Com
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_fails_says_why_and_where(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_reports_the_reason_and_the_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("planted")
 

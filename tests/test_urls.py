@@ -18,7 +18,7 @@ from src.urls import with_driver, without_password
         ("sqlite:///some/file.db", "sqlite:///some/file.db", None),
     ],
 )
-def test_the_password_is_taken_out(url: str, without: str, password: str | None) -> None:
+def test_the_password_is_removed(url: str, without: str, password: str | None) -> None:
     assert without_password(url) == (without, password)
 
 

@@ -21,7 +21,7 @@ def test_the_default_grid_has_the_400_runs_of_the_benchmark() -> None:
     assert "split.ratio=0.1,0.3,1,3,10" in Grid().overrides()
 
 
-def test_the_sample_of_the_plain_way_has_equally_many_runs_of_every_length_and_regime() -> None:
+def test_the_sample_of_the_plain_baseline_has_equally_many_runs_of_every_length_and_regime() -> None:
     sample = plain.strata(Grid(), 3)
     assert sorted(sample) == sorted(f"{r}/{e}" for r in Grid().regimes for e in Grid().epochs)
     assert {len(set(places)) for places in sample.values()} == {3}
@@ -29,12 +29,12 @@ def test_the_sample_of_the_plain_way_has_equally_many_runs_of_every_length_and_r
     assert max(ratios.values()) == 1  # spread over the grid, not its first corner
 
 
-def test_the_plain_way_is_scaled_by_stratum_and_starts_once() -> None:
+def test_the_plain_baseline_is_scaled_by_stratum_and_starts_once() -> None:
     time = grid.PlainTime(start_up=10, per_run={"a/5": 0.5, "a/20": 1.5}, n_sampled=2)
     assert time.whole(Grid()) == 10 + 200 * 0.5 + 200 * 1.5
 
 
-def test_the_plain_ways_stages_are_the_regimes_own() -> None:
+def test_the_plain_baseline_has_the_stages_of_the_regimes() -> None:
     stream = resolve(compose(["split.size=60", "split.ratio=2"])).streams.build(0)
     sizes = {name: [len(data) for data in plain.stages_of(name, stream)] for name in Grid().regimes}
     assert sizes == {"sequential": [20, 40], "combined": [60], "replay": [20, 40], "freeze": [20, 40]}
@@ -85,7 +85,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu_in_miniature(
     assert "one ResNet-18" in printed
 
 
-def test_the_benchmark_of_shared_stages_clocks_those_of_the_further_regimes(
+def test_the_benchmark_of_shared_stages_times_the_stages_of_the_additional_regimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[list[str]] = []

@@ -155,7 +155,7 @@ def test_curves_run_through_all_stages_on_one_axis_of_updates(tmp_path: Path) ->
 # ------------------------------------------------------------------------------------------------ never twice, never lost
 
 
-def test_finished_work_is_not_done_again(tmp_path: Path, fits: list[int]) -> None:
+def test_finished_runs_are_not_repeated(tmp_path: Path, fits: list[int]) -> None:
     config = cell(tmp_path, "seeds=2")
     first = ran(config)
     times = {path: path.stat().st_mtime_ns for path in resolve(config).folder.rglob("*") if path.is_file()}
@@ -167,7 +167,7 @@ def test_finished_work_is_not_done_again(tmp_path: Path, fits: list[int]) -> Non
     assert results(config) == first
 
 
-def test_a_grown_cell_runs_what_is_new(tmp_path: Path, fits: list[int]) -> None:
+def test_an_extended_cell_trains_only_the_new_runs(tmp_path: Path, fits: list[int]) -> None:
     first = ran(cell(tmp_path, "seeds=2"))
     fits.clear()
     grown = cell(tmp_path, "seeds=4", "regimes=[sequential,combined,d1_only]")
@@ -274,7 +274,7 @@ def test_interrupted_between_folders_is_uninterrupted(
     assert fits == []
 
 
-def test_a_regime_that_raises_leaves_its_reason_and_is_tried_again(
+def test_a_regime_that_raises_is_recorded_with_the_reason_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = cell(tmp_path, "seeds=2", "regimes=[sequential,combined]")

@@ -61,7 +61,7 @@ def test_a_config_is_frozen() -> None:
         config.loss = "mse"  # type: ignore[misc]
 
 
-def test_size_and_ratio_are_another_way_to_say_sizes() -> None:
+def test_size_and_ratio_are_equivalent_to_sizes() -> None:
     """The same data sets give the same cell, however they were asked for."""
     by_ratio = compose(["split.size=400", "split.ratio=3"])
     by_sizes = compose(["split.sizes=[100,300]"])
@@ -73,7 +73,7 @@ def test_size_and_ratio_are_another_way_to_say_sizes() -> None:
     "same",
     ["trainer=cpu", "n_workers=3", "multirun=elsewhere", "tracking=off", "sweep=other", "seeds=3", "data.root=d"],
 )
-def test_where_and_how_it_runs_is_no_part_of_the_hash(same: str) -> None:
+def test_settings_of_the_execution_are_not_part_of_the_hash(same: str) -> None:
     """Device, workers, paths and tracking do not change a run's address; neither do the seeds of its neighbours."""
     assert cell_hash(compose([same]), "x") == cell_hash(compose(), "x")
 
@@ -98,13 +98,13 @@ def test_where_and_how_it_runs_is_no_part_of_the_hash(same: str) -> None:
         "loss=mse",
     ],
 )
-def test_what_changes_the_result_changes_the_hash(other: str) -> None:
+def test_settings_that_change_the_result_change_the_hash(other: str) -> None:
     """Every part of the recipe counts, precision and threads included, and so does the content of the data."""
     assert cell_hash(compose([other]), "x") != cell_hash(compose(), "x")
     assert cell_hash(compose(), "y") != cell_hash(compose(), "x")
 
 
-def test_keys_that_came_later_leave_older_addresses_alone() -> None:
+def test_keys_added_later_do_not_change_older_addresses() -> None:
     """Work that was finished before split.labels and stopping.updates_per_part is found again, and its files are read."""
     assert cell_hash(compose(), "x") == "4cec6cd00d81cf27"
     budget = compose(["stopping=budget", "stopping.epochs=5"])

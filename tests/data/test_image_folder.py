@@ -172,7 +172,7 @@ def test_folders_that_do_not_agree_say_where(tmp_path: Path) -> None:
         read_source(of(tmp_path, path2="b"))
 
 
-def test_folder_as_another_source_takes_size_and_channels(tmp_path: Path) -> None:
+def test_folder_as_another_source_adopts_size_and_channels(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
     tree(tmp_path / "b", {"cat": 2, "dog": 2}, shade=80)
     data = of(tmp_path, channels=1)

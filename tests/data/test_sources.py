@@ -70,7 +70,7 @@ def test_digits_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_images_are_standardised_by_what_is_not_in_the_test_set(dtype: torch.dtype) -> None:
+def test_images_are_standardised_with_statistics_outside_the_test_set(dtype: torch.dtype) -> None:
     source = source_of([40, 30], n_official=10, dtype=dtype)
     assert source.official_test is not None
     scaled = source.bank.scale(source.bank.x, torch.float64)[~source.official_test]
@@ -187,7 +187,7 @@ def test_digest_names_the_content(tmp_path: Path) -> None:
     assert len({first, *others}) == 4
 
 
-def test_second_file_takes_class_numbers_and_scale_of_the_first(tmp_path: Path) -> None:
+def test_second_file_adopts_class_numbers_and_scale_of_the_first(tmp_path: Path) -> None:
     saved(tmp_path, x=IMAGES, y=np.array(["b", "a", "c"] * 4))
     saved(tmp_path, "b.npz", x=IMAGES // 2, y=np.array(["c", "b", "a"] * 4))
     source = read_source(arrays(tmp_path, "b.npz"))

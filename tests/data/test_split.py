@@ -160,7 +160,7 @@ def test_class_subset_of_each_data_set_keeps_the_numbers_of_the_source() -> None
     assert class_weights(stream, stream.test.sets["union"], stream.test.pools) == pytest.approx([0.25, 0.5, 0.25])
 
 
-def test_class_of_no_prior_is_left_out() -> None:
+def test_class_with_prior_zero_is_excluded() -> None:
     stream = build_stream(split_of(size=40, priors=((0.5, 0.5, 0), (0.25, 0.75, 0))), SOURCE, 0)
     assert stream.class_counts == ((10, 10, 0), (5, 15, 0))
     assert stream.imbalance is None

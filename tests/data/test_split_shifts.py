@@ -21,7 +21,7 @@ def test_no_amount_is_no_shift(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["permute", "noise"])
-def test_shifted_data_set_has_a_bank_of_what_it_needs(kind: str) -> None:
+def test_shifted_data_set_stores_only_its_own_samples(kind: str) -> None:
     stream = build_stream(split_of(size=60, shift=(kind, 0.5)), SOURCE, 1)
     plain = build_stream(split_of(size=60), SOURCE, 1)
     assert stream.train[0].digest == plain.train[0].digest
@@ -79,7 +79,7 @@ def test_wrong_labels_are_spread_over_the_other_classes_of_the_stream() -> None:
         assert (others > 0).sum() == 2
 
 
-def test_five_data_sets_are_disjoint_and_each_rotated_further() -> None:
+def test_five_data_sets_are_disjoint_with_increasing_rotation() -> None:
     stream = build_stream(split_of(parts=5, size=60, shift=("rotate", 90.0)), SOURCE, 0)
     assert [len(part) for part in stream.train] == [12] * 5
     assert len(union_ids(stream)) == 60

@@ -56,7 +56,7 @@ def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_mnist_comes_out_as_it_went_in(tmp_path: Path, mnist: dict[str, Any], unpacked: bool) -> None:
+def test_mnist_is_decoded_without_changes(tmp_path: Path, mnist: dict[str, Any], unpacked: bool) -> None:
     if unpacked:
         for file in list(mnist["raw"].iterdir()):
             file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
@@ -85,13 +85,13 @@ def test_sums_and_names_are_torchvisions() -> None:
     assert list(FILES["fashion_mnist"].class_names) == datasets.FashionMNIST.classes
 
 
-def test_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path, mnist: dict[str, Any]) -> None:
+def test_error_for_a_missing_file_names_it_and_the_download(tmp_path: Path, mnist: dict[str, Any]) -> None:
     (mnist["raw"] / "t10k-images-idx3-ubyte.gz").unlink()
     with pytest.raises(ConfigError, match=r"t10k-images-idx3-ubyte\.gz is missing; set data\.download=true"):
         read_source(of("mnist", tmp_path))
 
 
-def test_failed_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_is_reported_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
     def unreachable(*_: Any, **__: Any) -> None:

@@ -56,7 +56,7 @@ def test_the_effective_bias_is_the_mean_logit() -> None:
     assert effective_bias(torch.eye(2), None, torch.tensor([[1.0, 3.0], [3.0, 5.0]])).tolist() == [2.0, 4.0]
 
 
-def test_features_are_what_the_head_is_given() -> None:
+def test_features_are_the_inputs_of_the_head() -> None:
     model, x = net().train(), torch.randn(5, 3)
     features, logits = features_and_logits(model, x)
     torch.testing.assert_close(features, torch.relu(model[1](x)).detach())
@@ -66,7 +66,7 @@ def test_features_are_what_the_head_is_given() -> None:
         head_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
-def test_a_probe_reads_out_what_is_linearly_there_and_no_more() -> None:
+def test_a_probe_recovers_exactly_the_linear_information() -> None:
     x = torch.tensor([[0.0, 1.0], [0.1, 5.0], [1.0, 1.0], [1.1, 5.0]])
     y = torch.tensor([0, 0, 1, 1])
     assert probe_accuracy(x, y, x + 0.01, y, 2) == 1.0

@@ -36,6 +36,6 @@ def test_models_of_torchvision_as_its_documentation_counts_them(model: str, bill
     assert training_flops(arch, (3, 224, 224), 1000) / 6e9 == pytest.approx(billions, rel=0.02)
 
 
-def test_the_resnet_of_small_images_costs_what_is_published_for_cifar() -> None:
+def test_flops_of_the_small_image_resnet_match_the_published_ones() -> None:
     flops = training_flops(Resnet18Arch(name="resnet18"), (3, 32, 32), 10)
     assert flops / 6e9 == pytest.approx(0.556, rel=0.01)  # multiply-adds of the CIFAR variant

@@ -39,7 +39,7 @@ def test_a_line_on_a_quadratic_has_the_formula_s_losses_and_no_barrier() -> None
     assert barrier(losses, positions).height == 0.0
 
 
-def test_a_barrier_stands_above_the_higher_end() -> None:
+def test_a_barrier_is_measured_from_the_higher_end() -> None:
     found = barrier([1.0, 4.0, 2.5, 3.0], along(4))
     assert (found.height, found.at) == (1.0, pytest.approx(1 / 3))
     assert barrier([1.0, 2.0, 3.0], along(3)).height == 0.0  # a slope is no barrier
@@ -89,7 +89,7 @@ def test_points_on_one_line_span_no_plane(third: Tensor) -> None:
         plane_through(vector(1, 0, 0), vector(1, 0, 0), third)
 
 
-def test_a_window_is_a_square_around_all_places() -> None:
+def test_a_window_is_a_square_around_all_points() -> None:
     left, right, bottom, top = window([(0.0, 0.0), (4.0, 1.0)], margin=0.25)
     assert (left, right) == (-1.0, 5.0)
     assert right - left == top - bottom
@@ -97,7 +97,7 @@ def test_a_window_is_a_square_around_all_places() -> None:
     assert window([(1.0, 1.0)])[1] > 1.0
 
 
-def test_a_curve_goes_round_the_hill_that_the_line_climbs() -> None:
+def test_a_curve_avoids_the_hill_that_the_line_crosses() -> None:
     """A hill of height 2 between two valleys: the line's barrier is its height, the fitted curve's nearly nothing."""
     a, b = vector(-1.0, 0.0), vector(1.0, 0.1)
 

@@ -45,17 +45,17 @@ def test_warm_start_can_lose_dataset_1_though_it_stays_in_the_mixture() -> None:
 
 
 @pytest.mark.parametrize("parts", [[[0, 1]], [[0]], [[1]]])
-def test_one_stage_forgets_nothing_that_could_be_named(parts: list[list[int]]) -> None:
+def test_forgetting_of_one_stage_is_undefined(parts: list[list[int]]) -> None:
     assert forgetting([[0.9, 0.8]], parts) is None
     assert backward_transfer([[0.9, 0.8]], parts) is None
 
 
-def test_learning_accuracy_is_over_what_was_trained_on() -> None:
+def test_learning_accuracy_averages_over_the_trained_data_sets() -> None:
     assert learning_accuracy([[0.9, 0.8]], [[0, 1]]) == pytest.approx(0.85)
     assert learning_accuracy([[0.9, 0.3]], [[0]]) == 0.9
 
 
-def test_an_undefined_entry_makes_undefined_what_needs_it() -> None:
+def test_a_metric_of_an_undefined_entry_is_undefined() -> None:
     lost_at_the_end = [[0.9, 0.3], [None, None]]
     assert forgetting(lost_at_the_end, [[0], [1]]) is None
     assert learning_accuracy(lost_at_the_end, [[0], [1]]) is None

@@ -20,7 +20,7 @@ def drawn(n_replicas: int, n: int, n_classes: int, seed: int = 0, scale: float =
 
 
 @pytest.mark.parametrize(("n", "n_classes"), [(200, 10), (37, 3), (500, 2)])
-def test_with_equal_weights_the_figures_are_torchmetrics(n: int, n_classes: int) -> None:
+def test_with_equal_weights_the_metrics_equal_torchmetrics(n: int, n_classes: int) -> None:
     from torchmetrics.functional.classification import (
         multiclass_accuracy,
         multiclass_calibration_error,
@@ -43,7 +43,7 @@ def test_with_equal_weights_the_figures_are_torchmetrics(n: int, n_classes: int)
             assert float(ours[name][r]) == pytest.approx(float(value), abs=2e-6), name
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1])
     weights = torch.tensor([0.4, 0.1, 0.2, 0.3], dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_a_whole_weight_is_so_many_copies_of_the_sample(copies: list[int], seed:
 
 @pytest.mark.parametrize("n", [1, 7, 64, 539])
 @pytest.mark.parametrize("n_classes", [2, 10])
-def test_a_models_figures_have_the_same_bits_in_any_company(n: int, n_classes: int) -> None:
+def test_the_metrics_of_a_model_do_not_depend_on_its_group(n: int, n_classes: int) -> None:
     logits, y, weights = drawn(12, n, n_classes)
     together = classification_metrics(logits, y, weights)
     for r in range(12):
@@ -101,7 +101,7 @@ def test_each_model_may_have_labels_and_weights_of_its_own() -> None:
             assert torch.equal(together[name][r : r + 1], alone)
 
 
-def test_what_is_undefined_is_nan() -> None:
+def test_undefined_metrics_are_nan() -> None:
     logits, y, weights = drawn(2, 30, 3)
     absent = classification_metrics(logits, y, weights * (y != 1))
     assert absent["recall/1"].isnan().all()
@@ -115,7 +115,7 @@ def test_what_is_undefined_is_nan() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_diverged_model_has_no_figures_and_leaves_the_others_theirs(bad: float) -> None:
+def test_a_diverged_model_has_no_metrics_and_does_not_affect_the_others(bad: float) -> None:
     logits, y, weights = drawn(3, 30, 3)
     before = classification_metrics(logits, y, weights)
     logits[1, 4, 0] = bad
@@ -179,14 +179,14 @@ def test_union_is_the_mixture_of_its_parts_over_shared_or_separate_pools(shifted
     assert [name for name in rows[0] if "recall" in name] == [f"union/recall/{k}" for k in range(3)]
 
 
-def test_a_set_that_does_not_exist_has_no_figures() -> None:
+def test_a_missing_set_has_no_metrics() -> None:
     outputs = [torch.zeros(1, 20, 3)]
     (row,) = score([held_out(0, shifted=False, with_d2=False)], outputs, "cross_entropy", ["d1", "d2"])
     assert {value for name, value in row.items() if name.startswith("d2/")} == {None}
     assert row["d1/loss"] == pytest.approx(math.log(3))
 
 
-def test_a_regression_has_a_loss_and_nothing_else() -> None:
+def test_a_regression_has_only_a_loss() -> None:
     pool = Samples(
         bank=Bank(x=torch.zeros(4, 2)), rows=torch.arange(4), y=torch.ones(4, 1), ids=torch.arange(4), content="pool"
     )

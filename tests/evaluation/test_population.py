@@ -44,6 +44,6 @@ def test_an_empty_data_set_has_no_risk() -> None:
     assert found["union/risk"] == found["d1/risk"]
 
 
-def test_nothing_is_said_where_nothing_is_known() -> None:
+def test_there_is_no_risk_without_a_known_population() -> None:
     assert population_risks(LINEAR, STATE, None, [30, 10]) == {}
     assert population_risks(MlpArch(name="mlp", widths=(4,), depth=None), STATE, POPULATIONS, [30, 10]) == {}

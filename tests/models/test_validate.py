@@ -47,7 +47,7 @@ CNN = CnnArch(name="cnn", widths=(16, 32))
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(arch: Architecture, shape: tuple[int, ...], key: str, words: str) -> None:
+def test_incompatible_models_are_refused(arch: Architecture, shape: tuple[int, ...], key: str, words: str) -> None:
     for refuse in (lambda: arch.validate(shape, 10), lambda: build_model(arch, shape, 10, seed=0)):
         with pytest.raises(ConfigError) as refusal:
             refuse()
@@ -70,7 +70,9 @@ def test_what_does_not_fit_is_refused(arch: Architecture, shape: tuple[int, ...]
     ],
     ids=str,
 )
-def test_what_fits_is_accepted_and_draws_no_random_number(arch: Architecture, shape: tuple[int, ...]) -> None:
+def test_compatible_models_are_accepted_without_drawing_random_numbers(
+    arch: Architecture, shape: tuple[int, ...]
+) -> None:
     before = torch.get_rng_state()
     arch.validate(shape, 10)
     assert torch.equal(torch.get_rng_state(), before)

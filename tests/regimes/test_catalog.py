@@ -160,7 +160,7 @@ def test_a_regime_without_its_method_is_the_plain_one(rule: str) -> None:
         assert stages[chosen[special]] == stages[chosen[plain]], special
 
 
-def test_with_an_empty_second_data_set_nothing_is_added() -> None:
+def test_an_empty_second_data_set_adds_no_stage() -> None:
     """Regimes that go on with Dataset 2 are Dataset 1 alone where there is no Dataset 2; stage for stage."""
     going_on = ["sequential", "reverse", "replay", "freeze", "ewc", "l2_sp", "lwf", "combined", "rebalanced"]
     plan = planned(tiny(f"regimes=[d1_only,{','.join(going_on)}]", "seeds=1", "split.size=null", "split.sizes=[30,0]"))
@@ -253,7 +253,7 @@ def test_blocks_count_passes_as_combined_does() -> None:
     assert sorted(blocks[:, 0].reshape(-1).tolist()) == list(range(60))
 
 
-def test_replay_draws_its_share_and_balances_what_is_old() -> None:
+def test_replay_draws_its_share_and_balances_earlier_data() -> None:
     """Stage 2 draws the share from Dataset 1, class by class if so asked, and Dataset 2 as it comes."""
     overrides = ["regimes=[{replay:{share:0.5,balanced:true}}]", "seeds=1", "split.size=200", "split.imbalance=5"]
     plan = planned(tiny(*overrides))

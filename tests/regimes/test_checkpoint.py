@@ -34,7 +34,7 @@ def regime(name: str, path: Path) -> str:
 @pytest.mark.parametrize(
     "name", ["sequential", "replay", "freeze", "ewc", "lwf", "l2_sp", "warm_start", "shrink_perturb"]
 )
-def test_the_file_stands_for_stage_1(name: str, suffix: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_the_file_replaces_stage_1(name: str, suffix: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """No update is made on Dataset 1; what follows starts from the very weights of the file, at every seed."""
     path = tmp_path / f"old.{suffix}"
     torch.save(weights, path) if suffix != "safetensors" else save_file(weights, path)
@@ -81,7 +81,7 @@ def test_a_saved_configuration_holds_on_to_the_content(weights: dict[str, torch.
         parse(saved)
 
 
-def test_a_plain_network_of_other_names_is_taken_by_position(tmp_path: Path) -> None:
+def test_a_network_with_other_names_is_matched_by_position(tmp_path: Path) -> None:
     """What ten lines of a script save, nn.Sequential without names, goes on: same shapes in the same order, and a warning."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     path = tmp_path / "mine.pt"
@@ -92,7 +92,7 @@ def test_a_plain_network_of_other_names_is_taken_by_position(tmp_path: Path) -> 
     assert torch.equal(found["head.weight"], model[3].weight)
 
 
-def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
+def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
     """torchvision's own resnet18, saved outside, fits arch=torchvision by its names, running statistics included."""
     from torchvision.models import resnet18
 
@@ -120,7 +120,7 @@ def test_a_network_of_torchvision_goes_on(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:
+def test_an_incompatible_file_is_refused_before_training(content: object, problem: str, tmp_path: Path) -> None:
     """One line with what is missing, unknown or of another shape."""
     from src.cells.resolve import resolve
 

@@ -54,7 +54,7 @@ def test_marginal_updates_are_those_of_dataset_2_for_every_regime() -> None:
         assert [node.length.updates for node in sunk] in ([], [18])
 
 
-def test_epochs_are_passes_over_what_is_counted() -> None:
+def test_epochs_are_passes_over_the_counted_samples() -> None:
     plan = planned(tiny(ALL, "seeds=1", *RAGGED, *RULES["epochs"]))
     found = {run.regime.name: [plan.nodes[key].length.updates for key in run.stages] for run in plan.runs}
     first, second, both = 12, 4, 16  # 2 epochs of 6, 2 and 8 updates
@@ -91,7 +91,7 @@ def guarded(config: Config) -> StagePlan:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_training_is_what_was_planned_and_reads_no_test_set(rule: str) -> None:
+def test_training_follows_the_plan_and_reads_no_test_set(rule: str) -> None:
     config = tiny(ALL, "seeds=2", *RAGGED, *RULES[rule])
     plan, execution = executed(config, plan=guarded(config))
     assert execution.failures == {}

@@ -9,7 +9,7 @@ from benchmarks.reliability.kills import Campaign
 WORDS = ["split.size=60", "stopping.epochs=1,2", "seeds=2", "n_workers=1", "trainer=cpu"]
 
 
-def test_killed_three_times_a_sweep_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_sweep_killed_three_times_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, WORDS, n_kills=3, seed=8)
     campaign.run()
     assert campaign.problems == []

@@ -104,7 +104,7 @@ def test_a_server_that_restarts_costs_nothing(tmp_path: Path, server: Server) ->
     assert not re.search("Traceback|ERROR", "".join([sweep.output_text(), *logs(sweep)]))
 
 
-def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(
+def test_a_server_that_stays_down_is_reported_in_one_line_and_the_same_command_resumes(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = a_sweep(tmp_path, server, n_workers=1)

@@ -93,7 +93,7 @@ def finishes(sweep: Sweep) -> bool:
     return ran(sweep) == Counter(dict.fromkeys(ran(sweep), 1)) and len(ran(sweep)) == N_RUNS
 
 
-def test_ctrl_c_once_ends_after_the_runs_that_are_under_way_and_says_how_to_go_on(sweep: Sweep) -> None:
+def test_ctrl_c_once_stops_after_the_current_runs_and_names_the_command_to_resume(sweep: Sweep) -> None:
     behave(sweep, seconds=0.5)
     terminal = Terminal(sweep)
     terminal.until(lambda: len(ran(sweep)) >= 1)
@@ -121,7 +121,7 @@ def test_ctrl_c_twice_ends_now(sweep: Sweep) -> None:
     assert finishes(sweep)
 
 
-def test_workers_whose_parent_is_killed_finish_their_run_and_leave(sweep: Sweep) -> None:
+def test_workers_of_a_killed_parent_finish_their_run_and_exit(sweep: Sweep) -> None:
     behave(sweep, seconds=0.5)
     with sweep.start() as parent:
         deadline = time.monotonic() + 120

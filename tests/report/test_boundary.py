@@ -51,7 +51,7 @@ def lab_sweep(sweep: Path, run_writer: Callable[..., Path]) -> Any:
     return configs, load_records(sweep).runs
 
 
-def test_the_picture_of_the_lab_says_how_many_cells_agree(lab_sweep: Any, tmp_path: Path) -> None:
+def test_the_plot_of_the_lab_counts_the_cells_that_agree(lab_sweep: Any, tmp_path: Path) -> None:
     configs, runs = lab_sweep
     found = boundary_plot(configs, runs, tmp_path)
     assert found is not None
@@ -59,7 +59,7 @@ def test_the_picture_of_the_lab_says_how_many_cells_agree(lab_sweep: Any, tmp_pa
     assert (tmp_path / "boundary.png").stat().st_size > 10_000
 
 
-def test_what_is_no_such_grid_has_no_picture(lab_sweep: Any, tmp_path: Path) -> None:
+def test_other_grids_have_no_boundary_plot(lab_sweep: Any, tmp_path: Path) -> None:
     configs, runs = lab_sweep
     one_size = {cell: config for cell, config in configs.items() if cell.startswith("n4")}
     assert boundary_plot(one_size, runs, tmp_path) is None

@@ -85,7 +85,7 @@ def page(grid: Path) -> Page:
 # ------------------------------------------------------------------------------------------------ the page
 
 
-def test_the_page_stands_alone(page: Page) -> None:
+def test_the_page_is_self_contained(page: Page) -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data"):
             value = attributes.get(name)
@@ -96,14 +96,14 @@ def test_the_page_stands_alone(page: Page) -> None:
     assert "@import" not in styles
 
 
-def test_every_picture_has_words_and_a_png_beside(grid: Path, page: Page) -> None:
+def test_every_plot_has_a_text_alternative_and_a_png(grid: Path, page: Page) -> None:
     images = page.all("img")
     assert len(images) >= 8
     assert all(len(image["alt"] or "") > 30 for image in images)
     assert len(list((grid / "grid" / "report").glob("*.png"))) == len(images)
 
 
-def test_ids_are_unique_and_every_link_has_its_place(page: Page) -> None:
+def test_ids_are_unique_and_every_link_has_a_target(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {link["href"] for link in page.all("a")} == {f"#{id_}" for id_ in ids}
@@ -143,14 +143,14 @@ def test_the_ledger_counts_every_run(grid: Path, page: Page) -> None:
     assert sum(int(row["updates"]) for row in rows if row["regime"] == "sequential") == 20 * len(GRID) * 10
 
 
-def test_where_weights_are_gone_it_says_so(page: Page) -> None:
+def test_evicted_weights_are_reported(page: Page) -> None:
     assert page.text.count("are no longer in the stage store") == 2
 
 
 # ------------------------------------------------------------------------------------------------ from nothing to much
 
 
-def test_nothing_to_report_yet(tmp_path: Path) -> None:
+def test_a_sweep_without_results(tmp_path: Path) -> None:
     cell = config("empty", seeds=2)
     write_cell(tmp_path, cell, 0.0, skip=lambda *_: True)
     page = report(tmp_path, "empty")
@@ -224,7 +224,7 @@ def test_regimes_of_an_earlier_command_stay_on_the_page(tmp_path: Path) -> None:
     }
 
 
-def test_the_ways_to_match_a_budget_stand_side_by_side(tmp_path: Path) -> None:
+def test_budget_matching_rules_are_compared_in_one_table(tmp_path: Path) -> None:
     words = [
         f"stopping=budget stopping.epochs=2 stopping.match={match} split.ratio={ratio}"
         for match in ("epochs", "updates", "samples", "marginal")
@@ -256,7 +256,7 @@ def test_claims_are_shown_where_they_were_settled(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ real weights
 
 
-def test_a_trained_cell_is_taken_apart(tmp_path: Path) -> None:
+def test_a_trained_cell_is_analysed(tmp_path: Path) -> None:
     """Real runs of three classes, the third absent from Dataset 2: the plots of drift and landscape, exact paths on them."""
     words = ["split.sizes=[40,40]", "split.classes=[3,5,8]", "split.priors=[[.8,.1,.1],[.1,.9,0]]", "trainer=cpu"]
     cell = compose([*words, "seeds=3", "stopping.epochs=3", "tracking=off", "sweep=real", f"multirun={tmp_path}"])

@@ -84,7 +84,7 @@ def test_a_pair_of_axes_averages_the_others_seed_by_seed() -> None:
     assert tile.p_holm == pytest.approx(4 * 2**-7)
 
 
-def test_what_cannot_be_judged_is_left_out_of_an_average_with_a_note() -> None:
+def test_cells_without_a_verdict_are_excluded_from_averages_with_a_note() -> None:
     cells = [
         verdict("a", [0.1] * 8, ratio=1.0, imbalance=1.0, epochs=1.0),
         verdict("b", [], INCONCLUSIVE, ratio=1.0, imbalance=1.0, epochs=2.0),
@@ -99,7 +99,7 @@ def test_what_cannot_be_judged_is_left_out_of_an_average_with_a_note() -> None:
     assert tiles[2.0, 2.0].reason.startswith("too few seeds: 2")
 
 
-def test_two_axes_need_no_further_map() -> None:
+def test_two_axes_have_one_map() -> None:
     cells = [verdict(f"{r}{i}", [0.1], ratio=r, imbalance=i) for r in (1.0, 2.0) for i in (1.0, 2.0)]
     assert axis_pairs(cells) == []
 
@@ -120,7 +120,7 @@ def test_representative_cells_are_the_extremes_the_median_and_the_smallest() -> 
     assert {v.cell: why for v, why in representative(losses)}["-0.3"] == "largest difference in favour of sequential"
 
 
-def test_a_band_is_mean_and_deviation_and_holds_what_has_ended() -> None:
+def test_a_band_is_mean_and_deviation_and_extends_finished_curves() -> None:
     long = (np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 3.0]))
     short = (np.array([0.0, 10.0]), np.array([2.0, 2.0]))
     found = band([long, short])

@@ -72,7 +72,7 @@ def test_the_last_batch_is_cut_until_the_samples_come_out() -> None:
     assert amounts(budget("samples", samples=250).lengths(combined(100, 10), [100, 10], 64)) == [(5, 250, 3)]
 
 
-def test_marginal_counts_only_what_dataset_2_costs() -> None:
+def test_marginal_counts_only_the_cost_of_dataset_2() -> None:
     stopping = budget("marginal", epochs=4)
     assert amounts(stopping.lengths(sequential(100, 70), [100, 70], 64)) == [(8, 400, 4), (8, 280, 4)]
     assert [n for n, _, _ in amounts(stopping.lengths(combined(100, 70), [100, 70], 64))] == [8]
@@ -104,7 +104,7 @@ def test_the_caps_of_early_stopping_and_convergence_are_epochs_of_the_stage() ->
 
 
 @given(n=SIZES, batch=st.integers(1, 70), updates=st.integers(0, 300))
-def test_a_length_in_updates_sees_what_its_batches_hold(n: int, batch: int, updates: int) -> None:
+def test_a_length_in_updates_sees_the_samples_of_its_batches(n: int, batch: int, updates: int) -> None:
     length = Length.of_updates(n, batch, updates)
     sizes = [min(batch, n - start) for start in range(0, n, batch)]
     assert length.samples == sum(sizes[k % len(sizes)] for k in range(updates))
@@ -143,7 +143,7 @@ def test_every_regime_gets_the_total_of_sequential(
 
 
 @pytest.mark.parametrize("match", ["epochs", "updates", "samples"])
-def test_an_empty_second_data_set_leaves_what_dataset_1_alone_gets(match: str) -> None:
+def test_an_empty_second_data_set_leaves_the_budget_of_dataset_1_alone(match: str) -> None:
     stopping = budget(match, epochs=3)
     assert amounts(stopping.lengths(sequential(50), [50, 0], 8)) == amounts(
         EpochsStopping(name="epochs", epochs=3).lengths(sequential(50), [50], 8)

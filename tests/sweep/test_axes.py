@@ -41,7 +41,7 @@ def test_a_single_cell_has_all_axes(study: optuna.Study) -> None:
     assert grow(study, [{"ratio": 1, "data": "digits"}]) == [{"ratio": 1.0, "data": "digits"}]
 
 
-def test_a_text_that_earlier_trials_did_not_know_is_left_out(study: optuna.Study) -> None:
+def test_a_new_text_value_is_omitted_from_the_parameters(study: optuna.Study) -> None:
     found = grow(study, [{"shift": "none"}, {"shift": "noise"}], [{"shift": "rotate"}, {"shift": "none"}])
     assert found == [{"shift": "none"}, {"shift": "noise"}, {}, {"shift": "none"}]
 

@@ -165,7 +165,9 @@ SEARCH = ["search=tpe", "search.n_trials=6", "objective=sequential/val/union/acc
 LR = "optimizer.lr=tag(log,interval(1e-3,0.9))"
 
 
-def test_a_killed_search_goes_on_with_the_same_points_and_says_what_is_left(tmp_path: Path, command: Sweeper) -> None:
+def test_a_killed_search_resumes_with_the_same_points_and_reports_the_remaining_ones(
+    tmp_path: Path, command: Sweeper
+) -> None:
     behave(tmp_path, seconds=0.1)
     with started(tmp_path, *SEARCH, LR, n_workers=1) as parent:
         wait_for("five runs are done", lambda: len(diary(tmp_path, "run")) >= 5)
@@ -198,7 +200,7 @@ def test_two_equal_sweeps_at_once_share_the_work(tmp_path: Path) -> None:
     assert set(done.values()) == {1}
 
 
-def test_a_dry_run_shows_what_is_missing_and_touches_nothing(tmp_path: Path, command: Sweeper) -> None:
+def test_a_dry_run_lists_the_missing_runs_and_changes_nothing(tmp_path: Path, command: Sweeper) -> None:
     multirun = tmp_path / "multirun"
     dry = ["-m", *GRID, *settings(multirun, 2), "dry_run=true"]
     output = command(*dry)
@@ -251,7 +253,7 @@ def test_a_password_in_the_storage_is_in_no_file(
         (["-m", "n_workers=1,2"], ["n_workers=1,2", "cannot be an axis"]),
     ],
 )
-def test_a_mistake_is_one_line_with_key_value_and_fix_and_nothing_runs(
+def test_an_error_is_one_line_with_key_value_and_fix_and_nothing_runs(
     arguments: list[str],
     named: list[str],
     tmp_path: Path,
@@ -276,7 +278,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, command: Sw
     assert "multirun=FOLDER" in line
 
 
-def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["src/sweep.py", "split.ratio=many"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match=r"split\.ratio=many"):

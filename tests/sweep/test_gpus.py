@@ -78,5 +78,5 @@ def test_the_drivers_list_has_gpus_and_their_partitions(monkeypatch: pytest.Monk
     assert list_gpus() == DIVIDED
 
 
-def test_without_a_gpu_there_is_nothing() -> None:
+def test_a_machine_without_a_gpu_has_an_empty_list() -> None:
     assert apply_mask([], None) == apply_mask([], "0") == ()

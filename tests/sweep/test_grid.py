@@ -63,7 +63,7 @@ def test_the_grid_is_the_product_in_the_order_of_the_command_line() -> None:
     ]
 
 
-def test_a_cell_of_the_grid_is_what_hydra_itself_composes() -> None:
+def test_a_cell_of_the_grid_equals_hydras_composition() -> None:
     swept = cells_of("split.ratio=0.5,2", "arch=mlp,cnn", "optimizer.lr=0.05,0.1", "split.val=0.2")
     for cell in swept:
         mapping = OmegaConf.to_container(compose("config", [*cell.overrides, "split.val=0.2"]), resolve=True)
@@ -107,7 +107,7 @@ def test_a_swept_list_is_one_value() -> None:
     assert [cell.config.split.sizes for cell in cells_of("split.sizes=[100,10],[100,0]")] == [(100, 10), (100, 0)]
 
 
-def test_axes_have_short_names_and_further_ones_their_key() -> None:
+def test_axes_have_short_names_and_other_keys_their_own() -> None:
     cell = cells_of("split.ratio=0.1,1", "optimizer.lr=0.05,0.1")[0]
     assert cell.axes["ratio"] == 0.1
     assert cell.axes["optimizer.lr"] == 0.05

@@ -73,7 +73,7 @@ def test_four_gpus_at_two_slots_are_eight_leases_each_twice_and_none_outlives_a_
     one.release()
 
 
-def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
+def test_a_worker_keeps_its_gpu_until_another_waits_and_then_queues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
 ) -> None:
     (gpu,) = pretend(1, tmp_path, monkeypatch)
@@ -94,7 +94,7 @@ def test_a_worker_keeps_its_gpu_until_somebody_waits_and_then_takes_its_turn(
     assert take(first, alone) == gpu
 
 
-def test_a_gpu_to_itself_is_had_when_the_others_are_done_with_it_and_nobody_enters_meanwhile(
+def test_an_exclusive_gpu_is_leased_once_the_others_release_it_and_admits_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
 ) -> None:
     one, other = pretend(2, tmp_path, monkeypatch)
@@ -169,7 +169,7 @@ def test_parts_of_a_gpu_are_leased_one_by_one_and_make_no_group(
         (["trainer.devices=8"], 0, 1),
     ],
 )
-def test_there_are_as_many_workers_as_places(
+def test_there_are_as_many_workers_as_slots(
     words: list[str], n_gpus: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(n_gpus, tmp_path, monkeypatch)

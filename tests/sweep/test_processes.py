@@ -48,7 +48,7 @@ def test_a_killed_process_is_dead_at_once_and_a_live_one_is_not(folder: SweepFol
         assert not list(folder.processes.glob(f"{other}*")), "its entry is removed"
 
 
-def test_a_process_that_exits_leaves_nothing_behind(folder: SweepFolder) -> None:
+def test_a_process_that_exits_leaves_no_entry(folder: SweepFolder) -> None:
     with Process(folder, "sweep"), Process(folder, "worker") as other:
         assert len(live_processes(folder.processes)) == 2
         other.update(cell="c", n_ended=1)

@@ -160,7 +160,7 @@ def test_the_best_trial_is_that_of_the_whole_search(both: Both) -> None:
     assert (best.params, best.values) == (whole.params, whole.values)
 
 
-def test_the_same_command_again_adds_nothing(both: Both, tmp_path: Path) -> None:
+def test_the_repeated_command_adds_nothing(both: Both, tmp_path: Path) -> None:
     shutil.copytree(both.multirun, tmp_path / "m")
     with opened(both.search, tmp_path / "m") as (queue, _, _):
         queue.retry_failed()
@@ -169,7 +169,7 @@ def test_the_same_command_again_adds_nothing(both: Both, tmp_path: Path) -> None
         assert told(queue.trials()) == told(both.trials)
 
 
-def test_a_grid_goes_on_with_what_was_cut_short(both: Both, tmp_path: Path) -> None:
+def test_a_grid_resumes_pruned_cells(both: Both, tmp_path: Path) -> None:
     shutil.copytree(both.multirun, tmp_path / "m")
     search = search_of(tmp_path / "m", "search.pruner=median")
     for trial in filter(is_pruned_early, both.trials):
@@ -194,7 +194,7 @@ class KilledError(BaseException):
     """The worker has died without a message."""
 
 
-def test_a_worker_that_is_stopped_or_dies_when_it_has_decided_changes_nothing(
+def test_a_worker_that_stops_or_dies_after_its_decision_changes_nothing(
     both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> str:
@@ -264,7 +264,7 @@ def test_the_decisions_are_optunas(pruner: str, tmp_path: Path) -> None:
     assert 3 < sum(map(is_pruned_early, mine)) < 12
 
 
-def test_a_way_has_the_first_point_of_each_tenth_on_it_and_neither_end() -> None:
+def test_each_step_is_the_first_point_of_a_tenth_and_excludes_both_ends() -> None:
     shares = [Fraction(k, 16) for k in range(1, 17)]
     points = [ProgressReport(share, {METRIC: float(k)}) for k, share in enumerate(shares, start=1)]
     assert metric_by_step(points, METRIC) == {

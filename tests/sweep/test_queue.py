@@ -123,7 +123,7 @@ def test_optunas_own_tools_see_the_axes_and_the_values(folder: SweepFolder, base
     assert study.best_value == 0.25
 
 
-def test_an_empty_queue_gives_nothing_and_gains_nothing(folder: SweepFolder, storage: str | None, base: Config) -> None:
+def test_an_empty_queue_has_no_claim_and_stays_empty(folder: SweepFolder, storage: str | None, base: Config) -> None:
     with opened(folder, storage) as queue:
         assert queue.claim() is None
         fill(queue, cells(base, 2))
@@ -165,7 +165,7 @@ def test_more_seeds_for_a_running_cell_wait_until_it_ends(folder: SweepFolder, b
         assert folder.read_cell("cell0000").seeds == (0, 1, 2)
 
 
-def test_a_smaller_command_drops_what_waited_for_one_that_is_gone(folder: SweepFolder, base: Config) -> None:
+def test_a_smaller_command_drops_the_waiting_cells_of_an_ended_one(folder: SweepFolder, base: Config) -> None:
     with opened(folder, None) as queue:
         fill(queue, cells(base, 5, seeds=(0, 1, 2)))
         queue.drop_waiting(["cell0001"])
@@ -174,7 +174,7 @@ def test_a_smaller_command_drops_what_waited_for_one_that_is_gone(folder: SweepF
         assert folder.read_cell("cell0001").seeds == (0, 1)
 
 
-def test_a_command_that_has_come_meanwhile_keeps_what_it_queued(folder: SweepFolder, base: Config) -> None:
+def test_a_command_that_started_meanwhile_keeps_its_cells(folder: SweepFolder, base: Config) -> None:
     with opened(folder, None) as queue, Process(folder, "sweep"):
         fill(queue, cells(base, 2, seeds=(0, 1, 2)), alone=False)
         queue.drop_waiting([])
@@ -280,7 +280,7 @@ def test_a_worker_that_lost_its_lock_ends_nothing_twice(folder: SweepFolder, bas
         assert [(trial.state.name, trial.value) for trial in fast.trials()] == [("FAIL", None), ("COMPLETE", 1.0)]
 
 
-def test_a_line_that_a_killed_writer_left_half_written_is_dropped(folder: SweepFolder, base: Config) -> None:
+def test_an_incomplete_line_of_a_killed_writer_is_dropped(folder: SweepFolder, base: Config) -> None:
     with opened(folder, None) as queue:
         fill(queue, cells(base, 2))
         with (folder.root / "study.journal").open("a") as journal_file:
@@ -314,7 +314,7 @@ def test_a_storage_out_of_reach_is_one_line_without_the_password(folder: SweepFo
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_queue_says_what_to_do(folder: SweepFolder) -> None:
+def test_the_error_for_a_damaged_queue_names_the_fix(folder: SweepFolder) -> None:
     folder.root.mkdir(parents=True)
     (folder.root / "study.journal").write_text("no journal\n" * 1000)
     with pytest.raises(ConfigError, match="delete this file"), opened(folder, None):

@@ -214,7 +214,7 @@ def test_a_mistake_is_one_line_before_anything_runs(overrides: list[str], named:
         ),
     ],
 )
-def test_the_objective_names_regimes_by_their_labels_and_its_metric_says_the_direction(
+def test_the_objective_names_regimes_by_label_and_its_metric_implies_the_direction(
     overrides: list[str], of: tuple[str, ...], direction: str, tmp_path: Path
 ) -> None:
     objective = search_of(LR, *overrides, multirun=tmp_path).objective
@@ -244,7 +244,7 @@ def test_a_cell_of_a_search_is_the_cell_of_a_grid(tmp_path: Path) -> None:
         assert list(search.plan(point, fake_engine).cells) == list(plan_sweep([cell], fake_engine).cells)
 
 
-def test_what_a_worker_reads_is_the_search_and_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_reads_the_search_without_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "")
     search = search_of("storage=postgresql://ann:geheim@db/lab", LR, multirun=tmp_path)
     folder = SweepFolder(tmp_path, "s")
@@ -256,7 +256,7 @@ def test_what_a_worker_reads_is_the_search_and_no_password(tmp_path: Path, monke
 # ------------------------------------------------------------------------------------------------ its trials
 
 
-def test_the_same_seed_gives_the_same_trials_in_one_go_or_with_stops(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) -> None:
     """Past the ten random points with which TPE starts."""
     asked = ["search=tpe", "search.n_trials=12", LR, "optimizer.batch_size=16,32"]
     whole = run(search_of(*asked, multirun=tmp_path / "a"), tmp_path / "a")
@@ -270,7 +270,7 @@ def test_the_same_seed_gives_the_same_trials_in_one_go_or_with_stops(tmp_path: P
     assert other["optimizer.lr"] not in {trial.params["optimizer.lr"] for trial in whole}
 
 
-def test_more_trials_go_on_and_fewer_run_nothing(tmp_path: Path) -> None:
+def test_more_trials_extend_the_search_and_fewer_run_nothing(tmp_path: Path) -> None:
     first = run(search_of(LR, "search.n_trials=3", multirun=tmp_path), tmp_path)
     more = run(search_of(LR, "search.n_trials=5", multirun=tmp_path), tmp_path)
     assert told(more)[:3] == told(first)
@@ -281,7 +281,7 @@ def test_more_trials_go_on_and_fewer_run_nothing(tmp_path: Path) -> None:
     assert set(before.values()) == {1}
 
 
-def test_an_interrupted_trial_is_taken_up_with_its_own_point(tmp_path: Path) -> None:
+def test_an_interrupted_trial_resumes_with_its_own_point(tmp_path: Path) -> None:
     with opened(search_of(LR, "search.n_trials=3", multirun=tmp_path), tmp_path) as queue:
         claim = queue.claim()
         assert claim is not None
@@ -292,7 +292,7 @@ def test_an_interrupted_trial_is_taken_up_with_its_own_point(tmp_path: Path) -> 
     )
 
 
-def test_a_cell_that_is_finished_on_disk_is_told_at_once(tmp_path: Path) -> None:
+def test_the_value_of_a_finished_cell_is_reported_at_once(tmp_path: Path) -> None:
     """A search for another regime's metric over the same points trains nothing."""
     run(search_of(LR, multirun=tmp_path), tmp_path)
     before = ran(tmp_path)
@@ -301,7 +301,7 @@ def test_a_cell_that_is_finished_on_disk_is_told_at_once(tmp_path: Path) -> None
     assert ran(tmp_path) == before
 
 
-def test_two_workers_share_the_points_and_a_point_asked_twice_is_run_once(storage: str | None, tmp_path: Path) -> None:
+def test_two_workers_share_the_points_and_a_repeated_point_runs_once(storage: str | None, tmp_path: Path) -> None:
     search = search_of("stopping.epochs=1,2", "search.n_trials=8", multirun=tmp_path)
     with opened(search, tmp_path, storage) as one, opened(search, tmp_path, storage) as two:
         mine = one.claim()
@@ -318,7 +318,7 @@ def test_two_workers_share_the_points_and_a_point_asked_twice_is_run_once(storag
     assert len(ran(tmp_path)) == 2 * 2 * 2
 
 
-def test_what_raises_fails_and_is_tried_by_the_next_command_with_the_same_point(tmp_path: Path) -> None:
+def test_a_point_that_raises_fails_and_the_next_command_retries_it(tmp_path: Path) -> None:
     (tmp_path / "fake.json").write_text(json.dumps({"raise": [2]}))
     asked = (LR, "stopping.epochs=1,2")
     with opened(search_of(*asked, multirun=tmp_path), tmp_path) as queue:
@@ -336,7 +336,7 @@ def test_what_raises_fails_and_is_tried_by_the_next_command_with_the_same_point(
     assert all(points[t.user_attrs["point"]].params == t.params for t in failed)
 
 
-def test_a_refused_or_diverged_point_is_pruned_with_its_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_a_refused_or_diverged_point_is_pruned_with_its_reason_and_the_search_continues(tmp_path: Path) -> None:
     search = search_of("optimizer.lr=interval(0.5,1)", "split.val=interval(0.1,1.5)", multirun=tmp_path)
     trials = run(search, tmp_path)
     assert len(trials) == 6
@@ -351,7 +351,7 @@ def test_a_refused_or_diverged_point_is_pruned_with_its_reason_and_the_search_go
     assert {t.state.name for t in trials} == {"PRUNED", "COMPLETE"}
 
 
-def test_a_sampler_that_learns_comes_near_the_best(tmp_path: Path) -> None:
+def test_a_learning_sampler_approaches_the_optimum(tmp_path: Path) -> None:
     """In a space of three decades whose best is at 0.1."""
     search = search_of("search=gp", "search.n_trials=14", LR, "seeds=1", multirun=tmp_path)
     trials = run(search, tmp_path)
@@ -390,9 +390,7 @@ def test_optunas_own_tools_open_the_study(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ who works on it
 
 
-def test_devices_of_one_run_get_what_the_search_asks_though_a_grid_lists_more_runs_of_the_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_of_one_run_train_only_the_runs_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def run_group(_: SweepFolder, config: Config, *others: object) -> fake_engine.Outcome:

@@ -87,7 +87,7 @@ def test_no_more_jobs_than_cells(folder: SweepFolder, tmp_path: Path, monkeypatc
     assert "#SBATCH --array=0-1%2\n" in (tmp_path / "submitted").read_text()
 
 
-def test_what_is_missing_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_requirement_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
         ConfigError, match=r"^launcher=slurm: this machine belongs to no Slurm cluster; start the sweep where"

@@ -48,7 +48,7 @@ def test_without_a_worker_it_names_dead_workers_failures_and_the_next_step(folde
     assert "RuntimeError: [planted]" in output
 
 
-def test_with_a_worker_it_says_what_is_left(folder: SweepFolder) -> None:
+def test_with_a_worker_the_status_has_the_time_left(folder: SweepFolder) -> None:
     with Process(folder, "worker") as process:
         process.update(cell="cell2", n_ended=7)
         output = "\n".join(status_lines(folder))

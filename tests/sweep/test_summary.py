@@ -42,7 +42,7 @@ def test_one_regime_alone_has_its_means(tmp_path: Path, capsys: pytest.CaptureFi
     assert row.split() == ["d1_only", f"{sum(values) / 2:.1f}", f"{min(values):.1f}", f"{max(values):.1f}", "2"]
 
 
-def test_a_rerun_without_new_results_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_without_new_results_delivers_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [compose([*TINY, f"multirun={tmp_path}", f"split.ratio={ratio}"]) for ratio in (1, 3)]
     for config in configs:
         run_cell(resolve(config))

@@ -39,7 +39,7 @@ def behave(folder: SweepFolder, **behaviour: object) -> None:
     (folder.multirun / "fake.json").write_text(json.dumps(behaviour))
 
 
-def test_the_first_process_says_what_became_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
+def test_the_first_process_reports_the_outcome_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
     assert run_rank(folder, ENGINE, 1, tmp_path) == 0
     with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
         read_outcome(tmp_path, 2)
@@ -48,7 +48,7 @@ def test_the_first_process_says_what_became_of_the_cell(folder: SweepFolder, tmp
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
 
 
-def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
+def test_the_first_error_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
     behave(folder, **{"raise": [1]})
     assert run_rank(folder, ENGINE, 1, tmp_path) == 1
     (tmp_path / "error-0").write_text("ConnectionError: the others are gone")
@@ -56,7 +56,7 @@ def test_the_error_of_who_failed_first_is_the_reason(folder: SweepFolder, tmp_pa
         read_outcome(tmp_path, 2)
 
 
-def test_told_to_stop_a_group_leaves_the_cell_after_the_run(folder: SweepFolder, tmp_path: Path) -> None:
+def test_a_stop_request_ends_a_group_after_the_current_run(folder: SweepFolder, tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     assert run_rank(folder, ENGINE, 0, tmp_path) == 0
     with pytest.raises(Interrupted):

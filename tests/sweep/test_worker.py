@@ -117,7 +117,7 @@ def _job(folder: SweepFolder) -> None:
     job()
 
 
-def test_a_job_whose_time_is_up_gives_its_cell_back_and_knows_how_to_go_on(folder: SweepFolder) -> None:
+def test_a_job_at_its_time_limit_returns_its_cell_and_is_requeued(folder: SweepFolder) -> None:
     queued(folder, "seeds=3", n_cells=1)
     behave(folder, seconds=2)
     job = FORK.Process(target=_job, args=(folder,))

@@ -49,7 +49,7 @@ def results(multirun: Path) -> dict[str, dict[str, Any]]:
     return {str(path.parent.relative_to(multirun)): json.loads(path.read_text())["result"] for path in found}
 
 
-def test_one_worker_is_four_in_two_jobs_one_of_them_killed_and_a_rerun_does_nothing(tmp_path: Path) -> None:
+def test_four_workers_in_two_jobs_one_killed_equal_one_worker_and_a_rerun_does_nothing(tmp_path: Path) -> None:
     printed = sweep(tmp_path / "w1", "n_workers=1")
     jobs = ("launcher=slurm", "launcher.cluster=local", "launcher.jobs=2", "n_workers=2")
     again = sweep(tmp_path / "w4", *jobs, meanwhile=lambda: kill_a_worker(tmp_path / "w4"))

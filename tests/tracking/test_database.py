@@ -69,7 +69,7 @@ def test_written_twice_it_is_there_once(local: TrackingConfig, multirun: Path) -
     assert {key: content(uri, run) for key, run in by_key(uri).items()} == before
 
 
-def test_a_failed_run_taken_up_again_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
+def test_a_failed_run_that_is_retried_becomes_the_finished_one(local: TrackingConfig, multirun: Path) -> None:
     uri, tracker = opened(local, multirun)
     sweep_dir = multirun / "digits-mlp"
     folder = run_folder(sweep_dir, status="failed")
@@ -103,7 +103,7 @@ def test_two_deliverers_at_once_write_every_run_once(local: TrackingConfig, mult
     assert len(by_key(uri)) == 14
 
 
-def test_a_run_deleted_in_the_ui_comes_back(local: TrackingConfig, multirun: Path) -> None:
+def test_a_run_deleted_in_the_ui_is_restored(local: TrackingConfig, multirun: Path) -> None:
     uri, tracker = opened(local, multirun)
     record = record_of(run_folder(multirun / "digits-mlp"))
     tracker.write([record])
@@ -170,7 +170,7 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     assert len(list((multirun / "mlartifacts").glob("**/config.yaml"))) == 24
 
 
-def test_a_journal_left_by_a_database_that_is_gone_does_not_damage_the_next(
+def test_a_journal_of_a_deleted_database_does_not_damage_the_next(
     local: TrackingConfig, multirun: Path, tmp_path: Path
 ) -> None:
     uri, tracker = opened(local, multirun)
@@ -189,7 +189,7 @@ def test_a_journal_left_by_a_database_that_is_gone_does_not_damage_the_next(
     assert len(by_key(uri)) == 29
 
 
-def test_a_damaged_database_says_what_to_do(local: TrackingConfig, multirun: Path) -> None:
+def test_the_error_for_a_damaged_database_names_the_fix(local: TrackingConfig, multirun: Path) -> None:
     _, tracker = opened(local, multirun)
     sweep_of(multirun)
     sync(multirun, local)
@@ -236,7 +236,7 @@ def _prepare_and_die(local: TrackingConfig, multirun: Path, n_statements: int) -
     open_tracker(local, multirun)
 
 
-def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_that_the_next_cannot_go_on_with(
+def test_a_process_killed_while_creating_the_tables_does_not_block_the_next(
     local: TrackingConfig, tmp_path: Path
 ) -> None:
     child = multiprocessing.get_context("fork").Process(target=_prepare_and_die, args=(local, tmp_path, 400))
@@ -249,7 +249,7 @@ def test_a_process_killed_while_it_makes_the_tables_leaves_nothing_that_the_next
     assert len(by_key(uri)) == 3
 
 
-def test_a_schema_of_a_newer_mlflow_is_left_alone(local: TrackingConfig, multirun: Path) -> None:
+def test_a_schema_of_a_newer_mlflow_is_not_changed(local: TrackingConfig, multirun: Path) -> None:
     with contextlib.closing(sqlite3.connect(multirun / "mlflow.db")) as database:
         database.execute("update alembic_version set version_num = 'ffffffffffff'")
         database.commit()
@@ -257,7 +257,7 @@ def test_a_schema_of_a_newer_mlflow_is_left_alone(local: TrackingConfig, multiru
         open_tracker(local, multirun)
 
 
-def test_a_database_that_is_none_is_unavailable_not_a_crash(local: TrackingConfig, tmp_path: Path) -> None:
+def test_an_invalid_database_is_unavailable_not_a_crash(local: TrackingConfig, tmp_path: Path) -> None:
     multirun = tmp_path / "multirun"
     multirun.mkdir()
     (multirun / "mlflow.db").write_text("not a database " * 100)

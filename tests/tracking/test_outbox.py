@@ -86,7 +86,7 @@ def test_only_one_deliverer_is_active(tmp_path: Path) -> None:
     assert tracker.written == []
 
 
-def test_what_can_never_be_delivered_is_refused_and_the_rest_is_delivered(tmp_path: Path) -> None:
+def test_an_undeliverable_entry_is_refused_and_the_rest_is_delivered(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "sweep")
     tracker = RecordingTracker(refuses="c0ffeesequential2")
     for seed in range(4):
@@ -100,7 +100,7 @@ def test_what_can_never_be_delivered_is_refused_and_the_rest_is_delivered(tmp_pa
     assert "too long" in reasons[1]
 
 
-def test_an_entry_half_written_by_a_killed_process_is_never_read(tmp_path: Path) -> None:
+def test_a_partial_entry_of_a_killed_process_is_never_read(tmp_path: Path) -> None:
     outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
     entry = outbox.put(run_folder(tmp_path / "sweep"))
     (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
@@ -144,7 +144,7 @@ def test_an_entry_that_is_being_written_is_delivered_afterwards(tmp_path: Path) 
     assert list((outbox.folder / "promised").iterdir()) == []
 
 
-def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: TrackingConfig, multirun: Path) -> None:
+def test_a_kill_during_a_delivery_leaves_every_run_once(local: TrackingConfig, multirun: Path) -> None:
     sweep_dir = sweep_of(multirun, ratios=(0.1,))
     outbox = Outbox(sweep_dir)
     folders = sorted(path.parent for path in sweep_dir.glob("cells/*/*/result.json"))
@@ -170,9 +170,7 @@ def test_a_kill_in_the_middle_of_a_delivery_leaves_every_run_once(local: Trackin
     assert all(run.info.status == "FINISHED" for key, run in runs.items() if key.level == "run")
 
 
-def test_the_thread_delivers_what_is_put_while_it_runs_and_what_is_left_at_the_end(
-    local: TrackingConfig, multirun: Path
-) -> None:
+def test_the_thread_delivers_entries_while_it_runs_and_at_its_end(local: TrackingConfig, multirun: Path) -> None:
     sweep_dir = multirun / "digits-mlp"
     outbox = Outbox(sweep_dir)
     with Deliverer(sweep_dir, local, interval_s=0.05) as deliverer:

@@ -19,7 +19,7 @@ from tests.tracking.reading import by_key, content
 pytestmark = pytest.mark.server
 
 
-def test_a_database_without_a_server_holds_the_same_runs_beside_the_queue(
+def test_a_database_shared_with_the_queue_has_the_same_runs(
     postgres: str, multirun: Path, local: TrackingConfig
 ) -> None:
     sweep_dir = multirun / "digits-mlp"

@@ -137,7 +137,7 @@ def test_a_retried_run_and_a_cell_with_a_new_verdict(server: Server, multirun: P
     assert after[failed.key].data.tags["mlflow.parentRunId"] == after[cell].info.run_id
 
 
-def test_a_server_killed_and_started_again_gets_everything_in_order(server: Server, multirun: Path) -> None:
+def test_a_restarted_server_receives_all_runs_in_order(server: Server, multirun: Path) -> None:
     sweep_dir = multirun / "digits-mlp"
     outbox = Outbox(sweep_dir)
     with Deliverer(sweep_dir, server.tracking, interval_s=0.05) as deliverer:
@@ -161,7 +161,7 @@ def test_a_server_killed_and_started_again_gets_everything_in_order(server: Serv
     assert {run.info.status for run in leaves} == {"FINISHED"}
 
 
-def test_an_answer_that_never_comes_ends_the_round(multirun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_a_reply_ends_the_delivery(multirun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setattr("src.tracking.client.TIMEOUT_S", 1)

@@ -36,9 +36,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, wrong: set[str], error: Exception) -
     return tried
 
 
-def test_a_stage_that_raises_takes_only_its_descendants_with_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_stage_that_raises_fails_only_its_descendants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = tiny("seeds=5", "regimes=[sequential,combined,d1_only]")
     plan = planned(config)
     _, whole = executed(config, plan=plan)
@@ -62,7 +60,7 @@ def test_a_stage_that_raises_takes_only_its_descendants_with_it(
         assert differences(again.results[key], whole.results[key]) == []
 
 
-def test_memory_that_does_not_suffice_for_a_group_suffices_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_exceeds_the_memory_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("seeds=5", "regimes=[combined]")
     plan = planned(config)
     whole = execute_module.fit
@@ -78,7 +76,7 @@ def test_memory_that_does_not_suffice_for_a_group_suffices_for_its_parts(monkeyp
     assert {result.ledger.group for result in execution.results.values()} == {1, 2}
 
 
-def test_a_mistake_of_the_users_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("seeds=2")
     plan = planned(config)
     broken(monkeypatch, set(plan.nodes), ConfigError("regime.freeze", 9, "freezes all"))

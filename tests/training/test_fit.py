@@ -122,7 +122,7 @@ def test_the_squared_error_of_a_regression_is_a_plain_loop_bit_for_bit(monkeypat
         assert same_bits(result.weights[name], tensor), name
 
 
-def test_figures_of_the_curve_are_those_of_plain_torch() -> None:
+def test_curve_metrics_equal_plain_torch() -> None:
     config, node = one_stage("split.imbalance=3", "split.size=40", "stopping.epochs=1")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     model = started(config, node)
@@ -138,7 +138,7 @@ def test_figures_of_the_curve_are_those_of_plain_torch() -> None:
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 20])
-def test_a_curve_has_at_most_so_many_points_and_the_last_is_the_end(points: int) -> None:
+def test_a_curve_has_a_limited_number_of_points_and_ends_with_the_stage(points: int) -> None:
     config, node = one_stage("stopping.epochs=7", f"trainer.curve_points={points}")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     steps = result.curves.steps
@@ -169,7 +169,7 @@ class Noisy(nn.Sequential):
             super().__init__(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.4), nn.Linear(12, 10))
 
 
-def test_dropout_has_generators_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_has_its_own_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("regimes=[combined]", "optimizer.batch_size=16")
     nodes = list(planned(config).nodes.values())
     torch.manual_seed(5)
@@ -185,7 +185,7 @@ def test_dropout_has_generators_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("resident_mib", [1024, 0])
-def test_a_fit_leaves_the_global_random_state_alone(resident_mib: int) -> None:
+def test_a_fit_does_not_change_the_global_random_state(resident_mib: int) -> None:
     config, node = one_stage(f"trainer.resident_mib={resident_mib}")
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002
@@ -230,7 +230,7 @@ def trained_in(precision: str, *overrides: str) -> StageResult:
 
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
-def test_double_precision_is_double_all_through(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_double_precision_is_double_throughout(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_module, "prefers_vmap", never)
     overrides = ("optimizer.batch_size=16", *ARCHITECTURES[arch])
     result = trained_in("64", *overrides)

@@ -46,7 +46,7 @@ def test_the_limit_on_a_cpu_follows_from_the_model_and_the_setting() -> None:
         (512, lambda n: {1: 10, 2: 9, 4: 30}.get(n, 5), 4),  # one bad size is passed over
     ],
 )
-def test_measuring_takes_the_smallest_size_that_no_larger_one_beats(
+def test_the_measurement_selects_the_smallest_size_that_no_larger_one_beats(
     most: int, updates_per_second: Any, best: int
 ) -> None:
     asked: list[int] = []
@@ -59,7 +59,7 @@ def test_measuring_takes_the_smallest_size_that_no_larger_one_beats(
     assert max(asked) <= min(most, 4 * best)
 
 
-def test_what_does_not_fit_the_memory_ends_the_measuring() -> None:
+def test_a_size_that_exceeds_the_memory_ends_the_measurement() -> None:
     def rate_of(n: int) -> float:
         if n > 8:
             raise torch.cuda.OutOfMemoryError
@@ -68,7 +68,7 @@ def test_what_does_not_fit_the_memory_ends_the_measuring() -> None:
     assert measured(512, rate_of) == {"replicas": 8, "updates_per_second": {"1": 1.0, "2": 2.0, "4": 4.0, "8": 8.0}}
 
 
-def test_it_is_decided_once_for_each_architecture_and_device_and_kept_with_the_sweep(tmp_path: Path) -> None:
+def test_the_size_is_decided_once_for_each_architecture_and_device_and_stored_with_the_sweep(tmp_path: Path) -> None:
     answers = iter([16, 64])
     asked = [
         decided(tmp_path / "sweep", {"arch": arch, "device": "card"}, lambda: {"replicas": next(answers)})
@@ -82,7 +82,7 @@ def test_it_is_decided_once_for_each_architecture_and_device_and_kept_with_the_s
     ]
 
 
-def test_the_rate_is_taken_with_the_stages_own_model_and_batch() -> None:
+def test_the_rate_is_measured_with_the_stages_own_model_and_batch() -> None:
     for overrides in (["arch=cnn", "arch.widths=[4]"], ["trainer.precision=bf16-mixed"]):
         config = tiny("seeds=1", *overrides)
         assert rate(config, next(iter(planned(config).nodes.values())), CPU, 2) > 0
@@ -117,7 +117,7 @@ def test_stacked_convolutions_are_the_plain_ones() -> None:
         torch.testing.assert_close(stacked_gradients[key], gradient)
 
 
-def test_a_group_that_does_not_fit_is_halved_and_its_ledgers_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_does_not_fit_is_halved_and_its_ledgers_record_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(config: Any, nodes: Any, *args: Any, **kwargs: Any) -> Any:
         if len(nodes) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")

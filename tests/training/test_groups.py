@@ -94,7 +94,7 @@ def fitted(config: Config, nodes: list[Node]) -> list:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("place", [0, 1, 3])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "mlp, early stopping", "mlp, convergence"])
-def test_a_member_that_diverges_leaves_the_others_alone(name: str, place: int) -> None:
+def test_a_model_that_diverges_does_not_affect_its_group(name: str, place: int) -> None:
     config = tiny("seeds=4", "regimes=[combined]", *CELLS[name])
     nodes = list(planned(config).nodes.values())
     alone = [fitted(config, [node])[0] for node in nodes]
@@ -110,7 +110,7 @@ def test_a_member_that_diverges_leaves_the_others_alone(name: str, place: int) -
     assert differences(together[place], ill_alone) == []
 
 
-def test_where_a_matrix_lies_in_memory_does_not_change_a_product() -> None:
+def test_the_alignment_of_a_matrix_does_not_change_a_product() -> None:
     # what grouped = single rests on with stacked parameters; torch's own default does not promise it
     x, w = torch.randn(7, 13), torch.randn(10, 13)
 
@@ -122,7 +122,7 @@ def test_where_a_matrix_lies_in_memory_does_not_change_a_product() -> None:
     assert all(same_bits(product(0), product(place)) for place in range(1, 5))
 
 
-def test_a_stopped_member_keeps_its_best_weights_while_others_go_on() -> None:
+def test_a_stopped_model_keeps_its_best_weights_while_others_continue() -> None:
     plan, execution = executed(tiny("seeds=5", "regimes=[combined]", *EARLY, "trainer.curve_points=50"))
     epochs = set()
     for key, result in execution.results.items():
@@ -169,7 +169,7 @@ def test_bytes_scaled_batch_by_batch_give_the_same_bits(monkeypatch: pytest.Monk
     assert apart(plan, scaled, raw) == {}
 
 
-def test_a_batch_of_all_samples_is_in_the_same_order_beside_a_stage_that_draws() -> None:
+def test_a_batch_of_all_samples_has_the_same_order_in_a_group_with_replay() -> None:
     """Sequential's second stage sees its 30 samples in one batch; replay's, of the same shape, draws 30 from two pools."""
     plan = planned(tiny("regimes=[sequential,replay]", "seeds=1"))
     alone, beside = (plan.nodes[key] for key in plan.groups[-1])

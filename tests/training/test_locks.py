@@ -96,7 +96,7 @@ def test_two_workers_train_every_stage_once(tmp_path: Path) -> None:
         assert differences(found, alone.results[key]) == []
 
 
-def test_what_another_trains_is_waited_for_and_taken_over_when_it_dies(
+def test_a_worker_waits_for_a_stage_of_another_and_trains_it_if_that_one_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execute_module, "POLL_SECONDS", 0.001)
@@ -123,7 +123,7 @@ def test_what_another_trains_is_waited_for_and_taken_over_when_it_dies(
     assert all(differences(execution.results[key], alone.results[key]) == [] for key in plan.nodes)
 
 
-def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
+def test_a_waiting_worker_can_be_stopped(tmp_path: Path) -> None:
     config = tiny("seeds=1", "regimes=[combined]")
     plan = planned(config)
     store = Store(tmp_path)
@@ -154,7 +154,7 @@ def stuck(config: Config, left: Any) -> None:
 
 
 @pytest.mark.parametrize("arch", [(), ("arch=cnn", "arch.widths=[3]")], ids=["stacked", "one after the other"])
-def test_a_stage_that_was_killed_half_way_goes_on(arch: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_killed_stage_resumes(arch: tuple[str, ...], tmp_path: Path) -> None:
     config = tiny("seeds=2", "regimes=[combined]", "stopping.epochs=6", "split.size=40", *arch)
     always = dataclasses.replace(config.trainer, checkpoint_seconds=1e-9)
 

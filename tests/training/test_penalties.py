@@ -60,7 +60,7 @@ def test_ewc_is_combined_where_the_hessian_is_diagonal() -> None:
         np.testing.assert_allclose(plain, OPTIMA[len(sizes) - 1], atol=1e-9)
 
 
-def test_penalties_end_where_theory_says() -> None:
+def test_penalties_converge_to_the_theoretical_weights() -> None:
     """Correlated inputs: EWC takes the diagonal alone and misses combined; L2-SP is EWC with A = 1; LwF averages."""
     names = "{ewc:{strength:2}},{l2_sp:{strength:0.7}},{lwf:{strength:3}},sequential,combined"
     ewc, l2_sp, lwf, plain, combined = ends(names, CORRELATED, [40, 20])
@@ -107,7 +107,7 @@ def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss)
         torch.testing.assert_close(found[name], total, rtol=1e-9, atol=1e-12)
 
 
-def test_all_ways_to_take_single_gradients_agree() -> None:
+def test_all_computations_of_per_sample_gradients_agree() -> None:
     """Together under vmap, one after the other, or as one product for a row of Linear layers: the same squares."""
     model, plan = a_model(["arch=mlp", "arch.widths=[5]"], "mse")
     x = next(iter(plan.nodes.values())).data.parts[0].inputs(torch.float64)[:7]
@@ -119,7 +119,7 @@ def test_all_ways_to_take_single_gradients_agree() -> None:
             torch.testing.assert_close(together[name], other[name], rtol=1e-10, atol=1e-14)
 
 
-def test_the_whole_matrix_has_the_diagonal_that_is_taken_alone() -> None:
+def test_the_whole_matrix_has_the_separately_computed_diagonal() -> None:
     """And is symmetric, in the order in which the model names its parameters."""
     model, plan = a_model(["arch=mlp", "arch.widths=[3]"], "cross_entropy")
     data = next(iter(plan.nodes.values())).data
@@ -154,7 +154,7 @@ def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: p
 @pytest.mark.parametrize(
     "arch", [["arch=mlp", "arch.widths=[8]"], ["arch=cnn", "arch.widths=[2,4]"]], ids=["vmap", "loop"]
 )
-def test_held_back_in_a_group_is_held_back_alone(arch: list[str]) -> None:
+def test_a_penalty_in_a_group_equals_the_penalty_alone(arch: list[str]) -> None:
     """Bit for bit, with momentum and decay, and with models of the group that stop at different epochs."""
     rule = ["stopping=early_stopping", "stopping.max_epochs=8", "stopping.patience=1", "optimizer.batch_size=8"]
     how = ["optimizer.momentum=0.9", "optimizer.weight_decay=0.01", "seeds=5", "optimizer.lr=0.3"]
@@ -168,7 +168,7 @@ def test_held_back_in_a_group_is_held_back_alone(arch: list[str]) -> None:
     assert any(len(lengths[kind]) > 1 for kind in ("ewc", "l2_sp", "lwf"))
 
 
-def test_a_penalty_holds_back() -> None:
+def test_a_penalty_reduces_the_movement() -> None:
     """The stronger, the nearer the weights stay to those of stage 1 (outputs, for learning without forgetting)."""
     strengths = [0, 1, 10]
     for kind in ("ewc", "l2_sp", "lwf"):
@@ -191,7 +191,7 @@ def test_a_penalty_holds_back() -> None:
         assert moved[0] > moved[1] > moved[2], (kind, moved)
 
 
-def test_what_a_penalty_costs_is_charged(tmp_path: Path) -> None:
+def test_the_cost_of_a_penalty_is_charged(tmp_path: Path) -> None:
     """A teacher's forward pass is a third of a pass for each sample seen; Fisher information 2 forward passes and one
     backward pass for each output, over Dataset 1; both are in the run's FLOPs, also when the stages come from the store."""
     from src.training.records import result_of, score_all

@@ -67,7 +67,7 @@ def test_an_empty_dataset_2_leaves_dataset_1_alone() -> None:
         "stopping.epochs=3",
     ],
 )
-def test_what_the_result_depends_on_is_in_the_key(change: str) -> None:
+def test_settings_that_affect_the_result_are_in_the_key(change: str) -> None:
     assert not set(only()["combined", 0]) & set(only(change)["combined", 0])
 
 
@@ -86,7 +86,7 @@ def test_what_the_result_depends_on_is_in_the_key(change: str) -> None:
         "regimes=[d2_only,combined,sequential]",
     ],
 )
-def test_what_it_does_not_depend_on_is_not(change: str) -> None:
+def test_settings_that_do_not_affect_the_result_are_not_in_the_key(change: str) -> None:
     assert only()["combined", 0] == only(change)["combined", 0]
 
 
@@ -118,7 +118,7 @@ def test_the_order_of_regimes_and_seeds_changes_no_stage() -> None:
     assert a == b
 
 
-def test_only_momentum_that_is_gone_on_with_is_kept() -> None:
+def test_momentum_is_kept_only_for_stages_that_continue_it() -> None:
     plan = planned(tiny("seeds=1", "regimes=[sequential,{sequential: {reset_optimizer: false}}]"))
     plain, going_on = (run.stages for run in plan.runs)
     assert plain[0] == going_on[0]

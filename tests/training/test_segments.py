@@ -76,7 +76,7 @@ LONGER = {
 
 
 @pytest.mark.parametrize("name", LONGER)
-def test_a_longer_stage_goes_on_from_a_shorter_one(name: str, tmp_path: Path) -> None:
+def test_a_longer_stage_resumes_from_a_shorter_one(name: str, tmp_path: Path) -> None:
     short = tiny("seeds=2", *LONGER[name], "stopping.epochs=2")
     config = with_epochs(short, 4)
     plan, alone = executed(config)
@@ -90,7 +90,7 @@ def test_a_longer_stage_goes_on_from_a_shorter_one(name: str, tmp_path: Path) ->
         assert going_on.reused[key] == 2 * plan.nodes[key].length.n_draws
 
 
-def test_dropout_and_running_statistics_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_and_running_statistics_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_state(monkeypatch)
     short = tiny("seeds=2", *SMALL, "regimes=[combined]")
     config = with_epochs(short, 4)
@@ -101,7 +101,7 @@ def test_dropout_and_running_statistics_go_on_where_they_were(tmp_path: Path, mo
     assert apart(plan, alone, going_on) == {}
 
 
-def test_members_go_on_from_different_places(tmp_path: Path) -> None:
+def test_models_of_a_group_resume_from_different_points(tmp_path: Path) -> None:
     """Seeds 0 and 1 have come 2 epochs far, seed 2 four, seed 3 none: three groups, and the results of one."""
     base = tiny(*SMALL, "optimizer=adam", "regimes=[combined]", "seeds=5", "stopping.epochs=6")
     plan, alone = executed(base)
@@ -114,7 +114,7 @@ def test_members_go_on_from_different_places(tmp_path: Path) -> None:
     assert going_on.results[plan.runs[4].stages[0]].ledger.group == 2
 
 
-def test_within_a_cell_regimes_go_on_from_each_other(tmp_path: Path) -> None:
+def test_regimes_of_a_cell_resume_from_each_other(tmp_path: Path) -> None:
     """Of a budget of updates, Dataset 1 alone gets what sequential divides: its stage begins as sequential's first."""
     budget = ("stopping=budget", "stopping.updates=24", "stopping.match=updates")
     config = tiny("seeds=2", *SMALL, *budget, "split.sizes=[21,21]", "split.size=null", "regimes=[d1_only,sequential]")
@@ -144,7 +144,7 @@ def test_within_a_cell_regimes_go_on_from_each_other(tmp_path: Path) -> None:
         ),  # all samples at once have no order, a part of them has
     ],
 )
-def test_what_is_no_beginning_is_not_gone_on_from(
+def test_a_stage_does_not_resume_from_a_stage_that_is_no_prefix(
     shorter: Sequence[str], longer: Sequence[str], tmp_path: Path
 ) -> None:
     executed(tiny("regimes=[combined]", "seeds=1", *SMALL, *shorter), tmp_path)
@@ -198,7 +198,7 @@ def left_and_gone_on(config: Config, root: Path, plan: StagePlan, every: int) ->
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_a_stage_that_was_left_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_stage_resumes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import src.training.fit as fit_module
 
     monkeypatch.setattr(fit_module, "UPDATES_AT_ONCE", 3)  # so that it is left inside epochs too
@@ -210,7 +210,7 @@ def test_a_stage_that_was_left_goes_on(name: str, tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.rglob("*.part.safetensors")), "no longer needed"
 
 
-def test_dropout_and_running_statistics_go_on_inside_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_and_running_statistics_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import src.training.fit as fit_module
 
     with_state(monkeypatch)
@@ -221,7 +221,7 @@ def test_dropout_and_running_statistics_go_on_inside_an_epoch(tmp_path: Path, mo
     assert apart(plan, whole, again) == {}
 
 
-def test_what_has_ended_when_its_group_is_left_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_stage_that_ended_before_its_group_was_interrupted_is_not_trained_again(tmp_path: Path) -> None:
     config = tiny("seeds=5", "regimes=[combined]", *SMALL, *EARLY)
     plan, whole = executed(config)
     epochs = sorted(result.ledger.epochs for result in whole.results.values())
@@ -244,7 +244,7 @@ def test_what_has_ended_when_its_group_is_left_is_not_trained_again(tmp_path: Pa
     assert apart(plan, whole, again) == {}
 
 
-def test_the_further_of_two_beginnings_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_stage_resumes_from_the_most_advanced_point(tmp_path: Path) -> None:
     """A stage left after 3 epochs, which itself began as one of 2; meanwhile one of 4 was trained."""
     config = tiny("seeds=1", "regimes=[combined]", *SMALL, "stopping.epochs=6")
     plan, whole = executed(config)
@@ -262,7 +262,7 @@ def test_the_further_of_two_beginnings_is_gone_on_from(tmp_path: Path) -> None:
     assert apart(plan, whole, last) == {}
 
 
-def test_it_is_kept_how_far_a_stage_has_come_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_checkpointed_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock, without anybody asking; and never where the user wants none."""
     saved: list[int] = []
     whole = Store.put_resume_point
@@ -275,13 +275,13 @@ def test_it_is_kept_how_far_a_stage_has_come_every_so_often(tmp_path: Path, monk
     assert saved == [9, 18]
 
 
-def test_nothing_is_left_where_the_user_wants_no_checkpoints(tmp_path: Path) -> None:
+def test_without_checkpoints_no_resume_file_is_written(tmp_path: Path) -> None:
     config = tiny("seeds=1", "regimes=[combined]", "trainer.checkpoint_seconds=0")
     execute(config, planned(config), Store(tmp_path), device_of(config.trainer), OnStage(left_every(2)))
     assert not list(tmp_path.rglob("*.part.safetensors"))
 
 
-def test_a_retry_in_halves_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_is_split_after_a_failure_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("seeds=3", "regimes=[combined]", *SMALL, "stopping.epochs=4")
     plan, whole = executed(config)
     executed(with_epochs(config, 2), tmp_path)

@@ -79,7 +79,7 @@ def test_a_round_trip_keeps_everything(tmp_path: Path, optimizer: bool) -> None:
     assert store.get("abce") is None
 
 
-def test_a_round_trip_keeps_all_of_a_stage_that_was_left(tmp_path: Path) -> None:
+def test_a_round_trip_keeps_the_whole_resume_state(tmp_path: Path) -> None:
     store, kept = Store(tmp_path), progress()
     bare = dataclasses.replace(kept, noise=None, best=None, optimizer={})
     for given in (kept, bare, dataclasses.replace(kept, best=Best(float("inf"), 2, result().weights))):
@@ -101,7 +101,7 @@ def test_a_round_trip_keeps_all_of_a_stage_that_was_left(tmp_path: Path) -> None
         assert np.array_equal(back.curves.steps, given.curves.steps)
 
 
-def test_the_ends_of_a_line_are_found_the_furthest_first(tmp_path: Path) -> None:
+def test_resume_points_of_a_prefix_are_found_most_advanced_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for updates in (9, 100, 20):
         store.put_prefix("abcd", "key", dataclasses.replace(progress(), updates=updates))
@@ -122,7 +122,7 @@ def test_the_ends_of_a_line_are_found_the_furthest_first(tmp_path: Path) -> None
     assert store.prefix_lengths("abcd") == [100, 20, 9]
 
 
-def test_a_stage_without_the_optimizer_state_that_is_needed_counts_as_absent(tmp_path: Path) -> None:
+def test_a_stage_without_the_required_optimizer_state_counts_as_absent(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put("without", result(optimizer=False))
     store.put("with", result())
@@ -147,7 +147,7 @@ KINDS: dict[str, tuple[Callable[[Store], Path], Callable[[Store], None], Callabl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_byte_anywhere_is_noticed(kind: str, tmp_path: Path) -> None:
+def test_a_flipped_byte_anywhere_is_detected(kind: str, tmp_path: Path) -> None:
     path_of, put, get = KINDS[kind]
     store = Store(tmp_path)
     put(store)
@@ -165,7 +165,7 @@ def test_a_flipped_byte_anywhere_is_noticed(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_stage_whose_beginning_is_damaged_begins_anew(share: float, tmp_path: Path) -> None:
+def test_a_stage_with_a_damaged_prefix_restarts(share: float, tmp_path: Path) -> None:
     short, long = (tiny("seeds=1", "regimes=[combined]", f"stopping.epochs={epochs}") for epochs in (2, 3))
     plan, alone = executed(long)
     (line,) = (node.prefix_key for node in plan.nodes.values())
@@ -182,7 +182,7 @@ def test_a_stage_whose_beginning_is_damaged_begins_anew(share: float, tmp_path: 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99])
-def test_a_cut_file_is_noticed(tmp_path: Path, share: float) -> None:
+def test_a_truncated_file_is_detected(tmp_path: Path, share: float) -> None:
     store = Store(tmp_path)
     store.put("abcd", result())
     path = store.path("abcd")
@@ -206,7 +206,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"], "no scratch file stays behind"
 
 
-def test_a_digest_names_names_types_shapes_and_bits() -> None:
+def test_a_digest_covers_names_types_shapes_and_bits() -> None:
     one = {"w": torch.tensor([[1.0, 0.0]])}
     digest = weights_digest(one)
     assert weights_digest({"w": torch.tensor([[1.0, 0.0]])}) == digest
@@ -220,7 +220,7 @@ def test_a_digest_names_names_types_shapes_and_bits() -> None:
     assert len({digest, *(weights_digest(other) for other in others)}) == 6
 
 
-def test_loaded_is_trained(tmp_path: Path) -> None:
+def test_a_loaded_stage_equals_the_trained_one(tmp_path: Path) -> None:
     config = tiny("seeds=2", "regimes=[{sequential: {reset_optimizer: false}},combined]", "optimizer=adam")
     plan, trained = executed(config, tmp_path)
     _, loaded = executed(config, tmp_path, plan)
@@ -259,7 +259,7 @@ def test_a_damaged_stage_is_trained_again_to_the_same_bits(tmp_path: Path) -> No
     assert store.get(hurt) is not None, "and it is kept again"
 
 
-def test_a_stage_of_another_kind_of_device_is_not_taken(tmp_path: Path) -> None:
+def test_a_stage_of_another_kind_of_device_is_not_loaded(tmp_path: Path) -> None:
     config = tiny("seeds=1", "regimes=[combined]")
     plan, first = executed(config, tmp_path)
     (key,) = plan.nodes

@@ -29,7 +29,7 @@ def once(config: Config, stage: TrajectoryRequest) -> Trajectory:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
+def test_a_recorded_stage_ends_with_the_stored_weights(name: str) -> None:
     config = tiny(*CELLS[name])
     plan, execution = executed(config)
     run = next(run for run in plan.runs if len(run.stages) == 2)
@@ -48,7 +48,7 @@ def test_a_watched_stage_ends_where_the_unwatched_one_did(name: str) -> None:
     assert any(not same_bits(tensor, path.weights[1][key]) for key, tensor in path.weights[0].items())
 
 
-def test_stages_watched_side_by_side_go_the_ways_they_go_alone() -> None:
+def test_trajectories_recorded_in_a_group_equal_single_ones() -> None:
     """Of unequal lengths: one seed converges before another, and each is seen to its own end."""
     config = tiny("stopping=convergence", "stopping.tolerance=1.2", "stopping.max_epochs=30", "regimes=[combined]")
     plan, execution = executed(config)
@@ -68,7 +68,7 @@ def test_stages_watched_side_by_side_go_the_ways_they_go_alone() -> None:
             assert all(same_bits(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_another_end_is_noticed() -> None:
+def test_a_different_end_is_detected() -> None:
     config = tiny()
     plan, execution = executed(config)
     key = plan.runs[0].stages[0]
@@ -77,7 +77,7 @@ def test_another_end_is_noticed() -> None:
     assert not once(config, TrajectoryRequest(plan.nodes[key], other, None, [0])).exact
 
 
-def test_a_stage_that_starts_in_another_way_is_refused() -> None:
+def test_a_stage_with_other_initial_weights_is_refused() -> None:
     config = tiny()
     plan, execution = executed(config)
     first, second = plan.runs[0].stages
@@ -86,7 +86,7 @@ def test_a_stage_that_starts_in_another_way_is_refused() -> None:
     assert first
 
 
-def test_points_are_closest_where_a_stage_begins() -> None:
+def test_points_are_densest_at_the_start_of_a_stage() -> None:
     assert points(5, 10) == [0, 1, 2, 3, 4, 5]
     found = points(1000, 20)
     assert found[0] == 0

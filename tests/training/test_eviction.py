@@ -46,7 +46,7 @@ def gib(root: Path) -> float:
     return sum(path.stat().st_size for path in root.rglob("*.safetensors")) / 2**30
 
 
-def test_the_least_recently_used_goes_first_and_ends_before_results(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_evicted_first_and_resume_files_before_results(tmp_path: Path) -> None:
     filled(tmp_path)
     everything = gib(tmp_path)
     one = result_gib(tmp_path)
@@ -65,7 +65,7 @@ def result_gib(root: Path) -> float:
     return Store(root).path("a0").stat().st_size / 2**30
 
 
-def test_without_a_limit_nothing_goes(tmp_path: Path) -> None:
+def test_without_a_limit_nothing_is_evicted(tmp_path: Path) -> None:
     filled(tmp_path)
     Store(tmp_path, 0).put("b0", result())
     assert names(tmp_path) == {"a0", "a1", "a2", "a3", "line-4", "b0"}
@@ -78,7 +78,7 @@ def live(root: Path, ready: object, done: object) -> None:
     done.wait(60)  # type: ignore[attr-defined]
 
 
-def test_what_a_living_process_uses_never_goes(tmp_path: Path) -> None:
+def test_entries_of_a_live_process_are_never_evicted(tmp_path: Path) -> None:
     filled(tmp_path)
     fork = multiprocessing.get_context("fork")
     ready, done = fork.Event(), fork.Event()
@@ -98,7 +98,7 @@ def test_what_a_living_process_uses_never_goes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "live").glob("*-*.lock"))) <= 2, "the signs of the dead are removed"
 
 
-def test_a_half_written_file_of_the_past_goes(tmp_path: Path) -> None:
+def test_an_old_partial_file_is_removed(tmp_path: Path) -> None:
     store = filled(tmp_path)
     half = store.path("a0").with_name(".a0.safetensors.1.abc.tmp")
     half.write_bytes(b"x" * 100)
@@ -108,7 +108,7 @@ def test_a_half_written_file_of_the_past_goes(tmp_path: Path) -> None:
     assert not half.exists()
 
 
-def test_what_has_gone_is_trained_again(tmp_path: Path) -> None:
+def test_an_evicted_stage_is_trained_again(tmp_path: Path) -> None:
     config = tiny("seeds=2", "regimes=[sequential,d1_only]")
     plan, first = executed(config, tmp_path)
     for path in tmp_path.rglob("*.safetensors"):
