@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: the sample of the plain way, the arithmetic of the table, the GPU's code on a CPU."""
+"""The benchmarks: the sample of the plain baseline, the arithmetic of the table, the GPU's code on a CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_sample_of_the_plain_baseline_has_equally_many_runs_of_every_length_
     assert sorted(sample) == sorted(f"{r}/{e}" for r in Grid().regimes for e in Grid().epochs)
     assert {len(set(places)) for places in sample.values()} == {3}
     ratios = Counter(ratio for ratio, _, _ in sample["replay/20"])
-    assert max(ratios.values()) == 1  # spread over the grid, not its first corner
+    assert max(ratios.values()) == 1  # spread over the grid, not only its first corner
 
 
 def test_the_plain_baseline_is_scaled_by_stratum_and_starts_once() -> None:

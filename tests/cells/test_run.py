@@ -58,7 +58,7 @@ def curves(config: Config) -> dict[str, Any]:
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the groups that are fit."""
+    """Sizes of the trained groups."""
     sizes: list[int] = []
     whole = execute_module.fit
 
@@ -249,7 +249,7 @@ def test_interrupted_between_groups_is_uninterrupted(
         assert results(config) == {}
         fits.clear()
         assert ran(config) == whole
-        assert len(fits) == n_groups - stop_after, "what was trained is not trained again"
+        assert len(fits) == n_groups - stop_after, "trained groups are not trained again"
 
 
 def test_interrupted_between_folders_is_uninterrupted(
@@ -350,7 +350,7 @@ def test_a_diverged_run_is_finished_and_does_not_end_the_others(tmp_path: Path) 
     ill = found["sequential(lr_factor=1e+30)-0"]["result"]
     assert [stage["stopped_by"] for stage in ill["stages"]] == ["epochs", "diverged"]
     assert all(value is None for value in ill["metrics"].values())
-    assert resolve(config).missing_runs() == [], "and is never tried again"
+    assert resolve(config).missing_runs() == [], "a diverged run is never retried"
     assert ran(cell(tmp_path / "b", "seeds=2", "regimes=[combined]")) == {
         name: body["result"] for name, body in found.items() if name.startswith("combined")
     }

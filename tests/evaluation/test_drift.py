@@ -1,4 +1,4 @@
-"""Drift measures what moved, against cases computed by hand.
+"""Drift measures agree with cases computed by hand.
 
 Properties: relative movement is the ratio of norms per group, undefined from zero; mean probabilities are a weighted mean of
 softmax; the effective bias is the mean logit; a probe reads out what is linearly there, and weighs test samples; putting
@@ -97,7 +97,7 @@ def test_restored_takes_named_tensors_from_the_earlier_weights() -> None:
 
 
 def test_restoration_finds_the_part_that_moved() -> None:
-    """A model whose head bias alone was spoiled comes back with the bias; one whose features were, does not."""
+    """Restoring the bias recovers a model whose head bias alone was changed, but not one whose features were changed."""
     model, x = net(), torch.randn(200, 3)
     with torch.no_grad():  # both classes are predicted equally often
         logits = model(x)
@@ -122,7 +122,7 @@ def test_restoration_finds_the_part_that_moved() -> None:
 
 
 def test_the_effective_bias_brings_back_mean_outputs() -> None:
-    """Weights that all features share can move the mean outputs without the bias: then the bias alone brings back nothing."""
+    """Weights that all features share can move the mean outputs without the bias: then the bias alone recovers nothing."""
     model = nn.Sequential(nn.Linear(2, 2))
     earlier = {"0.weight": torch.eye(2), "0.bias": torch.zeros(2)}
     later = {"0.weight": torch.eye(2) + torch.tensor([[0.0, 0.0], [5.0, 5.0]]), "0.bias": torch.zeros(2)}

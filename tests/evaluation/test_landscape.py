@@ -43,7 +43,7 @@ def test_a_barrier_is_measured_from_the_higher_end() -> None:
     found = barrier([1.0, 4.0, 2.5, 3.0], along(4))
     assert (found.height, found.at) == (1.0, pytest.approx(1 / 3))
     assert barrier([1.0, 2.0, 3.0], along(3)).height == 0.0  # a slope is no barrier
-    assert barrier([1.0, math.nan, 1.0], along(3)).at == 0.5  # a loss that is not finite is the highest there is
+    assert barrier([1.0, math.nan, 1.0], along(3)).at == 0.5  # a loss that is not finite counts as the highest
 
 
 def test_distances_to_a_path_are_euclid_s() -> None:
@@ -147,7 +147,7 @@ def test_a_linear_regression_s_surface_is_its_quadratic() -> None:
 
 
 def test_batch_normalisation_uses_the_statistics_of_the_set() -> None:
-    """Whatever running statistics the model carries, its surface is the same, and it does not change them."""
+    """The surface depends on no running statistics of the model and does not change them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
     x, y = torch.randn(30, 3), torch.randint(2, (30,))

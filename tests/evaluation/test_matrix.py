@@ -1,4 +1,4 @@
-"""Forgetting and transfer are the papers' figures on matrices computed by hand; what is undefined is None."""
+"""Forgetting and transfer follow the papers' formulas on matrices computed by hand; undefined values are None."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_three_stages_by_hand_forgetting_counts_from_the_best() -> None:
 
 
 def test_forward_transfer_by_hand() -> None:
-    """Just before a data set's own stage, less the untrained network; data sets of the first stage have none."""
+    """Accuracy just before a data set's own stage minus that of the untrained network; undefined for the first stage."""
     matrix, parts = THREE
     assert forward_transfer(matrix, parts, [0.5, 0.15, 0.05]) == pytest.approx(((0.1 - 0.15) + (0.2 - 0.05)) / 2)
     assert forward_transfer([[0.9, 0.3], [0.8, 0.85]], [[0], [0, 1]], [0.1, 0.1]) == pytest.approx(0.2)

@@ -1,4 +1,4 @@
-"""Metrics agree with torchmetrics and with figures computed by hand; weights act as copies; undefined is never 0."""
+"""Metrics agree with torchmetrics and with values computed by hand; weights act as copies; undefined is never 0."""
 
 import math
 

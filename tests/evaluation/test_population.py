@@ -1,4 +1,4 @@
-"""Exact risks: equal to the mean squared error over very many samples, and given only where they are known."""
+"""Exact risks: equal to the mean squared error over very many samples, and defined only where the distribution is known."""
 
 from __future__ import annotations
 

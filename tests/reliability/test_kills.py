@@ -1,4 +1,4 @@
-"""Three of the kills of ``python -m benchmarks.reliability kills``: the real laboratory, MLflow included."""
+"""Three kills of ``python -m benchmarks.reliability kills`` with the real engine and MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that goes away in mid-sweep: every cell runs exactly once when it is back, and one line says so when not.
+"""A PostgreSQL server that fails during a sweep: after a restart every cell runs exactly once; otherwise one line reports it.
 
 The server is a real one, stopped as a crash would; queue, workers and command are real, the engine counts its runs.
 """
@@ -45,7 +45,7 @@ def server() -> Iterator[Server]:
 
 
 def a_sweep(tmp_path: Path, server: Server, *, n_workers: int) -> Sweep:
-    """Of `N_CELLS` cells with one run of 0.3 s."""
+    """A sweep of `N_CELLS` cells with one run of 0.3 s each."""
     multirun = tmp_path / "multirun"
     multirun.mkdir()
     (multirun / "fake.json").write_text('{"seconds": 0.3}')
@@ -61,14 +61,14 @@ def a_sweep(tmp_path: Path, server: Server, *, n_workers: int) -> Sweep:
 
 
 def diary(sweep: Sweep, kind: str) -> Counter[str]:
-    """What the fake engine did, with how often."""
+    """Events of the fake engine with their counts."""
     path = sweep.folder / "ran.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{kind} "))
 
 
 def logs(sweep: Sweep) -> list[str]:
-    """What each worker has written."""
+    """Output of each worker."""
     return [path.read_text() for path in sorted((sweep.folder / "logs").glob("*.log"))]
 
 
@@ -79,7 +79,7 @@ def n_runs(sweep: Sweep) -> int:
 def wait_for(condition: str, holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"never came true: {condition}"
+        assert time.monotonic() < deadline, f"timed out: {condition}"
         time.sleep(0.05)
 
 
@@ -118,7 +118,7 @@ def test_a_server_that_stays_down_is_reported_in_one_line_and_the_same_command_r
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: storage={server.url}: has not answered for ")
     assert line.endswith("all results are on disk; start the server and repeat the command")
-    assert not sweep.workers(), "they were told to leave, and did not wait for the server"
+    assert not sweep.workers(), "the workers obey the stop request and do not wait for the server"
     assert 1 <= n_runs(sweep) < N_CELLS
     server.start()
     assert sweep.run() == 0, sweep.output_text()
@@ -127,7 +127,7 @@ def test_a_server_that_stays_down_is_reported_in_one_line_and_the_same_command_r
 
 @pytest.fixture
 def queue(tmp_path: Path, postgres: str) -> Iterator[WorkQueue]:
-    """With one waiting cell."""
+    """A queue with one waiting cell."""
     folder = SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")
     with Process(folder, "worker") as process:
         queue = WorkQueue(folder, process, folder.write_queue(postgres))
@@ -167,7 +167,7 @@ def test_a_change_whose_reply_was_lost_is_made_once(queue: WorkQueue, monkeypatc
 
     lose_the_next_reply(queue, monkeypatch)
     claim = queue.claim()
-    assert claim is not None, "the claim that it made, not one of another worker"
+    assert claim is not None, "the worker gets its own claim, not another worker's"
     assert queue.claim() is None
 
     lose_the_next_reply(queue, monkeypatch)

@@ -1,4 +1,4 @@
-"""Ctrl-C at a real terminal, once and twice, and a parent that is killed: what happens, and that nothing is lost by it.
+"""Ctrl-C at a real terminal, once and twice, and a killed parent: the outcome, and that no result is lost.
 
 The engine is the one that trains nothing; terminal, processes and signals are real.
 """
@@ -29,7 +29,7 @@ WORDS = [
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """A command on its own terminal."""
 
     def __init__(self, sweep: Sweep) -> None:
         words = ["-m", "src.sweep", "-m", *sweep.words, f"sweep={sweep.name}", f"multirun={sweep.multirun}"]
@@ -40,27 +40,27 @@ class Terminal:
         self.output = b""
 
     def press_ctrl_c(self) -> None:
-        """The terminal sends SIGINT to its foreground processes."""
+        """Send Ctrl-C: the terminal sends SIGINT to its foreground processes."""
         os.write(self._screen, b"\x03")
 
     def read(self) -> bool:
-        """Takes what is on the screen; False once the command has closed it."""
+        """Read the available output; return False once the command has closed the terminal."""
         if select.select([self._screen], [], [], 0.05)[0]:
             try:
                 self.output += os.read(self._screen, 65536)
-            except OSError:  # Linux's way to say that nobody writes any more
+            except OSError:  # on Linux: no writer is left
                 return False
         return True
 
     def until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
-        """Reads on until that is so."""
+        """Read until `holds()` is true."""
         deadline = time.monotonic() + seconds
         while not holds():
             assert self.read() or holds(), self.output.decode()
             assert time.monotonic() < deadline, self.output.decode()
 
     def wait(self, seconds: float = 120) -> int:
-        """Its exit status."""
+        """Exit status of the command."""
         deadline = time.monotonic() + seconds
         while self.read():
             assert time.monotonic() < deadline, self.output.decode()
@@ -79,14 +79,14 @@ def behave(sweep: Sweep, **behaviour: object) -> None:
 
 
 def ran(sweep: Sweep) -> Counter[str]:
-    """How often each run was made."""
+    """Number of times that each run was made."""
     diary = sweep.folder / "ran.txt"
     lines = diary.read_text().splitlines() if diary.exists() else []
     return Counter(line.removeprefix("run ") for line in lines if line.startswith("run "))
 
 
 def finishes(sweep: Sweep) -> bool:
-    """Whether the same command does the rest, and each run was made once."""
+    """Check that the same command finishes the sweep and that each run was made once."""
     behave(sweep)
     status = sweep.run()
     assert status == 0, sweep.output_text()
@@ -116,7 +116,7 @@ def test_ctrl_c_twice_ends_now(sweep: Sweep) -> None:
     terminal.press_ctrl_c()
     terminal.until(lambda: b"Ctrl-C again" in terminal.output)
     terminal.press_ctrl_c()
-    assert terminal.wait() == 130, "long before the run's ten minutes are over"
+    assert terminal.wait() == 130, "the command ends long before the run's ten minutes"
     assert sweep.workers() == []
     assert finishes(sweep)
 
@@ -130,7 +130,7 @@ def test_workers_of_a_killed_parent_finish_their_run_and_exit(sweep: Sweep) -> N
             time.sleep(0.02)
         os.killpg(parent.pid, signal.SIGKILL)  # as the closing of a container does; workers have sessions of their own
     while sweep.workers():
-        assert time.monotonic() < deadline, "they go on without their parent"
+        assert time.monotonic() < deadline, "workers continue without their parent"
         time.sleep(0.05)
     left = len(ran(sweep))
     assert left < N_RUNS

@@ -23,7 +23,7 @@ CPU = Device(torch.device("cpu"), torch.float32)
 
 
 class OnStage(RunControl):
-    """Calls a function wherever a cell may be left."""
+    """Calls a function wherever a cell can stop."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -40,7 +40,7 @@ def tiny(*overrides: str) -> Config:
 
 
 def with_replicas(config: Config, replicas: int) -> Config:
-    """The same cell, trained in groups of at most so many models."""
+    """The same cell, trained in groups of limited size."""
     return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, replicas=replicas))
 
 
@@ -52,7 +52,7 @@ def planned(config: Config) -> StagePlan:
 
 
 def executed(config: Config, root: Path | None = None, plan: StagePlan | None = None) -> tuple[StagePlan, Execution]:
-    """The plan of the cell and what became of it; `root`: folder of the stage store, else one that is thrown away."""
+    """The plan of the cell and its execution; `root`: folder of the stage store; default: a temporary one."""
     plan = planned(config) if plan is None else plan
     place = device_of(config.trainer)
     if root is not None:
@@ -70,7 +70,7 @@ def same_bits(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> boo
 
 
 def differences(a: StageResult, b: StageResult) -> list[str]:
-    """What two results of one stage do not have in common, bit for bit; what may differ (seconds, group, split) apart."""
+    """Differences between two results of one stage, bit for bit, without seconds, group and split."""
     found = [] if a.weights.keys() == b.weights.keys() else ["names of weights"]
     found += [name for name in a.weights if not same_bits(a.weights[name], b.weights[name])]
     if a.optimizer is not None and b.optimizer is not None:

@@ -1,4 +1,4 @@
-"""The size of the stage store: what goes, in which order, and what never does.
+"""Eviction from the stage store: its order, and entries that are never evicted.
 
 Properties: over the limit the least recently used goes first, what is gone on from before results; nothing that a living
 process has used since it started goes; what has gone is trained again to the same bits; without a limit nothing goes.
@@ -28,7 +28,7 @@ def used(path: Path, hours_ago: float) -> None:
 
 
 def filled(root: Path) -> Store:
-    """Four results and the end of a stage, used 1 to 5 hours ago, the end last."""
+    """Four results and one resume file, used 1 to 5 hours ago, the resume file last."""
     store = Store(root)
     for number in range(4):
         store.put(f"a{number}", result())
@@ -51,14 +51,14 @@ def test_the_least_recently_used_entry_is_evicted_first_and_resume_files_before_
     everything = gib(tmp_path)
     one = result_gib(tmp_path)
     Store(tmp_path, everything + 2 * one).put("b0", result())
-    assert names(tmp_path) == {"a0", "a1", "a2", "a3", "line-4", "b0"}, "there is room"
+    assert names(tmp_path) == {"a0", "a1", "a2", "a3", "line-4", "b0"}, "the store is below its limit"
     store = Store(tmp_path, everything + one)
     store.put("c0", result())
     assert names(tmp_path) == {"a0", "a1", "a2", "a3", "b0", "c0"}
     store = Store(tmp_path, gib(tmp_path) - one / 2)
     assert store.get("a0") is not None
     store.put("d0", result())
-    assert names(tmp_path) == {"a0", "a3", "b0", "c0", "d0"}, "a0 was used just now"
+    assert names(tmp_path) == {"a0", "a3", "b0", "c0", "d0"}, "a0 was used most recently"
 
 
 def result_gib(root: Path) -> float:
@@ -95,7 +95,7 @@ def test_entries_of_a_live_process_are_never_evicted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="in use"):
         Store(tmp_path, 1e-9).put("c0", result())
     assert names(tmp_path) == {"c0"}
-    assert len(list((tmp_path / "live").glob("*-*.lock"))) <= 2, "the signs of the dead are removed"
+    assert len(list((tmp_path / "live").glob("*-*.lock"))) <= 2, "the locks of dead processes are removed"
 
 
 def test_an_old_partial_file_is_removed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Walking the plan: starting weights, optimizer state across stages, and what a failure takes with it.
+"""Execution of a plan: initial weights, optimizer state across stages, and the stages that a failure affects.
 
 Properties: weights carry over as the stage says; a stage that raises fails alone, with those that need it, and the next call
 tries it again; what the user did wrong is raised; batch normalisation is refused where its statistics cannot be shared.
@@ -22,7 +22,7 @@ from tests.training.cells import differences, executed, planned, same_bits, tiny
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, wrong: set[str], error: Exception) -> list[int]:
-    """Makes the fit of every group with a key among `wrong` raise; the sizes of the groups that were tried."""
+    """Make the fit of every group with a key in `wrong` raise; return the sizes of the attempted groups."""
     tried: list[int] = []
     whole = execute_module.fit
 
@@ -55,7 +55,7 @@ def test_a_stage_that_raises_fails_only_its_descendants(monkeypatch: pytest.Monk
     assert max(tried) >= 5
     monkeypatch.undo()
     _, again = executed(config, tmp_path, plan)
-    assert again.trained == lost, "the next call tries what is missing, and that alone"
+    assert again.trained == lost, "the next call trains only the missing stages"
     for key in lost:
         assert differences(again.results[key], whole.results[key]) == []
 
@@ -93,7 +93,7 @@ def test_stages_after_a_diverged_one_are_not_trained() -> None:
 
 
 def test_continued_momentum_is_one_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stage 2 with the optimizer kept: the plain loop goes on with the same optimizer object, bit for bit."""
+    """Stage 2 with the optimizer kept equals a plain loop that continues with the same optimizer object, bit for bit."""
     import src.training.fit as fit_module
 
     monkeypatch.setattr(fit_module, "prefers_vmap", lambda *_: False)

@@ -1,4 +1,4 @@
-"""The training loop against a plain PyTorch loop written here, and what a fit must leave alone.
+"""The training loop compared with a plain PyTorch loop, and the state that a fit must not change.
 
 Oracle: the same batches through torch's own cross entropy and optimizers give the same weights, bit for bit under engine
 `loop`; under `vmap` to rounding. Properties: a fit leaves the global random state alone, trains in the precision it is told,
@@ -41,7 +41,7 @@ def never(*_: object) -> bool:
 
 
 def one_stage(*overrides: str) -> tuple[Config, Node]:
-    """The one stage of combined at seed 0."""
+    """The only stage of combined at seed 0."""
     config = tiny("regimes=[combined]", "seeds=1", *overrides)
     (node,) = planned(config).nodes.values()
     return config, node
@@ -59,7 +59,7 @@ def torch_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 
 def laid_out(x: torch.Tensor) -> torch.Tensor:
-    """Pictures in channels-last memory, as the loop engine has them on a CPU."""
+    """Images in channels-last memory, as in the loop engine on a CPU."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
@@ -106,7 +106,7 @@ def test_the_vmap_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
     plain = plain_loop(config, node, functional.cross_entropy)
     assert result.ledger.engine == "vmap"
     assert result.ledger.updates == 1
-    # Adam's first update is lr x the gradient's sign: where that is all but 0 rounding decides, by at most 2 lr
+    # Adam's first update is lr x the gradient's sign: where it is nearly 0, rounding decides, by at most 2 lr
     close = 1e-6 if config.optimizer.name == "sgd" else 0.0
     for name, tensor in plain.state_dict().items():
         far = (result.weights[name] - tensor).abs() > max(close, 1e-6)
@@ -147,7 +147,7 @@ def test_a_curve_has_a_limited_number_of_points_and_ends_with_the_stage(points: 
     assert (np.diff(steps) > 0).all()
     every = fit(replace_curve(config, 7), [node], [started(config, node)], CPU)[0].curves
     per_epoch = node.length.updates_per_epoch
-    for k, step in enumerate(steps):  # the mean over the updates since the point before
+    for k, step in enumerate(steps):  # the mean over the updates since the previous point
         before = steps[k - 1] if k else 0
         mean = every.train_loss[before // per_epoch : step // per_epoch].mean()
         assert result.curves.train_loss[k] == pytest.approx(mean, rel=1e-6)
@@ -157,7 +157,7 @@ def replace_curve(config: Config, points: int) -> Config:
     return replace(config, trainer=replace(config.trainer, curve_points=points))
 
 
-# ------------------------------------------------------------------------------------------------ what it leaves alone
+# ------------------------------------------------------------------------------------------------ what it does not change
 
 
 class Noisy(nn.Sequential):
@@ -260,5 +260,5 @@ def test_an_update_that_overflows_the_weights_is_a_divergence() -> None:
     config, node = one_stage("optimizer.lr=3e38", "optimizer.batch_size=full", "stopping.epochs=1")
     config = replace(config, optimizer=replace(config.optimizer, momentum=0.9, weight_decay=1e38))
     (result,) = fit(config, [node], [started(config, node)], CPU)
-    assert np.isfinite(result.curves.train_loss).all(), "its only loss was that of the initial weights"
+    assert np.isfinite(result.curves.train_loss).all(), "the only recorded loss is that of the initial weights"
     assert result.ledger.stopped_by == "diverged"

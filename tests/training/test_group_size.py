@@ -1,4 +1,4 @@
-"""How many models train side by side: the user's word, memory on a CPU; on a GPU measured once and never decided again."""
+"""Size of a group: the user's setting, the memory on a CPU, one measurement on a GPU that the sweep keeps."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_the_limit_on_a_cpu_follows_from_the_model_and_the_setting() -> None:
     ("most", "updates_per_second", "best"),
     [
         (512, lambda n: 100 * min(n, 64), 64),  # grows with the group up to 64
-        (32, lambda n: 100 * min(n, 64), 32),  # no more than fit
-        (512, lambda n: 100 - n, 1),  # never worth it
-        (512, lambda n: 100 + n, 1),  # or hardly
-        (512, lambda n: {1: 10, 2: 9, 4: 30}.get(n, 5), 4),  # one bad size is passed over
+        (32, lambda n: 100 * min(n, 64), 32),  # limited by memory
+        (512, lambda n: 100 - n, 1),  # larger groups are slower
+        (512, lambda n: 100 + n, 1),  # larger groups gain less than 5 %
+        (512, lambda n: {1: 10, 2: 9, 4: 30}.get(n, 5), 4),  # one bad size does not end the measurement
     ],
 )
 def test_the_measurement_selects_the_smallest_size_that_no_larger_one_beats(
@@ -89,7 +89,7 @@ def test_the_rate_is_measured_with_the_stages_own_model_and_batch() -> None:
 
 
 def test_stacked_convolutions_are_the_plain_ones() -> None:
-    """The engine that GPUs take for a CNN: outputs and gradients of every model, whatever the others hold."""
+    """The engine for a CNN on a GPU: outputs and gradients of every model are independent of the others."""
     config = tiny("arch=cnn", "arch.widths=[4,6]")
     models = [build_model(config.arch, (3, 9, 9), 5, seed, torch.float64) for seed in range(3)]
     assert prefers_vmap(models[0], "cuda")

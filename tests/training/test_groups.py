@@ -1,6 +1,6 @@
-"""Grouped = single: a stage trained beside others is, bit for bit, the stage trained alone.
+"""Grouped = single: a stage trained in a group equals, bit for bit, the stage trained alone.
 
-For both engines, all optimizers, every stopping rule, shapes whose rows do not fill whole 16 bytes, members that stop at
+For both engines, all optimizers, every stopping rule, shapes whose rows do not fill whole 16 bytes, models that stop at
 different epochs, and one whose numbers stop being finite. Weights, optimizer state, curves and ledger are compared.
 """
 
@@ -55,7 +55,7 @@ CELLS = {
 
 
 def apart(plan: StagePlan, a: Execution, b: Execution) -> dict[str, list[str]]:
-    """Stage -> what its two results do not share."""
+    """Differences between two results by stage."""
     assert not a.failures
     assert not b.failures
     assert a.results.keys() == b.results.keys() == plan.nodes.keys()
@@ -69,7 +69,7 @@ def test_a_group_changes_nothing(name: str) -> None:
     plan, alone = executed(with_replicas(config, 1))
     ledgers = [result.ledger for result in alone.results.values()]
     if "early" in name or "convergence" in name:
-        assert len({ledger.epochs for ledger in ledgers}) > 2, "members must stop at different epochs"
+        assert len({ledger.epochs for ledger in ledgers}) > 2, "models must stop at different epochs"
     assert {ledger.group for ledger in ledgers} == {1}
     for replicas in (2, 5):
         _, grouped = executed(with_replicas(config, replicas), plan=plan)
@@ -106,12 +106,12 @@ def test_a_model_that_diverges_does_not_affect_its_group(name: str, place: int) 
     (ill_alone,) = fitted(config, [ill])
     for result in (together[place], ill_alone):
         assert result.ledger.diverged
-        assert result.ledger.updates <= nodes[0].length.updates_per_epoch, "seen in the first epoch"
+        assert result.ledger.updates <= nodes[0].length.updates_per_epoch, "detected in the first epoch"
     assert differences(together[place], ill_alone) == []
 
 
 def test_the_alignment_of_a_matrix_does_not_change_a_product() -> None:
-    # what grouped = single rests on with stacked parameters; torch's own default does not promise it
+    # grouped = single depends on this with stacked parameters; torch's default does not guarantee it
     x, w = torch.randn(7, 13), torch.randn(10, 13)
 
     def product(place: int) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_a_stopped_model_keeps_its_best_weights_while_others_continue() -> None:
             total += float((weights * losses.double()).sum())
         curve = validation(node, result.curves.loss)
         assert total == pytest.approx(curve.min(), rel=1e-5)
-        assert curve[-1] == curve.min(), "the last point shows the weights that are kept"
+        assert curve[-1] == curve.min(), "the last point is that of the restored weights"
         assert ledger.best_epoch == int(np.argmin(curve)) + 1
     assert len(epochs) > 1
 
@@ -156,7 +156,7 @@ def validation(node: Node, per_class: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def test_bytes_scaled_batch_by_batch_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A table too large to be kept scaled holds bytes; training and scoring see the same numbers."""
+    """Data that are too large to be stored scaled are stored as bytes; training and scoring read the same numbers."""
     rng = np.random.default_rng(0)
     file = tmp_path / "bytes.npz"
     np.savez(file, x=rng.integers(0, 256, (200, 8, 8), dtype=np.uint8), y=np.arange(200) % 4)

@@ -1,4 +1,4 @@
-"""Several workers on one store: each stage is trained once, by whoever comes first, and what a dead one was at is taken over.
+"""Several workers with one store: the first worker trains a stage, and another resumes it if that worker dies.
 
 With real processes: two that want the same cell at once, one that holds a stage and is killed, one that is killed in the
 middle of a stage (`kill -9`, as always).
@@ -40,10 +40,10 @@ def started(what: Callable[..., None], *arguments: object) -> Any:
 
 
 def until(there: Callable[[], bool]) -> None:
-    """Waits for another process."""
-    patience = time.monotonic() + PATIENCE
+    """Wait for another process."""
+    deadline = time.monotonic() + PATIENCE
     while not there():
-        assert time.monotonic() < patience, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
@@ -67,7 +67,7 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
         assert not locks.any_free(["a", "c"])
         assert locks.any_free(["a", "d"])
     assert locks.any_free(["a"])
-    assert list(tmp_path.iterdir()) == [], "no file stays behind"
+    assert list(tmp_path.iterdir()) == [], "no file is left"
     other = started(hold, tmp_path, ["a"])
     until((tmp_path / "taken").exists)
     with locks.held(["a", "b"]) as mine:
@@ -88,7 +88,7 @@ def test_two_workers_train_every_stage_once(tmp_path: Path) -> None:
     (one, failed), (two, failed_too) = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert failed == failed_too == 0
     assert len(one) + len(two) == len({*one, *two}) == len(plan.nodes)
-    assert one, "both had something to do"
+    assert one, "both workers train stages"
     assert two
     for key in plan.nodes:
         found = Store(tmp_path / "store").get(key)
@@ -112,8 +112,8 @@ def test_a_worker_waits_for_a_stage_of_another_and_trains_it_if_that_one_dies(
     def hook() -> None:
         there = [key for key in plan.nodes if store.path(key).exists()]
         calls.append(there)
-        if len(calls) == 5:  # before the group, when it is looked at again, and while it waits
-            assert there == rest, "what is free is trained before anybody waits"
+        if len(calls) == 5:  # before the group, at the second check, and while it waits
+            assert there == rest, "free stages are trained before a worker waits"
             os.kill(other.pid, signal.SIGKILL)
             other.join()
 
@@ -139,7 +139,7 @@ def test_a_waiting_worker_can_be_stopped(tmp_path: Path) -> None:
 
 
 def stuck(config: Config, left: Any) -> None:
-    """Runs the cell, and never comes back from the second time that it is kept how far it has come."""
+    """Run the cell and hang at the second checkpoint."""
     keep, saved = Store.put_resume_point, []
 
     def put_resume_point(store: Store, key: str, progress: ResumePoint) -> None:

@@ -1,4 +1,4 @@
-"""Penalties end where theory says (quadratic losses, exactly), Fisher information is the textbook's, its cost is charged."""
+"""Penalties converge to the exact solutions for quadratic losses; Fisher information matches its definition; costs count."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ewc_is_combined_where_the_hessian_is_diagonal() -> None:
 
 
 def test_penalties_converge_to_the_theoretical_weights() -> None:
-    """Correlated inputs: EWC takes the diagonal alone and misses combined; L2-SP is EWC with A = 1; LwF averages."""
+    """Correlated inputs: EWC uses the diagonal alone and differs from combined; L2-SP is EWC with A = 1; LwF averages."""
     names = "{ewc:{strength:2}},{l2_sp:{strength:0.7}},{lwf:{strength:3}},sequential,combined"
     ewc, l2_sp, lwf, plain, combined = ends(names, CORRELATED, [40, 20])
     first, second = (2 * np.array(c) for c in CORRELATED)
@@ -76,7 +76,7 @@ def test_penalties_converge_to_the_theoretical_weights() -> None:
 
 
 def a_model(arch: list[str], loss: Loss) -> tuple[nn.Module, StagePlan]:
-    """A network at its initial weights, and a plan whose only stage has the data."""
+    """A network at its initial weights, and a plan with one stage on the data."""
     plan = planned(tiny("regimes=[d1_only]", "seeds=1", f"loss={loss}", *arch))
     config = compose(arch)
     stream = next(iter(plan.nodes.values())).stream
@@ -108,7 +108,7 @@ def test_fisher_is_the_expected_square_of_the_score(arch: list[str], loss: Loss)
 
 
 def test_all_computations_of_per_sample_gradients_agree() -> None:
-    """Together under vmap, one after the other, or as one product for a row of Linear layers: the same squares."""
+    """Squares under vmap, one after another, or as one product for a sequence of Linear layers are equal."""
     model, plan = a_model(["arch=mlp", "arch.widths=[5]"], "mse")
     x = next(iter(plan.nodes.values())).data.parts[0].inputs(torch.float64)[:7]
     vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 3, 10)))
@@ -120,7 +120,7 @@ def test_all_computations_of_per_sample_gradients_agree() -> None:
 
 
 def test_the_whole_matrix_has_the_separately_computed_diagonal() -> None:
-    """And is symmetric, in the order in which the model names its parameters."""
+    """The matrix is symmetric, in the order of the model's parameter names."""
     model, plan = a_model(["arch=mlp", "arch.widths=[3]"], "cross_entropy")
     data = next(iter(plan.nodes.values())).data
     whole = fisher_matrix(FisherInput(model, data, 10, "cross_entropy", DOUBLE))
@@ -132,7 +132,7 @@ def test_the_whole_matrix_has_the_separately_computed_diagonal() -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_drawn_labels_give_the_same_fisher_on_average(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many outputs one label is drawn for each sample: unbiased, and the same whenever it is asked for."""
+    """With many outputs one label is drawn for each sample: unbiased and reproducible."""
     model, plan = a_model(["arch=linear"], loss)
     stream = next(iter(plan.nodes.values())).stream
     data = mixture_data(stream, Mixture(parts=(0, 1)))
@@ -169,7 +169,8 @@ def test_a_penalty_in_a_group_equals_the_penalty_alone(arch: list[str]) -> None:
 
 
 def test_a_penalty_reduces_the_movement() -> None:
-    """The stronger, the nearer the weights stay to those of stage 1 (outputs, for learning without forgetting)."""
+    """The stronger the penalty, the nearer the weights stay to those of stage 1 (the outputs for learning without
+    forgetting)."""
     strengths = [0, 1, 10]
     for kind in ("ewc", "l2_sp", "lwf"):
         names = ",".join(f"{{{kind}:{{strength:{strength}}}}}" for strength in strengths)

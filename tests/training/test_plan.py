@@ -1,4 +1,4 @@
-"""What is one stage and what are two: keys, sharing, levels and groups.
+"""Stages of a plan: keys, sharing, levels and groups.
 
 Properties: a key names everything a stage's result depends on and nothing else; equal stages are planned once, in a cell and
 across cells; the order of regimes and seeds in the configuration changes nothing; no stage comes before its parents.

@@ -1,4 +1,4 @@
-"""ResumePoint reports: means over all runs of a cell at the points that all of them have reached."""
+"""Progress reports: means over all runs of a cell at the points that all of them have reached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELL = ("regimes=[sequential]", "arch.widths=[5]", "stopping.epochs=4")
 
 
 class Recorder(RunControl):
-    """Keeps all progress reports, call by call."""
+    """Collects all progress reports, call by call."""
 
     wants_progress = True
 

@@ -1,4 +1,4 @@
-"""Going on is the same as never having stopped, bit for bit: from a shorter stage's end, and from where a stage was left.
+"""Resumed = uninterrupted, bit for bit: from the end of a shorter stage and from a checkpoint within a stage.
 
 Weights, optimizer state, curves and ledger are compared, for both engines, all optimizers, ragged last batches, dropout,
 batch normalisation, penalties, every stopping rule, and members of a group that were left at different places.
@@ -30,7 +30,7 @@ EARLY = ("stopping=early_stopping", "stopping.max_epochs=10", "stopping.patience
 
 
 def apart(plan: StagePlan, a: Execution, b: Execution) -> dict[str, list[str]]:
-    """Stage -> what its two results do not share; nothing may be missing or failed."""
+    """Differences between two results by stage; no stage may be missing or failed."""
     assert a.failures == b.failures == {}
     assert a.results.keys() == b.results.keys() == plan.nodes.keys()
     found = {key: differences(a.results[key], b.results[key]) for key in plan.nodes}
@@ -42,7 +42,7 @@ def with_epochs(config: Config, epochs: int) -> Config:
 
 
 def with_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every network trained from here on normalises its 5 hidden units over the batch and drops a third of them."""
+    """Give every network batch normalisation over its 5 hidden units and dropout of one third."""
     build = starting_module.build_model
 
     def built(*args: object, **options: object) -> nn.Module:
@@ -81,13 +81,13 @@ def test_a_longer_stage_resumes_from_a_shorter_one(name: str, tmp_path: Path) ->
     config = with_epochs(short, 4)
     plan, alone = executed(config)
     before, _ = executed(short, tmp_path)
-    _, going_on = executed(config, tmp_path, plan)
-    assert apart(plan, alone, going_on) == {}
+    _, resumed = executed(config, tmp_path, plan)
+    assert apart(plan, alone, resumed) == {}
     firsts = {key for key, node in plan.nodes.items() if node.level == 0}
     assert {node.prefix_key for node in before.nodes.values()} >= {plan.nodes[key].prefix_key for key in firsts}
-    assert {key for key, n in going_on.reused.items() if n} == firsts, "later stages have another parent"
+    assert {key for key, n in resumed.reused.items() if n} == firsts, "later stages have a different parent"
     for key in firsts:
-        assert going_on.reused[key] == 2 * plan.nodes[key].length.n_draws
+        assert resumed.reused[key] == 2 * plan.nodes[key].length.n_draws
 
 
 def test_dropout_and_running_statistics_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,26 +96,26 @@ def test_dropout_and_running_statistics_resume(tmp_path: Path, monkeypatch: pyte
     config = with_epochs(short, 4)
     plan, alone = executed(config)
     executed(short, tmp_path)
-    _, going_on = executed(config, tmp_path, plan)
-    assert going_on.reused
-    assert apart(plan, alone, going_on) == {}
+    _, resumed = executed(config, tmp_path, plan)
+    assert resumed.reused
+    assert apart(plan, alone, resumed) == {}
 
 
 def test_models_of_a_group_resume_from_different_points(tmp_path: Path) -> None:
-    """Seeds 0 and 1 have come 2 epochs far, seed 2 four, seed 3 none: three groups, and the results of one."""
+    """Seeds 0 and 1 resume after 2 epochs, seed 2 after 4, seed 3 starts fresh: three groups with the results of one."""
     base = tiny(*SMALL, "optimizer=adam", "regimes=[combined]", "seeds=5", "stopping.epochs=6")
     plan, alone = executed(base)
     executed(with_epochs(dataclasses.replace(base, seeds=(0, 1, 2)), 2), tmp_path)
     executed(with_epochs(dataclasses.replace(base, seeds=(2,)), 4), tmp_path)
-    _, going_on = executed(base, tmp_path, plan)
-    assert apart(plan, alone, going_on) == {}
-    by_seed = {plan.nodes[key].seed: (n, going_on.results[key].ledger.group) for key, n in going_on.reused.items()}
+    _, resumed = executed(base, tmp_path, plan)
+    assert apart(plan, alone, resumed) == {}
+    by_seed = {plan.nodes[key].seed: (n, resumed.results[key].ledger.group) for key, n in resumed.reused.items()}
     assert by_seed == {0: (120, 2), 1: (120, 2), 2: (240, 1)}
-    assert going_on.results[plan.runs[4].stages[0]].ledger.group == 2
+    assert resumed.results[plan.runs[4].stages[0]].ledger.group == 2
 
 
 def test_regimes_of_a_cell_resume_from_each_other(tmp_path: Path) -> None:
-    """Of a budget of updates, Dataset 1 alone gets what sequential divides: its stage begins as sequential's first."""
+    """With a budget of updates, d1_only gets the total of sequential, so sequential's first stage is a prefix of its stage."""
     budget = ("stopping=budget", "stopping.updates=24", "stopping.match=updates")
     config = tiny("seeds=2", *SMALL, *budget, "split.sizes=[21,21]", "split.size=null", "regimes=[d1_only,sequential]")
     plan, execution = executed(config, tmp_path)
@@ -131,30 +131,36 @@ def test_regimes_of_a_cell_resume_from_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shorter", "longer"),
     [
-        (("stopping=budget", "stopping.updates=10", "stopping.match=updates"), ("stopping.epochs=4",)),  # in mid-epoch
-        (("stopping=budget", "stopping.samples=80", "stopping.match=samples"), ("stopping.epochs=4",)),  # a cut batch
+        (
+            ("stopping=budget", "stopping.updates=10", "stopping.match=updates"),
+            ("stopping.epochs=4",),
+        ),  # ends within an epoch
+        (
+            ("stopping=budget", "stopping.samples=80", "stopping.match=samples"),
+            ("stopping.epochs=4",),
+        ),  # an incomplete batch
         (("optimizer.schedule=cosine",), ("optimizer.schedule=cosine", "stopping.epochs=4")),
         (
             ("trainer.curve_points=3", "stopping.epochs=4"),
             ("trainer.curve_points=3", "stopping.epochs=7"),
-        ),  # points apart
+        ),  # different points of the curves
         (
             ("optimizer.batch_size=64", "stopping=budget", "stopping.samples=90", "stopping.match=samples"),
             ("optimizer.batch_size=64", "stopping.epochs=4"),
-        ),  # all samples at once have no order, a part of them has
+        ),  # a full batch has no order, a part of it has
     ],
 )
 def test_a_stage_does_not_resume_from_a_stage_that_is_no_prefix(
     shorter: Sequence[str], longer: Sequence[str], tmp_path: Path
 ) -> None:
     executed(tiny("regimes=[combined]", "seeds=1", *SMALL, *shorter), tmp_path)
-    plan, going_on = executed(tiny("regimes=[combined]", "seeds=1", *SMALL, *longer), tmp_path)
+    plan, resumed = executed(tiny("regimes=[combined]", "seeds=1", *SMALL, *longer), tmp_path)
     _, alone = executed(tiny("regimes=[combined]", "seeds=1", *SMALL, *longer), plan=plan)
-    assert not going_on.reused
-    assert apart(plan, alone, going_on) == {}
+    assert not resumed.reused
+    assert apart(plan, alone, resumed) == {}
 
 
-# ------------------------------------------------------------------------------------------------ left half-way
+# ------------------------------------------------------------------------------------------------ interrupted stages
 
 LEFT = {
     "epochs": (*SMALL, "stopping.epochs=3"),
@@ -171,11 +177,11 @@ LEFT = {
 
 
 class LeftError(BaseException):
-    """What a command raises to end the walk."""
+    """Exception that ends the execution."""
 
 
 def left_every(n: int) -> Callable[[], None]:
-    """A hook that raises every n-th time it is called."""
+    """A hook that raises at every n-th call."""
     calls = [0]
 
     def hook() -> None:
@@ -187,7 +193,7 @@ def left_every(n: int) -> Callable[[], None]:
 
 
 def left_and_gone_on(config: Config, root: Path, plan: StagePlan, every: int) -> tuple[Execution, int]:
-    """The walk left again and again, each time by a fresh start; how often."""
+    """Interrupt and restart the execution until it finishes; return the number of interruptions."""
     hook, place = left_every(every), device_of(config.trainer)
     for n_left in range(10_000):
         try:
@@ -201,7 +207,7 @@ def left_and_gone_on(config: Config, root: Path, plan: StagePlan, every: int) ->
 def test_an_interrupted_stage_resumes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import src.training.fit as fit_module
 
-    monkeypatch.setattr(fit_module, "UPDATES_AT_ONCE", 3)  # so that it is left inside epochs too
+    monkeypatch.setattr(fit_module, "UPDATES_AT_ONCE", 3)  # so that it is also interrupted within epochs
     config = tiny("seeds=3", *LEFT[name])
     plan, whole = executed(config)
     again, n_left = left_and_gone_on(config, tmp_path, plan, 6)
@@ -245,7 +251,7 @@ def test_a_stage_that_ended_before_its_group_was_interrupted_is_not_trained_agai
 
 
 def test_a_stage_resumes_from_the_most_advanced_point(tmp_path: Path) -> None:
-    """A stage left after 3 epochs, which itself began as one of 2; meanwhile one of 4 was trained."""
+    """A stage is interrupted after 3 epochs, itself resumed from 2; meanwhile a stage of 4 epochs was trained."""
     config = tiny("seeds=1", "regimes=[combined]", *SMALL, "stopping.epochs=6")
     plan, whole = executed(config)
     executed(with_epochs(config, 2), tmp_path)
@@ -263,7 +269,7 @@ def test_a_stage_resumes_from_the_most_advanced_point(tmp_path: Path) -> None:
 
 
 def test_a_stage_is_checkpointed_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock, without anybody asking; and never where the user wants none."""
+    """Checkpoints follow the clock without a stop request; none are written if the user disables them."""
     saved: list[int] = []
     whole = Store.put_resume_point
     monkeypatch.setattr(Store, "put_resume_point", lambda self, key, p: (saved.append(p.updates), whole(self, key, p)))

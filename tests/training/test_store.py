@@ -1,4 +1,4 @@
-"""The stage store: loaded = trained, bit for bit, and no damage goes unseen.
+"""The stage store: loaded = trained, bit for bit, and every damage is detected.
 
 Properties: a round trip keeps every bit and every field; a flipped byte anywhere in the file, a cut or an emptied file is
 noticed, and the stage counts as absent; writing leaves the old file or the new one, never a part.
@@ -50,7 +50,7 @@ def result(*, optimizer: bool = True) -> StageResult:
 
 
 def progress() -> ResumePoint:
-    """A stage left inside an epoch, with everything that can be kept of it."""
+    """A stage interrupted within an epoch, with its complete resume state."""
     whole = result()
     assert whole.optimizer is not None
     return ResumePoint(
@@ -109,16 +109,16 @@ def test_resume_points_of_a_prefix_are_found_most_advanced_first(tmp_path: Path)
     store.put_resume_point("abcd", progress())
     assert store.prefix_lengths("abcd") == [100, 20, 9]
     assert store.prefix_lengths("none") == []
-    assert store.prefix("abcd", 20) is None, "the weights are gone"
+    assert store.prefix("abcd", 20) is None, "the weights are missing"
     store.put("key", result())
     end = store.prefix("abcd", 20)
     assert end is not None
     assert end.updates == 20
     assert all(same_bits(end.weights[name], tensor) for name, tensor in result().weights.items())
     store.put("key", dataclasses.replace(result(), weights={"other": torch.ones(1)}))
-    assert store.prefix("abcd", 20) is None, "the weights are others"
+    assert store.prefix("abcd", 20) is None, "the weights differ"
     store.put("abcd", result())
-    assert store.resume_point("abcd") is None, "a stage that is done is not gone on with"
+    assert store.resume_point("abcd") is None, "a finished stage has no resume point"
     assert store.prefix_lengths("abcd") == [100, 20, 9]
 
 
@@ -203,7 +203,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["result.json"], "no scratch file stays behind"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"], "no temporary file is left"
 
 
 def test_a_digest_covers_names_types_shapes_and_bits() -> None:
@@ -256,7 +256,7 @@ def test_a_damaged_stage_is_trained_again_to_the_same_bits(tmp_path: Path) -> No
         _, again = executed(config, tmp_path, plan)
     assert again.trained == {hurt}
     assert differences(first.results[hurt], again.results[hurt]) == []
-    assert store.get(hurt) is not None, "and it is kept again"
+    assert store.get(hurt) is not None, "the stage is stored again"
 
 
 def test_a_stage_of_another_kind_of_device_is_not_loaded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every switch of speed (docs/PERFORMANCE.md) may be turned: the results have the same bits, and so the same address."""
+"""The performance switches (docs/PERFORMANCE.md) change no bit of a result, and therefore no address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REGIMES = "regimes=[sequential,combined,replay,freeze]"
 
 
 def results(multirun: Path, *overrides: str) -> dict[str, dict[str, Any]]:
-    """What the cell's runs left, by the names of their folders."""
+    """Results of the cell's runs by folder name."""
     outcome = run_cell(resolve(compose([*CELL, REGIMES, f"multirun={multirun}", *overrides])))
     assert not outcome.failures
     return {
@@ -42,7 +42,7 @@ def test_a_switch_changes_no_bit_of_any_result(
 
 
 def test_without_reuse_every_run_trains_all_of_its_own_stages(plain: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Also where the store has them already: the second command finds no result, and trains all again."""
+    """This holds even if the store has the stages: the second command trains all of them again."""
     first = results(tmp_path, "trainer.reuse=false")
     for name in first:
         (tmp_path / "digits-mlp" / "cells" / name / "result.json").unlink()

@@ -1,4 +1,4 @@
-"""Watching a stage changes nothing: it ends, bit for bit, where it ended unwatched, and its path begins at its start.
+"""Recording a trajectory changes nothing: the retrained stage ends, bit for bit, with the stored weights.
 
 For both engines and for a second stage that keeps the optimizer; a stage with another start is refused.
 """
@@ -49,7 +49,7 @@ def test_a_recorded_stage_ends_with_the_stored_weights(name: str) -> None:
 
 
 def test_trajectories_recorded_in_a_group_equal_single_ones() -> None:
-    """Of unequal lengths: one seed converges before another, and each is seen to its own end."""
+    """Stages of different lengths: one seed converges before another, and each is recorded to its own end."""
     config = tiny("stopping=convergence", "stopping.tolerance=1.2", "stopping.max_epochs=30", "regimes=[combined]")
     plan, execution = executed(config)
     keys = [run.stages[0] for run in plan.runs]
