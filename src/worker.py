@@ -26,16 +26,17 @@ def main() -> None:
     """Works until nothing is left."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     known = {"sweep": None, "multirun": "multirun", "n_workers": None, "search": None, "engine": DEFAULT_ENGINE}
+    known["parent"] = None  # set by the command that starts a worker
     given = settings(known, usage=USAGE)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to join, e.g. sweep=digits-mlp")
     folder = SweepFolder(Path(str(given["multirun"])), str(given["sweep"]))
-    n_workers, search, engine = given["n_workers"], given["search"], str(given["engine"])
+    n_workers, search, engine, parent = given["n_workers"], given["search"], str(given["engine"]), given["parent"]
     if n_workers is not None and n_workers != "auto" and not (n_workers.isdigit() and int(n_workers) > 0):
         fail(f"n_workers={n_workers}: must be a number, or auto")
     try:
         if n_workers is None:
-            n_cells = work(folder, search, engine)
+            n_cells = work(folder, search, engine, None if parent is None else int(parent))
             print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
             return
         from src.sweep.workers.pool import WorkerPool

@@ -59,12 +59,14 @@ class Campaign:
         self.duration = time.monotonic() - began
         reference = untouched.results()
         self.problems += [f"untouched: {problem}" for problem in audit(untouched, reference)]
+        print(f"a sweep without kills: {self.duration:.0f} s, {len(self.problems)} problems", flush=True)
         waiting = self._next()
         while waiting is not None:
             sweep = Sweep(self.root / f"sweep{self.n_sweeps}", self.words)
             waiting = self._kill_until_done(sweep, waiting)
             self.n_sweeps += 1
             self.problems += [f"{sweep.multirun.name}: {problem}" for problem in audit(sweep, reference)]
+            print(f"{sweep.multirun.name}: done and audited, {len(self.problems)} problems so far", flush=True)
         self.seconds = time.monotonic() - began
 
     def _next(self) -> Kill | None:
@@ -80,6 +82,10 @@ class Campaign:
             with sweep.start() as command:
                 while waiting is not None and not wait_until(command, time.monotonic() + waiting.moment):
                     self.kills.append(self._carry_out(waiting, sweep, command))
+                    done = self.kills[-1]
+                    print(
+                        f"kill {len(self.kills)}: {done.kind} after {done.moment:.1f} s, amid {done.amid}", flush=True
+                    )
                     waiting = self._next()
                     if command.poll() is not None or self.kills[-1].kind in KINDS[2:]:
                         break

@@ -163,6 +163,16 @@ def test_a_worker_of_other_code_is_refused_before_it_claims(
     assert [trial.state.name for trial in trials(folder)] == ["WAITING"]
 
 
+def test_a_commands_own_worker_runs_after_a_commit_in_the_checkout(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued(folder, n_cells=1)
+    path = folder.root / "queue.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0123456789abcdef"}))
+    monkeypatch.setattr("src.sweep.compatibility._commit", lambda: "fedcba9876543210")
+    assert work(folder, engine=ENGINE, parent=os.getppid()) == 1
+
+
 def test_a_worker_in_a_folder_that_is_not_the_sweeps_is_refused_and_gives_the_cell_back(folder: SweepFolder) -> None:
     (config,) = queued(folder, n_cells=1)
     (fake_engine.resolve(config).folder / "cell.yaml").unlink()

@@ -14,7 +14,7 @@ from src.environment import clean
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.gpus import visible_gpus
-from src.sweep.workers.worker import ONE_THREAD, PARENT_VARIABLE
+from src.sweep.workers.worker import ONE_THREAD
 
 MAX_DEATHS = 5
 """Consecutive deaths of one slot, while no cell ends: more than a cell that kills its workers can cause."""
@@ -100,12 +100,12 @@ class LocalWorkers:
         self._folder, self._label = folder, label
         self.n_workers = n_workers
         arguments = {"sweep": folder.sweep, "multirun": folder.multirun, "search": search, "engine": engine}
+        arguments["parent"] = os.getpid()
         self._command = [sys.executable, "-m", "src.worker", *(f"{key}={value}" for key, value in arguments.items())]
         self._slots: list[subprocess.Popen[bytes] | None] = []
         self._deaths: list[int] = []
         self._n_ended = 0
-        self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1")
-        self._environment |= {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": python_path()}
+        self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": python_path()}
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
         """See `Workers.keep_running`."""

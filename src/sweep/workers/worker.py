@@ -25,9 +25,6 @@ from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.training.control import OnProgress, ProgressReport, RunControl
 
-PARENT_VARIABLE = "SWEEP_PARENT_PID"
-"""Set by the command that starts a worker: the worker stops when that process is gone."""
-
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -43,12 +40,14 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or a dead parent. Once: the worker finishes its run and gives the cell back; twice: it exits now."""
+    """Ctrl-C, SIGTERM or a dead parent. Once: the worker finishes its run and gives the cell back; twice: it exits now.
 
-    def __init__(self) -> None:
+    `parent`: the process id of the command that started the worker, if one did.
+    """
+
+    def __init__(self, parent: int | None = None) -> None:
         self._requested = threading.Event()
-        parent = os.environ.get(PARENT_VARIABLE)
-        self._parent = int(parent) if parent else None
+        self._parent = parent
 
     def listen(self) -> None:
         """Installs the signal handlers."""
@@ -74,17 +73,21 @@ class StopRequest:
         return self._requested.is_set()
 
 
-def work(folder: SweepFolder, search: str | None = None, engine: str = DEFAULT_ENGINE) -> int:
+def work(
+    folder: SweepFolder, search: str | None = None, engine: str = DEFAULT_ENGINE, parent: int | None = None
+) -> int:
     """Works on the sweep until nothing is left for this worker; returns the number of cells that it ended.
 
     `search`: the id of a search, or `GRID` for the cells of a grid; None: all of the sweep. `engine`: see `load_engine`.
+    `parent`: the process id of the command of this checkout that started the worker; None: the worker joins.
     """
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     description = folder.read_queue()
-    stop = StopRequest()
+    stop = StopRequest(parent)
     stop.listen()
-    check_compatibility(folder.sweep, description)
+    if parent is None:  # the checkout may be at another commit by now; the command's workers must not stop for that
+        check_compatibility(folder.sweep, description)
     with Process(folder, "worker") as process:
         worker = Worker(folder, process, engine, stop)
         n_ended = 0
@@ -139,18 +142,16 @@ class Worker:
 
     def work(self, queue: WorkQueue) -> int:
         """Works until the queue is empty or a stop is requested; returns the number of cells that ended here."""
-        n_ended = 0
+        n_ended, ended = 0, False
         queue.retry.should_abort = self._stop.is_set
         queue.warm_up()
         try:
             while not self._stop.is_set():
                 claim = queue.claim()
-                if claim is not None:
-                    self._process.update(cell=claim.cell)
-                    ended = self._run(queue, claim)
-                    self._process.update(cell=None, n_ended=ended)
-                    n_ended += ended
-                elif not self._wait_for_more(queue):
+                self._process.update(cell=claim.cell if claim else None, n_ended=ended)
+                ended = claim is not None and self._run(queue, claim)
+                n_ended += ended
+                if claim is None and not self._wait_for_more(queue):
                     break
         finally:
             self._devices.release()
