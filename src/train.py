@@ -38,7 +38,7 @@ def main(composed: DictConfig) -> None:
     if rank_of_process(config.trainer.devices).rank > 0:
         return
     folder = cell.run_folder(config.regimes[0], config.seeds[0])
-    Deliverer(cell.sweep_dir, config.tracking, warn=lambda text: print(text, file=sys.stderr)).stop()
+    Deliverer(cell.sweep_dir, config.tracking).stop()
     if (folder / "result.json").exists():
         show(folder, is_new)
         if is_diverged(folder):

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
-    deliverer = Deliverer(folder.root, config.tracking, warn=lambda text: print(text, file=sys.stderr)).start()
+    deliverer = Deliverer(folder.root, config.tracking).start()
     failures = run_cells(plan, folder, laboratory, laboratory.__name__)
     runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
     judged = [

@@ -103,7 +103,7 @@ def attach(sweep: Sweep) -> None:
     write_sweep(sweep.folder, about)
     Outbox(sweep.folder).put(sweep.folder)
     tracking = next(iter(sweep.configs.values())).tracking
-    Deliverer(sweep.folder, tracking, warn=lambda text: print(text, file=sys.stderr)).start().stop()
+    Deliverer(sweep.folder, tracking).start().stop()
 
 
 def _import_mlflow(sweep: Sweep) -> None:

@@ -40,6 +40,14 @@ COLUMNS = {
 """All columns of the tables that are written, in the order of insertion."""
 
 TABLES: dict[str, Any] = {name: table(name, *map(column, columns.split())) for name, columns in COLUMNS.items()}
+OF_EVERY_RUN = {
+    **dict.fromkeys(("source_name", "entry_point_name", "source_version"), ""),
+    "source_type": "UNKNOWN",
+    "user_id": "unknown",
+    "lifecycle_stage": "active",
+    "deleted_time": None,
+}
+"""Columns of `runs` that are the same for all."""
 OF_A_RUN = ("tags", "params", "metrics", "latest_metrics", "runs")
 BUSY_TIMEOUT_S = 20
 
@@ -142,11 +150,9 @@ class BulkTracker:
             .where(runs.run_uuid.in_(candidates), runs.experiment_id == self._experiment_id)
             .order_by(runs.start_time, runs.run_uuid)
         ):
-            tag = tags_of[run_id]
-            key = Key(tag["level"], tag["sweep"], tag.get("cell", ""), tag.get("run", ""))  # type: ignore[arg-type]
-            if key in keys:
+            if (key := Key.of_tags(tags_of[run_id])) in keys:
                 # Without its digest, a run that was deleted in the UI is written again.
-                digest = tag.get("record", "") if stage == "active" else ""
+                digest = tags_of[run_id].get("record", "") if stage == "active" else ""
                 stored.setdefault(key, StoredRun(run_id, digest, status, start))
         return stored
 
@@ -168,20 +174,14 @@ class BulkTracker:
         write_artifacts(self._artifacts, location, record.artifacts)
         rows["runs"].append(
             {
+                **OF_EVERY_RUN,
                 "run_uuid": run_id,
+                "experiment_id": self._experiment_id,
+                "artifact_uri": location,
                 "name": record.name,
-                "source_type": "UNKNOWN",
-                "source_name": "",
-                "entry_point_name": "",
-                "source_version": "",
-                "user_id": "unknown",
                 "status": record.status,
                 "start_time": start,
                 "end_time": None if record.status == "SCHEDULED" else record.end,
-                "deleted_time": None,
-                "lifecycle_stage": "active",
-                "artifact_uri": location,
-                "experiment_id": self._experiment_id,
             }
         )
         for name, values in (("tags", record.all_tags(parent_id)), ("params", record.params)):
@@ -197,31 +197,15 @@ class BulkTracker:
         for item in record.inputs:
             dataset_id = _id(self._experiment.id, item.name, item.digest)
             input_id = _id(run_id, item.name, item.digest)
-            rows["datasets"].append(
-                {
-                    "dataset_uuid": dataset_id,
-                    "experiment_id": self._experiment_id,
-                    "name": item.name,
-                    "digest": item.digest,
-                    "dataset_source_type": "split",
-                    "dataset_source": item.source,
-                    "dataset_schema": item.schema,
-                    "dataset_profile": item.profile,
-                }
-            )
-            rows["inputs"].append(
-                {
-                    "input_uuid": input_id,
-                    "source_type": "DATASET",
-                    "source_id": dataset_id,
-                    "destination_type": "RUN",
-                    "destination_id": run_id,
-                }
-            )
+            dataset = {"dataset_uuid": dataset_id, "experiment_id": self._experiment_id, "name": item.name}
+            dataset |= {"digest": item.digest, "dataset_source_type": "split", "dataset_source": item.source}
+            rows["datasets"].append({**dataset, "dataset_schema": item.schema, "dataset_profile": item.profile})
+            link = {"source_type": "DATASET", "source_id": dataset_id, "destination_type": "RUN"}
+            rows["inputs"].append({"input_uuid": input_id, **link, "destination_id": run_id})
             rows["input_tags"].append({"input_uuid": input_id, "name": "mlflow.data.context", "value": item.context})
 
     def _insert(self, connection: Connection, rows: Rows) -> None:
-        """Insert all rows; data sets that exist already, under whatever id, are referred to instead."""
+        """Inserts all rows; data sets that exist already, under whatever id, are referred to instead."""
         datasets = {row["dataset_uuid"]: row for row in rows["datasets"]}
         columns = TABLES["datasets"].c
         query = select(columns.name, columns.digest, columns.dataset_uuid).where(

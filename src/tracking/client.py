@@ -25,8 +25,9 @@ from src.tracking.views import saved_views
 TIMEOUT_S = 10
 """Limit of one request. A slower server counts as unavailable; nothing is lost."""
 
-MAX_POINTS = 1000
+MAX_ITEMS = 1000
 MAX_PARAMS = 100
+"""MLflow's limits of one batch: metrics and params together, and params alone."""
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 ARTIFACT_SCHEME = "mlflow-artifacts:/"
 
@@ -37,7 +38,7 @@ class Experiment(NamedTuple):
 
 
 def ensure_experiment(client: Any, name: str, artifact_location: str | None = None) -> Experiment:
-    """Create or restore the experiment and add the saved views that it lacks."""
+    """Creates or restores the experiment and adds the saved views that it lacks."""
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
@@ -55,7 +56,7 @@ def ensure_experiment(client: Any, name: str, artifact_location: str | None = No
 
 
 def write_artifacts(root: Path, location: str, artifacts: Mapping[str, bytes]) -> None:
-    """Write files under `root`, where a server with ``--artifacts-destination`` serves `location`."""
+    """Writes files under `root`, where a server with ``--artifacts-destination`` serves `location`."""
     if not artifacts:
         return
     if not location.startswith(ARTIFACT_SCHEME):
@@ -103,22 +104,19 @@ class ClientTracker:
         if scope not in self._searched:
             query = f"tags.sweep = {_quoted(key.sweep)}"
             query += f" AND tags.cell = {_quoted(key.cell)}" if key.cell else " AND tags.level = 'sweep'"
-            token = None
-            while True:
+            token: str | None = ""
+            while token is not None:
                 page = self._client.search_runs(
                     [self._experiment], query, max_results=1000, page_token=token, order_by=["attributes.start_time"]
                 )
                 for run in page:
                     self._cache(run)
-                token = page.token
-                if not token:
-                    break
+                token = page.token or None
             self._searched.add(scope)
         return self._stored.get(key)
 
     def _cache(self, run: Any) -> None:
-        tags = run.data.tags
-        key = Key(tags.get("level", ""), tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
+        tags, key = run.data.tags, Key.of_tags(run.data.tags)
         stored = StoredRun(run.info.run_id, tags.get("record", ""), run.info.status, run.info.start_time)
         first = self._stored.setdefault(key, stored)
         if first is stored:
@@ -162,7 +160,7 @@ class ClientTracker:
         return stored.run_id
 
     def _update_parent(self, stored: StoredRun, record: Record, parent: str | None) -> None:
-        """Update a cell or a sweep in place, because its children refer to its id."""
+        """Updates a cell or a sweep in place, because its children refer to its id."""
         tags = record.all_tags(parent) | {"record": ""}  # the digest is set once the content is complete
         metrics = self._client.get_run(stored.run_id).data.metrics
         removed = metrics.keys() - {point.name for point in record.points}
@@ -175,23 +173,18 @@ class ClientTracker:
     def _complete(self, run_id: str, record: Record) -> None:
         params = [Param(name, value) for name, value in record.params.items()]
         points = [Metric(*point) for point in record.points]
-        first = min(MAX_POINTS - min(len(params), MAX_PARAMS), len(points))
-        self._client.log_batch(run_id, metrics=points[:first], params=params[:MAX_PARAMS])
-        for start in range(first, len(points), MAX_POINTS):
-            self._client.log_batch(run_id, metrics=points[start : start + MAX_POINTS])
-        for start in range(MAX_PARAMS, len(params), MAX_PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+        while params or points:
+            some, params = params[:MAX_PARAMS], params[MAX_PARAMS:]
+            n_points = MAX_ITEMS - len(some)
+            self._client.log_batch(run_id, metrics=points[:n_points], params=some)
+            points = points[n_points:]
         if record.inputs:
-            self._client.log_inputs(
-                run_id,
-                datasets=[
-                    DatasetInput(
-                        Dataset(item.name, item.digest, "split", item.source, item.schema, item.profile),
-                        [InputTag("mlflow.data.context", item.context)],
-                    )
-                    for item in record.inputs
-                ],
-            )
+            datasets = [
+                Dataset(item.name, item.digest, "split", item.source, item.schema, item.profile)
+                for item in record.inputs
+            ]
+            tags = [[InputTag("mlflow.data.context", item.context)] for item in record.inputs]
+            self._client.log_inputs(run_id, datasets=list(map(DatasetInput, datasets, tags)))
         self._write_artifacts(run_id, record.artifacts)
         if record.key.level != "run":
             self._client.log_batch(run_id, tags=[RunTag("record", record.digest())])
@@ -214,7 +207,7 @@ class ClientTracker:
 
 @contextlib.contextmanager
 def _translated_errors(key: Key | None = None) -> Iterator[None]:
-    """Run requests with short timeouts and raise their failures as errors of `tracker`."""
+    """Runs requests with short timeouts and raises their failures as errors of `tracker`."""
     try:
         with _short_timeouts():
             yield
@@ -228,7 +221,7 @@ def _translated_errors(key: Key | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_timeouts() -> Iterator[None]:
-    """Set the variables that MLflow reads at each request, and restore the user's values afterwards."""
+    """Sets the variables that MLflow reads at each request, and restores the user's values afterwards."""
     ours = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",

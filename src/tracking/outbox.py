@@ -15,10 +15,12 @@ import itertools
 import json
 import logging
 import os
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,6 +39,8 @@ BATCH = 50
 
 PENDING = "promised"
 """Folder of pending entries: part of the file format."""
+
+STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +67,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def transaction(self, folder: Path) -> Iterator[None]:
-        """Enqueue `folder` (of a run, a cell, or the sweep) around the writing of its files.
+        """Enqueues `folder` (of a run, a cell, or the sweep) around the writing of its files.
 
         If the process dies inside or right after the block, the next delivery enqueues what was written.
         """
@@ -76,7 +80,7 @@ class Outbox:
         _lock_path(entry).unlink(missing_ok=True)
 
     def put(self, folder: Path) -> Path:
-        """Enqueue `folder`, whose files must exist."""
+        """Enqueues `folder`, whose files must exist."""
         entry = self.folder / self._next_name()
         write_atomically(entry, self._body(folder))
         return entry
@@ -90,13 +94,10 @@ class Outbox:
         return _entries(self._pending)
 
     def deliver(self, tracker: Tracker, *, wait_s: float = 0) -> Delivery:
-        """Deliver in order until nothing is left or MLflow does not answer; never raises for the tracker's sake.
+        """Delivers in order until nothing is left or MLflow does not answer; never raises for the tracker's sake.
 
         An entry that can never be delivered (its folder is missing or damaged, or MLflow refuses it) moves to
-        ``outbox/refused/`` with the reason.
-
-        Args:
-            wait_s: How long to wait for another process that delivers this sweep.
+        ``outbox/refused/`` with the reason. `wait_s`: how long to wait for another process that delivers this sweep.
         """
         if not self.folder.is_dir():
             return Delivery()
@@ -107,7 +108,8 @@ class Outbox:
             return Delivery(n_left=len(self.entries()), busy=True)
 
     def _deliver(self, tracker: Tracker) -> Delivery:
-        n_delivered, refused = 0, []
+        n_delivered = 0
+        refused: list[tuple[str, str]] = []
         self._commit_pending()
         while entries := self.entries():
             records: list[tuple[Path, Record]] = []
@@ -163,12 +165,15 @@ class Outbox:
             return f"{self._last_ns:020d}-{os.getpid():07d}-{next(self._counter):06d}.json"
 
 
+def _print_warning(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 class Deliverer:
     """Delivers a sweep's outbox from a thread of the sweep's parent process, so that no training waits for MLflow.
 
     The thread imports MLflow and opens the tracker at the first entry. While MLflow is unavailable, one warning reports
-    it, attempts continue at growing intervals, and the next command or ``make sync`` delivers what is left. Use as a
-    context manager, or `start` and `stop`.
+    it, attempts continue at growing intervals, and the next command or ``make sync`` delivers what is left.
     """
 
     def __init__(
@@ -178,7 +183,7 @@ class Deliverer:
         *,
         interval_s: float = 1.0,
         longest_pause_s: float = 30.0,
-        warn: Callable[[str], None] = logger.warning,
+        warn: Callable[[str], None] = _print_warning,
     ) -> None:
         self._outbox = Outbox(sweep_dir)
         self._tracking = tracking
@@ -186,7 +191,7 @@ class Deliverer:
         self._longest_pause_s = longest_pause_s
         self._warn = warn
         self._tracker: Tracker | None = None
-        self._warned = False
+        self._warned = False  # of the current outage
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.last = Delivery()
@@ -198,24 +203,20 @@ class Deliverer:
             self._thread.start()
         return self
 
-    def stop(self, *, flush: bool = True, timeout_s: float = 60.0) -> Delivery:
-        """End the thread and return the outcome of the last round; with `flush`, make one more round first.
+    def stop(self) -> Delivery:
+        """Ends the thread, makes one more round and returns its outcome.
 
-        Waits at most `timeout_s` for an MLflow that hangs: the thread then dies with the process, and nothing is lost.
+        Waits for an MLflow that hangs for at most `STOP_TIMEOUT_S`: the thread then dies with the process; nothing is lost.
         """
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(timeout_s)
-            hangs = self._thread.is_alive()
-            self._thread = None
-            if hangs:
-                self.last = self._unavailable(f"no answer within {timeout_s:g} s")
-                return self.last
-        if flush and self._tracking.name != "off":
+            self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                return self._unavailable(f"no answer within {STOP_TIMEOUT_S:g} s")
+        if self._tracking.name != "off":
             self._round(wait_s=5)
         if self._tracker is not None:
             self._tracker.close()
-            self._tracker = None
         return self.last
 
     def __enter__(self) -> Deliverer:
@@ -241,24 +242,23 @@ class Deliverer:
             assert self._tracker is not None
             self.last = self._outbox.deliver(self._tracker, wait_s=wait_s)
         except TrackerUnavailable as error:
-            self.last = self._unavailable(str(error))
-            return
-        if self.last.error is not None:
-            self._unavailable(self.last.error)
+            self._unavailable(str(error))
         else:
-            self._warned = False
+            if self.last.error is not None:
+                self._unavailable(self.last.error)
+            self._warned = self.last.error is not None
 
     def _unavailable(self, reason: str) -> Delivery:
-        delivery = Delivery(n_left=len(self._outbox.entries()), error=mask(reason))
+        """Records the reason as the last outcome and warns, once until MLflow answers again."""
+        self.last = replace(self.last, n_left=len(self._outbox.entries()), error=mask(reason))
         if not self._warned:
             self._warned = True
-            line = " ".join(mask(reason).split())
-            line = line if len(line) <= 200 else f"{line[:200]} ..."
+            line = textwrap.shorten(mask(reason), 200, placeholder=" ...")
             self._warn(
                 f"MLflow does not answer ({line}). Results are safe on disk and training continues; "
-                f"{delivery.n_left} entries wait. They are delivered once it answers again, or by `make sync`."
+                f"{self.last.n_left} entries wait. They are delivered once it answers again, or by `make sync`."
             )
-        return delivery
+        return self.last
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -33,6 +33,16 @@ class Key(NamedTuple):
     cell: str = ""
     run: str = ""
 
+    @classmethod
+    def of_tags(cls, tags: Mapping[str, str]) -> Key:
+        """The key of a run in MLflow; see `Record.all_tags`."""
+        return cls(tags.get("level", ""), tags["sweep"], tags.get("cell", ""), tags.get("run", ""))  # type: ignore[arg-type]
+
+    @property
+    def id(self) -> str:
+        """The hash of the run or the cell, or the name of the sweep."""
+        return self.run or self.cell or self.sweep
+
 
 class Point(NamedTuple):
     """One value of a metric. `timestamp`: milliseconds since the epoch; `step`: updates so far, through all stages."""
@@ -90,18 +100,14 @@ class Record:
 
     def all_tags(self, parent_id: str | None) -> dict[str, str]:
         """The tags in MLflow: the record's own, its key, its digest and the link to its parent."""
-        tags = {"level": self.key.level, "sweep": self.key.sweep, "record": self.digest(), "mlflow.runName": self.name}
-        if self.key.cell:
-            tags["cell"] = self.key.cell
-        if self.key.run:
-            tags["run"] = self.key.run
-        if parent_id is not None:
-            tags["mlflow.parentRunId"] = parent_id
-        return {name: value[:MAX_TAG] for name, value in {**self.tags, **tags}.items()}
+        key = {name: value for name, value in self.key._asdict().items() if value}
+        tags = {**self.tags, **key, "record": self.digest(), "mlflow.runName": self.name}
+        tags |= {"mlflow.parentRunId": parent_id} if parent_id is not None else {}
+        return {name: value[:MAX_TAG] for name, value in tags.items()}
 
 
 def mask(text: str) -> str:
-    """Replace the password of every URI in `text` by ``***``; apply to everything that is logged or written."""
+    """Replaces the password of every URI in `text` by ``***``; apply to everything that is logged or written."""
     return _SECRET_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
@@ -114,7 +120,7 @@ def clean_name(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """Format a number as params show it: ``0.1``, ``20``, ``inf``."""
+    """Formats a number as params show it: ``0.1``, ``20``, ``inf``."""
     return f"{value:g}"
 
 
@@ -140,7 +146,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flatten a nested mapping to dotted params within MLflow's limits; masks passwords, writes None as ``null``."""
+    """Flattens a nested mapping to dotted params within MLflow's limits; masks passwords, writes None as ``null``."""
     flat: dict[str, str] = {}
     for key, value in mapping.items():
         name = f"{prefix}{key}"

@@ -9,34 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from src.axes import NUMERIC_AXES
 from src.tracking.record import Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
 
-EXCLUDED_KEYS = frozenset(
-    [
-        "regimes",
-        "seeds",
-        "seed",
-        "regime",
-        "sweep",
-        "multirun",
-        "storage",
-        "n_workers",
-        "dry_run",
-        "tracking",
-        "search",
-        "launcher",
-        "study",
-        "objective",
-    ]
-)
+AXES_KEYS = ("regimes", "regime", "seeds", "seed", "study")
+EXECUTION_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search", "launcher", "objective")
+EXCLUDED_KEYS = frozenset(AXES_KEYS + EXECUTION_KEYS)
 """Top-level keys of config.yaml that are no params: axes under another name, and where or how the run was executed."""
+
+Body = Mapping[str, Any]
+"""The content of a JSON file."""
 
 DAMAGED = (ValueError, KeyError, TypeError, OSError)
 """What `record_of` raises for a missing or damaged folder (OSError: pyarrow's error for a damaged file)."""
@@ -55,16 +44,19 @@ def record_of(folder: Path) -> Record:
     raise FileNotFoundError(f"{folder} holds none of {', '.join(READERS)}")
 
 
-# ------------------------------------------------------------------------------------------------ runs
-
-
 @dataclass(frozen=True)
 class _Span:
     """The time of a run in milliseconds since the epoch, spread evenly over its updates."""
 
     start: int
     end: int
-    n_updates: int
+    n_updates: int = 0
+
+    @classmethod
+    def of(cls, provenance: Body, n_updates: int = 0, *, otherwise: int = 0) -> _Span:
+        """From the recorded end and seconds; `otherwise` is the end if none is recorded."""
+        end = _milliseconds(provenance["finished_at"]) if provenance.get("finished_at") else otherwise
+        return cls(end - max(1, round(1000 * provenance.get("seconds", 0))), end, n_updates)
 
     def at(self, step: int) -> int:
         """The time of an update; the last millisecond belongs to the final metrics."""
@@ -72,11 +64,10 @@ class _Span:
         return min(self.start + (last - self.start) * step // max(1, self.n_updates), last)
 
 
-def _finished_run(folder: Path, body: Mapping[str, Any]) -> Record:
+def _finished_run(folder: Path, body: Body) -> Record:
     result, provenance = body["result"], body["provenance"]
     stages = result["stages"]
-    start, end = _times(provenance, 0)
-    span = _Span(start, end, int(result["cost"]["updates"]))
+    span = _Span.of(provenance, int(result["cost"]["updates"]))
     curves = _curves(folder / "history.parquet", span) + _stage_curve(stages, span)
     if "average_accuracy" in result["metrics"]:
         curves += _accuracy_matrix(result, span)
@@ -85,50 +76,36 @@ def _finished_run(folder: Path, body: Mapping[str, Any]) -> Record:
     cost = {**result["cost"], "seconds": provenance["seconds"], "reused_samples": provenance["reused_samples"]}
     metrics = dict(result["metrics"]) | {f"cost/{name}": value for name, value in cost.items()}
     metrics["realised_imbalance"] = result["imbalance"]
-    undefined = sorted(name for name, value in metrics.items() if value is None)
-    finals = [
+    finals = {clean_name(name): value for name, value in metrics.items() if value is not None}
+    final_points = [
         # The curve ends in the mean loss of a batch, so the value over the whole set gets a name of its own.
-        Point(f"{name}/final" if name in curve_names else name, value, end, span.n_updates)
-        for name, value in ((clean_name(name), value) for name, value in metrics.items())
-        if value is not None
+        Point(f"{name}/final" if name in curve_names else name, value, span.end, span.n_updates)
+        for name, value in finals.items()
     ]
-    tags = {"diverged": "true"} if body["status"] == "diverged" else {}
-    if undefined:
-        tags["undefined"] = ", ".join(undefined)
-    if any(stage["converged"] is False for stage in stages):
-        tags["converged"] = "false"
+    tags = {
+        "diverged": "true" if body["status"] == "diverged" else "",
+        "undefined": ", ".join(sorted(name for name, value in metrics.items() if value is None)),
+        "converged": "false" if any(stage["converged"] is False for stage in stages) else "",
+    }
+    tags = {name: text for name, text in tags.items() if text}
     tags["stopped_by"] = ", ".join(stage["stopped_by"] for stage in stages)
     tags |= {"weights": str(result["weights"]), "stream": str(result["stream"]), "engine": str(provenance["engine"])}
-    points = (*curves, *finals, *_axis_points(body["axes"], end))
-    record = _run(folder, body, tags, points, "FINISHED", start, end)
-    return replace(record, inputs=_inputs(body, record.params))
+    run = _run(folder, body, "FINISHED", span, tags)
+    points = (*curves, *final_points, *_axis_points(body["axes"], span.end))
+    return replace(run, points=points, inputs=_inputs(body, run.params))
 
 
-def _failed_run(folder: Path, body: Mapping[str, Any]) -> Record:
-    start, end = _times(body.get("provenance") or {}, round(1000 * (folder / "failed.json").stat().st_mtime))
+def _failed_run(folder: Path, body: Body) -> Record:
+    span = _Span.of(body.get("provenance") or {}, otherwise=round(1000 * (folder / "failed.json").stat().st_mtime))
     error = mask(str(body["error"]))
     tags = {"error": error, "attempts": str(body["attempts"]), "mlflow.note.content": f"**Failed:** {error}"}
-    record = _run(folder, body, tags, _axis_points(body["axes"], end), "FAILED", start, end)
-    traceback = mask(str(body["traceback"])).encode()
-    return replace(record, artifacts={**record.artifacts, "traceback.txt": traceback})
+    run = _run(folder, body, "FAILED", span, tags)
+    artifacts = {**run.artifacts, "traceback.txt": mask(str(body["traceback"])).encode()}
+    return replace(run, points=_axis_points(body["axes"], span.end), artifacts=artifacts)
 
 
-def _times(provenance: Mapping[str, Any], otherwise: int) -> tuple[int, int]:
-    """Start and end of a run; `otherwise` is the end if none is recorded."""
-    finished = provenance.get("finished_at")
-    end = _milliseconds(finished) if finished else otherwise
-    return end - max(1, round(1000 * provenance.get("seconds", 0))), end
-
-
-def _run(
-    folder: Path,
-    body: Mapping[str, Any],
-    tags: Mapping[str, str],
-    points: tuple[Point, ...],
-    status: Status,
-    start: int,
-    end: int,
-) -> Record:
+def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[str, str]) -> Record:
+    """What the records of finished and of failed runs share."""
     import yaml
 
     key = Key("run", body["sweep"], body["cell"], body["run"])
@@ -146,13 +123,12 @@ def _run(
         key=key,
         name=run_name(body["axes"], regime=body["regime"], seed=body["seed"]),
         status=status,
-        start=start,
-        end=end,
+        start=span.start,
+        end=span.end,
         tags={**common, **tags},
         params=flatten({name: value for name, value in config.items() if name not in EXCLUDED_KEYS}) | axes,
-        points=points,
         artifacts={"config.yaml": mask(text).encode()} if text else {},
-        parent=_pending_cell(key, body["axes"], start),
+        parent=_pending_cell(key, body["axes"], span.start),
     )
 
 
@@ -170,31 +146,29 @@ def _curves(path: Path, span: _Span) -> list[Point]:
     return list(points.values())
 
 
-def _stage_curve(stages: list[Mapping[str, Any]], span: _Span) -> list[Point]:
+def _stage_curve(stages: Sequence[Body], span: _Span) -> list[Point]:
     """The curve `stage`: the number of the stage, from 1, at its first and its last update."""
-    points: list[Point] = []
-    done = 0
+    points, done = [], 0
     for index, stage in enumerate(stages, start=1):
         first, last = done + 1, done + int(stage["updates"])
-        points += [
-            Point("stage", float(index), span.at(step), step) for step in dict.fromkeys((min(first, last), last))
-        ]
+        steps = dict.fromkeys((min(first, last), last))
+        points += [Point("stage", float(index), span.at(step), step) for step in steps]
         done = last
     return points
 
 
-def _accuracy_matrix(result: Mapping[str, Any], span: _Span) -> list[Point]:
+def _accuracy_matrix(result: Body, span: _Span) -> list[Point]:
     """R[i, j] of a stream of more than two data sets: curves ``R/d1``, ``R/d2``, ... of test accuracy after each stage."""
-    points, done = [], 0
-    for stage, row in zip(result["stages"], result["accuracy_matrix"], strict=False):  # a diverged run has no row
-        done += int(stage["updates"])
-        for part, value in enumerate(row, start=1):
-            if value is not None:
-                points.append(Point(f"R/d{part}", float(value), span.at(done), done))
-    return points
+    steps = accumulate(int(stage["updates"]) for stage in result["stages"])
+    return [
+        Point(f"R/d{part}", float(value), span.at(step), step)
+        for step, row in zip(steps, result["accuracy_matrix"], strict=False)  # a diverged run lacks rows
+        for part, value in enumerate(row, start=1)
+        if value is not None
+    ]
 
 
-def _inputs(body: Mapping[str, Any], params: Mapping[str, str]) -> tuple[Input, ...]:
+def _inputs(body: Body, params: Mapping[str, str]) -> tuple[Input, ...]:
     """One data set for each part of the stream, with its size and class counts."""
     result, data = body["result"], str(body["axes"]["data"])
     recipe = {name: value for name, value in params.items() if name.startswith(("data.", "split."))}
@@ -211,59 +185,43 @@ def _inputs(body: Mapping[str, Any], params: Mapping[str, str]) -> tuple[Input, 
     )
 
 
-# ------------------------------------------------------------------------------------------------ cells and sweeps
-
-
-def _pending_cell(run: Key, axes: Mapping[str, Any], start: int) -> Record:
+def _pending_cell(run: Key, axes: Body, start: int) -> Record:
     """The cell of a run before its verdict."""
-    return Record(
-        key=Key("cell", run.sweep, run.cell),
-        name=run_name(axes),
-        status="SCHEDULED",
-        start=start,
-        end=start,
-        params=_axis_params(axes),
-        points=_axis_points(axes, start),
-        parent=_pending_sweep(run.sweep, start),
-    )
+    parent = _pending_sweep(run.sweep, start)
+    key, params, points = Key("cell", run.sweep, run.cell), _axis_params(axes), _axis_points(axes, start)
+    return replace(parent, key=key, name=run_name(axes), params=params, points=points, parent=parent)
 
 
 def _pending_sweep(sweep: str, start: int) -> Record:
     return Record(key=Key("sweep", sweep), name=sweep, status="SCHEDULED", start=start, end=start)
 
 
-def _cell(_: Path, body: Mapping[str, Any]) -> Record:
-    cell = _pending_cell(Key("run", body["sweep"], body["cell"]), body["axes"], _milliseconds(body["started_at"]))
-    record = _with_report(cell, body)
-    return replace(
-        record,
-        tags={"verdict": str(body["verdict"]), **record.tags},
-        points=(*record.points, *_axis_points(body["axes"], record.end)),
-    )
+def _cell(_: Path, body: Body) -> Record:
+    key, axes = Key("run", body["sweep"], body["cell"]), body["axes"]
+    record = _with_report(_pending_cell(key, axes, _milliseconds(body["started_at"])), body)
+    points = (*record.points, *_axis_points(axes, record.end))
+    return replace(record, tags={"verdict": str(body["verdict"]), **record.tags}, points=points)
 
 
-def _sweep(folder: Path, body: Mapping[str, Any]) -> Record:
+def _sweep(folder: Path, body: Body) -> Record:
     record = _with_report(_pending_sweep(body["sweep"], _milliseconds(body["started_at"])), body)
     return replace(record, artifacts={Path(name).name: (folder / name).read_bytes() for name in body["artifacts"]})
 
 
-def _with_report(record: Record, body: Mapping[str, Any]) -> Record:
+def _with_report(record: Record, body: Body) -> Record:
     """The finished record: end, note and metrics of a CellReport or a SweepReport."""
     end = _milliseconds(body["finished_at"])
-    points = tuple(
-        Point(clean_name(name), float(value), end, 0)
-        for name, value in body["metrics"].items()
-        if value is not None and math.isfinite(value)
-    )
+    metrics = {name: value for name, value in body["metrics"].items() if value is not None and math.isfinite(value)}
+    points = tuple(Point(clean_name(name), float(value), end, 0) for name, value in metrics.items())
     note = mask(f"{body['note']}\n\n```\n{body['command']}\n```")
     return replace(record, status="FINISHED", end=end, tags={"mlflow.note.content": note}, points=points)
 
 
-def _axis_params(axes: Mapping[str, Any]) -> dict[str, str]:
+def _axis_params(axes: Body) -> dict[str, str]:
     return {name: number(value) if isinstance(value, float) else str(value) for name, value in axes.items()}
 
 
-def _axis_points(axes: Mapping[str, Any], when: int) -> tuple[Point, ...]:
+def _axis_points(axes: Body, when: int) -> tuple[Point, ...]:
     values = {name: axes[name] for name in NUMERIC_AXES if isinstance(axes[name], int | float)}
     return tuple(Point(name, float(value), when, 0) for name, value in values.items() if math.isfinite(value))
 
@@ -272,10 +230,5 @@ def _milliseconds(iso: str) -> int:
     return round(1000 * datetime.fromisoformat(iso).timestamp())
 
 
-READERS = {
-    "result.json": _finished_run,
-    "failed.json": _failed_run,
-    "cell.json": _cell,
-    "summary.json": _sweep,
-}
+READERS = {"result.json": _finished_run, "failed.json": _failed_run, "cell.json": _cell, "summary.json": _sweep}
 """The file that identifies each kind of folder, in the order in which they are looked for, and its reader."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.config import TrackingConfig
@@ -16,60 +16,48 @@ from src.tracking.runs import DAMAGED, has_record, record_of
 from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class SyncReport:
-    """Counts of one sync. `n_written` of the `n_records` on disk were missing in MLflow."""
+    """Outcome of one sync. `n_written` of the `n_records` on disk were missing in MLflow."""
 
     n_sweeps: int
-    n_delivered: int
-    n_records: int
-    n_written: int
-    problems: tuple[tuple[str, str], ...] = ()
+    n_delivered: int = 0
+    n_records: int = 0
+    n_written: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
     """(folder or entry, reason)"""
     error: str | None = None
     """Why it stopped early: MLflow does not answer."""
 
 
 def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) -> SyncReport:
-    """Deliver all outboxes of `multirun` (or of one sweep) and write what MLflow lacks; idempotent.
+    """Delivers all outboxes of `multirun` (or of one sweep) and writes what MLflow lacks; idempotent.
 
     Raises ConfigError if tracking is off or the sweep does not exist.
     """
-    sweeps = sorted(path.parent for path in multirun.glob("*/cells") if path.is_dir())
-    if sweep is not None:
-        sweeps = [folder for folder in sweeps if folder.name == sweep]
-        if not sweeps:
-            raise ConfigError("sweep", sweep, f"no such sweep in {multirun}; see `ls {multirun}`")
-    n_delivered = n_records = n_written = 0
-    problems: list[tuple[str, str]] = []
-    error: str | None = None
+    sweeps = sorted(path.parent for path in multirun.glob(f"{sweep or '*'}/cells") if path.is_dir())
+    if sweep is not None and not sweeps:
+        raise ConfigError("sweep", sweep, f"no such sweep in {multirun}; see `ls {multirun}`")
+    report = SyncReport(n_sweeps=len(sweeps))
     try:
         tracker = open_tracker(tracking, multirun)
         if tracker is None:
-            raise ConfigError(
-                "tracking", "off", "there is no MLflow to write to; set tracking=local or tracking=server"
-            )
+            fix = "there is no MLflow to write to; set tracking=local or tracking=server"
+            raise ConfigError("tracking", "off", fix)
         for folder in sweeps:
             delivery = Outbox(folder).deliver(tracker, wait_s=60)
-            n_delivered += delivery.n_delivered
-            problems += delivery.refused
+            report.n_delivered += delivery.n_delivered
+            report.problems += delivery.refused
             if delivery.error is not None:
                 raise TrackerUnavailable(delivery.error)
-            records = _records(folder, problems)
+            records = _records(folder, report.problems)
             while batch := list(itertools.islice(records, BATCH)):
-                n_records += len(batch)
-                n_written += _write(tracker, batch, problems)
+                report.n_records += len(batch)
+                report.n_written += _write(tracker, batch, report.problems)
         tracker.close()
     except TrackerUnavailable as unavailable:
-        error = str(unavailable)
-    return SyncReport(
-        n_sweeps=len(sweeps),
-        n_delivered=n_delivered,
-        n_records=n_records,
-        n_written=n_written,
-        problems=tuple(problems),
-        error=error,
-    )
+        report.error = str(unavailable)
+    return report
 
 
 def _records(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[Record]:
@@ -88,6 +76,6 @@ def _write(tracker: Tracker, batch: list[Record], problems: list[tuple[str, str]
     try:
         return tracker.write(batch)
     except RecordRefused as refused:
-        problems.append((refused.key.run or refused.key.cell or refused.key.sweep, str(refused)))
+        problems.append((refused.key.id, str(refused)))
         rest = [record for record in batch if record.key != refused.key]
         return _write(tracker, rest, problems) if rest else 0

@@ -23,11 +23,9 @@ class StoredRun(NamedTuple):
 
 class Tracker(Protocol):
     def write(self, records: Sequence[Record]) -> int:
-        """Make MLflow hold each record exactly once, parents first; returns the number of records it lacked.
+        """Makes MLflow hold each record exactly once, parents first; returns the number of records it lacked.
 
-        Raises:
-            TrackerUnavailable: MLflow does not answer in time. What was written stays and is recognised next time.
-            RecordRefused: MLflow rejects one record for good.
+        Raises TrackerUnavailable or RecordRefused; what was written before stays and is recognised next time.
         """
 
     def close(self) -> None: ...
@@ -41,5 +39,5 @@ class RecordRefused(Exception):
     """MLflow answers and rejects this record for good."""
 
     def __init__(self, key: Key, reason: str) -> None:
-        super().__init__(f"{key.level} {key.run or key.cell or key.sweep}: {mask(reason)}")
+        super().__init__(f"{key.level} {key.id}: {mask(reason)}")
         self.key = key

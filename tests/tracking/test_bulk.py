@@ -29,9 +29,9 @@ def test_both_writers_write_the_same_runs(
     run_folder(sweep_dir, cell="bad", status="failed")
     run_folder(sweep_dir, cell="long", n_points=600)  # more than one batch of points
     other = Path(shutil.copytree(multirun, tmp_path / "other"))
-    assert sync(multirun, local).problems == ()
+    assert sync(multirun, local).problems == []
     monkeypatch.setattr(bulk, "KNOWN_VERSIONS", ("0.0.0",))
-    assert sync(other, local).problems == ()
+    assert sync(other, local).problems == []
     uris = [str(tracking_uri(local, folder)) for folder in (multirun, other)]
     by_bulk, by_client = ({key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris)
     assert len(by_bulk) == 7 + 2 + 2 + 1
@@ -60,7 +60,7 @@ def test_an_unknown_column_switches_to_the_client_and_is_reported_once(
     sweep_of(multirun, ratios=(0.1,), n_seeds=1)
     with caplog.at_level(logging.WARNING):
         report = sync(multirun, local)
-    assert (report.n_written, report.problems, report.error) == (7, (), None)
+    assert (report.n_written, report.problems, report.error) == (7, [], None)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "src.tracking.connect"]
     assert "table params" in warning
     assert "origin" in warning

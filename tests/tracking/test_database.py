@@ -162,7 +162,7 @@ def test_an_emptied_database_is_rebuilt_with_the_same_ids(local: TrackingConfig,
     shutil.rmtree(multirun / "mlartifacts")
     again = TrackingConfig(name="local", uri=f"sqlite:///{multirun / 'new.db'}", experiment="lab")
     rebuilt = sync(multirun, again)
-    assert (rebuilt.n_written, rebuilt.problems, rebuilt.error) == (29, (), None)
+    assert (rebuilt.n_written, rebuilt.problems, rebuilt.error) == (29, [], None)
     assert {
         key: (run.info.run_id, content(str(again.uri), run)) for key, run in by_key(str(again.uri)).items()
     } == before

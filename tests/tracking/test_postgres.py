@@ -31,11 +31,11 @@ def test_a_database_shared_with_the_queue_has_the_same_runs(
     direct = dataclasses.replace(local, uri=postgres)
     folder = SweepFolder(multirun, "digits-mlp")
     for _ in range(2):  # each finds the tables of the other
-        assert sync(multirun, direct).problems == ()
+        assert sync(multirun, direct).problems == []
         with Process(folder, "sweep") as process:
             WorkQueue(folder, process, folder.write_queue(postgres)).close()
     assert sync(multirun, direct).n_written == 0, "nothing twice"
-    assert sync(multirun, local).problems == ()
+    assert sync(multirun, local).problems == []
     uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]
     on_postgres, on_sqlite = (
         {key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris if uri is not None

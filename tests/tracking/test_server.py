@@ -53,7 +53,7 @@ def test_server_and_database_hold_the_same_runs_field_by_field(
     run_folder(sweep_dir, cell="bad", status="failed")
     run_folder(sweep_dir, cell="long", n_points=600)  # more than one batch of points
     for tracking in (local, server.tracking):
-        assert sync(multirun, tracking).problems == ()
+        assert sync(multirun, tracking).problems == []
     uri = tracking_uri(local, multirun)
     assert uri is not None
     of_database = {key: content(uri, run) for key, run in by_key(uri).items()}
