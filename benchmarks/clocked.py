@@ -26,7 +26,7 @@ from src.cells.run import CellOutcome, free_device, score
 from src.cells.write import record_failure
 from src.config import Config
 from src.data.split import StreamFactory
-from src.sweep.summary import Session
+from src.sweep import summary
 from src.training.control import NO_CONTROL, RunControl
 
 __all__ = ["free_device", "record_failure", "resolve", "run_cell", "score", "session"]
@@ -45,14 +45,14 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
 
 
 @contextmanager
-def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
-    """`src.sweep.summary.Session` with timers on its end: the report and the final delivery to MLflow."""
+def session(cells: Sequence[ResolvedCell]) -> Iterator[summary.Session]:
+    """`src.sweep.summary.session` with timers on its end: the report and the final delivery to MLflow."""
     from src.tracking.outbox import Deliverer
 
     seconds: Counter[str] = Counter()
     with (
         patch.object(Deliverer, "stop", _timed(Deliverer.stop, "tracking", seconds)),
-        Session(cells) as opened,
+        summary.session(cells) as opened,
         patch.object(opened, "finish", _timed(opened.finish, "report", seconds)),
     ):
         yield opened

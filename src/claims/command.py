@@ -12,8 +12,6 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
 
 from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, claim_ids, load_claim
@@ -28,6 +26,7 @@ from src.sweep import laboratory
 from src.sweep.command import run_cells
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import Plan, describe, plan_sweep
 from src.sweep.workers.local import n_workers_of
 from src.tracking.outbox import Deliverer, Outbox
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking).start()
-    failures = run_cells(plan, folder, laboratory, laboratory.__name__)
+    failures = run_cells(plan, folder, laboratory)
     runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
     judged = [
         judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
@@ -139,10 +138,7 @@ def cells_of(study: Study, loader: ConfigLoader, key: str) -> tuple[Cell, ...]:
     """The cells of a study, in the order of `study.coordinates`. Raises ConfigError if two of them are equal."""
 
     def compose(overrides: list[str]) -> Mapping[str, Any]:
-        composed = loader.load_configuration("config", overrides, RunMode.RUN, from_shell=False)
-        with open_dict(composed):
-            del composed["hydra"]
-        mapping: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        mapping = compose_mapping(loader, overrides)
         return {**mapping, "sweep": SWEEP, "regimes": study.regimes, "seeds": study.seeds}
 
     cells = expand(study.arguments, compose, loader)

@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     run_sweep(
         list(hydra.overrides.task),
         GlobalHydra.instance().config_loader(),
-        engine_name=hydra.sweeper.engine,
+        engine=hydra.sweeper.engine,
         config_name=str(hydra.job.config_name),
         hydra=hydra.overrides.hydra,
     )

@@ -52,6 +52,8 @@ class Session(Protocol):
 class Engine(Protocol):
     """The functions of a module that runs cells."""
 
+    __name__: str
+
     def resolve(self, config: Config) -> ResolvedCell:
         """Loads the data of a cell. Raises ConfigError if settings and data contradict each other."""
 

@@ -3,6 +3,6 @@
 from src.cells.resolve import resolve
 from src.cells.run import free_device, run_cell, score
 from src.cells.write import record_failure
-from src.sweep.summary import Session as session
+from src.sweep.summary import session
 
 __all__ = ["free_device", "record_failure", "resolve", "run_cell", "score", "session"]

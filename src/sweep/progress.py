@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -16,7 +15,7 @@ PLAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepProgress:
     """Progress of a sweep. `verdicts`: number of finished cells that each regime wins."""
 
     n_cells: int
@@ -30,10 +29,7 @@ class Standing:
     def line(self, eta_seconds: float | None) -> str:
         """The progress in one line."""
         parts = [f"cells {self.n_cells_done}/{self.n_cells}", f"runs {self.n_runs_done}/{self.n_runs}"]
-        if self.n_running:
-            parts.append(f"running {self.n_running}")
-        if self.n_failed:
-            parts.append(f"failed {self.n_failed}")
+        parts += [f"{state} {n}" for state, n in (("running", self.n_running), ("failed", self.n_failed)) if n]
         if eta_seconds is not None and self.n_runs_done < self.n_runs:
             parts.append(f"left {duration(eta_seconds)}")
         if self.verdicts:
@@ -52,9 +48,9 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Shows a sweep's `Standing` on `console`; use it in a `with` statement."""
+    """Shows a sweep's `SweepProgress` on `console`; use it in a `with` statement."""
 
-    def __init__(self, console: Console, start: Standing) -> None:
+    def __init__(self, console: Console, start: SweepProgress) -> None:
         self._console = console
         self._start, self._began = start, time.monotonic()
         self._plain_at, self._plain_line = -PLAIN_SECONDS, ""
@@ -69,9 +65,7 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -79,14 +73,14 @@ class Display:
         """Prints a line above the bar."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, standing: Standing, *, last: bool = False) -> None:
+    def show(self, progress: SweepProgress, *, last: bool = False) -> None:
         """Updates the display; cheap, so callers need not limit the rate."""
-        n_new = standing.n_runs_done - self._start.n_runs_done
+        n_new = progress.n_runs_done - self._start.n_runs_done
         elapsed = time.monotonic() - self._began
-        eta = elapsed / n_new * (standing.n_runs - standing.n_runs_done) if n_new > 0 else None
-        line = standing.line(eta)
+        eta = elapsed / n_new * (progress.n_runs - progress.n_runs_done) if n_new > 0 else None
+        line = progress.line(eta)
         if self._bar is not None:
-            self._bar.update(self._task, completed=standing.n_runs_done, description=line)
+            self._bar.update(self._task, completed=progress.n_runs_done, description=line)
         elif line != self._plain_line and (last or elapsed - self._plain_at >= PLAIN_SECONDS):
             self._plain_at, self._plain_line = elapsed, line
             self.say(line)

@@ -18,7 +18,7 @@ from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.line import CommandLine
 from src.sweep.processes import Process
-from src.sweep.progress import Standing, duration
+from src.sweep.progress import SweepProgress, duration
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.search.search import Search, make_search
 from src.sweep.search.space import distribution_in_words
@@ -29,7 +29,7 @@ from src.sweep.workers.launch import workers_for
 from src.sweep.workers.local import Workers, n_workers_of
 
 
-def run_search(line: CommandLine, engine: Engine, engine_name: str) -> tuple[list[str], Path]:
+def run_search(line: CommandLine, engine: Engine) -> tuple[list[str], Path]:
     """Continues the search up to `n_trials`; returns a line for each failed point, and the folder of the logs.
 
     Raises ConfigError before anything runs.
@@ -45,7 +45,7 @@ def run_search(line: CommandLine, engine: Engine, engine_name: str) -> tuple[lis
         print("\n".join(_describe(search, config, folder)))
         return [], folder.logs
     search.save(folder)
-    workers = workers_for(folder, config, engine_name, search.id)
+    workers = workers_for(folder, config, engine.__name__, search.id)
     supervisor = SearchSupervisor(search, config, folder, engine, workers, console)
     if config.launcher.detached:
         supervisor.run()
@@ -101,11 +101,11 @@ class SearchSupervisor(Supervisor):
             if trial.state == TrialState.FAIL
         }
 
-    def standing(self, states: Mapping[str, str]) -> Standing:
+    def progress(self, states: Mapping[str, str]) -> SweepProgress:
         counts = Counter(states.values())
         n = max(len(states), self._search.config.n_trials)
         n_done = counts["COMPLETE"] + counts["PRUNED"] + counts["FAIL"]
-        return TrialsStanding(
+        return SearchProgress(
             n_cells=n,
             n_cells_done=n_done,
             n_runs=n,
@@ -123,7 +123,7 @@ class SearchSupervisor(Supervisor):
 
 
 @dataclass(frozen=True)
-class TrialsStanding(Standing):
+class SearchProgress(SweepProgress):
     """The progress of a search; its cells and runs are its trials."""
 
     n_pruned: int = 0

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.maps import difference_maps, map_names
-from src.comparison.pairing import Records, RunRecord, by_cell, load_records
+from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.tables import csv_table, markdown_table, means_table, remarks, terminal_table
 from src.comparison.text_table import TextTable
 from src.comparison.transfer import LEGEND, markdown, transfer_tables
@@ -40,9 +41,8 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
 def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
     """The coordinates of every cell: the axes, and every further setting in which the cells differ."""
     flats = [dict(flat(config)) for config in configs]
-    keys = sorted({key for one in flats for key in one})
     coordinates: list[dict[str, AxisValue]] = [config.axes() for config in configs]
-    for key in keys:
+    for key in sorted({key for one in flats for key in one}):
         axis = axis_of(key, related=True)
         values = [one.get(key) for one in flats]
         if len({repr(value) for value in values}) < 2:
@@ -62,41 +62,35 @@ def _distinguishes(axis: Sequence[object], values: Sequence[object]) -> bool:
 
 def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     """The records of a command's cells, regimes and seeds, with the coordinates of `axes_of`."""
-    configs = [cell.config for cell in cells]
-    hashes = [cell.hash for cell in cells]
-    seeds = {seed for config in configs for seed in config.seeds}
-    records = load_records(sweep_dir, cells=hashes, seeds=seeds)
-    wanted = set(labels_of(configs))
-    axes = dict(zip(hashes, axes_of(configs), strict=True))
-    runs = tuple(replace(run, axes=axes[run.cell]) for run in records.runs if run.regime in wanted)
-    failed = tuple(replace(run, axes=axes[run.cell]) for run in records.failed if run.regime in wanted)
-    return Records(runs=runs, failed=failed, damaged=records.damaged)
+    configs, hashes = [cell.config for cell in cells], [cell.hash for cell in cells]
+    records = load_records(sweep_dir, cells=hashes, seeds={seed for config in configs for seed in config.seeds})
+    wanted, axes = labels_of(configs), dict(zip(hashes, axes_of(configs), strict=True))
+    runs, failed = (
+        tuple(replace(run, axes=axes[run.cell]) for run in some if run.regime in wanted)
+        for some in (records.runs, records.failed)
+    )
+    return replace(records, runs=runs, failed=failed)
 
 
-class Session:
-    """A command on a sweep: while its workers train, a thread of this process sends finished records to MLflow.
+@contextmanager
+def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
+    """A command on a sweep: a thread sends finished records to MLflow while its workers train the cells.
 
     `cells`: those of the command (of a search: the first of them).
     """
+    deliverer = Deliverer(cells[0].sweep_dir, cells[0].config.tracking).start()
+    yield Session(cells)
+    deliverer.stop()  # after an error the thread ends with the process, and the next command delivers the rest
+
+
+class Session:
+    """The verdicts of a command, as cells finish and at its end."""
 
     def __init__(self, cells: Sequence[ResolvedCell]) -> None:
         self._cells = {cell.hash: cell for cell in cells}
-        first, labels = cells[0], labels_of([cell.config for cell in cells])
-        self._sweep_dir = first.sweep_dir
-        self._n_comparisons = len(cells) * len(list(combinations(labels, 2)))
-        self._deliverer = Deliverer(
-            first.sweep_dir, first.config.tracking, warn=lambda text: print(text, file=sys.stderr)
-        )
-
-    def __enter__(self) -> Session:
-        self._deliverer.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:  # after an error the thread ends with the process, and the next command delivers the rest
-            self._deliverer.stop()
+        self._sweep_dir = cells[0].sweep_dir
+        n_labels = len(labels_of([cell.config for cell in cells]))
+        self._n_comparisons = len(cells) * math.comb(n_labels, 2)
 
     def verdict(self, cell_hash: str) -> str | None:
         """The winner of a finished cell, corrected for all comparisons that the command will make."""
@@ -107,8 +101,7 @@ class Session:
 
     def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
         """Writes the `report`, with this process's command line."""
-        command_line = mask(" ".join(["python -m src.sweep", *map(shlex.quote, sys.argv[1:])]))
-        report(self._sweep_dir, cells, command_line)
+        report(self._sweep_dir, cells, mask(shlex.join(["python", "-m", "src.sweep", *sys.argv[1:]])))
 
 
 def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
@@ -119,7 +112,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     streams = transfer_tables(records, labels)
     artifacts = _write(sweep_dir, verdicts, streams)
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, labels, verdicts, outbox)
+    report_cells(cells, records, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
@@ -143,11 +136,6 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
         console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 
-def _content(path: Path) -> bytes | None:
-    """The content of a file; None if it does not exist."""
-    return path.read_bytes() if path.exists() else None
-
-
 def attached(sweep_dir: Path) -> list[str]:
     """Files that `make report` attached to the sweep earlier; they stay attached."""
     path = sweep_dir / "summary.json"
@@ -159,56 +147,55 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[T
     """Writes the files of the whole command; returns their names in the sweep's folder."""
     of_streams = ["transfer.md"] if streams else []
     if streams:
-        write_atomically(sweep_dir / "transfer.md", markdown(streams).encode())
+        write_atomically(sweep_dir / "transfer.md", markdown(streams))
     if not verdicts:
         return of_streams
-    table, before = csv_table(verdicts).encode(), _content(sweep_dir / "table.csv")
-    maps = [sweep_dir / name for name in map_names(verdicts)]
-    if table != before or not all(path.exists() for path in maps):  # drawing maps takes seconds
+    path, table = sweep_dir / "table.csv", csv_table(verdicts).encode()
+    maps = map_names(verdicts)
+    is_current = path.exists() and path.read_bytes() == table and all((sweep_dir / name).exists() for name in maps)
+    if not is_current:  # drawing maps takes seconds
         difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
-        write_atomically(
-            sweep_dir / "table.csv", table
-        )  # after the maps: an equal table.csv means that they are up to date
-    write_atomically(sweep_dir / "table.md", markdown_table(verdicts).encode())
-    return ["table.csv", "table.md", *of_streams, *(path.name for path in maps)]
+        write_atomically(path, table)  # after the maps: an equal table.csv means that they are up to date
+    write_atomically(sweep_dir / "table.md", markdown_table(verdicts))
+    return ["table.csv", "table.md", *of_streams, *maps]
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a search adds to the report of a cell: its point and its value."""
+class TrialInfo:
+    """What a search adds to the report of a cell: the settings and the value of its trial."""
 
-    axes: Mapping[str, AxisValue]
-    note: str
-    metrics: Mapping[str, float]
+    axes: Mapping[str, AxisValue] = field(default_factory=dict)
+    note: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def report_cells(
     cells: Sequence[ResolvedCell],
     records: Records,
-    labels: Sequence[str],
     verdicts: Sequence[CellVerdict],
     outbox: Outbox,
-    places: Mapping[str, Place] | None = None,
+    trials: Mapping[str, TrialInfo] | None = None,
 ) -> None:
-    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `places`: by cell hash."""
-    of_cell: dict[str, list[CellVerdict]] = {}
-    for one in verdicts:
-        of_cell.setdefault(one.cell, []).append(one)
-    runs: dict[str, list[RunRecord]] = by_cell(records.runs)
+    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash."""
+    labels = labels_of([cell.config for cell in cells])
+    runs = by_cell(records.runs)
+    verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
+    for verdict in verdicts:
+        verdicts_of[verdict.cell].append(verdict)
     for cell in cells:
-        own = of_cell.get(cell.hash, [])
-        place = (places or {}).get(cell.hash, Place({}, "", {}))
-        notes = [place.note, *(sentence(one) for one in own)]
-        if not any(notes):
+        own = verdicts_of[cell.hash]
+        trial = (trials or {}).get(cell.hash, TrialInfo())
+        notes = [note for note in (trial.note, *map(sentence, own)) if note]
+        if not notes:
             continue
         report = CellReport(
             sweep=cell.config.sweep,
             cell=cell.hash,
-            axes={**cell.config.axes(), **place.axes},
+            axes={**cell.config.axes(), **trial.axes},
             verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
-            note="\n\n".join(note for note in notes if note),
+            note="\n\n".join(notes),
             command=command(cell.config),
-            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **place.metrics},
+            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics},
         )
         write_cell(cell.folder, report, outbox)
 

@@ -18,7 +18,7 @@ from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.plan import Plan
 from src.sweep.processes import Process
-from src.sweep.progress import Display, Standing
+from src.sweep.progress import Display, SweepProgress
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.local import Workers
@@ -55,7 +55,7 @@ class Supervisor(ABC):
         """The states of the trials that this command waits for, by any key."""
 
     @abstractmethod
-    def standing(self, states: Mapping[str, str]) -> Standing:
+    def progress(self, states: Mapping[str, str]) -> SweepProgress:
         """The progress to show."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Supervisor(ABC):
             with Process(self._folder, "sweep") as process:
                 queue = self.open(process)
                 try:
-                    with Display(self._console, self.standing({})) as display:
+                    with Display(self._console, self.progress({})) as display:
                         queue.retry.report = display.say
                         queue.retry.should_abort = lambda: self._n_interrupts > 0
                         return self._run(queue, display, alone=not process.others("sweep"))
@@ -108,7 +108,7 @@ class Supervisor(ABC):
             began = time.monotonic()
             states = self.states(queue)
             n_ended = sum(state not in OPEN for state in states.values())
-            display.show(self.standing(states), last=n_ended == len(states))
+            display.show(self.progress(states), last=n_ended == len(states))
             if self._n_interrupts:
                 self._stop(display)
                 with suppress(StorageUnavailable):
@@ -194,7 +194,7 @@ class GridSupervisor(Supervisor):
             if cell_hash in self._queued and trial.state.name == "FAIL"
         }
 
-    def standing(self, states: Mapping[str, str]) -> Standing:
+    def progress(self, states: Mapping[str, str]) -> SweepProgress:
         if self._verdict is not None and self._queued:
             self._count_verdicts(states, self._verdict)
         running = self._n_runs_of_running_cells(states)
@@ -205,7 +205,7 @@ class GridSupervisor(Supervisor):
             n_cells_done += done
             n_so_far = max(cell.n_runs - n_missing, min(running.get(cell_hash, 0), cell.n_runs))
             n_runs_done += cell.n_runs if done else n_so_far
-        return Standing(
+        return SweepProgress(
             n_cells=len(self._plan.cells),
             n_cells_done=n_cells_done,
             n_runs=self._plan.n_runs,

@@ -35,7 +35,7 @@ class LabSweeper(Sweeper):
         run_sweep(
             [*params, *arguments],
             self._loader,
-            engine_name=self._engine,
+            engine=self._engine,
             config_name=hydra.job.config_name,
             hydra=hydra.overrides.hydra,
         )

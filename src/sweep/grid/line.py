@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
 
 from src.errors import ConfigError, did_you_mean
 
 Composer = Callable[[list[str]], Mapping[str, Any]]
 """Composes conf/config.yaml under overrides without sweeps, to a resolved mapping."""
 
+OBJECTIVE_KEYS = ("search", "objective", "objective_direction")
 SWEEP_KEYS = (
     "sweep",
     "multirun",
@@ -24,22 +27,38 @@ SWEEP_KEYS = (
     "dry_run",
     "plugins",
     "tracking",
-    "search",
     "launcher",
-    "objective",
-    "objective_direction",
+    *OBJECTIVE_KEYS,
 )
 """Settings of the whole sweep, which cannot be axes."""
 
 
-class CommandLine:
-    """The overrides `arguments` of a sweep.
+def compose_mapping(
+    loader: ConfigLoader,
+    overrides: Sequence[str],
+    *,
+    config_name: str = "config",
+    hydra: Sequence[str] = (),
+    resolve: bool = True,
+) -> dict[str, Any]:
+    """The configuration under `overrides` as plain data, without Hydra's own settings, which `hydra` overrides."""
+    composed = loader.load_configuration(config_name, [*hydra, *overrides], RunMode.RUN, from_shell=False)
+    with open_dict(composed):
+        del composed["hydra"]
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=resolve))
 
-    `sweeps`: the overrides that are axes. `regime` and `seed` are axes even with one value: they name the runs that the
-    sweep compares. `fixed`: what is the same for all cells. `compose` is called once per combination of swept group
-    choices (``arch=mlp,cnn``); other values are set on what it returns, which is a hundred times faster.
-    `resolved`: whether `compose` leaves no ``${...}``.
-    Raises ConfigError, and what `compose` raises.
+
+class CommandLine:
+    """The overrides `arguments` of a sweep. Raises ConfigError, and what `compose` raises.
+
+    `compose` is called once per combination of swept group choices (``arch=mlp,cnn``); other values are set on its
+    result, which is a hundred times faster.
+
+    Attributes:
+        sweeps: The overrides that are axes. `regime` and `seed` are axes even with one value: they name compared runs.
+        fixed: The overrides that all cells share.
+        groups: The axes over a config group.
+        follows: Whether a value interpolates another one, so that both must be composed together or resolved later.
     """
 
     def __init__(
@@ -54,7 +73,6 @@ class CommandLine:
             key for key in self.sweeps if "." not in key and loader.get_group_options(key.lstrip("+").partition("@")[0])
         ]
         self.follows = any("${" in argument for argument in arguments)
-        """Whether a value interpolates another one, so that both must be composed together or resolved later."""
         self._composed_keys = list(self.sweeps) if self.follows and resolved else self.groups
         self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
@@ -63,14 +81,13 @@ class CommandLine:
         """Every axis as ``key -> [key=value, ...]``, each value once. Raises ConfigError for an interval."""
         for key, override in self.sweeps.items():
             if override.is_interval_sweep():
-                raise ConfigError(
-                    key, text_of(override), "an interval needs a search, e.g. search=tpe; a grid lists its values"
-                )
+                problem = "an interval needs a search, e.g. search=tpe; a grid lists its values"
+                raise ConfigError(key, text_of(override), problem)
         return {key: list(dict.fromkeys(self.choices(key))) for key in self.sweeps}
 
     @functools.cached_property
     def run_axes(self) -> dict[str, list[str]]:
-        """The axes of runs, as `axes`."""
+        """The axes over `regime` (or its knobs) and `seed`."""
         return {key: list(dict.fromkeys(self.choices(key))) for key in self.sweeps if is_run_key(key)}
 
     def choices(self, key: str) -> Iterator[str]:

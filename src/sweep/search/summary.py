@@ -21,7 +21,7 @@ from src.io import write_atomically
 from src.sweep.search.plots import trials_figure
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, axes_text, best_first
-from src.sweep.summary import Place, attached, labels_of, print_troubles, read, report_cells, terminal
+from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, terminal
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
 
@@ -40,7 +40,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     labels = labels_of([cell.config for cell in cells])
     verdicts = judge(records, labels)
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, labels, verdicts, outbox, _places(searched, best))
+    report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
     sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
     states = [trial.state for trial in searched.trials]
@@ -73,11 +73,11 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 
-def _places(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, Place]:
+def _trial_infos(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, TrialInfo]:
     """The additions of the search to the report of each cell."""
     search = searched.search
     return {
-        trial.user_attrs["cell"]: Place(
+        trial.user_attrs["cell"]: TrialInfo(
             axes={key: value for key, value in trial.params.items() if axis_of(key) is None},
             note=f"Trial {trial.user_attrs['point']} of {search.id}: {search.objective.text} = {_shown(trial, searched)}",
             metrics={"objective": trial.values[0]},
