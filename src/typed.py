@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -13,24 +14,24 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from src.errors import ConfigError, did_you_mean, require_utf8
 
 T = TypeVar("T")
+COMPARISONS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", operator.le), "lt": ("<", operator.lt)}
+UNIONS = (Union, types.UnionType)
 
 
-def bounds(
-    *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
-) -> dict[str, float]:
-    """Limits of a number, or of each number in a list, as field metadata that `build` checks."""
-    given = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    return {name: limit for name, limit in given.items() if limit is not None}
+def bounds(**limits: float) -> dict[str, float]:
+    """Limits (`ge`, `gt`, `le`, `lt`) of a number, or of each number in a list, as field metadata that `build` checks."""
+    assert limits.keys() <= COMPARISONS.keys(), limits
+    return limits
 
 
 @functools.cache
 def hints_of(cls: type[Any]) -> dict[str, Any]:
-    """The types of a dataclass's fields. Kept: to look up their names anew took most of the time of reading a config."""
+    """The types of a dataclass's fields or a function's parameters, cached: looking up their names is slow."""
     return typing.get_type_hints(cls)
 
 
 def build(cls: type[T], given: object, key: str) -> T:
-    """An instance of the dataclass `cls` from the mapping `given`; `key` is its place in the config, e.g. ``split``.
+    """An instance of the dataclass `cls` from the mapping `given`; `key` is its key in the config, e.g. ``split``.
 
     Raises ConfigError on an unknown or missing key, a wrong type, or a number out of its bounds.
     """
@@ -64,9 +65,9 @@ def build_variant(catalog: Mapping[str, type[T]], given: object, key: str) -> T:
 
 
 def _describe(hint: Any) -> str:
-    """A type as a user would say it."""
+    """A type in words."""
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(_describe(option) for option in get_args(hint))
     if origin is Literal:
         return " or ".join(str(option) for option in get_args(hint))
@@ -78,12 +79,9 @@ def _describe(hint: Any) -> str:
 
 def convert(hint: Any, value: object, key: str, limits: Mapping[str, float]) -> Any:
     """`value` as the type `hint`; whole numbers pass as numbers, nothing else is coerced."""
+    if get_origin(hint) in UNIONS:
+        hint = next((option for option in get_args(hint) if _fits(option, value)), hint)
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        for option in get_args(hint):
-            if _fits(option, value):
-                return convert(option, value, key, limits)
-        raise ConfigError(key, value, f"must be {_describe(hint)}")
     if not _fits(hint, value):
         problem = f"must be {_describe(hint)}"
         if origin is Literal and isinstance(value, str):
@@ -100,36 +98,24 @@ def convert(hint: Any, value: object, key: str, limits: Mapping[str, float]) -> 
             raise ConfigError(key, str(value), "must be a finite number")
     if isinstance(value, str):
         require_utf8(key, value, "this text", "rename the file or folder")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        _check_limits(value, key, limits)
-    return value
-
-
-def _check_limits(value: float, key: str, limits: Mapping[str, float]) -> None:
-    signs = {
-        "ge": (">=", value >= limits.get("ge", value)),
-        "gt": (">", "gt" not in limits or value > limits["gt"]),
-        "le": ("<=", value <= limits.get("le", value)),
-        "lt": ("<", "lt" not in limits or value < limits["lt"]),
-    }
-    if not all(ok for _, ok in signs.values()):
-        wanted = " and ".join(f"{signs[name][0]} {limit:g}" for name, limit in limits.items())
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and not all(COMPARISONS[name][1](value, limit) for name, limit in limits.items()):
+        wanted = " and ".join(f"{COMPARISONS[name][0]} {limit:g}" for name, limit in limits.items())
         raise ConfigError(key, value, f"must be {wanted}")
+    return value
 
 
 def _fits(hint: Any, value: object) -> bool:
     """Whether `value` has the shape of `hint`, before its content is checked."""
     origin = get_origin(hint)
+    if origin in UNIONS:
+        return False
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in get_args(hint))
     if origin is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(get_args(hint)[0], item) for item in value)
-    if dataclasses.is_dataclass(hint):
-        return isinstance(value, Mapping)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is Any:
+    if hint is Any or dataclasses.is_dataclass(hint):  # `build` checks the content
         return True
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shlex
@@ -11,7 +12,6 @@ from typing import Any
 from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
-from src.regimes.config import RegimeConfig
 
 GROUPS = ("data", "arch", "stopping", "optimizer")
 WHERE = (
@@ -22,27 +22,30 @@ WHERE = (
     "n_workers",
     "dry_run",
     "sweep",
+    "plugins",
     "trainer.name",
     "trainer.slots",
     "trainer.checkpoint_seconds",
     "trainer.store_gib",
 )
-"""What says where and how it ran rather than what: left out of the command."""
+"""Settings that do not change a result: left out of the command, like those of `tracking` and `launcher`."""
 
 
 def command(config: Config) -> str:
     """``python -m src.sweep ...`` for one cell."""
-    chosen = (f"{group}={getattr(config, group).name}" for group in GROUPS)
+    chosen = [(group, getattr(config, group).name) for group in GROUPS]
     plugins = [f"plugins={text_of(list(config.plugins))}"] if config.plugins else []
-    choices = (*plugins, *(choice for choice in chosen if choice not in _usual()))
-    mine, default = dict(flat(config)), dict(flat(_default(choices)))
-    words = list(choices)
-    for key, value in mine.items():
-        if key not in (*WHERE, "plugins") and not key.startswith(("tracking.", "launcher.")) and value != default[key]:
+    usual = _default(())
+    choices = (*plugins, *(f"{group}={name}" for group, name in chosen if name != getattr(usual, group).name))
+    default, words = _default(choices), list(choices)
+    defaults = dict(flat(default))
+    for key, value in flat(config):
+        if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != defaults[key]:
             words.append(f"{key}={text_of(value)}")
-    if config.regimes != _default(choices).regimes:
-        words.append(f"regimes={text_of([_regime(regime) for regime in config.regimes])}")
-    if config.seeds != _default(choices).seeds:
+    if config.regimes != default.regimes:
+        regimes = [{regime.name: dict(regime.knobs)} if regime.knobs else regime.name for regime in config.regimes]
+        words.append(f"regimes={text_of(regimes)}")
+    if config.seeds != default.seeds:
         plain = config.seeds == tuple(range(len(config.seeds)))
         words.append(f"seeds={len(config.seeds) if plain else text_of(list(config.seeds))}")
     return " ".join(["python -m src.sweep", *(shlex.quote(word) for word in words)])
@@ -50,38 +53,24 @@ def command(config: Config) -> str:
 
 def flat(config: Config) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every setting but regimes and seeds."""
-    import dataclasses
 
-    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                yield from walk(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            yield prefix, value
+    def walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in settings.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
 
-    plain = dataclasses.asdict(config)
-    yield from walk("", {key: value for key, value in plain.items() if key not in ("regimes", "seeds")})
+    return ((key, value) for key, value in walk(dataclasses.asdict(config)) if key not in ("regimes", "seeds"))
 
 
 @functools.cache
 def _default(choices: tuple[str, ...]) -> Config:
     """The configuration with these group choices alone; what has no default (a path) is filled in to be composed."""
-    needed = {
-        f"{group}={name}": getattr(variant, "needs", ())
-        for group in GROUPS
-        for name, variant in BUILT_IN[group].items()
-    }
-    return compose([*choices, *(word for choice in choices for word in needed.get(choice, ()))])
-
-
-@functools.cache
-def _usual() -> frozenset[str]:
-    config = _default(())
-    return frozenset(f"{group}={getattr(config, group).name}" for group in GROUPS)
-
-
-def _regime(regime: RegimeConfig) -> Any:
-    return {regime.name: dict(regime.knobs)} if regime.knobs else regime.name
+    needed: list[str] = []
+    for group, _, name in (choice.partition("=") for choice in choices):
+        needed += getattr(BUILT_IN.get(group, {}).get(name), "needs", ())
+    return compose([*choices, *needed])
 
 
 def text_of(value: Any) -> str:

@@ -17,10 +17,10 @@ from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
-from src.typed import build, build_variant, convert, hints_of
+from src.typed import build_variant, convert, hints_of
 
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
-LATER = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
 
 
 def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Config:
@@ -47,9 +47,11 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     `single_run`: the cell is the one run (`regime`, `seed`) instead of `regimes` x `seeds`.
     Raises ConfigError (a ValueError) that names the key, the value and the fix.
     """
-    given = LATER | {key: value for key, value in given.items() if key != "hydra"}
+    given = DEFAULTS | {key: value for key, value in given.items() if key != "hydra"}
     if isinstance(given.get("tracking"), Mapping):  # files of earlier versions name a key that no longer exists
         given["tracking"] = {key: value for key, value in given["tracking"].items() if key != "batched"}
+    if isinstance(trainer := given.get("trainer"), Mapping) and type(trainer.get("precision")) is int:  # 64, not "64"
+        given["trainer"] = {**trainer, "precision": str(trainer["precision"])}
     for key, value in given.items():
         if key not in TOP_LEVEL and key not in SEARCH_KEYS:
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
@@ -59,14 +61,11 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
             raise ConfigError(key, "", "is missing; give it a value")
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
-    values: dict[str, Any] = {}
-    values["plugins"] = pin_plugins(given["plugins"])
+    values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
     variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, **catalogs(values["plugins"])}
     for name in ("data", "stopping", "optimizer", "arch", "launcher"):
         values[name] = build_variant(variants[name], given[name], name)
-    for name in ("split", "trainer", "tracking"):
-        values[name] = build(hints[name], _bits_as_text(given[name]), name)
-    for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
+    for name in ("split", "trainer", "tracking", "loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
     entries = [given["regime"]] if single_run else given["regimes"]
@@ -76,21 +75,12 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     if len(set(values["regimes"])) < len(entries):
         raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
-    name = given["sweep"]
-    if name is None:
-        name = f"{values['data'].name}-{values['arch'].name}"
+    name = f"{values['data'].name}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-'")
     config = Config(sweep=name, **values)
     check(config)
     return config
-
-
-def _bits_as_text(group: Any) -> Any:
-    """`trainer.precision=64` is typed as a number, yet names a precision beside `bf16-mixed`."""
-    if isinstance(group, Mapping) and type(group.get("precision")) is int:
-        return {**group, "precision": str(group["precision"])}
-    return group
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:
@@ -113,7 +103,7 @@ def parse_regime(entry: object, n_parts: int, catalog: Catalog = REGIMES) -> Reg
     elif isinstance(entry, Mapping) and "name" in entry:
         name, knobs = entry["name"], {key: value for key, value in entry.items() if key != "name"}
     elif isinstance(entry, Mapping) and len(entry) == 1:
-        name, knobs = next(iter(entry.items()))
+        ((name, knobs),) = entry.items()
         knobs = knobs or {}
     else:
         raise ConfigError("regimes", entry, "an entry is a name or {name: {knob: value}}")
@@ -122,13 +112,11 @@ def parse_regime(entry: object, n_parts: int, catalog: Catalog = REGIMES) -> Reg
     key = f"regime.{name}"
     if not isinstance(knobs, Mapping):
         raise ConfigError(key, knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
-    parameters = knobs_of(catalog[name])
-    hints = hints_of(catalog[name])
-    chosen = {}
+    parameters, hints, chosen = knobs_of(catalog[name]), hints_of(catalog[name]), {}
     for knob, value in knobs.items():
         if knob not in parameters:
-            known = list(parameters)
-            raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {did_you_mean(knob, known) if known else 'none'}")
+            fix = did_you_mean(knob, list(parameters)) if parameters else "none"
+            raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {fix}")
         converted = convert(hints[knob], value, f"{key}.{knob}", {})
         if knob == "checkpoint" and converted is not None:
             converted = pin(converted, f"{key}.{knob}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType
 from typing import Any
 
 from src.data.sources.base import SourceConfig
@@ -21,30 +20,22 @@ from src.models.architecture import Architecture
 from src.models.catalog import ARCHITECTURES
 from src.optimizers import OPTIMIZERS, OptimizerConfig
 from src.regimes.catalog import REGIMES
+from src.regimes.checkpoint import content_digest, split
 from src.stopping.catalog import STOPPING_RULES
 from src.stopping.rule import StoppingRule
 
 Catalog = Mapping[str, Any]
 """Name -> variant of one config group."""
 
-BUILT_IN: Mapping[str, Catalog] = MappingProxyType(
-    {
-        "regime": REGIMES,
-        "data": SOURCES,
-        "arch": ARCHITECTURES,
-        "stopping": STOPPING_RULES,
-        "optimizer": OPTIMIZERS,
-    }
-)
-"""Config group -> its catalog."""
-NAMES = {
-    "REGIMES": "regime",
-    "SOURCES": "data",
-    "ARCHITECTURES": "arch",
-    "STOPPING_RULES": "stopping",
-    "OPTIMIZERS": "optimizer",
+KINDS: Mapping[str, tuple[str, Catalog, type]] = {
+    "regime": ("REGIMES", REGIMES, FunctionType),
+    "data": ("SOURCES", SOURCES, SourceConfig),
+    "arch": ("ARCHITECTURES", ARCHITECTURES, Architecture),
+    "stopping": ("STOPPING_RULES", STOPPING_RULES, StoppingRule),
+    "optimizer": ("OPTIMIZERS", OPTIMIZERS, OptimizerConfig),
 }
-"""The dictionary in a plugin -> its config group."""
+"""Config group -> the name of a plugin's dictionary, the catalog of src, and what a variant is or derives from."""
+BUILT_IN = {group: catalog for group, (_, catalog, _) in KINDS.items()}
 GIVEN = {
     "root": "${oc.env:DATA_ROOT,data}",
     "lr": 0.1,
@@ -53,14 +44,7 @@ GIVEN = {
     "weight_decay": 0.0,
     "schedule": "constant",
 }
-"""Defaults of the settings that a base class has, in the composition; a plugin's own settings have defaults of their own."""
-BASES: dict[str, type] = {
-    "data": SourceConfig,
-    "arch": Architecture,
-    "stopping": StoppingRule,
-    "optimizer": OptimizerConfig,
-}
-"""Config group -> the class that a variant derives from; a regime is a function."""
+"""Defaults of the settings that a base class has; a plugin's own settings have defaults of their own."""
 
 
 def pin_plugins(given: object) -> tuple[str, ...]:
@@ -71,10 +55,9 @@ def pin_plugins(given: object) -> tuple[str, ...]:
 
 
 def _pin(given: str) -> str:
-    match = re.fullmatch(r"(.+)@([0-9a-f]{16})", given)
-    path, known = (match[1], match[2]) if match else (given, None)
+    path, known = split(given)
     try:
-        found = hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+        found = content_digest(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError("plugins", path, f"{error.strerror}; give the path of a Python file") from error
     if known is not None and known != found:
@@ -95,19 +78,16 @@ def catalogs(plugins: tuple[str, ...]) -> Mapping[str, Catalog]:
         for group, variants in _load(plugin).items():
             for name, variant in variants.items():
                 if name in merged[group]:
-                    raise ConfigError("plugins", _path(plugin), f"{group}={name} exists already; choose another name")
+                    problem = f"{group}={name} exists already; choose another name"
+                    raise ConfigError("plugins", split(plugin)[0], problem)
                 merged[group][name] = variant
     return merged
-
-
-def _path(plugin: str) -> str:
-    return plugin.rpartition("@")[0]
 
 
 @functools.cache
 def _load(plugin: str) -> Mapping[str, Catalog]:
     """The variants that a pinned plugin defines, by config group. Runs the file once per process."""
-    path, _, digest = plugin.rpartition("@")
+    path, digest = split(plugin)
     spec = importlib.util.spec_from_file_location(f"plugin_{digest}", path)
     if spec is None or spec.loader is None:
         raise ConfigError("plugins", path, "is no Python file; its name must end in .py")
@@ -118,9 +98,10 @@ def _load(plugin: str) -> Mapping[str, Catalog]:
     except Exception as error:
         problem = f"cannot be loaded ({type(error).__name__}: {error}); run python {path} to see where"
         raise ConfigError("plugins", path, problem) from error
-    found = {group: getattr(module, name) for name, group in NAMES.items() if hasattr(module, name)}
+    found = {group: getattr(module, name) for group, (name, _, _) in KINDS.items() if hasattr(module, name)}
     if not found:
-        raise ConfigError("plugins", path, f"defines none of {', '.join(NAMES)}; define one, e.g. REGIMES = {{...}}")
+        names = ", ".join(name for name, _, _ in KINDS.values())
+        raise ConfigError("plugins", path, f"defines none of {names}; define one, e.g. REGIMES = {{...}}")
     for group, variants in found.items():
         _check(path, group, variants)
     return found
@@ -128,19 +109,19 @@ def _load(plugin: str) -> Mapping[str, Catalog]:
 
 def _check(path: str, group: str, variants: object) -> None:
     """Raise ConfigError unless `variants` maps names to variants of the group."""
-    catalog = next(name for name, known in NAMES.items() if known == group)
+    catalog, _, base = KINDS[group]
     if not isinstance(variants, Mapping):
         raise ConfigError("plugins", path, f"{catalog} must be a dictionary from names to variants")
     for name, variant in variants.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name):
             raise ConfigError("plugins", path, f"{catalog} has the name {name!r}; use letters, digits and _")
-        problem = _problem_of_regime(variant) if group == "regime" else _problem_of_class(variant, BASES[group])
+        problem = _problem_of_regime(variant) if base is FunctionType else _problem_of_class(variant, base)
         if problem is not None:
             raise ConfigError("plugins", path, f"{catalog}[{name!r}] {problem}")
 
 
 def _problem_of_regime(variant: object) -> str | None:
-    if not inspect.isfunction(variant):
+    if not isinstance(variant, FunctionType):
         return "must be a function from the number of data sets to a list of stages"
     missing = [knob for knob, default in knobs_of(variant).items() if default is inspect.Parameter.empty]
     return f"needs a default for {', '.join(missing)}" if missing else None
@@ -157,8 +138,8 @@ def _problem_of_class(variant: Any, base: type) -> str | None:
     if inspect.get_annotations(variant) and "__dataclass_fields__" not in variant.__dict__:
         return "must be a dataclass: write @dataclass(frozen=True, kw_only=True) above it"
     assert dataclasses.is_dataclass(variant), "its base is one"
-    own = {f.name: f for f in dataclasses.fields(variant) if f.name != "name" and f.name not in GIVEN}
-    missing = [name for name, f in own.items() if f.default is dataclasses.MISSING]
+    own = [f for f in dataclasses.fields(variant) if f.name != "name" and f.name not in GIVEN]
+    missing = [f.name for f in own if f.default is dataclasses.MISSING]
     return f"needs a default for {', '.join(missing)}" if missing else None
 
 
@@ -181,9 +162,8 @@ def _defaults_of(variant: Any) -> dict[str, Any]:
     """The settings of a variant with their defaults."""
     if not isinstance(variant, type):
         return knobs_of(variant)
-    settings = {f.name: f.default for f in dataclasses.fields(variant) if f.name != "name"} | {
-        name: default for name, default in GIVEN.items() if name in {f.name for f in dataclasses.fields(variant)}
-    }
+    fields = [f for f in dataclasses.fields(variant) if f.name != "name"]
+    settings = {f.name: GIVEN.get(f.name, f.default) for f in fields}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
