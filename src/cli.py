@@ -154,7 +154,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, MISTAKES):
-        fix = "make room or make it writable, or choose another folder by multirun=FOLDER; the same command goes on"
+        fix = "free disk space, make it writable, or choose another folder by multirun=FOLDER; then repeat the command"
         return f"{error.filename}: {error.strerror}; {fix}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not an override; write key=value, and quote what holds spaces, commas or braces"

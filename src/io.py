@@ -13,9 +13,9 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
-    """Writes beside the file and renames over it, so that no reader and no crash ever sees half of it.
+    """Write a temporary file and rename it, so that readers never see a partial file, even after a crash.
 
-    Makes the folder. `durable`: on the disk when this returns; without it a power cut can still lose it, a kill cannot.
+    Creates the folder. `durable`: sync to disk before returning; otherwise a power failure, but no kill, can lose the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")

@@ -1,5 +1,5 @@
-"""The schema: what a run may be told, as typed and frozen dataclasses. Defaults live in conf/ alone; a key that was added
-later has one here too, which stands for it in files that were written before."""
+"""The schema of the configuration as typed, frozen dataclasses. Defaults live in conf/ alone; only a key that was added
+later has a default here too, which applies to configurations saved before."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Config:
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
     augment: tuple[Literal["flip", "crop"], ...] = ()
-    """What is done to the pictures of a training batch, anew for each draw: see `src.data.augment`."""
+    """Random changes of the images of a training batch at every draw: see `src.data.augment`."""
     plugins: tuple[str, ...] = ()
     """Python files with variants of the user's own, each as ``path@digest``: see `src.config.plugins`."""
     regimes: tuple[RegimeConfig, ...]

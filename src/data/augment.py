@@ -1,4 +1,4 @@
-"""Augmentation: flips or shifts every image of a training batch at random, anew for each draw.
+"""Augmentation: flips or shifts every image of a training batch at random, independently for each draw.
 
 The randomness of a draw is addressed by seed, data, epoch and position in the epoch alone: it depends neither on the other
 models of a group, nor on where an epoch was interrupted, nor on the device, which only moves pixels.

@@ -63,13 +63,12 @@ def prefers_vmap(model: nn.Module, device: str = "cpu") -> bool:
 
 
 SMALL_MAP = 4
-"""Pixels. ResNet-18 ends at maps of 1 pixel on pictures of 8x8, of 4 on 12x12 and 16x16, of 16 on 28x28 and 32x32."""
+"""Pixels. ResNet-18 ends at maps of 1 pixel on images of 8x8, of 4 on 12x12 and 16x16, of 16 on 28x28 and 32x32."""
 
 
 def memory_layout(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> torch.memory_format:
-    """How inputs and weights lie in memory: on a CPU convolutions are faster on channels-last pictures, unless some of them
-    work on next to no pixels (docs/PERFORMANCE.md has the figures). A GPU gets torch's own layout: nothing else was
-    measured there.
+    """Memory format of inputs and weights. On a CPU, convolutions are faster with channels last unless some of them read
+    very small feature maps (measurements in docs/PERFORMANCE.md). A GPU gets torch's default: nothing else was measured.
     """
     pays = device.type == "cpu" and SMALL_MAP < _smallest_map(model, input_shape) < math.inf
     return torch.channels_last if pays else torch.contiguous_format

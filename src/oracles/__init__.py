@@ -1,1 +1,1 @@
-"""The laboratory against exact formulas: the linear lab (Monte Carlo, quadratics, boundary) beside theory/."""
+"""Comparison with exact formulas: the linear lab (Monte Carlo, quadratics, boundary) and theory/."""

@@ -1,7 +1,7 @@
-"""A model of the user's own in place of a stage: a file that is named by its content, whatever its path.
+"""A user's own model in place of a stage: a file that is identified by its content, whatever its path.
 
-Inside a `Config` a checkpoint is the text ``path@digest``: who resumes a sweep elsewhere or later then trains from the very
-same weights, or is told that the file has changed.
+Inside a `Config` a checkpoint is the text ``path@digest``: a sweep that resumes elsewhere or later trains from the same
+weights, or refuses the file if it has changed.
 """
 
 from __future__ import annotations

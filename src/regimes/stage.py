@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """The training samples that a stage draws from: the union of some data sets, permuted anew every epoch."""
+    """The training samples that a stage draws from: the union of some data sets, permuted in every epoch."""
 
     parts: tuple[int, ...]
     """Data sets of the stream, counted from 0."""

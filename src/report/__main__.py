@@ -27,7 +27,7 @@ from src.tracking.reports import SweepReport, write_sweep
 
 USAGE = """python -m src.report sweep=NAME [multirun=multirun]
 
-Writes multirun/NAME/report/report.html, with its plots as PNG and its tables as CSV beside it, and attaches them to the
+Writes multirun/NAME/report/report.html, with PNG plots and CSV tables in the same folder, and attaches them to the
 sweep's run in MLflow if the sweep is tracked. Trains no missing run and changes no result.
 """
 
@@ -129,7 +129,7 @@ def main() -> None:
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
-        print(f"{html} ({size:.1f} MiB), with {files} and plots beside it")
+        print(f"{html} ({size:.1f} MiB), with {files} and plots in the same folder")
         tracker.submit(attach, sweep).result()
 
 

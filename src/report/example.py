@@ -94,7 +94,7 @@ def load_example(
     labels: Sequence[str],
     store: Store,
 ) -> Example:
-    """Loads one cell at one seed. Raises Unavailable if there is nothing to compare or the weights are gone."""
+    """Load one cell at one seed. Raises Unavailable if there is nothing to compare or weights are missing."""
     at_seed = {run.regime: run for run in runs if run.seed == seed and not run.diverged}
     staged = next((name for name in labels if name in at_seed and at_seed[name].n_stages > 1), None)
     if staged is None:

@@ -1,4 +1,4 @@
-"""The report of a sweep: one self-contained HTML page, with its plots as PNG and its tables as CSV beside it."""
+"""The report of a sweep: one self-contained HTML page, with its plots as PNG and its tables as CSV in the same folder."""
 
 from __future__ import annotations
 

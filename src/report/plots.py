@@ -1,6 +1,6 @@
-"""The look of the report's plots: line styles for colour-blind readers, small panels, PNG files beside the page.
+"""The look of the report's plots: line styles for colour-blind readers, small panels, PNG files next to the page.
 
-Every plot becomes a PNG beside the page and an image inside it (SVG, or the PNG where SVG would be large), with a text
+Every plot becomes a PNG next to the page and an image inside it (SVG, or the PNG where SVG would be large), with a text
 alternative. Panels are narrow, so that the page can arrange them side by side or, on a phone, one below the other.
 """
 
@@ -65,7 +65,7 @@ def line_styles(names: Sequence[str], *, first: int = 0) -> dict[str, LineStyle]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """A plot on the page. `source`: a data URI; `width`: its natural width in CSS pixels; `file`: the PNG beside the page."""
+    """A plot on the page. `source`: a data URI; `width`: its natural width in CSS pixels; `file`: the PNG next to the page."""
 
     source: str
     alt: str

@@ -40,8 +40,8 @@ def movement(example: Example, path: WeightPath, groups: Groups, styles: Mapping
     order = ", ".join(f"{name} {value:.2f}" for name, value in sorted(final.items(), key=lambda item: -item[1])[:4])
     alt = f"Lines of each layer's movement since the start of its stage, seed {example.seed}; at the end: {order}."
     caption = (
-        "The same, update by update, counted anew from the boundary: the line that rises first is the layer that "
-        "gives way first."
+        "The same for every update, measured from the boundary: the line that rises first is the layer that "
+        "changes first."
     )
     return save_plot(figure, folder, "drift-updates", alt, caption=caption)
 

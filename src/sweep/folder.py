@@ -48,7 +48,7 @@ class SweepFolder:
         return (self.cell(cell_hash) / "cell.yaml").exists()
 
     def search(self, search_id: str) -> Path:
-        """Where a search keeps its file and its pictures."""
+        """Folder of a search's definition, table and plot."""
         return self.root / "searches" / search_id
 
     def write_queue(self, storage: str | None) -> dict[str, Any]:

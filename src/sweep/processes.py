@@ -105,7 +105,7 @@ def is_locked(path: Path) -> bool:
 
 
 def try_lock(lock: FileLock, *, keep: bool = True) -> bool:
-    """Acquires a lock if nobody holds it; returns whether it did. `keep`: whether to hold it afterwards."""
+    """Acquire a lock if it is free; return whether it was. `keep`: hold it afterwards."""
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -92,7 +92,7 @@ class BulkTracker:
             with self._engine.connect() as connection:
                 if self._sqlite:
                     connection.exec_driver_sql("PRAGMA synchronous=NORMAL")  # the results on disk can restore it
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # nobody writes between look-up and insertion
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # no other writer between look-up and insertion
                 n_written = self._write(connection, records)
                 connection.commit()
             return n_written

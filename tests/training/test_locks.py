@@ -30,7 +30,7 @@ from src.training.store.store import Store
 from tests.training.cells import OnStage, differences, executed, planned, tiny
 
 FORK = multiprocessing.get_context("fork")  # a process with everything imported
-PATIENCE = 60.0
+TIME_LIMIT = 60.0
 
 
 def started(what: Callable[..., None], *arguments: object) -> Any:
@@ -41,7 +41,7 @@ def started(what: Callable[..., None], *arguments: object) -> Any:
 
 def until(there: Callable[[], bool]) -> None:
     """Wait for another process."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIME_LIMIT
     while not there():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
@@ -50,7 +50,7 @@ def until(there: Callable[[], bool]) -> None:
 def hold(folder: Path, keys: list[str]) -> None:
     with StageLocks(folder).held(keys) as taken:
         (folder / "taken").write_text(" ".join(taken))
-        time.sleep(PATIENCE)
+        time.sleep(TIME_LIMIT)
 
 
 def train(config: Config, root: Path, told: Path, gate: Any) -> None:
@@ -84,7 +84,7 @@ def test_two_workers_train_every_stage_once(tmp_path: Path) -> None:
     gate = FORK.Barrier(2)
     workers = [started(train, config, tmp_path / "store", tmp_path / name, gate) for name in ("one", "two")]
     for worker in workers:
-        worker.join(PATIENCE)
+        worker.join(TIME_LIMIT)
     (one, failed), (two, failed_too) = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert failed == failed_too == 0
     assert len(one) + len(two) == len({*one, *two}) == len(plan.nodes)
@@ -147,7 +147,7 @@ def stuck(config: Config, left: Any) -> None:
         saved.append(progress.updates)
         if len(saved) == 2 * len(config.seeds):
             left.set()
-            time.sleep(PATIENCE)
+            time.sleep(TIME_LIMIT)
 
     Store.put_resume_point = put_resume_point  # type: ignore[method-assign] # in this process only
     run_cell(resolve(config))
@@ -163,7 +163,7 @@ def test_a_killed_stage_resumes(arch: tuple[str, ...], tmp_path: Path) -> None:
 
     left = FORK.Event()
     worker = started(stuck, at("killed"), left)
-    assert left.wait(PATIENCE)
+    assert left.wait(TIME_LIMIT)
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     parts = list((tmp_path / "killed").rglob("*.part.safetensors"))

@@ -181,7 +181,7 @@ class WorkQueue:
         return self._folder.read_cell(trial.user_attrs["cell"])
 
     def on_progress(self, claim: ClaimedCell) -> OnProgress | None:
-        """The hook for progress reports of the claimed cell, which may raise `Pruned`; None where nobody listens."""
+        """The hook for progress reports of the claimed cell, which may raise `Pruned`; None if nothing subscribes."""
         del claim
         return None
 

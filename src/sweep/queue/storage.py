@@ -104,7 +104,7 @@ class StudyStore:
                 started = self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
             except UpdateFinishedTrialError:
                 return False
-            return started or n_tries > 1  # then the reply to the first try was lost: nobody else holds the cell's lock
+            return started or n_tries > 1  # the reply to the first try was lost: no other process holds the cell's lock
 
         return self.retry(operation)
 

@@ -37,7 +37,7 @@ class Request:
 
 
 class Devices:
-    """The GPUs that this worker leases, anew for each cell.
+    """The GPUs that this worker leases for each cell.
 
     A process that has used a GPU cannot exchange it for another one, so it leases the same one again. If others wait for
     it, they come first: `free` is then called, which releases this process's memory there. Nothing is leased on a machine
@@ -105,7 +105,7 @@ class Devices:
         return []
 
     def _wait(self, request: Request, stop: Callable[[], bool]) -> list[str]:
-        """Waits for GPUs. Whoever waits for one holds its turn, so that nobody else leases it meanwhile.
+        """Wait for GPUs. The waiting process holds its turn at a GPU, so that no other process leases it meanwhile.
 
         All processes wait in the order of the UUIDs, so no two wait for each other.
         """

@@ -73,7 +73,7 @@ def run_group(
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
-    """Ends a group that still runs. Torchrun ends its processes; they also end when it is gone."""
+    """Terminate a running group. Torchrun ends its processes; they also end when torchrun has died."""
     if process.poll() is None:
         process.terminate()
         try:

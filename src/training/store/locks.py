@@ -53,5 +53,7 @@ class StageLocks:
 
 
 def _remove(lock: FileLock) -> None:
-    Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a process that has it open finds the file gone
+    Path(lock.lock_file).unlink(
+        missing_ok=True
+    )  # while it is held: a process that has it open then sees that the file is deleted
     lock.release()

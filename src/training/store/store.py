@@ -88,7 +88,7 @@ class Store:
         return sorted((int(match[1]) for name in names if (match := pattern.fullmatch(name))), reverse=True)
 
     def prefix(self, prefix_key: str, updates: int) -> ResumePoint | None:
-        """The resume point after `updates` updates; None also if the result that holds its weights is gone."""
+        """The resume point after `updates` updates; None also if the result with its weights is missing."""
         header, point = self._read(self.prefix_path(prefix_key, updates), _unpack_prefix) or ({}, None)
         result = None if point is None else self.get(header["key"])
         if point is None or result is None or weights_digest(result.weights) != header["weights"]:
