@@ -1,4 +1,4 @@
-"""Commands of the project run in this process, as `entry.run` starts them."""
+"""Runs the project's commands in this process, as `src.cli.run` starts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Done:
 
 
 class Command:
-    """``python -m src.NAME ... always``, whose task is `main`."""
+    """Run ``python -m src.NAME ... always``, whose task is `main`."""
 
     def __init__(
         self,

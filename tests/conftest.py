@@ -1,4 +1,4 @@
-"""For all tests: one thread, and the arithmetic of the commands, set before a library is loaded that asks for them."""
+"""For all tests: one thread and the commands' arithmetic, set before any library that reads these settings is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of our own, from the wheel that carries one or the system's package."""
+"""A real PostgreSQL for the tests, from a wheel or the system's package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class NoPostgres(Exception):
-    """None can be started here; the message says why."""
+    """No PostgreSQL can be started; the message has the reason."""
 
 
 def _binaries() -> Path | None:
@@ -38,7 +38,7 @@ class Server:
         subprocess.run([*self.control, "start"], timeout=60, check=True, **self.options)
 
     def stop(self) -> None:
-        """As a crash would: connections break, what was not committed is lost."""
+        """Crash the server: connections break and uncommitted changes are lost."""
         subprocess.run([*self.control, "-m", "immediate", "stop"], timeout=60, check=True, **self.options)
 
 

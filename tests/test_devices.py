@@ -1,4 +1,4 @@
-"""A sweep whose runs ask for two devices: the figures of one device, up to rounding, each written once.
+"""A sweep with two devices per run: the metrics of one device up to rounding, each written once.
 
 Batches that do not divide by two, a last batch of one, and a rule on whose word the processes must agree are included.
 """

@@ -1,4 +1,4 @@
-"""The doctor names what is wrong and what mends it; the UI's command refuses what cannot work before it starts."""
+"""The doctor names problems and their fixes; the UI's command refuses invalid settings before it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from src.sweep.processes import Process
 
 
 def database(file: Path, schema: str | None) -> str:
-    """A database that says it has that schema; its path as the doctor names it."""
+    """A database with the given schema version; returns its path as in the doctor's output."""
     file.parent.mkdir(exist_ok=True)
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -75,7 +75,7 @@ def test_live_and_dead_processes_and_held_locks_are_listed(tmp_path: Path) -> No
     assert found["s: processes"].found == "1 were killed"
     assert "requeues" in found["s: processes"].fix
     assert "Ctrl-Z" in found[str(tmp_path / "mlflow.lock")].fix
-    assert not (folder.processes / "gone.json").exists(), "a process that exits removes it"
+    assert not (folder.processes / "gone.json").exists(), "a process that exits removes its file"
     assert list(doctor.processes(tmp_path)) == []
 
 

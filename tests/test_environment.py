@@ -1,4 +1,4 @@
-"""The environment of a command: what a notebook, a cluster or another program left behind changes nothing.
+"""The environment of a command: variables of a notebook, a cluster or another program change nothing.
 
 Every entry is started under variables that broke one of them before, and a short sweep gives the results of a clean one.
 """

@@ -1,4 +1,4 @@
-"""A file is written whole or not at all, on a full disk too."""
+"""Writing a file is atomic, also on a full disk."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_a_full_disk_keeps_the_previous_file_and_leaves_no_partial_file(small_di
         write_atomically(path, b"2" * 1_000_000)
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"1" * 1000
-    assert list(small_disk.iterdir()) == [path], "what was begun is gone, and its room free again"
+    assert list(small_disk.iterdir()) == [path], "the partial file is removed and its space is free"
     write_atomically(path, b"3" * 1000)
     assert path.read_bytes() == b"3" * 1000

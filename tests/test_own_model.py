@@ -1,4 +1,4 @@
-"""A model made outside the project goes on with new data and is compared with combined, by one command's settings.
+"""Training of a model from outside the project continues on new data and is compared with combined.
 
 What a ten-line script saves (torchvision's own resnet18, briefly trained on pictures of a folder) is stage 1, bit for bit; the
 pictures that the script kept from it are the tests.
@@ -24,7 +24,7 @@ CLASSES = ("bright", "dark")
 
 
 def pictures(folder: Path, n: int, seed: int) -> None:
-    """Noise of two brightnesses, `n` pictures of each class."""
+    """Noise images of two brightnesses, `n` of each class."""
     rng = np.random.default_rng(seed)
     for level, name in zip((150, 50), CLASSES, strict=True):
         (folder / name).mkdir(parents=True)
@@ -35,7 +35,7 @@ def pictures(folder: Path, n: int, seed: int) -> None:
 
 
 def save_model(old: Path, file: Path) -> None:
-    """The user's script: a plain network, a few steps on the old pictures, its state dict in a file."""
+    """The user's script: a plain network, a few steps on the old images, its state dict in a file."""
     found = torchvision.datasets.ImageFolder(str(old), torchvision.transforms.ToTensor())
     model = torchvision.models.resnet18(num_classes=len(found.classes))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -71,4 +71,4 @@ def test_training_continues_from_a_users_model_and_is_compared(tmp_path: Path) -
     (verdict,) = judge(records, [regime.label for regime in config.regimes])
     assert (verdict.n, verdict.b) == (1, "combined")
     assert verdict.reason.startswith("too few seeds")
-    assert mine.result["accuracy_matrix"][0][0] is not None, "the old model itself is scored on the old pictures"
+    assert mine.result["accuracy_matrix"][0][0] is not None, "the old model itself is scored on the old images"

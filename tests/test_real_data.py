@@ -1,4 +1,4 @@
-"""The real files, end to end: a tiny cell on MNIST, Fashion-MNIST, USPS as Dataset 2 of MNIST, and CIFAR-10's pictures.
+"""The real files, end to end: a tiny cell on MNIST, Fashion-MNIST, USPS as Dataset 2 of MNIST, and CIFAR-10.
 
 Skipped, with the reason, where DATA_ROOT lacks the files. A few hundred samples cannot show who wins; they can show that the
 labels belong to the images: a linear model learns far more than chance.

@@ -84,7 +84,7 @@ def test_a_failed_run_reports_the_reason_and_the_folder(
 def test_a_run_on_several_devices_starts_itself_under_torchrun(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What the processes do then is tests/test_devices.py's."""
+    """tests/test_devices.py tests the processes themselves."""
     started: list[list[str]] = []
 
     def call(words: list[str], *, env: dict[str, str]) -> int:

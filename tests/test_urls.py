@@ -1,4 +1,4 @@
-"""A password leaves an address wherever it stands in it, and the driver named is the one that is installed."""
+"""Passwords are removed from any part of an address, and the driver is the installed one."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.training.cells import differences, executed, planned, tiny, with_repl
 
 
 def sketch(stages: Sequence[Stage]) -> str:
-    """Stages in short: data sets, shares, where the weights come from (stages counted from 1), what is special."""
+    """Stages in short notation: data sets, shares, source of the weights (stages counted from 1), special settings."""
     return " | ".join(_sketch(stage) for stage in stages)
 
 
@@ -161,7 +161,7 @@ def test_a_regime_without_its_method_is_the_plain_one(rule: str) -> None:
 
 
 def test_an_empty_second_data_set_adds_no_stage() -> None:
-    """Regimes that go on with Dataset 2 are Dataset 1 alone where there is no Dataset 2; stage for stage."""
+    """Without Dataset 2, regimes that continue on Dataset 2 equal Dataset 1 alone, stage by stage."""
     going_on = ["sequential", "reverse", "replay", "freeze", "ewc", "l2_sp", "lwf", "combined", "rebalanced"]
     plan = planned(tiny(f"regimes=[d1_only,{','.join(going_on)}]", "seeds=1", "split.size=null", "split.sizes=[30,0]"))
     alone = plan.runs[0].stages
@@ -179,7 +179,7 @@ def every_regime(rule: str) -> Config:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_conformance(rule: str, tmp_path: Path) -> None:
-    """Every regime under one stopping rule: all run; a group is one model after the other; the store gives it all back."""
+    """Every regime under one stopping rule: all train, a group equals its single models, and the store returns all stages."""
     config = every_regime(rule)
     plan, together = executed(config, tmp_path / "together")
     assert not together.failures
@@ -254,7 +254,7 @@ def test_blocks_count_passes_as_combined_does() -> None:
 
 
 def test_replay_draws_its_share_and_balances_earlier_data() -> None:
-    """Stage 2 draws the share from Dataset 1, class by class if so asked, and Dataset 2 as it comes."""
+    """Stage 2 draws the share from Dataset 1, balanced over classes on request, and Dataset 2 without balancing."""
     overrides = ["regimes=[{replay:{share:0.5,balanced:true}}]", "seeds=1", "split.size=200", "split.imbalance=5"]
     plan = planned(tiny(*overrides))
     node = plan.nodes[plan.runs[0].stages[-1]]

@@ -1,4 +1,4 @@
-"""A file of weights in place of stage 1: named by its content, refused with the reason when it does not fit."""
+"""A file of weights in place of stage 1: identified by its content, refused with the reason if it does not fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def regime(name: str, path: Path) -> str:
     "name", ["sequential", "replay", "freeze", "ewc", "lwf", "l2_sp", "warm_start", "shrink_perturb"]
 )
 def test_the_file_replaces_stage_1(name: str, suffix: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    """No update is made on Dataset 1; what follows starts from the very weights of the file, at every seed."""
+    """No update is made on Dataset 1; at every seed, the next stage starts from exactly the weights of the file."""
     path = tmp_path / f"old.{suffix}"
     torch.save(weights, path) if suffix != "safetensors" else save_file(weights, path)
     plan, execution = executed(tiny(regime(name, path), "seeds=2"))
@@ -82,7 +82,7 @@ def test_a_saved_configuration_holds_on_to_the_content(weights: dict[str, torch.
 
 
 def test_a_network_with_other_names_is_matched_by_position(tmp_path: Path) -> None:
-    """What ten lines of a script save, nn.Sequential without names, goes on: same shapes in the same order, and a warning."""
+    """An nn.Sequential without names is accepted with a warning if its shapes agree in order."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     path = tmp_path / "mine.pt"
     torch.save(model.state_dict(), path)
@@ -93,7 +93,7 @@ def test_a_network_with_other_names_is_matched_by_position(tmp_path: Path) -> No
 
 
 def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
-    """torchvision's own resnet18, saved outside, fits arch=torchvision by its names, running statistics included."""
+    """torchvision's resnet18, saved by another script, matches arch=torchvision by name, running statistics included."""
     from torchvision.models import resnet18
 
     torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "r.pth")
@@ -151,7 +151,7 @@ def test_files_that_are_no_weights_are_refused(weights: dict[str, torch.Tensor],
 
 
 def test_a_file_has_no_optimizer_state(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    """Going on with momentum that is not there is refused."""
+    """Continuing with momentum that the file does not have is refused."""
     torch.save(weights, tmp_path / "old.pt")
     with pytest.raises(ConfigError, match="reset_optimizer"):
         parse_regime({"sequential": {"checkpoint": str(tmp_path / "old.pt"), "reset_optimizer": False}}, 2)

@@ -1,4 +1,4 @@
-"""Every regime under every stopping rule: what each must hold besides what tests/regimes/test_catalog.py asks of all.
+"""Every regime under every stopping rule: properties of single regimes in addition to tests/regimes/test_catalog.py.
 
 Properties: a matched budget is the same for every regime, to the update or sample; what is trained is what was planned; test
 sets are not read before all training is done; each stage's samples are those of its mixture.
@@ -75,7 +75,7 @@ def test_epochs_are_passes_over_the_counted_samples() -> None:
 
 
 class Untouchable(Evaluations):
-    """Test sets that nobody may look at."""
+    """Test sets that raise when they are read."""
 
     def __init__(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Sweeps as they lie on disk, made by hand: results, curves and configurations of cells, without training anything."""
+"""Writes the files of sweeps without training: results, curves and configurations of cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phase boundary in the report: cells of the linear lab beside the exact sign; other sweeps have no such plot."""
+"""The phase boundary in the report: cells of the linear lab and the exact sign; other sweeps have no such plot."""
 
 from __future__ import annotations
 

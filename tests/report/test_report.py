@@ -1,6 +1,6 @@
-"""One page says it all, stands alone, and never says more than there is.
+"""The report is one complete, self-contained page that shows only existing results.
 
-Properties: nothing on the page comes from elsewhere, every plot has words and a PNG beside it; its numbers are those of the
+Properties: nothing on the page comes from elsewhere, every plot has a text alternative and a PNG next to the page; its numbers are those of the
 analysis; from no run to failed, diverged and missing ones it says what there is; where weights are gone it says why; budgets
 matched in several ways stand side by side; in a browser it runs without an error, sorts, filters and picks.
 """
@@ -34,7 +34,7 @@ GRID = [
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: its tags, images, text and the contents of its tables."""
+    """A parsed page: its tags, images, text and the contents of its tables."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How long stages train: hand-computed lengths, and what must hold for every regime, size and batch.
+"""Lengths of stages: values computed by hand, and properties for every regime, size and batch.
 
 Properties: a length's samples are those that its batches hold; under `updates` and `samples` every regime gets the total of
 sequential, to the update; a stage without a budget gets nothing; an amount of training has one meaning at any batch size.

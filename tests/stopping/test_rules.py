@@ -1,4 +1,4 @@
-"""When a stage ends: the rules by themselves on figures written here, and inside a fit.
+"""Stopping rules: alone on given values, and inside a fit.
 
 Properties: patience counts epochs without improvement, equal is no improvement; the best weights come back, also at the cap;
 convergence is asked every so many epochs and at the cap, and hitting the cap says so.

@@ -77,7 +77,7 @@ def record_failure(cell: ResolvedCell, reason: str) -> None:
 
 
 class session:
-    """Reports nothing; notes in the diary that it was asked to."""
+    """Print no report; record the call in the diary."""
 
     def __init__(self, cells: Sequence[ResolvedCell]) -> None:
         self._cells = {cell.hash: cell for cell in cells}

@@ -1,4 +1,4 @@
-"""A machine with GPUs, as far as its driver's list goes."""
+"""A fake list of the driver's GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def pretend(n: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str = "GPU") -> list[str]:
-    """Makes the driver list `n` GPUs, or MIG partitions of one; returns their UUIDs. Leases go to `folder`."""
+    """Make the driver list `n` GPUs, or MIG partitions of one; return their UUIDs. Leases are in `folder`."""
     uuids = [f"{kind}-{k:08d}-0000-0000-0000-000000000000" for k in range(n)]
     listed = [["GPU-whole", *uuids]] if kind == "MIG" else [[uuid] for uuid in uuids]
     monkeypatch.setattr("src.sweep.workers.gpus.list_gpus", lambda: listed)

@@ -13,7 +13,7 @@ from src.sweep.grid.line import CommandLine
 
 
 def line_of(*overrides: str) -> CommandLine:
-    """As `run_sweep` reads it; needs the fixture `hydra`."""
+    """Compose a search as `run_sweep` does; needs the fixture `hydra`."""
     follows = any("${" in override for override in overrides)
 
     def composed(given: list[str]) -> Mapping[str, Any]:

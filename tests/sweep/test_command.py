@@ -42,7 +42,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled() -> Iterator[None]:
-    """Workers start twice as fast from compiled modules, which some environments keep Python from writing."""
+    """Let Python write compiled modules, which some environments forbid: workers then start twice as fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
@@ -53,13 +53,13 @@ def settings(multirun: Path, n_workers: int) -> list[str]:
 
 
 def started(multirun: Path, *overrides: str, n_workers: int = 2) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+    """Start the command in its own process."""
     command = [sys.executable, "-m", "src.sweep", "-m", *overrides, *settings(multirun, n_workers), ENGINE]
     return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
 
 
 def diary(multirun: Path, kind: str) -> Counter[str]:
-    """What the fake engine did, with how often."""
+    """Events of the fake engine with their counts."""
     path = multirun / "s/ran.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     return Counter(line.partition(" ")[2] for line in lines if line.startswith(kind))
@@ -68,7 +68,7 @@ def diary(multirun: Path, kind: str) -> Counter[str]:
 def wait_for(condition: str, holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"never came true: {condition}"
+        assert time.monotonic() < deadline, f"timed out: {condition}"
         time.sleep(0.05)
 
 
@@ -93,7 +93,7 @@ def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_pat
     again = command.sweep(tmp_path, *GRID)
     assert again.code == 0, again.err
     assert diary(tmp_path, "run") == done
-    assert diary(tmp_path, "finish") == Counter({"4": 2}), "a finished sweep still gives its table"
+    assert diary(tmp_path, "finish") == Counter({"4": 2}), "a finished sweep still prints its table"
 
     # one more ratio, reordered, one seed more on the old cells
     grown = command.sweep(tmp_path, "stopping.epochs=2,1", "split.ratio=1,10,0.1", "seeds=3")
@@ -218,7 +218,7 @@ def test_a_dry_run_lists_the_missing_runs_and_changes_nothing(tmp_path: Path, co
 def test_a_password_in_the_storage_is_in_no_file(
     tmp_path: Path, command: Sweeper, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGPASSWORD", "")  # what the command sets is undone
+    monkeypatch.setenv("PGPASSWORD", "")  # restores the value that the command sets
     url = postgres.replace("lab@", "lab:geheim@")
     words = ["split.ratio=0.1,1", "stopping.epochs=1", "seeds=1", f"storage='{url}'", f"sweep=s{os.getpid()}"]
     done = command("-m", *words, f"multirun={tmp_path}", "n_workers=1")

@@ -1,4 +1,4 @@
-"""What a mask leaves of the machine's GPUs, as CUDA reads it."""
+"""The GPUs that a mask (CUDA_VISIBLE_DEVICES) selects, by CUDA's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPUs are lent once: to whom asked first, all or none, never to the dead, and with no two sweeps on one machine apart.
+"""A GPU has one lease: first come first served, all or none, released at death, across all sweeps of a machine.
 
 The GPUs are a listing only; processes, locks and kills are real.
 """
@@ -36,7 +36,7 @@ def devices() -> Devices:
 
 
 def take(one: Devices, trainer: TrainerConfig, *, whole: bool = False, n: int = 1) -> str | None:
-    """What is to be had at once; raises Interrupted where it would have to wait."""
+    """Lease what is free; raise Interrupted instead of waiting."""
     return one.lease(dataclasses.replace(trainer, devices=n), whole=whole, stop=lambda: True)
 
 
@@ -51,7 +51,7 @@ def test_four_gpus_at_two_slots_are_eight_leases_each_twice_and_none_outlives_a_
 ) -> None:
     uuids = pretend(4, tmp_path, monkeypatch)
     assert n_workers_here(compose(["trainer.slots=2"])) == 8
-    for _ in range(2):  # the second time over what the first one's dead have left
+    for _ in range(2):  # the second time with the files of dead processes
         ours, theirs = FORK.Pipe()
         holders = [FORK.Process(target=_hold, args=(trainer, theirs)) for _ in range(8)]
         for holder in holders:
@@ -69,7 +69,7 @@ def test_four_gpus_at_two_slots_are_eight_leases_each_twice_and_none_outlives_a_
             os.kill(holder.pid, signal.SIGKILL)  # type: ignore[arg-type]
             holder.join()
     one = devices()
-    assert take(one, trainer, n=4) == ",".join(uuids), "nothing is lent to the dead"
+    assert take(one, trainer, n=4) == ",".join(uuids), "dead processes hold no lease"
     one.release()
 
 
@@ -81,7 +81,7 @@ def test_a_worker_keeps_its_gpu_until_another_waits_and_then_queues(
     freed = []
     first, second = Devices(free=lambda: freed.append("first")), devices()
     assert take(first, alone) == gpu
-    assert take(first, alone) == gpu, "the next cell, and nobody waits"
+    assert take(first, alone) == gpu, "the next cell, while no other worker waits"
 
     def next_cell_of_first() -> bool:
         with pytest.raises(Interrupted):
@@ -105,7 +105,7 @@ def test_an_exclusive_gpu_is_leased_once_the_others_release_it_and_admits_no_oth
     def others_next_cells() -> bool:
         for worker, keeps in ((workers[1], True), (workers[2], False), (workers[3], True)):
             if keeps:
-                assert take(worker, trainer) == other, "the other GPU's workers are not kept waiting"
+                assert take(worker, trainer) == other, "the workers of the other GPU do not wait"
             else:
                 with pytest.raises(Interrupted):
                     take(worker, trainer)
@@ -116,7 +116,7 @@ def test_an_exclusive_gpu_is_leased_once_the_others_release_it_and_admits_no_oth
     assert workers[0].lease(trainer, whole=True, stop=others_next_cells) == one
     assert not workers[0].shared
     assert take(workers[0], trainer) == one
-    assert take(workers[2], trainer) == one, "a share again: the other one may come back"
+    assert take(workers[2], trainer) == one, "shared again: the other worker may lease a slot"
 
 
 def test_several_gpus_are_had_all_or_none(
@@ -128,7 +128,7 @@ def test_several_gpus_are_had_all_or_none(
     with pytest.raises(Interrupted):
         take(second, trainer, n=2)
     third = devices()
-    assert take(third, trainer) == uuids[2], "who waited in vain holds nothing"
+    assert take(third, trainer) == uuids[2], "an interrupted wait holds no lease"
     with pytest.raises(ConfigError, match=r"trainer\.devices=4: only 3"):
         take(second, trainer, n=4)
 

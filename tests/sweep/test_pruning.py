@@ -68,7 +68,7 @@ def opened(
 
 
 class StopAt(StopRequest):
-    """Asks to stop from the n-th time on that it is asked."""
+    """Requests a stop from the n-th call on."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class StopAt(StopRequest):
 
 
 def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> list[FrozenTrial]:
-    """As a worker does that takes up what dead ones left; the trials then."""
+    """Resume the cells of dead workers as a worker does; return the trials."""
     with opened(search, multirun) as (queue, process, folder):
         queue.requeue_stale()
         Worker(folder, process, laboratory.__name__, stop or StopRequest()).work(queue)
@@ -129,7 +129,7 @@ def way_on_disk(trial: FrozenTrial, multirun: Path) -> dict[int, float]:
 
 
 def test_the_median_rule_ends_trials_by_the_means_of_the_recorded_curves(both: Both) -> None:
-    """The rule is written down here again: the best so far against the median of what finished trials had then."""
+    """An independent statement of the rule: the best value so far against the median of the finished trials at that step."""
     finished: list[dict[int, float]] = []
     n_cut = 0
     for trial, whole in zip(both.trials, both.whole, strict=True):
@@ -202,7 +202,7 @@ def test_a_worker_that_stops_or_dies_after_its_decision_changes_nothing(
 
     search = search_of(tmp_path, "search.pruner=median")
     left = [trial for n in (9, 10, 11) for trial in work(search, tmp_path, StopAt(n)) if trial.state.name == "WAITING"]
-    assert any(trial.intermediate_values for trial in left), "half-way through the last stage"
+    assert any(trial.intermediate_values for trial in left), "interrupted within the last stage"
     with monkeypatch.context() as patch:
         patch.setattr(trials_module, "prune_reason", killed)  # when all is noted
         with pytest.raises(KilledError):
@@ -214,13 +214,13 @@ def test_a_worker_that_stops_or_dies_after_its_decision_changes_nothing(
 
 
 def made_up(lr: float, tenth: int) -> float:
-    """A way of a trial: better near lr = 0.1, and rising, the more the larger lr is."""
+    """Values of a trial by step: better near lr = 0.1, rising faster with larger lr."""
     return 1 - abs(math.log10(lr) + 1) / 3 + tenth * lr / 10
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_the_decisions_are_optunas(pruner: str, tmp_path: Path) -> None:
-    """Against Optuna's own loop, with the same name for the study, by which hyperband deals out its brackets.
+    """Compared with Optuna's own loop; hyperband assigns brackets by the name of the study, so both share it.
 
     Every second trial's worker dies when it has decided, and another one takes it up.
     """

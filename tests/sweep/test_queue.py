@@ -1,4 +1,4 @@
-"""The queue gives every cell to exactly one live worker, in a journal and on PostgreSQL, whatever dies in between."""
+"""The queue assigns every cell to exactly one live worker, in a journal and on PostgreSQL, despite dying workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
-    return SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")  # a name of its own: the tests share one PostgreSQL
+    return SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")  # a unique name, because the tests share one PostgreSQL
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def base() -> Config:
 
 
 def cells(base: Config, n_cells: int, **changes: object) -> list[tuple[str, Cell]]:
-    """Cells that differ in their ratio, under made-up hashes."""
+    """Cells that differ in their ratio, with invented hashes."""
     found = []
     for index in range(n_cells):
         split = dataclasses.replace(base.split, ratio=(index + 1) / 10)

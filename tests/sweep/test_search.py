@@ -1,4 +1,4 @@
-"""A search asks the sampler once for every point, trains nothing twice, resumes like a grid, and refuses mistakes before.
+"""A search samples every point once, trains nothing twice, resumes like a grid, and refuses errors before training.
 
 Cells are run by the fake engine (tests/sweep/fake_engine.py), whose objective is best at ``optimizer.lr=0.1``.
 """
@@ -63,7 +63,7 @@ def opened(search: Search, multirun: Path, storage: str | None = None) -> Iterat
 
 
 def work(queue: TrialQueue, n_cells: int = 1000) -> None:
-    """As a worker does, for at most `n_cells` cells."""
+    """Run at most `n_cells` cells as a worker does."""
     for _ in range(n_cells):
         claim = queue.claim()
         if claim is None:
@@ -83,7 +83,7 @@ def run(search: Search, multirun: Path) -> list[FrozenTrial]:
         return queue.trials()
 
 
-def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
+def reported(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     return [(t.user_attrs["point"], t.params, t.state.name, t.values) for t in trials]
 
 
@@ -263,7 +263,7 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) 
     for _ in range(2):
         with opened(search_of(*asked, multirun=tmp_path / "b"), tmp_path / "b") as queue:
             work(queue, 5)
-    assert told(run(search_of(*asked, multirun=tmp_path / "b"), tmp_path / "b")) == told(whole)
+    assert reported(run(search_of(*asked, multirun=tmp_path / "b"), tmp_path / "b")) == reported(whole)
     assert len(whole) == 12
     assert len({trial.params["optimizer.lr"] for trial in whole}) == 12
     other = search_of(*asked, "search.seed=1", multirun=tmp_path / "a").suggest([])
@@ -273,10 +273,10 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) 
 def test_more_trials_extend_the_search_and_fewer_run_nothing(tmp_path: Path) -> None:
     first = run(search_of(LR, "search.n_trials=3", multirun=tmp_path), tmp_path)
     more = run(search_of(LR, "search.n_trials=5", multirun=tmp_path), tmp_path)
-    assert told(more)[:3] == told(first)
+    assert reported(more)[:3] == reported(first)
     assert len(more) == 5
     before = ran(tmp_path)
-    assert told(run(search_of(LR, "search.n_trials=2", multirun=tmp_path), tmp_path)) == told(more)
+    assert reported(run(search_of(LR, "search.n_trials=2", multirun=tmp_path), tmp_path)) == reported(more)
     assert ran(tmp_path) == before
     assert set(before.values()) == {1}
 
@@ -287,7 +287,7 @@ def test_an_interrupted_trial_resumes_with_its_own_point(tmp_path: Path) -> None
         assert claim is not None
         queue.requeue(claim)
     trials = run(search_of(LR, "search.n_trials=3", multirun=tmp_path), tmp_path)
-    assert told(trials) == told(
+    assert reported(trials) == reported(
         run(search_of(LR, "search.n_trials=3", multirun=tmp_path / "whole"), tmp_path / "whole")
     )
 
@@ -352,7 +352,7 @@ def test_a_refused_or_diverged_point_is_pruned_with_its_reason_and_the_search_co
 
 
 def test_a_learning_sampler_approaches_the_optimum(tmp_path: Path) -> None:
-    """In a space of three decades whose best is at 0.1."""
+    """A space of three decades with its optimum at 0.1."""
     search = search_of("search=gp", "search.n_trials=14", LR, "seeds=1", multirun=tmp_path)
     trials = run(search, tmp_path)
     assert 0.08 < best_first(trials, search)[0].params["optimizer.lr"] < 0.125
@@ -411,7 +411,7 @@ def test_devices_of_one_run_train_only_the_runs_of_the_search(tmp_path: Path, mo
 
 
 class Jobs:
-    """Workers that a command leaves alone: it notes for how many points it was asked to start some."""
+    """A launcher that starts no workers and records for how many points it was called."""
 
     detached, hopeless = True, False
 

@@ -1,4 +1,4 @@
-"""launcher=slurm submits what its keys say, once, and says in one line what is missing. Slurm's commands are scripts here.
+"""launcher=slurm submits the configured jobs once and reports a missing requirement in one line. Slurm is faked by scripts.
 
 (That jobs work as workers do is tests/sweep/test_workers.py's and tests/sweep/test_worker.py's.)
 """
@@ -31,7 +31,7 @@ def launcher(*keys: str) -> SlurmLauncher:
 
 
 def pretend_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ``sbatch`` that notes its script, an ``sacct`` that says all jobs run, an ``scancel`` that notes whom."""
+    """An ``sbatch`` that records its script, an ``sacct`` that reports all jobs as running, an ``scancel`` that records ids."""
     scripts = {
         "srun": "",
         "sbatch": f'cat "$1" >> {folder}/submitted; echo Submitted batch job 7$(grep -c job-name {folder}/submitted)',

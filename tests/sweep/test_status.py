@@ -1,4 +1,4 @@
-"""What `make status` says of a sweep in each state it can be in, and what it says to do."""
+"""Output of `make status` for each state of a sweep, with the next step."""
 
 from __future__ import annotations
 

@@ -68,5 +68,5 @@ def test_a_rerun_without_new_results_delivers_nothing(tmp_path: Path, capsys: py
     report(sweep, cells, "the command")
     table = (sweep / "table.csv").read_text().splitlines()
     assert len(table) == 3
-    assert "few seeds" in capsys.readouterr().out, "two seeds cannot make anything certain, and it says so"
+    assert "few seeds" in capsys.readouterr().out, "two seeds are too few, and the summary reports it"
     assert the_map.read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""A group of processes around one cell says what became of it, ends as one, and does not outlive its worker."""
+"""A group of processes for one cell reports the outcome, ends as a whole, and does not outlive its worker."""
 
 from __future__ import annotations
 

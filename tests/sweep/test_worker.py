@@ -1,4 +1,4 @@
-"""A worker runs its cells on the devices they ask for, gives them back when told to, and joins only where it belongs.
+"""A worker runs its cells on the requested devices, returns them on request, and joins only a compatible sweep.
 
 Queue, leases and processes are real; the engine counts, the GPUs are a listing (tests/sweep/gpus.py).
 """
@@ -34,7 +34,7 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """A worker takes over the signals of its process: here, pytest's."""
+    """Restore pytest's signal handlers, which a worker replaces."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -102,7 +102,7 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
     for cell in cells[1:3]:
         begun = len(lines) - 1 - lines[::-1].index(f"cell {cell}")
         ended = len(lines) - 1 - lines[::-1].index(f"left {cell}")
-        assert not any(line.startswith("cell") for line in lines[begun + 1 : ended]), "it had the GPU to itself"
+        assert not any(line.startswith("cell") for line in lines[begun + 1 : ended]), "it has the GPU exclusively"
 
 
 def _job(folder: SweepFolder) -> None:
@@ -131,10 +131,10 @@ def test_a_job_at_its_time_limit_returns_its_cell_and_is_requeued(folder: SweepF
     os.kill(job.pid, signal.SIGUSR2)
     job.join(60)
     (trial,) = trials(folder)
-    assert trial.state.name == "WAITING", "given back, not left behind"
+    assert trial.state.name == "WAITING", "the cell is returned to the queue"
     n_runs = sum(line.startswith("run") for line in diary(folder))
     assert 1 <= n_runs < 6
-    assert not list(folder.processes.glob("*.json")), "nobody is left"
+    assert not list(folder.processes.glob("*.json")), "no process is left"
     behave(folder)
     body = json.loads((folder.multirun / "again.json").read_text())
     WorkerJob(**body)()
@@ -182,7 +182,7 @@ def test_a_worker_in_a_folder_that_is_not_the_sweeps_is_refused_and_gives_the_ce
 
 
 def test_the_shared_folder_names_no_module_to_run(folder: SweepFolder) -> None:
-    """Whoever can write to the folder must not thereby run code in a worker: its command line names the engine."""
+    """Write access to the folder must not allow running code in a worker: the worker's command line names the engine."""
     queued(folder, n_cells=1)
     assert folder.read_queue().keys() == {"id", "storage", "commit", "versions"}
 
