@@ -1,10 +1,9 @@
-"""Check the installation and the results, and name the fixes."""
+"""Checks the installation and the results, and names the fixes."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,18 +50,16 @@ def python() -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
     yield Check("ok" if good else "wrong", "python", version, "" if good else "use Python 3.11 or newer")
-    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)([^\\\n]*)", (ROOT / "requirements.lock").read_text(), re.M)
-    wanted: dict[str, set[str]] = {}
-    for name, pinned, _ in pins:
-        wanted.setdefault(name, set()).add(pinned)
+    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    for name, pinned in re.findall(r"^([\w.-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.M):
+        wanted[name].add(pinned)
     for name in ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna", "mlflow"):
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield Check("wrong", name, "not installed", "make setup")
             continue
-        same = found.split("+")[0] in wanted.get(name, set())
-        pinned = " or ".join(sorted(wanted.get(name, set())))
+        same, pinned = found.split("+")[0] in wanted[name], " or ".join(sorted(wanted[name]))
         yield Check("ok" if same else "look", name, found, "" if same else f"the lock pins {pinned}: make setup")
 
 
@@ -111,6 +109,8 @@ def databases(multirun: Path) -> Iterator[Check]:
 
 
 def _sqlite(file: Path) -> Check:
+    from src.tracking.schema import known_revisions  # imports MLflow
+
     try:
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as connection:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
@@ -119,7 +119,7 @@ def _sqlite(file: Path) -> Check:
         return Check("wrong", str(file), str(error), _remedy(file))
     if state != "ok" or found is None:
         return Check("wrong", str(file), "its creation was interrupted" if state == "ok" else state, _remedy(file))
-    known = _revisions("mlflow", "store/db_migrations")
+    known = known_revisions()
     (revision,) = found
     if revision == known[0]:
         return Check("ok", str(file), f"intact, schema {revision}")
@@ -139,17 +139,6 @@ def _journal(file: Path) -> Check:
     except ValueError as error:
         return Check("wrong", str(file), f"damaged: {error}", _remedy(file))
     return Check("ok", str(file), f"intact, {len(lines)} records")
-
-
-def _revisions(package: str, migrations: str) -> list[str]:
-    """The schema revisions that an installed package knows, its own first."""
-    from alembic.script import ScriptDirectory
-
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, package
-    assert spec.origin is not None, package
-    scripts = ScriptDirectory(str(Path(spec.origin).parent / migrations))
-    return [script.revision for script in scripts.walk_revisions()]
 
 
 def _postgres(what: str, storage: str) -> Check:
@@ -198,33 +187,29 @@ def _held(lock: Path) -> bool:
 def left_behind(multirun: Path) -> Iterator[Check]:
     """Undelivered outbox entries, failed runs and temporary files of killed processes."""
     for sweep in sorted(path.parent for path in multirun.glob("*/cells")):
-        outbox = Outbox(sweep)
-        waiting = len(outbox.entries()) + len(outbox.pending())
-        if waiting:
-            yield Check("look", f"{sweep.name}: outbox", f"{waiting} entries wait for MLflow", "make sync")
-        refused = len(list((sweep / "outbox" / "refused").glob("*.json")))
-        if refused:
-            fix = f"read {sweep}/outbox/refused, fix the cause, then make sync"
-            yield Check("look", f"{sweep.name}: outbox", f"{refused} entries refused", fix)
-        failed = len(list(sweep.glob("cells/*/*/failed.json")))
-        if failed:
-            yield Check("look", f"{sweep.name}: runs", f"{failed} failed", "the same command retries them")
-        halves = list(sweep.rglob(".*.tmp"))
-        if halves:
-            fix = "harmless; delete them while no sweep runs"
-            yield Check("look", f"{sweep.name}: files", f"{len(halves)} incomplete files of killed processes", fix)
+        outbox, refused = Outbox(sweep), f"read {sweep}/outbox/refused, fix the cause, then make sync"
+        kinds = (
+            ("outbox", "entries wait for MLflow", [*outbox.entries(), *outbox.pending()], "make sync"),
+            ("outbox", "entries refused", sweep.glob("outbox/refused/*.json"), refused),
+            ("runs", "failed", sweep.glob("cells/*/*/failed.json"), "the same command retries them"),
+            ("files", "incomplete files of killed processes", sweep.rglob(".*.tmp"), "delete them while no sweep runs"),
+        )
+        for subject, found, paths, fix in kinds:
+            if n := len(list(paths)):
+                yield Check("look", f"{sweep.name}: {subject}", f"{n} {found}", fix)
 
 
 def main() -> int:
-    """Print every check; returns 1 if one is wrong."""
+    """Prints every check; returns 1 if one is wrong."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     given = settings({"multirun": "multirun"}, usage=USAGE)
     multirun = Path(str(given["multirun"]))
-    checks = [*python(), *devices(), *disk(multirun), *databases(multirun)]
-    checks += [*processes(multirun), *left_behind(multirun)]
+    checks = [*python(), *devices()]
+    for examine in (disk, databases, processes, left_behind):
+        checks += examine(multirun)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     colours = {"ok": "green", "look": "yellow", "wrong": "red"}
     for check in checks:

@@ -39,21 +39,12 @@ def main(composed: DictConfig) -> None:
         return
     folder = cell.run_folder(config.regimes[0], config.seeds[0])
     Deliverer(cell.sweep_dir, config.tracking).stop()
-    if (folder / "result.json").exists():
-        show(folder, is_new)
-        if is_diverged(folder):
-            print(f"diverged: its loss is not finite; lower optimizer.lr={config.optimizer.lr:g}", file=sys.stderr)
-            sys.exit(1)
-    else:
+    if not (folder / "result.json").exists():
         print(f"failed: {outcome.failures[0]}; the traceback is in {folder / 'failed.json'}", file=sys.stderr)
         sys.exit(1)
-
-
-def is_diverged(folder: Path) -> bool:
-    """Whether the run's loss became infinite or NaN."""
-    import json
-
-    return bool(json.loads((folder / "result.json").read_text())["status"] == "diverged")
+    if show(folder, is_new) == "diverged":
+        print(f"diverged: its loss is not finite; lower optimizer.lr={config.optimizer.lr:g}", file=sys.stderr)
+        sys.exit(1)
 
 
 def launch(n_devices: int, arguments: list[str]) -> int:
@@ -63,8 +54,8 @@ def launch(n_devices: int, arguments: list[str]) -> int:
     return subprocess.call(torchrun(n_devices, "src.train", arguments), env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
-def show(folder: Path, is_new: bool) -> None:
-    """Prints the metrics of a run."""
+def show(folder: Path, is_new: bool) -> str:
+    """Prints the metrics of a run; returns its status."""
     import json
 
     from rich.console import Console
@@ -84,6 +75,7 @@ def show(folder: Path, is_new: bool) -> None:
     console.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
     console.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
     console.print(f"{'written to' if is_new else 'finished earlier, in'} {folder}", style="dim", soft_wrap=True)
+    return str(body["status"])
 
 
 if __name__ == "__main__":

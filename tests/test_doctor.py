@@ -14,6 +14,7 @@ from filelock import FileLock
 from src import doctor, ui
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
+from src.tracking.schema import known_revisions
 
 
 def database(file: Path, schema: str | None) -> str:
@@ -27,7 +28,7 @@ def database(file: Path, schema: str | None) -> str:
 
 
 def test_every_state_of_a_database_is_named_with_its_remedy(tmp_path: Path) -> None:
-    revisions = doctor._revisions("mlflow", "store/db_migrations")
+    revisions = known_revisions()
     for schema, state, fix in [
         (revisions[0], "ok", ""),
         (revisions[1], "look", "upgrades it"),

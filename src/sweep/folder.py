@@ -1,4 +1,4 @@
-"""A sweep's folder, ``multirun/<sweep>``: where its cells, queue, logs and live processes are found, by any host."""
+"""A sweep's folder, ``multirun/<sweep>``: paths of its cells, queue, logs and live processes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from src.io import write_atomically
 from src.sweep.compatibility import code_here
 
 GRID = "grid"
-"""In place of a search's id: the cells that a command listed."""
+"""Takes the place of a search's id for the cells of a grid."""
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``multirun/<sweep>``. Only queue.json says which queue serves it; its paths are relative, so the folder moves."""
+    """``multirun/<sweep>``. Its paths are relative, so the folder can move; only queue.json names its queue."""
 
     multirun: Path
     sweep: str
@@ -44,7 +44,7 @@ class SweepFolder:
         return self.root / "cells" / cell_hash
 
     def has_cell(self, cell_hash: str) -> bool:
-        """Whether it says what the cell is."""
+        """Whether the cell's configuration is here."""
         return (self.cell(cell_hash) / "cell.yaml").exists()
 
     def search(self, search_id: str) -> Path:
@@ -52,19 +52,15 @@ class SweepFolder:
         return self.root / "searches" / search_id
 
     def write_queue(self, storage: str | None) -> dict[str, Any]:
-        """Records the storage (without password; None: a journal file here), the versions of this code, and the folder's
-        random id; returns that.
+        """Writes queue.json and returns its content: the folder's random id, the storage, and the versions of this code.
 
-        The study holds the id too, so that a worker notices a study that serves another folder of that name.
+        `storage` has no password; None stands for a journal file here. The study holds the id too, so that a worker
+        notices a study that serves another folder of that name.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / "queue.json.lock"):  # two commands that begin at once must agree on the id
+        with FileLock(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
             known = self.read_queue() if (self.root / "queue.json").exists() else {}
-            content = {
-                "id": known.get("id") or secrets.token_hex(8),
-                "storage": storage,
-                **code_here(),
-            }
+            content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, **code_here()}
             if content != known:
                 write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return content
@@ -76,24 +72,23 @@ class SweepFolder:
         except FileNotFoundError:
             found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
             known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
-            raise ConfigError(
-                "sweep", self.sweep, f"there is no such sweep under multirun={self.multirun}; {known}"
-            ) from None
+            problem = f"there is no such sweep under multirun={self.multirun}; {known}"
+            raise ConfigError("sweep", self.sweep, problem) from None
         assert isinstance(content, dict)
         return content
 
     def write_cell(self, cell_hash: str, config: Config) -> None:
-        """Notes what the cell's next worker is to run."""
+        """Writes the configuration that the cell's next worker runs."""
         text, path = config_text(config), self.cell(cell_hash) / "cell.yaml"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text, durable=False)
 
     def read_cell(self, cell_hash: str) -> Config:
-        """What the cell's next worker is to run; `multirun` is where the folder is now."""
+        """The configuration that the cell's next worker runs; `multirun` is where the folder is now."""
         return read_config(self.cell(cell_hash) / "cell.yaml", self.multirun)
 
 
 def searches_of(folder: SweepFolder) -> list[str]:
-    """The ids of the sweep's searches, the one whose command is the oldest first."""
+    """The ids of the sweep's searches, oldest command first."""
     found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
     return [path.parent.name for path in found]

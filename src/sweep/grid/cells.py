@@ -92,14 +92,9 @@ def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
 
 def merged(first: Cell, second: Cell) -> Cell:
     """Merges the regimes and seeds of two cells of one recipe, those of `first` first."""
-    return Cell(
-        dataclasses.replace(
-            first.config,
-            regimes=union(first.config.regimes, second.config.regimes),
-            seeds=union(first.config.seeds, second.config.seeds),
-        ),
-        first.overrides,
-    )
+    regimes = union(first.config.regimes, second.config.regimes)
+    seeds = union(first.config.seeds, second.config.seeds)
+    return dataclasses.replace(first, config=dataclasses.replace(first.config, regimes=regimes, seeds=seeds))
 
 
 def union(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -122,8 +117,7 @@ def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
 
 def _recipe_key(config: Config) -> str:
     """Equal for cells of one recipe and source; includes paths, since the data is not read yet."""
-    data = dataclasses.asdict(config.data)
-    return json.dumps([config.recipe(), data], sort_keys=True, default=str)
+    return json.dumps([config.recipe(), dataclasses.asdict(config.data)], sort_keys=True, default=str)
 
 
 def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from src.config import Config
@@ -32,13 +33,13 @@ class Plan:
         cells: As composed; cells of equal content are one.
         n_missing: Number of runs that each lacks.
         resolved: The same cells with their data.
-        hashes: The hash of each cell that the plan was made of, in their order.
+        hashes: The hash of each cell of the command, before merging, in order.
     """
 
-    cells: dict[str, Cell]
-    n_missing: dict[str, int]
+    cells: dict[str, Cell] = field(default_factory=dict)
+    n_missing: dict[str, int] = field(default_factory=dict)
     resolved: dict[str, ResolvedCell] = field(default_factory=dict)
-    hashes: tuple[str, ...] = ()
+    hashes: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> Config:
@@ -65,22 +66,19 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
 
     Raises ConfigError for an invalid storage, and for a cell whose settings its data cannot satisfy.
     """
-    cells = _with_storage(_one_sweep(cells))
-    by_hash: dict[str, Cell] = {}
-    resolved: dict[str, ResolvedCell] = {}
-    hashes = []
-    for cell in cells:
+    plan = Plan()
+    for cell in _with_storage(_one_sweep(cells)):
         try:
             found = engine.resolve(cell.config)
         except ConfigError as error:
             raise in_cell(error, cell.overrides) from error
-        if found.hash in by_hash:
-            cell = merged(by_hash[found.hash], cell)
+        if found.hash in plan.cells:
+            cell = merged(plan.cells[found.hash], cell)
             found = engine.resolve(cell.config)
-        by_hash[found.hash], resolved[found.hash] = cell, found
-        hashes.append(found.hash)
-    n_missing = {cell_hash: len(found.missing_runs()) for cell_hash, found in resolved.items()}
-    return Plan(by_hash, n_missing, resolved, tuple(hashes))
+        plan.cells[found.hash], plan.resolved[found.hash] = cell, found
+        plan.hashes.append(found.hash)
+    plan.n_missing.update({cell_hash: len(found.missing_runs()) for cell_hash, found in plan.resolved.items()})
+    return plan
 
 
 def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
@@ -93,7 +91,7 @@ def _with_storage(cells: Sequence[Cell]) -> list[Cell]:
         raise ConfigError("storage", storage, "must be postgresql://user@host/database, sqlite:///file, or null")
     if password is not None:
         os.environ["PGPASSWORD"] = password
-    return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, storage=storage)) for cell in cells]
+    return _with_setting(cells, storage=storage)
 
 
 def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
@@ -103,9 +101,11 @@ def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
         return list(cells)
     data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
     arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
-    return [
-        dataclasses.replace(cell, config=dataclasses.replace(cell.config, sweep=f"{data}-{arch}")) for cell in cells
-    ]
+    return _with_setting(cells, sweep=f"{data}-{arch}")
+
+
+def _with_setting(cells: Sequence[Cell], **setting: str) -> list[Cell]:
+    return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, **setting)) for cell in cells]
 
 
 def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
@@ -115,21 +115,17 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
         n_done = cell.n_runs - plan.n_missing[cell_hash]
         axes = " ".join(f"{key}={value}" for key, value in cell.axes.items())
         lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
-    n_cells_missing = len(plan.missing)
-    n_done = plan.n_runs - plan.n_runs_missing
-    lines.append(f"cells: {len(plan.cells)}, {n_cells_missing} with missing runs")
-    lines.append(f"runs: {plan.n_runs}, done {n_done}, missing {plan.n_runs_missing}")
+    n_missing = plan.n_runs_missing
+    lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
+    lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
     seconds, size = _past_runs(cells_dir)
-    if not plan.n_runs_missing:
+    if not n_missing:
         lines.append("nothing to run")
     elif seconds is None:
         lines.append("time and disk: unknown until a first run of this sweep is finished")
     else:
-        left = duration(seconds * plan.n_runs_missing / n_workers)
-        disk = size * plan.n_runs_missing / 2**20
-        lines.append(
-            f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk:.1f} MiB"
-        )
+        left, disk = duration(seconds * n_missing / n_workers), f"{size * n_missing / 2**20:.1f} MiB"
+        lines.append(f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk}")
     return lines
 
 
@@ -142,6 +138,4 @@ def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
         sizes.append(sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file()))
         if len(seconds) == SAMPLED_RUNS:
             break
-    if not seconds:
-        return None, 0.0
-    return sum(seconds) / len(seconds), sum(sizes) / len(sizes)
+    return (fmean(seconds), fmean(sizes)) if seconds else (None, 0.0)
