@@ -1,6 +1,6 @@
 """A sweep with two devices per run: the metrics of one device up to rounding, each written once.
 
-Batches that do not divide by two, a last batch of one, and a rule on whose word the processes must agree are included.
+Batches that do not divide by two, a last batch of one, and a stopping rule that all processes must apply alike are included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Training of a model from outside the project continues on new data and is compared with combined.
 
-What a ten-line script saves (torchvision's own resnet18, briefly trained on pictures of a folder) is stage 1, bit for bit; the
-pictures that the script kept from it are the tests.
+The model of a ten-line script (torchvision's resnet18, briefly trained on a folder of images) is stage 1, bit for bit; the
+images that the script held out are the test set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from src.training.store.store import Store
 CLASSES = ("bright", "dark")
 
 
-def pictures(folder: Path, n: int, seed: int) -> None:
+def write_images(folder: Path, n: int, seed: int) -> None:
     """Noise images of two brightnesses, `n` of each class."""
     rng = np.random.default_rng(seed)
     for level, name in zip((150, 50), CLASSES, strict=True):
@@ -48,7 +48,7 @@ def save_model(old: Path, file: Path) -> None:
 
 def test_training_continues_from_a_users_model_and_is_compared(tmp_path: Path) -> None:
     for number, (name, n) in enumerate((("old/train", 8), ("old/test", 4), ("new/train", 6), ("new/test", 4))):
-        pictures(tmp_path / name, n, seed=number)
+        write_images(tmp_path / name, n, seed=number)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_model(tmp_path / "old" / "train", tmp_path / "model.pt")

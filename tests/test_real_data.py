@@ -64,8 +64,8 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
             n for word in ("airplane", "frog") for n in [m for m in names if word in m and m.endswith(".jpg")][:150]
         ]
         for name in chosen:
-            target = tmp_path / "pictures" / Path(name).parent.name / Path(name).name
+            target = tmp_path / "images" / Path(name).parent.name / Path(name).name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(packed.read(name))
-    where = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", f"data.root={tmp_path}", "split.size=160"]
+    where = ["data=image_folder", f"data.path={tmp_path / 'images'}", f"data.root={tmp_path}", "split.size=160"]
     assert min(accuracies(tmp_path, *where, "optimizer.lr=0.005", "stopping.epochs=10")) > 0.65

@@ -97,9 +97,9 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
             problems.append("MLflow has the cells in an order other than that of their runs")
     finally:
         server.kill()
-    gone = "down from the start" if away is None else f"down for {away:g} s after {n_before} runs were delivered"
+    outage = "down from the start" if away is None else f"down for {away:g} s after {n_before} runs were delivered"
     return [
-        f"the server was {gone}; meanwhile {n_without} of {n_runs} runs were finished on disk",
+        f"the server was {outage}; meanwhile {n_without} of {n_runs} runs were finished on disk",
         f"the command took {seconds:.0f} s with one worker; {waiting} entries were left to make sync",
         f"for comparison, without MLflow and with all workers: {alone:.0f} s",
         f"warned {sweep.output_text().count('MLflow does not answer')} times",

@@ -1,8 +1,8 @@
 """One cell on disk: the content of its files, which does not depend on how the cell was run.
 
 Properties: the `result` part is bit for bit the same whatever the order of regimes and seeds, in one call or many, grouped or
-alone, interrupted or not, from the store or not; finished work is never redone, failed work always is; a written
-configuration makes the same run again. Equivalences: no Dataset 2 is Dataset 1 alone.
+alone, interrupted or not, from the store or not; finished runs are never repeated, failed ones always are; a saved
+configuration gives the same run. Equivalences: no Dataset 2 is Dataset 1 alone.
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ def test_p_for_a_nonzero_null_equals_enumeration_of_the_shifted_differences(nume
 @pytest.mark.parametrize("n", [15, 17, 20])
 def test_meeting_in_the_middle_equals_enumeration(n: int) -> None:
     values = np.random.default_rng(n).integers(-9, 12, size=n) / 359
-    members = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(bool)
-    sums = members @ np.round(values * 359).astype(int)
+    in_subset = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(bool)
+    sums = in_subset @ np.round(values * 359).astype(int)
     assert float(sign_flip_p(values, alternative="greater")) == np.mean(sums <= 0)
     assert float(sign_flip_p(values, alternative="less")) == np.mean(sums >= 0)
-    means = np.sort(sums[1:] / members[1:].sum(axis=1)) / 359
+    means = np.sort(sums[1:] / in_subset[1:].sum(axis=1)) / 359
     rank = math.floor(2**n * 0.025)
     low, high = sign_flip_interval(values)
     assert float(low) == pytest.approx(means[rank - 1], abs=1e-10)

@@ -24,7 +24,7 @@ GROUPS = [
     if path.parent != CONF_DIR and "hydra" not in path.parts and path.parent.name != "claim"  # those: test_claims.py
 ]
 NEEDED = {
-    "image_folder": ["data.path=pictures"],
+    "image_folder": ["data.path=images"],
     "arrays": ["data.path=arrays.npz"],
     "gaussian": ["loss=mse"],
     "budget": ["stopping.epochs=3"],
@@ -62,7 +62,7 @@ def test_a_config_is_frozen() -> None:
 
 
 def test_size_and_ratio_are_equivalent_to_sizes() -> None:
-    """The same data sets give the same cell, however they were asked for."""
+    """The same data sets give the same cell, however they are written."""
     by_ratio = compose(["split.size=400", "split.ratio=3"])
     by_sizes = compose(["split.sizes=[100,300]"])
     assert by_ratio.split.dataset_sizes() == (100, 300)

@@ -34,11 +34,11 @@ def data(seed: int = 0) -> MixtureData:
 
 
 def epochs(
-    members: Sequence[MixtureData], *, rank: int = 0, world: int = 1, n_done: int = 0, mib: int = 9
+    mixtures: Sequence[MixtureData], *, rank: int = 0, world: int = 1, n_done: int = 0, mib: int = 9
 ) -> list[torch.Tensor]:
     """The inputs [R, b, 1, 9, 9] of all batches that are left of two epochs."""
     feed = make_feed(
-        members, LENGTH, Device(torch.device("cpu"), torch.float32, rank, world), mib, n_done, ("flip", "crop")
+        mixtures, LENGTH, Device(torch.device("cpu"), torch.float32, rank, world), mib, n_done, ("flip", "crop")
     )
     return [x for _ in range(2 - n_done // LENGTH.updates_per_epoch) for x, _, _ in feed]
 
@@ -77,18 +77,18 @@ def test_draws_differ_and_have_a_name_of_their_own() -> None:
 
 
 def test_it_depends_neither_on_company_nor_interruption_nor_ranks_nor_the_feed() -> None:
-    members = [data(0), data(1)]
-    whole = epochs(members)
+    mixtures = [data(0), data(1)]
+    whole = epochs(mixtures)
     assert not torch.equal(torch.cat(whole[:5], 1).sum((0, 1)), torch.cat(whole[5:], 1).sum((0, 1)))
-    for r, member in enumerate(members):
-        assert all(torch.equal(a[r], b[0]) for a, b in zip(whole, epochs([member]), strict=True))
+    for r, mixture in enumerate(mixtures):
+        assert all(torch.equal(a[r], b[0]) for a, b in zip(whole, epochs([mixture]), strict=True))
     for n_done in (1, 4, 7):
-        assert all(torch.equal(a, b) for a, b in zip(whole[n_done:], epochs(members, n_done=n_done), strict=True))
-    parts = [epochs(members, rank=rank, world=2) for rank in range(2)]
+        assert all(torch.equal(a, b) for a, b in zip(whole[n_done:], epochs(mixtures, n_done=n_done), strict=True))
+    parts = [epochs(mixtures, rank=rank, world=2) for rank in range(2)]
     for x, even, odd in zip(whole, *parts, strict=True):
         assert torch.equal(x[:, ::2], even)
         assert torch.equal(x[:, 1::2], odd)
-    assert all(torch.equal(a, b) for a, b in zip(whole, epochs(members, mib=0), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole, epochs(mixtures, mib=0), strict=True))
 
 
 def test_metrics_read_images_without_augmentation() -> None:

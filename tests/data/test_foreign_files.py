@@ -1,4 +1,4 @@
-"""The user's own files: told apart by content, read completely or refused in one line that names the file and a fix."""
+"""The user's own files: distinguished by content, read completely or refused in one line that names the file and a fix."""
 
 from __future__ import annotations
 

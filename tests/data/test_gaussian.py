@@ -1,4 +1,4 @@
-"""The Gaussian generator: every data set has its stated distribution, exactly if promised, and seeds are
+"""The Gaussian generator: every data set has its stated distribution, exactly where defined, and seeds are
 independent if `draw` is fresh."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Drift measures agree with cases computed by hand.
 
 Properties: relative movement is the ratio of norms per group, undefined from zero; mean probabilities are a weighted mean of
-softmax; the effective bias is the mean logit; a probe reads out what is linearly there, and weighs test samples; putting
-all parts back gives the earlier model, and each part alone gives what it is responsible for; the model given is untouched.
+softmax; the effective bias is the mean logit; a probe recovers linear information and weights test samples; restoring all
+parts gives the earlier model, and each part alone recovers its own effect; the given model is not changed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Geometry of the loss, on losses whose shape is known.
 
-Properties: lines, planes and curves pass through their points; coordinates are distances; a barrier is what stands above the
-higher end; distances to a path are those of Euclid; a fitted curve goes round a hill that the straight line climbs; on a
-quadratic loss everything agrees with the formula; a network's surface gives the network's own losses.
+Properties: lines, planes and curves pass through their points; coordinates are distances; a barrier is the height above the
+higher end; distances to a path are Euclidean; a fitted curve avoids a hill that the straight line crosses; on a
+quadratic loss all values agree with the formula; a network's surface has the network's own losses.
 """
 
 from __future__ import annotations

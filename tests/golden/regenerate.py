@@ -1,4 +1,4 @@
-"""Writes golden.json anew, from what the code here computes: two minutes.   python -m tests.golden.regenerate
+"""Regenerates golden.json from the results of the present code, in two minutes.   python -m tests.golden.regenerate
 
 Only for a change that is meant to change results or hashes: the commit says which, and why.
 """

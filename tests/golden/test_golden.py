@@ -2,7 +2,7 @@
 
 golden.json holds, for cells that use every part of the laboratory (tests/golden/cells.py), the hashes of cells and runs, digests
 of the `result` part of result.json and of the curves, and two metrics of each run. The project runs as a command and is
-read from disk, so modules may move. Hashes must be equal on every machine. Bits are promised per kind of machine, the
+read from disk, so modules may move. Hashes must be equal on every machine. Bits are guaranteed per kind of machine, the
 fingerprint in a run's provenance: on another kind the digests' test is skipped, with both fingerprints, and the metrics alone
 are compared, to a tolerance. After a change that is meant to change results: python -m tests.golden.regenerate
 """
@@ -36,7 +36,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 @pytest.fixture(scope="module")
 def trained(laboratory: Laboratory) -> Cells:
-    """All golden cells, trained anew."""
+    """Train all golden cells."""
     laboratory.train()
     return laboratory.cells()
 
@@ -79,7 +79,7 @@ def test_cells_and_runs_have_the_hashes_they_had(trained: Cells) -> None:
 def test_results_curves_and_table_are_equal_to_the_last_bit(laboratory: Laboratory, trained: Cells) -> None:
     here = laboratory.fingerprint()
     if here != GOLDEN["fingerprint"]:
-        pytest.skip(f"bits are promised on one kind of machine: {GOLDEN['fingerprint']}; this is {here}")
+        pytest.skip(f"bits are guaranteed on one kind of machine: {GOLDEN['fingerprint']}; this is {here}")
     assert differing(trained, lambda run: run.result) == []
     assert differing(trained, lambda run: run.history) == []
     assert laboratory.table() == GOLDEN["table"]

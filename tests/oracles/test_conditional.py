@@ -1,4 +1,4 @@
-"""The laboratory gives the exact answers on the samples at hand: a few rows of every kind, on both sides of n = d."""
+"""The laboratory reproduces the exact results on the same samples: a few rows of every kind, on both sides of n = d."""
 
 from __future__ import annotations
 

@@ -162,8 +162,8 @@ def test_a_regime_without_its_method_is_the_plain_one(rule: str) -> None:
 
 def test_an_empty_second_data_set_adds_no_stage() -> None:
     """Without Dataset 2, regimes that continue on Dataset 2 equal Dataset 1 alone, stage by stage."""
-    going_on = ["sequential", "reverse", "replay", "freeze", "ewc", "l2_sp", "lwf", "combined", "rebalanced"]
-    plan = planned(tiny(f"regimes=[d1_only,{','.join(going_on)}]", "seeds=1", "split.size=null", "split.sizes=[30,0]"))
+    regimes = ["sequential", "reverse", "replay", "freeze", "ewc", "l2_sp", "lwf", "combined", "rebalanced"]
+    plan = planned(tiny(f"regimes=[d1_only,{','.join(regimes)}]", "seeds=1", "split.size=null", "split.sizes=[30,0]"))
     alone = plan.runs[0].stages
     assert all(run.stages == alone for run in plan.runs)
 

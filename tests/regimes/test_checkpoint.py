@@ -100,8 +100,8 @@ def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
     config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
     from src.data.source import make_source
 
-    pictures = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
-    check_regimes(config, pictures, 10)
+    images = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
+    check_regimes(config, images, 10)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Every regime under every stopping rule: properties of single regimes in addition to tests/regimes/test_catalog.py.
 
-Properties: a matched budget is the same for every regime, to the update or sample; what is trained is what was planned; test
-sets are not read before all training is done; each stage's samples are those of its mixture.
+Properties: a matched budget is the same for every regime, to the update or sample; training follows the plan; test
+sets are not read before the end of training; each stage's samples are those of its mixture.
 """
 
 from __future__ import annotations

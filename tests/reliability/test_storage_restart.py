@@ -1,6 +1,6 @@
 """A PostgreSQL server that fails during a sweep: after a restart every cell runs exactly once; otherwise one line reports it.
 
-The server is a real one, stopped as a crash would; queue, workers and command are real, the engine counts its runs.
+The server is real and is stopped as in a crash; queue, workers and command are real, the engine counts its runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ctrl-C at a real terminal, once and twice, and a killed parent: the outcome, and that no result is lost.
 
-The engine is the one that trains nothing; terminal, processes and signals are real.
+The engine trains nothing; terminal, processes and signals are real.
 """
 
 from __future__ import annotations

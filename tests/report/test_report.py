@@ -1,8 +1,8 @@
 """The report is one complete, self-contained page that shows only existing results.
 
-Properties: nothing on the page comes from elsewhere, every plot has a text alternative and a PNG next to the page; its numbers are those of the
-analysis; from no run to failed, diverged and missing ones it says what there is; where weights are gone it says why; budgets
-matched in several ways stand side by side; in a browser it runs without an error, sorts, filters and picks.
+Properties: the page loads nothing, every plot has a text alternative and a PNG next to the page; its numbers are those of the
+analysis; it reports empty sweeps and failed, diverged and missing runs; it gives the reason for missing weights; it compares
+budgets under several matching rules; in a browser it runs without an error, sorts, filters and selects.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Properties: a pair of axes averages the others seed by seed; representative cells are the extremes, the median and the smallest
 tie, each once; a curve's band is mean and deviation at common steps, with ended curves held; the boundary is where a stage
-ends; forgetting is a mean with its interval; budgets are told apart and compared cell by cell.
+ends; forgetting is a mean with its interval; budgets are distinguished and compared cell by cell.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stopping rules: alone on given values, and inside a fit.
 
-Properties: patience counts epochs without improvement, equal is no improvement; the best weights come back, also at the cap;
-convergence is asked every so many epochs and at the cap, and hitting the cap says so.
+Properties: patience counts epochs without improvement, equal is no improvement; the best weights are restored, also at the cap;
+convergence is checked periodically and at the cap, and reaching the cap is recorded.
 """
 
 from __future__ import annotations

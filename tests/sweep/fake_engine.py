@@ -1,6 +1,6 @@
 """An engine that trains nothing: a run is a result.json and a line in ``ran.txt``, so that every run can be counted.
 
-Misbehaviour is asked for in ``multirun/fake.json``: {"seconds": of a run, "raise": epochs of the cells that raise,
+``multirun/fake.json`` configures its faults: {"seconds": of a run, "raise": epochs of the cells that raise,
 "die": epochs of the cells that kill their worker, "die_once": the same, but only the first time, "no_memory": epochs of
 the cells whose device has too little memory, "no_memory_once": the same, but only the first time}.
 """

@@ -1,6 +1,6 @@
 """A GPU has one lease: first come first served, all or none, released at death, across all sweeps of a machine.
 
-The GPUs are a listing only; processes, locks and kills are real.
+The list of GPUs is fake; processes, locks and kills are real.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def take(one: Devices, trainer: TrainerConfig, *, whole: bool = False, n: int = 
     return one.lease(dataclasses.replace(trainer, devices=n), whole=whole, stop=lambda: True)
 
 
-def _hold(trainer: TrainerConfig, told: multiprocessing.connection.Connection) -> None:
+def _hold(trainer: TrainerConfig, pipe: multiprocessing.connection.Connection) -> None:
     mine = devices()  # its lease ends with it
-    told.send(mine.lease(trainer, whole=False, stop=lambda: False))
+    pipe.send(mine.lease(trainer, whole=False, stop=lambda: False))
     signal.pause()
 
 

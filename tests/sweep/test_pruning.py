@@ -1,6 +1,6 @@
 """A pruner cuts poor trials short by the mean over all seeds, loses nothing of them, and decides the same after a kill.
 
-What trains is the laboratory's own engine on tiny cells; Optuna's rules are followed against Optuna itself, on made-up ways.
+The real engine trains tiny cells; the rules are compared with Optuna itself on invented values.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> lis
         return list(latest(queue.trials()).values())
 
 
-def told(trials: Sequence[FrozenTrial]) -> list[tuple[object, ...]]:
+def reported(trials: Sequence[FrozenTrial]) -> list[tuple[object, ...]]:
     return [(t.state.name, t.params, t.values, t.intermediate_values, t.user_attrs.get("reason")) for t in trials]
 
 
@@ -166,7 +166,7 @@ def test_the_repeated_command_adds_nothing(both: Both, tmp_path: Path) -> None:
         queue.retry_failed()
         assert queue.n_waiting() == 0
         assert queue.claim() is None
-        assert told(queue.trials()) == told(both.trials)
+        assert reported(queue.trials()) == reported(both.trials)
 
 
 def test_a_grid_resumes_pruned_cells(both: Both, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_worker_that_stops_or_dies_after_its_decision_changes_nothing(
         patch.setattr(trials_module, "prune_reason", killed)  # when all is noted
         with pytest.raises(KilledError):
             work(search, tmp_path)
-    assert told(work(search, tmp_path)) == told(both.trials)
+    assert reported(work(search, tmp_path)) == reported(both.trials)
 
 
 # ------------------------------------------------------------------------------------------------ Optuna's rules

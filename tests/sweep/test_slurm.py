@@ -1,6 +1,6 @@
 """launcher=slurm submits the configured jobs once and reports a missing requirement in one line. Slurm is faked by scripts.
 
-(That jobs work as workers do is tests/sweep/test_workers.py's and tests/sweep/test_worker.py's.)
+tests/sweep/test_workers.py and tests/sweep/test_worker.py test the workers in the jobs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A worker runs its cells on the requested devices, returns them on request, and joins only a compatible sweep.
 
-Queue, leases and processes are real; the engine counts, the GPUs are a listing (tests/sweep/gpus.py).
+Queue, leases and processes are real; the engine counts, the list of GPUs is fake (tests/sweep/gpus.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Eviction from the stage store: its order, and entries that are never evicted.
 
-Properties: over the limit the least recently used goes first, what is gone on from before results; nothing that a living
-process has used since it started goes; what has gone is trained again to the same bits; without a limit nothing goes.
+Properties: over the limit, the least recently used entry is evicted first, resume files before results; entries that a live
+process has used are never evicted; an evicted stage is trained again to the same bits; without a limit nothing is evicted.
 """
 
 from __future__ import annotations

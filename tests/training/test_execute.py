@@ -1,7 +1,7 @@
 """Execution of a plan: initial weights, optimizer state across stages, and the stages that a failure affects.
 
-Properties: weights carry over as the stage says; a stage that raises fails alone, with those that need it, and the next call
-tries it again; what the user did wrong is raised; batch normalisation is refused where its statistics cannot be shared.
+Properties: weights carry over as the stage defines; a stage that raises fails with its descendants only, and the next call
+retries it; user errors are raised; batch normalisation is refused where its statistics cannot be shared.
 """
 
 from __future__ import annotations

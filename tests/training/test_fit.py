@@ -1,8 +1,8 @@
 """The training loop compared with a plain PyTorch loop, and the state that a fit must not change.
 
 Oracle: the same batches through torch's own cross entropy and optimizers give the same weights, bit for bit under engine
-`loop`; under `vmap` to rounding. Properties: a fit leaves the global random state alone, trains in the precision it is told,
-and streams the same batches that it holds on the device.
+`loop`; under `vmap` to rounding. Properties: a fit does not change the global random state, trains in the configured
+precision, and streams the same batches as those of resident data.
 """
 
 from __future__ import annotations

@@ -172,10 +172,10 @@ def test_bytes_scaled_batch_by_batch_give_the_same_bits(monkeypatch: pytest.Monk
 def test_a_batch_of_all_samples_has_the_same_order_in_a_group_with_replay() -> None:
     """Sequential's second stage sees its 30 samples in one batch; replay's, of the same shape, draws 30 from two pools."""
     plan = planned(tiny("regimes=[sequential,replay]", "seeds=1"))
-    alone, beside = (plan.nodes[key] for key in plan.groups[-1])
-    assert (alone.shape, alone.length.n_epochs) == (beside.shape, 2)
+    alone, drawing = (plan.nodes[key] for key in plan.groups[-1])
+    assert (alone.shape, alone.length.n_epochs) == (drawing.shape, 2)
     for epoch in range(2):
-        (both,) = batch_positions([alone.data, beside.data], alone.length, epoch)
+        (both,) = batch_positions([alone.data, drawing.data], alone.length, epoch)
         (single,) = batch_positions([alone.data], alone.length, epoch)
         assert (both[0] == single[0]).all()
         assert not (both[1] == both[0]).all()

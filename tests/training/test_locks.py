@@ -1,7 +1,7 @@
 """Several workers with one store: the first worker trains a stage, and another resumes it if that worker dies.
 
-With real processes: two that want the same cell at once, one that holds a stage and is killed, one that is killed in the
-middle of a stage (`kill -9`, as always).
+With real processes: two that train the same cell at once, one that is killed while it holds a stage's lock, one that is killed
+within a stage (`kill -9`).
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def hold(folder: Path, keys: list[str]) -> None:
         time.sleep(TIME_LIMIT)
 
 
-def train(config: Config, root: Path, told: Path, gate: Any) -> None:
+def train(config: Config, root: Path, report: Path, gate: Any) -> None:
     plan = planned(config)
     gate.wait()
     execution = execute(config, plan, Store(root), device_of(config.trainer))
-    told.write_text(json.dumps([sorted(execution.trained), len(execution.failures)]))
+    report.write_text(json.dumps([sorted(execution.trained), len(execution.failures)]))
 
 
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:

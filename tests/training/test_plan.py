@@ -1,6 +1,6 @@
 """Stages of a plan: keys, sharing, levels and groups.
 
-Properties: a key names everything a stage's result depends on and nothing else; equal stages are planned once, in a cell and
+Properties: a key covers everything that a stage's result depends on and nothing else; equal stages are planned once, in a cell and
 across cells; the order of regimes and seeds in the configuration changes nothing; no stage comes before its parents.
 """
 
@@ -120,7 +120,7 @@ def test_the_order_of_regimes_and_seeds_changes_no_stage() -> None:
 
 def test_momentum_is_kept_only_for_stages_that_continue_it() -> None:
     plan = planned(tiny("seeds=1", "regimes=[sequential,{sequential: {reset_optimizer: false}}]"))
-    plain, going_on = (run.stages for run in plan.runs)
-    assert plain[0] == going_on[0]
-    assert plain[1] != going_on[1]
+    plain, continued = (run.stages for run in plan.runs)
+    assert plain[0] == continued[0]
+    assert plain[1] != continued[1]
     assert plan.keep_optimizer == {plain[0]}

@@ -1,7 +1,7 @@
 """Resumed = uninterrupted, bit for bit: from the end of a shorter stage and from a checkpoint within a stage.
 
 Weights, optimizer state, curves and ledger are compared, for both engines, all optimizers, ragged last batches, dropout,
-batch normalisation, penalties, every stopping rule, and members of a group that were left at different places.
+batch normalisation, penalties, every stopping rule, and models of a group that resume from different points.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The stage store: loaded = trained, bit for bit, and every damage is detected.
 
-Properties: a round trip keeps every bit and every field; a flipped byte anywhere in the file, a cut or an emptied file is
-noticed, and the stage counts as absent; writing leaves the old file or the new one, never a part.
+Properties: a round trip keeps every bit and every field; a flipped byte anywhere in the file, a truncated or empty file is
+detected, and the stage counts as absent; writing leaves the old file or the new one, never a part.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recording a trajectory changes nothing: the retrained stage ends, bit for bit, with the stored weights.
 
-For both engines and for a second stage that keeps the optimizer; a stage with another start is refused.
+For both engines and for a second stage that keeps the optimizer; a stage with other initial weights is refused.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from src.oracles.theory.risks import shift_weight
 
 
 def test_quoted_values() -> None:
-    """d=20, n1=400, s=1: exact values beside which the quoted three digits are 1.18 (in truth 1.175), 1.52, 5.45, ..."""
+    """d=20, n1=400, s=1: exact values; the quoted three digits are 1.18 (in truth 1.175), 1.52, 5.45, ..."""
     exact = {1: 1.1750, 5: 1.5241, 15: 5.4525, 22: 22.1415, 25: 5.5706, 40: 1.2099, 100: 0.3268}
     assert {n2: critical_shift(20, 400, n2, noise=1.0) for n2 in exact} == pytest.approx(exact, abs=1e-4)
 
