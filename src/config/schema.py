@@ -30,7 +30,7 @@ class TrainerConfig:
     replicas: int | Literal["auto"] = field(metadata=bounds(ge=1))
     deterministic: bool
     curve_points: int = field(metadata=bounds(ge=1))
-    """At most so many points of the validation curves per stage; the last is always among them."""
+    """Largest number of points of each validation curve per stage; the last point is always included."""
     resident_mib: int = field(metadata=bounds(ge=0))
     """Training data up to this size live on the device as tensors; more is streamed through a DataLoader (0: all)."""
     reuse: bool

@@ -67,7 +67,7 @@ def is_search(composed: Mapping[str, Any]) -> bool:
 
 
 def refuse_search(composed: Mapping[str, Any]) -> None:
-    """For whoever runs given cells. Raises ConfigError where a search, or an objective of one, is asked for."""
+    """Raise ConfigError if a command for given cells requests a search or an objective."""
     if is_search(composed):
         problem = "chooses its cells as it goes: only src.sweep does; take search=grid here"
         raise ConfigError("search", composed["search"].get("name"), problem)

@@ -61,7 +61,7 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
     """The weights in the file as a state dict of the architecture whose state dict is `model` (shapes alone are read).
 
     Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
-    tensors of the very same shapes in the same order. Raises ConfigError, naming what does not match.
+    tensors of exactly the same shapes in the same order. Raises ConfigError, naming what does not match.
     """
     path, digest = split(pinned)
     content = Path(path).read_bytes()

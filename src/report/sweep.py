@@ -1,4 +1,4 @@
-"""A sweep as it lies on disk, and its facts in words: counts, problems, commands, versions."""
+"""A sweep on disk and its description: counts, problems, commands, versions."""
 
 from __future__ import annotations
 

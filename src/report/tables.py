@@ -80,7 +80,7 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
 
 
 def too_few_seeds(verdicts: Sequence[CellVerdict]) -> str:
-    """Why rows have no p-value: too few seeds for so many comparisons; empty if all have one."""
+    """Why rows have no p-value: too few seeds for the number of comparisons; empty if all have one."""
     reasons = [verdict.reason for verdict in verdicts if verdict.reason.startswith("too few seeds")]
     if not reasons:
         return ""

@@ -80,7 +80,7 @@ def run_cells(
     `verdict`: the winner of a finished cell, for the running count. A detached launcher only starts its workers.
     """
     if not plan.missing:
-        with Process(folder, "sweep"):  # removes the entries of processes that were killed at the very end
+        with Process(folder, "sweep"):  # removes the entries of processes that were killed during shutdown
             return {}
     # Imports Optuna, which a finished grid does not need.
     from src.sweep.supervisor import GridSupervisor, report_detached

@@ -87,7 +87,7 @@ def _n_slots(config: Config, n_gpus: int, n_cpus: int) -> int:
 
 
 class LocalWorkers:
-    """Up to `n_workers` processes ``python -m src.worker``, each in a session of its own, logging to ``logs/``.
+    """Up to `n_workers` processes ``python -m src.worker``, each in its own session, logging to ``logs/``.
 
     A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`.
     """
