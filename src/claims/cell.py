@@ -19,7 +19,7 @@ from src.training.store.store import Store
 
 
 class MissingEvidence(Exception):
-    """Why a statement cannot be judged; the message has no full stop."""
+    """Why a statement cannot be judged, or a plot cannot be drawn; the message has no full stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +70,11 @@ class CellRuns:
     def stages(self, label: str, seed: int) -> list[StageResult]:
         """The stages of a run, from the store. Raises MissingEvidence if any was evicted."""
         run = self.runs[label, seed]
-        found = [self.store.get(key) for key in run.provenance["stage_keys"]]
-        stored = [stage for stage in found if stage is not None]
-        if not stored or len(stored) < len(found):
-            raise MissingEvidence(
-                f"the weights of {label}, seed {seed}, are no longer in the stage store; remove {run.path.parent}"
-            )
+        keys = run.provenance.get("stage_keys") or []
+        stored = [stage for stage in map(self.store.get, keys) if stage is not None]
+        if not stored or len(stored) < len(keys):
+            gone = f"the weights of {label}, seed {seed}, are no longer in the stage store"
+            raise MissingEvidence(f"{gone}; remove {run.path.parent} to train them again")
         return stored
 
     def final_weights(self, label: str, seed: int) -> Mapping[str, Tensor]:

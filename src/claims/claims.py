@@ -138,9 +138,6 @@ def listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-# ------------------------------------------------------------------------------------------------ files
-
-
 def claim_ids() -> list[str]:
     """The names of all claims, sorted."""
     return sorted(path.stem for path in (CONF_DIR / "claim").glob("*.yaml"))

@@ -5,7 +5,7 @@ There is one column of one value per seed (a mean over cells), or one column for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from src.regimes.config import RegimeConfig
 
 Column = dict[int, float]
 """One value for each seed."""
+Columns = Mapping[str, Column]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,47 +32,47 @@ class ContrastTable:
 
 def contrast_table(statement: Statement, evidence: Evidence) -> ContrastTable:
     """The table of a statement's contrast. Raises MissingEvidence if a run is missing or diverged."""
-    return CONTRASTS[statement.contrast](statement, evidence)
+    columns = CONTRASTS.get(statement.contrast, _mean_over_cells)(statement, evidence)
+    seeds = _shared_seeds(columns.values())
+    if not seeds:
+        raise MissingEvidence("no seed has a value in every cell")
+    values = np.array([[column[seed] for column in columns.values()] for seed in seeds])
+    return ContrastTable(values=values, columns=tuple(columns))
 
 
-def _mean_over_cells(statement: Statement, evidence: Evidence) -> ContrastTable:
-    return _table({"mean over cells": _mean(statement, evidence, statement.at)})
+def _mean_over_cells(statement: Statement, evidence: Evidence) -> Columns:
+    return {"mean over cells": _mean(statement, evidence, statement.at)}
 
 
-def _between_cells(statement: Statement, evidence: Evidence) -> ContrastTable:
+def _between_cells(statement: Statement, evidence: Evidence) -> Columns:
     first, second = (_mean(statement, evidence, at) for at in (statement.at, statement.minus_at))
-    return _table({"mean over cells": _minus(first, second)})
+    return {"mean over cells": _minus(first, second)}
 
 
-def _trend(statement: Statement, evidence: Evidence) -> ContrastTable:
+def _trend(statement: Statement, evidence: Evidence) -> Columns:
     """Columns in the order of the regimes, or in that of the axis and averaged over the other axes."""
-    along = statement.along
+    at, along = statement.at, statement.along
     if along is None:
-        regimes = statement.regimes
-        return _table({one.label: _mean(statement, evidence, statement.at, one) for one in regimes})
-    values = statement.at.get(along, evidence.study.axes[along])
-    return _table({hydra_text(v): _mean(statement, evidence, {**statement.at, along: [v]}) for v in values})
+        return {one.label: _mean(statement, evidence, at, one) for one in statement.regimes}
+    values = at.get(along, evidence.study.axes[along])
+    return {hydra_text(value): _mean(statement, evidence, {**at, along: [value]}) for value in values}
 
 
-def _everywhere(statement: Statement, evidence: Evidence) -> ContrastTable:
-    coordinates = evidence.study.coordinates
-    return _table(
-        {
-            " ".join(f"{axis}={hydra_text(value)}" for axis, value in coordinates[cell].items()): _column(
-                statement, evidence, cell, statement.regimes[0]
-            )
-            for cell in evidence.study.cells(statement.at)
-        }
-    )
+def _everywhere(statement: Statement, evidence: Evidence) -> Columns:
+    columns = {}
+    for cell in evidence.study.cells(statement.at):
+        coordinates = evidence.study.coordinates[cell].items()
+        name = " ".join(f"{axis}={hydra_text(value)}" for axis, value in coordinates)
+        columns[name] = _column(statement, evidence, cell, statement.regimes[0])
+    return columns
 
 
-CONTRASTS: dict[str, Callable[[Statement, Evidence], ContrastTable]] = {
-    "value": _mean_over_cells,
-    "difference": _mean_over_cells,
+CONTRASTS: dict[str, Callable[[Statement, Evidence], Columns]] = {
     "between_cells": _between_cells,
     "trend": _trend,
     "everywhere": _everywhere,
 }
+"""The contrasts other than a mean over cells."""
 
 
 def _column(statement: Statement, evidence: Evidence, cell: int, regime: RegimeConfig) -> Column:
@@ -95,13 +96,5 @@ def _minus(a: Column, b: Column) -> Column:
     return {seed: a[seed] - b[seed] for seed in a if seed in b}
 
 
-def _shared_seeds(columns: Sequence[Column]) -> list[int]:
+def _shared_seeds(columns: Iterable[Column]) -> list[int]:
     return sorted(set.intersection(*map(set, columns)))
-
-
-def _table(columns: Mapping[str, Column]) -> ContrastTable:
-    seeds = _shared_seeds(list(columns.values()))
-    if not seeds:
-        raise MissingEvidence("no seed has a value in every cell")
-    values = np.array([[column[seed] for column in columns.values()] for seed in seeds])
-    return ContrastTable(values=values, columns=tuple(columns))

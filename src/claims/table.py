@@ -15,6 +15,7 @@ from src.io import write_atomically
 
 COLOURS = {"supported": "green", "refuted": "red", "equivalent": "cyan", "inconclusive": "yellow"}
 HEADS = ("claim", "data", "predicted", "effect", "95 % interval", "n", "p", "verdict")
+ALIGN = "lllrrrrl"
 
 
 def claim_entry(judged: ClaimVerdict, data: str, command: str) -> dict[str, Any]:
@@ -67,16 +68,16 @@ def claims_table(entries: Sequence[Mapping[str, Any]]) -> TextTable:
         expected = "" if entry["as_expected"] else f" (expected: {entry['expected']})"
         name, verdict = (f"**{entry['id']}**", entry["data"]), f"**{entry['verdict']}**{expected}"
         if len(entry["statements"]) == 1:
-            rows.append((*name, entry["predicted"], *_values(entry), verdict))
+            rows.append((*name, entry["predicted"], *value_texts(entry), verdict))
             continue
         rows.append((*name, "all of:", "", "", "", "", verdict))
         for one in entry["statements"]:
             suffix = "" if one["decides"] else " (not deciding)"
-            rows.append(("", "", f"{one['says']} {one['prediction']}", *_values(one), f"{one['verdict']}{suffix}"))
-    return TextTable(heads=HEADS, rows=tuple(rows), align="lllrlrrl")
+            rows.append(("", "", f"{one['says']} {one['prediction']}", *value_texts(one), f"{one['verdict']}{suffix}"))
+    return TextTable(heads=HEADS, rows=tuple(rows), align=ALIGN)
 
 
-def _values(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def value_texts(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Effect, interval, n and p; three significant digits, "-" for undefined values."""
     effect, low, high = (entry[key] for key in ("effect", "ci_low", "ci_high"))
     interval = "-" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]"

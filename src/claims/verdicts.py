@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,20 +26,20 @@ class StatementVerdict:
     says: str
     prediction: str
     decides: bool
-    verdict: PredictionVerdict
+    verdict: PredictionVerdict = "inconclusive"
     effect: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
     p: float | None = None
     n: int = 0
-    reason: str
+    reason: str = ""
     means: Mapping[str, float] = field(default_factory=dict)
     """Mean of each column of the contrast."""
     values: tuple[float, ...] = ()
     """The value of every seed; of a trend or of several cells, that of the displayed step or cell."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ClaimVerdict:
     """The verdict on a claim in one study."""
 
@@ -74,34 +75,52 @@ def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
         verdict = "supported"
     elif found and found <= {"supported", "equivalent"}:
         verdict = "equivalent"
-    remarks = tuple(dict.fromkeys(evidence.remarks()))
-    return ClaimVerdict(claim=claim, study=evidence.study, verdict=verdict, statements=statements, remarks=remarks)
+    return ClaimVerdict(claim, evidence.study, verdict, statements, tuple(dict.fromkeys(evidence.remarks())))
 
 
 def judge_statement(statement: Statement, evidence: Evidence) -> StatementVerdict:
     """The verdict on one statement; inconclusive, with the reason, if runs are missing, diverged or too few."""
+    verdict = StatementVerdict(says=statement.says, prediction=statement.prediction, decides=statement.decides)
     try:
         table = contrast_table(statement, evidence)
     except MissingEvidence as why:
-        return StatementVerdict(
-            says=statement.says,
-            prediction=statement.prediction,
-            decides=statement.decides,
-            verdict="inconclusive",
-            reason=str(why),
-        )
-    return JUDGES.get(statement.contrast, _judge_mean)(statement, table)
+        return replace(verdict, reason=str(why))
+    has_columns = statement.contrast in JUDGES
+    found = JUDGES.get(statement.contrast, _judge_mean)(statement, table)
+    null = 0.0 if statement.contrast == "trend" else statement.against
+    low, high = (None if end is None else end + null for end in finite_interval(found.values - null, ALPHA))
+    means = zip(table.columns, table.values.mean(axis=0).tolist(), strict=True)
+    return replace(
+        verdict,
+        verdict=found.verdict,
+        effect=float((found.values - null).mean()) + null,
+        ci_low=low,
+        ci_high=high,
+        p=found.p,
+        n=len(found.values),
+        reason=found.reason,
+        means=dict(means) if has_columns else {},
+        values=tuple(found.values.tolist()),
+    )
 
 
-def _judge_mean(statement: Statement, table: ContrastTable) -> StatementVerdict:
-    assert statement.predicted != "increasing"
-    assert statement.predicted != "decreasing"
+class Finding(NamedTuple):
+    """The verdict on a table, and the values [seeds] that give effect and interval."""
+
+    verdict: PredictionVerdict
+    reason: str
+    values: Floats
+    p: float | None
+
+
+def _judge_mean(statement: Statement, table: ContrastTable) -> Finding:
     values = table.values[:, 0]
-    judgement = judge_effect(values - statement.against, statement.predicted, margin=statement.margin, alpha=ALPHA)
-    return _verdict(statement, judgement.verdict, judgement.reason, values, p=judgement.p)
+    predicted: Any = statement.predicted  # `increasing` and `decreasing` are those of trends
+    judgement = judge_effect(values - statement.against, predicted, margin=statement.margin, alpha=ALPHA)
+    return Finding(judgement.verdict, judgement.reason, values, judgement.p)
 
 
-def _judge_everywhere(statement: Statement, table: ContrastTable) -> StatementVerdict:
+def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
     """Supported if shown to be within the margin in every cell (level alpha each, intersection-union); refuted if,
     Holm-corrected over the cells, one is worse by more than the margin. The values are those of the worst cell."""
     values, margin = table.values - statement.against, statement.margin
@@ -110,7 +129,6 @@ def _judge_everywhere(statement: Statement, table: ContrastTable) -> StatementVe
     worst = int(np.argmin(values.mean(axis=0)))
     p = everywhere_p(non_inferiority_p(values.T, margin))
     worse = holm(sign_flip_p(values.T, null=-margin, alternative="less"))
-    below = int((holm(sign_flip_p(values.T, alternative="less")) <= ALPHA).sum())
     verdict: PredictionVerdict = "inconclusive"
     reason = f"shown neither to be no worse in every one of {n_cells} cells, nor to be worse in one"
     if n < seeds_needed(1, 2 * ALPHA):
@@ -120,73 +138,38 @@ def _judge_everywhere(statement: Statement, table: ContrastTable) -> StatementVe
     elif worse.min() <= ALPHA:
         column = table.columns[int(np.argmin(worse))]
         verdict, reason = "refuted", f"worse by more than the margin at {column} (Holm over {n_cells} cells)"
-    if below:
+    if below := int((holm(sign_flip_p(values.T, alternative="less")) <= ALPHA).sum()):
         reason += f"; below {statement.against:g} with certainty in {below}"
-    reason += f"; the smallest mean is at {table.columns[worst]}"
-    return _verdict(statement, verdict, reason, table.values[:, worst], p=p, table=table)
+    return Finding(verdict, f"{reason}; the smallest mean is at {table.columns[worst]}", table.values[:, worst], p)
 
 
-def _judge_trend(statement: Statement, table: ContrastTable) -> StatementVerdict:
+def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
     """Supported by Page's test unless a single step is against the order, with certainty and by more than the margin;
     refuted by Page's test of the opposite order or by such a step. The values are last minus first condition, or that
     step."""
     values = table.values
     change = values[:, -1] - values[:, 0]
     if len(values) < MIN_TREND_SEEDS or values.shape[1] < 3:
-        reason = f"too few: a trend needs 3 conditions and {MIN_TREND_SEEDS} seeds"
-        return _verdict(statement, "inconclusive", reason, change, table=table)
+        return Finding("inconclusive", f"too few: a trend needs 3 conditions and {MIN_TREND_SEEDS} seeds", change, None)
     ordered = values if statement.predicted == "increasing" else -values
     trend = increasing_trend(ordered)
     steps = np.diff(ordered.mean(axis=0))
     certain = [k for k, p in enumerate(trend.drop_p) if p <= ALPHA and -steps[k] > (statement.margin or 0.0)]
-    verdict: PredictionVerdict = "inconclusive"
-    reason = f"no trend is certain (Page p = {trend.p:.3f})"
     if certain:
         worst = max(certain, key=lambda k: -steps[k])
-        change = values[:, worst + 1] - values[:, worst]
         first, second = table.columns[worst : worst + 2]
-        verdict, reason = (
-            "refuted",
-            f"opposite step from {first} to {second}, with certainty; the values are of that step",
-        )
-    elif trend.p_opposite <= ALPHA:
-        verdict, reason = "refuted", f"the trend is opposite (Page p = {trend.p_opposite:.2g})"
-    elif trend.p <= ALPHA:
-        verdict = "supported"
-        reason = f"Page p = {trend.p:.2g}; largest step against the order {trend.largest_drop:.2g}, none certain"
-    return _verdict(statement, verdict, reason, change, p=trend.p, table=table)
+        reason = f"opposite step from {first} to {second}, with certainty; the values are of that step"
+        return Finding("refuted", reason, values[:, worst + 1] - values[:, worst], trend.p)
+    if trend.p_opposite <= ALPHA:
+        return Finding("refuted", f"the trend is opposite (Page p = {trend.p_opposite:.2g})", change, trend.p)
+    if trend.p <= ALPHA:
+        largest = f"largest step against the order {trend.largest_drop:.2g}, none certain"
+        return Finding("supported", f"Page p = {trend.p:.2g}; {largest}", change, trend.p)
+    return Finding("inconclusive", f"no trend is certain (Page p = {trend.p:.3f})", change, trend.p)
 
 
-JUDGES: dict[str, Callable[[Statement, ContrastTable], StatementVerdict]] = {
+JUDGES: dict[str, Callable[[Statement, ContrastTable], Finding]] = {
     "everywhere": _judge_everywhere,
     "trend": _judge_trend,
 }
-
-
-def _verdict(
-    statement: Statement,
-    verdict: PredictionVerdict,
-    reason: str,
-    values: Floats,
-    *,
-    p: float | None = None,
-    table: ContrastTable | None = None,
-) -> StatementVerdict:
-    """`values` [seeds] give effect and interval; `table` gives the means of its columns."""
-    null = 0.0 if statement.contrast == "trend" else statement.against
-    low, high = (None if end is None else end + null for end in finite_interval(values - null, ALPHA))
-    means = {} if table is None else dict(zip(table.columns, table.values.mean(axis=0).tolist(), strict=True))
-    return StatementVerdict(
-        says=statement.says,
-        prediction=statement.prediction,
-        decides=statement.decides,
-        verdict=verdict,
-        effect=float((values - null).mean()) + null,
-        ci_low=low,
-        ci_high=high,
-        p=p,
-        n=len(values),
-        reason=reason,
-        means=means,
-        values=tuple(values.tolist()),
-    )
+"""How the contrasts of several columns are judged."""

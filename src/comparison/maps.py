@@ -110,9 +110,6 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     return figure
 
 
-# ------------------------------------------------------------------------------------------------ layout
-
-
 def _layout(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[str, str, list[str]]:
     """Axis across, axis down ("" if there is none), axes of the panels; the two longest axes span a panel."""
     names = sorted(axes, key=lambda name: (-len(axes[name]), axis_rank(name)))
@@ -148,9 +145,6 @@ def _wrapped(text: str, inches: float) -> str:
     """`text` wrapped to a width at 7 points."""
     n_letters = max(12, int(72 * inches / (LETTER * 7)))
     return "\n".join(textwrap.wrap(text, n_letters, break_long_words=False))
-
-
-# ------------------------------------------------------------------------------------------------ drawing
 
 
 def _draw_tiles(
@@ -221,9 +215,8 @@ def _draw_legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict
         figure.text(x / width, 1.18 / height, text, ha=side, va="center", fontsize=size)
     counts = sorted({verdict.n for verdict in verdicts if verdict.n})
     seeds = f", {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds" if counts else ""
-    points = f", {unit.of_differences}" if unit.of_differences else ""
     too_few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
-    _write(figure, f"mean paired difference{points}{seeds}", 0.62, 8.0)
+    _write(figure, f"mean paired difference{unit.points}{seeds}", 0.62, 8.0)
     key = f"bold: certain (Holm over {first.family}); hatched: not certain; ×: inconclusive; ·: no run"
     _write(figure, key, 0.38, 8.0, color="#404040")
     _write(figure, too_few, 0.17, 8.0, color="#404040")

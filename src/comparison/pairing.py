@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from src.axes import AxisValue
 
@@ -51,11 +53,6 @@ class RunRecord:
     def n_stages(self) -> int:
         return len(self.result["stages"])
 
-    @property
-    def n_unconverged(self) -> int:
-        """Number of stages that reached the cap of a convergence rule."""
-        return sum(stage["converged"] is False for stage in self.result["stages"])
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailedRun:
@@ -86,6 +83,11 @@ class Records:
     damaged: tuple[DamagedFile, ...] = ()
 
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+AnyRun = TypeVar("AnyRun", RunRecord, FailedRun)
+
+
 def load_records(
     sweep_dir: Path, *, cells: Collection[str] | None = None, seeds: Collection[int] | None = None
 ) -> Records:
@@ -93,27 +95,21 @@ def load_records(
 
     A result takes precedence over an older failure of the same run. Unreadable records are listed as damaged.
     """
-    records: list[RunRecord | FailedRun] = []
+    runs: list[RunRecord] = []
+    failed: list[FailedRun] = []
     damaged: list[DamagedFile] = []
-    selected = None if cells is None else set(cells)
     for folder in sorted((sweep_dir / "cells").glob("*/*/")):
-        if selected is not None and folder.parent.name not in selected:
-            continue
         path = next((p for p in (folder / "result.json", folder / "failed.json") if p.exists()), None)
-        if path is None:
+        if path is None or (cells is not None and folder.parent.name not in cells):
             continue
         try:
             record = _read(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             damaged.append(DamagedFile(path=path, problem=f"{type(error).__name__}: {error}"))
-        else:
-            if seeds is None or record.seed in seeds:
-                records.append(record)
-    return Records(
-        runs=tuple(record for record in records if isinstance(record, RunRecord)),
-        failed=tuple(record for record in records if isinstance(record, FailedRun)),
-        damaged=tuple(damaged),
-    )
+            continue
+        if seeds is None or record.seed in seeds:
+            runs.append(record) if isinstance(record, RunRecord) else failed.append(record)
+    return Records(runs=tuple(runs), failed=tuple(failed), damaged=tuple(damaged))
 
 
 def _read(path: Path) -> RunRecord | FailedRun:
@@ -152,40 +148,45 @@ def _read(path: Path) -> RunRecord | FailedRun:
     )
 
 
-def by_cell(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The runs of each cell, cells in the order of their first run."""
-    cells: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        cells.setdefault(run.cell, []).append(run)
-    return cells
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by key, keys in the order of their first item."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
-# ------------------------------------------------------------------------------------------------ pairs
+def by_cell(runs: Iterable[AnyRun]) -> dict[str, list[AnyRun]]:
+    """The runs of each cell."""
+    return grouped(runs, lambda run: run.cell)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs:
-    """Two regimes of a cell, paired by seed: `values_a[i]` and `values_b[i]` belong to `seeds[i]`."""
+    """Two regimes of a cell, paired by seed: `differences[i]` belongs to `seeds[i]`."""
 
     a: str
     b: str
     metric: str
-    seeds: tuple[int, ...]
-    values_a: tuple[float, ...]
-    values_b: tuple[float, ...]
-    problem: str | None
+    mean_a: float | None = None
+    """Mean of regime a over the paired seeds; None without a pair."""
+    mean_b: float | None = None
+    seeds: tuple[int, ...] = field(default=(), repr=False)
+    differences: tuple[float, ...] = field(default=(), repr=False)
+    """a - b for each of `seeds`, in the metric's own unit; exactly 0 if the two agree up to rounding."""
+    problem: str | None = None
     """Why these pairs allow no verdict, or None."""
-    notes: tuple[str, ...]
-    """Remarks for the reader: unpaired seeds, stages that did not converge."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the reader: unpaired seeds, stages that did not converge, failed runs."""
 
     @property
-    def differences(self) -> tuple[float, ...]:
-        """a - b for each seed; exactly 0 if the two agree up to rounding."""
-        return tuple(_difference(x, y) for x, y in zip(self.values_a, self.values_b, strict=True))
+    def n(self) -> int:
+        return len(self.seeds)
 
-
-def _difference(x: float, y: float) -> float:
-    return 0.0 if abs(x - y) <= RELATIVE_TOLERANCE * max(abs(x), abs(y)) else x - y
+    @property
+    def difference(self) -> float | None:
+        """Mean of a - b over seeds; None without a pair."""
+        return float(np.mean(self.differences)) if self.differences else None
 
 
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
@@ -199,52 +200,56 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
         if run.regime in sides:
             assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
             sides[run.regime][run.seed] = run
-    shared = sorted(set(sides[a]) & set(sides[b]))
-    used: list[tuple[int, float, float]] = []
+    shared = sorted(sides[a].keys() & sides[b].keys())
+    used: dict[int, tuple[float, float]] = {}
     undefined, mixed = [], []
     for seed in shared:
         run_a, run_b = sides[a][seed], sides[b][seed]
+        value_a, value_b = run_a.metric(metric), run_b.metric(metric)
         if run_a.diverged or run_b.diverged:
             continue
-        value_a, value_b = run_a.metric(metric), run_b.metric(metric)
         if run_a.device != run_b.device:
             mixed.append(seed)
         elif value_a is None or value_b is None:
             undefined.append(seed)
         else:
-            used.append((seed, value_a, value_b))
+            used[seed] = (value_a, value_b)
 
     notes = []
-    if unpaired := sorted(set(sides[a]) ^ set(sides[b])):
-        notes.append(f"{_seeds(unpaired)} finished in one regime only")
+    if unpaired := sorted(sides[a].keys() ^ sides[b].keys()):
+        notes.append(f"{seed_list(unpaired)} finished in one regime only")
     if mixed:
-        notes.append(f"{_seeds(mixed)} not paired: one run on CPU, the other on CUDA")
+        notes.append(f"{seed_list(mixed)} not paired: one run on CPU, the other on CUDA")
     if undefined and used:
-        notes.append(f"{_seeds(undefined)} without a value of {metric}")
-    paired = [side[seed] for seed, _, _ in used for side in sides.values()]
-    if n_unconverged := sum(run.n_unconverged for run in paired):
-        notes.append(f"{n_unconverged} of {sum(run.n_stages for run in paired)} stages not converged")
+        notes.append(f"{seed_list(undefined)} without a value of {metric}")
+    converged = [
+        stage["converged"] for seed in used for side in sides.values() for stage in side[seed].result["stages"]
+    ]
+    if n_unconverged := converged.count(False):
+        notes.append(f"{n_unconverged} of {len(converged)} stages not converged")
 
     diverged = {name: [seed for seed, run in sorted(side.items()) if run.diverged] for name, side in sides.items()}
-    problem = None
-    if any(diverged.values()):
-        problem = "; ".join(f"{name} diverged ({_seeds(seeds)})" for name, seeds in diverged.items() if seeds)
-    elif not shared:
+    problem = "; ".join(f"{name} diverged ({seed_list(seeds)})" for name, seeds in diverged.items() if seeds) or None
+    if not problem and not shared:
         problem = "no seed finished in both regimes"
-    elif not used:
+    elif not problem and not used:
         problem = f"{metric} is undefined here" if undefined else "one regime ran on CPU, the other on CUDA"
+    mean_a, mean_b = (float(np.mean(side)) for side in zip(*used.values(), strict=True)) if used else (None, None)
+    differences = tuple(0.0 if math.isclose(x, y, rel_tol=RELATIVE_TOLERANCE) else x - y for x, y in used.values())
     return Pairs(
         a=a,
         b=b,
         metric=metric,
-        seeds=tuple(seed for seed, _, _ in used),
-        values_a=tuple(value for _, value, _ in used),
-        values_b=tuple(value for _, _, value in used),
+        mean_a=mean_a,
+        mean_b=mean_b,
+        seeds=tuple(used),
+        differences=differences,
         problem=problem,
         notes=tuple(notes),
     )
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    shown = ", ".join(map(str, seeds[:6])) + (", ..." if len(seeds) > 6 else "")
+def seed_list(seeds: Sequence[int], most: int = 6) -> str:
+    """The seeds in words, at most `most` of them."""
+    shown = ", ".join(map(str, seeds[:most])) + (", ..." if len(seeds) > most else "")
     return f"seed{'s' if len(seeds) > 1 else ''} {shown}"

@@ -21,8 +21,6 @@ from src.comparison.statistics import (
 Prediction = Literal["positive", "negative", "non_inferior", "equivalent"]
 PredictionVerdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
 
-# ------------------------------------------------------------------------------------------------ trends
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trend:
@@ -32,9 +30,6 @@ class Trend:
     """Page's test of an increasing trend."""
     p_opposite: float
     """Page's test of a decreasing trend."""
-    means: tuple[float, ...]
-    fitted: tuple[float, ...]
-    """The closest non-decreasing means, by least squares."""
     largest_drop: float
     """The largest amount by which a later mean falls below an earlier one; 0 if the means never fall."""
     drop_p: tuple[float, ...]
@@ -44,13 +39,9 @@ class Trend:
 def increasing_trend(values: ArrayLike) -> Trend:
     """Tests whether the values rise with the condition; for a falling trend pass -values.
 
-    Page's L (1963, JASA 58:216; scipy selects the exact distribution for small tables), isotonic regression (scipy), and
-    the exact sign-flip test of every single step.
-
-    Args:
-        values: [seeds >= 2, conditions >= 3], conditions in the predicted order.
+    Page's L (1963, JASA 58:216; scipy selects the exact distribution for small tables) and the exact sign-flip test of
+    every single step. `values`: [seeds >= 2, conditions >= 3], conditions in the predicted order.
     """
-    from scipy.optimize import isotonic_regression
     from scipy.stats import page_trend_test
 
     table = np.asarray(values, dtype=np.float64)
@@ -62,14 +53,9 @@ def increasing_trend(values: ArrayLike) -> Trend:
     return Trend(
         p=float(page_trend_test(table).pvalue),
         p_opposite=float(page_trend_test(table[:, ::-1]).pvalue),
-        means=tuple(means.tolist()),
-        fitted=tuple(np.asarray(isotonic_regression(means).x).tolist()),
         largest_drop=float(np.max(np.maximum.accumulate(means) - means)),
         drop_p=tuple(holm(sign_flip_p(np.diff(table, axis=1).T, alternative="less")).tolist()),
     )
-
-
-# ------------------------------------------------------------------------------------------------ verdicts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from src.axes import AxisValue, axis_heading, axis_order, axis_text
-from src.comparison.pairing import RunRecord
+from src.comparison.pairing import RunRecord, grouped
 from src.comparison.text_table import TextTable
 from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric, format_p
@@ -19,17 +20,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+Cell = TypeVar("Cell", CellVerdict, RunRecord)
+
+
 def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[AxisValue]]:
     """Axes with more than one level, and their levels in order.
 
     If these do not distinguish all cells (another setting was swept), the cell's hash is an axis too.
     """
-    names = dict.fromkeys(name for verdict in verdicts for name in verdict.axes)
-    levels = {name: {verdict.axes[name] for verdict in verdicts if name in verdict.axes} for name in names}
+    levels: dict[str, set[AxisValue]] = {}
+    for name, value in (item for verdict in verdicts for item in verdict.axes.items()):
+        levels.setdefault(name, set()).add(value)
     varying = {name: sorted(values, key=axis_order) for name, values in levels.items() if len(values) > 1}
-    coordinates = {tuple(verdict.axes.get(name) for name in varying) for verdict in verdicts}
     cells = {verdict.cell for verdict in verdicts}
-    if len(coordinates) < len(cells):
+    if len({tuple(verdict.axes.get(name) for name in varying) for verdict in verdicts}) < len(cells):
         varying["cell"] = sorted(cell[:8] for cell in cells)
     return varying
 
@@ -39,43 +43,37 @@ def coordinate(cell: CellVerdict | RunRecord, axis: str) -> AxisValue:
     return cell.cell[:8] if axis == "cell" else cell.axes.get(axis, "-")
 
 
-def in_order(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
+def level_texts(cell: CellVerdict | RunRecord, axes: Iterable[str]) -> tuple[str, ...]:
+    """The levels of a cell on some axes, as texts."""
+    return tuple(axis_text(coordinate(cell, axis)) for axis in axes)
+
+
+def in_order(cells: Sequence[Cell]) -> list[Cell]:
     """Sorted by the varying axes, the last one fastest."""
-    axes = varying_axes(verdicts)
-    return sorted(verdicts, key=lambda verdict: [axis_order(coordinate(verdict, axis)) for axis in axes])
-
-
-def _percent(metric: str) -> str:
-    """The unit of a metric's values, as a suffix of a heading."""
-    return f" {unit_of(metric).of_values}".rstrip()
+    axes = varying_axes(cells)
+    return sorted(cells, key=lambda cell: [axis_order(coordinate(cell, axis)) for axis in axes])
 
 
 def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
     """One row a verdict, sorted by the varying axes; a winner is emphasised."""
-    metric = verdicts[0].metric if verdicts else "test/union/accuracy"
-    unit, axes, pairs = unit_of(metric), varying_axes(verdicts), list(by_pair(verdicts))
-    single = len(pairs) == 1
-    a, b = pairs[0] if single else ("a", "b")
+    unit = unit_of(verdicts[0].metric if verdicts else "test/union/accuracy")
+    axes, pairs = varying_axes(verdicts), list(by_pair(verdicts))
+    is_single = len(pairs) == 1
+    a, b = pairs[0] if is_single else ("a", "b")
     columns = [(axis, "r") for axis in axes]
     for name in (a, b):
-        columns += [*([] if single else [(name, "l")]), (f"{name}{_percent(metric)}", "r")]
-    points = f", {unit.of_differences}" if unit.of_differences else ""
-    columns += [(f"{a} - {b}{points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
+        columns += [*([] if is_single else [(name, "l")]), (f"{name} {unit.of_values}".rstrip(), "r")]
+    columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
     for verdict in in_order(verdicts):
-        where = [axis_text(coordinate(verdict, axis)) for axis in axes]
         means = [unit.value(verdict.mean_a), unit.value(verdict.mean_b)]
-        sides = means if single else [verdict.a, means[0], verdict.b, means[1]]
+        sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
-        rows.append((*where, *sides, *difference, format_p(verdict.p_holm), str(verdict.n), winner))
+        tail = [*difference, format_p(verdict.p_holm), str(verdict.n), winner]
+        rows.append((*level_texts(verdict, axes), *sides, *tail))
     heads, align = zip(*columns, strict=True)
     return TextTable(heads=heads, rows=tuple(rows), align="".join(align))
-
-
-def markdown_table(verdicts: Sequence[CellVerdict]) -> str:
-    """`sweep_table` as Markdown."""
-    return sweep_table(verdicts).markdown()
 
 
 def terminal_table(verdicts: Sequence[CellVerdict], *, width: int = 120, max_rows: int = 60) -> Table:
@@ -121,51 +119,49 @@ def means_table(runs: Sequence[RunRecord]) -> Table:
     """Mean, minimum and maximum over seeds for every cell and regime, for runs that have no other to be compared with."""
     metric = default_metric(runs)
     unit, axes = unit_of(metric), varying_axes(runs)
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
-    for run in sorted(runs, key=lambda run: [axis_order(coordinate(run, axis)) for axis in axes]):
-        groups.setdefault((run.cell, run.regime), []).append(run)
     rows = []
-    for (_, regime), group in groups.items():
+    for (_, regime), group in grouped(in_order(runs), lambda run: (run.cell, run.regime)).items():
         values = [value for run in group if (value := run.metric(metric)) is not None]
         statistic = [unit.value(of(values) if values else None) for of in (statistics.mean, min, max)]
-        where = [axis_text(coordinate(group[0], axis)) for axis in axes]
-        rows.append((*where, regime, *statistic, str(len(values))))
-    heads = (*axes, "regime", f"{name_of(metric)}{_percent(metric)}", "minimum", "maximum", "n")
+        rows.append((*level_texts(group[0], axes), regime, *statistic, str(len(values))))
+    heads = (*axes, "regime", f"{name_of(metric)} {unit.of_values}".rstrip(), "minimum", "maximum", "n")
     return TextTable(heads=heads, rows=tuple(rows), align="r" * len(axes) + "lrrrr").terminal()
 
 
 def csv_table(verdicts: Sequence[CellVerdict]) -> str:
     """The verdicts for a spreadsheet: every axis, values in the metric's unit, p with and without correction."""
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.axes))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    values = ("mean_a", "mean_b", "difference", "ci_low", "ci_high")
-    tail = ("unit", "p", "p_holm", "n", "winner", "reason", "notes")
-    writer.writerow(("cell", *names, "metric", "a", "b", *values, *tail))
+    values, corrected = ("mean_a", "mean_b", "difference", "ci_low", "ci_high"), ("p", "p_holm")
+    rows = [("cell", *names, "metric", "a", "b", *values, "unit", *corrected, "n", "winner", "reason", "notes")]
     for verdict in in_order(verdicts):
         unit = unit_of(verdict.metric)
         numbers = [getattr(verdict, name) for name in values]
-        writer.writerow(
-            [
+        rows.append(
+            (
                 verdict.cell,
                 *(axis_text(verdict.axes[name]) if name in verdict.axes else "" for name in names),
                 *(verdict.metric, verdict.a, verdict.b),
                 *("" if value is None else f"{unit.scale * value:.{unit.decimals + 2}f}" for value in numbers),
                 unit.of_differences or "as logged",
-                *("" if p is None else f"{p:.6f}" for p in (verdict.p, verdict.p_holm)),
-                *(verdict.n, verdict.winner, verdict.reason, "; ".join(verdict.notes)),
-            ]
+                *("" if (p := getattr(verdict, name)) is None else f"{p:.6f}" for name in corrected),
+                *(str(verdict.n), verdict.winner, verdict.reason, "; ".join(verdict.notes)),
+            )
         )
+    return csv_text(rows)
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Remarks below the table, each once with the number of rows that it applies to."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for verdict in verdicts:
-        unexplained = verdict.winner == INCONCLUSIVE or verdict.p_holm is None
-        for remark in (*([verdict.reason] if unexplained else []), *verdict.notes):
-            counts[remark] = counts.get(remark, 0) + 1
+        counts.update([*([verdict.reason] if verdict.p_holm is None else []), *verdict.notes])
     lines = [remark if count == 1 else f"{remark} ({count} rows)" for remark, count in counts.items()]
     if verdicts and not unit_of(metric := verdicts[0].metric).higher_is_better:
         return [f"Lower {name_of(metric)} is better: a negative difference favours the first regime.", *lines]

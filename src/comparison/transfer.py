@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.axes import axis_order, axis_text
 from src.comparison.pairing import Records, RunRecord, by_cell
-from src.comparison.tables import coordinate, varying_axes
+from src.comparison.tables import in_order, level_texts, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import judge
@@ -33,25 +31,22 @@ def transfer_tables(records: Records, labels: Sequence[str]) -> list[TextTable]:
     runs = tuple(run for run in records.runs if run.metric("average_accuracy") is not None)
     if not runs:
         return []
-    verdicts = judge(Records(runs=runs), labels, METRICS[0])
-    axes = varying_axes(verdicts)
-    cells = by_cell(sorted(runs, key=lambda run: [axis_order(run.axes.get(name, "-")) for name in axes]))
+    axes = varying_axes(runs)
     rows: list[tuple[str, ...]] = []
     matrices = []
-    for group in cells.values():
-        where = [axis_text(coordinate(group[0], name)) for name in axes]
+    for group in by_cell(in_order(runs)).values():
+        levels = level_texts(group[0], axes)
         for label in labels:
             own = [run for run in group if run.regime == label]
             if own:
-                rows.append((*where, label, *(_mean_and_deviation(own, name) for name in METRICS), str(len(own))))
-            matrix = mean_matrix(own)
-            if matrix is not None:
-                suffix = "".join(f", {name} {text}" for name, text in zip(axes, where, strict=True))
+                rows.append((*levels, label, *(_mean_and_deviation(own, name) for name in METRICS), str(len(own))))
+            if (matrix := mean_matrix(own)) is not None:
+                suffix = "".join(f", {name} {text}" for name, text in zip(axes, levels, strict=True))
                 matrices.append(_matrix_table(f"R of {label}{suffix}: accuracy, %", matrix))
-        for a, b in combinations(labels, 2):
-            texts, n = _differences(group, a, b)
-            if n:
-                rows.append((*where, f"{a} - {b}", *texts, str(n)))
+        for verdicts in zip(*(judge(Records(runs=tuple(group)), labels, name) for name in METRICS), strict=True):
+            if n := verdicts[0].n:
+                texts = (unit_of(v.metric).estimate(v.difference, v.ci_low, v.ci_high) for v in verdicts)
+                rows.append((*levels, f"{verdicts[0].a} - {verdicts[0].b}", *texts, str(n)))
     heads = (*axes, "regime", *(name.replace("_", " ") for name in METRICS), "n")
     align = "l" * (len(axes) + 1) + "r" * (len(METRICS) + 1)
     title = "Forgetting and transfer: accuracies in %, the rest in points"
@@ -67,18 +62,6 @@ def _mean_and_deviation(runs: Sequence[RunRecord], name: str) -> str:
     return mean if len(values) == 1 else f"{mean} ± {unit.value(float(values.std(ddof=1)))}"
 
 
-def _differences(runs: Sequence[RunRecord], a: str, b: str) -> tuple[list[str], int]:
-    """The paired difference of every metric with its interval, and the number of pairs."""
-    texts, n = [], 0
-    for name in METRICS:
-        (verdict,) = judge(Records(runs=tuple(runs)), [a, b], name)
-        unit = unit_of(name)
-        interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
-        texts.append(f"{unit.difference(verdict.difference)}{interval}")
-        n = verdict.n if name == METRICS[0] else n
-    return texts, n
-
-
 def mean_matrix(runs: Sequence[RunRecord]) -> NDArray[np.float64] | None:
     """R [stages, data sets], averaged over the finished runs of one regime in one cell; NaN where undefined."""
     matrices = [np.array(run.result["accuracy_matrix"], np.float64) for run in runs if not run.diverged]
@@ -86,13 +69,10 @@ def mean_matrix(runs: Sequence[RunRecord]) -> NDArray[np.float64] | None:
 
 
 def _matrix_table(title: str, matrix: NDArray[np.float64]) -> TextTable:
-    rows = tuple(
-        (f"after stage {stage}", *("-" if np.isnan(value) else f"{100 * value:.1f}" for value in row))
-        for stage, row in enumerate(matrix, start=1)
-    )
-    n_sets = matrix.shape[1]
-    heads = ("", *(f"d{part}" for part in range(1, n_sets + 1)))
-    return TextTable(title=title, heads=heads, rows=rows, align="l" + "r" * n_sets)
+    texts = [["-" if np.isnan(value) else f"{100 * value:.1f}" for value in row] for row in matrix]
+    rows = tuple((f"after stage {stage}", *row) for stage, row in enumerate(texts, start=1))
+    heads = ("", *(f"d{part}" for part in range(1, matrix.shape[1] + 1)))
+    return TextTable(title=title, heads=heads, rows=rows, align="l" + "r" * matrix.shape[1])
 
 
 def markdown(tables: Sequence[TextTable]) -> str:

@@ -18,6 +18,11 @@ class Unit:
     decimals: int
     higher_is_better: bool
 
+    @property
+    def points(self) -> str:
+        """The unit of differences as a suffix of a heading."""
+        return f", {self.of_differences}" if self.of_differences else ""
+
     def value(self, value: float | None) -> str:
         return "-" if value is None else f"{self.scale * value:.{self.decimals}f}"
 
@@ -30,6 +35,10 @@ class Unit:
 
     def interval(self, low: float | None, high: float | None) -> str:
         return "-" if low is None or high is None else f"[{self.difference(low)}, {self.difference(high)}]"
+
+    def estimate(self, difference: float | None, low: float | None, high: float | None) -> str:
+        """A difference with its interval, if there is one."""
+        return self.difference(difference) + ("" if low is None else f" {self.interval(low, high)}")
 
 
 def unit_of(metric: str) -> Unit:

@@ -8,13 +8,14 @@ no winner; the winner is always that of the corrected test.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, fields, replace
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 
 from src.axes import AxisValue
-from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, pair
+from src.comparison.pairing import Pairs, Records, RunRecord, by_cell, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
 from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import name_of, unit_of
@@ -25,37 +26,25 @@ TEST_SETS = ("d1", "d2", "union")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CellVerdict:
+class CellVerdict(Pairs):
     """The comparison of two regimes in one cell. All values are in the metric's own unit.
 
-    None where a value cannot be given: the means without a pair; interval and p with too few seeds or a diverged run.
+    Interval and p are None with too few seeds or a diverged run.
     """
 
     cell: str
     axes: Mapping[str, AxisValue]
-    metric: str
-    a: str
-    b: str
-    mean_a: float | None
-    mean_b: float | None
-    difference: float | None
-    """Mean of a - b over seeds."""
-    ci_low: float | None
-    ci_high: float | None
-    p: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p: float | None = None
     """Two-sided sign-flip p of this cell alone; None if so few seeds cannot make it small."""
-    p_holm: float | None
+    p_holm: float | None = None
     """Corrected over the family; None if so few seeds cannot make it small in a family of this size."""
-    n: int
     family: int
     """Number of comparisons that the correction spans."""
     winner: str
     """Label of the winning regime, "undecided" (the difference is uncertain) or "inconclusive" (see `reason`)."""
     reason: str
-    notes: tuple[str, ...]
-    seeds: tuple[int, ...] = field(repr=False)
-    differences: tuple[float, ...] = field(repr=False)
-    """a - b for each of `seeds`."""
 
     @property
     def certain(self) -> bool:
@@ -81,116 +70,73 @@ def judge(
     metric: str | None = None,
     alpha: float = 0.05,
     *,
-    n_tests: int | None = None,
+    n_tests: int = 0,
 ) -> list[CellVerdict]:
-    """The verdict for every cell of `records` and every two of `regimes`.
+    """The verdict for every cell of `records` and every two of `regimes`, which are in the command's order.
 
-    Args:
-        regimes: labels, in the command's order.
-        metric: None selects `default_metric`.
-        n_tests: size of the family when the command ends, for verdicts while it runs; by default the number of
-            comparisons that have pairs.
+    `metric`: None selects `default_metric`. `n_tests`: see `judge_pairs`.
     """
     metric = metric or default_metric(records.runs)
-    runs = by_cell(records.runs)
-    axes = {run.cell: run.axes for run in records.runs} | {run.cell: run.axes for run in records.failed}
-    all_pairs = [
-        (cell, pair(runs.get(cell, ()), a, b, metric)) for cell in sorted(axes) for a, b in combinations(regimes, 2)
-    ]
-    testable = [pairs for _, pairs in all_pairs if pairs.problem is None]
+    runs, failed = by_cell(records.runs), by_cell(records.failed)
+    axes = {run.cell: run.axes for run in (*records.runs, *records.failed)}
+    compared = []
+    for cell, (a, b) in product(sorted(axes), combinations(regimes, 2)):
+        pairs = pair(runs.get(cell, ()), a, b, metric)
+        if errors := [run.error for run in failed.get(cell, ()) if run.regime in (a, b)]:
+            note = f"{len(errors)} run{'s' if len(errors) > 1 else ''} failed: {errors[0]}"
+            pairs = replace(pairs, notes=(*pairs.notes, note))
+        compared.append((cell, axes[cell], pairs))
+    return judge_pairs(compared, alpha, n_tests=n_tests)
+
+
+def judge_pairs(
+    compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]], alpha: float = 0.05, *, n_tests: int = 0
+) -> list[CellVerdict]:
+    """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem.
+
+    `n_tests`: size of the family when the command ends, for verdicts while it runs.
+    """
+    testable = [pairs for *_, pairs in compared if pairs.problem is None]
     tests = _test(testable, alpha)
-    family = max(len(testable), n_tests or 0)
-    corrected = holm([p for p, _, _ in tests], n_tests=family)
-    by_pairs = {id(pairs): (*test, float(p)) for pairs, test, p in zip(testable, tests, corrected, strict=True)}
-    return [
-        _verdict(
-            cell,
-            axes[cell],
-            pairs,
-            by_pairs.get(id(pairs)),
-            family,
-            alpha,
-            [run for run in records.failed if run.cell == cell and run.regime in (pairs.a, pairs.b)],
-        )
-        for cell, pairs in all_pairs
-    ]
+    family = max(len(testable), n_tests)
+    tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
+    verdicts = []
+    for cell, axes, pairs in compared:
+        found: dict[str, Any] = {"winner": INCONCLUSIVE, "reason": pairs.problem}
+        if pairs.problem is None:
+            test, p_holm = next(tested)
+            if pairs.n >= seeds_needed(1, alpha):
+                found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
+            found |= _decision(pairs, float(p_holm), family, alpha)
+        own = {attribute.name: getattr(pairs, attribute.name) for attribute in fields(pairs)}
+        verdicts.append(CellVerdict(cell=cell, axes=axes, family=family, **own, **found))
+    return verdicts
 
 
 def _test(testable: Sequence[Pairs], alpha: float) -> list[tuple[float, float, float]]:
     """(p, low, high) of each comparison; those with equally many seeds are computed together."""
-    by_n: dict[int, list[int]] = {}
-    for index, pairs in enumerate(testable):
-        by_n.setdefault(len(pairs.seeds), []).append(index)
-    tests = {}
-    for indices in by_n.values():
+    tests: dict[int, tuple[float, float, float]] = {}
+    for indices in grouped(range(len(testable)), lambda index: testable[index].n).values():
         differences = np.array([testable[index].differences for index in indices])
-        columns = (sign_flip_p(differences), *sign_flip_interval(differences, alpha=alpha))
-        for index, *values in zip(indices, *columns, strict=True):
-            p, low, high = map(float, values)
-            tests[index] = (p, low, high)
+        columns = [
+            values.tolist() for values in (sign_flip_p(differences), *sign_flip_interval(differences, alpha=alpha))
+        ]
+        tests |= dict(zip(indices, zip(*columns, strict=True), strict=True))
     return [tests[index] for index in range(len(testable))]
 
 
-def decide(
-    difference: float, metric: str, a: str, b: str, *, p: float | None, p_holm: float, n: int, family: int, alpha: float
-) -> tuple[str, str, float | None]:
-    """(winner, reason, corrected p) of a tested comparison; the p is None if `n` seeds are too few for the family.
-
-    `p`: of this comparison alone, None if the seeds are too few even for one.
-    """
-    needed = seeds_needed(family, alpha)
-    if p is None or (p_holm > alpha and n < needed):
+def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[str, str | float]:
+    """Winner, reason and corrected p of a tested comparison; without the p if the seeds are too few for the family."""
+    n, difference, needed = pairs.n, pairs.difference, seeds_needed(family, alpha)
+    assert difference is not None
+    if n < seeds_needed(1, alpha) or (p_holm > alpha and n < needed):
         scope = "a comparison" if family == 1 else f"{family} comparisons at once"
-        return UNDECIDED, f"too few seeds: {n} cannot decide {scope}, {needed} can", None
+        return {"winner": UNDECIDED, "reason": f"too few seeds: {n} cannot decide {scope}, {needed} can"}
     if p_holm > alpha:
-        return UNDECIDED, "the difference is not certain", p_holm
-    better = difference if unit_of(metric).higher_is_better else -difference
-    return (a if better > 0 else b), "the difference is certain", p_holm
-
-
-def _verdict(
-    cell: str,
-    axes: Mapping[str, AxisValue],
-    pairs: Pairs,
-    test: tuple[float, float, float, float] | None,
-    family: int,
-    alpha: float,
-    failed: Sequence[FailedRun],
-) -> CellVerdict:
-    """`test`: (p, low, high, corrected p), None for pairs with a problem."""
-    n = len(pairs.seeds)
-    difference = float(np.mean(pairs.differences)) if n else None
-    p = low = high = p_holm = None
-    winner, reason = INCONCLUSIVE, pairs.problem or ""
-    if test is not None:
-        assert difference is not None
-        if n >= seeds_needed(1, alpha):
-            p, low, high = test[:3]
-        winner, reason, p_holm = decide(
-            difference, pairs.metric, pairs.a, pairs.b, p=p, p_holm=test[3], n=n, family=family, alpha=alpha
-        )
-    failures = [f"{len(failed)} run{'s' if len(failed) > 1 else ''} failed: {failed[0].error}"] if failed else []
-    return CellVerdict(
-        cell=cell,
-        axes=axes,
-        metric=pairs.metric,
-        a=pairs.a,
-        b=pairs.b,
-        mean_a=float(np.mean(pairs.values_a)) if n else None,
-        mean_b=float(np.mean(pairs.values_b)) if n else None,
-        difference=difference,
-        ci_low=low,
-        ci_high=high,
-        p=p,
-        p_holm=p_holm,
-        n=n,
-        family=family,
-        winner=winner,
-        reason=reason,
-        notes=(*pairs.notes, *failures),
-        seeds=pairs.seeds,
-        differences=pairs.differences,
-    )
+        return {"winner": UNDECIDED, "reason": "the difference is not certain", "p_holm": p_holm}
+    is_a_better = (difference > 0) == unit_of(pairs.metric).higher_is_better
+    winner = pairs.a if is_a_better else pairs.b
+    return {"winner": winner, "reason": "the difference is certain", "p_holm": p_holm}
 
 
 def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05) -> dict[str, float]:
@@ -211,9 +157,6 @@ def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-# ------------------------------------------------------------------------------------------------ verdicts in words
-
-
 def format_p(p: float | None) -> str:
     """A p-value with three decimals, or as an upper bound below that."""
     if p is None:
@@ -222,7 +165,7 @@ def format_p(p: float | None) -> str:
 
 
 def _p_equals(p: float) -> str:
-    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+    return "p < 0.001" if p < 0.0005 else f"p = {format_p(p)}"
 
 
 def sentence(verdict: CellVerdict) -> str:
@@ -251,15 +194,9 @@ def sentence(verdict: CellVerdict) -> str:
     return text if verdict.p_holm is not None else f"{text}; {verdict.reason}"
 
 
-# ------------------------------------------------------------------------------------------------ all cells together
-
-
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
     """The verdicts of each pair of regimes."""
-    groups: dict[tuple[str, str], list[CellVerdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault((verdict.a, verdict.b), []).append(verdict)
-    return groups
+    return grouped(verdicts, lambda verdict: (verdict.a, verdict.b))
 
 
 def mean_differences(verdicts: Sequence[CellVerdict]) -> dict[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,12 @@ def representative(verdicts: Sequence[CellVerdict]) -> list[tuple[CellVerdict, s
         return []
     by_size = sorted(known, key=lambda v: abs(v.difference or 0.0))
     first, last = known[0], known[-1]
-    higher = unit_of(first.metric).higher_is_better
+    better, worse = (last.a, last.b) if unit_of(first.metric).higher_is_better else (last.b, last.a)
     candidates = [(by_size[len(by_size) // 2], "median difference"), (by_size[0], "smallest difference")]
     if (last.difference or 0.0) > 0:
-        candidates.insert(0, (last, f"largest difference in favour of {last.a if higher else last.b}"))
+        candidates.insert(0, (last, f"largest difference in favour of {better}"))
     if (first.difference or 0.0) < 0:
-        candidates.insert(0, (first, f"largest difference in favour of {first.b if higher else first.a}"))
+        candidates.insert(0, (first, f"largest difference in favour of {worse}"))
     chosen: dict[str, tuple[CellVerdict, str]] = {}
     for verdict, why in candidates:
         chosen.setdefault(verdict.cell, (verdict, why))
@@ -81,20 +82,15 @@ def cell_plots(
     )
 
 
-# ------------------------------------------------------------------------------------------------ curves
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Band:
+class Band(NamedTuple):
     """Mean and standard deviation over seeds of a curve of one regime, over updates."""
 
     steps: Floats
     mean: Floats
     deviation: Floats
-    n_seeds: int
 
 
-def histories(runs: Sequence[RunRecord], wanted: Sequence[str] = ()) -> dict[str, list[tuple[Floats, Floats]]]:
+def histories(runs: Sequence[RunRecord]) -> dict[str, list[tuple[Floats, Floats]]]:
     """Curve name -> (steps, values) of every run that has a history.parquet."""
     import pyarrow.parquet as pq
 
@@ -105,11 +101,9 @@ def histories(runs: Sequence[RunRecord], wanted: Sequence[str] = ()) -> dict[str
             continue
         table = pq.read_table(path, columns=["step", "name", "value"])
         names = np.array(table["name"].to_pylist(), dtype=object)
-        steps = table["step"].to_numpy().astype(np.float64)
-        values = table["value"].to_numpy().astype(np.float64)
+        steps, values = (table[column].to_numpy().astype(np.float64) for column in ("step", "value"))
         for name in dict.fromkeys(names):
-            if not wanted or name in wanted:
-                curves.setdefault(str(name), []).append((steps[names == name], values[names == name]))
+            curves.setdefault(str(name), []).append((steps[names == name], values[names == name]))
     return curves
 
 
@@ -118,16 +112,14 @@ def band(curves: Sequence[tuple[Floats, Floats]]) -> Band:
     steps = np.unique(np.concatenate([one for one, _ in curves]))
     values = np.stack([np.interp(steps, one, value) for one, value in curves])
     deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(steps))
-    return Band(steps, values.mean(axis=0), deviation, len(curves))
+    return Band(steps, values.mean(axis=0), deviation)
 
 
 def boundaries(runs: Sequence[RunRecord]) -> list[float]:
     """Updates at which the second and later stages start: the median over the runs with the most stages."""
-    if not runs:
-        return []
-    n_stages = max(run.n_stages for run in runs)
+    n_stages = max((run.n_stages for run in runs), default=0)
     ends = [np.cumsum([s["updates"] for s in run.result["stages"]])[:-1] for run in runs if run.n_stages == n_stages]
-    return [float(value) for value in np.median(np.stack(ends), axis=0)] if n_stages > 1 else []
+    return np.median(np.stack(ends), axis=0).tolist() if n_stages > 1 else []
 
 
 def _curves(
@@ -148,7 +140,7 @@ def _curves(
     plots = []
     for chosen in sets:
         where = "union of the data sets" if chosen == "union" else f"Dataset {chosen[1:]}"
-        figure, ax = panel(where, "updates", unit)
+        ax = panel(where, "updates", unit)
         last_values = []
         for name, curves in found.items():
             if not (points := curves.get(f"val/{chosen}/{what}")):
@@ -167,11 +159,8 @@ def _curves(
                     drawn.add(step)
         ax.set_xlim(left=0)
         alt = f"{title}: {unit} on the {where} over updates, mean over seeds. {'; '.join(last_values)}."
-        plots.append(save_plot(figure, folder, f"curves-{cell[:8]}-{chosen}", alt))
+        plots.append(save_plot(ax, folder, f"curves-{cell[:8]}-{chosen}", alt))
     return plots
-
-
-# ------------------------------------------------------------------------------------------------ recall
 
 
 def recalls(runs: Sequence[RunRecord]) -> dict[int, list[float]]:
@@ -181,7 +170,7 @@ def recalls(runs: Sequence[RunRecord]) -> dict[int, list[float]]:
         for name in run.result["metrics"]:
             if name.startswith("test/union/recall/") and (value := run.metric(name)) is not None:
                 found.setdefault(int(name.rsplit("/", 1)[1]), []).append(value)
-    return dict(sorted(found.items()))
+    return found
 
 
 def _recall(
@@ -192,8 +181,7 @@ def _recall(
     class_names: Sequence[str] | None,
     folder: Path,
 ) -> Plot | None:
-    values = {name: recalls(runs) for name, runs in of_regime.items()}
-    values = {name: of_class for name, of_class in values.items() if of_class}
+    values = {name: of_class for name, runs in of_regime.items() if (of_class := recalls(runs))}
     if not values:
         return None
     classes = sorted({k for of_class in values.values() for k in of_class})
@@ -206,7 +194,7 @@ def _recall(
     parts = " / ".join(f"D{i + 1}" for i in range(len(counts)))
     below = f"class, and its training samples in {parts}" if counts else "class"
     size = (max(PANEL[0], min(9.6, 1.2 + 0.2 * len(classes) * (1 + len(values)))), 3.3)
-    figure, ax = panel(f"recall of each class on the union{rest}", below, "recall, %", size=size)
+    ax = panel(f"recall of each class on the union{rest}", below, "recall, %", size=size)
     series = [(name, styles[name].ink, HATCHES[k % len(HATCHES)]) for k, name in enumerate(values)]
     bars(ax, series, [[[100 * v for v in own.get(k, ())] for k in classes] for own in values.values()])
     ax.set_ylim(0, 104)
@@ -215,7 +203,7 @@ def _recall(
     named = class_names[widest] if class_names and widest < len(class_names) else str(widest)
     means = ", ".join(f"{name} {100 * np.mean(own[widest]):.0f} %" for name, own in values.items() if widest in own)
     alt = f"{title}: bars of recall by class. They differ most in class {named}: {means}."
-    return save_plot(figure, folder, f"recall-{cell[:8]}", alt)
+    return save_plot(ax, folder, f"recall-{cell[:8]}", alt)
 
 
 def _class_label(k: int, names: Sequence[str] | None, counts: Sequence[Sequence[int]]) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from src.axes import axis_order, axis_text
-from src.comparison.pairing import RunRecord, by_cell
-from src.comparison.tables import in_order, varying_axes
+from src.axes import axis_text
+from src.comparison.pairing import RunRecord, by_cell, grouped
+from src.comparison.tables import csv_text, in_order, level_texts, varying_axes
+from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, overall
 from src.config import Config
-from src.report.tables import LEAST, Table, TableField, level_texts, number, winner_class
+from src.report.tables import Table, page_table, winner_class
 from src.stopping.catalog import match_order
 
 
@@ -48,20 +47,16 @@ def _cost(run: RunRecord, name: str) -> float:
 
 def costs(runs: Sequence[RunRecord], configs: Mapping[str, Config], labels: Sequence[str]) -> list[Cost]:
     """One entry for each match and regime; the first of `labels` is the base of the ratios."""
-    by_match: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        if "cost" in run.result:
-            by_match.setdefault(match_of(configs.get(run.cell)), []).append(run)
+    with_cost = [run for run in runs if "cost" in run.result]
+    by_match = grouped(with_cost, lambda run: match_of(configs.get(run.cell)))
     found = []
     for match in sorted(by_match, key=match_order):
-        cells = by_cell(by_match[match])
+        cells, by_regime = by_cell(by_match[match]), grouped(by_match[match], lambda run: run.regime)
         for name in labels:
-            own = [run for run in by_match[match] if run.regime == name]
-            if not own:
+            if not (own := by_regime.get(name)):
                 continue
             means = {key: mean(_cost(run, key) for run in own) for key in ("updates", "samples", "flops")}
             reused = mean(float(run.provenance.get("reused_samples", 0)) for run in own)
-            ratios = {key: _ratios(cells, name, labels[0], key) for key in ("updates", "samples")}
             found.append(
                 Cost(
                     match=match,
@@ -70,8 +65,8 @@ def costs(runs: Sequence[RunRecord], configs: Mapping[str, Config], labels: Sequ
                     **means,
                     seconds=mean(float(run.provenance.get("seconds", 0.0)) for run in own),
                     reused=reused / means["samples"] if means["samples"] else 0.0,
-                    ratio_updates=ratios["updates"],
-                    ratio_samples=ratios["samples"],
+                    ratio_updates=_ratios(cells, name, labels[0], "updates"),
+                    ratio_samples=_ratios(cells, name, labels[0], "samples"),
                 )
             )
     return found
@@ -90,24 +85,17 @@ def _ratios(cells: Mapping[str, Sequence[RunRecord]], name: str, base: str, cost
 def ledger_table(costs: Sequence[Cost], base: str) -> Table:
     """The ledger for the page."""
     numbers = ("runs", "updates a run", "samples a run", "FLOPs a run", "seconds a run", "of which reused")
-    heads = [("match", "text"), ("regime", "text")]
-    heads += [(name, "number") for name in (*numbers, f"updates : {base}", f"samples : {base}")]
+    heads = ("match", "regime", *numbers, f"updates : {base}", f"samples : {base}")
     rows = [
         (
-            TableField(text=cost.match.replace("_", " ")),
-            TableField(text=cost.regime),
-            number(f"{cost.n_runs:,}", cost.n_runs),
-            number(f"{cost.updates:,.0f}", cost.updates),
-            number(f"{cost.samples:,.0f}", cost.samples),
-            number(_flops(cost.flops), cost.flops),
-            number(f"{cost.seconds:.2f}", cost.seconds),
-            number(f"{100 * cost.reused:.0f} %", cost.reused),
-            _range(cost.ratio_updates),
-            _range(cost.ratio_samples),
+            *(cost.match.replace("_", " "), cost.regime),
+            *(f"{value:,.0f}" for value in (cost.n_runs, cost.updates, cost.samples)),
+            *(_flops(cost.flops), f"{cost.seconds:.2f}", f"{100 * cost.reused:.0f} %"),
+            *(_range(ends) for ends in (cost.ratio_updates, cost.ratio_samples)),
         )
         for cost in costs
     ]
-    return Table(heads=tuple(heads), rows=tuple(rows))
+    return page_table(TextTable(heads=heads, rows=tuple(rows), align="ll" + "r" * 8))
 
 
 def _flops(value: float) -> str:
@@ -117,27 +105,23 @@ def _flops(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _range(ends: tuple[float, float] | None) -> TableField:
-    low, high = (f"{end:.2f}" for end in ends) if ends is not None else ("1", "1")
-    return number(low if low == high else f"{low} to {high}", ends[0] if ends is not None else 1.0)
+def _range(ends: tuple[float, float] | None) -> str:
+    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in ends)) if ends else "1"
 
 
 def ledger_csv(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> str:
     """The costs of every single run, with its axes."""
-    text = io.StringIO()
     axes = sorted({name for run in runs for name in run.axes})
-    costs = ("updates", "samples", "flops", "seconds", "reused_samples")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["cell", *axes, "match", "regime", "seed", *costs, "stages"])
+    costs = ("updates", "samples", "flops")
+    rows = [("cell", *axes, "match", "regime", "seed", *costs, "seconds", "reused_samples", "stages")]
     for run in runs:
         if "cost" in run.result:
             match = match_of(configs[run.cell]) if run.cell in configs else ""
             levels = [axis_text(run.axes[name]) if name in run.axes else "" for name in axes]
-            spent = [f"{_cost(run, name):.0f}" for name in costs[:3]]
-            seconds, reused = run.provenance.get("seconds", 0.0), run.provenance.get("reused_samples", 0)
-            spent += [f"{float(seconds):.4f}", str(reused)]
-            writer.writerow([run.cell, *levels, match, run.regime, run.seed, *spent, run.n_stages])
-    return text.getvalue()
+            spent = [f"{_cost(run, name):.0f}" for name in costs]
+            spent += [f"{run.provenance.get('seconds', 0.0):.4f}", str(run.provenance.get("reused_samples", 0))]
+            rows.append((run.cell, *levels, match, run.regime, str(run.seed), *spent, str(run.n_stages)))
+    return csv_text(rows)
 
 
 def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]) -> Table | None:
@@ -149,40 +133,30 @@ def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]
     cells: dict[tuple[str, ...], dict[str, CellVerdict]] = {}
     for verdict in in_order(verdicts):
         if verdict.cell in configs:
-            by_match = cells.setdefault(level_texts(verdict, axes), {})
-            by_match.setdefault(match_of(configs[verdict.cell]), verdict)
+            cells.setdefault(level_texts(verdict, axes), {}).setdefault(match_of(configs[verdict.cell]), verdict)
     matches = sorted({match for by_match in cells.values() for match in by_match}, key=match_order)
-    if len(matches) < 2:
-        return None
-    heads = [(axis, "number") for axis in axes] + [(match.replace("_", " "), "sum") for match in matches]
-    rows = []
-    for levels, by_match in sorted(cells.items(), key=lambda item: [axis_order(_parsed(text)) for text in item[0]]):
+    rows, winners = [], []
+    for levels, by_match in cells.items():
         if len(by_match) > 1:
-            fields = [TableField(text=text, sort=k, kind="place") for k, text in enumerate(levels)]
-            rows.append((*fields, *(_difference(by_match.get(match)) for match in matches)))
+            found = [by_match.get(match) for match in matches]
+            rows.append((*levels, *(_estimate(verdict) for verdict in found)))
+            winners.append(["number" if verdict is None else winner_class(verdict) for verdict in found])
     complete = [by_match for by_match in cells.values() if len(by_match) == len(matches)]
     if len(complete) > 1:
         unit = unit_of(verdicts[0].metric)
-        last = [TableField(text="mean" if k == 0 else "", kind="place") for k in range(len(axes))]
-        for match in matches:
-            effect = overall([by_match[match] for by_match in complete])
-            text = "-" if effect is None else unit.difference(effect.effect)
-            text += "" if effect is None else f" {unit.interval(effect.ci_low, effect.ci_high)}"
-            last.append(TableField(text=text, sort=LEAST if effect is None else effect.effect))
-        rows.append(tuple(last))
-    return Table(heads=tuple(heads), rows=tuple(rows)) if rows else None
+        means = [overall([by_match[match] for by_match in complete]) for match in matches]
+        texts = ("-" if one is None else unit.estimate(one.effect, one.ci_low, one.ci_high) for one in means)
+        rows.append(("mean", *[""] * (len(axes) - 1), *texts))
+        winners.append([""] * len(matches))
+    if len(matches) < 2 or not rows:
+        return None
+    heads = (*axes, *(match.replace("_", " ") for match in matches))
+    table = TextTable(heads=heads, rows=tuple(rows), align="r" * len(heads))
+    return page_table(table, dict(enumerate(zip(*winners, strict=True), start=len(axes))))
 
 
-def _parsed(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _difference(verdict: CellVerdict | None) -> TableField:
+def _estimate(verdict: CellVerdict | None) -> str:
     if verdict is None or verdict.difference is None:
-        return number("-", None)
+        return "-"
     unit = unit_of(verdict.metric)
-    text = f"{unit.difference(verdict.difference)} {unit.interval(verdict.ci_low, verdict.ci_high)} {verdict.winner}"
-    return TableField(text=text, sort=verdict.difference, kind=winner_class(verdict))
+    return f"{unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high)} {verdict.winner}"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
-from src.axes import AxisValue, axis_label
+from src.axes import axis_label
 from src.comparison.maps import difference_figure
-from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.pairing import Pairs, grouped
 from src.comparison.tables import coordinate, varying_axes
-from src.comparison.units import unit_of
-from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
+from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, judge_pairs, mean_differences
 from src.report.plots import Plot, save_plot
 
 MOST_VECTOR_TILES = 250
@@ -60,56 +56,18 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
     Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
     spans the tiles of this map.
     """
-    groups: dict[tuple[AxisValue, AxisValue], list[CellVerdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault((coordinate(verdict, across), coordinate(verdict, down)), []).append(verdict)
-    tiles = [_average(group, {across: x, down: y}, alpha) for (x, y), group in groups.items()]
-    tested = [tile for tile in tiles if tile.n]
-    family = max(1, len(tested))
-    adjusted = iter(holm([1.0 if tile.p is None else tile.p for tile in tested], n_tests=family))
-    return [_judged(tile, float(next(adjusted)), family, alpha) if tile.n else tile for tile in tiles]
-
-
-def _average(group: Sequence[CellVerdict], axes: dict[str, AxisValue], alpha: float) -> CellVerdict:
-    """The tile of one pair of levels, before correction."""
-    first = group[0]
-    conclusive = [verdict for verdict in group if verdict.winner != INCONCLUSIVE]
-    seeds = sorted(set.intersection(*(set(verdict.seeds) for verdict in conclusive))) if conclusive else []
-    of_cell = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in conclusive]
-    differences = [float(np.mean([cell[seed] for cell in of_cell])) for seed in seeds]
-    left_out = len(group) - len(conclusive)
-    tile = replace(
-        first,
-        cell="-".join(map(str, axes.values())),
-        axes=axes,
-        mean_a=None,
-        mean_b=None,
-        difference=float(np.mean(differences)) if differences else None,
-        ci_low=None,
-        ci_high=None,
-        p=None,
-        p_holm=None,
-        n=len(seeds),
-        winner=INCONCLUSIVE,
-        reason="" if seeds else "no seed finished in every cell",
-        notes=(f"{left_out} of {len(group)} cells left out",) if left_out else (),
-        seeds=tuple(seeds),
-        differences=tuple(differences),
-    )
-    if len(seeds) < seeds_needed(1, alpha):
-        return tile
-    low, high = sign_flip_interval(differences, alpha=alpha)
-    return replace(tile, p=float(sign_flip_p(differences)), ci_low=float(low), ci_high=float(high))
-
-
-def _judged(tile: CellVerdict, p_holm: float, family: int, alpha: float) -> CellVerdict:
-    assert tile.difference is not None
-    needed = seeds_needed(family, alpha)
-    if tile.p is None or (tile.n < needed and p_holm > alpha):
-        reason = f"too few seeds: {tile.n} cannot decide {family} comparisons at once, {needed} can"
-        return replace(tile, family=family, winner=UNDECIDED, reason=reason)
-    winner, reason = UNDECIDED, "the difference is not certain"
-    if p_holm <= alpha:
-        better = tile.difference if unit_of(tile.metric).higher_is_better else -tile.difference
-        winner, reason = (tile.a if better > 0 else tile.b), "the difference is certain"
-    return replace(tile, family=family, p_holm=p_holm, winner=winner, reason=reason)
+    compared = []
+    for (x, y), group in grouped(verdicts, lambda v: (coordinate(v, across), coordinate(v, down))).items():
+        by_seed = mean_differences(group)
+        n_left_out = sum(verdict.winner == INCONCLUSIVE for verdict in group)
+        pairs = Pairs(
+            a=group[0].a,
+            b=group[0].b,
+            metric=group[0].metric,
+            seeds=tuple(by_seed),
+            differences=tuple(by_seed.values()),
+            problem=None if by_seed else "no seed finished in every cell",
+            notes=(f"{n_left_out} of {len(group)} cells left out",) if n_left_out else (),
+        )
+        compared.append((f"{x}-{y}", {across: x, down: y}, pairs))
+    return judge_pairs(compared, alpha)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from src.cells.resolve import ResolvedCell, resolve
+from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.tables import csv_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.units import name_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, summary
-from src.data.source import Source
-from src.data.split import StreamFactory, load
 from src.errors import ConfigError
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
 from src.report.curves import CellPlots, cell_plots, cell_title, representative
 from src.report.drift import drift_plots
-from src.report.example import Example, Unavailable, load_example, path_of
+from src.report.example import Example, load_example, path_of
 from src.report.forgetting import forgetting_plots
 from src.report.landscape import landscape_plots
 from src.report.ledger import costs, ledger_csv, ledger_table, matches_table
 from src.report.maps import maps
 from src.report.plots import LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
-from src.report.tables import cells_table, claims_table, text_table, too_few_seeds
+from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
 from src.training.store.store import Store
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -106,7 +107,7 @@ def _content(
         "too_few": too_few_seeds(all_judged),
         "line_styles": styles,
         "boundary": boundary_plot(sweep.configs, runs, folder),
-        "streams": [(table.title, text_table(table)) for table in transfer_tables(sweep.records, sweep.labels)],
+        "streams": [(table.title, page_table(table)) for table in transfer_tables(sweep.records, sweep.labels)],
         "streams_explained": LEGEND,
         "forgetting": _forgetting(sweep, verdicts, folder),
         "examples": _examples(sweep, first, styles, folder),
@@ -132,8 +133,7 @@ def _without_comparison(runs: Sequence[RunRecord], metric: str) -> str:
 
 
 def _forgetting(sweep: Sweep, verdicts: Sequence[CellVerdict], folder: Path) -> list[tuple[Any, ...]]:
-    one_each = list({verdict.cell: verdict for verdict in verdicts}.values())
-    found = [(regime, *forgetting_plots(one_each, sweep.records.runs, regime, folder)) for regime in sweep.labels]
+    found = [(regime, *forgetting_plots(verdicts, sweep.records.runs, regime, folder)) for regime in sweep.labels]
     return [(regime, plots, lines, axis) for regime, plots, lines, axis in found if plots]
 
 
@@ -148,38 +148,30 @@ def _ledger(sweep: Sweep, first: Sequence[CellVerdict]) -> dict[str, Any]:
     }
 
 
-class _Data:
-    """The data of a sweep's cells; each source is read once."""
+def _resolved(sweep: Sweep, cell: str) -> ResolvedCell:
+    """A cell with its data. Raises MissingEvidence with the reason."""
+    if cell not in sweep.configs:
+        raise MissingEvidence("the cell's configuration is not on disk")
+    try:
+        return resolve(sweep.configs[cell])
+    except (ConfigError, OSError) as error:
+        raise MissingEvidence(f"its data cannot be read ({error})") from error
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self.loaded: dict[object, Source] = {}
 
-    def of(self, cell: str) -> StreamFactory:
-        """The streams of a cell. Raises Unavailable with the reason."""
-        if cell not in self.sweep.configs:
-            raise Unavailable("the cell's configuration is not on disk")
-        config = self.sweep.configs[cell]
-        try:
-            return load(config.data, config.split, Path(config.multirun) / ".cache", self.loaded)
-        except (ConfigError, OSError) as error:
-            raise Unavailable(f"its data cannot be read ({error})") from error
-
-    def class_names(self, cell: str) -> Sequence[str] | None:
-        """None if the classes have no names, or the data are unavailable."""
-        try:
-            return self.of(cell).class_names
-        except Unavailable:
-            return None
+def _class_names(sweep: Sweep, cell: str) -> Sequence[str] | None:
+    """None if the classes have no names, or the data are unavailable."""
+    with suppress(MissingEvidence):
+        return _resolved(sweep, cell).streams.class_names
+    return None
 
 
 def _examples(
     sweep: Sweep, first: Sequence[CellVerdict], styles: Mapping[str, LineStyle], folder: Path
 ) -> list[CellPlots]:
     """Curves and recall of the representative cells."""
-    runs, data = by_cell(sweep.records.runs), _Data(sweep)
+    runs = by_cell(sweep.records.runs)
     return [
-        cell_plots(v, why, cell_title(v, first), runs.get(v.cell, ()), styles, data.class_names(v.cell), folder)
+        cell_plots(v, why, cell_title(v, first), runs.get(v.cell, ()), styles, _class_names(sweep, v.cell), folder)
         for v, why in representative(first)
     ]
 
@@ -188,19 +180,18 @@ def _example(sweep: Sweep, first: Sequence[CellVerdict], folder: Path) -> dict[s
     """Drift and landscape of the representative cell with the largest effect whose weights and data are available."""
     chosen = sorted((verdict for verdict, _ in representative(first)), key=lambda v: -abs(v.difference or 0.0))
     content: dict[str, Any] = {"example": None, "drift": None, "landscape": None, "landscape_styles": {}}
-    runs, data, store = by_cell(sweep.records.runs), _Data(sweep), Store(sweep.folder.parent / ".stages")
-    reason = ""
+    runs, store = by_cell(sweep.records.runs), Store(sweep.folder.parent / ".stages")
+    reasons = []
     for verdict in chosen:
-        cell, seed = verdict.cell, _median_seed(verdict)
         try:
-            factory = data.of(cell)
-            example = load_example(sweep.configs[cell], factory, cell, seed, runs[cell], sweep.labels, store)
-        except Unavailable as why:
-            reason = reason or str(why)
+            cell = CellRuns.of(_resolved(sweep, verdict.cell), runs[verdict.cell], store)
+            example = load_example(cell, _median_seed(verdict), sweep.labels)
+        except MissingEvidence as why:
+            reasons.append(str(why))
             continue
-        return content | _drift_and_landscape(example, cell_title(verdict, first), runs[cell], sweep.labels, folder)
+        return content | _drift_and_landscape(example, cell_title(verdict, first), line_styles(sweep.labels), folder)
     if chosen:
-        title = cell_title(chosen[0], first)
+        title, reason = cell_title(chosen[0], first), reasons[0]
         content["example"] = {"title": title, "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
     return content
 
@@ -211,17 +202,14 @@ def _median_seed(verdict: CellVerdict) -> int:
     return ordered[(len(ordered) - 1) // 2][1]
 
 
-def _drift_and_landscape(
-    example: Example, title: str, runs: Sequence[RunRecord], labels: Sequence[str], folder: Path
-) -> dict[str, Any]:
-    styles = line_styles(labels)
+def _drift_and_landscape(example: Example, title: str, styles: Mapping[str, LineStyle], folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = {"title": title, "seed": example.seed, "why_no_drift": "", "why_no_landscape": ""}
     paths = {name: path_of(example, name) for name in (example.staged, example.other)}
-    drift = drift_plots(example, runs, paths[example.staged], styles, folder)
+    drift = drift_plots(example, paths[example.staged], styles, folder)
     landscape = None
     try:
         landscape = landscape_plots(example, paths, styles, folder)
-    except Unavailable as why:
+    except MissingEvidence as why:
         about["why_no_landscape"] = str(why)
     shown = {name: styles[name] for name in paths}
     return {"example": about, "drift": drift, "landscape": landscape, "landscape_styles": shown}

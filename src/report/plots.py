@@ -82,7 +82,7 @@ class Plots:
     notes: tuple[str, ...]
 
 
-def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
+def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> Axes:
     """An empty panel with its title and the names of its axes, without the upper and right side of the frame."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> t
     ax.set_title(title, fontsize=9.5, loc="left")
     ax.set_xlabel(x, fontsize=8.5)
     ax.set_ylabel(y, fontsize=8.5)
-    return figure, ax
+    return ax
 
 
 def bars(
@@ -120,10 +120,13 @@ def bars(
     return means
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, columns: int = 3) -> None:
-    """A legend below the axes, where it covers nothing."""
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(columns, len(names))}
-    figure.legend(list(handles), list(names), fontsize=7.5, frameon=False, **place)
+def legend_below(ax: Axes, handles: Sequence[Artist] = (), names: Sequence[str] = (), *, columns: int = 3) -> None:
+    """A legend below the axes, where it covers nothing; of all labelled artists unless `handles` are given."""
+    shown, tags = (handles, names) if handles else ax.get_legend_handles_labels()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": min(columns, len(tags))}
+    figure.legend(list(shown), list(tags), fontsize=7.5, frameon=False, **where)
 
 
 def mark_stages(ax: Axes, steps: Sequence[float], ink: str = "#333333", *, first: int = 2) -> None:
@@ -135,10 +138,20 @@ def mark_stages(ax: Axes, steps: Sequence[float], ink: str = "#333333", *, first
     ax.set_xlim(left=0)
 
 
-def save_plot(figure: Figure, folder: Path, name: str, alt: str, *, caption: str = "", vector: bool = True) -> Plot:
+def end_marker(ax: Axes, x: float, y: float, style: LineStyle) -> None:
+    """A triangle at the right of a panel that marks where a line ends."""
+    ax.plot([x], [y], marker="<", color=style.ink, markersize=5, clip_on=False)
+
+
+def save_plot(
+    plot: Axes | Figure, folder: Path, name: str, alt: str, *, caption: str = "", vector: bool = True
+) -> Plot:
     """Writes ``NAME.png`` into `folder` and returns the plot for the page."""
     from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
+    figure = plot if isinstance(plot, Figure) else plot.get_figure(root=True)
+    assert figure is not None
     file = f"{name.replace('/', '_')}.png"
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})

@@ -17,7 +17,7 @@ from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
-from src.comparison.tables import csv_table, markdown_table, means_table, remarks, terminal_table
+from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
 from src.comparison.text_table import TextTable
 from src.comparison.transfer import LEGEND, markdown, transfer_tables
 from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, sentence, summary
@@ -156,7 +156,7 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[T
     if not is_current:  # drawing maps takes seconds
         difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
         write_atomically(path, table)  # after the maps: an equal table.csv means that they are up to date
-    write_atomically(sweep_dir / "table.md", markdown_table(verdicts))
+    write_atomically(sweep_dir / "table.md", sweep_table(verdicts).markdown())
     return ["table.csv", "table.md", *of_streams, *maps]
 
 

@@ -25,20 +25,11 @@ def verdict(
         metric=f"test/union/{metric}",
         a="sequential",
         b=b,
-        mean_a=0.9,
-        mean_b=0.9,
-        difference=difference,
-        ci_low=None,
-        ci_high=None,
-        p=None,
-        p_holm=None,
-        n=12,
         family=9,
         winner=winner,
         reason="",
-        notes=(),
-        seeds=(),
-        differences=(),
+        seeds=() if difference is None else tuple(range(12)),
+        differences=() if difference is None else (difference,) * 12,
     )
 
 

@@ -19,7 +19,6 @@ from src.axes import axis_order
 from src.comparison.pairing import load_records
 from src.comparison.tables import (
     csv_table,
-    markdown_table,
     remarks,
     sweep_table,
     terminal_table,
@@ -107,14 +106,14 @@ def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:
 
 
 def test_markdown_has_one_row_a_verdict_and_marks_winners(grid: list[CellVerdict], sweep: Path) -> None:
-    lines = markdown_table(grid).splitlines()
+    lines = sweep_table(grid).markdown().splitlines()
     assert lines[0].startswith(
         "| ratio | imbalance | epochs | sequential % | combined % | sequential - combined, points |"
     )
     assert len(lines) == 2 + len(grid)
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "**" not in lines[2]
-    nine = markdown_table(judge(load_records(sweep, cells=["cell0"]), REGIMES[:2]))
+    nine = sweep_table(judge(load_records(sweep, cells=["cell0"]), REGIMES[:2])).markdown()
     assert "| **combined** |" in nine
 
 

@@ -49,7 +49,7 @@ def prior(cell: CellRuns) -> ProbeResult:
         train = training_set(stream.train[0], dtype_of(before), None)
         scores = restoration(model, before, after, held_out.x, held_out.accuracy)
         restored = {name: score - scores["later"] for name, score in scores.items() if name not in ("earlier", "later")}
-        probes = [_probe_accuracy(model, weights, train, held_out, stream.n_outputs) for weights in (before, after)]
+        probes = [feature_probe(model, weights, train, held_out, stream.n_outputs) for weights in (before, after)]
         values["sequential", seed] = {
             **_early_changes(model, before, early, after, stream, held_out),
             **{f"{name.replace(' ', '_')}_back": recovered for name, recovered in restored.items()},
@@ -113,7 +113,8 @@ def _early_changes(
     return changes
 
 
-def _probe_accuracy(model: nn.Module, weights: Weights, train: Labelled, held_out: Labelled, n_classes: int) -> float:
+def feature_probe(model: nn.Module, weights: Weights, train: Labelled, held_out: Labelled, n_classes: int) -> float:
+    """Accuracy of a linear probe of the features, each held-out sample weighted as in its set."""
     model.load_state_dict(dict(weights))
     features, _ = features_and_logits(model, train.x)
     test_features, _ = features_and_logits(model, held_out.x)

@@ -13,7 +13,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       const down = head.getAttribute("aria-sort") === "ascending";
       const key = (row) => {
         const cell = row.cells[column];
-        return head.dataset.kind !== "text" && cell.dataset.sort ? Number(cell.dataset.sort.replace("inf", "Infinity")) : cell.textContent;
+        return head.dataset.kind !== "text" && cell.dataset.sort ? Number(cell.dataset.sort) : cell.textContent;
       };
       const compare = (x, y) => (typeof x === "number" && typeof y === "number" ? (x === y ? 0 : x < y ? -1 : 1) : String(x).localeCompare(String(y)));
       const rows = [...body.rows].map((row) => [key(row), row]);
