@@ -5,9 +5,9 @@ Theory (`src.oracles.theory.boundary`) gives the boundary as a line; measured ce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +34,16 @@ class Setting:
 
     def difference(self, n2: int, shift: float) -> float:
         """The exact risk of sequential minus combined on Dataset 2; NaN where a risk is infinite."""
-        try:
-            return boundary.risk_difference(self.dim, self.n1, n2, noise=self.noise**2, initial=1.0, shift=shift)
-        except ValueError:  # outside the range of validity
-            return np.nan
+        return self._exact(boundary.risk_difference, n2, shift=shift)
 
     def critical(self, n2: int) -> float:
         """The shift above which sequential wins; NaN where a risk is infinite."""
+        return self._exact(boundary.critical_shift, n2)
+
+    def _exact(self, formula: Callable[..., float], n2: int, **more: float) -> float:
         try:
-            return boundary.critical_shift(self.dim, self.n1, n2, noise=self.noise**2, initial=1.0)
-        except ValueError:
+            return formula(self.dim, self.n1, n2, noise=self.noise**2, initial=1.0, **more)
+        except ValueError:  # outside the range of validity
             return np.nan
 
 
@@ -106,16 +106,15 @@ def draw(setting: Setting, points: Sequence[Point]) -> Figure:
     mesh = axes.pcolormesh(
         *edges, np.clip(z, -10, 10), cmap="RdBu", norm=TwoSlopeNorm(0, -10, 10), edgecolors="white", linewidth=0.6
     )
+    cross: dict[str, Any] = {"marker": "x", "color": "0.35", "markersize": 6, "linestyle": "none"}
     for point in points:
         if not point.is_certain:
-            axes.plot(point.n2, point.shift, marker="x", color="0.35", markersize=6, linestyle="none")
+            axes.plot(point.n2, point.shift, **cross)
     line = np.arange(1, int(1.3 * sizes[-1]) + 1)
     critical = [setting.critical(int(n2)) for n2 in line]
     axes.plot(line, critical, color="black", linewidth=2, label="exact boundary")
     axes.axvline(setting.dim, color="black", linewidth=0.8, linestyle=":", label=f"n2 = d = {setting.dim}")
-    axes.plot(
-        [], [], marker="x", color="0.35", linestyle="none", label=f"sign not certain ({CERTAIN:g} standard errors)"
-    )
+    axes.plot([], [], label=f"sign not certain ({CERTAIN:g} standard errors)", **cross)
     axes.set(xscale="log", yscale="log", xlabel="samples of Dataset 2, n2", ylabel="shift of the target, |w1* - w2*|²")
     axes.set(xlim=(edges[0][0], edges[0][-1]), ylim=(edges[1][0], edges[1][-1]))
     axes.set_xticks(sizes, [str(n) for n in sizes])
