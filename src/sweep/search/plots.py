@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from src.comparison.units import Unit
@@ -42,32 +42,22 @@ def trials_figure(
     panels = figure.subplots(n_high, n_wide, squeeze=False, sharey=True).ravel()
     for spare in panels[n_panels:]:
         spare.set_visible(False)
-    numbers = list(range(len(trials)))
-    _dots(panels[0], numbers, trials, unit, maximised=maximised)
-    valued = [(x, t.values[0]) for x, t in zip(numbers, trials, strict=True) if t.state == TrialState.COMPLETE]
-    so_far = accumulate((value for _, value in valued), max if maximised else min)
-    panels[0].step(
-        [x for x, _ in valued],
-        [unit.scale * best for best in so_far],
-        where="post",
-        color=BEST,
-        linewidth=1.2,
-        zorder=1,
-    )
+    _dots(panels[0], range(len(trials)), trials, unit, maximised=maximised)
+    valued = {x: unit.scale * t.values[0] for x, t in enumerate(trials) if t.state == TrialState.COMPLETE}
+    so_far = list(accumulate(valued.values(), max if maximised else min))
+    panels[0].step(list(valued), so_far, where="post", color=BEST, linewidth=1.2, zorder=1)
     panels[0].set_xlabel("trial (line: the best so far)")
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     important = importances(trials, space, maximised=maximised)
     for panel, (key, distribution) in zip(panels[1:], space.items(), strict=False):
         values = [trial.params[key] for trial in trials]
         if isinstance(distribution, CategoricalDistribution):
-            _dots(panel, [distribution.choices.index(v) for v in values], trials, unit, maximised=maximised)
+            values = [distribution.choices.index(value) for value in values]
             panel.set_xticks(range(len(distribution.choices)), [str(choice) for choice in distribution.choices])
             panel.set_xlim(-0.5, len(distribution.choices) - 0.5)
-        else:
-            assert isinstance(distribution, FloatDistribution | IntDistribution)
-            _dots(panel, values, trials, unit, maximised=maximised)
-            if distribution.log:
-                panel.set_xscale("log")
+        elif getattr(distribution, "log", False):
+            panel.set_xscale("log")
+        _dots(panel, values, trials, unit, maximised=maximised)
         panel.set_xlabel(f"{key} (importance {important[key]:.2f})" if key in important else key)
     for row in panels[::n_wide]:
         row.set_ylabel(f"{name}, {unit.of_values}" if unit.of_values else name, wrap=True)
@@ -88,17 +78,15 @@ def importances(
 
 def _dots(panel: Axes, xs: Sequence[float], trials: Sequence[FrozenTrial], unit: Unit, *, maximised: bool) -> None:
     """A dot for each trial with a value, the best in another colour, and a cross below for each without."""
-    valued = [(x, trial.values[0]) for x, trial in zip(xs, trials, strict=True) if trial.state == TrialState.COMPLETE]
-    lost = [x for x, trial in zip(xs, trials, strict=True) if trial.state != TrialState.COMPLETE]
-    panel.scatter(
-        [x for x, _ in valued], [unit.scale * value for _, value in valued], s=16, color=DOT, alpha=0.7, zorder=2
-    )
+    pairs = list(zip(xs, trials, strict=True))
+    valued = [(x, unit.scale * trial.values[0]) for x, trial in pairs if trial.state == TrialState.COMPLETE]
+    lost = [(x, 0.02) for x, trial in pairs if trial.state != TrialState.COMPLETE]
     if valued:
         best = (max if maximised else min)(valued, key=lambda pair: pair[1])
-        panel.scatter([best[0]], [unit.scale * best[1]], s=60, color=BEST, marker="*", zorder=3)
+        panel.scatter(*zip(*valued, strict=True), s=16, color=DOT, alpha=0.7, zorder=2)
+        panel.scatter(*best, s=60, color=BEST, marker="*", zorder=3)
     if lost:
-        panel.plot(
-            lost, [0.02] * len(lost), "x", color=WITHOUT, markersize=5, transform=panel.get_xaxis_transform(), zorder=2
-        )
+        at_edge = panel.get_xaxis_transform()
+        panel.plot(*zip(*lost, strict=True), "x", color=WITHOUT, markersize=5, transform=at_edge, zorder=2)
     panel.grid(alpha=0.3)
     panel.tick_params(labelsize=8)

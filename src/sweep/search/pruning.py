@@ -49,8 +49,8 @@ def replay(
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, point)
     for step, value in values.items():
         storage.set_trial_intermediate_value(trial_id, step, value)
-        if study.pruner.prune(study, storage.get_trial(trial_id)):
-            return storage.get_trial(trial_id), True
+        if study.pruner.prune(study, current := storage.get_trial(trial_id)):
+            return current, True
     return storage.get_trial(trial_id), False
 
 
@@ -68,7 +68,5 @@ def is_pruned_early(trial: FrozenTrial) -> bool:
 
 
 def _pruner(name: str) -> BasePruner:
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(max_resource=N_STEPS)  # Optuna would guess it from finished trials
-    assert name == "median", name
-    return optuna.pruners.MedianPruner()
+    hyperband = optuna.pruners.HyperbandPruner(max_resource=N_STEPS)  # Optuna would guess it from finished trials
+    return {"hyperband": hyperband, "median": optuna.pruners.MedianPruner()}[name]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from omegaconf import OmegaConf
@@ -161,9 +161,7 @@ def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> C
 def _resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if "${" not in json.dumps(mapping):
         return dict(mapping)
-    resolved = OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True))
 
 
 def _name(mappings: Sequence[Mapping[str, Any]]) -> str:
@@ -183,8 +181,5 @@ def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+    samplers = optuna.samplers
+    return {"random": samplers.RandomSampler, "gp": samplers.GPSampler, "tpe": samplers.TPESampler}[name](seed=seed)

@@ -144,15 +144,14 @@ def _columns(searched: Searched) -> list[str]:
     objective = searched.search.objective
     unit = unit_of(objective.metric)
     shown = unit.of_differences if len(objective.of) > 1 else unit.of_values
-    means = [f"{label} {unit.of_values}".rstrip() for label in objective.of] if len(objective.of) > 1 else []
-    value = f"value, {shown}" if shown else "value"
-    return ["trial", value, *means, *searched.search.space, "cell"]
+    means = [f"{label} {unit.of_values}".rstrip() for label in objective.of if len(objective.of) > 1]
+    return ["trial", f"value, {shown}" if shown else "value", *means, *searched.search.space, "cell"]
 
 
 def _row(trial: FrozenTrial, searched: Searched) -> list[str]:
     objective = searched.search.objective
-    unit = unit_of(objective.metric)
-    means = [unit.value(trial.user_attrs["means"][label]) for label in objective.of] if len(objective.of) > 1 else []
+    shown = unit_of(objective.metric).value
+    means = [shown(trial.user_attrs["means"][label]) for label in objective.of if len(objective.of) > 1]
     point = [str(trial.params[key]) for key in searched.search.space]
     return [str(trial.user_attrs["point"]), _value(trial, searched), *means, *point, trial.user_attrs["cell"]]
 
@@ -185,24 +184,14 @@ def _write(searched: Searched) -> list[Path]:
         means = [attributes.get("means", {}).get(label, "") for label in search.objective.of]
         value = trial.values[0] if trial.values else ""
         point = [trial.params[key] for key in search.space]
-        rows.writerow(
-            [
-                attributes["point"],
-                trial.state.name,
-                value,
-                *means,
-                *point,
-                attributes.get("cell", ""),
-                attributes.get("reason", ""),
-            ]
-        )
-    paths = [searched.folder / "trials.csv"]
+        row = [attributes["point"], trial.state.name, value, *means, *point]
+        rows.writerow([*row, attributes.get("cell", ""), attributes.get("reason", "")])
+    paths = [searched.folder / name for name in ("trials.csv", "trials.png")]
     write_atomically(paths[0], text.getvalue().encode())
     unit = unit_of(search.objective.metric)
     shown = replace(unit, of_values=unit.of_differences) if len(search.objective.of) > 1 else unit
     figure = trials_figure(
         searched.trials, search.space, maximised=search.objective.maximised, name=search.objective.text, unit=shown
     )
-    paths.append(searched.folder / "trials.png")
     figure.savefig(paths[1])
     return paths

@@ -86,7 +86,7 @@ def _n_slots(config: Config, n_gpus: int, n_cpus: int) -> int:
     return n_gpus * trainer.slots if on_gpus else n_cpus
 
 
-class LocalWorkers:
+class LocalWorkers(Workers):
     """Up to `n_workers` processes ``python -m src.worker``, each in its own session, logging to ``logs/``.
 
     A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`.
@@ -108,7 +108,6 @@ class LocalWorkers:
         self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": python_path()}
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
-        """See `Workers.keep_running`."""
         if n_ended > self._n_ended:
             self._n_ended = n_ended
             self._deaths = [0] * len(self._deaths)
@@ -135,19 +134,15 @@ class LocalWorkers:
 
     @property
     def hopeless(self) -> bool:
-        """See `Workers.hopeless`."""
         return bool(self._slots) and self.n_alive == 0 and all(deaths >= MAX_DEATHS for deaths in self._deaths)
 
     def interrupt(self) -> None:
-        """See `Workers.interrupt`."""
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """See `Workers.kill`."""
         self._signal(signal.SIGKILL)
 
     def wait(self, seconds: float) -> bool:
-        """See `Workers.wait`."""
         for slot, process in enumerate(self._slots):
             if process is not None:
                 try:
@@ -158,7 +153,6 @@ class LocalWorkers:
         return True
 
     def log(self, slot: int) -> Path:
-        """See `Workers.log`."""
         return self._folder.logs / f"{self._label}-{slot}.log"
 
     def _signal(self, number: signal.Signals) -> None:

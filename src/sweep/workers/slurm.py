@@ -18,7 +18,7 @@ from src.errors import ConfigError
 from src.io import write_atomically
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.workers.local import MAX_DEATHS, python_path
+from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
 from src.sweep.workers.pool import WorkerPool
 
 WARNING_SECONDS = 120
@@ -55,7 +55,7 @@ class WorkerJob:
         return DelayedSubmission(dataclasses.replace(self))
 
 
-class SlurmWorkers:
+class SlurmWorkers(Workers):
     """The jobs of a sweep's grid or of one of its searches; see `src.sweep.workers.local.Workers`.
 
     Live jobs of an earlier command count. Raises ConfigError where submitit or Slurm is missing.
@@ -79,16 +79,13 @@ class SlurmWorkers:
 
     @property
     def detached(self) -> bool:
-        """Whether the command leaves once the jobs are submitted."""
         return self._launcher.detached
 
     @property
     def hopeless(self) -> bool:
-        """See `Workers.hopeless`."""
         return not self._jobs and self._n_deaths >= MAX_DEATHS
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
-        """Submits jobs as long as cells wait, as many as the launcher allows."""
         if n_ended > self._n_ended:
             self._n_ended, self._n_deaths = n_ended, 0
         ended = [job for job in self._jobs if job.done()]
@@ -110,7 +107,6 @@ class SlurmWorkers:
         self.interrupt()
 
     def wait(self, seconds: float) -> bool:
-        """See `Workers.wait`."""
         if not self._all_done():
             time.sleep(seconds)
         return self._all_done()
