@@ -6,6 +6,7 @@ import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,7 @@ class SearchSupervisor(Supervisor):
     """Supervises the points of a search, by their numbers; those not chosen yet count as waiting."""
 
     def __init__(
-        self,
-        search: Search,
-        config: Config,
-        folder: SweepFolder,
-        engine: Engine,
-        workers: Workers,
-        console: Console,
+        self, search: Search, config: Config, folder: SweepFolder, engine: Engine, workers: Workers, console: Console
     ) -> None:
         super().__init__(folder, engine, workers, console)
         self._search, self._config = search, config
@@ -139,8 +134,8 @@ class SearchProgress(SweepProgress):
 
 
 def _check_sampler(search: Search) -> None:
-    for package in ("torch", "scipy") if search.config.name == "gp" else ():
-        if importlib.util.find_spec(package) is None:
+    for package in ("torch", "scipy"):
+        if search.config.name == "gp" and importlib.util.find_spec(package) is None:
             raise ConfigError("search", "gp", f"needs the package {package}; install it, or take search=tpe")
 
 
@@ -166,10 +161,12 @@ def _describe(search: Search, config: Config, folder: SweepFolder) -> list[str]:
         lines.append(f"pruner: {search.config.pruner}")
     trials: list[FrozenTrial] = []
     if (folder.search(search.id) / "search.json").exists() and (folder.root / "queue.json").exists():
-        with Process(folder, "status") as process:
-            queue = TrialQueue(folder, process, {**folder.read_queue(), "storage": config.storage}, search.id)
+        description = {**folder.read_queue(), "storage": config.storage}
+        with (
+            Process(folder, "status") as process,
+            closing(TrialQueue(folder, process, description, search.id)) as queue,
+        ):
             trials = list(latest(queue.trials()).values())
-            queue.close()
     n_done = sum(trial.state.is_finished() for trial in trials)
     n_left = max(0, search.config.n_trials - n_done)
     n_runs = len(config.regimes) * len(config.seeds)
@@ -179,10 +176,8 @@ def _describe(search: Search, config: Config, folder: SweepFolder) -> list[str]:
     seconds = [t.duration.total_seconds() for t in trials if t.duration and t.values]
     n_workers = n_workers_of(config)
     if not n_left:
-        lines.append("nothing to run")
-    elif not seconds:
-        lines.append("time: unknown until a first trial is finished")
-    else:
-        left = duration(sum(seconds) / len(seconds) * n_left / min(n_workers, n_left))
-        lines.append(f"time: about {left} with {n_workers} workers")
-    return lines
+        return [*lines, "nothing to run"]
+    if not seconds:
+        return [*lines, "time: unknown until a first trial is finished"]
+    left = duration(sum(seconds) / len(seconds) * n_left / min(n_workers, n_left))
+    return [*lines, f"time: about {left} with {n_workers} workers"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,16 +28,14 @@ def status_lines(folder: SweepFolder) -> list[str]:
     lines = []
     with Process(folder, "status") as process:
         workers = process.others("worker")
-        queue = WorkQueue(folder, process, description)
-        trials = [trial for trial in queue.trials() if trial.user_attrs.get("reason") != DROPPED]
-        queue.close()
+        with closing(WorkQueue(folder, process, description)) as queue:
+            trials = [trial for trial in queue.trials() if trial.user_attrs.get("reason") != DROPPED]
         searches = searches_of(folder)
         if trials or not searches:
             lines += _grid_lines(folder.sweep, trials, workers)
         for search_id in searches:
-            found = TrialQueue(folder, process, description, search_id)
-            lines += _search_lines(f"{folder.sweep}, search {search_id}", found, workers)
-            found.close()
+            with closing(TrialQueue(folder, process, description, search_id)) as found:
+                lines += _search_lines(f"{folder.sweep}, search {search_id}", found, workers)
     return lines
 
 

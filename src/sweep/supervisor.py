@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import NoReturn
 
 from rich.console import Console
@@ -69,15 +69,14 @@ class Supervisor(ABC):
             handled.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
-            with Process(self._folder, "sweep") as process:
-                queue = self.open(process)
-                try:
-                    with Display(self._console, self.progress({})) as display:
-                        queue.retry.report = display.say
-                        queue.retry.should_abort = lambda: self._n_interrupts > 0
-                        return self._run(queue, display, alone=not process.others("sweep"))
-                finally:
-                    queue.close()
+            with (
+                Process(self._folder, "sweep") as process,
+                closing(self.open(process)) as queue,
+                Display(self._console, self.progress({})) as display,
+            ):
+                queue.retry.report = display.say
+                queue.retry.should_abort = lambda: self._n_interrupts > 0
+                return self._run(queue, display, alone=not process.others("sweep"))
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -197,21 +196,21 @@ class GridSupervisor(Supervisor):
     def progress(self, states: Mapping[str, str]) -> SweepProgress:
         if self._verdict is not None and self._queued:
             self._count_verdicts(states, self._verdict)
-        running = self._n_runs_of_running_cells(states)
-        n_cells_done = n_runs_done = 0
-        for cell_hash, cell in self._plan.cells.items():
-            n_missing = self._plan.n_missing[cell_hash]
-            done = not n_missing or states.get(cell_hash) in ("COMPLETE", "PRUNED")
-            n_cells_done += done
-            n_so_far = max(cell.n_runs - n_missing, min(running.get(cell_hash, 0), cell.n_runs))
-            n_runs_done += cell.n_runs if done else n_so_far
+        cells, n_missing = self._plan.cells, self._plan.n_missing
+        done = [key for key in cells if not n_missing[key] or states.get(key) in ("COMPLETE", "PRUNED")]
+        n_done = {key: cell.n_runs - n_missing[key] for key, cell in cells.items()}
+        for key in (key for key, state in states.items() if state == "RUNNING"):
+            n_results = sum(1 for _ in self._folder.cell(key).glob("*/result.json"))
+            n_done[key] = max(n_done[key], min(n_results, cells[key].n_runs))
+        n_done |= {key: cells[key].n_runs for key in done}
+        counts = Counter(states.values())
         return SweepProgress(
-            n_cells=len(self._plan.cells),
-            n_cells_done=n_cells_done,
+            n_cells=len(cells),
+            n_cells_done=len(done),
             n_runs=self._plan.n_runs,
-            n_runs_done=n_runs_done,
-            n_running=sum(state == "RUNNING" for state in states.values()),
-            n_failed=sum(state == "FAIL" for state in states.values()),
+            n_runs_done=sum(n_done.values()),
+            n_running=counts["RUNNING"],
+            n_failed=counts["FAIL"],
             verdicts=self._verdicts,
         )
 
@@ -221,17 +220,8 @@ class GridSupervisor(Supervisor):
             done = not self._plan.n_missing[cell_hash] or states.get(cell_hash) == "COMPLETE"
             if done and cell_hash not in self._judged:
                 self._judged.add(cell_hash)
-                verdict = verdict_of(cell_hash)
-                if verdict is not None:
+                if (verdict := verdict_of(cell_hash)) is not None:
                     self._verdicts[verdict] += 1
-
-    def _n_runs_of_running_cells(self, states: Mapping[str, str]) -> dict[str, int]:
-        """Number of finished runs in each running cell."""
-        return {
-            cell_hash: sum(1 for _ in self._folder.cell(cell_hash).glob("*/result.json"))
-            for cell_hash, state in states.items()
-            if state == "RUNNING"
-        }
 
 
 def report_detached(config: Config, console: Console) -> None:

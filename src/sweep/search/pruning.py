@@ -49,8 +49,8 @@ def replay(
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, point)
     for step, value in values.items():
         storage.set_trial_intermediate_value(trial_id, step, value)
-        if study.pruner.prune(study, current := storage.get_trial(trial_id)):
-            return current, True
+        if study.pruner.prune(study, storage.get_trial(trial_id)):
+            return storage.get_trial(trial_id), True  # the pruner has added to it
     return storage.get_trial(trial_id), False
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.table import Table
 
 from src.axes import axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import Records
+from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge, sentence
 from src.config.command import command
@@ -43,13 +43,14 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
     sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
+    table = _table(searched, best[:N_BEST])
     states = [trial.state for trial in searched.trials]
     metrics = {f"trials/{state.name.lower()}": float(states.count(state)) for state in ENDS}
     if best:
         metrics["best"] = best[0].values[0]
     report = SweepReport(
         sweep=sweep_dir.name,
-        note="\n\n".join([*sentences, _markdown(searched, best[:N_BEST])]),
+        note="\n\n".join([*sentences, table.markdown()]),
         command=command_line,
         metrics=metrics,
         artifacts=[*artifacts, *attached(sweep_dir)],
@@ -57,7 +58,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     write_sweep(sweep_dir, report, outbox)
     console = terminal()
     if best:
-        console.print(_terminal_table(searched, best[:N_BEST]))
+        console.print(table.terminal(no_wrap=["cell"]))
     for line in sentences:
         console.print(line, markup=False)
     for trial in searched.trials:
@@ -156,21 +157,14 @@ def _row(trial: FrozenTrial, searched: Searched) -> list[str]:
     return [str(trial.user_attrs["point"]), _value(trial, searched), *means, *point, trial.user_attrs["cell"]]
 
 
-def _terminal_table(searched: Searched, best: Sequence[FrozenTrial]) -> Table:
-    title = f"{searched.search.id}, the best {len(best)} trials: {searched.search.goal_in_words}"
-    table = Table(title=title, title_justify="left")
-    for name in _columns(searched):
-        table.add_column(name, justify="left" if name == "cell" else "right", overflow="fold", no_wrap=name == "cell")
-    for trial in best:
-        *row, cell = _row(trial, searched)
-        table.add_row(*row, f"[link={(searched.folder.parents[1] / 'cells' / cell).resolve().as_uri()}]{cell}[/link]")
-    return table
-
-
-def _markdown(searched: Searched, best: Sequence[FrozenTrial]) -> str:
+def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
     columns = _columns(searched)
-    lines = [columns, ["---:"] * (len(columns) - 1) + ["---"], *(_row(trial, searched) for trial in best)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return TextTable(
+        heads=tuple(columns),
+        rows=tuple(tuple(_row(trial, searched)) for trial in best),
+        align="r" * (len(columns) - 1) + "l",
+        title=f"{searched.search.id}, the best {len(best)} trials: {searched.search.goal_in_words}",
+    )
 
 
 def _write(searched: Searched) -> list[Path]:

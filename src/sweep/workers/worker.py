@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,8 @@ def work(
         worker = Worker(folder, process, engine, stop)
         n_ended = 0
         for queue in open_queues(folder, process, description, search, engine):
-            try:
+            with closing(queue):
                 n_ended += worker.work(queue)
-            finally:
-                queue.close()
             if stop.is_set():
                 break
     return n_ended
