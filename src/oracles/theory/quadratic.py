@@ -97,7 +97,7 @@ def path_distance(
 
     0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined optimum
     lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic grid of times,
-    both ends included, then by Brent's method around every local minimum; valid for start != optimum, H_2 not 0.
+    both ends included, then by golden section around every local minimum; valid for start != optimum, H_2 not 0.
     """
     end, goal = vector("optimum", optimum), vector("target", target)
     length = float(np.linalg.norm(vector("start", start, end.size) - end))
@@ -115,7 +115,10 @@ def path_distance(
     best = float(gaps.min())
     inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
     for index in inner:
-        bounds = (float(grid[index - 1]), float(grid[index + 1]))
-        local = minimize_scalar(lambda s: float(distance(s)[0]), bounds=bounds, options={"xatol": 1e-12})
+        bracket = tuple(float(grid[k]) for k in (index - 1, index, index + 1))
+        # golden section: the distance has a kink where the path meets the target, which defeats parabolas
+        local = minimize_scalar(
+            lambda s: float(distance(s)[0]), bracket=bracket, method="golden", options={"xtol": 1e-15}
+        )
         best = min(best, float(local.fun))
     return best / length
