@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from src.oracles.theory.validity import Array, require, require_nonnegative, symmetric, vector
 
@@ -114,11 +113,12 @@ def path_distance(
     gaps = distance(grid)
     best = float(gaps.min())
     inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
+    golden = (np.sqrt(5.0) - 1.0) / 2.0  # no parabolas: the distance has a kink where the path meets the target
     for index in inner:
-        bracket = tuple(float(grid[k]) for k in (index - 1, index, index + 1))
-        # golden section: the distance has a kink where the path meets the target, which defeats parabolas
-        local = minimize_scalar(
-            lambda s: float(distance(s)[0]), bracket=bracket, method="golden", options={"xtol": 1e-15}
-        )
-        best = min(best, float(local.fun))
+        low, high = float(grid[index - 1]), float(grid[index + 1])
+        for _ in range(60):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            at_left, at_right = distance([left, right])
+            low, high = (low, right) if at_left <= at_right else (left, high)
+            best = min(best, float(at_left), float(at_right))
     return best / length
