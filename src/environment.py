@@ -21,6 +21,7 @@ REMOVED = (
     "PET_*",  # torchrun: its options
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),  # other rounding than trainer.precision says
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_*"),  # tracking.* says where
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),  # git hooks: another repository than that of the project
     *("MATPLOTLIBRC", "HYDRA_MAIN_MODULE"),
     *OF_PYTHON,
 )

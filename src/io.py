@@ -11,6 +11,11 @@ from pathlib import Path
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 """The configuration files of the project."""
 
+MAX_NAME = 255
+"""Bytes in the name of a file on the usual file systems."""
+MAX_OWN_NAME = 200
+"""Bytes in a name that is chosen here: further names are made of it."""
+
 
 def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a temporary file and rename it, so that readers never see a partial file, even after a crash.
@@ -29,6 +34,15 @@ def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) 
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def file_name(text: str, limit: int = MAX_NAME) -> str:
+    """The text as the name of a file or folder of at most `limit` bytes: itself, or cut and completed by its digest."""
+    encoded = os.fsencode(text)
+    if len(encoded) <= limit and "/" not in text:
+        return text
+    kept = encoded[: min(limit, MAX_OWN_NAME) - 17].decode(errors="ignore")
+    return f"{kept.replace('/', '_')}-{digest(text)}"
 
 
 def digest(content: object) -> str:

@@ -47,7 +47,7 @@ def main() -> None:
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
             *("--workers", "1"),  # several restart for ever where the start of one takes over 5 s
-            *("--backend-store-uri", uri, "--artifacts-destination", str(artifact_root(multirun))),
+            *("--backend-store-uri", uri, "--artifacts-destination", artifact_root(multirun).as_uri()),
         ],
     )
 

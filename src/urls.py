@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+SQLITE = "sqlite:///"
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a database file; SQLAlchemy reads ``%`` and ``?`` in it as parts of a URL."""
+    return SQLITE + str(file.absolute()).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a `sqlite_url`; None for another database."""
+    return Path(unquote(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else None
 
 
 def without_password(url: str) -> tuple[str, str | None]:

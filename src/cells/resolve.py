@@ -10,6 +10,7 @@ from src.config import Config, cell_hash
 from src.data.source import Source
 from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
+from src.io import file_name
 from src.regimes.config import RegimeConfig
 from src.training.compatibility import check_regimes
 
@@ -40,7 +41,7 @@ class ResolvedCell:
 
     def run_folder(self, regime: RegimeConfig, seed: int) -> Path:
         """The folder of one run."""
-        return self.folder / f"{regime.label}-{seed}"
+        return self.folder / file_name(f"{regime.label}-{seed}")
 
     def missing_runs(self) -> list[tuple[RegimeConfig, int]]:
         """The runs of regimes x seeds that have no result on disk now."""

@@ -72,7 +72,7 @@ def write_runs(
             own = {key for key in run.stages if key in execution.trained} - charged
             charged |= own
             done = [key for key in run.stages if key in execution.results]
-            diverged = any(execution.diverged(key) for key in run.stages)
+            diverged = book.diverged(run.stages, execution)
             if diverged:
                 failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
             body = {

@@ -24,6 +24,9 @@ def check(config: Config) -> None:
     if password is not None:
         fix = "give it in MLFLOW_TRACKING_PASSWORD (a server) or PGPASSWORD (a database) instead"
         raise ConfigError("tracking.uri", uri, f"has a password, which files would keep; {fix}")
+    if uri and not (re.match(r"https?://[^/]", uri) or re.match(r"(sqlite:///|postgresql(\+psycopg2)?://)", uri)):
+        fix = "write http://127.0.0.1:5000, sqlite:///mlflow.db or postgresql://user@host/database, or leave it out"
+        raise ConfigError("tracking.uri", uri, f"is no server or database that results can be sent to; {fix}")
     trainer = config.trainer
     if trainer.name == "ddp" and trainer.devices < 2:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")

@@ -13,7 +13,7 @@ from src.config.plugins import Catalog, catalogs, knobs_of, offer_plugins, pin_p
 from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
 from src.errors import ConfigError, did_you_mean
-from src.io import CONF_DIR
+from src.io import CONF_DIR, MAX_OWN_NAME
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
@@ -77,7 +77,11 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
     name = f"{values['data'].name}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-'")
+        raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-', e.g. sweep=mine")
+    if len(name) > MAX_OWN_NAME:
+        raise ConfigError("sweep", name, f"is too long for the name of a folder; use at most {MAX_OWN_NAME} characters")
+    if name.lower().startswith("mlflow.") or name.lower() == "mlartifacts":
+        raise ConfigError("sweep", name, f"is a name that MLflow's files have in multirun; e.g. sweep=my-{name}")
     config = Config(sweep=name, **values)
     check(config)
     return config

@@ -9,7 +9,7 @@ from pathlib import Path
 from src.config import TrackingConfig
 from src.errors import ConfigError
 from src.tracking.tracker import Tracker
-from src.urls import with_driver
+from src.urls import sqlite_url, with_driver
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def tracking_uri(tracking: TrackingConfig, multirun: Path) -> str | None:
         return with_driver(tracking.uri)
     if tracking.name == "server":
         raise ConfigError("tracking.uri", None, "a server needs a URI; set tracking.uri=http://127.0.0.1:5000")
-    return f"sqlite:///{multirun.absolute() / 'mlflow.db'}"
+    return sqlite_url(multirun / "mlflow.db")
 
 
 def artifact_root(multirun: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.axes import NUMERIC_AXES
-from src.tracking.record import Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
+from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
 
 AXES_KEYS = ("regimes", "regime", "seeds", "seed", "study")
 EXECUTION_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search", "launcher", "objective")
@@ -213,7 +213,11 @@ def _with_report(record: Record, body: Body) -> Record:
     end = _milliseconds(body["finished_at"])
     metrics = {name: value for name, value in body["metrics"].items() if value is not None and math.isfinite(value)}
     points = tuple(Point(clean_name(name), float(value), end, 0) for name, value in metrics.items())
-    note = mask(f"{body['note']}\n\n```\n{body['command']}\n```")
+    command = mask(f"```\n{body['command']}\n```")
+    if len(command) > MAX_TAG // 2:  # MLflow cuts a note, and half a command reproduces something else
+        where = "the config.yaml of its runs" if record.key.level == "cell" else "the sweep's summary.json"
+        command = f"The command has {len(body['command']):,} characters, too many for a note; see {where}."
+    note = f"{mask(body['note'])[: MAX_TAG - len(command) - 2]}\n\n{command}"
     return replace(record, status="FINISHED", end=end, tags={"mlflow.note.content": note}, points=points)
 
 

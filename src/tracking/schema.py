@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src.tracking.client import Experiment, ensure_experiment
 from src.tracking.record import mask
 from src.tracking.tracker import TrackerUnavailable
+from src.urls import sqlite_file, sqlite_url
 
 LOCK_TIMEOUT_S = 60
 
@@ -57,7 +58,7 @@ def describe(error: Exception) -> str:
 
 
 def _prepare(uri: str, experiment: str) -> Experiment:
-    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    file = sqlite_file(uri)
     if file is not None and not file.exists():
         _create(file)
     else:
@@ -76,7 +77,7 @@ def _create(file: Path) -> None:
     scratch = file.with_name(f".{file.name}.tmp")
     for leftover in (scratch.with_name(f"{scratch.name}-journal"), scratch):  # of a process that was killed here
         leftover.unlink(missing_ok=True)
-    _mlflow_db_upgrade(f"sqlite:///{scratch}")
+    _mlflow_db_upgrade(sqlite_url(scratch))
     for suffix in ("-wal", "-shm", "-journal"):  # of a deleted database: SQLite would replay them into the new one
         file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
     os.replace(scratch, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -54,7 +55,10 @@ def score_stages(
         if of == "test":
             for row, (stream, weights) in zip(rows, some, strict=True):
                 sizes = [len(part) for part in stream.train]
-                row |= population_risks(config.arch, weights, stream.populations, sizes)
+                risks = population_risks(config.arch, weights, stream.populations, sizes)
+                row |= {
+                    name: risk if risk is not None and math.isfinite(risk) else None for name, risk in risks.items()
+                }
         scores += rows
     return scores
 

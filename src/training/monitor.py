@@ -212,9 +212,10 @@ class StageMonitor(pl.Callback):
     def result(self, r: int, state: ModelState) -> StageResult:
         """The result of model `r`, which has stopped with the weights `state`."""
         verdict, updates = self.ends[r]
-        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):  # caused by the last update
-            verdict = StoppingVerdict("diverged")
         curves, length, seconds = self._final_curves(r), self.nodes[r].length, self._seconds(r)
+        finite = all(bool(tensor.isfinite().all()) for tensor in state.values())
+        if not finite or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
+            verdict = StoppingVerdict("diverged")
         whole, rest = divmod(updates, length.updates_per_epoch)
         ledger = Ledger(
             updates=updates,

@@ -19,11 +19,11 @@ import numpy as np
 from src.config import SCHEMA_VERSION, Config
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
-from src.io import write_atomically
+from src.io import CONF_DIR, write_atomically
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
 from src.training.devices import Device
-from src.training.evaluate import Scores, score_stages, set_names
+from src.training.evaluate import Scores, score_stages, set_names, training_sets
 from src.training.plan import Node, Run, StagePlan
 from src.training.result import StageResult
 from src.training.scoring import validation_curves
@@ -59,23 +59,35 @@ class ScoreBook:
     test: Mapping[str, Scores]
     train: Mapping[str, Scores]
     initial: Mapping[int, Scores]
+    undefined: frozenset[str] = frozenset()
+    """Stages whose outputs or loss on a set of samples are not finite, though their weights are."""
+
+    def diverged(self, keys: Sequence[str], execution: Execution) -> bool:
+        """Whether one of a run's stages diverged: its weights, a training loss, or an output or loss when scored."""
+        return any(key in self.undefined or execution.diverged(key) for key in keys)
 
 
 def score_all(config: Config, plan: StagePlan, execution: Execution, device: Device) -> ScoreBook:
     """Scores every stage of the plan. Test sets are read only here, after all training."""
     last = {run.stages[-1] for run in plan.runs}
+    undefined: set[str] = set()
 
     def scored(of: Literal["test", "train"], wanted: set[str]) -> dict[str, Scores]:
         scores: dict[str, Scores] = {}
         for group in plan.groups:
             keys = [k for k in group if k in wanted and k in execution.results and not execution.diverged(k)]
             stages = [(plan.nodes[key].stream, execution.results[key].weights) for key in keys]
-            if stages:
-                scores.update(zip(keys, score_stages(config, stages, of, device), strict=True))
+            rows = score_stages(config, stages, of, device) if stages else []
+            scores.update(zip(keys, rows, strict=True))
+            for key, (stream, _), row in zip(keys, stages, rows, strict=True):
+                sets = (stream.test if of == "test" else training_sets(stream.train)).sets
+                if any(row[f"{name}/loss"] is None for name in sets):
+                    undefined.add(key)
         return scores
 
     initial = _score_untrained(config, plan, device) if config.split.parts > 2 else {}
-    return ScoreBook(test=scored("test", set(plan.nodes)), train=scored("train", last), initial=initial)
+    test, train = scored("test", set(plan.nodes)), scored("train", last)
+    return ScoreBook(test, train, initial, frozenset(undefined))
 
 
 def _score_untrained(config: Config, plan: StagePlan, device: Device) -> dict[int, Scores]:
@@ -91,7 +103,7 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
     done = [key for key in run.stages if key in execution.results]
     nodes = [plan.nodes[key] for key in done]
     stages = [execution.results[key] for key in done]
-    diverged = any(stage.ledger.diverged for stage in stages)
+    diverged = book.diverged(done, execution)
     stream = nodes[0].stream
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
@@ -192,15 +204,22 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def git_commit() -> str | None:
-    """The checkout's commit, with ``+changes`` if files differ from it; None outside git."""
-    root = Path(__file__).resolve().parent
+def git_commit(project: Path = CONF_DIR.parent) -> str | None:
+    """The commit of the project's own repository, with ``+changes`` if files differ from it.
+
+    None elsewhere: the sources may lie, untracked or as a part, in the repository of something else.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != project.resolve():
+            return None
+        git("ls-files", "--error-unmatch", "src/training/records.py")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
 # ------------------------------------------------------------------------------------------------ curves

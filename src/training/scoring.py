@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,9 @@ class Scorer:
             outputs = replicas(x)
             if labels.is_floating_point():
                 labels = labels.to(outputs.dtype)
-            losses.append(sample_losses(outputs, labels, self.loss).double().cpu())
+            sample_loss = sample_losses(outputs, labels, self.loss).double()
+            finite = outputs.isfinite().all(-1) & sample_loss.isfinite()
+            losses.append(sample_loss.where(finite, math.inf).cpu())
             if not labels.is_floating_point():
                 hits.append((outputs.argmax(-1) == labels).double().cpu())
         loss = torch.cat(losses, 1).numpy()
@@ -124,7 +127,9 @@ def monitor_values(
     """Every model's mean ``loss`` or ``accuracy`` on its own set."""
     values = []
     for r, (chosen, stream) in enumerate(sets):
-        metrics = [(s.loss if quantity == "loss" else s.recall)[r] for s in scores]
-        weights = class_weights(chosen, stream.val.pools, len(metrics[0]))
-        values.append(float(set_mean(metrics, weights)))
+        weights = class_weights(chosen, stream.val.pools, scores[0].loss.shape[-1])
+        value = float(set_mean([pool.loss[r] for pool in scores], weights))
+        if quantity == "accuracy":  # outputs that are not finite have no accuracy, though their largest has an index
+            value = float(set_mean([pool.recall[r] for pool in scores], weights)) if math.isfinite(value) else math.nan
+        values.append(value)
     return values

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from src.config import Config
 from src.errors import ConfigError
+from src.io import MAX_OWN_NAME, file_name
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.progress import duration
@@ -101,7 +102,7 @@ def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
         return list(cells)
     data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
     arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
-    return _with_setting(cells, sweep=f"{data}-{arch}")
+    return _with_setting(cells, sweep=file_name(f"{data}-{arch}", MAX_OWN_NAME))
 
 
 def _with_setting(cells: Sequence[Cell], **setting: str) -> list[Cell]:

@@ -25,7 +25,7 @@ from src.cells.resolve import ResolvedCell
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.errors import ConfigError
-from src.io import digest, write_atomically
+from src.io import MAX_OWN_NAME, digest, file_name, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, with_runs
@@ -167,7 +167,7 @@ def _resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def _name(mappings: Sequence[Mapping[str, Any]]) -> str:
     """The default name of the sweep: all data sets and architectures."""
     data, arch = (".".join(dict.fromkeys(str(m[group]["name"]) for m in mappings)) for group in ("data", "arch"))
-    return f"{data}-{arch}"
+    return file_name(f"{data}-{arch}", MAX_OWN_NAME)
 
 
 def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
