@@ -1,0 +1,54 @@
+"""The command line and the standard streams of a command as shells hand them over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Runs a line of sh, with `python` for this Python."""
+    command = ["sh", "-c", line.replace("python", sys.executable)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=dict(os.environ))
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "stderr"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">/dev/full", 1, "error: stdout cannot be written: No space left on device; nothing else is lost\n"),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_does_not_end_a_command(streams: str, code: int, stderr: str) -> None:
+    done = shell(f"python -m src.status --help {streams}")
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+@pytest.mark.parametrize("words", ["seeds=2 -m split.ratio=0.1,1", "-m seeds=2 split.ratio=0.1,1"])
+def test_an_option_may_stand_between_settings(words: str, tmp_path: Path) -> None:
+    done = shell(f"python -m src.sweep {words} dry_run=true sweep=s multirun={tmp_path} trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "cells: 2" in done.stdout
+
+
+def test_an_unknown_option_is_refused_in_one_line() -> None:
+    done = shell("python -m src.sweep seeds=2 --frobnicate split.ratio=1")
+    assert done.returncode == 2
+    assert "--frobnicate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_path: Path) -> None:
+    """WORLD_SIZE=1 was answered by the advice to use src.train, which this is."""
+    words = f"trainer=ddp trainer.devices=2 split.size=40 stopping.epochs=1 tracking=off multirun={tmp_path}"
+    done = shell(f"CUDA_VISIBLE_DEVICES= WORLD_SIZE=1 python -m src.train {words}")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/cells/*/*/result.json"))) == 1
