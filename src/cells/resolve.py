@@ -12,7 +12,7 @@ from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
 from src.io import file_name
 from src.regimes.config import RegimeConfig
-from src.training.compatibility import check_regimes
+from src.training.compatibility import check_cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,11 @@ class ResolvedCell:
     config: Config
     streams: StreamFactory
     hash: str
+
+    @property
+    def classes(self) -> str | None:
+        """Names of the classes that the split selects or weighs; None if it takes all alike."""
+        return self.streams.chosen_classes
 
     @property
     def sweep_dir(self) -> Path:
@@ -53,9 +58,8 @@ def resolve(config: Config) -> ResolvedCell:
     """Loads the data of a cell and checks everything that depends on it. Raises ConfigError."""
     streams = load(config.data, config.split, Path(config.multirun) / ".cache", _sources(config.data))
     config = replace(config, split=streams.split)
-    config.arch.validate(streams.source.bank.input_shape, streams.n_outputs)
-    check_regimes(config, streams.source, streams.n_outputs)
-    return ResolvedCell(config, streams, cell_hash(config, streams.digest))
+    check_cell(config, streams)
+    return ResolvedCell(config, streams, cell_hash(replace(config, split=streams.numbered_split), streams.digest))
 
 
 @functools.lru_cache(maxsize=4)

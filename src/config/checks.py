@@ -14,10 +14,8 @@ def check(config: Config) -> None:
     config.arch.check()
     config.split.check()
     config.optimizer.check()
-    if config.data.is_regression and config.loss != "mse":
-        raise ConfigError("loss", config.loss, "needs classes; a regression target takes loss=mse")
     config.data.check(config.split)
-    config.stopping.check(config.split.dataset_sizes(), is_regression=config.data.is_regression)
+    check_targets(config, is_regression=config.data.is_regression)
     if len(set(config.augment)) < len(config.augment):
         raise ConfigError("augment", list(config.augment), "names one twice; leave it out")
     uri, password = without_password(config.tracking.uri or "")
@@ -34,6 +32,17 @@ def check(config: Config) -> None:
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
     if isinstance(config.launcher, SlurmLauncher):
         _check_slurm(config.launcher, config)
+
+
+def check_targets(config: Config, *, is_regression: bool) -> None:
+    """Refuses a loss or a stopping rule that the targets or the sizes do not allow.
+
+    Settings say too little of what is in a user's files, so `src.training.compatibility` repeats it with the loaded data.
+    """
+    if is_regression and config.loss != "mse":
+        problem = "needs classes, and the targets are numbers; set loss=mse, or store whole numbers or texts as classes"
+        raise ConfigError("loss", config.loss, problem)
+    config.stopping.check(config.split.dataset_sizes(), is_regression=is_regression)
 
 
 def _check_slurm(launcher: SlurmLauncher, config: Config) -> None:

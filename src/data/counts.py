@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.source import Source
+from src.data.source import Source, class_label, class_number
 from src.data.split_config import SplitConfig
 from src.errors import ConfigError
 
@@ -54,16 +54,21 @@ def allot(split: SplitConfig, sources: Sequence[Source]) -> Allotment:
     Raises:
         ConfigError: The sources lack a class or samples; the message names the largest size that fits.
     """
+    allotment, left = _allot(split, sources)
+    _check_available(split, sources, allotment, left)
+    return allotment
+
+
+def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Counts]:
+    """The counts, and the samples [sources, classes] left for training, which may be too few."""
     classes = stream_classes(split, sources[0])
     sizes = split.dataset_sizes()
-    train = class_counts(sizes, _checked_priors(split, sizes, len(classes)))
+    train = class_counts(sizes, _checked_priors(split, sizes, sources[0], len(classes)))
     data_source = tuple(min(part, len(sources) - 1) for part in range(len(sizes)))
     held_out = [_held_out(split, one, classes) for one in sources]
     left, val, test = (np.stack(counts) for counts in zip(*held_out, strict=True))
     official = tuple(uses_official(split, source) for source in sources)
-    allotment = Allotment(classes, train, data_source, val, test, official)
-    _check_available(split, sources, allotment, left)
-    return allotment
+    return Allotment(classes, train, data_source, val, test, official), left
 
 
 def own_split(split: SplitConfig, source: Source) -> SplitConfig:
@@ -99,11 +104,7 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
     every = tuple(range(len(names)))
     if split.classes is None:
         return every
-    nested, flat = split.nested_classes, split.flat_classes
-    for c in (c for subset in (nested or [flat]) for c in subset):
-        if c >= len(names):
-            known = ", ".join(f"{k} {name}" for k, name in enumerate(names[:20])) + (", ..." if len(names) > 20 else "")
-            raise ConfigError("split.classes", split.classes, f"there is no class {c}; there are {known}")
+    nested, flat = numbered_classes(split, source)
     if nested and split.priors is not None:
         raise ConfigError("split.classes", split.classes, "contradicts split.priors, where 0 leaves a class out")
     if not nested and len(flat) < 2:
@@ -111,9 +112,28 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
     return every if nested else flat
 
 
-def class_priors(split: SplitConfig, n_classes: int) -> Weights:
+def numbered_classes(split: SplitConfig, source: Source) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """`nested_classes` and `flat_classes` of the split as class numbers of the source."""
+
+    def number(given: int | str) -> int:
+        found = class_number(source, given)
+        if found is None:
+            known = [str(class_label(source, k)) for k in range(len(source.class_names or ()))]
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            raise ConfigError("split.classes", split.classes, f"there is no class {given}; there are {shown}")
+        return found
+
+    nested = [tuple(map(number, subset)) for subset in split.nested_classes]
+    flat = tuple(map(number, split.flat_classes))
+    if any(len(set(subset)) < len(subset) for subset in [*nested, flat]):
+        raise ConfigError("split.classes", split.classes, "lists a class by its label and its name; leave one out")
+    return nested, flat
+
+
+def class_priors(split: SplitConfig, n_classes: int, nested: Sequence[tuple[int, ...]] = ()) -> Weights:
     """Share of each class in each data set, [data sets, classes], in rows that sum to 1.
 
+    `nested`: the numbers of each data set's classes, if they have different ones.
     Class k of K has weight imbalance^(-k/(K-1)) in Dataset 1, and in the reverse order in Dataset 2 (and every second one
     after) if `split.opposed`; a data set with a class subset counts k within it.
     """
@@ -121,17 +141,17 @@ def class_priors(split: SplitConfig, n_classes: int) -> Weights:
         return np.array(split.priors, np.float64)
     priors = np.zeros((split.parts, n_classes))
     for part in range(split.parts):
-        subset = split.nested_classes[part] if split.nested_classes else tuple(range(n_classes))
+        subset = nested[part] if nested else tuple(range(n_classes))
         weights = split.imbalance ** (-np.arange(len(subset)) / max(len(subset) - 1, 1))
         priors[part, list(subset)] = weights[::-1] if split.opposed and part % 2 else weights
     return np.asarray(priors / priors.sum(axis=1, keepdims=True))
 
 
-def _checked_priors(split: SplitConfig, sizes: tuple[int, ...], n_classes: int) -> Weights:
+def _checked_priors(split: SplitConfig, sizes: tuple[int, ...], source: Source, n_classes: int) -> Weights:
     for prior in split.priors or ():
         if len(prior) != n_classes:
             raise ConfigError("split.priors", list(prior), f"has {len(prior)} shares for {n_classes} classes; list all")
-    priors = class_priors(split, n_classes)
+    priors = class_priors(split, n_classes, numbered_classes(split, source)[0])
     for part, size in enumerate(sizes):
         n_present = int((priors[part] > 0).sum())
         if 0 < size < n_present:
@@ -230,30 +250,59 @@ def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: A
                 f"{owners} would need {needed[c]} training samples of {names[allotment.classes[c]]}, but {left[number, c]} "
                 f"are left besides {allotment.val[number, c]} for validation and {allotment.test[number, c]} for the test"
             )
-            fixes = f"lower {key}{_largest_fit(split, allotment, left)}"
-            fixes += ", lower split.imbalance" if split.imbalance > 1 else ""
-            raise ConfigError(key, value, f"{problem}; {fixes}, or hold out less")
+            fixes = _fixes(split, sources, allotment.classes[c])
+            raise ConfigError(key, value, f"{problem}; {' or '.join(fixes)}")
 
 
-def _largest_fit(split: SplitConfig, allotment: Allotment, left: Counts) -> str:
-    """The largest size that fits, as advice: ` to at most N`; nothing if none fits or each size was given."""
-    if split.sizes is not None:
-        return ""
+def _fixes(split: SplitConfig, sources: Sequence[Source], scarce: int) -> list[str]:
+    """What makes the split possible, each tried: a smaller size, less imbalance, less held out, or without a class."""
+    source, fixes = sources[0], []
+    if split.sizes is None and (size := _largest_fit(split, sources)):
+        fixes.append(f"lower split.size to at most {size}")
+    if split.imbalance > 1 and _is_possible(dataclasses.replace(split, imbalance=1.0), sources):
+        fixes.append("lower split.imbalance")
+    least = dataclasses.replace(split, val=1e-9, test=None if uses_official(split, source) else 1e-9)
+    if _is_possible(least, sources):
+        fixes.append("hold out less (split.val, split.test)")
+    if split.priors is None and not split.nested_classes and source.class_names is not None:
+        rest = tuple(class_label(source, c) for c in stream_classes(split, source) if c != scarce)
+        if len(rest) > 1 and _is_possible(dataclasses.replace(split, classes=rest), sources):
+            listed = f"split.classes={json.dumps(rest).replace(' ', '')}"
+            fixes.append(f"leave the class out with {listed if len(rest) <= 20 else 'split.classes'}")
+    return fixes or ["add samples" if split.sizes is None else "add samples, or lower split.sizes"]
+
+
+def _largest_fit(split: SplitConfig, sources: Sequence[Source]) -> int:
+    """The largest size that fits; 0 if none does."""
+
+    def is_possible(size: int) -> bool:
+        return min((smaller := dataclasses.replace(split, size=size)).dataset_sizes()) > 0 and _is_possible(
+            smaller, sources
+        )
+
     fits, too_large = 0, sum(split.dataset_sizes())
     while too_large - fits > 1:
         size = (fits + too_large) // 2
-        smaller = dataclasses.replace(split, size=size)
-        fits, too_large = (size, too_large) if _fits(smaller, allotment, left) else (fits, size)
-    return f" to at most {fits}" if fits else ""
+        is_small = _is_too_small(dataclasses.replace(split, size=size), sources)
+        fits, too_large = (size, too_large) if is_small or is_possible(size) else (fits, size)
+    return fits if fits and is_possible(fits) else 0
 
 
-def _fits(split: SplitConfig, allotment: Allotment, left: Counts) -> bool:
-    sizes = split.dataset_sizes()
-    priors = class_priors(split, len(allotment.classes))
-    if any(0 < size < (prior > 0).sum() for size, prior in zip(sizes, priors, strict=True)):
-        return True  # too small rather than too large
-    train = class_counts(sizes, priors)
-    return all((train[allotment.parts_of(k)].sum(axis=0) <= left[k]).all() for k in range(len(left)))
+def _is_too_small(split: SplitConfig, sources: Sequence[Source]) -> bool:
+    """Whether a data set is smaller than its number of classes."""
+    classes = stream_classes(split, sources[0])
+    priors = class_priors(split, len(classes), numbered_classes(split, sources[0])[0])
+    return any(size < (prior > 0).sum() for size, prior in zip(split.dataset_sizes(), priors, strict=True))
+
+
+def _is_possible(split: SplitConfig, sources: Sequence[Source]) -> bool:
+    """Whether the sources have the samples that the split needs."""
+    try:
+        allotment, left = _allot(split, sources)
+    except ConfigError:
+        return False
+    needed = [allotment.train[allotment.parts_of(k)].sum(axis=0) for k in range(len(sources))]
+    return all((n <= left[k]).all() and allotment.test[k][n > 0].all() for k, n in enumerate(needed))
 
 
 def _size_key(split: SplitConfig) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Source:
     """bool [N]: whether a sample is in the source's own test set."""
     second: Source | None = None
     """Dataset 2's own source (`data.path2`), in the shape, scale and class numbers of this one."""
+    are_numbered: bool = False
+    """Whether class numbers are labels that the data set itself defines: `split.classes` may use them like names."""
     generator: Generator | None = None
     """Gives each data set samples of its own distribution in place of these."""
 
@@ -50,6 +53,24 @@ class Source:
     def n_outputs(self) -> int:
         """Classes, or target columns for regression."""
         return self.y.shape[1] if self.class_names is None else len(self.class_names)
+
+
+def class_number(source: Source, given: int | str) -> int | None:
+    """The number of the class of this name or label; None if there is none."""
+    names = source.class_names or ()
+    if str(given) in names:
+        return names.index(str(given))
+    is_label = source.are_numbered and isinstance(given, int) and 0 <= given < len(names)
+    return given if is_label and isinstance(given, int) else None
+
+
+def class_label(source: Source, number: int) -> int | str:
+    """How `split.classes` names a class: its label where it is a whole number, else its name."""
+    assert source.class_names is not None
+    name = source.class_names[number]
+    if source.are_numbered:
+        return number
+    return int(name) if re.fullmatch(r"0|-?[1-9][0-9]*", name) else name
 
 
 def make_source(

@@ -5,6 +5,7 @@ docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, views.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.counts import Allotment, Counts, allot, own_split
+from src.data.counts import Allotment, Counts, allot, numbered_classes, own_split
 from src.data.draw import draw
-from src.data.source import Source
+from src.data.source import Source, class_label
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import load_shift_source
 from src.data.split_config import SplitConfig
@@ -40,6 +41,25 @@ class StreamFactory:
         return (
             digests[0] if len(digests) == 1 else hashlib.blake2b("|".join(digests).encode(), digest_size=16).hexdigest()
         )
+
+    @property
+    def numbered_split(self) -> SplitConfig:
+        """The split with class numbers of the source in place of labels and names: its part of a content hash."""
+        nested, flat = numbered_classes(self.split, self.source)
+        return dataclasses.replace(self.split, classes=(tuple(nested) or flat) if self.split.classes else None)
+
+    @property
+    def chosen_classes(self) -> str | None:
+        """The names of the classes that the split selects, or to which it gives priors or labels; None if it does not."""
+        names, split = self.source.class_names, self.split
+        if names is None or not (split.classes or split.priors or split.labels):
+            return None
+        nested, flat = numbered_classes(split, self.source)
+        subsets = nested or [flat or tuple(range(len(names)))]
+        shown = [", ".join(names[c] for c in subset[:20]) + ", ..." * (len(subset) > 20) for subset in subsets]
+        if not nested:
+            return shown[0]
+        return "; ".join(f"Dataset {part}: {text}" for part, text in enumerate(shown, start=1))
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -86,9 +106,18 @@ def load(
         if address not in loaded:
             loaded[address] = load_shift_source(name, data, source, cache)
         shift_source = loaded[address]
-    split = own_split(split, source)
+    split = own_split(_labelled(split, source), source)
     check_split(split, source, shift_source)
     return StreamFactory(split, source, shift_source)
+
+
+def _labelled(split: SplitConfig, source: Source) -> SplitConfig:
+    """The split with every class under its label, or its name if it has none, so that equal subsets are written alike."""
+    if split.classes is None or source.is_regression:
+        return split
+    nested, flat = numbered_classes(split, source)
+    subsets = [tuple(class_label(source, c) for c in subset) for subset in nested or [flat]]
+    return dataclasses.replace(split, classes=tuple(subsets) if nested else subsets[0])
 
 
 def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:

@@ -35,8 +35,8 @@ class SplitConfig:
     """Whether Dataset 2's imbalance has the reverse order of classes."""
     priors: tuple[tuple[float, ...], ...] | None = field(metadata=bounds(ge=0, le=1))
     """In place of imbalance: the share of every class in each data set."""
-    classes: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = field(metadata=bounds(ge=0))
-    """The classes of all data sets, or a list of classes for each data set; null: all."""
+    classes: tuple[int | str, ...] | tuple[tuple[int | str, ...], ...] | None
+    """Labels or names of the classes of all data sets, or a list of them for each data set; null: all."""
     labels: tuple[int, ...] | None = field(default=None, metadata=bounds(ge=0))
     """The label of every class of the source, in order; no output distinguishes classes that share one."""
     label_noise: float = field(metadata=bounds(ge=0, lt=1))
@@ -57,14 +57,14 @@ class SplitConfig:
         return tuple(whole + (part < rest) for part in range(self.parts))
 
     @property
-    def nested_classes(self) -> list[tuple[int, ...]]:
+    def nested_classes(self) -> list[tuple[int | str, ...]]:
         """The class subset of each data set, or nothing if all have the same classes."""
         return [subset for subset in self.classes or () if isinstance(subset, tuple)]
 
     @property
-    def flat_classes(self) -> tuple[int, ...]:
+    def flat_classes(self) -> tuple[int | str, ...]:
         """The classes that all data sets are limited to, or nothing."""
-        return tuple(c for c in self.classes or () if isinstance(c, int))
+        return tuple(c for c in self.classes or () if not isinstance(c, tuple))
 
     def check(self) -> None:
         """Raise ConfigError if the settings contradict each other; `src.data.split` checks them against the data."""
@@ -100,7 +100,7 @@ class SplitConfig:
             if self.nested_classes and len(self.nested_classes) != self.parts:
                 raise refuse("classes", f"must list {self.parts} subsets, one for each data set")
             for subset in self.nested_classes or [self.flat_classes]:
-                if len(set(subset)) < len(subset) or not subset:
+                if len(set(map(str, subset))) < len(subset) or not subset:
                     raise refuse("classes", "must list different classes, at least one")
         if self.labels is not None:
             if len(set(self.labels)) < 2 or sorted(set(self.labels)) != list(range(max(self.labels) + 1)):

@@ -38,6 +38,15 @@ class Length:
         return list(range(step, n_done + 1, step))
 
     @property
+    def smallest_batch(self) -> int:
+        """Samples of the smallest batch; 0 if nothing is trained."""
+        if not self.updates:
+            return 0
+        n_whole, rest = divmod(self.samples, self.n_draws)
+        remainders = [self.n_draws % self.batch_size if n_whole else 0, rest % self.batch_size]
+        return min([remainder for remainder in remainders if remainder], default=min(self.batch_size, self.samples))
+
+    @property
     def whole_epochs(self) -> bool:
         """Whether the last epoch is complete."""
         return self.samples == self.n_epochs * self.n_draws and self.updates == self.n_epochs * self.updates_per_epoch

@@ -110,7 +110,8 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     labels = labels_of([cell.config for cell in cells])
     verdicts = judge(records, labels)
     streams = transfer_tables(records, labels)
-    artifacts = _write(sweep_dir, verdicts, streams)
+    classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
+    artifacts = _write(sweep_dir, verdicts, streams, classes)
     outbox = Outbox(sweep_dir)
     report_cells(cells, records, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
@@ -129,6 +130,8 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
         console.print(means_table(records.runs))
     for grid in streams:
         console.print(grid.terminal())
+    for line in classes:
+        console.print(line, style="dim", markup=False)
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
@@ -143,7 +146,9 @@ def attached(sweep_dir: Path) -> list[str]:
     return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 
-def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[TextTable]) -> list[str]:
+def _write(
+    sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[TextTable], classes: Sequence[str]
+) -> list[str]:
     """Writes the files of the whole command; returns their names in the sweep's folder."""
     of_streams = ["transfer.md"] if streams else []
     if streams:
@@ -156,7 +161,7 @@ def _write(sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[T
     if not is_current:  # drawing maps takes seconds
         difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
         write_atomically(path, table)  # after the maps: an equal table.csv means that they are up to date
-    write_atomically(sweep_dir / "table.md", sweep_table(verdicts).markdown())
+    write_atomically(sweep_dir / "table.md", "\n".join([sweep_table(verdicts).markdown(), *classes]))
     return ["table.csv", "table.md", *of_streams, *maps]
 
 
@@ -188,6 +193,7 @@ def report_cells(
         notes = [note for note in (trial.note, *map(sentence, own)) if note]
         if not notes:
             continue
+        notes += [f"Classes: {cell.classes}."] if cell.classes else []
         report = CellReport(
             sweep=cell.config.sweep,
             cell=cell.hash,

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+
+import torch
 
 from src.config import Config
+from src.config.checks import check_targets
 from src.data.source import Source
+from src.data.split import StreamFactory
 from src.errors import ConfigError
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
+from src.models.structure import has_batchnorm
 from src.regimes.checkpoint import read
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement
+from src.training.plan import make_plan
 from src.training.replicas import trainable_names
 
 
-def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
-    """Raises ConfigError if the augmentation, a regime's requirements, its frozen layers or its checkpoint do not fit the
-    data or the network, which has `n_outputs` outputs."""
+def check_cell(config: Config, streams: StreamFactory) -> None:
+    """Raises ConfigError if the loss, stopping rule, augmentation, batches, or a regime's requirements, frozen layers or
+    checkpoint do not fit the loaded data or the network."""
+    source, n_outputs = streams.source, streams.n_outputs
     shape = source.bank.input_shape
+    check_targets(config, is_regression=source.is_regression)
+    config.arch.validate(shape, n_outputs)
     if config.augment and len(shape) != 3:
         problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"
         raise ConfigError("augment", list(config.augment), problem)
@@ -27,6 +37,44 @@ def check_regimes(config: Config, source: Source, n_outputs: int) -> None:
         for stage in regime.stages(config.split.parts):
             for requirement in stage.requires:
                 _check_requirement(config, source, n_outputs, requirement)
+    if not _trains_on_one_sample(config.arch, shape, n_outputs):
+        _check_batches(config, streams)
+
+
+@functools.lru_cache(maxsize=256)
+def _trains_on_one_sample(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int) -> bool:
+    """Whether the network has a variance to normalise by in a batch of one sample."""
+    model = build_meta_model(arch, input_shape, n_outputs)
+    if not has_batchnorm(model):
+        return True
+    try:
+        model.train()(torch.empty(1, *input_shape, device="meta"))
+    except ValueError:  # by torch's batch normalisation, of maps of one pixel
+        return False
+    return True
+
+
+def _check_batches(config: Config, streams: StreamFactory) -> None:
+    """Refuses a batch of one sample in any stage; all seeds have the same sizes."""
+    stream = streams.build(config.seeds[0])
+
+    def has_batch_of_one(config: Config) -> bool:
+        runs = [(regime, stream.seed) for regime in config.regimes]
+        return any(
+            node.length.smallest_batch == 1 for node in make_plan(config, {stream.seed: stream}, runs).nodes.values()
+        )
+
+    def with_batch(size: int) -> Config:
+        return replace(config, optimizer=replace(config.optimizer, batch_size=size))
+
+    if not has_batch_of_one(config):
+        return
+    given = config.optimizer.batch_size
+    near = sorted(range(2, 1025), key=lambda size: abs(size - (given if isinstance(given, int) else 1024)))
+    fit = next((size for size in near[:64] if not has_batch_of_one(with_batch(size))), None)
+    problem = "leaves a batch of 1 sample, whose variance batch normalisation cannot take"
+    fix = "raise split.sizes" if fit is None else f"set optimizer.batch_size={fit}"
+    raise ConfigError("optimizer.batch_size", given, f"{problem}; {fix}")
 
 
 def _check_requirement(config: Config, source: Source, n_outputs: int, required: Requirement) -> None:

@@ -72,7 +72,7 @@ def test_union_of_equal_priors_depends_on_the_total_alone(sizes: list[int], imba
 
 
 def test_subset_of_a_data_set_counts_imbalance_within_itself() -> None:
-    priors = class_priors(split_of(classes=((0, 3), (1, 2)), imbalance=3.0), 4)
+    priors = class_priors(split_of(imbalance=3.0), 4, [(0, 3), (1, 2)])
     assert np.allclose(priors, [[0.75, 0, 0, 0.25], [0, 0.25, 0.75, 0]])
 
 

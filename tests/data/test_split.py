@@ -7,9 +7,13 @@ arguments give equal streams, in another process too; what is not possible is re
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,8 @@ from hypothesis import strategies as st
 from src.config import compose
 from src.data.draw import divide
 from src.data.source import Source, make_source
-from src.data.split import StreamFactory, build_stream, check_split
+from src.data.sources.digits import DigitsData
+from src.data.split import StreamFactory, build_stream, check_split, load
 from src.data.split_config import SplitConfig
 from src.errors import ConfigError
 from tests.data.samples import class_weights, ids, load_streams, source_of, split_of, union_ids
@@ -144,7 +149,7 @@ def test_weights_by_hand() -> None:
 
 
 def test_flat_class_subset_is_renumbered_as_listed() -> None:
-    factory = StreamFactory(split_of(size=20, classes=(2, 0)), SOURCE)
+    factory = StreamFactory(split_of(size=20, classes=("c", "a")), SOURCE)
     stream = factory.build(0)
     assert (stream.n_outputs, factory.class_names) == (2, ("c", "a"))
     for samples in (*stream.train, *stream.test.pools):
@@ -152,12 +157,95 @@ def test_flat_class_subset_is_renumbered_as_listed() -> None:
 
 
 def test_class_subset_of_each_data_set_keeps_the_numbers_of_the_source() -> None:
-    stream = build_stream(split_of(size=40, classes=((0, 2), (1,))), SOURCE, 0)
+    stream = build_stream(split_of(size=40, classes=(("a", "c"), ("b",))), SOURCE, 0)
     assert stream.class_counts == ((10, 0, 10), (0, 20, 0))
     assert stream.n_outputs == 3
     assert stream.imbalance is None
     assert class_weights(stream, stream.test.sets["d2"], stream.test.pools) == pytest.approx([0, 1, 0])
     assert class_weights(stream, stream.test.sets["union"], stream.test.pools) == pytest.approx([0.25, 0.5, 0.25])
+
+
+def labelled(names: Sequence[str], *, are_numbered: bool = False) -> Source:
+    """A source of 12 samples of each named class."""
+    source = source_of([12] * len(names))
+    return dataclasses.replace(source, class_names=tuple(names), are_numbered=are_numbered)
+
+
+TEXT_ORDER = sorted(str(number) for number in range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("names", "are_numbered", "given_classes", "chosen", "stored"),
+    [
+        (TEXT_ORDER, False, (1, 2), ("1", "2"), (1, 2)),
+        (TEXT_ORDER, False, ("2", 12), ("2", "12"), (2, 12)),
+        (TEXT_ORDER, False, ((1, 12), (2,)), None, ((1, 12), (2,))),
+        (("-1", "1"), False, (1, -1), ("1", "-1"), (1, -1)),
+        (("01", "02", "1"), False, ("01", 1), ("01", "1"), ("01", 1)),
+        (("cat", "dog", "owl"), False, ("owl", "cat"), ("owl", "cat"), ("owl", "cat")),
+        (("cat", "dog", "owl"), True, ("owl", 0), ("owl", "cat"), (2, 0)),
+    ],
+)
+def test_classes_are_chosen_by_label_or_name(
+    names: Sequence[str],
+    are_numbered: bool,
+    given_classes: Any,
+    chosen: tuple[str, ...] | None,
+    stored: Any,
+) -> None:
+    source = labelled(names, are_numbered=are_numbered)
+    data = DigitsData(name="digits", root="data")
+    factory = load(data, split_of(size=8, classes=given_classes), Path("unused"), {data: source})
+    assert factory.split.classes == stored
+    again = load(data, factory.split, Path("unused"), {data: source})
+    assert again.split == factory.split
+    assert again.numbered_split == factory.numbered_split
+    if chosen is None:
+        assert factory.chosen_classes == "Dataset 1: 1, 12; Dataset 2: 2"
+    else:
+        assert factory.class_names == chosen
+        assert factory.chosen_classes == ", ".join(chosen)
+        assert factory.numbered_split.classes == tuple(list(names).index(name) for name in chosen)
+        for samples in factory.build(0).train:
+            assert {names[k] for k in source.y[samples.ids].tolist()} <= set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((0, 1), "there is no class 0; there are cat, dog, owl"),
+        (("cat", "Dog"), "there is no class Dog; there are cat"),
+    ],
+)
+def test_position_or_misspelt_name_is_no_class_and_the_listed_ones_are(classes: Any, message: str) -> None:
+    source = labelled(("cat", "dog", "owl"))
+    with pytest.raises(ConfigError, match=message):
+        check_split(split_of(size=8, classes=classes), source)
+    check_split(split_of(size=8, classes=("cat", "dog", "owl")), source)
+
+
+@pytest.mark.parametrize("per_class", [(60, 60, 1), (60, 60, 2), (60, 60, 3), (60, 4, 4), (5, 5, 5), (1, 1, 60)])
+@pytest.mark.parametrize("given_split", [{}, {"size": 40}, {"sizes": (30, 30)}, {"size": 60, "imbalance": 5.0}])
+def test_every_suggested_fix_of_a_scarce_class_is_accepted(
+    per_class: tuple[int, ...], given_split: dict[str, Any]
+) -> None:
+    source, split = source_of(per_class), split_of(**given_split)
+    try:
+        check_split(split, source)
+    except ConfigError as error:
+        line = str(error)
+    else:
+        return
+    fixes: dict[str, Callable[[str], dict[str, Any]]] = {
+        r"lower split\.size to at most (\d+)": lambda found: {"size": int(found)},
+        "lower (split.imbalance)": lambda _: {"imbalance": 1.0},
+        "(hold out less)": lambda _: {"val": 1e-9, "test": 1e-9},
+        r"split\.classes=(\[.*?\])": lambda found: {"classes": tuple(json.loads(found))},
+    }
+    suggested = {pattern: match[1] for pattern in fixes if (match := re.search(pattern, line))}
+    assert suggested or "add samples" in line, line
+    for pattern, text in suggested.items():
+        check_split(dataclasses.replace(split, **fixes[pattern](text)), source)
 
 
 def test_class_with_prior_zero_is_excluded() -> None:
@@ -170,7 +258,7 @@ def test_class_with_prior_zero_is_excluded() -> None:
 def test_classes_that_share_labels_keep_their_own_weights() -> None:
     """Even and odd: two outputs, the same samples as without, and every set weighs classes, not labels."""
     source = source_of([40, 60, 50, 80])
-    pairs = {"size": 60, "classes": ((0, 1), (2, 3))}
+    pairs = {"size": 60, "classes": (("a", "b"), ("c", "d"))}
     own, shared = (build_stream(split_of(**pairs, **more), source, 0) for more in ({}, {"labels": (0, 1, 0, 1)}))
     assert (own.n_outputs, shared.n_outputs) == (4, 2)
     assert shared.class_counts == ((15, 15), (15, 15))
@@ -216,13 +304,13 @@ def test_regression_has_sizes_only() -> None:
     ("given_split", "words"),
     [
         ({"labels": (0, 1)}, ["split.labels=[0, 1]", "each of the source's"]),
-        ({"classes": (0, 7)}, ["split.classes", "no class 7", "0 a, 1 b, 2 c"]),
-        ({"classes": (1,)}, ["split.classes", "2 or more"]),
-        ({"classes": ((0, 1), (2,)), "priors": ((1.0, 0, 0), (1.0, 0, 0))}, ["split.classes", "contradicts"]),
+        ({"classes": ("a", 1)}, ["split.classes", "no class 1; there are a, b, c"]),
+        ({"classes": ("b",)}, ["split.classes", "2 or more"]),
+        ({"classes": (("a", "b"), ("c",)), "priors": ((1.0, 0, 0), (1.0, 0, 0))}, ["split.classes", "contradicts"]),
         ({"priors": ((0.5, 0.5), (0.5, 0.5))}, ["split.priors", "2 shares for 3 classes"]),
         ({"sizes": (30, 2)}, ["split.sizes=[30, 2]", "Dataset 2 would have 2 samples for 3 classes"]),
         ({"size": 4000}, ["split.size=4000", "lower split.size to at most"]),
-        ({"size": 300, "imbalance": 9.0}, ["lower split.imbalance"]),
+        ({"size": 140, "imbalance": 9.0}, ["at most 129 or lower split.imbalance"]),
         ({"sizes": (20, 20), "val": 0.5, "test": 0.45}, ["split.sizes", "hold out less"]),
     ],
 )
@@ -276,4 +364,4 @@ def test_every_split_file_is_whole_and_opens_with_its_command(path: Path) -> Non
     assert any("python -m src.sweep" in line for line in opening[:3])
     split = compose([f"split={path.stem}"]).split
     assert isinstance(split, SplitConfig)
-    check_split(split, source_of([6500] * 10, side=2))
+    check_split(split, dataclasses.replace(source_of([6500] * 10, side=2), are_numbered=True))

@@ -67,8 +67,8 @@ def test_label_noise_is_in_training_labels_only_and_nests() -> None:
 
 def test_wrong_labels_are_spread_over_the_other_classes_of_the_stream() -> None:
     source = source_of([300, 300, 300, 300])
-    split = split_of(size=400, label_noise=0.5, classes=((0, 1), (3,)))
-    plain = build_stream(split_of(size=400, classes=((0, 1), (3,))), source, 0)
+    split = split_of(size=400, label_noise=0.5, classes=(("a", "b"), ("d",)))
+    plain = build_stream(split_of(size=400, classes=(("a", "b"), ("d",))), source, 0)
     stream = build_stream(split, source, 0)
     for part in range(2):
         true, seen = plain.train[part].y, stream.train[part].y

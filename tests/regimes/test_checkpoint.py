@@ -13,10 +13,11 @@ from torch import nn
 from src.config import compose, parse, parse_regime, run_hash
 from src.config.command import command
 from src.config.serialize import to_mapping
+from src.data.split import StreamFactory
 from src.errors import ConfigError
 from src.models.build import build_model
 from src.regimes.checkpoint import pin, read, split
-from src.training.compatibility import check_regimes
+from src.training.compatibility import check_cell
 from tests.training.cells import executed, planned, tiny
 
 
@@ -100,8 +101,10 @@ def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
     config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
     from src.data.source import make_source
 
-    images = make_source(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10, tuple("abcdefghij"))
-    check_regimes(config, images, 10)
+    images = make_source(
+        torch.zeros(1000, 3, 32, 32, dtype=torch.uint8), torch.arange(1000) % 10, tuple("abcdefghij")
+    )
+    check_cell(config, StreamFactory(config.split, images))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from src.cells.resolve import ResolvedCell
@@ -33,7 +34,7 @@ class Outcome:
 
 def resolve(config: Config) -> ResolvedCell:
     """A cell without data."""
-    return ResolvedCell(config, cast(StreamFactory, None), cell_hash(config, "fake"))
+    return ResolvedCell(config, cast(StreamFactory, SimpleNamespace(chosen_classes=None)), cell_hash(config, "fake"))
 
 
 def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:

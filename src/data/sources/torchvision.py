@@ -15,7 +15,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,8 @@ class TorchvisionData(SourceConfig):
                 raise self._damaged(self._folder, problem)
         x = torch.from_numpy(np.concatenate([images for images, _ in batches]))
         y = torch.from_numpy(np.concatenate([labels for _, labels in batches]).astype(np.int64))
-        return make_source(x, y, self.files.class_names, torch.arange(len(y)) >= len(y) - len(batches[-1][1]))
+        source = make_source(x, y, self.files.class_names, torch.arange(len(y)) >= len(y) - len(batches[-1][1]))
+        return replace(source, are_numbered=True)
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:

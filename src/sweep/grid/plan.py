@@ -116,6 +116,8 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
         n_done = cell.n_runs - plan.n_missing[cell_hash]
         axes = " ".join(f"{key}={value}" for key, value in cell.axes.items())
         lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
+        if (classes := plan.resolved[cell_hash].classes) is not None:
+            lines.append(f"    classes: {classes}")
     n_missing = plan.n_runs_missing
     lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
     lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
