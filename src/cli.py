@@ -10,6 +10,8 @@ import errno
 import functools
 import io
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra._internal import utils as hydra_utils
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -157,7 +160,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         fix = "free disk space, make it writable, or choose another folder by multirun=FOLDER; then repeat the command"
         return f"{error.filename}: {error.strerror}; {fix}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not an override; write key=value, and quote what holds spaces, commas or braces"
+        return f"{error.override}: is not an override; {_quoted(error.override)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = sorted(error.options or _options(group))
@@ -170,6 +173,22 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if f"'{key}'" in message:
             return f"{key}={value}: {_unknown(key)}"
     return message
+
+
+def _quoted(override: str) -> str:
+    """The same override with its value in quotes, if Hydra then reads it."""
+    key, _, value = override.partition("=")
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    candidate = f"{key}='{escaped}'"
+    try:
+        is_read = bool(key and value) and OverridesParser.create().parse_override(candidate) is not None
+    except HydraException:
+        is_read = False
+    if not is_read:
+        return "write key=value, and quote what holds spaces, commas or braces"
+    odd = dict.fromkeys(letter for letter in value if not re.fullmatch(r"[\w./:=@%+?*$\\-]", letter, re.ASCII))
+    cause = f"{' '.join(odd)} must be quoted" if odd else "the value must be quoted"
+    return f"{cause}, for Hydra and for the shell: {shlex.quote(candidate)}"
 
 
 def _unknown(key: str) -> str:
