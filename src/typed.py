@@ -114,7 +114,7 @@ def _fits(hint: Any, value: object) -> bool:
     """Whether `value` has the shape of `hint`, before its content is checked."""
     origin = get_origin(hint)
     if origin in UNIONS:
-        return False
+        return any(_fits(option, value) for option in get_args(hint))
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in get_args(hint))
     if origin is tuple:
