@@ -101,9 +101,7 @@ def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
     config = compose([regime("sequential", tmp_path / "r.pth"), "arch=torchvision", "arch.model=resnet18"])
     from src.data.source import make_source
 
-    images = make_source(
-        torch.zeros(1000, 3, 32, 32, dtype=torch.uint8), torch.arange(1000) % 10, tuple("abcdefghij")
-    )
+    images = make_source(torch.zeros(1000, 3, 32, 32, dtype=torch.uint8), torch.arange(1000) % 10, tuple("abcdefghij"))
     check_cell(config, StreamFactory(config.split, images))
 
 
