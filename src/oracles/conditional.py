@@ -95,7 +95,8 @@ def warm_starts() -> Iterator[Row]:
     label = "chunked(n_chunks=3)"
     chunks = [[samples_of(cell.nodes(label, stage)[k]) for stage in range(3)] for k in range(len(SEEDS))]
     for pieces, parts in zip(chunks, cell.parts, strict=True):  # the three chunks partition the union
-        assert np.array_equal(*(np.sort(np.concatenate([y for _, y in some])) for some in (pieces, parts)))
+        chunked, whole = (np.sort(np.concatenate([y for _, y in some])) for some in (pieces, parts))
+        assert np.array_equal(chunked, whole)
     weights = [linear.sequential_weights(np.zeros(20), pieces)[-1] for pieces in chunks]
     yield exact("projection: chunked", cell.setting("d=20, 3 chunks of 8"), weights, cell.weights(label))
 

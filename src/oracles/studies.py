@@ -59,7 +59,7 @@ def _trend(name: str, setting: str, expected: PredictionVerdict, values: Floats)
     trend = increasing_trend(values)
     falls = min(trend.drop_p) <= ALPHA
     found: PredictionVerdict = "refuted" if falls else ("supported" if trend.p <= ALPHA else "inconclusive")
-    means = ", ".join(f"{mean:.3g}" for mean in trend.means)
+    means = ", ".join(f"{mean:.3g}" for mean in values.mean(axis=0))
     return _row(name, setting, expected, found, f"means {means}", min(trend.drop_p) if falls else trend.p)
 
 

@@ -237,7 +237,8 @@ def _restorations(example: Example, folder: Path) -> Plot:
     ax = panel(title, "accuracy on Dataset 1 (held out), %", "", size=size)
     inks = {"earlier": INKS[5], "later": INKS[0], "earlier probe": INKS[5], "later probe": INKS[0]}
     for row, key in enumerate(reversed(keys)):
-        mean, error = np.mean(scores[key]), np.std(scores[key], ddof=1) if len(scores[key]) > 1 else 0.0
+        mean = float(np.mean(scores[key]))
+        error = float(np.std(scores[key], ddof=1)) if len(scores[key]) > 1 else 0.0
         hatch = "////" if "probe" in key else ""
         ax.barh(row, mean, 0.66, color=inks.get(key, INKS[3]), hatch=hatch, edgecolor="white", linewidth=0.5)
         ax.errorbar(mean, row, xerr=error, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.8)

@@ -188,7 +188,9 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     ax.set_xlim(found.xs[0], found.xs[-1])
     ax.set_ylim(found.ys[0], found.ys[-1])
     ax.set_aspect("equal")
-    bar = ax.get_figure(root=True).colorbar(filled, ax=ax, shrink=0.82, pad=0.02)
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "a panel has one"
+    bar = figure.colorbar(filled, ax=ax, shrink=0.82, pad=0.02)
     ticks = [value for value in (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= value <= high]
     bar.set_ticks(ticks, labels=[f"{value:g}" for value in ticks])
     bar.ax.minorticks_off()

@@ -51,7 +51,7 @@ def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
             continue
         for own, value in zip(coordinates, values, strict=True):
             is_plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
-            own[key] = value if is_plain else text_of(value)  # a list as it is typed: [64,64]
+            own[key] = value if is_plain and value is not None else text_of(value)  # a list as it is typed: [64,64]
     return coordinates
 
 
@@ -65,10 +65,8 @@ def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     configs, hashes = [cell.config for cell in cells], [cell.hash for cell in cells]
     records = load_records(sweep_dir, cells=hashes, seeds={seed for config in configs for seed in config.seeds})
     wanted, axes = labels_of(configs), dict(zip(hashes, axes_of(configs), strict=True))
-    runs, failed = (
-        tuple(replace(run, axes=axes[run.cell]) for run in some if run.regime in wanted)
-        for some in (records.runs, records.failed)
-    )
+    runs = tuple(replace(run, axes=axes[run.cell]) for run in records.runs if run.regime in wanted)
+    failed = tuple(replace(run, axes=axes[run.cell]) for run in records.failed if run.regime in wanted)
     return replace(records, runs=runs, failed=failed)
 
 

@@ -63,7 +63,10 @@ def join_world(device: Device) -> None:
 
 def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:
     """Arguments of a Lightning Trainer on the device."""
-    from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment  # takes seconds
+    from pytorch_lightning.plugins.environments import (  # type: ignore[attr-defined]  # takes seconds
+        LightningEnvironment,
+        TorchElasticEnvironment,
+    )
 
     on_gpu = device.torch_device.type == "cuda"
     precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)

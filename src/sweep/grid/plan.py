@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.config import Config
 from src.errors import ConfigError
@@ -105,7 +105,7 @@ def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
     return _with_setting(cells, sweep=file_name(f"{data}-{arch}", MAX_OWN_NAME))
 
 
-def _with_setting(cells: Sequence[Cell], **setting: str) -> list[Cell]:
+def _with_setting(cells: Sequence[Cell], **setting: Any) -> list[Cell]:
     return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, **setting)) for cell in cells]
 
 

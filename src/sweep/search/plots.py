@@ -83,7 +83,7 @@ def _dots(panel: Axes, xs: Sequence[float], trials: Sequence[FrozenTrial], unit:
     lost = [(x, 0.02) for x, trial in pairs if trial.state != TrialState.COMPLETE]
     if valued:
         best = (max if maximised else min)(valued, key=lambda pair: pair[1])
-        panel.scatter(*zip(*valued, strict=True), s=16, color=DOT, alpha=0.7, zorder=2)
+        panel.scatter([x for x, _ in valued], [y for _, y in valued], s=16, color=DOT, alpha=0.7, zorder=2)
         panel.scatter(*best, s=60, color=BEST, marker="*", zorder=3)
     if lost:
         at_edge = panel.get_xaxis_transform()

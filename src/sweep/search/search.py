@@ -181,5 +181,9 @@ def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
 
 
 def _sampler(name: str, seed: int) -> BaseSampler:
-    samplers = optuna.samplers
-    return {"random": samplers.RandomSampler, "gp": samplers.GPSampler, "tpe": samplers.TPESampler}[name](seed=seed)
+    samplers: dict[str, type[BaseSampler]] = {
+        "random": optuna.samplers.RandomSampler,
+        "gp": optuna.samplers.GPSampler,
+        "tpe": optuna.samplers.TPESampler,
+    }
+    return samplers[name](seed=seed)  # type: ignore[call-arg]  # of each of these, not of their base
