@@ -1,29 +1,8 @@
-"""Write one self-contained page about a sweep."""
+"""Writes one self-contained page about a sweep."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from src.axes import AxisValue
-from src.cli import command, fail, settings
-from src.comparison.pairing import Records, load_records
-from src.config import Config
-from src.errors import ConfigError
-from src.report.page import write_report
-from src.report.sweep import Sweep
-from src.sweep.folder import SweepFolder
-from src.sweep.summary import axes_of
-from src.tracking.connect import keep_mlflow_quiet
-from src.tracking.outbox import Deliverer, Outbox
-from src.tracking.reports import SweepReport, write_sweep
+from src import cli
 
 USAGE = """python -m src.report sweep=NAME [multirun=multirun]
 
@@ -31,107 +10,13 @@ Writes multirun/NAME/report/report.html, with PNG plots and CSV tables in the sa
 sweep's run in MLflow if the sweep is tracked. Trains no missing run and changes no result.
 """
 
-RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
-"""Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
-
-
-def read_sweep(multirun: Path, name: str) -> Sweep:
-    """Reads a sweep's folder. Raises ConfigError if there is no such sweep."""
-    folder = SweepFolder(multirun, name)
-    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
-        found = sorted(path.parent.name for path in multirun.glob("*/cells"))
-        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
-        raise ConfigError("sweep", name, f"there is no such sweep under multirun={multirun}; {known}")
-    configs: dict[str, Config] = {}
-    problems = []
-    for path in sorted(folder.root.glob("cells/*/cell.yaml")):
-        try:
-            configs[path.parent.name] = folder.read_cell(path.parent.name)
-        except (ConfigError, OSError, ValueError) as error:
-            problems.append(f"{path.parent.name}/{path.name}: {error}")
-    records = _with_axes(load_records(folder.root), configs)
-    return Sweep(
-        folder=folder.root,
-        configs=configs,
-        records=records,
-        labels=_labels(records, configs),
-        problems=problems,
-        command=_summary(folder.root).get("command"),
-    )
-
-
-def _summary(sweep_dir: Path) -> dict[str, Any]:
-    """The summary of the sweep's last command; empty if none has finished."""
-    path = sweep_dir / "summary.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _with_axes(records: Records, configs: Mapping[str, Config]) -> Records:
-    """The records with the axes on which the cells differ: the short ones and further settings of the recipe."""
-    axes_of_cell: dict[str, Mapping[str, AxisValue]] = {}
-    if configs:
-        for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
-            axes_of_cell[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
-    return Records(
-        runs=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.runs),
-        failed=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.failed),
-        damaged=records.damaged,
-    )
-
-
-def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
-    """The regimes with runs: in the order of the cells' configurations, then those of earlier commands."""
-    requested = [regime.label for config in configs.values() for regime in config.regimes]
-    present = sorted({run.regime for run in records.runs} | {run.regime for run in records.failed})
-    return [label for label in dict.fromkeys([*requested, *present]) if label in present]
-
-
-def attach(sweep: Sweep) -> None:
-    """Attaches the report's files to the sweep's run in MLflow; the next command does if the tracker is unavailable."""
-    summary = _summary(sweep.folder)
-    if "artifacts" not in summary or not sweep.configs:
-        return
-    files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
-    others = [name for name in summary["artifacts"] if not name.startswith("report/")]
-    about = SweepReport(
-        sweep=sweep.name,
-        note=summary["note"],
-        command=summary["command"],
-        metrics=summary["metrics"],
-        artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
-    )
-    write_sweep(sweep.folder, about)
-    Outbox(sweep.folder).put(sweep.folder)
-    tracking = next(iter(sweep.configs.values())).tracking
-    Deliverer(sweep.folder, tracking).start().stop()
-
-
-def _import_mlflow(sweep: Sweep) -> None:
-    """Imports MLflow, which takes seconds, while the report is drawn, if `attach` will need it."""
-    if "artifacts" in _summary(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
-        keep_mlflow_quiet()
-        import mlflow.store.db.utils  # noqa: F401
-
 
 def main() -> None:
-    """Writes the report and prints its path."""
-    given = settings({"sweep": None, "multirun": "multirun"}, usage=USAGE)
-    if given["sweep"] is None:
-        fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
-    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
-    try:
-        sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
-    except ConfigError as error:
-        fail(str(error))
-    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as tracker:
-        tracker.submit(_import_mlflow, sweep)
-        html, *tables = write_report(sweep, drawing)
-        if not sweep.records.runs:
-            print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
-        size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
-        print(f"{html} ({size:.1f} MiB), with {files} and plots in the same folder")
-        tracker.submit(attach, sweep).result()
+    """Runs the command."""
+    from src.report.command import main as run  # loads torch, in a clean environment
+
+    run(USAGE)
 
 
 if __name__ == "__main__":
-    command(main)
+    cli.command(main, USAGE)

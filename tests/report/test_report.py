@@ -24,7 +24,7 @@ from src.comparison.tables import csv_table
 from src.comparison.verdicts import judge, summary
 from src.config import compose
 from src.errors import ConfigError
-from src.report.__main__ import read_sweep
+from src.report.command import read_sweep
 from src.report.page import write_report
 from tests.report.report_sweeps import config, write_cell, write_failed, write_grid
 

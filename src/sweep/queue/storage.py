@@ -27,7 +27,7 @@ SCHEMA = "sweeps"
 """Schema of Optuna's tables on PostgreSQL. MLflow, whose tables may be in the same database, also has an `alembic_version`."""
 
 POSTGRESQL = {
-    "options": f"-csearch_path={SCHEMA} -csynchronous_commit=off",
+    "options": f"-csearch_path={SCHEMA}",
     "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
