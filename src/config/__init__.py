@@ -2,21 +2,12 @@
 
 from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
 from src.config.parse import compose, parse, parse_regime, parse_seeds
-from src.config.schema import (
-    Config,
-    LauncherConfig,
-    LocalLauncher,
-    SlurmLauncher,
-    TrackingConfig,
-    TrainerConfig,
-)
+from src.config.schema import Config, SlurmLauncher, TrackingConfig, TrainerConfig
 from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
 
 __all__ = [
     "SCHEMA_VERSION",
     "Config",
-    "LauncherConfig",
-    "LocalLauncher",
     "Objective",
     "SearchConfig",
     "SlurmLauncher",

@@ -56,9 +56,8 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     path, _ = layers(model)[-1]
     head = model.get_submodule(path)
     if not isinstance(head, nn.Linear):
-        raise ValueError(
-            f"the last layer, {path or type(head).__name__}, is not a Linear layer, so features are undefined"
-        )
+        shown = path or type(head).__name__
+        raise ValueError(f"the last layer, {shown}, is not a Linear layer, so features are undefined")
     return path, head
 
 
@@ -108,9 +107,8 @@ def probe_accuracy(
     targets = torch.nn.functional.one_hot(y, n_classes).double()
     gram = centred.T @ centred
     ridge = PROBE_RIDGE * max(float(gram.diagonal().mean()), torch.finfo(torch.float64).tiny)
-    coefficients = torch.linalg.solve(
-        gram + ridge * torch.eye(len(gram), dtype=torch.float64), centred.T @ (targets - targets.mean(dim=0))
-    )
+    shrunk = gram + ridge * torch.eye(len(gram), dtype=torch.float64)
+    coefficients = torch.linalg.solve(shrunk, centred.T @ (targets - targets.mean(dim=0)))
     scores = (test_features - mean) @ coefficients + targets.mean(dim=0)
     scores[:, targets.sum(dim=0) == 0] = -torch.inf
     right = (scores.argmax(dim=1) == test_y).double()

@@ -37,26 +37,27 @@ def evaluation_set(
     """
     if name not in evaluations.sets:
         raise ValueError(f"there is no held-out set {name}")
-    xs, ys, ws = [], [], []
     chosen = evaluations.sets[name].weights
     total = sum(int((w > 0).sum()) for w in chosen.values())
+    parts = []
     for pool, w in chosen.items():
-        samples = evaluations.pools[pool]
         kept = torch.nonzero(w > 0).flatten()
         if n_most is not None:
             kept = kept[_evenly(len(kept), max(1, round(n_most * len(kept) / max(1, total))))]
-        xs.append(samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype))
-        ys.append(samples.y[kept])
-        ws.append(w[kept].double())
-    weights = torch.cat(ws)
-    return Labelled(x=torch.cat(xs), y=torch.cat(ys), weights=weights / weights.sum())
+        parts.append((*_rows(evaluations.pools[pool], kept, dtype), w[kept].double()))
+    x, y, weights = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Labelled(x=x, y=y, weights=weights / weights.sum())
 
 
 def training_set(samples: Samples, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES) -> Labelled:
     """The training samples of a data set, at most `n_most` of them, each with the same weight."""
     kept = _evenly(len(samples), len(samples) if n_most is None else n_most)
-    x = samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype)
-    return Labelled(x=x, y=samples.y[kept], weights=torch.full((len(kept),), 1 / len(kept), dtype=torch.float64))
+    x, y = _rows(samples, kept, dtype)
+    return Labelled(x=x, y=y, weights=torch.full((len(kept),), 1 / len(kept), dtype=torch.float64))
+
+
+def _rows(samples: Samples, kept: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype), samples.y[kept]
 
 
 def _evenly(n: int, n_most: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from src.data.stream import Evaluations
 
 N_CALIBRATION_BINS = 15
+METRICS = ("accuracy", "loss", "balanced_accuracy", "ece")
 
 Loss = Literal["cross_entropy", "mse"]
 Scores = dict[str, Tensor]
@@ -96,9 +97,8 @@ def score(
     is_regression = y.is_floating_point()
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:
-        metrics = ["accuracy", "loss", "balanced_accuracy", "ece"]
-        if name == "union" and not is_regression:
-            metrics += [f"recall/{k}" for k in range(joined.shape[-1])]
+        has_recalls = name == "union" and not is_regression
+        metrics = [*METRICS, *(f"recall/{k}" for k in range(joined.shape[-1] if has_recalls else 0))]
         weights = torch.stack([_set_weights(one, name) for one in evaluations])
         if is_regression:
             scores = regression_metrics(joined, y, weights)

@@ -26,7 +26,6 @@ class CnnArch(Architecture):
             raise ConfigError("arch.widths", [], "needs at least one layer; use arch=linear for none")
 
     def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
-        del n_outputs
         side, n_pools = min(input_shape[1:]), len(self.widths)
         if side < 2**n_pools:
             fits = side.bit_length() - 1

@@ -62,7 +62,6 @@ class BudgetStopping(StoppingRule):
         return NOTES.get(self.match, super().match_note)
 
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
-        del is_regression
         if len(self.given) != 1:
             names = ", ".join(f"stopping.{name}" for name in ("epochs", "updates", "samples", "updates_per_part"))
             raise ConfigError("stopping", self.given, f"stopping=budget takes exactly one of {names}")
@@ -100,14 +99,12 @@ class BudgetStopping(StoppingRule):
         assert self.epochs is not None
         weights = [0 if stage.first_alone else stage.n_counted * stage.factor for stage in stages]
         amounts = _divide(self.epochs * later_pass, weights)
-        lengths = []
-        for stage, amount in zip(stages, amounts, strict=True):
-            batch = stage.batch(batch_size)
-            if stage.first_alone:
-                lengths.append(Length.of_epochs(stage.n_draws, batch, self.epochs * stage.factor))
-            else:
-                lengths.append(Length.of_updates(stage.n_draws, batch, amount))
-        return lengths
+        return [
+            Length.of_epochs(stage.n_draws, stage.batch(batch_size), self.epochs * stage.factor)
+            if stage.first_alone
+            else Length.of_updates(stage.n_draws, stage.batch(batch_size), amount)
+            for stage, amount in zip(stages, amounts, strict=True)
+        ]
 
 
 def _divide(total: int, weights: Sequence[float]) -> list[int]:

@@ -38,9 +38,7 @@ class ConvergenceStopping(StoppingRule):
         )
 
     def after_epoch(self, epoch: int, value: float, best_epoch: int | None) -> StoppingVerdict | None:
-        del epoch, best_epoch
         return StoppingVerdict("tolerance", converged=True) if value <= self.tolerance else None
 
     def at_end(self, best_epoch: int | None) -> StoppingVerdict:
-        del best_epoch
         return StoppingVerdict("cap", converged=False)

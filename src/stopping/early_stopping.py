@@ -43,15 +43,13 @@ class EarlyStopping(StoppingRule):
 
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
         if is_regression and self.monitor == "accuracy":
-            raise ConfigError(
-                "stopping.monitor", "accuracy", "is undefined for a regression; set stopping.monitor=loss"
-            )
+            problem = "is undefined for a regression; set stopping.monitor=loss"
+            raise ConfigError("stopping.monitor", "accuracy", problem)
         sets = ["own", "union"] + [f"d{k}" for k, n in enumerate(dataset_sizes, start=1) if n]
         if self.monitor_on not in sets:
             raise ConfigError("stopping.monitor_on", self.monitor_on, did_you_mean(self.monitor_on, sets))
 
     def after_epoch(self, epoch: int, value: float, best_epoch: int | None) -> StoppingVerdict | None:
-        del value
         assert best_epoch is not None
         return StoppingVerdict("patience", best_epoch=best_epoch) if epoch - best_epoch >= self.patience else None
 

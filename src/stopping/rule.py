@@ -97,7 +97,6 @@ class StoppingRule(ABC):
 
         `dataset_sizes`: of the whole stream. They fix the training of sequential, to which budgets are matched.
         """
-        del dataset_sizes
         factors = [stage.factor if self.is_fixed_length else stage.factor > 0 for stage in stages]
         return [s.passes(batch_size, self.amount * factor) for s, factor in zip(stages, factors, strict=True)]
 
@@ -110,5 +109,4 @@ class StoppingRule(ABC):
 
     def at_end(self, best_epoch: int | None) -> StoppingVerdict:
         """The verdict on a model that trained for its whole length."""
-        del best_epoch
         return StoppingVerdict("length" if self.is_fixed_length else "cap")

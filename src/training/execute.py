@@ -138,7 +138,7 @@ class _Executor:
             if key in execution.results or key in execution.failures:
                 continue
             node = self.plan.nodes[key]
-            needed = [*node.parents, *([node.penalty_parent] if node.penalty_parent else [])]
+            needed = [parent for parent in (*node.parents, node.penalty_parent) if parent is not None]
             failed = next((parent for parent in needed if parent in execution.failures), None)
             if failed is not None:
                 execution.failures[key] = execution.failures[failed]
@@ -150,7 +150,9 @@ class _Executor:
         """Trains the stages that no other worker trains, and returns their number."""
         store = self.execution.store
         with contextlib.ExitStack() as locks:
-            locked = from_first_rank(lambda: locks.enter_context(store.locked(node.key for node in nodes)), self.device)
+            locked = from_first_rank(
+                lambda: locks.enter_context(store.locks.held(node.key for node in nodes)), self.device
+            )
             self._load(locked)  # another worker may have finished one meanwhile
             missing = [node for node in nodes if node.key in locked and node.key not in self.execution.results]
             starts = from_first_rank(partial(self._resume_points, missing), self.device)
@@ -217,6 +219,7 @@ class _Executor:
             models = [initial_model(config, node, self.device.dtype) for node in group]
         else:
             models = [starting_model(config, node, execution.results, self.device) for node in group]
+        context = PenaltyContext(config, self.plan, execution.results, execution.fishers, self.device)
         results = fit(
             config,
             group,
@@ -224,9 +227,7 @@ class _Executor:
             self.device,
             starts=resumed or None,
             optimizer_states=states or None,
-            penalty=make_penalty(
-                PenaltyContext(config, self.plan, execution.results, execution.fishers, self.device), group
-            ),
+            penalty=make_penalty(context, group),
             control=self._group_control(group),
             keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
             keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,17 +39,14 @@ class Table:
     """The rows that sample sets use, each once, on the device, scaled unless that is too large."""
 
     def __init__(self, groups: Sequence[Sequence[Samples]], device: Device) -> None:
-        used: dict[int, tuple[Bank, list[Tensor]]] = {}
-        for samples in (s for group in groups for s in group):
-            used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
+        used = _rows_of_banks(groups)
         banks = [bank for bank, _ in used.values()]
-        kept = {key: torch.unique(torch.cat(rows)) for key, (_, rows) in used.items()}
-        n_rows = sum(map(len, kept.values()))
-        scaled_bits = n_rows * int(np.prod(banks[0].input_shape)) * torch.finfo(device.dtype).bits
+        n_rows = sum(len(rows) for _, rows in used.values())
+        scaled_bits = n_rows * math.prod(banks[0].input_shape) * torch.finfo(device.dtype).bits
         is_large = scaled_bits / 8 > RAW_ABOVE_MIB * 2**20
         self._scale_by = banks[0] if is_large and _scaled_alike(banks) else None
         self._dtype = device.dtype
-        self.rows: list[Tensor] = []
+        self.rows: list[Tensor]
         """For every group of sample sets, the table's row of each position in their concatenation."""
         if self._scale_by is not None and len(banks) == 1 and device.torch_device.type == "cpu":
             self._x = banks[0].x  # the whole bank, which is in memory anyway, in place of a copy of some rows
@@ -56,14 +55,15 @@ class Table:
         dtype = device.dtype if self._scale_by is None else banks[0].x.dtype
         self._x = torch.empty((n_rows, *banks[0].input_shape), dtype=dtype, device=device.torch_device)
         offsets, end = {}, 0
-        for key, (bank, _) in used.items():
+        for key, (bank, kept) in used.items():
             offsets[key] = end
-            for rows in kept[key].split(ROWS_AT_ONCE):
+            for rows in kept.split(ROWS_AT_ONCE):
                 start, end = end, end + len(rows)
                 self._x[start:end] = bank.scale(bank.x[rows], dtype) if self._scale_by is None else bank.x[rows]
-        for group in groups:
-            found = [torch.searchsorted(kept[id(s.bank)], s.rows) + offsets[id(s.bank)] for s in group]
-            self.rows.append(torch.cat(found))
+        self.rows = [
+            torch.cat([torch.searchsorted(used[id(s.bank)][1], s.rows) + offsets[id(s.bank)] for s in group])
+            for group in groups
+        ]
 
     def take(self, rows: Tensor) -> Tensor:
         """Inputs [R, b, ...] of the table's rows [R, b]."""
@@ -75,15 +75,16 @@ class Table:
     @staticmethod
     def mebibytes(groups: Sequence[Sequence[Samples]], dtype: torch.dtype) -> float:
         """Size of the table of these sample sets."""
-        rows: dict[int, list[Tensor]] = {}
-        banks = {}
-        for samples in (s for group in groups for s in group):
-            rows.setdefault(id(samples.bank), []).append(samples.rows)
-            banks[id(samples.bank)] = samples.bank
-        elements = sum(
-            len(torch.unique(torch.cat(r))) * int(np.prod(banks[key].input_shape)) for key, r in rows.items()
-        )
+        elements = sum(len(rows) * math.prod(bank.input_shape) for bank, rows in _rows_of_banks(groups).values())
         return elements * torch.finfo(dtype).bits / 8 / 2**20
+
+
+def _rows_of_banks(groups: Sequence[Sequence[Samples]]) -> dict[int, tuple[Bank, Tensor]]:
+    """The banks that the sample sets use, by id, with the rows that they use of each, without repetitions."""
+    used: dict[int, tuple[Bank, list[Tensor]]] = {}
+    for samples in (s for group in groups for s in group):
+        used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
+    return {key: (bank, torch.unique(torch.cat(rows))) for key, (bank, rows) in used.items()}
 
 
 def _scaled_alike(banks: Sequence[Bank]) -> bool:
@@ -122,41 +123,67 @@ def _labels(member: MixtureData, device: Device) -> Tensor:
     return member.labels.to(device.dtype) if member.labels.is_floating_point() else member.labels
 
 
-class ResidentFeed:
-    """Batches gathered from tensors on the device. Each `iter()` is the next epoch, the first one without `skip` batches."""
+class Feed(ABC):
+    """Batches of a group. Each `iter()` is the next epoch, the first one without the updates that are done.
+
+    `augment`: names of random augmentations, see `src.data.augment`.
+    """
 
     def __init__(
-        self, members: Sequence[MixtureData], length: Length, device: Device, epoch: int = 0, skip: int = 0
+        self,
+        members: Sequence[MixtureData],
+        length: Length,
+        device: Device,
+        n_done: int = 0,
+        augment: Sequence[str] = (),
     ) -> None:
-        self.members, self.length, self.device, self.epoch, self.skip = members, length, device, epoch, skip
-        self.table = Table([member.parts for member in members], device)
+        self.members, self.length, self.device, self.augment = members, length, device, augment
+        self.epoch, self.skip = divmod(n_done, length.updates_per_epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        batches = self._batches(epoch, skip)
+        if not self.augment:
+            yield from batches
+            return
+        chosen = np.stack([chances(member, epoch) for member in self.members])
+        start = skip * self.length.batch_size
+        for x, y, n in batches:
+            mine = chosen[:, start : start + n][:, self.device.rank :: self.device.world]
+            yield augmented(x, mine, self.augment), y, n
+            start += n
+
+    @abstractmethod
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 0) after the first `skip`, without augmentation."""
+
+
+class ResidentFeed(Feed):
+    """Batches gathered from tensors on the device."""
+
+    def __init__(self, members: Sequence[MixtureData], *rest: Any) -> None:
+        super().__init__(members, *rest)
+        self.table = Table([member.parts for member in members], self.device)
         self.rows = [rows.numpy() for rows in self.table.rows]
-        self.labels = [_labels(member, device) for member in members]
+        self.labels = [_labels(member, self.device) for member in members]
         self._whole: Batch | None = None
         """The batch of every epoch, if there is only one."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         device = self.device
-        if self._whole is not None and self.epoch < self.length.updates:
-            self._next_epoch()
+        if self._whole is not None and epoch < self.length.updates:
             yield self._whole
             return
-        skip, self.skip = self.skip, 0
-        batches = batch_positions(self.members, self.length, self._next_epoch())
-        for positions in itertools.islice(batches, skip, None):
+        for positions in itertools.islice(batch_positions(self.members, self.length, epoch), skip, None):
             mine = positions[:, device.rank :: device.world]
             rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
             y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
             rows, y = rows.to(device.torch_device, non_blocking=True), y.to(device.torch_device, non_blocking=True)
-            x = self.table.take(rows)
-            batch = (x, y, positions.shape[1])
+            batch = (self.table.take(rows), y, positions.shape[1])
             if in_one_batch(self.members, self.length):
                 self._whole = batch
             yield batch
-
-    def _next_epoch(self) -> int:
-        self.epoch += 1
-        return self.epoch - 1
 
 
 class _Rows(Dataset[Batch]):
@@ -184,58 +211,19 @@ class _Rows(Dataset[Batch]):
         return out
 
 
-class StreamingFeed:
-    """Batches from a DataLoader, for data that do not fit the device. Each `iter()` is the next epoch, the first
-    one without `skip` batches."""
+class StreamingFeed(Feed):
+    """Batches from a DataLoader, for data that do not fit the device."""
 
-    def __init__(
-        self,
-        members: Sequence[MixtureData],
-        length: Length,
-        device: Device,
-        n_loaders: int,
-        epoch: int = 0,
-        skip: int = 0,
-    ) -> None:
-        self.members, self.length, self.device, self.n_loaders = members, length, device, n_loaders
-        self.epoch, self.skip = epoch, skip
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = list(batch_positions(self.members, self.length, self.epoch))[self.skip :]
-        self.epoch, self.skip = self.epoch + 1, 0
-        loader: DataLoader[Batch] = DataLoader(
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        on_gpu = self.device.torch_device.type == "cuda"
+        yield from DataLoader(
             _Rows(self.members, self.device),
             batch_size=None,
-            sampler=batches,
-            num_workers=self.n_loaders,
-            pin_memory=self.device.torch_device.type == "cuda",
+            sampler=list(batch_positions(self.members, self.length, epoch))[skip:],
+            num_workers=4 if on_gpu else 0,
+            pin_memory=on_gpu,
             generator=torch.Generator(),  # its workers' seeds are drawn from it instead of the global generator
         )
-        yield from loader
-
-
-class AugmentedFeed:
-    """The batches of another feed with random augmentations; `names` as in `src.data.augment`."""
-
-    def __init__(self, plain: ResidentFeed | StreamingFeed, names: Sequence[str]) -> None:
-        self.plain, self.names = plain, names
-
-    @property
-    def length(self) -> Length:
-        """Of the stage."""
-        return self.plain.length
-
-    def __iter__(self) -> Iterator[Batch]:
-        plain, device = self.plain, self.plain.device
-        chosen = np.stack([chances(member, plain.epoch) for member in plain.members])
-        start = plain.skip * plain.length.batch_size
-        for x, y, n in plain:
-            mine = chosen[:, start : start + n][:, device.rank :: device.world]
-            yield augmented(x, mine, self.names), y, n
-            start += n
-
-
-Feed = ResidentFeed | StreamingFeed | AugmentedFeed
 
 
 class Chunks:
@@ -253,13 +241,13 @@ class Chunks:
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:
     """One epoch of the same data in batches of another size, whole on every rank and without augmentation."""
-    feed = feed.plain if isinstance(feed, AugmentedFeed) else feed
     again = copy.copy(feed)
     again.device = dataclasses.replace(feed.device, rank=0, world=1)
     n_draws = feed.length.n_draws
     if isinstance(again, ResidentFeed) and (n_draws > batch_size or feed.device.world > 1):
         again._whole = None
     again.length, again.epoch, again.skip = Length.of_epochs(n_draws, min(n_draws, batch_size), 1), 0, 0
+    again.augment = ()
     return again
 
 
@@ -271,13 +259,6 @@ def make_feed(
     n_done: int = 0,
     augment: Sequence[str] = (),
 ) -> Feed:
-    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one. `n_done`: updates
-    to skip."""
-    epoch, skip = divmod(n_done, length.updates_per_epoch)
-    feed: ResidentFeed | StreamingFeed
-    if Table.mebibytes([member.parts for member in members], device.dtype) <= resident_mib:
-        feed = ResidentFeed(members, length, device, epoch, skip)
-    else:
-        n_loaders = 4 if device.torch_device.type == "cuda" else 0
-        feed = StreamingFeed(members, length, device, n_loaders, epoch, skip)
-    return AugmentedFeed(feed, augment) if augment else feed
+    """A resident feed if the group's training data fit into `resident_mib`, else a streaming one."""
+    fits = Table.mebibytes([member.parts for member in members], device.dtype) <= resident_mib
+    return (ResidentFeed if fits else StreamingFeed)(members, length, device, n_done, augment)

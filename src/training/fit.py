@@ -66,8 +66,8 @@ def fit(
     vmapped = prefers_vmap(models[0], device.torch_device.type)
     replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device)
-    data, resident_mib = [node.data for node in nodes], config.trainer.resident_mib
-    feed = make_feed(data, first.length, device, resident_mib, n_done, config.augment)
+    data = [node.data for node in nodes]
+    feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
     module = GroupModule(
         replicas, config, first, device.world, n_done, penalty, optimizer_states=optimizer_states, observer=observer
     )

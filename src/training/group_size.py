@@ -111,17 +111,14 @@ def rate(config: Config, node: Node, device: Device, n: int) -> float:
     """Updates per second of all `n` models of a group together, at the stage's batch size, without Lightning's overhead."""
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
     models = [build_model(config.arch, shape, n_outputs, 0, device.dtype) for _ in range(n)]
-    replicas = make_replicas(models, Trainable(), vmapped=prefers_vmap(models[0], device.torch_device.type)).to(
-        device.torch_device
-    )
-    optimizer = torch.optim.SGD(
-        replicas.parameters(), lr=1e-6, momentum=0.9, foreach=device.torch_device.type == "cuda"
-    )
+    on_gpu = device.torch_device.type == "cuda"
+    replicas = make_replicas(models, Trainable(), vmapped=prefers_vmap(models[0], device.torch_device.type))
+    replicas = replicas.to(device.torch_device)
+    optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=on_gpu)
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)
+    y = torch.zeros(n, batch, dtype=torch.int64, device=device.torch_device)
     if node.data.labels.is_floating_point():
-        y = torch.zeros(n, batch, n_outputs, dtype=device.dtype, device=device.torch_device)
-    else:
-        y = torch.zeros(n, batch, dtype=torch.int64, device=device.torch_device)
+        y = y.to(device.dtype).unsqueeze(-1).expand(-1, -1, n_outputs)
     mixed = config.trainer.precision.endswith("-mixed")
     low = torch.float16 if config.trainer.precision.startswith("16") else torch.bfloat16
     start = 0.0

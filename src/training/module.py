@@ -48,7 +48,6 @@ class GroupModule(pl.LightningModule):
 
     def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
         """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
-        del batch_idx
         for batch in chunk:
             self._update(batch)
 

@@ -89,62 +89,48 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     """The stages of one run as nodes; a stage without samples is left out and its successors start from its parent."""
     stages = regime.stages(config.split.parts)
     sizes = [len(part) for part in stream.train]
-    data = [_stage_data(stream, stage, sizes) for stage in stages]
-    counted = [_n_counted(stage, sizes, mixture) for stage, mixture in zip(stages, data, strict=True)]
+    data: list[MixtureData] = []
+    counted: list[int] = []  # the size that decides a stage's share of the budget
+    for stage in stages:
+        parts = stage.mixture.parts if stage.counts_as is None else stage.counts_as
+        size = sum(sizes[part] for part in parts)
+        data.append(mixture_data(stream, stage.mixture, size))
+        counted.append(data[-1].n_samples if stage.counts_as is None else size)
     present = [k for k in range(len(stages)) if data[k].n_samples and counted[k]]
     trained = [k for k in present if stages[k].budget]
     if not present:
         raise ConfigError("split.sizes", sizes, f"leaves nothing to train on for regime {regime.label}")
-    lengths = config.stopping.lengths(
-        [
-            StageSize(
-                n_draws=data[k].n_draws,
-                n_counted=counted[k],
-                first_alone=stages[k].mixture.parts == (0,) and stages[k].start.kind == "fresh",
-                factor=stages[k].budget,
-                repeats=data[k].repeats,
-            )
-            for k in trained
-        ],
-        sizes,
-        config.optimizer.batch_size,
-    )
-    chain: list[Node] = []
+    stage_sizes = [
+        StageSize(
+            n_draws=data[k].n_draws,
+            n_counted=counted[k],
+            first_alone=stages[k].mixture.parts == (0,) and stages[k].start.kind == "fresh",
+            factor=stages[k].budget,
+            repeats=data[k].repeats,
+        )
+        for k in trained
+    ]
+    lengths = dict(zip(trained, config.stopping.lengths(stage_sizes, sizes, config.optimizer.batch_size), strict=True))
     node_of: dict[int, Node] = {}  # stage number -> the node that has its weights
     for k, stage in enumerate(stages):
         if k in present:
-            length = lengths[trained.index(k)] if k in trained else Length(data[k].n_draws, 1, 0, 0)
-            node = _node(config, stream, stage, data[k], length, node_of)
-            chain.append(node)
-            node_of[k] = node
+            length = lengths.get(k, Length(data[k].n_draws, 1, 0, 0))
+            node_of[k] = _node(config, stream, stage, data[k], length, node_of)
         elif stage.start.of and stage.start.of[0] in node_of:
             node_of[k] = node_of[stage.start.of[0]]
-    return chain
+    return [node_of[k] for k in present]
 
 
 def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
     """The same stages under keys of their own, so that nothing is reused."""
     named = {node.key: digest([node.key, regime.label]) for node in chain}
-    return [
-        dataclasses.replace(
-            node,
-            key=named[node.key],
-            prefix_key=None,
-            parents=tuple(named[key] for key in node.parents),
-            penalty_parent=named[node.penalty_parent] if node.penalty_parent else None,
+    own = []
+    for node in chain:
+        parents, held = tuple(named[key] for key in node.parents), named.get(node.penalty_parent or "")
+        own.append(
+            dataclasses.replace(node, key=named[node.key], prefix_key=None, parents=parents, penalty_parent=held)
         )
-        for node in chain
-    ]
-
-
-def _stage_data(stream: Stream, stage: Stage, sizes: list[int]) -> MixtureData:
-    counted = stage.counts_as if stage.counts_as is not None else stage.mixture.parts
-    return mixture_data(stream, stage.mixture, sum(sizes[part] for part in counted))
-
-
-def _n_counted(stage: Stage, sizes: list[int], data: MixtureData) -> int:
-    """The size that decides a stage's share of the budget: its distinct samples unless `counts_as` is set."""
-    return data.n_samples if stage.counts_as is None else sum(sizes[part] for part in stage.counts_as)
+    return own
 
 
 def _node(
@@ -178,7 +164,7 @@ def _node(
         "validation": [pool.digest for pool in stream.val.pools],
         "monitor": {pool: digest(w.tolist()) for pool, w in monitor.weights.items()} if monitor else None,
     }
-    level = 1 + max((parent.level for parent in (*parents, *([holds] if holds else []))), default=-1)
+    level = max((1 + node.level for node in (*parents, holds) if node is not None), default=0)
     return Node(
         key=digest(identity),
         prefix_key=_prefix_key(config, identity, recipe, length),
@@ -202,9 +188,8 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
         return Start()
     total = sum(kept.values())
     if not total:
-        raise ConfigError(
-            "regime.average.weight", 1.0, "is all on a model without data; lower it or change split.sizes"
-        )
+        problem = "is all on a model without data; lower it or change split.sizes"
+        raise ConfigError("regime.average.weight", 1.0, problem)
     return dataclasses.replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 
@@ -220,12 +205,9 @@ def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """What stages of one group have in common besides the length: all but seed, data, start and parents."""
     recipe: dict[str, Any] = config.recipe()
+    shared = ("arch", "optimizer", "trainer", "loss", "augment", "plugins")
     return {
-        "arch": recipe["arch"],
-        "optimizer": recipe["optimizer"],
-        "trainer": recipe["trainer"],
-        "loss": recipe["loss"],
-        **{key: recipe[key] for key in ("augment", "plugins") if key in recipe},
+        **{key: recipe[key] for key in shared if key in recipe},
         # a fixed length says it all: 5 epochs of a budget are 5 epochs
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,

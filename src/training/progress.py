@@ -1,4 +1,4 @@
-"""ResumePoint of a cell: means over its runs at the points of the validation curves that all of them have reached."""
+"""Progress of a cell: means over its runs at the points of the validation curves that all of them have reached."""
 
 from __future__ import annotations
 
@@ -23,17 +23,13 @@ def progress_reports(plan: StagePlan, curves: Mapping[str, Curves]) -> list[Prog
         node = plan.nodes[run.stages[-1]]
         if node.key not in curves:
             return []
-        own = curves[node.key]
-        shares = [Fraction(int(step), node.length.updates) for step in own.steps] if node.length.updates else []
+        own, n_updates = curves[node.key], node.length.updates
         series = validation_curves(node.stream, own)
-        series_of_runs.append(
-            {share: {name: float(series[name][k]) for name in series} for k, share in enumerate(shares)}
-        )
-    first, *others = series_of_runs
+        shares = [Fraction(int(step), n_updates) for step in own.steps] if n_updates else []
+        series_of_runs.append({share: {n: float(series[n][k]) for n in series} for k, share in enumerate(shares)})
+    common = [share for share in series_of_runs[0] if all(share in series for series in series_of_runs)]
+    first, n_runs = series_of_runs[0], len(series_of_runs)
     return [
-        ProgressReport(
-            share, {name: sum(own[share][name] for own in series_of_runs) / len(series_of_runs) for name in means}
-        )
-        for share, means in first.items()
-        if all(share in other for other in others)
+        ProgressReport(share, {n: sum(series[share][n] for series in series_of_runs) / n_runs for n in first[share]})
+        for share in common
     ]

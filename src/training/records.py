@@ -19,6 +19,7 @@ import numpy as np
 from src.config import SCHEMA_VERSION, Config
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
+from src.evaluation.metrics import METRICS
 from src.io import CONF_DIR, write_atomically
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
@@ -107,16 +108,14 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
     stream = nodes[0].stream
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
-    kinds = ("accuracy", "loss", "balanced_accuracy", "ece")
-    metrics: dict[str, float | None] = {f"test/{name}/{kind}": None for name in names for kind in kinds}
+    metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in names for metric in METRICS}
     metrics |= {"forgetting": None, "learning_accuracy": None}
     if not diverged:
         scores = [book.test[key] for key in done]
         matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in scores]
         metrics |= {f"test/{name}": value for name, value in scores[-1].items()}
-        metrics |= {
-            f"train/{name}": v for name, v in book.train[done[-1]].items() if name.split("/")[1] in ("accuracy", "loss")
-        }
+        train = book.train[done[-1]].items()
+        metrics |= {f"train/{name}": v for name, v in train if name.split("/")[1] in ("accuracy", "loss")}
         initial = [book.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if book.initial else None
         metrics |= _transfer(matrix, [_learned(node) for node in nodes], initial)
     flops = training_flops(config.arch, stream.input_shape, stream.n_outputs)
@@ -158,15 +157,9 @@ def _learned(node: Node) -> list[int]:
 def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, Any]:
     ledger = stage.ledger
     by_length = ledger.stopped_by == "length"  # cells with the rules `epochs` and `budget` share stages
-    return {
-        "parts": _learned(node),
-        "updates": ledger.updates,
-        "samples": ledger.samples,
-        "epochs": ledger.epochs,
-        "stopped_by": config.stopping.name if by_length else ledger.stopped_by,
-        "converged": ledger.converged,
-        "best_epoch": ledger.best_epoch,
-    }
+    names = ("updates", "samples", "epochs", "stopped_by", "converged", "best_epoch")
+    entry = {"parts": _learned(node), **{name: getattr(ledger, name) for name in names}}
+    return entry | ({"stopped_by": config.stopping.name} if by_length else {})
 
 
 def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,16 +44,12 @@ class TrajectoryRequest:
     at: Collection[int]
 
 
-@dataclass
 class _Recorder:
     """An observer of a fit that keeps every model's weights after the wanted numbers of updates."""
 
-    wanted: Sequence[Collection[int]]
-    n_updates: int = 0
-    states: list[dict[int, ModelState]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.states = [{} for _ in self.wanted]
+    def __init__(self, wanted: Sequence[Collection[int]]) -> None:
+        self.wanted, self.n_updates = wanted, 0
+        self.states: list[dict[int, ModelState]] = [{} for _ in wanted]
 
     def __call__(self, replicas: Replicas) -> None:
         models = [r for r, updates in enumerate(self.wanted) if self.n_updates in updates]
@@ -89,21 +85,18 @@ def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], dev
     Stacked models train side by side; others one by one on demand, since their weights may be large. Raises ValueError for
     a stage with a penalty or another start than fresh or previous weights.
     """
-    stacked: dict[int, nn.Module] = {}
+    groups: dict[str, dict[int, nn.Module]] = {}  # shape -> the models that train side by side, by stage
     for k, stage in enumerate(stages):
         model = _starting_model(config, stage, device)
         if prefers_vmap(model) and stage.node.stage.reset_optimizer:
-            stacked[k] = model
+            groups.setdefault(stage.node.shape, {})[k] = model
         else:
-            assert not stacked, "stages of one cell have one network"
+            assert not groups, "stages of one cell have one network"
             yield from _retrain(config, [stage], [model], device)
-    groups: dict[str, list[int]] = {}
-    for k in stacked:
-        groups.setdefault(stages[k].node.shape, []).append(k)
     found: dict[int, Trajectory] = {}
-    for group in groups.values():
-        trained = _retrain(config, [stages[k] for k in group], [stacked[k] for k in group], device)
-        found |= dict(zip(group, trained, strict=True))
+    for models in groups.values():
+        trained = _retrain(config, [stages[k] for k in models], list(models.values()), device)
+        found |= dict(zip(models, trained, strict=True))
     yield from (found[k] for k in sorted(found))
 
 

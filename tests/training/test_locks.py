@@ -134,7 +134,7 @@ def test_a_waiting_worker_can_be_stopped(tmp_path: Path) -> None:
         if len(calls) == 4:
             raise KeyboardInterrupt
 
-    with store.locked(plan.nodes), pytest.raises(KeyboardInterrupt):
+    with store.locks.held(plan.nodes), pytest.raises(KeyboardInterrupt):
         execute(config, plan, store, device_of(config.trainer), OnStage(hook))
 
 

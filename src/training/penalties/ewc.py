@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,20 +19,27 @@ WHOLE = "whole"
 """Name of the Fisher matrix in a `ModelState`."""
 
 
-class _EwcKind(PenaltyKind):
-    kind: ClassVar[str]
+class Ewc(PenaltyKind):
+    """Weights the terms by the diagonal of the Fisher information; `EwcFull` takes the whole matrix."""
 
-    @abstractmethod
+    kind: ClassVar[str] = "ewc"
+
     def fisher(self, data: FisherInput) -> ModelState:
         """The Fisher information of one stage, summed over its samples."""
+        return fisher_sum(data)
 
-    def precisions(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> list[ModelState]:
-        """The accumulated Fisher information of every stage, divided by its number of samples."""
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+        weights = [context.results[node.key].weights for node in anchors]
         totals = [self._accumulated(context, anchor) for anchor in anchors]
-        return [
+        precisions = [
             {name: tensor / node.data.n_samples for name, tensor in total.items()}
             for node, total in zip(nodes, totals, strict=True)
         ]
+        strength = nodes[0].stage.penalty.strength
+        if WHOLE not in precisions[0]:
+            return WeightPenalty(weights, precisions, strength)
+        names = [name for name, _ in context.model(anchors[0]).named_parameters()]
+        return MatrixPenalty(weights, [own[WHOLE] for own in precisions], names, strength)
 
     def _accumulated(self, context: PenaltyContext, node: Node) -> ModelState:
         """Fisher information of the data of `node` and, if the stage was itself held by this penalty, of all data before
@@ -41,12 +47,9 @@ class _EwcKind(PenaltyKind):
         key = f"{node.key}/{self.kind}"
         if key not in context.fishers:
             model = context.model(node).to(context.device.torch_device)
-            config = context.config
-            context.fishers[key] = self.fisher(
-                FisherInput(
-                    model, node.data, node.stream.n_outputs, config.loss, context.device, config.trainer.resident_mib
-                )
-            )
+            loss, resident_mib = context.config.loss, context.config.trainer.resident_mib
+            given = FisherInput(model, node.data, node.stream.n_outputs, loss, context.device, resident_mib)
+            context.fishers[key] = self.fisher(given)
         total = context.fishers[key]
         if node.stage.penalty.kind == self.kind:
             assert node.penalty_parent is not None
@@ -56,37 +59,17 @@ class _EwcKind(PenaltyKind):
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
         """Fisher information is charged to the stage that first needs it."""
-        del samples
         assert node.penalty_parent is not None
         return plan.nodes[node.penalty_parent].data.n_samples * (2 + 2 * n_vectors(node.stream.n_outputs)) / 3
 
 
-class Ewc(_EwcKind):
-    """The diagonal of the Fisher information."""
-
-    kind = "ewc"
-
-    def fisher(self, data: FisherInput) -> ModelState:
-        return fisher_sum(data)
-
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
-        weights = [context.results[node.key].weights for node in anchors]
-        return WeightPenalty(weights, self.precisions(context, nodes, anchors), nodes[0].stage.penalty.strength)
-
-
-class EwcFull(_EwcKind):
+class EwcFull(Ewc):
     """The whole Fisher matrix."""
 
     kind = "ewc_full"
 
     def fisher(self, data: FisherInput) -> ModelState:
         return {WHOLE: fisher_matrix(data)}
-
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
-        weights = [context.results[node.key].weights for node in anchors]
-        names = [name for name, _ in context.model(anchors[0]).named_parameters()]
-        matrices = [own[WHOLE] for own in self.precisions(context, nodes, anchors)]
-        return MatrixPenalty(weights, matrices, names, nodes[0].stage.penalty.strength)
 
 
 @dataclass
@@ -103,7 +86,6 @@ class MatrixPenalty:
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R], whatever the batch."""
-        del x
         found: list[dict[str, Tensor]] = [{} for _ in range(replicas.n)]
         for name, parameter, model in replicas.named_trainable():
             for r in range(replicas.n) if model is None else [model]:

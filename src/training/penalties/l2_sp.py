@@ -27,7 +27,6 @@ class WeightPenalty:
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R], whatever the batch."""
-        del x
         terms: list[list[Tensor]] = [[] for _ in range(replicas.n)]
         stacked: list[Tensor] = []
         for name, parameter, model in replicas.named_trainable():

@@ -31,7 +31,6 @@ class OutputPenalty:
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R]."""
-        del replicas
         with torch.no_grad():
             targets = self.teacher(x)
         if self.loss == "mse":
@@ -55,5 +54,4 @@ class Lwf(PenaltyKind):
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
         """The teacher's forward passes."""
-        del plan, node
         return samples / 3

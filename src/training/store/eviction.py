@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,18 +16,9 @@ SLACK = 0.01
 """Share of the limit that one process may write before the store is measured again."""
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of the store: its size in bytes and the time of its last use."""
-
-    path: Path
-    size: int
-    used: float
-
-    @property
-    def is_result(self) -> bool:
-        """Whether the file holds a result rather than a resume point."""
-        return not self.path.name.endswith((".part.safetensors", ".end.safetensors", ".tmp"))
+def _is_result(path: Path) -> bool:
+    """Whether the file holds a result rather than a resume point."""
+    return not path.name.endswith((".part.safetensors", ".end.safetensors", ".tmp"))
 
 
 class Eviction:
@@ -64,38 +55,32 @@ class Eviction:
 
     def _shrink(self, target: float) -> None:
         """Evicts files until at most `target` bytes are left."""
-        files = list(self._files())
-        total = sum(file.size for file in files)
+        files = dict(self._files())
+        total = sum(stat.st_size for stat in files.values())
         if total <= target:
             return
         start = self._oldest_start()
-        for file in sorted(files, key=lambda file: (file.is_result, file.used)):
+        for path, stat in sorted(files.items(), key=lambda file: (_is_result(file[0]), file[1].st_mtime)):
             if total <= target:
                 return
             try:
-                if file.path.stat().st_mtime >= start:  # read again: another process may have used it meanwhile
+                if path.stat().st_mtime >= start:  # read again: another process may have used it meanwhile
                     continue
-                file.path.unlink()
+                path.unlink()
             except FileNotFoundError:
                 pass
-            total -= file.size
+            total -= stat.st_size
         if total > target and not self._warned:
             self._warned = True
             held = f"the stage store {self.root} holds {total / 2**30:.2f} GiB"
             limit = f"more than trainer.store_gib={self.limit / 2**30:g}"
             warnings.warn(f"{held}, {limit}: all of it is in use by live processes", stacklevel=4)
 
-    def _files(self) -> Iterator[StoredFile]:
-        for folder in self.root.iterdir():
-            if len(folder.name) != 2:
-                continue
-            with os.scandir(folder) as files:
-                for file in files:
-                    try:
-                        stat = file.stat()
-                    except FileNotFoundError:
-                        continue
-                    yield StoredFile(Path(file.path), stat.st_size, stat.st_mtime)
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Every file of the store with its size and, as its modification time, its last use."""
+        for path in self.root.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat()
 
     def _oldest_start(self) -> float:
         """Start of the oldest live process that uses the store; removes the markers of dead ones."""
