@@ -57,7 +57,7 @@ class Table:
         offsets, end = {}, 0
         for key, (bank, kept) in used.items():
             offsets[key] = end
-            for rows in kept.split(ROWS_AT_ONCE):
+            for rows in torch.split(kept, ROWS_AT_ONCE):
                 start, end = end, end + len(rows)
                 self._x[start:end] = bank.scale(bank.x[rows], dtype) if self._scale_by is None else bank.x[rows]
         self.rows = [
