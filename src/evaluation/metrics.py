@@ -18,6 +18,8 @@ from src.data.stream import Evaluations
 
 N_CALIBRATION_BINS = 15
 METRICS = ("accuracy", "loss", "balanced_accuracy", "ece")
+LARGEST = 2.0**64
+"""The largest weight or output of a model that has not diverged: single precision cannot hold the square of a larger one."""
 
 Loss = Literal["cross_entropy", "mse"]
 Scores = dict[str, Tensor]
@@ -32,7 +34,7 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
     calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum over bins of
     |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its ECE gives a
     confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample that
-    has weight is not finite; the recall of a class without weight.
+    has weight is not bounded; the recall of a class without weight.
     """
     logits, y, weights = _prepared(logits, y, weights)
     n_classes = logits.shape[-1]
@@ -146,6 +148,11 @@ def _sums(values: Tensor) -> Tensor:
 
 
 def _defined(scores: Scores, outputs: Tensor) -> Scores:
-    """The scores, NaN for each model that has an output which is not finite."""
-    finite = outputs.isfinite().all(dim=-1).all(dim=-1)
-    return {name: values.where(finite, math.nan) for name, values in scores.items()}
+    """The scores, NaN for each model that has an output which is not bounded."""
+    bounded = is_bounded(outputs).all(dim=-1).all(dim=-1)
+    return {name: values.where(bounded, math.nan) for name, values in scores.items()}
+
+
+def is_bounded(values: Tensor) -> Tensor:
+    """Whether each weight or output is a number of at most `LARGEST`: the one rule by which a model has diverged."""
+    return values.abs() <= LARGEST

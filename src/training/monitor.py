@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from src.evaluation.metrics import is_bounded
 from src.models.structure import has_dropout
 from src.seeds import derive
 from src.stopping.group import GroupStopping
@@ -213,8 +214,8 @@ class StageMonitor(pl.Callback):
         """The result of model `r`, which has stopped with the weights `state`."""
         verdict, updates = self.ends[r]
         curves, length, seconds = self._final_curves(r), self.nodes[r].length, self._seconds(r)
-        finite = all(bool(tensor.isfinite().all()) for tensor in state.values())
-        if not finite or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
+        bounded = all(bool(is_bounded(tensor).all()) for tensor in state.values())
+        if not bounded or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
             verdict = StoppingVerdict("diverged")
         whole, rest = divmod(updates, length.updates_per_epoch)
         ledger = Ledger(

@@ -61,7 +61,7 @@ class ScoreBook:
     train: Mapping[str, Scores]
     initial: Mapping[int, Scores]
     undefined: frozenset[str] = frozenset()
-    """Stages whose outputs or loss on a set of samples are not finite, though their weights are."""
+    """Stages whose outputs or loss on a set of samples are not bounded, though their weights are."""
 
     def diverged(self, keys: Sequence[str], execution: Execution) -> bool:
         """Whether one of a run's stages diverged: its weights, a training loss, or an output or loss when scored."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.data.stream import EvaluationSet, Samples, Stream
-from src.evaluation.metrics import Loss, sample_losses
+from src.evaluation.metrics import Loss, is_bounded, sample_losses
 from src.training.devices import Device
 from src.training.feed import Table
 from src.training.replicas import Replicas
@@ -71,8 +71,8 @@ class Scorer:
             if labels.is_floating_point():
                 labels = labels.to(outputs.dtype)
             sample_loss = sample_losses(outputs, labels, self.loss).double()
-            finite = outputs.isfinite().all(-1) & sample_loss.isfinite()
-            losses.append(sample_loss.where(finite, math.inf).cpu())
+            is_defined = is_bounded(outputs).all(-1) & sample_loss.isfinite()
+            losses.append(sample_loss.where(is_defined, math.inf).cpu())
             if not labels.is_floating_point():
                 hits.append((outputs.argmax(-1) == labels).double().cpu())
         loss = torch.cat(losses, 1).numpy()
@@ -129,7 +129,7 @@ def monitor_values(
     for r, (chosen, stream) in enumerate(sets):
         weights = class_weights(chosen, stream.val.pools, scores[0].loss.shape[-1])
         value = float(set_mean([pool.loss[r] for pool in scores], weights))
-        if quantity == "accuracy":  # outputs that are not finite have no accuracy, though their largest has an index
+        if quantity == "accuracy":  # outputs that are not bounded have no accuracy, though their largest has an index
             value = float(set_mean([pool.recall[r] for pool in scores], weights)) if math.isfinite(value) else math.nan
         values.append(value)
     return values

@@ -38,8 +38,8 @@ def test_a_run_of_an_absurd_rate_has_diverged_or_has_every_metric(words: list[st
         }
         undefined = [name for name, value in metrics.items() if value is None]
         assert undefined == ([] if body["status"] == "finished" else list(metrics)), body["status"]
-    if words[:1] == ["optimizer.lr=1e18"] and "stopping.epochs=1" in words:
-        assert "diverged" in {body["status"] for body in bodies}
+    if "stopping.epochs=1" in words:  # best weights of early stopping may be those before the overflow
+        assert {body["status"] for body in bodies} == {"diverged"}, "finite but huge outputs count as diverged"
 
 
 def test_outputs_that_are_infinite_on_test_samples_alone_are_a_divergence(
