@@ -59,13 +59,17 @@ class CellRuns:
             raise MissingEvidence(f"no seed finished in {' and '.join(labels)}")
         return seeds
 
-    def seed_pairs(self) -> Iterator[tuple[str, int, int]]:
-        """(regime label, seed, next seed): disjoint pairs of seeds, so that values of pairs are independent."""
+    def trained_pairs(self) -> Iterator[tuple[tuple[str, int], list[Stream], list[Mapping[str, Tensor]]]]:
+        """Streams and final weights of two seeds of a regime, with its label and the first seed.
+
+        The pairs are disjoint, so that values of pairs are independent.
+        """
         done, seeds = set(self.finished()), self.config.seeds
         for label in sorted({label for label, _ in done}):
-            for first, second in zip(seeds[::2], seeds[1::2], strict=False):
-                if {(label, first), (label, second)} <= done:
-                    yield label, first, second
+            for pair in zip(seeds[::2], seeds[1::2], strict=False):
+                if {(label, seed) for seed in pair} <= done:
+                    weights = [self.final_weights(label, seed) for seed in pair]
+                    yield (label, pair[0]), [self.factory.build(seed) for seed in pair], weights
 
     def stages(self, label: str, seed: int) -> list[StageResult]:
         """The stages of a run, from the store. Raises MissingEvidence if any was evicted."""

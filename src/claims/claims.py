@@ -7,7 +7,7 @@ seed from its runs and predicts that value. docs/CLAIMS.md explains both.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -173,28 +173,30 @@ def _check_study(study: Study, key: str) -> None:
         raise ConfigError(f"{key}.regimes", study.regimes, "must list regimes, as in conf/config.yaml")
     if not study.statements:
         raise ConfigError(f"{key}.statements", [], "must list the statements of the study, at least one")
-    regimes = {parse_regime(entry, 2) for entry in study.regimes}
     if study.seeds < MIN_SEEDS:
         raise ConfigError(f"{key}.seeds", study.seeds, f"a claim needs at least {MIN_SEEDS} seeds")
+    regimes = {parse_regime(entry, 2) for entry in study.regimes}
     for statement in study.statements:
-        _check_statement(statement, study, regimes, f"{key}.statements")
+        for setting, value, problem in _contradictions(statement, study, regimes):
+            raise ConfigError(f"{key}.statements.{setting}", value, problem)
 
 
-def _check_statement(one: Statement, study: Study, regimes: set[RegimeConfig], key: str) -> None:
-    for regime in (*one.regimes, *([one.reference] if one.reference else [])):
-        if regime not in regimes:
-            raise ConfigError(f"{key}.of", regime.label, "is not among the regimes of the study; add it there")
-    for text in (one.metric, *([one.minus_metric] if one.minus_metric else [])):
-        metric_terms(text)
+def _contradictions(one: Statement, study: Study, regimes: set[RegimeConfig]) -> Iterator[tuple[str, Any, str]]:
+    """(setting, its value, problem and fix) of everything that is wrong with a statement."""
+    for regime in (*one.regimes, one.reference):
+        if regime is not None and regime not in regimes:
+            yield "of", regime.label, "is not among the regimes of the study; add it there"
+    for text in (one.metric, one.minus_metric):
+        metric_terms(text or one.metric)  # raises ConfigError
     for which, chosen in (("at", one.at), ("minus_at", one.minus_at)):
         if not isinstance(chosen, Mapping):
-            raise ConfigError(f"{key}.{which}", chosen, "must map axes to values")
+            yield which, chosen, "must map axes to values"
         for axis, value in chosen.items():
             if axis not in study.axes:
-                raise ConfigError(f"{key}.{which}", axis, f"is no axis of the study; known: {list(study.axes)}")
-            absent = [item for item in listed(value) if item not in study.axes[axis]]
-            if absent:
-                raise ConfigError(f"{key}.{which}.{axis}", absent[0], f"is not on the axis; known: {study.axes[axis]}")
+                yield which, axis, f"is no axis of the study; known: {list(study.axes)}"
+            for item in listed(value):
+                if item not in study.axes[axis]:
+                    yield f"{which}.{axis}", item, f"is not on the axis; known: {study.axes[axis]}"
     required = {
         "minus": one.contrast in ("difference", "everywhere"),
         "minus_at": one.contrast == "between_cells",
@@ -202,13 +204,13 @@ def _check_statement(one: Statement, study: Study, regimes: set[RegimeConfig], k
     }
     for name, is_required in required.items():
         if is_required and not (value := getattr(one, name)):
-            raise ConfigError(f"{key}.{name}", value, f"{one.contrast}, {one.predicted}: must be given")
-    is_trend, several = one.contrast == "trend", len(one.regimes) > 1
+            yield name, value, f"{one.contrast}, {one.predicted}: must be given"
+    is_trend, has_several = one.contrast == "trend", len(one.regimes) > 1
     if is_trend != (one.predicted in ("increasing", "decreasing")):
-        raise ConfigError(f"{key}.predicted", one.predicted, "increasing and decreasing require contrast: trend")
+        yield "predicted", one.predicted, "increasing and decreasing require contrast: trend"
     if one.contrast == "everywhere" and one.predicted != "non_inferior":
-        raise ConfigError(f"{key}.predicted", one.predicted, "contrast: everywhere requires non_inferior")
-    if is_trend and (several == (one.along is not None) or (one.along is not None and one.along not in study.axes)):
-        raise ConfigError(f"{key}.along", one.along, f"name one of {list(study.axes)}, or list several regimes in `of`")
-    if several and not is_trend:
-        raise ConfigError(f"{key}.of", one.of, "several regimes require contrast: trend")
+        yield "predicted", one.predicted, "contrast: everywhere requires non_inferior"
+    if is_trend and (has_several == (one.along is not None) or one.along not in (None, *study.axes)):
+        yield "along", one.along, f"name one of {list(study.axes)}, or list several regimes in `of`"
+    if has_several and not is_trend:
+        yield "of", one.of, "several regimes require contrast: trend"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +81,12 @@ class Records:
     runs: tuple[RunRecord, ...]
     failed: tuple[FailedRun, ...] = ()
     damaged: tuple[DamagedFile, ...] = ()
+
+    def with_axes(self, axes: Mapping[str, Mapping[str, AxisValue]]) -> Records:
+        """The records with the given coordinates of each cell; cells without any keep theirs."""
+        runs = tuple(replace(run, axes=axes.get(run.cell, run.axes)) for run in self.runs)
+        failed = tuple(replace(run, axes=axes.get(run.cell, run.axes)) for run in self.failed)
+        return Records(runs=runs, failed=failed, damaged=self.damaged)
 
 
 Item = TypeVar("Item")

@@ -41,9 +41,6 @@ CHUNK = 1 << 22
 """Number of sums held in memory at once."""
 
 
-# ------------------------------------------------------------------------------------------------ the test
-
-
 def sign_flip_p(differences: ArrayLike, *, null: float = 0.0, alternative: Alternative = "two-sided") -> Floats:
     """p-values of the sign-flip test that differences [..., n] are symmetric around `null`; exact up to n = 32.
 
@@ -163,17 +160,11 @@ def _bisect_subset_mean(values: Floats, rank: int) -> float:
     return high
 
 
-# ------------------------------------------------------------------------------------------------ number of seeds
-
-
 def seeds_needed(n_tests: int = 1, alpha: float = 0.05) -> int:
     """Fewest seeds that can decide one of `n_tests` Holm-corrected two-sided tests: n >= 1 + log2(n_tests / alpha)."""
     assert n_tests >= 1
     assert 0 < alpha < 1
     return next(n for n in itertools.count(1) if n_tests * 2.0 ** (1 - n) <= alpha)
-
-
-# ------------------------------------------------------------------------------------------------ multiple tests
 
 
 def holm(p_values: ArrayLike, *, n_tests: int | None = None) -> Floats:
@@ -193,9 +184,6 @@ def holm(p_values: ArrayLike, *, n_tests: int | None = None) -> Floats:
 def everywhere_p(p_values: ArrayLike) -> float:
     """p-value of "it holds in every cell": the largest, without correction (Berger 1982, Technometrics 24:295)."""
     return float(np.max(np.asarray(p_values, dtype=np.float64)))
-
-
-# ------------------------------------------------------------------------------------------------ margins
 
 
 def non_inferiority_p(differences: ArrayLike, margin: float) -> Floats:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
             configs[path.parent.name] = folder.read_cell(path.parent.name)
         except (ConfigError, OSError, ValueError) as error:
             problems.append(f"{path.parent.name}/{path.name}: {error}")
-    records = _with_axes(load_records(folder.root), configs)
+    records = load_records(folder.root).with_axes(_axes(configs))
     return Sweep(
         folder=folder.root,
         configs=configs,
@@ -60,23 +59,17 @@ def _summary(sweep_dir: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _with_axes(records: Records, configs: Mapping[str, Config]) -> Records:
-    """The records with the axes on which the cells differ: the short ones and further settings of the recipe."""
-    axes_of_cell: dict[str, Mapping[str, AxisValue]] = {}
-    if configs:
-        for cell, axes in zip(configs, axes_of(list(configs.values())), strict=True):
-            axes_of_cell[cell] = {key: value for key, value in axes.items() if "." not in key or key.startswith(RECIPE)}
-    return Records(
-        runs=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.runs),
-        failed=tuple(replace(run, axes=axes_of_cell.get(run.cell, run.axes)) for run in records.failed),
-        damaged=records.damaged,
-    )
+def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:
+    """The axes on which the cells differ: the short ones and further settings of the recipe."""
+    axes = axes_of(list(configs.values())) if configs else []
+    kept = [{key: value for key, value in one.items() if "." not in key or key.startswith(RECIPE)} for one in axes]
+    return dict(zip(configs, kept, strict=True))
 
 
 def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
     """The regimes with runs: in the order of the cells' configurations, then those of earlier commands."""
     requested = [regime.label for config in configs.values() for regime in config.regimes]
-    present = sorted({run.regime for run in records.runs} | {run.regime for run in records.failed})
+    present = sorted({run.regime for run in (*records.runs, *records.failed)})
     return [label for label in dict.fromkeys([*requested, *present]) if label in present]
 
 

@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from src.comparison.pairing import Records, RunRecord
+from src.comparison.pairing import Records, RunRecord, seed_list
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
 from src.config.command import command
@@ -38,15 +37,13 @@ class Sweep:
 
     def missing(self) -> dict[tuple[str, str], list[int]]:
         """(cell, regime) -> requested seeds with neither a result nor a failure."""
-        known = {(run.cell, run.regime, run.seed) for run in self.records.runs}
-        known |= {(run.cell, run.regime, run.seed) for run in self.records.failed}
-        found: dict[tuple[str, str], list[int]] = {}
-        for cell, config in self.configs.items():
-            for regime in config.regimes:
-                seeds = [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
-                if seeds:
-                    found[cell, regime.label] = seeds
-        return found
+        known = {(run.cell, run.regime, run.seed) for run in (*self.records.runs, *self.records.failed)}
+        found = {
+            (cell, regime.label): [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
+            for cell, config in self.configs.items()
+            for regime in config.regimes
+        }
+        return {key: seeds for key, seeds in found.items() if seeds}
 
 
 def counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
@@ -69,16 +66,11 @@ def problems_by_kind(sweep: Sweep) -> list[tuple[str, list[str], int]]:
             f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
         ],
         "Missing: requested, not run yet": [
-            f"{cell[:8]} {regime}: {_seed_list(seeds)}" for (cell, regime), seeds in sweep.missing().items()
+            f"{cell[:8]} {regime}: {seed_list(seeds, most=12)}" for (cell, regime), seeds in sweep.missing().items()
         ],
         "Unreadable": [*(f"{d.path.parent.name}/{d.path.name}: {d.problem}" for d in records.damaged), *sweep.problems],
     }
     return [(word, lines[:MOST_LINES], max(0, len(lines) - MOST_LINES)) for word, lines in lists.items() if lines]
-
-
-def _seed_list(seeds: Sequence[int]) -> str:
-    shown = ", ".join(map(str, seeds[:12])) + (", ..." if len(seeds) > 12 else "")
-    return f"seed{'s' if len(seeds) > 1 else ''} {shown}"
 
 
 def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]]:
@@ -96,17 +88,12 @@ def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]
 def made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """(name, values) of the commits, versions and machines of the runs."""
 
-    def values(*keys: str) -> str:
-        found = []
-        for run in runs:
-            value: Any = run.provenance
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found.append(str(value) if value is not None else "unknown")
-        return ", ".join(sorted(set(found)))
-
     if not runs:
         return []
+    found: dict[str, set[str]] = {"commit": set(), "made on": set(), "engine": set()}
     packages = sorted({name for run in runs for name in run.provenance.get("versions", {})})
-    rows = [("commit", values("git_commit")), ("made on", values("fingerprint")), ("engine", values("engine"))]
-    return [*rows, *((package, values("versions", package)) for package in packages)]
+    for made in (run.provenance for run in runs):
+        facts = {"commit": made.get("git_commit"), "made on": made.get("fingerprint"), "engine": made.get("engine")}
+        for name, value in (facts | {name: made.get("versions", {}).get(name) for name in packages}).items():
+            found.setdefault(name, set()).add("unknown" if value is None else str(value))
+    return [(name, ", ".join(sorted(values))) for name, values in found.items()]

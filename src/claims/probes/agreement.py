@@ -18,13 +18,11 @@ def agreement(cell: CellRuns) -> ProbeResult:
     batch order. The samples are those of Dataset 1's test pool that both seeds hold out.
     """
     values: dict[tuple[str, int], dict[str, float]] = {}
-    for label, *seeds in cell.seed_pairs():
-        streams = [cell.factory.build(seed) for seed in seeds]
-        weights = [cell.final_weights(label, seed) for seed in seeds]
+    for key, streams, weights in cell.trained_pairs():
         x = _common_inputs(streams, dtype_of(weights[0]))
         with torch.no_grad():
             a, b = (cell.model(*pair)(x).argmax(dim=-1) for pair in zip(streams, weights, strict=True))
-        values[label, seeds[0]] = {"disagreement": float((a != b).double().mean())}
+        values[key] = {"disagreement": float((a != b).double().mean())}
     return ProbeResult(values)
 
 

@@ -16,14 +16,12 @@ def between(cell: CellRuns) -> ProbeResult:
     samples together. Seeds form disjoint pairs; the values are recorded under the first seed.
     """
     values: dict[tuple[str, int], dict[str, float]] = {}
-    for label, *seeds in cell.seed_pairs():
-        streams = [cell.factory.build(seed) for seed in seeds]
-        weights = [cell.final_weights(label, seed) for seed in seeds]
+    for key, streams, weights in cell.trained_pairs():
         samples = training_samples([part for stream in streams for part in stream.train], dtype_of(weights[0]))
         surface = Surface(cell.model(streams[0], weights[0]), {"both": samples}, cell.config.loss)
         a, b = map(surface.vector, weights)
         losses = surface.losses([interpolate(a, b, t) for t in along(N_POINTS)])["both"]
-        values[label, seeds[0]] = {
+        values[key] = {
             "barrier": barrier(losses, along(N_POINTS)).height,
             "distance": float((a - b).norm() / ((a.norm() + b.norm()) / 2)),
         }
