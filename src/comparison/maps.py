@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.axes import AxisValue, axis_label, axis_rank, axis_text
-from src.comparison.tables import coordinate, varying_axes
+from src.comparison.tables import coordinate, in_order, independent_axes
 from src.comparison.units import Unit, name_of, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+MAX_TILES = 2_000
+"""Largest grid that is drawn whole, even if most of its points have no cell."""
 MAX_INCHES = (22.0, 40.0)
 DPI = 150
 LETTER = 0.56
@@ -51,7 +53,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     from matplotlib.figure import Figure
 
     unit = unit_of(verdicts[0].metric)
-    axes = varying_axes(verdicts)
+    axes = _map_axes(verdicts)
     across, down, panel_axes = _layout(axes)
     columns, rows = axes.get(across, ["-"]), axes.get(down, ["-"])
     panels = list(product(*(axes[name] for name in panel_axes)))
@@ -108,6 +110,13 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     _write(figure, title, height - 0.58, 9.0, color="#505050")
     _draw_legend(figure, norm, verdicts)
     return figure
+
+
+def _map_axes(verdicts: Sequence[CellVerdict]) -> dict[str, list[AxisValue]]:
+    """The axes of the map: the independent ones, or the cells one after the other if most of that grid would be empty."""
+    axes = independent_axes(verdicts)
+    is_grid = math.prod(map(len, axes.values())) <= max(MAX_TILES, 4 * len(verdicts))
+    return axes if is_grid else {"cell": [coordinate(verdict, "cell") for verdict in in_order(verdicts)]}
 
 
 def _layout(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[str, str, list[str]]:

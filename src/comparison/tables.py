@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from src.axes import AxisValue, axis_heading, axis_order, axis_text
+from src.axes import AxisValue, axis_heading, axis_order, axis_rank, axis_text
 from src.comparison.pairing import RunRecord, grouped
 from src.comparison.text_table import TextTable
 from src.comparison.units import name_of, unit_of
@@ -36,6 +36,21 @@ def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[
     if len({tuple(verdict.axes.get(name) for name in varying) for verdict in verdicts}) < len(cells):
         varying["cell"] = sorted(cell[:8] for cell in cells)
     return varying
+
+
+def independent_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[AxisValue]]:
+    """The varying axes without those that follow from the others, such as all but one setting of a random search."""
+    axes = varying_axes(verdicts)
+
+    def n_distinct(names: Iterable[str]) -> int:
+        names = [name for name in names if name != "cell"]
+        return len({tuple(verdict.axes.get(name) for name in names) for verdict in verdicts})
+
+    n_all = n_distinct(axes)
+    for name in sorted(axes, key=lambda name: (-axis_rank(name), -len(axes[name]))):
+        if name != "cell" and n_distinct(other for other in axes if other != name) == n_all:
+            del axes[name]
+    return axes
 
 
 def coordinate(cell: CellVerdict | RunRecord, axis: str) -> AxisValue:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from src.axes import AxisValue, axis_label, axis_text
+from src.axes import AxisValue, axis_label, axis_order, axis_text
 from src.comparison.pairing import RunRecord, by_cell, grouped
 from src.comparison.statistics import sign_flip_interval
-from src.comparison.tables import coordinate, varying_axes
+from src.comparison.tables import coordinate, independent_axes
 from src.comparison.verdicts import CellVerdict
 from src.report.plots import LineStyle, Plot, line_styles, panel, save_plot
 
@@ -54,7 +53,7 @@ def forgetting_plots(
     cells = [verdict for verdict in {v.cell: v for v in verdicts}.values() if verdict.cell in values]
     if not cells:
         return [], {}, ""
-    axes = varying_axes(cells)
+    axes = independent_axes(cells)
     names = sorted(axes, key=lambda name: -len(axes[name]))
     across = names[0] if names else ""
     lines = names[1] if len(names) > 1 and len(axes[names[1]]) <= MOST_LINES else ""
@@ -66,9 +65,7 @@ def forgetting_plots(
     pad = 0.06 * max(high - low, 1.0)
     plots = []
     groups = grouped(cells, lambda cell: tuple(coordinate(cell, name) for name in rest))
-    for facet in list(product(*(axes[name] for name in rest)))[:MOST_PANELS]:
-        if facet not in groups:
-            continue
+    for facet in sorted(groups, key=lambda facet: [axis_order(level) for level in facet])[:MOST_PANELS]:
         fixed = dict(zip(rest, map(axis_text, facet), strict=True))
         title = ", ".join(f"{name} {text}" for name, text in fixed.items())
         ax = panel(title or regime, axis_label(across), "forgetting, points")

@@ -9,7 +9,7 @@ from pathlib import Path
 from src.axes import axis_label
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Pairs, grouped
-from src.comparison.tables import coordinate, varying_axes
+from src.comparison.tables import coordinate, independent_axes
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, judge_pairs, mean_differences
 from src.report.plots import Plot, save_plot
 
@@ -42,8 +42,8 @@ def _map(verdicts: Sequence[CellVerdict], title: str, folder: Path, name: str, a
 
 
 def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
-    """Pairs of varying axes, if more than two vary; the axis that only names the cells is left out."""
-    levels = {name: len(values) for name, values in varying_axes(verdicts).items() if name != "cell"}
+    """Pairs of independent axes, if there are more than two; the axis that only names the cells is left out."""
+    levels = {name: len(values) for name, values in independent_axes(verdicts).items() if name != "cell"}
     if len(levels) < 3:
         return []
     pairs = sorted(combinations(levels, 2), key=lambda pair: -levels[pair[0]] * levels[pair[1]])

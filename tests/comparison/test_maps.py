@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from src.comparison.maps import DPI, difference_figure, difference_maps
+from src.comparison.tables import independent_axes
 from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
 
 
@@ -120,3 +121,18 @@ def test_one_file_for_each_pair_of_regimes(tmp_path: Path) -> None:
     paths = difference_maps(verdicts, tmp_path / "maps")
     assert [path.name for path in paths] == ["map-sequential-combined.png", "map-sequential-replay(share=0.05).png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_thirty_settings_that_differ_together_make_one_small_map() -> None:
+    """A random search varies all settings in every cell: the map shows its cells, not the product of all settings."""
+    verdicts = [verdict(0.01, UNDECIDED, **{f"s{j}": float((j + 2) * k) for j in range(30)}) for k in range(40)]
+    (panel, _colour_bar) = difference_figure(verdicts).axes
+    assert len(panel.texts) == 40
+
+
+def test_axes_that_follow_from_others_are_left_out_and_a_grid_keeps_its_axes() -> None:
+    linked = [verdict(0.01, UNDECIDED, ratio=r, epochs=e, size=10 * r) for r in (1.0, 2.0, 3.0) for e in (5, 20)]
+    assert list(independent_axes(linked)) == ["ratio", "epochs"]
+    scattered = [verdict(0.01, UNDECIDED, x=k % 59, y=k * k % 61, z=k % 2) for k in range(118)]
+    (panel, _colour_bar) = difference_figure(scattered).axes
+    assert len(panel.texts) == 118, "cells one after the other, since most of the grid 59 x 31 x 2 is empty"
