@@ -76,16 +76,6 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return seen[0].flatten(1), logits
 
 
-def effective_bias(weight: Tensor, bias: Tensor | None, features: Tensor) -> Tensor:
-    """b_k + W_k h with the mean features h: the mean logit of every class, float64 [K].
-
-    The bias alone is not enough: a direction that all features share also shifts the mean outputs.
-    `weight` [K, d]; `bias` [K] or None; `features` [n, d].
-    """
-    mean = weight.double() @ features.double().mean(dim=0)
-    return mean if bias is None else mean + bias.double()
-
-
 def probe_accuracy(
     features: Tensor,
     y: Tensor,
@@ -140,7 +130,8 @@ def restoration(
     """`score` of the earlier and the later model, and of the later one with restored parts.
 
     Keys: ``earlier``, ``later``, then those of ``bias``, ``effective bias``, ``head``, ``features`` that the model has.
-    Restoring the effective bias shifts the head's bias so that the mean outputs on `x` [n, ...] are the earlier ones.
+    Restoring the effective bias shifts the head's bias so that the mean outputs on `x` [n, ...] are the earlier ones: a
+    direction that all features share shifts the outputs as the bias does.
     `model` is scored as a copy, never changed.
     """
     model = copy.deepcopy(model)

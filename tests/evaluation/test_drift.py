@@ -1,7 +1,7 @@
 """Drift measures agree with cases computed by hand.
 
 Properties: relative movement is the ratio of norms per group, undefined from zero; mean probabilities are a weighted mean of
-softmax; the effective bias is the mean logit; a probe recovers linear information and weights test samples; restoring all
+softmax; a probe recovers linear information and weights test samples; restoring all
 parts gives the earlier model, and each part alone recovers its own effect; the given model is not changed.
 """
 
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from src.evaluation.drift import (
-    effective_bias,
     features_and_logits,
     head_of,
     mean_probabilities,
@@ -45,15 +44,6 @@ def test_mean_probabilities_weigh_their_samples() -> None:
     torch.testing.assert_close(mean_probabilities(logits), torch.tensor([0.625, 0.375], dtype=torch.float64))
     weighted = mean_probabilities(logits, torch.tensor([0.0, 5.0]))
     torch.testing.assert_close(weighted, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=1e-6, atol=1e-6)
-
-
-def test_the_effective_bias_is_the_mean_logit() -> None:
-    model, x = net(), torch.randn(20, 3)
-    features, logits = features_and_logits(model, x)
-    _, head = head_of(model)
-    found = effective_bias(head.weight.detach(), head.bias.detach(), features)
-    torch.testing.assert_close(found, logits.double().mean(0), rtol=1e-6, atol=1e-6)
-    assert effective_bias(torch.eye(2), None, torch.tensor([[1.0, 3.0], [3.0, 5.0]])).tolist() == [2.0, 4.0]
 
 
 def test_features_are_the_inputs_of_the_head() -> None:
