@@ -1,16 +1,20 @@
-"""The values that statements read: metrics of a study's runs, by cell, regime and seed."""
+"""The values that statements read: metrics of a study's runs, and the contrast that a statement makes of them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from src.claims.cell import CellRuns, MissingEvidence
-from src.claims.claims import Study
+from src.claims.claims import Statement, Study, hydra_text
 from src.claims.probes.catalog import PROBES
 from src.comparison.metrics import metric_terms, run_metric
 from src.comparison.pairing import RunRecord
+from src.comparison.statistics import Floats
 from src.config import parse_regime
 from src.regimes.config import RegimeConfig
 
@@ -47,16 +51,16 @@ class Evidence:
     study: Study
     cells: tuple[CellRuns, ...]
 
-    def values(self, cell: int, regime: RegimeConfig, metric: str) -> dict[int, float]:
-        """The metric of one cell and regime for every seed that has it. Raises MissingEvidence if a run is missing."""
+    def values(self, cell: int, regime: RegimeConfig, metric: str) -> Floats:
+        """The metric of one cell and regime, [seeds]; NaN where undefined. Raises MissingEvidence if a run is missing."""
         if len(self.devices) > 1:
             raise MissingEvidence("some runs were made on CPU and some on CUDA, which are never paired")
         runs = self.cells[cell]
-        values = {seed: cell_metric(runs, regime.label, seed, metric) for seed in range(self.study.seeds)}
-        defined = {seed: value for seed, value in values.items() if value is not None}
-        if not defined:
+        found = [cell_metric(runs, regime.label, seed, metric) for seed in range(self.study.seeds)]
+        values = np.array([np.nan if value is None else value for value in found])
+        if np.isnan(values).all():
             raise MissingEvidence(f"{metric} is undefined for {regime.label} in cell {runs.cell}")
-        return defined
+        return values
 
     @functools.cached_property
     def devices(self) -> set[str]:
@@ -76,3 +80,46 @@ class Evidence:
             for name, result in cell.probe_results.items():
                 if name in probes:
                     yield from result.notes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContrastTable:
+    """The contrast of a statement: values [seeds, columns] and the label of each column.
+
+    There is one column (a mean over cells), or one for each cell or each condition of a trend.
+    """
+
+    values: Floats
+    columns: tuple[str, ...]
+
+
+def contrast_table(statement: Statement, evidence: Evidence) -> ContrastTable:
+    """The table of a statement, for the seeds with all values. Raises MissingEvidence if a run is missing or diverged."""
+    study, at, along = evidence.study, statement.at, statement.along
+
+    def column(cell: int, regime: RegimeConfig) -> Floats:
+        """The metric in one cell, minus that of the reference regime if there is one."""
+        values = evidence.values(cell, regime, statement.metric)
+        if statement.reference is None:
+            return values
+        return values - evidence.values(cell, statement.reference, statement.minus_metric or statement.metric)
+
+    def mean(at: Mapping[str, Any], regime: RegimeConfig = statement.regimes[0]) -> Floats:
+        return np.asarray(np.stack([column(cell, regime) for cell in study.cells(at)], axis=1).mean(axis=1))
+
+    if statement.contrast == "everywhere":
+        names = [" ".join(f"{axis}={hydra_text(v)}" for axis, v in cell.items()) for cell in study.coordinates]
+        columns = {names[cell]: column(cell, statement.regimes[0]) for cell in study.cells(at)}
+    elif statement.contrast == "between_cells":
+        columns = {"mean over cells": mean(at) - mean(statement.minus_at)}
+    elif statement.contrast == "trend" and along is not None:
+        columns = {hydra_text(value): mean({**at, along: [value]}) for value in at.get(along, study.axes[along])}
+    elif statement.contrast == "trend":
+        columns = {regime.label: mean(at, regime) for regime in statement.regimes}
+    else:
+        columns = {"mean over cells": mean(at)}
+    values = np.stack(list(columns.values()), axis=1)
+    values = values[~np.isnan(values).any(axis=1)]
+    if not len(values):
+        raise MissingEvidence("no seed has a value in every cell")
+    return ContrastTable(values=values, columns=tuple(columns))

@@ -10,8 +10,7 @@ import numpy as np
 
 from src.claims.cell import MissingEvidence
 from src.claims.claims import Claim, Statement, Study
-from src.claims.contrasts import ContrastTable, contrast_table
-from src.claims.evidence import Evidence
+from src.claims.evidence import ContrastTable, Evidence, contrast_table
 from src.comparison.predictions import PredictionVerdict, finite_interval, increasing_trend, judge_effect
 from src.comparison.statistics import Floats, everywhere_p, holm, non_inferiority_p, seeds_needed, sign_flip_p
 
