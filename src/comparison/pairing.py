@@ -82,6 +82,11 @@ class Records:
     failed: tuple[FailedRun, ...] = ()
     damaged: tuple[DamagedFile, ...] = ()
 
+    @property
+    def attempted(self) -> tuple[RunRecord | FailedRun, ...]:
+        """Runs with a result or a failure."""
+        return (*self.runs, *self.failed)
+
     def with_axes(self, axes: Mapping[str, Mapping[str, AxisValue]]) -> Records:
         """The records with the given coordinates of each cell; cells without any keep theirs."""
         runs = tuple(replace(run, axes=axes.get(run.cell, run.axes)) for run in self.runs)

@@ -78,7 +78,7 @@ def judge(
     """
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
-    axes = {run.cell: run.axes for run in records.runs} | {run.cell: run.axes for run in records.failed}
+    axes = {run.cell: run.axes for run in records.attempted}
     compared = []
     for cell, (a, b) in product(sorted(axes), combinations(regimes, 2)):
         pairs = pair(runs.get(cell, ()), a, b, metric)

@@ -69,7 +69,7 @@ def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:
 def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
     """The regimes with runs: in the order of the cells' configurations, then those of earlier commands."""
     requested = [regime.label for config in configs.values() for regime in config.regimes]
-    present = sorted({run.regime for run in (*records.runs, *records.failed)})
+    present = sorted({run.regime for run in records.attempted})
     return [label for label in dict.fromkeys([*requested, *present]) if label in present]
 
 

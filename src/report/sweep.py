@@ -37,7 +37,7 @@ class Sweep:
 
     def missing(self) -> dict[tuple[str, str], list[int]]:
         """(cell, regime) -> requested seeds with neither a result nor a failure."""
-        known = {(run.cell, run.regime, run.seed) for run in (*self.records.runs, *self.records.failed)}
+        known = {(run.cell, run.regime, run.seed) for run in self.records.attempted}
         found = {
             (cell, regime.label): [seed for seed in config.seeds if (cell, regime.label, seed) not in known]
             for cell, config in self.configs.items()
