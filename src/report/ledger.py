@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import mean
+from typing import TYPE_CHECKING
 
 from src.axes import axis_text
-from src.comparison.pairing import RunRecord, by_cell, grouped
-from src.comparison.tables import csv_text, in_order, level_texts, varying_axes
+from src.comparison.pairing import RunRecord
+from src.comparison.tables import in_order, level_texts, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, overall
@@ -16,85 +15,73 @@ from src.config import Config
 from src.report.tables import Table, page_table, winner_class
 from src.stopping.catalog import match_order
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SPENT = ("updates", "samples", "flops")
+
 
 def match_of(config: Config | None) -> str:
     """The unit in which a cell's budgets match, or the stopping rule that matches nothing; ``epochs`` for unknown cells."""
     return "epochs" if config is None else config.stopping.budgets_match_in
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """Costs of the runs of one regime under one match: means per run, `reused` as a share of the samples.
+def run_costs(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> DataFrame:
+    """One row for each run whose cost is recorded: its cell and match, and what it spent."""
+    import pandas as pd
 
-    `ratio_updates`, `ratio_samples`: range over the cells of the ratio to the base regime; None for the base itself.
+    rows = [
+        {
+            "cell": run.cell,
+            **{name: axis_text(run.axes[name]) for name in sorted(run.axes)},
+            "match": match_of(configs.get(run.cell)),
+            "regime": run.regime,
+            "seed": run.seed,
+            **{name: float(run.result["cost"][name]) for name in SPENT},
+            **{name: float(run.provenance.get(name, 0)) for name in ("seconds", "reused_samples")},
+            "stages": run.n_stages,
+        }
+        for run in runs
+        if "cost" in run.result
+    ]
+    return pd.DataFrame(rows)
+
+
+def costs(spent: DataFrame, labels: Sequence[str]) -> DataFrame:
+    """Means per run by (match, regime): `runs`, what they spend, `reused` as a share of the samples.
+
+    `updates : BASE` and `samples : BASE` are the range over cells of the ratio to the first of `labels`, as (low, high).
     """
+    import pandas as pd
 
-    match: str
-    regime: str
-    n_runs: int
-    updates: float
-    samples: float
-    flops: float
-    seconds: float
-    reused: float
-    ratio_updates: tuple[float, float] | None
-    ratio_samples: tuple[float, float] | None
-
-
-def _cost(run: RunRecord, name: str) -> float:
-    return float(run.result["cost"][name])
-
-
-def costs(runs: Sequence[RunRecord], configs: Mapping[str, Config], labels: Sequence[str]) -> list[Cost]:
-    """One entry for each match and regime; the first of `labels` is the base of the ratios."""
-    with_cost = [run for run in runs if "cost" in run.result]
-    by_match = grouped(with_cost, lambda run: match_of(configs.get(run.cell)))
-    found = []
-    for match in sorted(by_match, key=match_order):
-        cells, by_regime = by_cell(by_match[match]), grouped(by_match[match], lambda run: run.regime)
-        for name in labels:
-            if not (own := by_regime.get(name)):
-                continue
-            means = {key: mean(_cost(run, key) for run in own) for key in ("updates", "samples", "flops")}
-            reused = mean(float(run.provenance.get("reused_samples", 0)) for run in own)
-            found.append(
-                Cost(
-                    match=match,
-                    regime=name,
-                    n_runs=len(own),
-                    **means,
-                    seconds=mean(float(run.provenance.get("seconds", 0.0)) for run in own),
-                    reused=reused / means["samples"] if means["samples"] else 0.0,
-                    ratio_updates=_ratios(cells, name, labels[0], "updates"),
-                    ratio_samples=_ratios(cells, name, labels[0], "samples"),
-                )
-            )
-    return found
+    groups, base = spent.groupby(["match", "regime"]), labels[0]
+    means = groups[[*SPENT, "seconds"]].mean()
+    means.insert(0, "runs", groups.size())
+    means["reused"] = (groups["reused_samples"].sum() / groups["samples"].sum()).fillna(0.0)
+    of_cell = spent.groupby(["match", "cell", "regime"])[["updates", "samples"]].mean()
+    for name, values in of_cell.items():
+        ratios = values.unstack("regime").reindex(columns=labels)
+        ratios = ratios.div(ratios[base].where(ratios[base] > 0), axis=0).drop(columns=base)
+        ends = ratios.stack().dropna().groupby(["match", "regime"]).agg(["min", "max"])
+        means[f"{name} : {base}"] = pd.Series(list(ends.itertuples(index=False, name=None)), ends.index, dtype=object)
+    order = [(match, name) for match in sorted(set(spent["match"]), key=match_order) for name in labels]
+    return means.loc[[key for key in order if key in means.index]]
 
 
-def _ratios(cells: Mapping[str, Sequence[RunRecord]], name: str, base: str, cost: str) -> tuple[float, float] | None:
-    """Range over the cells of the ratio of mean costs."""
-    ratios = []
-    for runs in cells.values() if name != base else ():
-        own, other = ([_cost(run, cost) for run in runs if run.regime == regime] for regime in (name, base))
-        if own and other and mean(other) > 0:
-            ratios.append(mean(own) / mean(other))
-    return (min(ratios), max(ratios)) if ratios else None
-
-
-def ledger_table(costs: Sequence[Cost], base: str) -> Table:
+def ledger_table(costs: DataFrame) -> Table:
     """The ledger for the page."""
+    *_, updates, samples = costs.columns
     numbers = ("runs", "updates a run", "samples a run", "FLOPs a run", "seconds a run", "of which reused")
-    heads = ("match", "regime", *numbers, f"updates : {base}", f"samples : {base}")
     rows = [
         (
-            *(cost.match.replace("_", " "), cost.regime),
-            *(f"{value:,.0f}" for value in (cost.n_runs, cost.updates, cost.samples)),
-            *(_flops(cost.flops), f"{cost.seconds:.2f}", f"{100 * cost.reused:.0f} %"),
-            *(_range(ends) for ends in (cost.ratio_updates, cost.ratio_samples)),
+            *(match.replace("_", " "), regime),
+            *(f"{cost[name]:,.0f}" for name in ("runs", "updates", "samples")),
+            *(_flops(cost["flops"]), f"{cost['seconds']:.2f}", f"{100 * cost['reused']:.0f} %"),
+            *(_range(cost[name]) for name in (updates, samples)),
         )
-        for cost in costs
+        for (match, regime), cost in costs.iterrows()
     ]
+    heads = ("match", "regime", *numbers, updates, samples)
     return page_table(TextTable(heads=heads, rows=tuple(rows), align="ll" + "r" * 8))
 
 
@@ -105,23 +92,15 @@ def _flops(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _range(ends: tuple[float, float] | None) -> str:
-    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in ends)) if ends else "1"
+def _range(ends: object) -> str:
+    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in ends)) if isinstance(ends, tuple) else "1"
 
 
-def ledger_csv(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> str:
+def ledger_csv(spent: DataFrame) -> str:
     """The costs of every single run, with its axes."""
-    axes = sorted({name for run in runs for name in run.axes})
-    costs = ("updates", "samples", "flops")
-    rows = [("cell", *axes, "match", "regime", "seed", *costs, "seconds", "reused_samples", "stages")]
-    for run in runs:
-        if "cost" in run.result:
-            match = match_of(configs[run.cell]) if run.cell in configs else ""
-            levels = [axis_text(run.axes[name]) if name in run.axes else "" for name in axes]
-            spent = [f"{_cost(run, name):.0f}" for name in costs]
-            spent += [f"{run.provenance.get('seconds', 0.0):.4f}", str(run.provenance.get("reused_samples", 0))]
-            rows.append((run.cell, *levels, match, run.regime, str(run.seed), *spent, str(run.n_stages)))
-    return csv_text(rows)
+    whole = dict.fromkeys([*SPENT, "reused_samples"], "int64")
+    text: str = spent.astype(whole).assign(seconds=spent["seconds"].map("{:.4f}".format)).to_csv(index=False)
+    return text
 
 
 def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]) -> Table | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.cells.resolve import ResolvedCell, resolve
 from src.claims.cell import CellRuns, MissingEvidence
@@ -23,30 +23,18 @@ from src.report.drift import drift_plots
 from src.report.example import Example, load_example, path_of
 from src.report.forgetting import forgetting_plots
 from src.report.landscape import landscape_plots
-from src.report.ledger import costs, ledger_csv, ledger_table, matches_table
+from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, run_costs
 from src.report.maps import maps
 from src.report.plots import LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
 from src.training.store.store import Store
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "There is nothing to report yet: no run of this sweep has a result. Start it, or wait for its first runs."
-SECTIONS = {
-    "maps": ("map", "Map"),
-    "boundary": ("boundary", "Boundary"),
-    "cells": ("cells", "Cells"),
-    "examples": ("curves", "Curves and classes"),
-    "forgetting": ("forgetting", "Forgetting"),
-    "streams": ("streams", "Streams"),
-    "example": ("drift", "Drift"),
-    "landscape_section": ("landscape", "Landscape"),
-    "ledger": ("ledger", "Fairness"),
-    "claims": ("claims", "Claims"),
-    "problems_by_kind": ("missing", "Without a result"),
-    "reproduce": ("reproduce", "Reproduce"),
-}
-"""Content that fills a section -> the section's id and its name in the navigation."""
 
 
 def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
@@ -63,11 +51,12 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     files = {}
     if verdicts:
         files["cells.csv"] = csv_table(verdicts)
-    if sweep.records.runs:
-        files["ledger.csv"] = ledger_csv(sweep.records.runs, sweep.configs)
+    spent = run_costs(sweep.records.runs, sweep.configs)
+    if len(spent):
+        files["ledger.csv"] = ledger_csv(spent)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
-    content = _content(sweep, verdicts, metric, folder, executor) | {"files": list(files)}
+    content = _content(sweep, verdicts, metric, spent, folder, executor) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
     return [folder / "report.html", *(folder / name for name in files)]
 
@@ -83,7 +72,12 @@ def _render(content: Mapping[str, Any]) -> str:
 
 
 def _content(
-    sweep: Sweep, verdicts: Sequence[CellVerdict], metric: str, folder: Path, executor: Executor | None
+    sweep: Sweep,
+    verdicts: Sequence[CellVerdict],
+    metric: str,
+    spent: DataFrame,
+    folder: Path,
+    executor: Executor | None,
 ) -> dict[str, Any]:
     """Everything that the template shows."""
     runs, styles = sweep.records.runs, line_styles(sweep.labels)
@@ -115,14 +109,9 @@ def _content(
         "problems_by_kind": problems_by_kind(sweep),
         "commands": commands(sweep, first),
         "made_with": made_with(runs),
-        **_ledger(sweep, first),
+        **_ledger(sweep, first, spent),
     }
-    content |= pending.result() if pending is not None else _example(sweep, first, folder)
-    present = content | {
-        "landscape_section": content["example"],
-        "reproduce": content["commands"] or content["made_with"],
-    }
-    return content | {"sections": [section for key, section in SECTIONS.items() if present[key]]}
+    return content | (pending.result() if pending is not None else _example(sweep, first, folder))
 
 
 def _without_comparison(runs: Sequence[RunRecord], metric: str) -> str:
@@ -137,13 +126,13 @@ def _forgetting(sweep: Sweep, verdicts: Sequence[CellVerdict], folder: Path) -> 
     return [(regime, plots, lines, axis) for regime, plots, lines, axis in found if plots]
 
 
-def _ledger(sweep: Sweep, first: Sequence[CellVerdict]) -> dict[str, Any]:
-    base = "combined" if "combined" in sweep.labels else next(iter(sweep.labels), "")
+def _ledger(sweep: Sweep, first: Sequence[CellVerdict], spent: DataFrame) -> dict[str, Any]:
+    labels = sorted(sweep.labels, key=lambda name: name != "combined")  # ratios are to combined, if it is there
     notes = {config.stopping.budgets_match_in: config.stopping.match_note for config in sweep.configs.values()}
-    found = costs(sweep.records.runs, sweep.configs, [base, *(name for name in sweep.labels if name != base)])
+    found = costs(spent, labels) if len(spent) else None
     return {
-        "ledger": ledger_table(found, base) if found else None,
-        "match_notes": [notes[match] for match in dict.fromkeys(cost.match for cost in found) if match in notes],
+        "ledger": None if found is None else ledger_table(found),
+        "match_notes": [] if found is None else [notes[m] for m in found.index.unique("match") if m in notes],
         "matches": matches_table(first, sweep.configs) if first else None,
     }
 

@@ -18,7 +18,7 @@ from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
 from src.config import compose
 from src.report.curves import band, boundaries, representative
 from src.report.forgetting import forgetting_by_cell
-from src.report.ledger import costs, match_of
+from src.report.ledger import costs, match_of, run_costs
 from src.report.maps import averaged, axis_pairs
 from src.report.plots import line_styles
 
@@ -141,13 +141,13 @@ def test_costs_are_compared_cell_by_cell_under_each_match() -> None:
     configs = {"x": base, "y": base, "z": compose(["stopping=early_stopping"])}
     runs = [run("combined", 0, cell=c, updates=(10,)) for c in "xyz"]
     runs += [run("sequential", 0, cell=c, updates=(n, n)) for c, n in (("x", 5), ("y", 10), ("z", 20))]
-    rows = {(row.match, row.regime): row for row in costs(runs, configs, ["combined", "sequential"])}
+    found = costs(run_costs(runs, configs), ["combined", "sequential"])
     assert [match_of(configs[c]) for c in "xz"] == ["updates", "early_stopping"]
-    assert rows["updates", "sequential"].ratio_updates == (1.0, 2.0)
-    assert rows["updates", "sequential"].updates == 15
-    assert rows["updates", "combined"].ratio_updates is None
-    assert rows["early_stopping", "sequential"].ratio_samples == (4.0, 4.0)
-    assert rows["updates", "combined"].reused == 0.5
+    assert found.loc["updates", "sequential"]["updates : combined"] == (1.0, 2.0)
+    assert found.loc["updates", "sequential"]["updates"] == 15
+    assert not isinstance(found.loc["updates", "combined"]["updates : combined"], tuple)
+    assert found.loc["early_stopping", "sequential"]["samples : combined"] == (4.0, 4.0)
+    assert found.loc["updates", "combined"]["reused"] == 0.5
 
 
 def test_neighbours_never_look_alike() -> None:
