@@ -21,9 +21,9 @@ from src.cells.resolve import resolve
 from src.config import compose
 from src.sweep.workers.local import n_processors
 from src.training.devices import device_of
-from src.training.evaluate import score_stages
 from src.training.execute import execute
 from src.training.plan import make_plan
+from src.training.scoring import score_stages
 from src.training.store.store import Store
 
 RECIPE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -275,17 +276,13 @@ def _fixes(split: SplitConfig, sources: Sequence[Source], scarce: int) -> list[s
 def _largest_fit(split: SplitConfig, sources: Sequence[Source]) -> int:
     """The largest size that fits; 0 if none does."""
 
-    def is_possible(size: int) -> bool:
-        return min((smaller := dataclasses.replace(split, size=size)).dataset_sizes()) > 0 and _is_possible(
-            smaller, sources
-        )
+    def is_too_large(size: int) -> bool:
+        smaller = dataclasses.replace(split, size=size)
+        return not (_is_too_small(smaller, sources) or _is_possible(smaller, sources))
 
-    fits, too_large = 0, sum(split.dataset_sizes())
-    while too_large - fits > 1:
-        size = (fits + too_large) // 2
-        is_small = _is_too_small(dataclasses.replace(split, size=size), sources)
-        fits, too_large = (size, too_large) if is_small or is_possible(size) else (fits, size)
-    return fits if fits and is_possible(fits) else 0
+    size = bisect.bisect_left(range(sum(split.dataset_sizes())), True, lo=1, key=is_too_large) - 1
+    fitting = dataclasses.replace(split, size=size)
+    return size if size and not _is_too_small(fitting, sources) and _is_possible(fitting, sources) else 0
 
 
 def _is_too_small(split: SplitConfig, sources: Sequence[Source]) -> bool:

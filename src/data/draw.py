@@ -1,4 +1,4 @@
-"""Which samples of a source each data set gets.
+"""Which samples of a source each data set gets, and how it sees them: shifted or not, under the stream's labels.
 
 One permutation per class, drawn by the seed, orders the samples of that class: first the test set (unless the source has
 its own), then the validation set, then training samples. So held-out sets depend on the seed alone, never on sizes, ratios,
@@ -7,14 +7,19 @@ imbalance or shift, and training samples come from the front of what is left.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from src.data.counts import Allotment, class_labels
+from src.data.shifts import ShiftConfig
 from src.data.source import Source
-from src.data.stream import Rows
+from src.data.stream import Bank, Evaluations, EvaluationSet, Rows, Samples, View
 from src.seeds import generator
 
 
@@ -77,3 +82,82 @@ def divide(order: Rows, counts: Sequence[int]) -> list[Rows]:
 
 def _merge(rows: Sequence[Rows]) -> Rows:
     return np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
+
+
+def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None = None) -> View:
+    """The source without a shift, under the stream's class numbers, or under the `labels` [classes] of those classes."""
+    y = source.y if source.is_regression else torch.from_numpy(drawn.classes)
+    if labels is not None:
+        y = torch.from_numpy(np.append(labels, -1)[drawn.classes])  # rows of no class have class -1, the last entry
+    return View(source.bank, None, y, drawn.classes, source.digest, first_id, shares_labels=labels is not None)
+
+
+def shifted_view(plain: View, shift: ShiftConfig, rows: Rows, present: NDArray[np.bool_], seed: int, part: int) -> View:
+    """`plain` as data set `part` (counted from 0) sees it.
+
+    Args:
+        plain: The view before the shift.
+        shift: The shift, which is active.
+        rows: All rows that the data set uses; only these are shifted.
+        present: [classes] whether the data set has samples of a class.
+        seed: The run's seed.
+        part: The data set.
+    """
+    if (exchange := shift.rule.labels) is not None:
+        new_label = np.append(np.arange(len(present)), -1)  # rows of no class have class -1, the last entry
+        for old, new in exchange(np.flatnonzero(present).tolist(), shift.amount, seed, part).items():
+            new_label[old] = new
+        return dataclasses.replace(plain, y=torch.from_numpy(new_label[plain.classes]))
+    row_of = np.full(len(plain.y), -1, np.int64)
+    row_of[rows] = np.arange(len(rows))
+    bank = Bank(shift.shifted(plain.bank.x, rows, seed, part), plain.bank.mean, plain.bank.std)
+    address = f" seed={seed}" if shift.rule.is_seeded else ""
+    content = f"{plain.content} {shift.kind}={shift.amount!r} part={part}{address}"
+    return dataclasses.replace(plain, bank=bank, row_of=row_of, content=content)
+
+
+def noisy_labels(view: View, present: NDArray[np.bool_], share: float, seed: int, number: int) -> Tensor:
+    """The labels of a view, each replaced with probability `share` by another of those `present` [labels], uniformly.
+
+    Every row of source `number` has its own draw, so noise nests: in subsets, and in smaller shares.
+    """
+    known = np.flatnonzero(present)
+    labels = view.y.numpy()
+    is_wrong = generator(seed, "data", "label_noise", number).random(len(labels)) < share
+    index = np.searchsorted(known, labels).clip(max=len(known) - 1)
+    other = generator(seed, "data", "label_noise", number, "class").integers(0, len(known) - 1, len(labels))
+    wrong = known[other + (other >= index)]
+    return torch.from_numpy(np.where(is_wrong & (labels >= 0), wrong, labels))
+
+
+def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[np.int64]) -> Evaluations:
+    """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows.
+
+    Within a pool a sample of class c weighs prior_c / n_c: its data set's training prior over the pool's count. The union
+    mixes the data sets by their training sizes. A regression is one class, so its weights are uniform.
+
+    Args:
+        views: Of each data set; equal views share a pool.
+        held_out: Rows of each data set's source.
+        train: [data sets, classes] training counts.
+    """
+    parts = [part for part in range(len(views)) if train[part].any()]
+    pool_views = list({id(views[part]): views[part] for part in parts}.values())
+    pools: list[Samples] = []
+    sets: dict[str, EvaluationSet] = {}
+    union: dict[int, Tensor] = {}
+    for number, view in enumerate(pool_views):
+        owners = [part for part in parts if views[part] is view]
+        is_needed = np.asarray(train[owners].sum(axis=0) > 0)
+        rows = held_out[owners[0]]
+        rows = rows[is_needed[view.classes[rows]]]
+        classes = view.classes[rows]
+        pools.append(view.samples(rows))
+        n_in_pool = np.maximum(np.bincount(classes, minlength=train.shape[1]), 1)
+        union[number] = torch.zeros(len(rows), dtype=torch.float64)
+        for part in owners:
+            weights = torch.from_numpy((train[part] / train[part].sum() / n_in_pool)[classes])
+            sets[f"d{part + 1}"] = EvaluationSet({number: weights})
+            union[number] += weights * (train[part].sum() / train.sum())
+    names = [f"d{part + 1}" for part in parts]
+    return Evaluations(tuple(pools), {**{name: sets[name] for name in names}, "union": EvaluationSet(union)})

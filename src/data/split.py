@@ -1,6 +1,6 @@
 """How a source becomes a stream: Dataset 1, Dataset 2, ..., with their validation and test sets.
 
-docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, views.py shifts and labels.
+docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, shifts and labels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.data.counts import Allotment, Counts, allot, numbered_classes, own_split
-from src.data.draw import draw
+from src.data.draw import draw, evaluations, noisy_labels, plain_view, shifted_view
 from src.data.source import Source, class_label
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import load_shift_source
 from src.data.split_config import SplitConfig
 from src.data.stream import Population, Rows, Stream
-from src.data.views import evaluations, noisy_labels, plain_view, shifted_view
 from src.errors import ConfigError
 
 
@@ -37,10 +36,8 @@ class StreamFactory:
     @property
     def digest(self) -> str:
         """Names the content of all sources: the data's part of a content hash."""
-        digests = [source.digest for source in sources_of(self.source, self.shift_source)]
-        return (
-            digests[0] if len(digests) == 1 else hashlib.blake2b("|".join(digests).encode(), digest_size=16).hexdigest()
-        )
+        first, *others = (source.digest for source in sources_of(self.source, self.shift_source))
+        return hashlib.blake2b("|".join([first, *others]).encode(), digest_size=16).hexdigest() if others else first
 
     @property
     def numbered_split(self) -> SplitConfig:

@@ -10,22 +10,9 @@ from torch import nn
 
 VMAP_MAX_PARAMETERS = 32_768
 VMAP_MAX_INPUTS = 256
-"""Up to these sizes twelve models train faster as stacked parameters under vmap than one after the other in a loop.
+"""Up to these sizes twelve models train faster stacked than one after the other, at batches of 32 and 64.
 
-Time of loop / time of vmap for one training step of 12 models (SGD with momentum, cross entropy, float32), one thread of
-an AMD EPYC with AVX512, torch 2.15, best of 7, at batch 32 / 64 / 256:
-
-    64-10          650 parameters  1.49  1.43  1.09      784-10           7,850 parameters  0.96  0.77  0.62
-    100-1          101             1.63  1.51            784-16-10       12,730             1.74  1.33
-    256-10       2,570             1.25  1.10            784-32-10       25,450             1.28  1.10  1.04
-    64-64-10     4,810             1.78  1.62  1.21      784-64-10       50,890             0.84  0.97  1.01
-    64-256-10   19,210             1.23  1.17  0.92      784-256-256-10 269,322             0.83  0.87  0.88
-    64-128-128-10 26,122           1.33  1.24  1.01      64-256-256-10   85,002             0.92  0.96  0.93
-    400-10       4,010             1.13  1.00            3072-8-10       24,674             0.51  0.50
-
-So parameters alone do not decide: many inputs into few units is what vmap does badly. The limits are where it wins at
-batches of 32 and 64; a few wide ones it would still win are left to the loop. Large batches turn it round (64-64-10: 1.02 at
-400, 0.81 at 2,000; 100-1: 0.86 and 0.43), yet a batch may be as long as a stage's data, and one cell must not mix engines.
+docs/PERFORMANCE.md has the measurements. Larger batches favour the loop, yet one cell must not mix engines.
 """
 
 

@@ -92,7 +92,7 @@ def _problem(arch: TorchvisionArch, input_shape: tuple[int, ...], n_outputs: int
         return f"takes images of 1 or 3 channels, the data has {input_shape[0]}; use arch=cnn or arch=resnet18"
     import torch
 
-    from src.models.meta import without_memory
+    from src.models.build import without_memory
 
     shown = "x".join(str(side) for side in input_shape[1:])
     fix = "choose another model, or images of a size that it takes"

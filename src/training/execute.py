@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import TypeVar
 
@@ -17,15 +18,17 @@ import torch
 
 from src.config import Config
 from src.errors import ConfigError
-from src.training.control import NO_CONTROL, RunControl
+from src.training.control import NO_CONTROL, ProgressReport, RunControl
 from src.training.devices import Device
 from src.training.fit import fit
 from src.training.group_size import group_limit
-from src.training.penalties import PenaltyContext, extra_passes, make_penalty
+from src.training.monitor import GroupControl
+from src.training.penalties import extra_passes, make_penalty
+from src.training.penalties.kind import PenaltyContext
 from src.training.plan import Node, StagePlan
-from src.training.progress import progress_reports
 from src.training.replicas import ModelState
 from src.training.result import Curves, ResumePoint, StageResult
+from src.training.scoring import validation_curves
 from src.training.starting import (
     group_by_resume_point,
     inherited_optimizer,
@@ -236,45 +239,55 @@ class _Executor:
             gc.collect()  # a trainer and its module form a cycle that holds weights, gradients and momentum
         return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
 
-    def _group_control(self, group: Sequence[Node]) -> _GroupControl | None:
+    def _group_control(self, group: Sequence[Node]) -> GroupControl | None:
         """None without checkpoints, and with a loss scale, which is not part of a resume point."""
         trainer = self.config.trainer
         if not trainer.checkpoint_seconds or trainer.precision == "16-mixed":
             return None
-        return _GroupControl(self, group, trainer.checkpoint_seconds)
+        report, save = partial(self._report, group), partial(self._save, group)
+        return GroupControl(trainer.checkpoint_seconds, self.control.on_stage, report, save)
 
-
-@dataclass
-class _GroupControl:
-    """See `src.training.monitor.GroupControl`."""
-
-    executor: _Executor
-    group: Sequence[Node]
-    seconds: float
-
-    def on_stage(self) -> None:
-        self.executor.control.on_stage()
-
-    def on_curves(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
-        executor = self.executor
-        if executor.reports_progress:
-            results = executor.execution.results
+    def _report(self, group: Sequence[Node], curves: Callable[[], Mapping[int, Curves]]) -> None:
+        if self.reports_progress:
+            results = self.execution.results
             known = {key: result.curves for key, result in results.items() if not result.ledger.diverged}
-            known |= {self.group[model].key: own for model, own in curves().items()}
-            executor.control.on_progress(progress_reports(executor.plan, known))
+            known |= {group[model].key: own for model, own in curves().items()}
+            self.control.on_progress(progress_reports(self.plan, known))
 
-    def save(self, states: Sequence[ResumePoint | StageResult]) -> None:
-        store = self.executor.execution.store
-        if self.executor.device.rank:
-            return
-        for node, state in zip(self.group, states, strict=True):
+    def _save(self, group: Sequence[Node], states: Sequence[ResumePoint | StageResult]) -> None:
+        store = self.execution.store
+        for node, state in zip(group, states, strict=True) if self.device.rank == 0 else ():
             if isinstance(state, ResumePoint):
                 store.put_resume_point(node.key, state)
             else:
-                store.put(node.key, _charged(self.executor.plan, node, state))
+                store.put(node.key, _charged(self.plan, node, state))
 
 
 def _charged(plan: StagePlan, node: Node, result: StageResult) -> StageResult:
     """The result with the cost of its penalty in its ledger."""
     passes = extra_passes(plan, node, result.ledger.samples)
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
+
+
+def progress_reports(plan: StagePlan, curves: Mapping[str, Curves]) -> list[ProgressReport]:
+    """The points of the last stage that every run of a one-regime plan has reached, in order.
+
+    Empty while a run has not begun its last stage and when one has diverged. `curves`: by stage key. Runs count equally
+    and are summed in the plan's order, as for the trial's final value.
+    """
+    assert len({run.regime for run in plan.runs}) == 1, "a mean over regimes means nothing"
+    series_of_runs = []
+    for run in plan.runs:
+        node = plan.nodes[run.stages[-1]]
+        if node.key not in curves:
+            return []
+        own, n_updates = curves[node.key], node.length.updates
+        series = validation_curves(node.stream, own)
+        shares = [Fraction(int(step), n_updates) for step in own.steps] if n_updates else []
+        series_of_runs.append({share: {n: float(series[n][k]) for n in series} for k, share in enumerate(shares)})
+    common = [share for share in series_of_runs[0] if all(share in series for series in series_of_runs)]
+    first, n_runs = series_of_runs[0], len(series_of_runs)
+    return [
+        ProgressReport(share, {n: sum(series[share][n] for series in series_of_runs) / n_runs for n in first[share]})
+        for share in common
+    ]

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from src.config import Config
 from src.evaluation.metrics import Loss, sample_losses
 from src.models.structure import prefers_vmap
-from src.stopping.group import GroupStopping
-from src.stopping.rule import StoppingVerdict
+from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
 from src.training.feed import Batch, Chunks, Feed, make_feed, whole_epoch
 from src.training.module import GroupModule

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,8 +16,7 @@ from torch import Tensor
 from src.evaluation.metrics import is_bounded
 from src.models.structure import has_dropout
 from src.seeds import derive
-from src.stopping.group import GroupStopping
-from src.stopping.rule import StoppingVerdict
+from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device
 from src.training.module import GroupModule
 from src.training.plan import Node
@@ -28,20 +28,18 @@ CurvePoint = tuple[int, bool, list[PoolScores]]
 """(updates, whether it is a regular point of every stage rather than the end of one model, scores of every pool)."""
 
 
-class GroupControl(Protocol):
+@dataclass(frozen=True)
+class GroupControl:
     """Interrupts the training of a group. An exception of `on_stage` or `on_curves` ends the fit after a `save`."""
 
     seconds: float
     """Time between two saves."""
-
-    def on_stage(self) -> None:
-        """Called often."""
-
-    def on_curves(self, curves: Callable[[], Mapping[int, Curves]]) -> None:
-        """Called at every regular point of the curves, and on resuming, with the curves of the models in training."""
-
-    def save(self, states: Sequence[ResumePoint | StageResult]) -> None:
-        """Saves every model: a resume point, or the result of a model that has stopped."""
+    on_stage: Callable[[], None]
+    """Called often."""
+    on_curves: Callable[[Callable[[], Mapping[int, Curves]]], None]
+    """Called at every regular point of the curves, and on resuming, with the curves of the models in training."""
+    save: Callable[[Sequence[ResumePoint | StageResult]], None]
+    """Saves every model: a resume point, or the result of a model that has stopped."""
 
 
 @dataclass(repr=False, kw_only=True)  # Lightning prints callbacks, and the default would print every tensor
@@ -177,9 +175,15 @@ class StageMonitor(pl.Callback):
             self._save(self.control)
 
     def _save(self, control: GroupControl) -> None:
-        states = self.module.replicas.states()
-        running = self._resume_points(states)
-        control.save([running[r] if r in running else self.result(r, state) for r, state in enumerate(states)])
+        optimizers, states = self._optimizer_states(), self.module.replicas.states()
+        control.save(
+            [
+                self.result(r, state)
+                if r in self.ends
+                else self._resume_point(r, self.module.n_done, state, optimizers[r])
+                for r, state in enumerate(states)
+            ]
+        )
         self.saved_at = time.monotonic()
 
     def _seconds(self, model: int) -> float:
@@ -187,33 +191,29 @@ class StageMonitor(pl.Callback):
         here = (time.perf_counter() - self.started) / len(self.nodes)
         return here + (self.starts[model].seconds if self.starts else 0.0)
 
-    def _resume_points(self, states: Sequence[ModelState]) -> dict[int, ResumePoint]:
-        """The resume points of the running models."""
-        optimizers, losses, curves = self._optimizer_states(), self._all_losses(), self._curves_so_far()
+    def _resume_point(self, r: int, updates: int, state: ModelState, optimizer: Mapping[str, Tensor]) -> ResumePoint:
+        """The resume point of model `r` after `updates` updates."""
         replicas = self.module.replicas
         noise = replicas.noise if isinstance(replicas, LoopReplicas) and self._is_inside_epoch else None
-        return {
-            r: ResumePoint(
-                updates=self.module.n_done,
-                reused=self.starts[r].reused if self.starts else 0,
-                seconds=self._seconds(r),
-                device=self.device.torch_device.type,
-                weights=states[r],
-                optimizer=optimizers[r],
-                losses=losses[:, r].clone(),
-                curves=curves[r],
-                noise=None if noise is None else noise[r],
-                best=self.stopping.best.get(r),
-            )
-            for r in self._running()
-        }
+        return ResumePoint(
+            updates=updates,
+            reused=self.starts[r].reused if self.starts else 0,
+            seconds=self._seconds(r),
+            device=self.device.torch_device.type,
+            weights=state,
+            optimizer=optimizer,
+            losses=self._all_losses()[:, r].clone(),
+            curves=self._curves(r),
+            noise=None if noise is None else noise[r],
+            best=self.stopping.best.get(r),
+        )
 
     # ------------------------------------------------------------------------------------------------ results
 
     def result(self, r: int, state: ModelState) -> StageResult:
         """The result of model `r`, which has stopped with the weights `state`."""
         verdict, updates = self.ends[r]
-        curves, length, seconds = self._final_curves(r), self.nodes[r].length, self._seconds(r)
+        curves, length, seconds = self._curves(r), self.nodes[r].length, self._seconds(r)
         bounded = all(bool(is_bounded(tensor).all()) for tensor in state.values())
         if not bounded or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
             verdict = StoppingVerdict("diverged")
@@ -230,56 +230,38 @@ class StageMonitor(pl.Callback):
             engine="loop" if isinstance(self.module.replicas, LoopReplicas) else "vmap",
             device=self.device.torch_device.type,
         )
-        point = None
-        if self.keep_resume_point and verdict.stopped_by == "length":
-            point = ResumePoint(
-                updates=updates,
-                reused=0,
-                seconds=seconds,
-                device=ledger.device,
-                weights=state,
-                optimizer=self.optimizers[r],
-                losses=self._all_losses()[:, r].clone(),
-                curves=curves,
-            )
-        return StageResult(
-            state, self.optimizers[r] if self.keep_optimizer and updates else None, curves, ledger, point
-        )
+        has_point = self.keep_resume_point and verdict.stopped_by == "length"
+        point = self._resume_point(r, updates, state, self.optimizers[r]) if has_point else None
+        optimizer = self.optimizers[r] if self.keep_optimizer and updates else None
+        return StageResult(state, optimizer, curves, ledger, point)
 
     def _all_losses(self) -> Tensor:
         """The training loss of every update so far and model [n, R]."""
         begun = [torch.stack(self.module.update_losses).cpu()] if self.module.update_losses else []
+        if len(self.losses) > 1:
+            self.losses = [torch.cat(self.losses)]
         return torch.cat([*self.losses, *begun]) if self.losses or begun else torch.empty(0, len(self.nodes))
 
-    def _final_curves(self, model: int) -> Curves:
-        """The regular points up to a stopped model's end, and its end."""
-        _, updates = self.ends[model]
-        points = [p for p in self.points if p[1] and p[0] < updates]
-        points.append(next(p for p in self.points if p[0] >= updates))
-        points = [(min(step, updates), regular, scores) for step, regular, scores in points]
-        return self._curves(points, self._all_losses()[:, model], model)
-
     def _curves_so_far(self) -> dict[int, Curves]:
-        """The regular points of the running models."""
-        points, losses = [p for p in self.points if p[1]], self._all_losses()
-        return {r: self._curves(points, losses[:, r], r) for r in self._running()}
+        """The curves of the running models."""
+        return {model: self._curves(model) for model in self._running()}
 
-    def _curves(self, points: Sequence[CurvePoint], losses: Tensor, model: int) -> Curves:
-        steps = [step for step, _, _ in points]
-        values = losses.double().numpy().copy()
-        means = [values[a:b].mean() if b > a else np.nan for a, b in zip([0, *steps], steps, strict=False)]
-        n_pools, n_classes = len(self.nodes[0].stream.val.pools), points[0][2][0].recall.shape[-1] if points else 1
+    def _curves(self, model: int) -> Curves:
+        """The regular points of a model; of a stopped one those before its end, and its end."""
+        points = [(step, scores) for step, regular, scores in self.points if regular]
+        if model in self.ends:
+            updates = self.ends[model][1]
+            end = next(scores for step, _, scores in self.points if step >= updates)
+            points = [*(point for point in points if point[0] < updates), (updates, end)]
+        steps, losses = [step for step, _ in points], self._all_losses()[:, model].double().numpy().copy()
+        means = [losses[a:b].mean() if b > a else np.nan for a, b in itertools.pairwise([0, *steps])]
+        n_pools, n_classes = len(self.nodes[0].stream.val.pools), points[0][1][0].recall.shape[-1] if points else 1
 
-        def stacked(metric: str, pool: int) -> Any:
-            rows = [getattr(scores[pool], metric)[model] for _, _, scores in points]
-            return np.stack(rows) if rows else np.empty((0, n_classes))
+        def stacked(metric: str) -> Any:
+            rows = [[getattr(scores[pool], metric)[model] for _, scores in points] for pool in range(n_pools)]
+            return tuple(np.stack(row) if row else np.empty((0, n_classes)) for row in rows)
 
-        return Curves(
-            steps=np.array(steps, np.int64),
-            train_loss=np.array(means),
-            recall=tuple(stacked("recall", pool) for pool in range(n_pools)),
-            loss=tuple(stacked("loss", pool) for pool in range(n_pools)),
-        )
+        return Curves(np.array(steps, np.int64), np.array(means), stacked("recall"), stacked("loss"))
 
 
 def _stacked_scores(curves: Sequence[Curves], indices: Sequence[int]) -> list[PoolScores]:

@@ -24,10 +24,9 @@ from src.io import CONF_DIR, write_atomically
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
 from src.training.devices import Device
-from src.training.evaluate import Scores, score_stages, set_names, training_sets
 from src.training.plan import Node, Run, StagePlan
 from src.training.result import StageResult
-from src.training.scoring import validation_curves
+from src.training.scoring import Scores, score_stages, set_names, training_sets, validation_curves
 from src.training.store import weights_digest
 
 if TYPE_CHECKING:

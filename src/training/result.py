@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.stopping.group import Best
-from src.stopping.rule import StoppedBy
+from src.stopping.rule import Best, StoppedBy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data import file_digests
+from src.data import image_cache
 from src.data.image_cache import decode_image
 from src.data.sources.arrays import ArraysData
 from src.data.sources.base import PathConfig
@@ -85,8 +85,8 @@ def link(file: Path) -> None:
 def test_changed_image_of_the_same_size_and_time_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], vouches: bool
 ) -> None:
-    monkeypatch.setattr(file_digests, "_vouches", lambda _: vouches)
-    monkeypatch.setattr(file_digests, "SETTLED_NS", -(10**9))  # so that files written now are kept in the index
+    monkeypatch.setattr(image_cache, "_vouches", lambda _: vouches)
+    monkeypatch.setattr(image_cache, "SETTLED_NS", -(10**9))  # so that files written now are kept in the index
     files = [save(tmp_path / "a" / name / f"{k}.bmp", k) for name in ("cat", "dog") for k in range(2)]
     age(*files)
     before = read_source(folder_of(tmp_path))
@@ -104,15 +104,15 @@ def test_index_spares_reading_settled_files_and_distrusts_recent_ones(
     read: list[str] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
-    monkeypatch.setattr(file_digests, "_vouches", lambda _: True)
+    monkeypatch.setattr(image_cache, "_vouches", lambda _: True)
     files = [save(tmp_path / "a" / f"{k}.bmp", k) for k in range(3)]
 
     def digests() -> list[str]:
-        return file_digests.file_digests(tmp_path, [(f, f.stat()) for f in files], [tmp_path / "index"], "data.path")
+        return image_cache.file_digests(tmp_path, [(f, f.stat()) for f in files], [tmp_path / "index"], "data.path")
 
     first = digests()
     assert (digests(), len(read)) == (first, 6)  # written less than two seconds ago
-    monkeypatch.setattr(file_digests, "SETTLED_NS", -(10**9))
+    monkeypatch.setattr(image_cache, "SETTLED_NS", -(10**9))
     assert (digests(), digests(), len(read)) == (first, first, 9)
     (index,) = (tmp_path / "index").iterdir()
     for damaged in ("", "[]", "{"):
@@ -129,7 +129,7 @@ def test_file_systems_without_change_times_are_not_trusted(monkeypatch: pytest.M
         5: "5 1 8:5 / /data ro,bind - ext4 /dev/sda1 rw",
     }
     monkeypatch.setattr(Path, "read_text", lambda _: "\n".join(lines.values()))
-    assert [file_digests._vouches(os.makedev(8, k)) for k in range(1, 7)] == [True, False, False, False, True, False]
+    assert [image_cache._vouches(os.makedev(8, k)) for k in range(1, 7)] == [True, False, False, False, True, False]
 
 
 # ------------------------------------------------------------------------------------------------ layout

@@ -13,8 +13,7 @@ import torch
 
 from src.stopping.convergence import ConvergenceStopping
 from src.stopping.early_stopping import EarlyStopping
-from src.stopping.group import GroupStopping
-from src.stopping.rule import StoppingRule, StoppingVerdict
+from src.stopping.rule import GroupStopping, StoppingRule, StoppingVerdict
 from tests.training.cells import executed, tiny
 
 

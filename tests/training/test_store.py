@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from src.io import write_atomically
-from src.stopping.group import Best
+from src.stopping.rule import Best
 from src.training.result import Curves, Ledger, ResumePoint, StageResult
 from src.training.store.store import Store, weights_digest
 from tests.training.cells import differences, executed, same_bits, tiny

@@ -11,9 +11,9 @@ from src.claims.cell import CellRuns, ProbeResult
 from src.evaluation.drift import Weights
 from src.models.build import build_model
 from src.training.devices import device_of
-from src.training.evaluate import score_stages
 from src.training.fit import fit
 from src.training.plan import make_plan
+from src.training.scoring import score_stages
 
 N_INITS = N_ORDERS = 4
 

@@ -1,6 +1,30 @@
 """Penalties: terms added to a stage's loss that hold it near the end of an earlier stage. One file each."""
 
-from src.training.penalties.catalog import PENALTIES, extra_passes, make_penalty
-from src.training.penalties.kind import PenaltyContext
+from __future__ import annotations
 
-__all__ = ["PENALTIES", "PenaltyContext", "extra_passes", "make_penalty"]
+from collections.abc import Sequence
+
+from src.training.penalties.ewc import Ewc, EwcFull
+from src.training.penalties.kind import PenaltyContext, PenaltyKind
+from src.training.penalties.l2_sp import L2Sp
+from src.training.penalties.lwf import Lwf
+from src.training.plan import Node, StagePlan
+from src.training.replicas import Penalty
+
+PENALTIES: dict[str, PenaltyKind] = {"l2_sp": L2Sp(), "ewc": Ewc(), "ewc_full": EwcFull(), "lwf": Lwf()}
+
+
+def make_penalty(context: PenaltyContext, nodes: Sequence[Node]) -> Penalty | None:
+    """The penalty of a group of stages; None if they have none."""
+    anchors = [context.plan.nodes[node.penalty_parent] for node in nodes if node.penalty_parent is not None]
+    if not anchors:
+        return None
+    assert len(anchors) == len(nodes)
+    return PENALTIES[nodes[0].stage.penalty.kind].make(context, nodes, anchors)
+
+
+def extra_passes(plan: StagePlan, node: Node, samples: int) -> float:
+    """See `PenaltyKind.extra_passes`."""
+    if node.penalty_parent is None:
+        return 0.0
+    return PENALTIES[node.stage.penalty.kind].extra_passes(plan, node, samples)

@@ -11,21 +11,20 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from safetensors.torch import load, save
 from torch import Tensor
 
 from src.io import write_atomically
-from src.stopping.group import Best
+from src.stopping.rule import Best
 from src.training.result import Curves, Ledger, ResumePoint, StageResult
-from src.training.store.eviction import Eviction
-from src.training.store.locks import StageLocks
+from src.training.store.locks import Eviction, StageLocks
 
 T = TypeVar("T")
 TensorsOf = Callable[[str], dict[str, Tensor]]
@@ -100,10 +99,6 @@ class Store:
         bare = dataclasses.replace(point, weights={})
         content = _pack_resume_point(bare, key=key, weights=weights_digest(point.weights))
         self._write(self.prefix_path(prefix_key, point.updates), content)
-
-    def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
-        """See `StageLocks.held`."""
-        return self.locks.held(keys)
 
     def _read(self, path: Path, unpack: Callable[[bytes], T]) -> T | None:
         try:
@@ -227,3 +222,57 @@ def _unpack_prefix(content: bytes) -> tuple[dict[str, Any], ResumePoint]:
     """The header, which names the stage with the weights and their digest, and the resume point without weights."""
     header, curves, group = _unpack(content)
     return header, _unpack_resume_point(header, curves, group)
+
+
+HELD_MIB = 256
+"""Weights and optimizer states of one cell in memory: thousands of small networks, or the last few large ones."""
+
+TensorGroup = Literal["weights", "optimizer"]
+
+
+class StageCache:
+    """Holds up to `held_mib` of stored results in memory, always including the last one used."""
+
+    def __init__(self, store: Store, held_mib: float = HELD_MIB) -> None:
+        limit = held_mib * 2**20
+        # a result above the limit counts as the limit, so it evicts all others and stays
+        self._held: LRUCache[str, StageResult] = LRUCache(limit, getsizeof=lambda result: min(_n_bytes(result), limit))
+        self._store = store
+
+    def put(self, key: str, result: StageResult) -> StageResult:
+        """The same result, which must be in the store, with tensors that are read from there after an eviction."""
+        self._held[key] = dataclasses.replace(result, resume_point=None)
+        optimizer = None if result.optimizer is None else _CachedTensors(self, key, "optimizer")
+        weights = _CachedTensors(self, key, "weights")
+        return dataclasses.replace(result, weights=weights, optimizer=optimizer, resume_point=None)
+
+    def tensors(self, key: str, group: TensorGroup) -> Mapping[str, Tensor]:
+        """The weights or the optimizer state of a result."""
+        if key not in self._held:
+            result = self._store.get(key, need_optimizer=group == "optimizer")
+            if result is None:
+                raise RuntimeError(f"stage {key} left the store while its cell was running; run the same command again")
+            self._held[key] = result
+        tensors: Mapping[str, Tensor] | None = getattr(self._held[key], group)
+        assert tensors is not None, (key, group)
+        return tensors
+
+
+class _CachedTensors(Mapping[str, Tensor]):
+    """Tensors by name, loaded on access."""
+
+    def __init__(self, cache: StageCache, key: str, group: TensorGroup) -> None:
+        self._arguments, self._cache = (key, group), cache
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._cache.tensors(*self._arguments)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cache.tensors(*self._arguments))
+
+    def __len__(self) -> int:
+        return len(self._cache.tensors(*self._arguments))
+
+
+def _n_bytes(result: StageResult) -> int:
+    return sum(t.nbytes for t in (*result.weights.values(), *(result.optimizer or {}).values()))
