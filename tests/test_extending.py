@@ -1,7 +1,7 @@
 """docs/EXTENDING.md runs as written, its variants pass the conformance suites, and a broken plugin is one line.
 
-Properties: each example has at most 40 lines and its command succeeds from a folder of its own; a plugin's regime, rule and
-architecture hold what the built-in ones hold; plugins change the hash of the cells that list them and of no other.
+Properties: each example has at most 40 lines and its command succeeds from a folder of its own; a plugin's regime, rule,
+source and optimizer hold what the built-in ones hold; plugins change the hash of the cells that list them and of no other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.stopping.rule import StoppingRule
 from tests.regimes import test_conformance as conformance
-from tests.training.cells import executed, tiny
+from tests.training.cells import differences, executed, tiny, with_replicas
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "EXTENDING.md").read_text(encoding="utf-8")
@@ -51,6 +51,55 @@ def test_every_command_runs_as_written(name: str, lab: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     results = list(lab.glob("multirun/*/cells/*/*/result.json"))
     assert len(results) == (8 if name == "my_regime.py" else 4)
+
+
+OPTIMIZER = """
+from dataclasses import dataclass
+
+from src.optimizers import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rmsprop(OptimizerConfig):
+    alpha: float = 0.9
+
+    def build(self, parameters, *, lr, foreach):
+        from torch.optim import RMSprop
+
+        return RMSprop(parameters, lr=lr, alpha=self.alpha, weight_decay=self.weight_decay, foreach=foreach)
+
+
+OPTIMIZERS = {"rmsprop": Rmsprop}
+"""
+PLUGINS = {
+    "source": ("my_source.py", "data=spirals"),
+    "optimizer": ("my_optimizer.py", "optimizer=rmsprop", "optimizer.lr=0.01"),
+}
+
+
+@pytest.mark.parametrize("rule", conformance.RULES)
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_every_regime_and_rule_takes_a_source_and_an_optimizer(
+    kind: str, rule: str, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "my_optimizer.py").write_text(OPTIMIZER)
+    file, *words = PLUGINS[kind]
+    monkeypatch.setattr(conformance, "RAGGED", (*conformance.RAGGED, f"plugins=[{lab / file}]", *words))
+    conformance.test_training_follows_the_plan_and_reads_no_test_set(rule)
+    conformance.test_a_stage_draws_from_its_mixture_alone()
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_a_source_and_an_optimizer_give_the_same_bits_alone_and_in_a_group(kind: str, lab: Path) -> None:
+    (lab / "my_optimizer.py").write_text(OPTIMIZER)
+    file, *words = PLUGINS[kind]
+    keeping = "regimes=[{sequential: {reset_optimizer: false}},combined]"
+    config = tiny(keeping, "seeds=3", f"plugins=[{lab / file}]", *words)
+    plan, together = executed(config)
+    _, alone = executed(with_replicas(config, 1), plan=plan)
+    assert {result.ledger.group for result in together.results.values()} == {3}
+    for key, result in together.results.items():
+        assert differences(result, alone.results[key]) == [], plan.nodes[key].stage
 
 
 @pytest.mark.parametrize("rule", conformance.RULES)
