@@ -48,7 +48,6 @@ def map_names(verdicts: Sequence[CellVerdict]) -> list[str]:
 
 def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Figure:
     """The map of one pair of regimes, for 1 to 2,000 cells; grid points without a cell stay grey."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
@@ -70,7 +69,6 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     width = max(5.6, left + n_wide * panel_w + 0.1)
     height = head + math.ceil(len(panels) / n_wide) * panel_h + foot
     figure = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(figure)
 
     largest = max((abs(v.difference) for v in verdicts if v.difference is not None), default=0.0)
     limit = max(unit.scale * largest, 10.0 ** (1 - unit.decimals))  # keeps a map of tiny differences pale

@@ -79,23 +79,14 @@ def along(n: int) -> list[float]:
     return [k / (n - 1) for k in range(n)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Barrier:
-    """The highest point of a path: `height` is its loss above the higher one of the two ends, at position `at`."""
-
-    height: float
-    at: float
-
-
-def barrier(losses: Sequence[float], positions: Sequence[float]) -> Barrier:
-    """The barrier of a path from the losses at its positions, ends included: max L(t) - max(L(0), L(1)), at least 0.
+def barrier(losses: Sequence[float]) -> float:
+    """The barrier of a path from the losses along it, ends included: max L(t) - max(L(0), L(1)), at least 0.
 
     Draxler et al. 2018 and Garipov et al. 2018 look for paths on which this is about 0. (Frankle et al. 2020 subtract the
-    mean of the two ends instead; with ends of unequal loss that calls a plain slope a barrier.)
+    mean of the two ends instead; with ends of unequal loss that calls a plain slope a barrier.) NaN if a loss is.
     """
-    assert len(losses) == len(positions) >= 2
-    top = max(range(len(losses)), key=lambda k: losses[k] if math.isfinite(losses[k]) else math.inf)
-    return Barrier(height=losses[top] - max(losses[0], losses[-1]), at=positions[top])
+    assert len(losses) >= 2
+    return math.nan if any(map(math.isnan, losses)) else max(losses) - max(losses[0], losses[-1])
 
 
 def distance_to_path(path: Sequence[Tensor], point: Tensor) -> float:
@@ -127,11 +118,10 @@ class Plane:
         """The point with these coordinates."""
         return self.origin + x * self.right + y * self.up
 
-    def coordinates(self, point: Tensor) -> tuple[float, float, float]:
-        """(x, y) of the nearest point of the plane, and the distance from it."""
+    def coordinates(self, point: Tensor) -> tuple[float, float]:
+        """(x, y) of the nearest point of the plane."""
         offset = point - self.origin
-        x, y = float(offset @ self.right), float(offset @ self.up)
-        return x, y, float((offset - x * self.right - y * self.up).norm())
+        return float(offset @ self.right), float(offset @ self.up)
 
 
 def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Plane:

@@ -92,12 +92,10 @@ def point_of(setting: Setting, n2: int, shift: float, gaps: Floats) -> Point:
 
 def draw(setting: Setting, points: Sequence[Point]) -> Figure:
     """Draws cells coloured by winner and z-score, and the exact boundary as a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     table = {(point.n2, point.shift): point.z for point in points}
     sizes, shifts = sorted({p.n2 for p in points}), sorted({p.shift for p in points})

@@ -16,7 +16,6 @@ from torch import Tensor
 from src.claims.cell import MissingEvidence
 from src.evaluation.labelled import training_set
 from src.evaluation.landscape import (
-    Barrier,
     Surface,
     along,
     barrier,
@@ -39,10 +38,6 @@ CURVE_POSITIONS = 5
 UNION = "union"
 
 
-Profile = tuple[Mapping[str, Floats], Barrier]
-"""Losses of every set along a line between two models, and the barrier of the union's loss."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Landscape:
     """Losses around three models. Sets are ``d1``, ``d2``, ... and ``union``: training samples of each."""
@@ -55,9 +50,9 @@ class Landscape:
     """Set -> losses [y, x] over `ys`, `xs`."""
     paths: Mapping[str, Floats]
     """Regime -> coordinates of its path [n, 2]."""
-    lines: Mapping[tuple[str, str], Profile]
-    curve: Profile | None
-    """Along a curve of low union loss between the ends of the two regimes; None: too costly."""
+    profiles: Mapping[str, Floats]
+    """Union losses along the straight lines between the models, and along a curve of low loss between the ends of the two
+    regimes unless that is too costly."""
     off_path: float
     """Least distance from the other regime's end to the staged regime's path through its last stage, relative to the
     length of that stage."""
@@ -90,7 +85,7 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     except ValueError as error:
         raise MissingEvidence(str(error)) from None
     on_path = {name: [surface.vector(w) for w in path.weights] for name, path in paths.items()}
-    points = {name: plane.coordinates(model)[:2] for name, model in models.items()}
+    points = {name: plane.coordinates(model) for name, model in models.items()}
     left, right, bottom, top = window(list(points.values()), margin=0.35)
     xs, ys = np.linspace(left, right, n_grid), np.linspace(bottom, top, n_grid)
     grid = _losses(surface, [plane.at(x, y) for y in ys for x in xs], shares)
@@ -98,25 +93,22 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     boundary = staged.boundaries[-1] if staged.boundaries else 0
     stage = on_path[example.staged][max(k for k, update in enumerate(staged.updates) if update <= boundary) :]
 
-    def profile(point_at: Callable[[float], Tensor]) -> Profile:
-        losses = _losses(surface, [point_at(t) for t in along(LINE_POINTS)], shares)
-        return losses, barrier(losses[UNION].tolist(), along(LINE_POINTS))
+    def profile(point_at: Callable[[float], Tensor]) -> Floats:
+        return _losses(surface, [point_at(t) for t in along(LINE_POINTS)], shares)[UNION]
 
     ends = (("Dataset 1", example.staged), (example.staged, example.other), ("Dataset 1", example.other))
-    lines = {(a, b): profile(partial(interpolate, models[a], models[b])) for a, b in ends}
-    curve = None
+    profiles = {f"{a} → {b}": profile(partial(interpolate, models[a], models[b])) for a, b in ends}
     # A backward pass costs about two forward ones, hence the factor 3.
     if 3 * CURVE_STEPS * CURVE_POSITIONS * n_samples * example.forward_flops <= MOST_FLOPS:
         control = connect(_union_loss(surface, shares), last, other, n_steps=CURVE_STEPS, n_positions=CURVE_POSITIONS)
-        curve = profile(partial(bezier, last, control, other))
+        profiles[f"curve {example.staged} → {example.other}"] = profile(partial(bezier, last, control, other))
     return Landscape(
         points=points,
         xs=xs,
         ys=ys,
         losses={name: values.reshape(n_grid, n_grid) for name, values in grid.items()},
-        paths={name: np.array([plane.coordinates(w)[:2] for w in path]) for name, path in on_path.items()},
-        lines=lines,
-        curve=curve,
+        paths={name: np.array([plane.coordinates(w) for w in path]) for name, path in on_path.items()},
+        profiles=profiles,
         off_path=distance_to_path(stage, other) / max(float((stage[-1] - stage[0]).norm()), 1e-12),
         n_samples=n_samples,
     )
@@ -139,7 +131,7 @@ def landscape_plots(
     found = measure(example, paths)
     names = [*[name for name in found.losses if name != UNION][:2], UNION]
     plots = [_plane(example, found, name, styles, folder) for name in names]
-    plots.append(_barriers(example, found, folder))
+    plots.append(_barriers(found.profiles, folder))
     notes = [
         f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their projection "
         f"onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from the nearest "
@@ -150,7 +142,7 @@ def landscape_plots(
             notes.append(f"The path of {name} is drawn between the ends of its stages only: {path.why_not_retrained}.")
         elif not path.exact:
             notes.append(f"The path of {name} was retrained and ends near, not exactly at, the stored weights.")
-    if found.curve is None:
+    if len(found.profiles) < 4:
         notes.append("The curve of low loss is left out: computing it takes too long for this network.")
     return Plots(plots=tuple(plots), notes=tuple(notes))
 
@@ -204,19 +196,15 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     return save_plot(ax, folder, f"landscape-{name}", alt)
 
 
-def _barriers(example: Example, found: Landscape, folder: Path) -> Plot:
+def _barriers(profiles: Mapping[str, Floats], folder: Path) -> Plot:
     title = "union loss between the models"
     ax = panel(title, "position between the two models", "loss on the union (log)", size=(4.3, 4.0))
-    curves = [(f"{a} → {b}", losses, on_line) for (a, b), (losses, on_line) in found.lines.items()]
-    styles = [(INKS[2 + k], DASHES[k], 1.6) for k in range(len(curves))]
-    if found.curve is not None:
-        curves.append((f"curve {example.staged} → {example.other}", *found.curve))
-        styles.append(("#111111", DASHES[3], 1.8))
-    for (tag, losses, _), (ink, dash, width) in zip(curves, styles, strict=True):
-        ax.plot(along(LINE_POINTS), losses[UNION], color=ink, linestyle=dash, linewidth=width, label=tag)
+    styles = [*((INKS[2 + k], DASHES[k], 1.6) for k in range(3)), ("#111111", DASHES[3], 1.8)]
+    for (tag, losses), (ink, dash, width) in zip(profiles.items(), styles, strict=False):
+        ax.plot(along(LINE_POINTS), losses, color=ink, linestyle=dash, linewidth=width, label=tag)
     ax.set_yscale("log")
     legend_below(ax, columns=2)
-    heights = "; ".join(f"{tag} {found_barrier.height:.2g}" for tag, _, found_barrier in curves)
+    heights = "; ".join(f"{tag} {barrier(losses.tolist()):.2g}" for tag, losses in profiles.items())
     alt = (
         "Lines of the union's training loss along straight lines between the three models, and along a curve trained to "
         f"stay low. Barriers (above the higher end): {heights}."

@@ -84,11 +84,9 @@ class Plots:
 
 def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> Axes:
     """An empty panel with its title and the names of its axes, without the upper and right side of the frame."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

@@ -22,7 +22,7 @@ def between(cell: CellRuns) -> ProbeResult:
         a, b = map(surface.vector, weights)
         losses = surface.losses([interpolate(a, b, t) for t in along(N_POINTS)])["both"]
         values[key] = {
-            "barrier": barrier(losses, along(N_POINTS)).height,
+            "barrier": barrier(losses),
             "distance": float((a - b).norm() / ((a.norm() + b.norm()) / 2)),
         }
     return ProbeResult(values)
