@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.tracking.credentials import use_for
 from tests.postgres import running
 
 GRID = ["split.ratio=0.3,1,3", "split.imbalance=1,5", "split.size=200", "stopping.epochs=5,10", "seeds=3", "sweep=team"]
@@ -130,6 +131,7 @@ def _mirrored(uri: str) -> dict[str, int]:
     """Number of runs in the experiment by status, and number of different runs."""
     from mlflow import MlflowClient
 
+    use_for(uri)
     client = MlflowClient(uri)
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
     leaves = client.search_runs([experiment.experiment_id], "tags.level = 'run'", max_results=1000)

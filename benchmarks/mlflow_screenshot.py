@@ -2,7 +2,8 @@
 
     python benchmarks/mlflow_screenshot.py http://127.0.0.1:5000 docs/mlflow-ui.png [--page runs|RUN_ID|PATH] [--width 1600]
 
-`runs` is the table of the experiment, in one of the views that tracking saves with it (src/tracking/views.py). Needs chromium (Debian: apt-get install chromium), driven by the DevTools protocol.
+`runs` is the table of the experiment, in one of the views that tracking saves with it (src/tracking/views.py). The server
+must not ask for a password: start it by `python -m src.ui login=false`. Needs chromium (Debian: apt-get install chromium), driven by the DevTools protocol.
 """
 
 from __future__ import annotations

@@ -17,15 +17,21 @@ MAX_OWN_NAME = 200
 """Bytes in a name that is chosen here: further names are made of it."""
 
 
-def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+def write_atomically(path: Path, content: bytes | str, *, durable: bool = True, mode: int | None = None) -> None:
     """Write a temporary file and rename it, so that readers never see a partial file, even after a crash.
 
-    Creates the folder. `durable`: sync to disk before returning; otherwise a power failure, but no kill, can lose the file.
+    Creates the folder.
+
+    Args:
+        durable: Sync to disk before returning; otherwise a power failure, but no kill, can lose the file.
+        mode: Who may read and write the file, from its first byte on; by default the user's umask decides.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
     try:
         with scratch.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -10,18 +11,21 @@ from pathlib import Path
 from src.cli import command, fail, settings
 from src.config import TrackingConfig
 from src.tracking.connect import artifact_root, keep_mlflow_quiet, tracking_uri
+from src.tracking.credentials import create, folder
 from src.urls import without_password
 
-USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...]
+USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true]
 
-Listens on loopback. `storage` names a database in place of multirun/mlflow.db: the set-up of a team, for
-`tracking=server`. The password comes from PGPASSWORD, never from the command line.
+Listens on loopback, where every user of this machine can connect, so the page asks for a user and a password. They are
+printed, and stay the same from start to start. login=false does without: for a machine that nobody else uses.
+`storage` names a database in place of multirun/mlflow.db: the set-up of a team, for `tracking=server`. Its password
+comes from PGPASSWORD, never from the command line.
 """
 
 
 def main() -> None:
     """Replace this process by MLflow's server; Ctrl-C ends it."""
-    given = settings({"port": "5000", "multirun": "multirun", "storage": None}, usage=USAGE)
+    given = settings({"port": "5000", "multirun": "multirun", "storage": None, "login": "true"}, usage=USAGE)
     port, multirun = str(given["port"]), Path(str(given["multirun"]))
     if not port.isdigit() or not 0 < int(port) < 65536:
         fail(f"port={port}: must be a number from 1 to 65535")
@@ -33,6 +37,8 @@ def main() -> None:
         fail(
             f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD instead"
         )
+    if given["login"] not in ("true", "false"):
+        fail(f"login={given['login']}: must be true or false")
     local = TrackingConfig(name="local", uri=given["storage"], experiment="")
     uri = tracking_uri(local, multirun)
     assert uri is not None
@@ -41,15 +47,31 @@ def main() -> None:
         multirun.mkdir(parents=True, exist_ok=True)
     keep_mlflow_quiet()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
+    login = _require_login() if given["login"] == "true" else []
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
     os.execv(
         sys.executable,
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
+            *login,
             *("--workers", "1"),  # several restart for ever where the start of one takes over 5 s
             *("--backend-store-uri", uri, "--artifacts-destination", artifact_root(multirun).as_uri()),
         ],
     )
+
+
+def _require_login() -> list[str]:
+    """Print the user's credentials and hand them to the server; return the option that makes it ask for them."""
+    try:
+        credentials = create()
+    except OSError as error:
+        fail(f"login=true: cannot store a password in {folder()} ({error.strerror}); set XDG_STATE_HOME=FOLDER")
+    os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(credentials.config)
+    os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(16)
+    for name in ("MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"):
+        os.environ.pop(name, None)  # they would precede the file
+    print(f"user {credentials.user}, password {credentials.password}   ({credentials.config})", file=sys.stderr)
+    return ["--app-name", "basic-auth"]
 
 
 if __name__ == "__main__":

@@ -214,7 +214,12 @@ def _translated_errors(key: Key | None = None) -> Iterator[None]:
     except MlflowException as error:
         if key is not None and error.error_code in REFUSED:
             raise RecordRefused(key, str(error)) from error
-        raise TrackerUnavailable(mask(str(error))) from error
+        fix = (
+            "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if error.error_code == "UNAUTHENTICATED"
+            else ""
+        )
+        raise TrackerUnavailable(mask(str(error)) + fix) from error
     except (RequestException, OSError) as error:
         raise TrackerUnavailable(mask(str(error))) from error
 

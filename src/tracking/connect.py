@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.config import TrackingConfig
 from src.errors import ConfigError
+from src.tracking.credentials import use_for
 from src.tracking.tracker import Tracker
 from src.urls import sqlite_url, with_driver
 
@@ -50,6 +51,7 @@ def open_tracker(tracking: TrackingConfig, multirun: Path) -> Tracker | None:
     from src.tracking.client import ClientTracker
 
     if uri.startswith(("http://", "https://")):
+        use_for(uri)
         return ClientTracker(uri, tracking.experiment)
     from src.tracking import bulk
     from src.tracking.schema import prepare
