@@ -23,11 +23,12 @@ from src.comparison.pairing import by_cell, load_records
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
-from src.sweep.command import run_cells
+from src.sweep.command import run_work
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import Plan, describe, plan_sweep
+from src.sweep.work import GridWork
 from src.sweep.workers.local import n_workers_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking).start()
-    failures = run_cells(plan, folder, laboratory)
+    failures = run_work(GridWork(plan, laboratory)) or []
     runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
     judged = [
         judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
@@ -90,8 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     ]
     _report(tasks, judged, folder, arguments)
     deliverer.stop()
-    for cell_hash, reason in failures.items():
-        print(f"failed: cell {cell_hash}: {reason}", file=sys.stderr)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -1,22 +1,20 @@
-"""A sweep's command: plans the cells, runs workers on what is missing, and reports the results."""
+"""A sweep's command: reads the grid or the search, runs workers on what is missing, and reports the results."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
-from rich.console import Console
 
 from src.config import is_search
-from src.sweep.engine import Engine, load_engine
-from src.sweep.folder import SweepFolder
-from src.sweep.grid.cells import Cell, expand_line
+from src.sweep.engine import load_engine
+from src.sweep.grid.cells import expand_line
 from src.sweep.grid.line import CommandLine, compose_mapping
-from src.sweep.grid.plan import Plan, describe, plan_sweep
+from src.sweep.grid.plan import plan_sweep
 from src.sweep.processes import Process
+from src.sweep.work import GridWork, Work
 
 
 def run_sweep(
@@ -28,72 +26,52 @@ def run_sweep(
     runs.
     """
     compose = functools.partial(compose_mapping, loader, config_name=config_name, hydra=hydra)
-    line = CommandLine(arguments, compose, loader)
+    line, runner = CommandLine(arguments, compose, loader), load_engine(engine)
+    work: Work
     if is_search(line.first):
-        from src.sweep.search_command import (
-            run_search,  # loads Optuna, which a command with nothing to run does without
-        )
+        from src.sweep.search.work import SearchWork  # loads Optuna, which a command with nothing to run does without
 
         if line.follows:  # a sampled value
             line = CommandLine(arguments, functools.partial(compose, resolve=False), loader, resolved=False)
-        failures, logs = run_search(line, load_engine(engine))
+        work = SearchWork(line, runner)
     else:
-        failures, logs = _run_grid(expand_line(line), load_engine(engine))
+        work = GridWork(plan_sweep(expand_line(line), runner), runner)
+    failures = _run(work)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if failures:
-        print(f"logs: {logs}; the same command tries again what has no result", file=sys.stderr)
+        print(f"logs: {work.folder.logs}; the same command tries again what has no result", file=sys.stderr)
         sys.exit(1)
 
 
-def _run_grid(cells: list[Cell], engine: Engine) -> tuple[list[str], Path]:
-    """Runs the missing cells and reports all; returns a line for each failed cell, and the folder of the logs."""
-    plan = plan_sweep(cells, engine)
-    config = plan.config
-    folder = SweepFolder(Path(config.multirun), config.sweep)
-    if config.dry_run:
+def _run(work: Work) -> list[str]:
+    """Runs and reports the work, or describes it if it is a dry run; returns a line for each failed cell."""
+    if work.config.dry_run:
         from src.sweep.workers.local import n_workers_of
 
-        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
-        return [], folder.logs
-    if plan.missing and config.launcher.detached:
-        failures = run_cells(plan, folder, engine)
-    else:
-        from src.sweep.summary import report
-
-        resolved = list(plan.resolved.values())
-        with engine.session(resolved) as session:
-            failures = run_cells(plan, folder, engine, session.verdict)
-            session.finish(resolved, report)
-    described = [
-        f"cell {cell_hash} ({' '.join(f'{key}={value}' for key, value in plan.cells[cell_hash].axes.items())}): {reason}"
-        for cell_hash, reason in failures.items()
-    ]
-    return described, folder.logs
+        print("\n".join(work.description(n_workers_of(work.config))))
+        return []
+    if work.config.launcher.detached and not work.is_finished() and run_work(work) is None:
+        print(
+            f"the workers continue: python -m src.status sweep={work.config.sweep} shows their progress\n"
+            "repeat the command for the table once all cells are done",
+            file=sys.stderr,
+        )
+        return []
+    with work.engine.session(work.cells()) as session:
+        failures = run_work(work, session.verdict)
+        session.finish(work.cells(), work.report)
+    return failures or []
 
 
-def run_cells(
-    plan: Plan, folder: SweepFolder, engine: Engine, verdict: Callable[[str], str | None] | None = None
-) -> dict[str, str]:
-    """Runs the missing cells of the plan and returns the reasons of failed cells by hash.
-
-    `verdict`: the winner of a finished cell, for the running count. A detached launcher only starts its workers.
-    """
-    if not plan.missing:
-        with Process(folder, "sweep"):  # removes the entries of processes that were killed during shutdown
-            return {}
-    # Imports Optuna, which a finished grid does not need.
-    from src.sweep.supervisor import GridSupervisor, report_detached
+def run_work(work: Work, verdict: Callable[[str], str | None] | None = None) -> list[str] | None:
+    """Runs workers until the work is done; returns a line for each failed cell, None where workers continue by themselves."""
+    if work.is_finished():
+        with Process(work.folder, "sweep"):  # removes the entries of processes that were killed during shutdown
+            return []
+    from src.sweep.supervisor import Supervisor  # imports Optuna, which a finished grid does not need
     from src.sweep.workers.launch import workers_for
 
-    console = Console(stderr=True)
-    workers = workers_for(folder, plan.config, engine.__name__)
-    supervisor = GridSupervisor(plan, folder, engine, workers, console, verdict)
-    failures = supervisor.run()
-    if supervisor.detached:
-        report_detached(plan.config, console)
-        return {}
-    for cell_hash in plan.missing:
-        if cell_hash not in failures and (lacking := plan.resolved[cell_hash].missing_runs()):
-            failures[cell_hash] = f"{len(lacking)} runs have no result, though their worker reported none as failed"
-    return failures
+    if verdict is not None:
+        work.verdict = verdict
+    return Supervisor(work, workers_for(work.folder, work.config, work.engine.__name__, work.search_id)).run()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -16,25 +15,22 @@ PLAIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Progress of a sweep. `verdicts`: number of finished cells that each regime wins."""
+    """Progress of a command. `n`, `n_done`: of the runs or trials from which the time left is estimated.
 
-    n_cells: int
-    n_cells_done: int
-    n_runs: int
-    n_runs_done: int
-    n_running: int = 0
-    n_failed: int = 0
-    verdicts: Mapping[str, int] = field(default_factory=Counter)
+    `n_open`, `n_waiting`: cells that wait or run, and that wait; `counts`, `result`: shown before and after the time left.
+    """
+
+    n: int
+    n_done: int
+    n_open: int
+    n_waiting: int
+    counts: Sequence[str]
+    result: str = ""
 
     def line(self, eta_seconds: float | None) -> str:
         """The progress in one line."""
-        parts = [f"cells {self.n_cells_done}/{self.n_cells}", f"runs {self.n_runs_done}/{self.n_runs}"]
-        parts += [f"{state} {n}" for state, n in (("running", self.n_running), ("failed", self.n_failed)) if n]
-        if eta_seconds is not None and self.n_runs_done < self.n_runs:
-            parts.append(f"left {duration(eta_seconds)}")
-        if self.verdicts:
-            parts.append("so far " + ", ".join(f"{name} {count}" for name, count in sorted(self.verdicts.items())))
-        return " | ".join(parts)
+        left = [f"left {duration(eta_seconds)}"] if eta_seconds is not None and self.n_done < self.n else []
+        return " | ".join([*self.counts, *left, *filter(None, [self.result])])
 
 
 def duration(seconds: float) -> str:
@@ -58,7 +54,7 @@ class Display:
         if console.is_terminal:
             columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=console, transient=False, refresh_per_second=4)
-            self._task = self._bar.add_task(start.line(None), total=start.n_runs, completed=start.n_runs_done)
+            self._task = self._bar.add_task(start.line(None), total=start.n, completed=start.n_done)
 
     def __enter__(self) -> Display:
         if self._bar is not None:
@@ -75,12 +71,12 @@ class Display:
 
     def show(self, progress: SweepProgress, *, last: bool = False) -> None:
         """Updates the display; cheap, so callers need not limit the rate."""
-        n_new = progress.n_runs_done - self._start.n_runs_done
+        n_new = progress.n_done - self._start.n_done
         elapsed = time.monotonic() - self._began
-        eta = elapsed / n_new * (progress.n_runs - progress.n_runs_done) if n_new > 0 else None
+        eta = elapsed / n_new * (progress.n - progress.n_done) if n_new > 0 else None
         line = progress.line(eta)
         if self._bar is not None:
-            self._bar.update(self._task, completed=progress.n_runs_done, description=line)
+            self._bar.update(self._task, completed=progress.n_done, description=line)
         elif line != self._plain_line and (last or elapsed - self._plain_at >= PLAIN_SECONDS):
             self._plain_at, self._plain_line = elapsed, line
             self.say(line)

@@ -32,7 +32,7 @@ from src.sweep.processes import Process
 from src.sweep.search import trials as trials_module
 from src.sweep.search.pruning import is_pruned_early, metric_by_step
 from src.sweep.search.search import Search, make_search
-from src.sweep.search.trials import TrialQueue, best_first, latest
+from src.sweep.search.trials import TrialQueue, best_first
 from src.sweep.workers.worker import StopRequest, Worker
 from src.training.control import ProgressReport
 from src.training.store.store import Store
@@ -84,7 +84,7 @@ def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> lis
     with opened(search, multirun) as (queue, process, folder):
         queue.requeue_stale()
         Worker(folder, process, laboratory.__name__, stop or StopRequest()).work(queue)
-        return list(latest(queue.trials()).values())
+        return list(queue.latest().values())
 
 
 def reported(trials: Sequence[FrozenTrial]) -> list[tuple[object, ...]]:

@@ -32,8 +32,9 @@ from src.sweep.grid.plan import plan_sweep
 from src.sweep.processes import Process
 from src.sweep.search.search import Search, load_search, make_search
 from src.sweep.search.space import rounded, space_of
-from src.sweep.search.trials import TrialQueue, best_first, latest
-from src.sweep.search_command import SearchSupervisor
+from src.sweep.search.trials import TrialQueue, best_first
+from src.sweep.search.work import SearchWork
+from src.sweep.supervisor import Supervisor
 from src.sweep.workers.slurm import WorkerJob
 from src.sweep.workers.worker import StopRequest, Worker
 from tests.sweep import fake_engine
@@ -330,7 +331,7 @@ def test_a_point_that_raises_fails_and_the_next_command_retries_it(tmp_path: Pat
     with opened(search_of(*asked, multirun=tmp_path), tmp_path) as queue:
         queue.retry_failed()
         work(queue)
-        points = latest(queue.trials())
+        points = queue.latest()
         assert len(queue.trials()) == 6 + len(failed)
     assert {trial.state.name for trial in points.values()} <= {"COMPLETE", "PRUNED"}
     assert all(points[t.user_attrs["point"]].params == t.params for t in failed)
@@ -437,17 +438,13 @@ class Jobs:
 
 
 def test_a_detached_command_leaves_the_points_to_a_job_and_a_later_one_finds_them_done(tmp_path: Path) -> None:
-    search = search_of(LR, "search.n_trials=3", multirun=tmp_path)
-    folder, jobs = SweepFolder(tmp_path, "s"), Jobs()
-    search.save(folder)
-    config = search.cell({"optimizer.lr": 0.1}).config
-    supervisor = SearchSupervisor(search, config, folder, fake_engine, jobs, Console(quiet=True))
-    assert supervisor.run() == {}
-    assert supervisor.detached
+    work = SearchWork(line_of(*BASE, f"multirun={tmp_path}", LR, "search.n_trials=3"), fake_engine)
+    jobs = Jobs()
+    supervisor = Supervisor(work, jobs, Console(quiet=True))
+    assert supervisor.run() is None, "the workers continue"
     assert jobs.asked == [3]
-    WorkerJob("s", str(tmp_path), 1, search.id, ENGINE)()
-    assert supervisor.run() == {}
-    assert not supervisor.detached
+    WorkerJob("s", str(tmp_path), 1, work.search_id, ENGINE)()
+    assert supervisor.run() == []
     assert jobs.asked == [3, 0]
-    assert len(supervisor.trials) == 3
+    assert len(work.trials) == 3
     assert set(ran(tmp_path).values()) == {1}

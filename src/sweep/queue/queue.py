@@ -62,6 +62,8 @@ class WorkQueue:
     """The queue of a sweep's grid, opened by one process; see `StudyStore` for `queue`, `name` and errors."""
 
     search_id = GRID
+    key = "cell"
+    """The user attribute of a trial that names its piece of work."""
 
     def __init__(
         self,
@@ -271,6 +273,10 @@ class WorkQueue:
     def states(self, *, open_only: bool = False) -> dict[str, str]:
         """The state of each cell's last trial, by hash."""
         return {t.user_attrs["cell"]: t.state.name for t in self.trials(*(OPEN if open_only else ()))}
+
+    def latest(self, trials: Sequence[FrozenTrial] | None = None) -> dict[Any, FrozenTrial]:
+        """The last trial of each piece of work, oldest first, of all trials or of `trials`."""
+        return {trial.user_attrs[self.key]: trial for trial in (self.trials() if trials is None else trials)}
 
     def n_waiting(self) -> int:
         """Number of cells that wait for a worker."""

@@ -20,8 +20,9 @@ from src.config.command import command
 from src.io import write_atomically
 from src.sweep.search.plots import trials_figure
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
-from src.sweep.search.trials import Searched, axes_text, best_first
+from src.sweep.search.trials import Searched, best_first
 from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, terminal
+from src.sweep.work import axes_text
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
 

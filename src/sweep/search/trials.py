@@ -28,11 +28,14 @@ from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
 from src.sweep.search.search import Search, load_search
 from src.sweep.search.space import Point, corners
+from src.sweep.work import axes_text
 from src.training.control import OnProgress, ProgressReport
 
 
 class TrialQueue(WorkQueue):
     """The queue of one search of a sweep; see `WorkQueue`."""
+
+    key = "point"
 
     def __init__(
         self,
@@ -93,9 +96,9 @@ class TrialQueue(WorkQueue):
 
     def _record_progress(self, claim: ClaimedCell, values: Mapping[int, float]) -> tuple[FrozenTrial, bool]:
         """Stores the claimed trial's values for the decisions on later trials; returns it, and whether it stops here."""
-        points = latest(self.trials())
+        points = self.latest()
         point = claim.trial.user_attrs["point"]
-        trial, stops = replay(self.search, [points[k] for k in sorted(points)], point, values)
+        trial, stops = replay(self.search, list(points.values()), point, values)
         known = points[point].intermediate_values
         new = {step: value for step, value in trial.intermediate_values.items() if known.get(step) != value}
         self._store.note(claim.trial.number, new, trial.system_attrs)
@@ -117,7 +120,7 @@ class TrialQueue(WorkQueue):
             self.retry(self._retry_failed)
 
     def _retry_failed(self) -> None:
-        for trial in latest(self.trials()).values():
+        for trial in self.latest().values():
             if "cell" in trial.user_attrs and trial.state in (TrialState.FAIL, TrialState.WAITING):
                 self._describe(trial.user_attrs["cell"], self.config_of(trial))  # its folder may have been deleted
             if trial.state == TrialState.FAIL:
@@ -126,7 +129,7 @@ class TrialQueue(WorkQueue):
 
     def n_waiting(self) -> int:
         """Number of points that wait for a worker, those that are not chosen yet included."""
-        points = latest(self.trials()).values()
+        points = self.latest().values()
         n_to_ask = max(0, self.search.config.n_trials - len(points))
         return n_to_ask + sum(point.state == TrialState.WAITING for point in points)
 
@@ -149,11 +152,11 @@ class TrialQueue(WorkQueue):
             return self.retry(self._ask_next)
 
     def _ask_next(self) -> bool:
-        points = latest(self.trials())
+        points = self.latest()
         waits = any(trial.state == TrialState.WAITING for trial in points.values())
         if waits or len(points) >= self.search.config.n_trials:
             return False
-        point = self.search.suggest([points[k] for k in sorted(points)])
+        point = self.search.suggest(list(points.values()))
         attributes: dict[str, Any] = {"point": len(points), "axes": {key: str(value) for key, value in point.items()}}
         try:
             plan = self.search.plan(point, self._engine)
@@ -199,14 +202,9 @@ class Searched:
     folder: Path
 
 
-def latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The last trial of each point, by the point's number."""
-    return {trial.user_attrs["point"]: trial for trial in trials}
-
-
 def best_first(trials: Sequence[FrozenTrial], search: Search) -> list[FrozenTrial]:
     """The trials with a value, the best first."""
-    valued = [trial for trial in latest(trials).values() if trial.state == TrialState.COMPLETE]
+    valued = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(valued, key=lambda trial: trial.values[0], reverse=search.objective.maximised)
 
 
@@ -214,8 +212,3 @@ def best_text(trials: Sequence[FrozenTrial], search: Search) -> str | None:
     """The best value so far and its point."""
     best = best_first(trials, search)
     return f"{best[0].values[0]:.4g} at {axes_text(best[0])}" if best else None
-
-
-def axes_text(trial: FrozenTrial) -> str:
-    """The trial's point, ``key=value`` each."""
-    return " ".join(f"{key}={value}" for key, value in trial.params.items())
