@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from src.config.schema import Config, SlurmLauncher
+from src.config.schema import Config
 from src.errors import ConfigError
 from src.urls import without_password
 
@@ -30,8 +30,7 @@ def check(config: Config) -> None:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
     if trainer.precision == "16-mixed" and trainer.name == "cpu":
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
-    if isinstance(config.launcher, SlurmLauncher):
-        _check_slurm(config.launcher, config)
+    config.launcher.check(trainer)
 
 
 def check_targets(config: Config, *, is_regression: bool) -> None:
@@ -43,13 +42,3 @@ def check_targets(config: Config, *, is_regression: bool) -> None:
         problem = "needs classes, and the targets are numbers; set loss=mse, or store whole numbers or texts as classes"
         raise ConfigError("loss", config.loss, problem)
     config.stopping.check(config.split.dataset_sizes(), is_regression=is_regression)
-
-
-def _check_slurm(launcher: SlurmLauncher, config: Config) -> None:
-    for option in launcher.extra:
-        if not re.fullmatch(r"[a-z][a-z-]*(=.+)?", option):
-            problem = "is no option of sbatch; write name=value without dashes, e.g. launcher.extra=['qos=high']"
-            raise ConfigError("launcher.extra", option, problem)
-    if 0 < launcher.gpus < config.trainer.devices and config.trainer.name != "cpu":
-        problem = f"a run asks for trainer.devices={config.trainer.devices}; give each job at least as many"
-        raise ConfigError("launcher.gpus", launcher.gpus, problem)

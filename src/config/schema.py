@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from src.axes import AxisValue
 from src.config.plugins import digests
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
+from src.errors import ConfigError
 from src.models.architecture import Architecture
 from src.optimizers import OptimizerConfig
 from src.regimes.config import RegimeConfig
@@ -49,19 +51,33 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LocalLauncher:
-    """Workers are processes of the machine that the command runs on."""
+class LauncherConfig:
+    """Where workers run."""
 
-    name: Literal["local"]
+    name: str
 
     @property
     def detached(self) -> bool:
         """Whether the command leaves while workers work."""
         return False
 
+    def check(self, trainer: TrainerConfig) -> None:
+        """Raises ConfigError for a setting that contradicts another one."""
+
+    def resources(self, gpus: int, cpus: int) -> tuple[int, int, int]:
+        """Number of machines, and the GPUs and processors of each; `gpus`, `cpus`: those of this machine."""
+        return 1, gpus, cpus
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SlurmLauncher:
+class LocalLauncher(LauncherConfig):
+    """Workers are processes of the machine that the command runs on."""
+
+    name: Literal["local"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlurmLauncher(LauncherConfig):
     """Workers run in `jobs` jobs of Slurm, one array, submitted with submitit.
 
     `gpus`, `cpus`, `mem` (GiB): of each job; `minutes`: its time limit; `extra`: further options of sbatch, ``name=value``.
@@ -82,11 +98,22 @@ class SlurmLauncher:
 
     @property
     def detached(self) -> bool:
-        """Whether the command leaves while workers work."""
         return not self.wait
 
+    def check(self, trainer: TrainerConfig) -> None:
+        for option in self.extra:
+            if not re.fullmatch(r"[a-z][a-z-]*(=.+)?", option):
+                problem = "is no option of sbatch; write name=value without dashes, e.g. launcher.extra=['qos=high']"
+                raise ConfigError("launcher.extra", option, problem)
+        if 0 < self.gpus < trainer.devices and trainer.name != "cpu":
+            problem = f"a run asks for trainer.devices={trainer.devices}; give each job at least as many"
+            raise ConfigError("launcher.gpus", self.gpus, problem)
 
-LauncherConfig = LocalLauncher | SlurmLauncher
+    def resources(self, gpus: int, cpus: int) -> tuple[int, int, int]:
+        del gpus, cpus
+        return self.jobs, self.gpus, self.cpus
+
+
 LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 
 

@@ -23,30 +23,29 @@ class Parameters:
         known: dict[str, BaseDistribution] = {}
         for trial in recorded:
             known |= trial.distributions
-        columns: dict[str, list[str | float]] = {}
-        for axes in cells:
-            for axis, value in axes.items():
-                columns.setdefault(axis, []).append(_parameter(value))
-        self._distributions = {
-            axis: _distribution(values, known.get(axis))
-            for axis, values in columns.items()
-            if len(set(values)) > 1 or axis in known or len(cells) == 1
-        }
+        self._distributions = dict(known)
+        for axis in dict.fromkeys(axis for axes in cells for axis in axes):
+            values = [axes[axis] for axes in cells if axis in axes]
+            if len(set(values)) > 1 or axis in known or len(cells) == 1:
+                self._distributions[axis] = _distribution(values, known.get(axis))
 
     def of(self, axes: Axes) -> dict[str, Any]:
         """Arguments `params` and `distributions` of `optuna.trial.create_trial` for one of the cells."""
-        params = {
-            axis: value if isinstance(distribution, FloatDistribution) else str(value)
-            for axis, distribution in self._distributions.items()
-            if axis in axes and _fits(value := _parameter(axes[axis]), distribution)
-        }
+        params: dict[str, Any] = {}
+        for axis, distribution in self._distributions.items():
+            if axis not in axes:
+                continue
+            if isinstance(distribution, CategoricalDistribution):
+                params |= {axis: str(axes[axis])} if str(axes[axis]) in distribution.choices else {}
+            elif _is_number(axes[axis]):
+                params[axis] = float(axes[axis])
         return {"params": params, "distributions": {axis: self._distributions[axis] for axis in params}}
 
 
-def _distribution(values: Sequence[str | float], known: BaseDistribution | None) -> BaseDistribution:
+def _distribution(values: Sequence[str | float | int], known: BaseDistribution | None) -> BaseDistribution:
     if isinstance(known, CategoricalDistribution):
         return known
-    numbers = [value for value in values if isinstance(value, float)]
+    numbers = [float(value) for value in values if _is_number(value)]
     if isinstance(known, FloatDistribution):
         return FloatDistribution(min([known.low, *numbers]), max([known.high, *numbers]))
     if len(numbers) == len(values):
@@ -54,12 +53,6 @@ def _distribution(values: Sequence[str | float], known: BaseDistribution | None)
     return CategoricalDistribution(sorted({str(value) for value in values}))
 
 
-def _parameter(value: str | float | int) -> str | float:
-    """A number as a float; text, and what is not a finite number (``inf``: Dataset 1 is empty), as text."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else str(value)
-
-
-def _fits(value: str | float, distribution: BaseDistribution) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return str(value) in distribution.choices
-    return isinstance(value, float)
+def _is_number(value: str | float | int) -> bool:
+    """Whether a parameter can hold it as a number; ``inf`` (Dataset 1 is empty) is a text."""
+    return not isinstance(value, str) and math.isfinite(value)

@@ -18,7 +18,7 @@ from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge, sentence
 from src.config.command import command
 from src.io import write_atomically
-from src.sweep.search.plots import trials_figure
+from src.sweep.search.plots import draw
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, best_first
 from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, terminal
@@ -169,7 +169,7 @@ def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
 
 
 def _write(searched: Searched) -> list[Path]:
-    """Writes trials.csv with every trial, and the plot, to the search's folder."""
+    """Writes trials.csv with every trial, and the plots, to the search's folder."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     search = searched.search
@@ -181,12 +181,8 @@ def _write(searched: Searched) -> list[Path]:
         point = [trial.params[key] for key in search.space]
         row = [attributes["point"], trial.state.name, value, *means, *point]
         rows.writerow([*row, attributes.get("cell", ""), attributes.get("reason", "")])
-    paths = [searched.folder / name for name in ("trials.csv", "trials.png")]
-    write_atomically(paths[0], text.getvalue().encode())
+    path = searched.folder / "trials.csv"
+    write_atomically(path, text.getvalue().encode())
     unit = unit_of(search.objective.metric)
     shown = replace(unit, of_values=unit.of_differences) if len(search.objective.of) > 1 else unit
-    figure = trials_figure(
-        searched.trials, search.space, maximised=search.objective.maximised, name=search.objective.text, unit=shown
-    )
-    figure.savefig(paths[1])
-    return paths
+    return [path, *draw(search, searched.trials, searched.folder, shown)]

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from src.config import Config, SlurmLauncher
+from src.config import Config
 from src.environment import clean
+from src.errors import ConfigError
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.gpus import visible_gpus
@@ -62,13 +63,9 @@ class Workers(Protocol):
 
 
 def n_workers_of(config: Config) -> int:
-    """Number of workers of a command, in all jobs together."""
-    launcher = config.launcher
-    if not isinstance(launcher, SlurmLauncher):
-        return n_workers_here(config)
-    if config.n_workers != "auto":
-        return launcher.jobs * config.n_workers
-    return launcher.jobs * _n_slots(config, launcher.gpus, launcher.cpus)
+    """Number of workers of a command, on all machines together."""
+    n_machines, n_gpus, n_cpus = config.launcher.resources(len(visible_gpus()), n_processors())
+    return n_machines * (_n_slots(config, n_gpus, n_cpus) if config.n_workers == "auto" else config.n_workers)
 
 
 def n_workers_here(config: Config) -> int:
@@ -84,6 +81,19 @@ def _n_slots(config: Config, n_gpus: int, n_cpus: int) -> int:
     if trainer.devices > 1:
         return max(1, (n_gpus if on_gpus else n_cpus) // trainer.devices)
     return n_gpus * trainer.slots if on_gpus else n_cpus
+
+
+def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
+    """The workers of a command on this machine. Raises ConfigError where it lacks the GPUs that every run asks for."""
+    trainer, gpus = config.trainer, visible_gpus()
+    if gpus and trainer.name != "cpu" and trainer.devices > len(gpus):
+        raise ConfigError("trainer.devices", trainer.devices, f"only {len(gpus)} GPUs are visible here; lower it")
+    if trainer.name == "gpu" and not gpus:
+        import torch  # the engine has loaded it
+
+        if not torch.cuda.is_available():
+            raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
+    return LocalWorkers(folder, n_workers_here(config), engine, search=search)
 
 
 class LocalWorkers(Workers):

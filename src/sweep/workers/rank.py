@@ -5,7 +5,6 @@ A worker starts it with torchrun, once for each device. Users write `trainer.dev
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from src.cli import command
+from src.cli import command, fail
 from src.config.serialize import read_config
 from src.errors import Interrupted
 from src.io import write_atomically
@@ -31,19 +30,15 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Runs this process's part of the cell."""
+    """Runs this process's part of the cell that ``job.json`` in the folder of the command line describes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("sweep", "engine"):
-        parser.add_argument(f"--{name}", required=True)
-    for name in ("multirun", "worker-lock", "scratch"):
-        parser.add_argument(f"--{name}", required=True, type=Path)
-    given = parser.parse_args()
     if "RANK" not in os.environ:  # `command` has removed one that torchrun did not set
-        parser.error("a sweep's worker starts this module; use python -m src.sweep trainer.devices=2")
-    exit_with(given.worker_lock)
-    folder = SweepFolder(given.multirun, given.sweep)
-    return run_rank(folder, given.engine, int(os.environ["RANK"]), given.scratch)
+        fail("a sweep's worker starts this module; use python -m src.sweep trainer.devices=2")
+    scratch = Path(sys.argv[1])
+    job = json.loads((scratch / "job.json").read_text(encoding="utf-8"))
+    exit_with(Path(job["worker_lock"]))
+    folder = SweepFolder(Path(job["multirun"]), job["sweep"])
+    return run_rank(folder, job["engine"], int(os.environ["RANK"]), scratch)
 
 
 class GroupControl(RunControl):

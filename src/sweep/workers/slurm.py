@@ -11,9 +11,9 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from src.config import SlurmLauncher
+from src.config import Config, SlurmLauncher
 from src.errors import ConfigError
 from src.io import write_atomically
 from src.sweep.engine import DEFAULT_ENGINE
@@ -53,6 +53,11 @@ class WorkerJob:
 
         self._pool.shutdown(WARNING_SECONDS / 2)
         return DelayedSubmission(dataclasses.replace(self))
+
+
+def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
+    """The jobs of a command. Raises ConfigError where submitit or Slurm is missing."""
+    return SlurmWorkers(folder, cast(SlurmLauncher, config.launcher), config.n_workers, engine, search)
 
 
 class SlurmWorkers(Workers):

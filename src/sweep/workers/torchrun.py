@@ -57,10 +57,10 @@ def run_group(
         scratch = Path(name)
         # the cell as it was claimed: the file in its folder may list more runs, of another command
         (scratch / "cell.yaml").write_text(config_text(config), encoding="utf-8")
-        arguments = ["--sweep", folder.sweep, "--multirun", str(folder.multirun.absolute()), "--engine", engine]
-        arguments += ["--worker-lock", str(worker_lock.absolute()), "--scratch", name]
+        job = {"sweep": folder.sweep, "multirun": str(folder.multirun.absolute()), "engine": engine}
+        (scratch / "job.json").write_text(json.dumps({**job, "worker_lock": str(worker_lock.absolute())}))
         environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-        command = torchrun(n, "src.sweep.workers.rank", arguments)
+        command = torchrun(n, "src.sweep.workers.rank", [name])
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             while process.poll() is None:
