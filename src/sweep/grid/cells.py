@@ -91,15 +91,15 @@ def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(first: Cell, second: Cell) -> Cell:
-    """Merges the regimes and seeds of two cells of one recipe, those of `first` first."""
-    regimes = union(first.config.regimes, second.config.regimes)
-    seeds = union(first.config.seeds, second.config.seeds)
-    return dataclasses.replace(first, config=dataclasses.replace(first.config, regimes=regimes, seeds=seeds))
+    """`first` with the runs of both, cells of one recipe."""
+    return dataclasses.replace(first, config=with_runs_of(first.config, first.config, second.config))
 
 
-def union(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The items of `first`, then those of `second` that are new."""
-    return first + tuple(item for item in second if item not in first)
+def with_runs_of(config: Config, *given: Config) -> Config:
+    """`config` with the regimes and seeds of all `given` configs, those of the first one first."""
+    regimes = dict.fromkeys(regime for one in given for regime in one.regimes)
+    seeds = dict.fromkeys(seed for one in given for seed in one.seeds)
+    return dataclasses.replace(config, regimes=tuple(regimes), seeds=tuple(seeds))
 
 
 def covers(first: Config, second: Config) -> bool:

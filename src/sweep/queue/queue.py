@@ -7,7 +7,6 @@ costs nothing, since the same command fills it again.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -24,7 +23,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.grid.cells import Cell, covers, union
+from src.sweep.grid.cells import Cell, covers, with_runs_of
 from src.sweep.processes import Process, try_lock
 from src.sweep.queue.parameters import Parameters
 from src.sweep.queue.retry import Retry
@@ -113,7 +112,7 @@ class WorkQueue:
                 queued = self._folder.read_cell(cell_hash)
                 if state == "RUNNING" and covers(queued, config):
                     continue
-                config = _union(queued, config)
+                config = with_runs_of(config, queued, config)
             trial = {"cell": cell_hash, "axes": {key: str(value) for key, value in cell.axes.items()}}
             try:
                 self._folder.write_cell(cell_hash, config)
@@ -295,10 +294,3 @@ def shortened(failures: Sequence[str]) -> str:
     """The first failure and the number of the others."""
     others = len(failures) - 1
     return failures[0] + (f" (and {others} more)" if others else "")
-
-
-def _union(first: Config, second: Config) -> Config:
-    """`second` with the regimes and seeds of both."""
-    return dataclasses.replace(
-        second, regimes=union(first.regimes, second.regimes), seeds=union(first.seeds, second.seeds)
-    )

@@ -126,46 +126,38 @@ def _cut(searched: Searched) -> list[str]:
 
 def _shown(trial: FrozenTrial, searched: Searched) -> str:
     """The value in the units of its metric, with its means where it is a difference."""
-    objective = searched.search.objective
+    objective, value = searched.search.objective, _value(trial, searched)
     unit = unit_of(objective.metric)
     if len(objective.of) == 1:
-        return f"{unit.value(trial.values[0])} {unit.of_values}".rstrip()
+        return f"{value} {unit.of_values}".rstrip()
     means = ", ".join(f"{label} {unit.value(mean)}" for label, mean in trial.user_attrs["means"].items())
-    return f"{_value(trial, searched)} {unit.of_differences}".rstrip() + f" ({means})"
+    return f"{value} {unit.of_differences}".rstrip() + f" ({means})"
 
 
 def _value(trial: FrozenTrial, searched: Searched) -> str:
     objective = searched.search.objective
     unit = unit_of(objective.metric)
-    if len(objective.of) == 1 or objective.direction.endswith("absolute"):
-        return unit.value(trial.values[0])
-    return unit.difference(trial.values[0])
-
-
-def _columns(searched: Searched) -> list[str]:
-    objective = searched.search.objective
-    unit = unit_of(objective.metric)
-    shown = unit.of_differences if len(objective.of) > 1 else unit.of_values
-    means = [f"{label} {unit.of_values}".rstrip() for label in objective.of if len(objective.of) > 1]
-    return ["trial", f"value, {shown}" if shown else "value", *means, *searched.search.space, "cell"]
-
-
-def _row(trial: FrozenTrial, searched: Searched) -> list[str]:
-    objective = searched.search.objective
-    shown = unit_of(objective.metric).value
-    means = [shown(trial.user_attrs["means"][label]) for label in objective.of if len(objective.of) > 1]
-    point = [str(trial.params[key]) for key in searched.search.space]
-    return [str(trial.user_attrs["point"]), _value(trial, searched), *means, *point, trial.user_attrs["cell"]]
+    is_signed = len(objective.of) > 1 and not objective.direction.endswith("absolute")
+    return (unit.difference if is_signed else unit.value)(trial.values[0])
 
 
 def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
-    columns = _columns(searched)
-    return TextTable(
-        heads=tuple(columns),
-        rows=tuple(tuple(_row(trial, searched)) for trial in best),
-        align="r" * (len(columns) - 1) + "l",
-        title=f"{searched.search.id}, the best {len(best)} trials: {searched.search.goal_in_words}",
+    search, objective = searched.search, searched.search.objective
+    unit, labels = unit_of(objective.metric), objective.of if len(objective.of) > 1 else ()
+    shown = unit.of_differences if labels else unit.of_values
+    means = [f"{label} {unit.of_values}".rstrip() for label in labels]
+    heads = ("trial", f"value, {shown}" if shown else "value", *means, *search.space, "cell")
+    rows = tuple(
+        (
+            *(str(trial.user_attrs["point"]), _value(trial, searched)),
+            *(unit.value(trial.user_attrs["means"][label]) for label in labels),
+            *(str(trial.params[key]) for key in search.space),
+            trial.user_attrs["cell"],
+        )
+        for trial in best
     )
+    title = f"{search.id}, the best {len(best)} trials: {search.goal_in_words}"
+    return TextTable(heads=heads, rows=rows, align="r" * (len(heads) - 1) + "l", title=title)
 
 
 def _write(searched: Searched) -> list[Path]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
+from contextlib import closing
 from typing import Literal
 
+from src.config import Config
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, load_engine
 from src.sweep.folder import SweepFolder
@@ -46,42 +49,24 @@ class WorkerPool:
         """Works until nothing is left. Raises ConfigError where the study is out of reach."""
         with Process(self._folder, "pool") as process:
             for queue in open_queues(self._folder, process, self._description, self._search, self._engine):
-                queue.retry.should_abort = lambda: self._stopping
-                try:
-                    self._until_done(queue)
-                    if failed := queue.requeue_stale():  # left by workers that `shutdown` killed
-                        record_failed(queue, load_engine(self._engine), failed)
-                except StorageUnavailable:
-                    self.interrupt()
-                    self._wait()
-                    raise
-                finally:
-                    queue.close()
+                with closing(queue):
+                    self._work(queue)
                 if self._stopping:
                     break
 
-    def interrupt(self) -> None:
-        """Asks the workers to finish their runs, give their cells back and exit; a second call kills them.
+    def _work(self, queue: WorkQueue) -> None:
+        queue.retry.should_abort = lambda: self._stopping
+        try:
+            if (config := queue.sample()) is not None:
+                self._until_done(queue, config)
+            # left by workers that `shutdown` killed
+            record_failed(queue, load_engine(self._engine), queue.requeue_stale())
+        except StorageUnavailable:
+            self.interrupt()
+            self._wait()
+            raise
 
-        A signal handler may call this while `work` runs.
-        """
-        if self._workers is not None:
-            (self._workers.kill if self._stopping else self._workers.interrupt)()
-        self._stopping = True
-
-    def shutdown(self, seconds: float) -> None:
-        """Interrupts the workers, waits for them, and kills those that are alive after `seconds`."""
-        self.interrupt()
-        if self._workers is not None:
-            until = time.monotonic() + seconds
-            while time.monotonic() < until and not self._workers.wait(TICK_SECONDS):
-                pass
-            self._workers.kill()
-
-    def _until_done(self, queue: WorkQueue) -> None:
-        config = queue.sample()
-        if config is None:
-            return
+    def _until_done(self, queue: WorkQueue, config: Config) -> None:
         n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
         label = f"{socket.gethostname()}-{os.getpid()}"
         self._workers = workers = LocalWorkers(self._folder, n, self._engine, search=queue.search_id, label=label)
@@ -96,6 +81,23 @@ class WorkerPool:
             time.sleep(TICK_SECONDS)
         self._wait()
 
-    def _wait(self) -> None:
-        while self._workers is not None and not self._workers.wait(TICK_SECONDS):
+    def interrupt(self) -> None:
+        """Asks the workers to finish their runs, give their cells back and exit; a second call kills them.
+
+        A signal handler may call this while `work` runs.
+        """
+        if self._workers is not None:
+            (self._workers.kill if self._stopping else self._workers.interrupt)()
+        self._stopping = True
+
+    def shutdown(self, seconds: float) -> None:
+        """Interrupts the workers, waits for them, and kills those that are alive after `seconds`."""
+        self.interrupt()
+        self._wait(seconds)
+        if self._workers is not None:
+            self._workers.kill()
+
+    def _wait(self, seconds: float = math.inf) -> None:
+        until = time.monotonic() + seconds
+        while self._workers is not None and time.monotonic() < until and not self._workers.wait(TICK_SECONDS):
             pass
