@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from src.axes import AxisValue
+from src.config.identity import SCHEMA_VERSION
 
-SCHEMA = 1
 RELATIVE_TOLERANCE = 1e-12
 """Two values closer than this share of their size are equal, so that rounding never gives a difference a sign."""
 
@@ -127,8 +127,8 @@ def _read(path: Path) -> RunRecord | FailedRun:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"holds a {type(content).__name__}, not an object")
-    if content["schema"] != SCHEMA:
-        raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA}")
+    if content["schema"] != SCHEMA_VERSION:
+        raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA_VERSION}")
     common: dict[str, Any] = {
         "path": path,
         "cell": str(content["cell"]),

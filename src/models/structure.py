@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-VMAP_MAX_PARAMETERS = 32_768
-VMAP_MAX_INPUTS = 256
+STACKED_MAX_PARAMETERS = 32_768
+STACKED_MAX_INPUTS = 256
 """Up to these sizes twelve models train faster stacked than one after the other, at batches of 32 and 64.
 
 docs/PERFORMANCE.md has the measurements. Larger batches favour the loop, yet one cell must not mix engines.
@@ -30,7 +30,7 @@ def layers(model: nn.Module) -> list[tuple[str, list[str]]]:
     return found
 
 
-def prefers_vmap(model: nn.Module, device: str = "cpu") -> bool:
+def prefers_stacking(model: nn.Module, device: str = "cpu") -> bool:
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 
     On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model is
@@ -46,7 +46,7 @@ def prefers_vmap(model: nn.Module, device: str = "cpu") -> bool:
         return False
     linears = [part for part in model.modules() if type(part) is nn.Linear]
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return n_parameters <= VMAP_MAX_PARAMETERS and max(part.in_features for part in linears) <= VMAP_MAX_INPUTS
+    return n_parameters <= STACKED_MAX_PARAMETERS and max(part.in_features for part in linears) <= STACKED_MAX_INPUTS
 
 
 SMALL_MAP = 4

@@ -19,7 +19,7 @@ class CellReport:
     """Result of a cell's comparison.
 
     `metrics`: ``delta/{a}-{b}/{test}/accuracy``, ``.../ci_low``, ...; None is omitted. `verdict`: ``combined``,
-    ``no difference``, ``inconclusive``, ...; `note`: the verdict as a sentence; `command` reproduces the cell.
+    ``undecided``, ...; `note`: the verdict as a sentence; `command` reproduces the cell.
     """
 
     sweep: str

@@ -30,7 +30,7 @@ class RunControl:
     """
 
     wants_progress: bool = False
-    """Whether `on_progress` is called, for a cell of one regime of which no run is finished yet."""
+    """Set to True to receive `on_progress`. It is called only if the cell has one regime and none of its runs is finished."""
 
     def on_run(self, folder: Path) -> None:
         """Called when the result.json in a run's `folder` is written."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.evaluation.metrics import Loss, sample_losses
-from src.models.structure import prefers_vmap
+from src.models.structure import prefers_stacking
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
 from src.training.feed import Batch, Chunks, Feed, make_feed, whole_epoch
@@ -62,8 +62,8 @@ def fit(
         for model, start in zip(models, starts, strict=True):
             model.load_state_dict(dict(start.weights))
     n_done = starts[0].updates if starts else 0
-    vmapped = prefers_vmap(models[0], device.torch_device.type)
-    replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, vmapped=vmapped)
+    stacked = prefers_stacking(models[0], device.torch_device.type)
+    replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device)
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)

@@ -20,7 +20,7 @@ from src.errors import ConfigError
 from src.evaluation.metrics import sample_losses
 from src.io import digest, write_atomically
 from src.models.build import build_meta_model, build_model
-from src.models.structure import has_batchnorm, prefers_vmap
+from src.models.structure import has_batchnorm, prefers_stacking
 from src.regimes.stage import Trainable
 from src.training.devices import Device
 from src.training.plan import Node
@@ -51,7 +51,7 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
     if config.trainer.replicas != "auto":
         return config.trainer.replicas
     if device.torch_device.type != "cuda":
-        most = CPU_STACKED if prefers_vmap(model, device.torch_device.type) else CPU_LOOPED
+        most = CPU_STACKED if prefers_stacking(model, device.torch_device.type) else CPU_LOOPED
         return by_memory(model, device, CPU_MEBIBYTES * 2**20, most)
     free = torch.cuda.mem_get_info(device.torch_device)[0]
     most = by_memory(model, device, int(GPU_SHARE * free), GPU_MOST)
@@ -112,7 +112,7 @@ def rate(config: Config, node: Node, device: Device, n: int) -> float:
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
     models = [build_model(config.arch, shape, n_outputs, 0, device.dtype) for _ in range(n)]
     on_gpu = device.torch_device.type == "cuda"
-    replicas = make_replicas(models, Trainable(), vmapped=prefers_vmap(models[0], device.torch_device.type))
+    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(models[0], device.torch_device.type))
     replicas = replicas.to(device.torch_device)
     optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=on_gpu)
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)

@@ -1,8 +1,8 @@
 """Many models of one architecture in one module, trained side by side without seeing each other.
 
-Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `VmapReplicas`, stacked parameters,
+Two engines: `LoopReplicas`, plain modules one after the other, for any architecture; `StackedReplicas`, stacked parameters,
 for small rows of Linear layers (on a GPU any row, convolutions too), where one big step is much cheaper than many small
-ones. The engine follows from the model and the kind of device (`src.models.structure.prefers_vmap`), never from the
+ones. The engine follows from the model and the kind of device (`src.models.structure.prefers_stacking`), never from the
 group's size, so a stage trained in a group is bit for bit the stage trained alone (on a CPU, one thread).
 """
 
@@ -167,7 +167,7 @@ class LoopReplicas(Replicas):
             parameter.grad = None
 
 
-class VmapReplicas(Replicas):
+class StackedReplicas(Replicas):
     """Stacked parameters [R, ...] of a row of layers: one batched product, or one convolution of R groups, does a layer of
     all models.
 
@@ -246,14 +246,14 @@ def _convolved(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None)
 
 
 def _row_of_layers(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The layers of a model that `prefers_vmap`, in order, each with the prefix of its parameters' names."""
+    """The layers of a model that `prefers_stacking`, in order, each with the prefix of its parameters' names."""
     if isinstance(model, nn.Linear):
         return [(model, "")]
     assert isinstance(model, nn.Sequential)
     return [(layer, f"{name}.") for name, layer in model.named_children()]
 
 
-def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, vmapped: bool) -> Replicas:
+def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, stacked: bool) -> Replicas:
     """The models as one module, under the engine that fits them."""
     names = trainable_names(models[0], trainable)
-    return VmapReplicas(models, names) if vmapped else LoopReplicas(models, names)
+    return StackedReplicas(models, names) if stacked else LoopReplicas(models, names)

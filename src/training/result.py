@@ -30,6 +30,7 @@ class Ledger:
     group: int
     """Number of models in the group."""
     engine: Literal["loop", "vmap"]
+    """`vmap` stands for stacked models: the word of the result files, which older versions wrote."""
     device: str
     extra_passes: float = 0.0
     """Forward and backward passes of one sample that a penalty costs in addition to the updates."""

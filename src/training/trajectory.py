@@ -11,7 +11,7 @@ from torch import nn
 
 from src.config import Config
 from src.data.stream import Stream
-from src.models.structure import prefers_vmap
+from src.models.structure import prefers_stacking
 from src.training.devices import Device
 from src.training.fit import fit
 from src.training.plan import Node, make_plan
@@ -88,7 +88,7 @@ def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], dev
     groups: dict[str, dict[int, nn.Module]] = {}  # shape -> the models that train side by side, by stage
     for k, stage in enumerate(stages):
         model = _starting_model(config, stage, device)
-        if prefers_vmap(model) and stage.node.stage.reset_optimizer:
+        if prefers_stacking(model, device.torch_device.type) and stage.node.stage.reset_optimizer:
             groups.setdefault(stage.node.shape, {})[k] = model
         else:
             assert not groups, "stages of one cell have one network"

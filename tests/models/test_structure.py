@@ -12,7 +12,7 @@ from src.models.cnn import CnnArch
 from src.models.linear import LinearArch
 from src.models.mlp import MlpArch
 from src.models.resnet18 import Resnet18Arch
-from src.models.structure import has_batchnorm, has_dropout, layers, memory_layout, prefers_vmap
+from src.models.structure import has_batchnorm, has_dropout, layers, memory_layout, prefers_stacking
 from src.models.torchvision import TorchvisionArch
 
 
@@ -68,20 +68,22 @@ def test_every_parameter_is_in_one_layer_and_the_last_layer_gives_the_outputs(ar
     ],
     ids=str,
 )
-def test_vmap_is_for_small_stacks_of_linear_layers(arch: Architecture, shape: tuple[int, ...], expected: bool) -> None:
-    assert prefers_vmap(build_meta_model(arch, shape, 10)) is expected
+def test_stacking_is_for_small_stacks_of_linear_layers(
+    arch: Architecture, shape: tuple[int, ...], expected: bool
+) -> None:
+    assert prefers_stacking(build_meta_model(arch, shape, 10)) is expected
 
 
 @pytest.mark.parametrize(("arch", "stacked"), [(mlp(256, 256), True), (CNN, True), (RESNET, False)], ids=str)
 def test_on_a_gpu_every_row_of_known_layers_is_stacked(arch: Architecture, stacked: bool) -> None:
-    assert prefers_vmap(build_meta_model(arch, (3, 32, 32), 10), "cuda") is stacked
+    assert prefers_stacking(build_meta_model(arch, (3, 32, 32), 10), "cuda") is stacked
 
 
 def test_one_other_module_sends_a_model_to_the_loop() -> None:
-    assert prefers_vmap(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    assert prefers_stacking(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
     for other in (nn.Dropout(), nn.BatchNorm1d(4), nn.Sigmoid()):
-        assert not prefers_vmap(nn.Sequential(nn.Linear(4, 4), other, nn.Linear(4, 2)))
-    assert not prefers_vmap(nn.Sequential(nn.Flatten()))
+        assert not prefers_stacking(nn.Sequential(nn.Linear(4, 4), other, nn.Linear(4, 2)))
+    assert not prefers_stacking(nn.Sequential(nn.Flatten()))
 
 
 def noisy_in_training(model: nn.Module) -> bool:

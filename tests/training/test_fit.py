@@ -1,7 +1,7 @@
 """The training loop compared with a plain PyTorch loop, and the state that a fit must not change.
 
 Oracle: the same batches through torch's own cross entropy and optimizers give the same weights, bit for bit under engine
-`loop`; under `vmap` to rounding. Properties: a fit does not change the global random state, trains in the configured
+`loop`; stacked to rounding. Properties: a fit does not change the global random state, trains in the configured
 precision, and streams the same batches as those of resident data.
 """
 
@@ -89,7 +89,7 @@ def plain_loop(config: Config, node: Node, loss: Callable[[Tensor, Tensor], Tens
 def test_the_loop_engine_is_a_plain_loop_bit_for_bit(
     arch: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "prefers_vmap", never)
+    monkeypatch.setattr(fit_module, "prefers_stacking", never)
     config, node = one_stage(*ARCHITECTURES[arch], *OPTIMIZERS[optimizer], "optimizer.batch_size=16")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, functional.cross_entropy)
@@ -100,7 +100,7 @@ def test_the_loop_engine_is_a_plain_loop_bit_for_bit(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_vmap_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
+def test_the_stacked_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
     config, node = one_stage(*OPTIMIZERS[optimizer], "optimizer.batch_size=60", "stopping.epochs=1")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, functional.cross_entropy)
@@ -114,7 +114,7 @@ def test_the_vmap_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
 
 
 def test_the_squared_error_of_a_regression_is_a_plain_loop_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "prefers_vmap", never)
+    monkeypatch.setattr(fit_module, "prefers_stacking", never)
     config, node = one_stage("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01", "optimizer.batch_size=16")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, lambda out, y: (out - y.float()).square().mean(1).sum() * (1 / len(y)))
@@ -231,7 +231,7 @@ def trained_in(precision: str, *overrides: str) -> StageResult:
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 def test_double_precision_is_double_throughout(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "prefers_vmap", never)
+    monkeypatch.setattr(fit_module, "prefers_stacking", never)
     overrides = ("optimizer.batch_size=16", *ARCHITECTURES[arch])
     result = trained_in("64", *overrides)
     config, node = one_stage(*overrides)

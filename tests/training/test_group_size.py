@@ -11,7 +11,7 @@ import torch
 
 from src.errors import ConfigError
 from src.models.build import build_model
-from src.models.structure import prefers_vmap
+from src.models.structure import prefers_stacking
 from src.regimes.stage import Trainable
 from src.training import execute as execute_module
 from src.training.devices import Device
@@ -92,15 +92,15 @@ def test_stacked_convolutions_are_the_plain_ones() -> None:
     """The engine for a CNN on a GPU: outputs and gradients of every model are independent of the others."""
     config = tiny("arch=cnn", "arch.widths=[4,6]")
     models = [build_model(config.arch, (3, 9, 9), 5, seed, torch.float64) for seed in range(3)]
-    assert prefers_vmap(models[0], "cuda")
-    assert not prefers_vmap(models[0], "cpu")
+    assert prefers_stacking(models[0], "cuda")
+    assert not prefers_stacking(models[0], "cpu")
     x = torch.randn(3, 7, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = []
-    for vmapped in (False, True):
+    for stacked in (False, True):
         replicas = make_replicas(
             [build_model(config.arch, (3, 9, 9), 5, seed, torch.float64) for seed in range(3)],
             Trainable(),
-            vmapped=vmapped,
+            stacked=stacked,
         )
         outputs = replicas(x)
         outputs.square().sum().backward()  # type: ignore[no-untyped-call]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from src.evaluation.metrics import Loss
-from src.models.structure import prefers_vmap
+from src.models.structure import prefers_stacking
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node, StagePlan
-from src.training.replicas import LoopReplicas, Penalty, Replicas, VmapReplicas
+from src.training.replicas import LoopReplicas, Penalty, Replicas, StackedReplicas
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Lwf(PenaltyKind):
     def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
         settings, device = nodes[0].stage.penalty, context.device.torch_device
         models = [context.model(node) for node in anchors]
-        engine = VmapReplicas if prefers_vmap(models[0], device.type) else LoopReplicas
+        engine = StackedReplicas if prefers_stacking(models[0], device.type) else LoopReplicas
         teacher = engine(models, set()).to(device).eval()
         return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss)
 
