@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 RUN := $(BIN)/python -m
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 # The default grid: five size ratios x three class imbalances x two lengths, both regimes, 12 seeds: 720 runs.
 GRID := split.ratio=0.1,0.3,1,3,10 split.imbalance=1,5,20 stopping.epochs=5,20
@@ -66,13 +67,23 @@ sync: setup ## write to MLflow every result on disk that it lacks
 	$(RUN) src.sync $(ARGS)
 
 ##@ Quality
-test: setup lint ## run lint, type checks and all tests with coverage
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10 $(ARGS)
+test: setup style ## run ruff, import-linter, mypy and all tests
+	@$(MAKE) --no-print-directory -j 2 types tests
 
-lint: setup ## run ruff, import-linter and mypy
+tests: setup ## run all tests; mypy runs next to them in `make test`
+	$(PYTEST) $(ARGS)
+
+coverage: setup ## run all tests and report which lines and branches of src they run; takes twice as long
+	$(PYTEST) --cov --cov-report=term $(ARGS)
+
+lint: style types ## run ruff, import-linter and mypy
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+
+types: setup
 	$(BIN)/mypy
 
 oracles: setup ## compare the laboratory with exact results: minutes   (docs/ORACLES.md)
@@ -109,4 +120,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims status worker report ui server sync test lint oracles mutate bench campaign cluster-check doctor clean help
+.PHONY: setup lock sweep resume claims status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign cluster-check doctor clean help

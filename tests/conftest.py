@@ -13,8 +13,21 @@ from src.comparison.pairing import Records, load_records
 from tests import postgres as server
 from tests.records import write_failure, write_run
 
+LONG = (
+    *("golden/test_golden.py", "sweep/test_command.py", "test_environment.py", "reliability/test_kills.py"),
+    *("sweep/test_workers.py", "test_cli.py", "reliability/test_storage_restart.py", "reliability/test_terminal.py"),
+    *("test_extending.py", "test_devices.py", "tracking/test_server.py", "training/test_groups.py"),
+)
+"""Modules that take longest, longest first: started last, one would keep a single worker of pytest-xdist busy at the end."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as src.training.devices sets it, which is too late after another's product
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules in `LONG` first."""
+    rank = {Path(__file__).parent / module: number for number, module in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +38,20 @@ def postgres() -> Iterator[str]:
             yield url
     except server.NoPostgres as error:
         pytest.skip(f"no PostgreSQL: {error}")
+
+
+@pytest.fixture(scope="session")
+def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multirun/ whose mlflow.db has its schema: creating one takes seconds, copying it nothing."""
+    from src.config import TrackingConfig
+    from src.tracking.connect import keep_mlflow_quiet, open_tracker
+
+    keep_mlflow_quiet()
+    folder = tmp_path_factory.mktemp("template") / "multirun"
+    tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
+    assert tracker is not None
+    tracker.close()
+    return folder
 
 
 @pytest.fixture

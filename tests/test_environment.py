@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,17 +83,22 @@ def test_every_entry_starts_in_a_hostile_environment(entry: str, tmp_path: Path)
     assert f"src.{entry}" in done.stdout or "Powered by Hydra" in done.stdout
 
 
-def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(tmp_path: Path) -> None:
+def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
+    empty_multirun: Path, tmp_path: Path
+) -> None:
     (tmp_path / "other" / "hydra_plugins").mkdir(parents=True)
     (tmp_path / "other" / "hydra_plugins" / "__init__.py").touch()
     found = []
     for name, variables in (("clean", {}), ("hostile", HOSTILE | {"PYTHONPATH": str(tmp_path / "other")})):
+        shutil.copytree(empty_multirun, tmp_path / name)
         done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun={tmp_path / name}", **variables)
         assert done.returncode == 0, done.stderr
         assert len(done.stderr.splitlines()) < 10, done.stderr
         results = sorted((tmp_path / name).glob("s/cells/*/*/result.json"))
         found.append([json.loads(path.read_text())["result"] for path in results])
-        assert (tmp_path / name / "mlflow.db").exists()
+        with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
+            (levels,) = database.execute("SELECT count(*) FROM runs").fetchone()
+        assert levels == 1 + 1 + 4, "sweep, cell and runs are in the database of this multirun/"
     assert found[0] == found[1]
     assert len(found[0]) == 4
 

@@ -15,19 +15,9 @@ from pathlib import Path
 import pytest
 
 from src.config import TrackingConfig
-from src.tracking.connect import keep_mlflow_quiet, open_tracker
+from src.tracking.connect import keep_mlflow_quiet
 
 keep_mlflow_quiet()
-
-
-@pytest.fixture(scope="session")
-def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multirun/ whose mlflow.db has its schema: creating one takes seconds, copying it nothing."""
-    folder = tmp_path_factory.mktemp("template") / "multirun"
-    tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
-    assert tracker is not None
-    tracker.close()
-    return folder
 
 
 @pytest.fixture
