@@ -54,7 +54,6 @@ class Architecture(ABC):
 
     def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
         """Raise ConfigError if the network cannot take samples of this shape."""
-        del input_shape, n_outputs
 
     @abstractmethod
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:

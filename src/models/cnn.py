@@ -30,10 +30,8 @@ class CnnArch(Architecture):
         if side < 2**n_pools:
             fits = side.bit_length() - 1
             fix = f"give at most {fits} width{'s' if fits > 1 else ''}" if fits else "use arch=mlp"
-            problem = (
-                f"{n_pools} poolings halve the image {n_pools} times, too often for a side of {side} pixels; {fix}"
-            )
-            raise ConfigError("arch.widths", list(self.widths), problem)
+            problem = f"{n_pools} poolings halve the image {n_pools} times, too often for a side of {side} pixels"
+            raise ConfigError("arch.widths", list(self.widths), f"{problem}; {fix}")
 
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
         from torch import nn

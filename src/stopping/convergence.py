@@ -30,13 +30,6 @@ class ConvergenceStopping(StoppingRule):
     def measurement(self) -> Measurement:
         return Measurement(data="training", quantity=self.quantity, every=self.check_every)
 
-    @property
-    def match_note(self) -> str:
-        return (
-            "Training to convergence matches nothing: each stage trains until it reaches its tolerance. The columns below "
-            "show how long that took."
-        )
-
     def after_epoch(self, epoch: int, value: float, best_epoch: int | None) -> StoppingVerdict | None:
         return StoppingVerdict("tolerance", converged=True) if value <= self.tolerance else None
 

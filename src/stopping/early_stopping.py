@@ -34,13 +34,6 @@ class EarlyStopping(StoppingRule):
     def measurement(self) -> Measurement:
         return Measurement(data="validation", quantity=self.monitor, on=self.monitor_on)
 
-    @property
-    def match_note(self) -> str:
-        return (
-            "Early stopping matches nothing: each stage trains until its validation value stops improving. The columns "
-            "below show how long that took."
-        )
-
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
         if is_regression and self.monitor == "accuracy":
             problem = "is undefined for a regression; set stopping.monitor=loss"

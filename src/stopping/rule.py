@@ -91,7 +91,6 @@ class StoppingRule(ABC):
 
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
         """Raise ConfigError if the settings contradict each other or the data."""
-        del dataset_sizes, is_regression
 
     def lengths(self, stages: Sequence[StageSize], dataset_sizes: Sequence[int], batch_size: int | str) -> list[Length]:
         """The most that each stage of one regime trains: by default `amount` passes over its own data.

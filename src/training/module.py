@@ -13,9 +13,10 @@ from torch import Tensor
 
 from src.config import Config
 from src.evaluation.metrics import sample_losses
-from src.training.feed import Batch
+from src.training.feed import Batch, Feed, whole_epoch
 from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
+from src.training.scoring import EVALUATION_BATCH
 
 
 class GroupModule(pl.LightningModule):
@@ -78,6 +79,36 @@ class GroupModule(pl.LightningModule):
             schedule.step()  # type: ignore[union-attr]
         self.n_done += 1
         self.replicas.hold()
+
+    def training_values(self, feed: Feed, quantity: str) -> list[float]:
+        """Every model's mean loss over its own training data, penalty included, or the norm of its gradient."""
+        replicas, was_training = self.replicas, self.replicas.training
+        replicas.eval()
+        parameters = [(p, model) for _, p, model in replicas.named_trainable()] if quantity == "gradient" else []
+        gradients = [torch.zeros_like(p) for p, _ in parameters]
+        total: Tensor | float = 0.0
+        with torch.set_grad_enabled(bool(parameters)):
+            for x, y, _ in whole_epoch(feed, EVALUATION_BATCH):
+                outputs = replicas(x)
+                losses = sample_losses(outputs, y, self.loss).sum(1)
+                if self.penalty is not None:
+                    losses = losses + self.penalty(replicas, x, outputs) * x.shape[1]
+                parts = torch.autograd.grad(losses.sum(), [p for p, _ in parameters]) if parameters else ()
+                gradients = [whole + part for whole, part in zip(gradients, parts, strict=True)]
+                total = total + losses.detach().double()
+        replicas.train(was_training)
+        assert isinstance(total, Tensor)
+        n = feed.length.n_draws
+        if quantity == "loss":
+            return [float(value) / n for value in total]
+        squared = torch.zeros(replicas.n, dtype=torch.float64)
+        for (_, model), gradient in zip(parameters, gradients, strict=True):
+            square = (gradient.double() / n).square().cpu()
+            if model is None:
+                squared += square[: replicas.n].flatten(1).sum(1)
+            else:
+                squared[model] += square.sum()
+        return [float(value) for value in squared.sqrt()]
 
     def configure_optimizers(self) -> Any:
         """One optimizer over all models; every operation of it is elementwise, so models do not see each other."""

@@ -89,7 +89,6 @@ class StageMonitor(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seeds every model's own dropout generator by seed, data and epoch."""
-        del pl_module
         replicas = self.module.replicas
         if isinstance(replicas, LoopReplicas) and has_dropout(replicas.models[0]) and not self._is_inside_epoch:
             rank = [trainer.global_rank] if self.module.world > 1 else []  # ranks see different rows
@@ -98,13 +97,11 @@ class StageMonitor(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         """Allows an interruption inside an epoch, unless ranks share the group."""
-        del trainer, pl_module, rest
         if self.module.world == 1 and self._is_inside_epoch and self.module.n_done < self.nodes[0].length.updates:
             self._allow_interruption()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends models that diverged or that the rule stops; adds a point to the curves."""
-        del pl_module
         self.epoch += 1
         losses = self._epoch_losses()
         ending: dict[int, tuple[StoppingVerdict, int]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -263,16 +262,5 @@ def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) 
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
-    """Readable JSON. NaN is an error."""
-    return (json.dumps(_finite(body), indent=1, allow_nan=False) + "\n").encode()
-
-
-def _finite(value: Any) -> Any:
-    """The value with infinities (a ratio of n : 0) as text."""
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+    """Readable JSON. NaN and infinity are errors."""
+    return (json.dumps(body, indent=1, allow_nan=False) + "\n").encode()

@@ -37,7 +37,6 @@ class ArraysData(PathConfig):
 
         from src.data.source import make_source, resize
 
-        del cache
         x, y = self._arrays(path)
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
             shapes = f"{self.x_key} is {list(x.shape)} and {self.y_key} {list(y.shape)}"
@@ -62,7 +61,6 @@ class ArraysData(PathConfig):
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:
-        del first
         x_key, y_key = (data.x_key, data.y_key) if isinstance(data, ArraysData) else ("x", "y")
         return cls(name="arrays", root=data.root, path=value, path2=None, image_size=None, x_key=x_key, y_key=y_key)
 

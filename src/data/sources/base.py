@@ -60,7 +60,6 @@ class SourceConfig(ABC):
 
     def check(self, split: SplitConfig) -> None:
         """Raise ConfigError if the settings contradict each other or the split. Runs before anything is read."""
-        del split
 
     @abstractmethod
     def load(self, cache: Path) -> Source:
@@ -82,7 +81,6 @@ class SourceConfig(ABC):
             data: The settings of Dataset 1's source, whose root and keys apply.
             first: Dataset 1's source, whose image size applies.
         """
-        del value, data, first
         return None
 
 

@@ -24,7 +24,6 @@ class DigitsData(SourceConfig):
 
         from src.data.source import make_source
 
-        del cache
         package = importlib.util.find_spec(
             "sklearn"
         )  # its file is read directly: importing scikit-learn takes a second
@@ -38,5 +37,4 @@ class DigitsData(SourceConfig):
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:
-        del first
         return cls(name=value, root=data.root)

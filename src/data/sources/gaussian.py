@@ -124,7 +124,6 @@ class GaussianData(SourceConfig):
         from src.data.source import Source
         from src.data.stream import Bank
 
-        del cache
         drawn = self.latents(0)
         outputs = drawn.z @ self.true_weights() + self.noise * drawn.noise
         bank = Bank(torch.from_numpy(drawn.z))

@@ -102,7 +102,6 @@ class TorchvisionData(SourceConfig):
 
         from src.data.source import make_source
 
-        del cache
         self._ensure()
         batches = self._idx_batches() if self.files.archive is None else self._cifar_batches()
         for images, labels in batches:
@@ -116,7 +115,6 @@ class TorchvisionData(SourceConfig):
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:
-        del first
         return cls(name=value, root=data.root, download=data.download if isinstance(data, TorchvisionData) else True)
 
     @property
