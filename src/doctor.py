@@ -112,9 +112,8 @@ def _sqlite(file: Path) -> Check:
     from src.tracking.schema import known_revisions  # imports MLflow
 
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        ) as connection:
+        address = f"{file.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=5)) as connection:
             (state,) = connection.execute("PRAGMA quick_check").fetchone()
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:

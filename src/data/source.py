@@ -21,6 +21,9 @@ CHUNK = 4096
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image: ITU-R 601-2, as in Pillow."""
 
+ClassNames = tuple[str, ...] | None
+"""K names of classes; None for a regression."""
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -29,8 +32,7 @@ class Source:
     bank: Bank
     y: Tensor
     """int64 [N] classes 0..K-1, or float [N, k] targets."""
-    class_names: tuple[str, ...] | None
-    """K names; None for a regression."""
+    class_names: ClassNames
     digest: str
     """Hash of inputs, labels, class names and official test set."""
     official_test: Tensor | None = None
@@ -73,9 +75,7 @@ def class_label(source: Source, number: int) -> int | str:
     return int(name) if re.fullmatch(r"0|-?[1-9][0-9]*", name) else name
 
 
-def make_source(
-    x: Tensor, y: Tensor, class_names: tuple[str, ...] | None, official_test: Tensor | None = None
-) -> Source:
+def make_source(x: Tensor, y: Tensor, class_names: ClassNames, official_test: Tensor | None = None) -> Source:
     """Make a source from its tensors.
 
     Images [N, C, H, W] are standardised by what is not in the official test set; features [N, d] stay as they are.
@@ -89,9 +89,7 @@ def chunks(n_rows: int) -> Iterator[slice]:
     return (slice(start, min(start + CHUNK, n_rows)) for start in range(0, n_rows, CHUNK))
 
 
-def content_digest(
-    x: Tensor, y: Tensor, class_names: tuple[str, ...] | None, official_test: Tensor | None = None
-) -> str:
+def content_digest(x: Tensor, y: Tensor, class_names: ClassNames, official_test: Tensor | None = None) -> str:
     """blake2b of types, shapes and contents; a memory-mapped file is read in chunks."""
     h = hashlib.blake2b(digest_size=16)
     h.update(repr((str(x.dtype), tuple(x.shape), str(y.dtype), tuple(y.shape), class_names)).encode())
@@ -203,9 +201,8 @@ def _as_type(x: Tensor, dtype: torch.dtype, key: str, value: str) -> Tensor:
     if x.dtype != torch.uint8 and dtype != torch.uint8:
         return x.to(dtype)
     if dtype == torch.uint8 and (x.min() < 0 or x.max() > 1):
-        raise ConfigError(
-            key, value, "its floating-point pixels are not within 0..1, Dataset 1's are bytes; rescale it"
-        )
+        problem = "its floating-point pixels are not within 0..1, Dataset 1's are bytes; rescale it"
+        raise ConfigError(key, value, problem)
     out = torch.empty(x.shape, dtype=dtype)
     for piece in chunks(len(x)):
         out[piece] = x[piece].to(dtype) / 255 if x.dtype == torch.uint8 else (x[piece] * 255).round().to(torch.uint8)

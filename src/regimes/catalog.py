@@ -110,9 +110,8 @@ def chunked(n_parts: int, *, n_chunks: int = 2) -> Stages:
     _require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
     stages = _chain([Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)])
     problem = "is more than the {n} samples of the stream; lower it"
-    return _requiring(
-        stages, True, needs="samples", knob="chunked.n_chunks", value=n_chunks, problem=problem, limit=n_chunks
-    )
+    needed = {"needs": "samples", "knob": "chunked.n_chunks", "value": n_chunks, "limit": n_chunks}
+    return _requiring(stages, True, problem=problem, **needed)
 
 
 def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> Stages:

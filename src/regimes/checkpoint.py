@@ -69,23 +69,18 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
     state = _tensors(path, content, key)
     own = {name: tuple(tensor.shape) for name, tensor in model.items()}
-    are_known = bool(set(own) & set(state))
-    if not are_known and [tuple(t.shape) for t in state.values()] == list(own.values()):
-        first = f"{next(iter(state))} as {next(iter(own))}"
-        warnings.warn(f"{path}: its names are unknown, so tensors are taken by their order: {first}, ...", stacklevel=2)
-        return dict(zip(own, state.values(), strict=True))
-    if not are_known and len(state) == len(own):
-        by_order = zip(state.items(), own.items(), strict=True)
-        problems = [
-            f"{name} is {list(tensor.shape)}, and in its place {mine} is {list(shape)}"
-            for (name, tensor), (mine, shape) in by_order
-            if tuple(tensor.shape) != shape
-        ]
-    else:
-        problems = _differences(state, own)
-    if problems:
+    order = ""
+    if not set(own) & set(state) and len(state) == len(own):
+        order = (
+            f"its names are unknown, so tensors are taken by their order: {next(iter(state))} as {next(iter(own))}, ..."
+        )
+        state = dict(zip(own, state.values(), strict=True))
+    if problems := _differences(state, own):
         listed = ", ".join(problems[:SHOWN]) + (f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
-        raise ConfigError(key, path, f"does not fit the architecture: {listed}; choose the arch it was trained with")
+        problem = f"does not fit the architecture: {f'{order}; ' if order else ''}{listed}"
+        raise ConfigError(key, path, f"{problem}; choose the arch it was trained with")
+    if order:
+        warnings.warn(f"{path}: {order}", stacklevel=2)
     return {name: state[name] for name in own}
 
 

@@ -59,10 +59,8 @@ def _check_batches(config: Config, streams: StreamFactory) -> None:
     stream = streams.build(config.seeds[0])
 
     def has_batch_of_one(config: Config) -> bool:
-        runs = [(regime, stream.seed) for regime in config.regimes]
-        return any(
-            node.length.smallest_batch == 1 for node in make_plan(config, {stream.seed: stream}, runs).nodes.values()
-        )
+        plan = make_plan(config, {stream.seed: stream}, [(regime, stream.seed) for regime in config.regimes])
+        return any(node.length.smallest_batch == 1 for node in plan.nodes.values())
 
     def with_batch(size: int) -> Config:
         return replace(config, optimizer=replace(config.optimizer, batch_size=size))

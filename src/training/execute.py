@@ -153,9 +153,8 @@ class _Executor:
         """Trains the stages that no other worker trains, and returns their number."""
         store = self.execution.store
         with contextlib.ExitStack() as locks:
-            locked = from_first_rank(
-                lambda: locks.enter_context(store.locks.held(node.key for node in nodes)), self.device
-            )
+            held = store.locks.held([node.key for node in nodes])
+            locked = from_first_rank(lambda: locks.enter_context(held), self.device)
             self._load(locked)  # another worker may have finished one meanwhile
             missing = [node for node in nodes if node.key in locked and node.key not in self.execution.results]
             starts = from_first_rank(partial(self._resume_points, missing), self.device)

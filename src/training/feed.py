@@ -89,13 +89,8 @@ def _rows_of_banks(groups: Sequence[Sequence[Samples]]) -> dict[int, tuple[Bank,
 
 def _scaled_alike(banks: Sequence[Bank]) -> bool:
     """Whether all banks hold bytes with the same scaling."""
-    return all(
-        bank.x.dtype == torch.uint8
-        and (bank.mean is None) == (banks[0].mean is None)
-        and (bank.mean is None or banks[0].mean is None or torch.equal(bank.mean, banks[0].mean))
-        and (bank.std is None or banks[0].std is None or torch.equal(bank.std, banks[0].std))
-        for bank in banks
-    )
+    scales = {tuple(None if scale is None else tuple(scale.tolist()) for scale in (b.mean, b.std)) for b in banks}
+    return len(scales) == 1 and all(bank.x.dtype == torch.uint8 for bank in banks)
 
 
 def in_one_batch(members: Sequence[MixtureData], length: Length) -> bool:

@@ -65,9 +65,7 @@ def fit(
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device)
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
-    module = GroupModule(
-        replicas, config, first, device.world, n_done, penalty, optimizer_states=optimizer_states, observer=observer
-    )
+    module = GroupModule(replicas, config, first, device.world, n_done, penalty, optimizer_states, observer)
 
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""

@@ -63,9 +63,8 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
         "precision": config.trainer.precision,
         "device": torch.cuda.get_device_name(device.torch_device),
     }
-    return decided(
-        Path(config.multirun) / config.sweep, what, lambda: measured(most, lambda n: rate(config, node, device, n))
-    )
+    folder = Path(config.multirun) / config.sweep
+    return decided(folder, what, lambda: measured(most, lambda n: rate(config, node, device, n)))
 
 
 def by_memory(model: nn.Module, device: Device, n_bytes: int, most: int) -> int:

@@ -34,7 +34,6 @@ class GroupModule(pl.LightningModule):
         world: int,
         n_done: int,
         penalty: Penalty | None,
-        *,
         optimizer_states: Sequence[Mapping[str, Tensor]] | None,
         observer: Callable[[Replicas], None] | None,
     ) -> None:

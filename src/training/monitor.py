@@ -24,8 +24,8 @@ from src.training.replicas import LoopReplicas, ModelState
 from src.training.result import Curves, Ledger, ResumePoint, StageResult
 from src.training.scoring import PoolScores
 
-CurvePoint = tuple[int, bool, list[PoolScores]]
-"""(updates, whether it is a regular point of every stage rather than the end of one model, scores of every pool)."""
+CurvePoint = tuple[int, bool, PoolScores]
+"""(updates, whether it is a regular point of every stage rather than the end of one model, scores)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class StageMonitor(pl.Callback):
     nodes: Sequence[Node]
     device: Device
     stopping: GroupStopping
-    score: Callable[[], list[PoolScores]]
+    score: Callable[[], PoolScores]
     curve_points: int
     started: float
     """Start of the fit by `time.perf_counter`."""
@@ -77,8 +77,9 @@ class StageMonitor(pl.Callback):
         self.losses = [losses[:n_whole]] if n_whole else []
         self.module.update_losses = list(losses[n_whole:].to(self.device.torch_device))
         for step in length.regular_points(self.curve_points, starts[0].updates):
-            indices = [int(np.flatnonzero(start.curves.steps == step)[0]) for start in starts]
-            self.points.append((step, True, _stacked_scores([start.curves for start in starts], indices)))
+            curves = [(start.curves, int(np.flatnonzero(start.curves.steps == step)[0])) for start in starts]
+            scores = np.stack([np.array([own.recall, own.loss])[:, :, k] for own, k in curves], axis=2)
+            self.points.append((step, True, scores))
         self.stopping.best |= {model: start.best for model, start in enumerate(starts) if start.best is not None}
         noises = [start.noise for start in starts if start.noise is not None]
         if noises:
@@ -252,21 +253,7 @@ class StageMonitor(pl.Callback):
             points = [*(point for point in points if point[0] < updates), (updates, end)]
         steps, losses = [step for step, _ in points], self._all_losses()[:, model].double().numpy().copy()
         means = [losses[a:b].mean() if b > a else np.nan for a, b in itertools.pairwise([0, *steps])]
-        n_pools, n_classes = len(self.nodes[0].stream.val.pools), points[0][1][0].recall.shape[-1] if points else 1
-
-        def stacked(metric: str) -> Any:
-            rows = [[getattr(scores[pool], metric)[model] for _, scores in points] for pool in range(n_pools)]
-            return tuple(np.stack(row) if row else np.empty((0, n_classes)) for row in rows)
-
-        return Curves(np.array(steps, np.int64), np.array(means), stacked("recall"), stacked("loss"))
-
-
-def _stacked_scores(curves: Sequence[Curves], indices: Sequence[int]) -> list[PoolScores]:
-    """Scores of every pool of several models, each at one index of its curves."""
-    return [
-        PoolScores(
-            np.stack([own.recall[pool][k] for own, k in zip(curves, indices, strict=True)]),
-            np.stack([own.loss[pool][k] for own, k in zip(curves, indices, strict=True)]),
-        )
-        for pool in range(len(curves[0].recall))
-    ]
+        n_pools = len(self.nodes[0].stream.val.pools)
+        scores = np.array([scores[:, :, model] for _, scores in points]) if points else np.empty((0, 2, n_pools, 1))
+        recall, loss = ([np.ascontiguousarray(scores[:, k, pool]) for pool in range(n_pools)] for k in (0, 1))
+        return Curves(np.array(steps, np.int64), np.array(means), tuple(recall), tuple(loss))

@@ -124,13 +124,12 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
 def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
     """The same stages under keys of their own, so that nothing is reused."""
     named = {node.key: digest([node.key, regime.label]) for node in chain}
-    own = []
-    for node in chain:
+
+    def renamed(node: Node) -> Node:
         parents, held = tuple(named[key] for key in node.parents), named.get(node.penalty_parent or "")
-        own.append(
-            dataclasses.replace(node, key=named[node.key], prefix_key=None, parents=parents, penalty_parent=held)
-        )
-    return own
+        return dataclasses.replace(node, key=named[node.key], prefix_key=None, parents=parents, penalty_parent=held)
+
+    return [renamed(node) for node in chain]
 
 
 def _node(

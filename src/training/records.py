@@ -166,9 +166,7 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
     first = next(iter(ledgers.values()))
     return {
         "seconds": sum(ledger.seconds for ledger in ledgers.values()),
-        "reused_samples": sum(
-            execution.reused.get(key, 0) if key in mine else ledger.samples for key, ledger in ledgers.items()
-        ),
+        "reused_samples": sum(execution.reused.get(k, 0) if k in mine else own.samples for k, own in ledgers.items()),
         "group": max(ledger.group for ledger in ledgers.values()),
         "split": next((ledger.split for ledger in ledgers.values() if ledger.split is not None), None),
         "engine": first.engine,

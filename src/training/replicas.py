@@ -183,9 +183,8 @@ class StackedReplicas(Replicas):
         stacked, buffers = stack_module_state([*models, *[models[-1]] * self.n_dummies])
         assert not buffers, "a stack of Linear layers has no buffers"
         self.names = list(stacked)
-        self.stacked = nn.ParameterList(
-            [nn.Parameter(stacked[name].detach().clone(), requires_grad=name in trainable) for name in self.names]
-        )
+        tensors = ((stacked[name].detach().clone(), name in trainable) for name in self.names)
+        self.stacked = nn.ParameterList(nn.Parameter(tensor, is_trained) for tensor, is_trained in tensors)
         self._layers = _row_of_layers(models[0])
         self._stopped: list[Tensor] = []
 
@@ -237,11 +236,9 @@ class StackedReplicas(Replicas):
 
 def _convolved(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`layer` of every model on its own inputs [R, b, C, H, W]: the models side by side as channels, each a group."""
-    channels = x.transpose(0, 1).flatten(1, 2)
+    channels, kernels = x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1)
     flat_bias = None if bias is None else bias.flatten()
-    out = functional.conv2d(
-        channels, weight.flatten(0, 1), flat_bias, layer.stride, layer.padding, layer.dilation, groups=len(x)
-    )
+    out = functional.conv2d(channels, kernels, flat_bias, layer.stride, layer.padding, layer.dilation, groups=len(x))
     return out.view(out.shape[0], len(x), layer.out_channels, *out.shape[2:]).transpose(0, 1)
 
 

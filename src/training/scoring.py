@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,18 +26,14 @@ from src.training.feed import Table
 from src.training.replicas import Replicas
 from src.training.result import Curves
 
+Floats = NDArray[np.float64]
+PoolScores = Floats
+"""Recall and loss of R models on P pools, means over the pool's samples of each class (before classes share a label):
+[2, P, R, n_classes]. A regression has one class and no recall (NaN)."""
+
 EVALUATION_BATCH = 256
 """Rows evaluated at once, per model: their activations stay in the cache (the small CNN on 32x32 images takes 86 us a row at
 256, 156 us at 1,024), and the rows of twelve models do not fill the memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class PoolScores:
-    """Mean over the pool's samples of each class (before classes share a label): `recall`, `loss` [R, n_classes]
-    (regression: one column)."""
-
-    recall: NDArray[np.float64]
-    loss: NDArray[np.float64]
 
 
 class Scorer:
@@ -58,13 +53,13 @@ class Scorer:
         shared = max((int(groups.max()) + 1 for groups in self.groups if groups.size), default=1)
         self.n_classes = 1 if self.labels[0].is_floating_point() else max(n_outputs, shared)
 
-    def score(self, replicas: Replicas) -> list[PoolScores]:
+    def score(self, replicas: Replicas) -> PoolScores:
         """Scores of every pool under the current weights, in evaluation mode."""
         was_training = replicas.training
         replicas.eval()
         with torch.no_grad():
             each = zip(self.rows, self.labels, self.groups, strict=True)
-            scores = [self._pool(replicas, *one) for one in each]
+            scores = np.stack([self._pool(replicas, *one) for one in each], axis=1)
         replicas.train(was_training)
         return scores
 
@@ -73,7 +68,7 @@ class Scorer:
             part = rows[:, start : start + EVALUATION_BATCH].to(self.device.torch_device)
             yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(part.device)
 
-    def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> PoolScores:
+    def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> Floats:
         losses, hits = [], []
         for x, labels in self._batches(rows, y):
             outputs = replicas(x)
@@ -86,11 +81,10 @@ class Scorer:
                 hits.append((outputs.argmax(-1) == labels).double().cpu())
         loss = torch.cat(losses, 1).numpy()
         if not hits:
-            return PoolScores(np.full((len(loss), 1), np.nan), loss.mean(1, keepdims=True))
-        hit = torch.cat(hits, 1).numpy()
-        return PoolScores(self._by_class(hit, groups), self._by_class(loss, groups))
+            return np.stack([np.full((len(loss), 1), np.nan), loss.mean(1, keepdims=True)])
+        return np.stack([self._by_class(torch.cat(hits, 1).numpy(), groups), self._by_class(loss, groups)])
 
-    def _by_class(self, values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _by_class(self, values: Floats, groups: NDArray[np.int64]) -> Floats:
         """Means per class [R, n_classes]; NaN where the pool has no sample of a class."""
         out = np.full((len(values), self.n_classes), np.nan)
         for r, (row, group) in enumerate(zip(values, groups, strict=True)):
@@ -100,7 +94,7 @@ class Scorer:
         return out
 
 
-def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: int) -> Mapping[int, NDArray[np.float64]]:
+def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: int) -> Mapping[int, Floats]:
     """Weight of every class of every pool in a set: [n_classes] per pool, all together summing to 1."""
     weights = {}
     for pool, w in chosen.weights.items():
@@ -109,18 +103,16 @@ def class_weights(chosen: EvaluationSet, pools: Sequence[Samples], n_classes: in
     return weights
 
 
-def set_mean(
-    per_class: Sequence[NDArray[np.float64]], weights: Mapping[int, NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def set_mean(per_class: Sequence[Floats] | Floats, weights: Mapping[int, Floats]) -> Floats:
     """The set's mean of a metric given per pool and class: [..., n_classes] each -> [...]."""
-    total: NDArray[np.float64] | float = 0.0
+    total: Floats | float = 0.0
     for pool, w in weights.items():
         used = w > 0  # a class of weight 0 may have no samples, hence no value
         total = total + (per_class[pool][..., used] * w[used]).sum(-1)  # row by row: no bit depends on other rows
     return np.asarray(total)
 
 
-def validation_curves(stream: Stream, curves: Curves) -> dict[str, NDArray[np.float64]]:
+def validation_curves(stream: Stream, curves: Curves) -> dict[str, Floats]:
     """Accuracy and loss of every validation set at every point [T], by name: ``val/union/accuracy``."""
     series = {}
     for name, chosen in stream.val.sets.items():
@@ -130,16 +122,14 @@ def validation_curves(stream: Stream, curves: Curves) -> dict[str, NDArray[np.fl
     return series
 
 
-def monitor_values(
-    scores: Sequence[PoolScores], sets: Sequence[tuple[EvaluationSet, Stream]], quantity: str
-) -> list[float]:
+def monitor_values(scores: PoolScores, sets: Sequence[tuple[EvaluationSet, Stream]], quantity: str) -> list[float]:
     """Every model's mean ``loss`` or ``accuracy`` on its own set."""
-    values = []
+    values, (recall, loss) = [], scores
     for r, (chosen, stream) in enumerate(sets):
-        weights = class_weights(chosen, stream.val.pools, scores[0].loss.shape[-1])
-        value = float(set_mean([pool.loss[r] for pool in scores], weights))
+        weights = class_weights(chosen, stream.val.pools, loss.shape[-1])
+        value = float(set_mean(loss[:, r], weights))
         if quantity == "accuracy":  # outputs that are not bounded have no accuracy, though their largest has an index
-            value = float(set_mean([pool.recall[r] for pool in scores], weights)) if math.isfinite(value) else math.nan
+            value = float(set_mean(recall[:, r], weights)) if math.isfinite(value) else math.nan
         values.append(value)
     return values
 
@@ -182,9 +172,7 @@ def score_stages(
             for row, (stream, weights) in zip(rows, some, strict=True):
                 sizes = [len(part) for part in stream.train]
                 risks = population_risks(config.arch, weights, stream.populations, sizes)
-                row |= {
-                    name: risk if risk is not None and math.isfinite(risk) else None for name, risk in risks.items()
-                }
+                row |= {name: None if risk is None or not math.isfinite(risk) else risk for name, risk in risks.items()}
         scores += rows
     return scores
 

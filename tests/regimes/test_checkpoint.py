@@ -117,7 +117,7 @@ def test_training_continues_from_a_torchvision_network(tmp_path: Path) -> None:
         (nn.Linear(2, 2), "plain weights"),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).state_dict(),
-            r"1\.weight is \[32, 64\], and in its place hidden_1\.weight is \[64, 64\]",
+            r"by their order: 1\.weight as hidden_1\.weight, \.\.\.; hidden_1\.weight is \[32, 64\], here \[64, 64\]",
         ),
     ],
 )

@@ -24,9 +24,7 @@ class DigitsData(SourceConfig):
 
         from src.data.source import make_source
 
-        package = importlib.util.find_spec(
-            "sklearn"
-        )  # its file is read directly: importing scikit-learn takes a second
+        package = importlib.util.find_spec("sklearn")  # its file is read directly: an import takes a second
         assert package is not None
         assert package.submodule_search_locations
         file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
