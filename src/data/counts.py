@@ -52,8 +52,7 @@ class Allotment:
 def allot(split: SplitConfig, sources: Sequence[Source]) -> Allotment:
     """Count the samples of a split. `sources`: Dataset 1's, then the other data sets' if that is another one.
 
-    Raises:
-        ConfigError: The sources lack a class or samples; the message names the largest size that fits.
+    Raises ConfigError if the sources lack a class or samples; the message names what fits.
     """
     allotment, left = _allot(split, sources)
     _check_available(split, sources, allotment, left)

@@ -93,15 +93,9 @@ def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None =
 
 
 def shifted_view(plain: View, shift: ShiftConfig, rows: Rows, present: NDArray[np.bool_], seed: int, part: int) -> View:
-    """`plain` as data set `part` (counted from 0) sees it.
+    """`plain` as data set `part` (counted from 0) sees it under an active shift.
 
-    Args:
-        plain: The view before the shift.
-        shift: The shift, which is active.
-        rows: All rows that the data set uses; only these are shifted.
-        present: [classes] whether the data set has samples of a class.
-        seed: The run's seed.
-        part: The data set.
+    `rows`: all that the data set uses; only these are shifted. `present` [classes]: whether it has samples of a class.
     """
     if (exchange := shift.rule.labels) is not None:
         new_label = np.append(np.arange(len(present)), -1)  # rows of no class have class -1, the last entry
@@ -134,12 +128,8 @@ def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[
     """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows.
 
     Within a pool a sample of class c weighs prior_c / n_c: its data set's training prior over the pool's count. The union
-    mixes the data sets by their training sizes. A regression is one class, so its weights are uniform.
-
-    Args:
-        views: Of each data set; equal views share a pool.
-        held_out: Rows of each data set's source.
-        train: [data sets, classes] training counts.
+    mixes the data sets by their training sizes. A regression is one class, so its weights are uniform. Equal views share
+    a pool. `held_out`: rows of each data set's source. `train` [data sets, classes]: training counts.
     """
     parts = [part for part in range(len(views)) if train[part].any()]
     pool_views = list({id(views[part]): views[part] for part in parts}.values())

@@ -51,15 +51,8 @@ def load_images(
 ) -> Source:
     """Images as uint8 [N, channels, size, size], upright, scaled to fit their shorter side and cropped in the middle.
 
-    Args:
-        tree: The folder that `files` are in.
-        class_names: Names of the labels.
-        files: All images, in the order of the source.
-        shape: Channels and size.
-        caches: The first writable folder gets the cache, addressed by the contents and labels of all files.
-
-    Raises:
-        ConfigError: An image is damaged (under `data.path`), or no cache is writable.
+    `files`: all images below `tree`, in the order of the source. `shape`: channels and size. The first writable folder
+    of `caches` gets the cache. Raises ConfigError if an image is damaged (under `data.path`) or no cache is writable.
     """
     digests = file_digests(tree, [(file.path, file.status) for file in files], caches, "data.path")
     name = _address(class_names, files, digests, shape)
@@ -206,14 +199,7 @@ def content_digest_of(content: bytes) -> str:
 
 
 def file_digests(tree: Path, files: Sequence[StatedFile], folders: Sequence[Path], key: str) -> list[str]:
-    """The digest of every file below `tree`.
-
-    Args:
-        tree: The folder whose index is used.
-        files: Paths, each with its status.
-        folders: Where the index may lie; the first that can be written gets it.
-        key: The setting that names the tree, for errors.
-    """
+    """The digest of every file below `tree`; the first writable folder gets its index. `key` names the tree."""
     name = f"files-{hashlib.blake2b(os.fsencode(os.path.realpath(tree)), digest_size=16).hexdigest()}.json"
     vouched = {device: _vouches(device) for device in {status.st_dev for _, status in files}}
     known = _known_digests(folder / name for folder in folders) if any(vouched.values()) else {}

@@ -141,10 +141,7 @@ def match(second: Source, first: Source, key: str, value: str) -> Source:
     """Convert `second`, Dataset 2's source, to the shape, type, scale and class numbers of `first`.
 
     Images are resized, converted to grey or RGB, and standardised by the mean and deviation of `first`: one network
-    sees both.
-
-    Raises:
-        ConfigError: Under `key`; classes or shapes cannot agree.
+    sees both. Raises ConfigError under `key` if classes or shapes cannot agree.
     """
     y = _match_labels(second, first, key, value)
     x = _match_inputs(second.bank.x, first.bank.x, key, value)

@@ -87,11 +87,8 @@ def load(
 ) -> StreamFactory:
     """Load the sources of a cell and check that its split is possible.
 
-    Args:
-        data: The settings of the source.
-        split: The settings of the split.
-        cache: Folder for decoded images if the data root is read-only.
-        loaded: Sources by their settings. Filled here, so that the cells of a grid read a source once.
+    `cache`: folder for decoded images if the data root is read-only. `loaded`: sources by their settings, filled here,
+    so that the cells of a grid read a source once.
     """
     loaded = {} if loaded is None else loaded
     if data not in loaded:

@@ -63,23 +63,17 @@ class SourceConfig(ABC):
 
     @abstractmethod
     def load(self, cache: Path) -> Source:
-        """Read all samples.
+        """Read all samples. `cache`: folder for decoded images if `root` is read-only.
 
-        Args:
-            cache: Folder for decoded images if `root` is read-only.
-
-        Raises:
-            ConfigError: Something is missing, damaged or contradictory; the message says how to fix it.
+        Raises ConfigError if something is missing, damaged or contradictory; the message says how to fix it.
         """
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig | None:
-        """The settings behind `split.shift.source=value`; None if this source cannot be Dataset 2's.
+        """The settings behind `split.shift.source=value`, a name or a path that ends with `suffix`.
 
-        Args:
-            value: The source's name, or a path that ends with `suffix`.
-            data: The settings of Dataset 1's source, whose root and keys apply.
-            first: Dataset 1's source, whose image size applies.
+        `data`: the settings of Dataset 1's source, whose root and keys apply. `first`: that source, whose image size
+        applies. None if this source cannot be Dataset 2's.
         """
         return None
 

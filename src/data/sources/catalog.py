@@ -28,13 +28,9 @@ SOURCES: dict[str, type[SourceConfig]] = {
 
 
 def load_shift_source(value: str, data: SourceConfig, first: Source, cache: Path) -> Source:
-    """Load the source that `split.shift.source` names, in the shape, scale and class numbers of `first`.
+    """Load the source that `split.shift.source` names, in the shape, scale and class numbers of `first`, Dataset 1's.
 
-    Args:
-        value: A source's name or a path.
-        data: The settings of Dataset 1's source.
-        first: Dataset 1's source.
-        cache: Folder for decoded images if the data root is read-only.
+    `value`: a source's name or a path. `data`: the settings of Dataset 1's source. `cache`: see `SourceConfig.load`.
     """
     from src.data.source import match
 
