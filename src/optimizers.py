@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.errors import ConfigError
 from src.typed import bounds
@@ -59,19 +59,19 @@ class SgdConfig(OptimizerConfig):
 class AdamConfig(OptimizerConfig):
     """Adam (Kingma & Ba 2015)."""
 
+    decouples_decay: ClassVar[bool] = False
+
     def build(self, parameters: Sequence[Tensor], *, lr: float, foreach: bool) -> optim.Optimizer:
-        from torch.optim import Adam
+        from torch.optim import Adam, AdamW
 
-        return Adam(parameters, lr=lr, weight_decay=self.weight_decay, foreach=foreach, fused=False)
+        kind = AdamW if self.decouples_decay else Adam
+        return kind(parameters, lr=lr, weight_decay=self.weight_decay, foreach=foreach, fused=False)
 
 
-class AdamwConfig(OptimizerConfig):
+class AdamwConfig(AdamConfig):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    def build(self, parameters: Sequence[Tensor], *, lr: float, foreach: bool) -> optim.Optimizer:
-        from torch.optim import AdamW
-
-        return AdamW(parameters, lr=lr, weight_decay=self.weight_decay, foreach=foreach, fused=False)
+    decouples_decay = True
 
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"sgd": SgdConfig, "adam": AdamConfig, "adamw": AdamwConfig}

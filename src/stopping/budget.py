@@ -77,34 +77,28 @@ class BudgetStopping(StoppingRule):
     def lengths(self, stages: Sequence[StageSize], dataset_sizes: Sequence[int], batch_size: int | str) -> list[Length]:
         if self.match == "epochs":
             return super().lengths(stages, dataset_sizes, batch_size)
-        passes = [min(n, 1) if batch_size == "full" else -(-n // int(batch_size)) for n in dataset_sizes]
-        if self.match == "marginal":
-            return self._marginal(stages, sum(passes[1:]), batch_size)
-        in_equal_parts = self.updates_per_part is not None
-        weights = [(1 if in_equal_parts else stage.n_counted) * stage.factor for stage in stages]
+        are_sunk = [self.match == "marginal" and stage.first_alone for stage in stages]
+        counted = [1 if self.updates_per_part is not None else stage.n_counted for stage in stages]
+        weights = [0 if sunk else n * s.factor for s, n, sunk in zip(stages, counted, are_sunk, strict=True)]
+        amounts = _divide(self._total(dataset_sizes, batch_size), weights)
         make = Length.of_samples if self.match == "samples" else Length.of_updates
-        amounts = _divide(self._total(dataset_sizes, passes), weights)
-        return [make(s.n_draws, s.batch(batch_size), n) for s, n in zip(stages, amounts, strict=True)]
+        return [
+            Length.of_epochs(s.n_draws, s.batch(batch_size), self.amount * s.factor)
+            if sunk
+            else make(s.n_draws, s.batch(batch_size), amount)
+            for s, amount, sunk in zip(stages, amounts, are_sunk, strict=True)
+        ]
 
-    def _total(self, dataset_sizes: Sequence[int], passes: Sequence[int]) -> int:
-        """The training of sequential in the unit that is matched; `passes`: updates of one pass over each data set."""
+    def _total(self, dataset_sizes: Sequence[int], batch_size: int | str) -> int:
+        """The training of sequential in the unit that is matched, without Dataset 1's if that is sunk cost."""
         if self.updates_per_part is not None:
             return self.updates_per_part * sum(n > 0 for n in dataset_sizes)
         if self.epochs is None:
             return self.amount
-        return self.epochs * sum(dataset_sizes if self.match == "samples" else passes)
-
-    def _marginal(self, stages: Sequence[StageSize], later_pass: int, batch_size: int | str) -> list[Length]:
-        """Stages on Dataset 1 alone make their own passes; the others share the updates of the later data sets."""
-        assert self.epochs is not None
-        weights = [0 if stage.first_alone else stage.n_counted * stage.factor for stage in stages]
-        amounts = _divide(self.epochs * later_pass, weights)
-        return [
-            Length.of_epochs(stage.n_draws, stage.batch(batch_size), self.epochs * stage.factor)
-            if stage.first_alone
-            else Length.of_updates(stage.n_draws, stage.batch(batch_size), amount)
-            for stage, amount in zip(stages, amounts, strict=True)
-        ]
+        if self.match == "samples":
+            return self.epochs * sum(dataset_sizes)
+        passes = [min(n, 1) if batch_size == "full" else -(-n // int(batch_size)) for n in dataset_sizes]
+        return self.epochs * sum(passes[1:] if self.match == "marginal" else passes)
 
 
 def _divide(total: int, weights: Sequence[float]) -> list[int]:

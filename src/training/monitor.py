@@ -105,12 +105,9 @@ class StageMonitor(pl.Callback):
         """Ends models that diverged or that the rule stops; adds a point to the curves."""
         self.epoch += 1
         losses = self._epoch_losses()
-        ending: dict[int, tuple[StoppingVerdict, int]] = {}
-        finite = torch.isfinite(losses)
-        for model in self._running() if not bool(finite.all()) else ():
-            if not bool(finite[:, model].all()):
-                begun = self.module.n_done - len(losses)
-                ending[model] = StoppingVerdict("diverged"), begun + int(torch.nonzero(~finite[:, model])[0]) + 1
+        begun, infinite = self.module.n_done - len(losses), torch.nonzero(~torch.isfinite(losses)).tolist()
+        first = {model: begun + update + 1 for update, model in reversed(infinite)}
+        ending = {model: (StoppingVerdict("diverged"), first[model]) for model in self._running() if model in first}
         running = [model for model in self._running() if model not in ending]
         for model, verdict in self.stopping.after_epoch(self.epoch, running).items():
             ending[model] = verdict, self.module.n_done

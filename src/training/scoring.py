@@ -189,12 +189,11 @@ def _outputs(model: nn.Module, samples: Samples, device: Device, layout: torch.m
 
 def training_sets(train: Sequence[Samples]) -> Evaluations:
     """The training samples as sets to score: every sample has the same weight."""
-    present = [part for part, samples in enumerate(train) if len(samples)]
-    total = sum(len(train[part]) for part in present)
-    sets: dict[str, EvaluationSet] = {}
-    union: dict[int, Tensor] = {}
-    for pool, part in enumerate(present):
-        n = len(train[part])
-        sets[f"d{part + 1}"] = EvaluationSet({pool: torch.full((n,), 1 / n, dtype=torch.float64)})
-        union[pool] = torch.full((n,), 1 / total, dtype=torch.float64)
-    return Evaluations(tuple(train[part] for part in present), {**sets, "union": EvaluationSet(union)})
+    present = {part: len(samples) for part, samples in enumerate(train) if len(samples)}
+    total = sum(present.values())
+    sets = {
+        f"d{part + 1}": EvaluationSet({pool: torch.full((n,), 1 / n, dtype=torch.float64)})
+        for pool, (part, n) in enumerate(present.items())
+    }
+    each = [torch.full((n,), 1 / total, dtype=torch.float64) for n in present.values()]
+    return Evaluations(tuple(train[part] for part in present), {**sets, "union": EvaluationSet(dict(enumerate(each)))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -42,21 +43,6 @@ class TrajectoryRequest:
     stored: StageResult
     parent: StageResult | None
     at: Collection[int]
-
-
-class _Recorder:
-    """An observer of a fit that keeps every model's weights after the wanted numbers of updates."""
-
-    def __init__(self, wanted: Sequence[Collection[int]]) -> None:
-        self.wanted, self.n_updates = wanted, 0
-        self.states: list[dict[int, ModelState]] = [{} for _ in wanted]
-
-    def __call__(self, replicas: Replicas) -> None:
-        models = [r for r, updates in enumerate(self.wanted) if self.n_updates in updates]
-        current = replicas.states() if models else []
-        for r in models:
-            self.states[r][self.n_updates] = current[r]
-        self.n_updates += 1
 
 
 def points(n_updates: int, n_most: int) -> list[int]:
@@ -117,11 +103,20 @@ def _retrain(
     states = [parent.optimizer for parent in inheriting if parent.optimizer is not None]
     if len(states) < len(inheriting):
         raise ValueError("the optimizer state that the stage inherits was not stored")
-    recorder = _Recorder([frozenset(stage.at) for stage in stages])
+    wanted, n_updates = [frozenset(stage.at) for stage in stages], itertools.count()
+    records: list[dict[int, ModelState]] = [{} for _ in stages]
+
+    def record(replicas: Replicas) -> None:
+        n = next(n_updates)
+        models_now = [r for r, at in enumerate(wanted) if n in at]
+        current = replicas.states() if models_now else []
+        for r in models_now:
+            records[r][n] = current[r]
+
     nodes = [stage.node for stage in stages]
-    results = fit(config, nodes, models, device, optimizer_states=states or None, observer=recorder)
+    results = fit(config, nodes, models, device, optimizer_states=states or None, observer=record)
     found = []
-    for stage, result, recorded in zip(stages, results, recorder.states, strict=True):
+    for stage, result, recorded in zip(stages, results, records, strict=True):
         n = stage.stored.ledger.updates
         weights = {k: state for k, state in recorded.items() if k < n} | {n: dict(result.weights)}
         exact = all(torch.equal(result.weights[name], tensor) for name, tensor in stage.stored.weights.items())
