@@ -70,5 +70,5 @@ def test_training_continues_from_a_users_model_and_is_compared(tmp_path: Path) -
     assert all(torch.equal(stages[0].weights[name], tensor) for name, tensor in saved.items())
     (verdict,) = judge(records, [regime.label for regime in config.regimes])
     assert (verdict.n, verdict.b) == (1, "combined")
-    assert verdict.reason.startswith("too few seeds")
+    assert "too few seeds" in verdict.reason
     assert mine.result["accuracy_matrix"][0][0] is not None, "the old model itself is scored on the old images"

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.claims.verdicts import ClaimVerdict
 from src.comparison.text_table import TextTable
-from src.comparison.verdicts import format_p
+from src.comparison.units import format_p
 from src.io import write_atomically
 
 COLOURS = {"supported": "green", "refuted": "red", "equivalent": "cyan", "inconclusive": "yellow"}

@@ -6,6 +6,7 @@ kind of device; a difference is a - b, where a comes first in the command's list
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -16,13 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from src.axes import AxisValue
+from src.comparison.collapse import collapse_of, two_statements
 from src.config.identity import SCHEMA_VERSION
 
 RELATIVE_TOLERANCE = 1e-12
 """Two values closer than this share of their size are equal, so that rounding never gives a difference a sign."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run, read from result.json. `result` is its reproducible part; `provenance` records when and where it ran."""
 
@@ -42,6 +44,11 @@ class RunRecord:
         """Value of a metric; None if undefined, missing or not finite."""
         value = self.result["metrics"].get(name)
         return float(value) if value is not None and math.isfinite(value) else None
+
+    @functools.cached_property
+    def collapsed(self) -> str:
+        """How the run collapsed, or ""; see `collapse_of`."""
+        return collapse_of(self.result, self.diverged)
 
     @property
     def device(self) -> str:
@@ -189,6 +196,8 @@ class Pairs:
     """Why these pairs allow no verdict, or None."""
     notes: tuple[str, ...] = ()
     """Remarks for the reader: unpaired seeds, stages that did not converge, failed runs."""
+    collapsed: tuple[int, int] = (0, 0)
+    """Number of collapsed runs of a and of b."""
 
     @property
     def n(self) -> int:
@@ -203,8 +212,9 @@ class Pairs:
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     """Pairs the runs of one cell that belong to regimes `a` and `b`, by seed.
 
-    Uses only seeds for which both runs finished on one kind of device. A diverged run makes the cell inconclusive,
-    because the outcome selected the remaining seeds.
+    Uses only seeds for which both runs finished on one kind of device, and of these the ones that trained in both, if any
+    did. A collapsed run makes the cell inconclusive, because the outcome selected the remaining seeds; `problem` then states
+    what is known of both regimes.
     """
     sides: dict[str, dict[int, RunRecord]] = {a: {}, b: {}}
     for run in runs:
@@ -212,6 +222,7 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
             assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
             sides[run.regime][run.seed] = run
     shared = sorted(sides[a].keys() & sides[b].keys())
+    collapsed = {name: [seed for seed, run in sorted(side.items()) if run.collapsed] for name, side in sides.items()}
     used: dict[int, tuple[float, float]] = {}
     undefined, mixed = [], []
     for seed in shared:
@@ -225,8 +236,14 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
             undefined.append(seed)
         else:
             used[seed] = (value_a, value_b)
+    trained = {seed: values for seed, values in used.items() if seed not in {*collapsed[a], *collapsed[b]}}
+    used = trained or used
 
     notes = []
+    for name, seeds in collapsed.items():
+        for how in dict.fromkeys(sides[name][seed].collapsed for seed in seeds):
+            own = [seed for seed in seeds if sides[name][seed].collapsed == how]
+            notes.append(f"{name} collapsed ({seed_list(own)}): {how}")
     if unpaired := sorted(sides[a].keys() ^ sides[b].keys()):
         notes.append(f"{seed_list(unpaired)} finished in one regime only")
     if mixed:
@@ -239,14 +256,17 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     if n_unconverged := converged.count(False):
         notes.append(f"{n_unconverged} of {len(converged)} stages not converged")
 
-    diverged = {name: [seed for seed, run in sorted(side.items()) if run.diverged] for name, side in sides.items()}
-    problem = "; ".join(f"{name} diverged ({seed_list(seeds)})" for name, seeds in diverged.items() if seeds) or None
-    if not problem and not shared:
-        problem = "no seed finished in both regimes"
-    elif not problem and not used:
-        problem = f"{metric} is undefined here" if undefined else "one regime ran on CPU, the other on CUDA"
     mean_a, mean_b = (float(np.mean(side)) for side in zip(*used.values(), strict=True)) if used else (None, None)
     differences = tuple(0.0 if math.isclose(x, y, rel_tol=RELATIVE_TOLERANCE) else x - y for x, y in used.values())
+    problem = None
+    if any(collapsed.values()):
+        problem = two_statements(
+            {name: (list(sides[name]), collapsed[name]) for name in (a, b)}, differences if trained else (), metric
+        )
+    elif not shared:
+        problem = "no seed finished in both regimes"
+    elif not used:
+        problem = f"{metric} is undefined here" if undefined else "one regime ran on CPU, the other on CUDA"
     return Pairs(
         a=a,
         b=b,
@@ -257,6 +277,7 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
         differences=differences,
         problem=problem,
         notes=tuple(notes),
+        collapsed=(len(collapsed[a]), len(collapsed[b])),
     )
 
 

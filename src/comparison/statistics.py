@@ -160,6 +160,13 @@ def _bisect_subset_mean(values: Floats, rank: int) -> float:
     return high
 
 
+def is_skewed(differences: ArrayLike) -> bool:
+    """Whether the skewness of differences [n] exceeds 2.5 standard errors of that of normal ones."""
+    values = np.asarray(differences, dtype=np.float64)
+    centred, spread = values - values.mean(), float(values.std())
+    return spread > 0 and abs(float(np.mean((centred / spread) ** 3))) > 2.5 * math.sqrt(6 / len(values))
+
+
 def seeds_needed(n_tests: int = 1, alpha: float = 0.05) -> int:
     """Fewest seeds that can decide one of `n_tests` Holm-corrected two-sided tests: n >= 1 + log2(n_tests / alpha)."""
     assert n_tests >= 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from src.axes import AxisValue, axis_heading, axis_order, axis_rank, axis_text
 from src.comparison.pairing import RunRecord, grouped
 from src.comparison.text_table import TextTable
-from src.comparison.units import name_of, unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric, format_p
+from src.comparison.units import format_p, name_of, unit_of
+from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +70,10 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
-    """One row a verdict, sorted by the varying axes; a winner is emphasised."""
+    """One row a verdict, sorted by the varying axes; a winner is emphasised.
+
+    If a run collapsed, a column has the number of collapsed runs of both regimes; means are those of the paired seeds.
+    """
     unit = unit_of(verdicts[0].metric if verdicts else "test/union/accuracy")
     axes, pairs = varying_axes(verdicts), list(by_pair(verdicts))
     is_single = len(pairs) == 1
@@ -78,11 +81,14 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
     columns = [(axis, "r") for axis in axes]
     for name in (a, b):
         columns += [*([] if is_single else [(name, "l")]), (f"{name} {unit.of_values}".rstrip(), "r")]
+    has_collapsed = any(any(verdict.collapsed) for verdict in verdicts)
+    columns += [("collapsed", "r")] if has_collapsed else []
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
     for verdict in in_order(verdicts):
         means = [unit.value(verdict.mean_a), unit.value(verdict.mean_b)]
         sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
+        sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
         tail = [*difference, format_p(verdict.p_holm), str(verdict.n), winner]

@@ -58,3 +58,15 @@ def name_of(metric: str) -> str:
         kind = f"recall of class {parts[3]}" if parts[2] == "recall" and len(parts) > 3 else parts[2]
         return f"{kind} on {parts[1]}" + (" (validation)" if parts[0] == "val" else "")
     return " ".join(reversed(parts))
+
+
+def format_p(p: float | None) -> str:
+    """A p-value with three decimals, or as an upper bound below that."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def p_equals(p: float) -> str:
+    """A p-value in a sentence."""
+    return "p < 0.001" if p < 0.0005 else f"p = {format_p(p)}"

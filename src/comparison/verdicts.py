@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from src.axes import AxisValue
+from src.comparison.collapse import unseen_cost
 from src.comparison.pairing import Pairs, Records, RunRecord, by_cell, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
-from src.comparison.statistics import holm, seeds_needed, sign_flip_interval, sign_flip_p
-from src.comparison.units import name_of, unit_of
+from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.units import name_of, p_equals, unit_of
 
 UNDECIDED = "undecided"
+TOO_FEW = "too few seeds"
 INCONCLUSIVE = "inconclusive"
+SKEWED = "the differences are skewed: the test assumes symmetry, so its p may be half as large as it should be"
 TEST_SETS = ("d1", "d2", "union")
 
 
@@ -43,8 +46,14 @@ class CellVerdict(Pairs):
     family: int
     """Number of comparisons that the correction spans."""
     winner: str
-    """Label of the winning regime, "undecided" (the difference is uncertain) or "inconclusive" (see `reason`)."""
+    """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was tested;
+    "inconclusive", see `reason`."""
     reason: str
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether the cell counts in an average over cells: its differences are not those that a collapse left over."""
+        return self.problem is None and bool(self.differences)
 
     @property
     def certain(self) -> bool:
@@ -86,7 +95,26 @@ def judge(
             note = f"{len(errors)} run{'s' if len(errors) > 1 else ''} failed: {errors[0]}"
             pairs = replace(pairs, notes=(*pairs.notes, note))
         compared.append((cell, axes[cell], pairs))
-    return judge_pairs(compared, alpha, n_tests=n_tests)
+    verdicts = judge_pairs(compared, alpha, n_tests=n_tests)
+    costs = {regime: _unseen_cost(records.runs, regime, metric) for regime in regimes}
+    return [_withheld(verdict, *costs[verdict.winner]) if verdict.certain else verdict for verdict in verdicts]
+
+
+def _unseen_cost(runs: Iterable[RunRecord], regime: str, metric: str) -> tuple[float, float]:
+    """(share, cost) of `unseen_cost` for one regime."""
+    groups = grouped((run for run in runs if run.regime == regime), lambda run: bool(run.collapsed))
+    values = {key: [v for run in group if (v := run.metric(metric)) is not None] for key, group in groups.items()}
+    return unseen_cost(values.get(False, []), values.get(True, []), len(groups.get(True, [])))
+
+
+def _withheld(verdict: CellVerdict, share: float, cost: float) -> CellVerdict:
+    """A winner's verdict, withheld where collapses that its cell does not show may outweigh its lead."""
+    unit, lead = unit_of(verdict.metric), abs(verdict.difference or 0.0)
+    if lead > cost:
+        return verdict
+    reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it collapse "
+    reason += f"in other cells: up to {100 * share:.0f} % may, which would lower its mean by {unit.value(cost)}"
+    return replace(verdict, winner=INCONCLUSIVE, reason=reason, p_holm=None)
 
 
 def judge_pairs(
@@ -109,7 +137,10 @@ def judge_pairs(
                 found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
             found |= _decision(pairs, float(p_holm), family, alpha)
         own = {attribute.name: getattr(pairs, attribute.name) for attribute in fields(pairs)}
-        verdicts.append(CellVerdict(cell=cell, axes=axes, family=family, **own, **found))
+        verdict = CellVerdict(cell=cell, axes=axes, family=family, **own, **found)
+        if verdict.certain and is_skewed(pairs.differences):
+            verdict = replace(verdict, notes=(*verdict.notes, SKEWED))
+        verdicts.append(verdict)
     return verdicts
 
 
@@ -131,7 +162,7 @@ def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[st
     assert difference is not None
     if n < seeds_needed(1, alpha) or (p_holm > alpha and n < needed):
         scope = "a comparison" if family == 1 else f"{family} comparisons at once"
-        return {"winner": UNDECIDED, "reason": f"too few seeds: {n} cannot decide {scope}, {needed} can"}
+        return {"winner": TOO_FEW, "reason": f"too few seeds: {n} cannot decide {scope}, {needed} can"}
     if p_holm > alpha:
         return {"winner": UNDECIDED, "reason": "the difference is not certain", "p_holm": p_holm}
     is_a_better = (difference > 0) == unit_of(pairs.metric).higher_is_better
@@ -157,17 +188,6 @@ def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def format_p(p: float | None) -> str:
-    """A p-value with three decimals, or as an upper bound below that."""
-    if p is None:
-        return "-"
-    return "<0.001" if p < 0.0005 else f"{p:.3f}"
-
-
-def _p_equals(p: float) -> str:
-    return "p < 0.001" if p < 0.0005 else f"p = {format_p(p)}"
-
-
 def sentence(verdict: CellVerdict) -> str:
     """The verdict in words: "combined wins on union by 3.2 points [1.1, 5.2], p = 0.004 (Holm over 30), n = 12 seeds".
 
@@ -178,7 +198,7 @@ def sentence(verdict: CellVerdict) -> str:
     if verdict.difference is None or verdict.winner == INCONCLUSIVE:
         return f"inconclusive {where}: {verdict.reason}"
     points = f" {unit.of_differences}".rstrip()
-    tail = "" if verdict.p_holm is None else f", {_p_equals(verdict.p_holm)}"
+    tail = "" if verdict.p_holm is None else f", {p_equals(verdict.p_holm)}"
     if tail and verdict.family > 1:
         tail += f" (Holm over {verdict.family})"
     tail += f", n = {verdict.n} seeds"
@@ -190,8 +210,10 @@ def sentence(verdict: CellVerdict) -> str:
         return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{points} [{low}, {high}]{tail}"
     interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
     difference = f"{verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{points}{interval}"
-    text = f"undecided {where}: {difference}{tail}"
-    return text if verdict.p_holm is not None else f"{text}; {verdict.reason}"
+    if verdict.winner == TOO_FEW:
+        spread = f", spread {unit.value(float(np.std(verdict.differences, ddof=1)))}" if verdict.n > 1 else ""
+        return f"{TOO_FEW} to test {where}: {difference}{spread}; {verdict.reason.partition(': ')[2]}"
+    return f"undecided {where}: {difference}{tail}"
 
 
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
@@ -201,7 +223,7 @@ def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellV
 
 def mean_differences(verdicts: Sequence[CellVerdict]) -> dict[int, float]:
     """a - b averaged over cells, by seed, for the seeds that every conclusive cell has."""
-    by_seed = [dict(zip(v.seeds, v.differences, strict=True)) for v in verdicts if v.winner != INCONCLUSIVE]
+    by_seed = [dict(zip(v.seeds, v.differences, strict=True)) for v in verdicts if v.is_averaged]
     shared = set.intersection(*map(set, by_seed)) if by_seed else set()
     return {seed: float(np.mean([differences[seed] for differences in by_seed])) for seed in sorted(shared)}
 
@@ -211,7 +233,7 @@ def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement |
 
     None without a seed that every conclusive cell has. `supported` means that a's metric is the larger.
     """
-    conclusive = [verdict for verdict in verdicts if verdict.winner != INCONCLUSIVE]
+    conclusive = [verdict for verdict in verdicts if verdict.is_averaged]
     assert len(by_pair(conclusive)) <= 1
     differences = list(mean_differences(conclusive).values())
     return judge_effect(differences, "positive", alpha=alpha) if differences else None
@@ -230,8 +252,9 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     winners = [verdict.winner for verdict in verdicts]
     counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}"
     counts += f"; {winners.count(UNDECIDED)} undecided"
-    if few := sum(verdict.reason.startswith("too few seeds") for verdict in verdicts):
-        counts += f", {few} of them for too few seeds ({seeds_needed(max(1, first.family), alpha)} needed)"
+    if TOO_FEW in winners:
+        needed = seeds_needed(max(1, first.family), alpha)
+        counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
     if INCONCLUSIVE in winners:
         counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
     lower = "" if unit.higher_is_better else " (lower is better)"
@@ -240,7 +263,9 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     if mean is None:
         return f"{text} No seed finished in every cell, so there is no mean over cells."
     points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
-    text += f" Averaged over the cells, {a} - {b} is {points}"
+    n_averaged = sum(verdict.is_averaged for verdict in verdicts)
+    cells = "the cells" if n_averaged == len(verdicts) else f"{n_averaged} cells, those without a collapsed run"
+    text += f" Averaged over {cells}, {a} - {b} is {points}"
     if mean.p is None:
         return f"{text} ({mean.n} seeds, too few for an interval)."
-    return f"{text} {unit.interval(mean.ci_low, mean.ci_high)}, {_p_equals(mean.p)}, n = {mean.n} seeds."
+    return f"{text} {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds."

@@ -10,7 +10,7 @@ from src.axes import axis_label
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Pairs, grouped
 from src.comparison.tables import coordinate, independent_axes
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, judge_pairs, mean_differences
+from src.comparison.verdicts import CellVerdict, judge_pairs, mean_differences
 from src.report.plots import Plot, save_plot
 
 MOST_VECTOR_TILES = 250
@@ -59,7 +59,7 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
     compared = []
     for (x, y), group in grouped(verdicts, lambda v: (coordinate(v, across), coordinate(v, down))).items():
         by_seed = mean_differences(group)
-        n_left_out = sum(verdict.winner == INCONCLUSIVE for verdict in group)
+        n_left_out = sum(not verdict.is_averaged for verdict in group)
         pairs = Pairs(
             a=group[0].a,
             b=group[0].b,

@@ -52,6 +52,7 @@ def counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
     n_cells = len({run.cell for run in records.runs} | set(sweep.configs))
     facts = {"cells": n_cells, "runs with a result": len(records.runs), "seeds": len({r.seed for r in records.runs})}
     alarms = {"diverged": sum(run.diverged for run in records.runs), "failed": len(records.failed)}
+    alarms |= {"collapsed": sum(bool(run.collapsed) and not run.diverged for run in records.runs)}
     alarms |= {"missing": n_missing, "unreadable": len(records.damaged)}
     rows = [(name, n, False) for name, n in facts.items()] + [(name, n, True) for name, n in alarms.items() if n]
     return [(name, f"{n:,}", alarm) for name, n, alarm in rows]
@@ -64,6 +65,11 @@ def problems_by_kind(sweep: Sweep) -> list[tuple[str, list[str], int]]:
         "Failed": [f"{f.cell[:8]} {f.regime}, seed {f.seed}: {f.error}" for f in records.failed],
         "Diverged": [
             f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
+        ],
+        "Collapsed": [
+            f"{r.cell[:8]} {r.regime}, seed {r.seed}: {r.collapsed}"
+            for r in records.runs
+            if r.collapsed and not r.diverged
         ],
         "Missing: requested, not run yet": [
             f"{cell[:8]} {regime}: {seed_list(seeds, most=12)}" for (cell, regime), seeds in sweep.missing().items()

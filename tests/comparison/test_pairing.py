@@ -46,7 +46,13 @@ def test_a_diverged_run_is_a_problem_that_names_regime_and_seed(sweep: Path, run
         run_writer(sweep, "c0", "a", seed, 0.5)
         run_writer(sweep, "c0", "b", seed, None if seed == 1 else 0.6, status="diverged" if seed == 1 else "finished")
     pairs = pair(load_records(sweep).runs, "a", "b", ACCURACY)
-    assert (pairs.seeds, pairs.problem) == ((0, 2), "b diverged (seed 1)")
+    assert (pairs.seeds, pairs.collapsed, pairs.notes) == (
+        (0, 2),
+        (0, 1),
+        ("b collapsed (seed 1): its loss is not finite",),
+    )
+    assert pairs.problem is not None
+    assert pairs.problem.startswith("a collapsed in 0 of 3 runs, b in 1 of 3 (too few seeds to test); of 2 seeds")
 
 
 def test_an_undefined_metric_is_a_problem_and_not_zero(cell_of: Callable[..., Records]) -> None:

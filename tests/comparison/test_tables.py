@@ -95,7 +95,7 @@ def test_two_regimes_fit_on_one_line_a_cell_at_80_columns(grid: list[CellVerdict
     lines = printed(grid, 80)
     assert len([line for line in lines if line.strip()]) == len(grid) + 2  # heading and rule
     *_, difference, interval, _, _, _ = sweep_table(grid).rows[4]
-    assert any(difference in line and interval in line and line.rstrip().endswith("undecided") for line in lines)
+    assert any(difference in line and interval in line and line.rstrip().endswith("too few seeds") for line in lines)
 
 
 def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:
@@ -126,7 +126,7 @@ def test_csv_values_are_in_points(grid: list[CellVerdict]) -> None:
         assert verdict.difference is not None
         assert float(row["difference"]) == pytest.approx(100 * verdict.difference, abs=5e-4)
         assert (float(row["ratio"]), row["data"], row["unit"]) == (verdict.axes["ratio"], "digits", "points")
-        assert (row["p_holm"], row["winner"]) == ("", "undecided")  # 6 seeds cannot decide 8 cells
+        assert (row["p_holm"], row["winner"]) == ("", "too few seeds")  # 6 seeds cannot decide 8 cells
     assert float(read[0]["p"]) == pytest.approx(by_cell[read[0]["cell"]].p, abs=1e-6)
 
 

@@ -18,6 +18,7 @@ from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import remarks
 from src.comparison.verdicts import (
     INCONCLUSIVE,
+    TOO_FEW,
     UNDECIDED,
     cell_metrics,
     default_metric,
@@ -95,13 +96,13 @@ def test_five_seeds_give_no_p_and_no_interval(cell_of: Callable[..., Records]) -
     records = cell_of({"sequential": LOW[:5], "combined": HIGH[:5]})
     (verdict,) = judge(records, BOTH)
     assert verdict.p is verdict.p_holm is verdict.ci_low is verdict.ci_high is None
-    assert (verdict.winner, verdict.reason) == (UNDECIDED, "too few seeds: 5 cannot decide a comparison, 6 can")
+    assert (verdict.winner, verdict.reason) == (TOO_FEW, "too few seeds: 5 cannot decide a comparison, 6 can")
     assert set(cell_metrics(records.runs, BOTH)) == {
         f"delta/sequential-combined/{t}/accuracy" for t in ("d1", "d2", "union")
     }
 
 
-@pytest.mark.parametrize(("n", "n_cells", "winner"), [(8, 6, "combined"), (8, 7, UNDECIDED), (9, 12, "combined")])
+@pytest.mark.parametrize(("n", "n_cells", "winner"), [(8, 6, "combined"), (8, 7, TOO_FEW), (9, 12, "combined")])
 def test_more_cells_need_more_seeds(
     sweep: Path, run_writer: Callable[..., Path], n: int, n_cells: int, winner: str
 ) -> None:
@@ -112,7 +113,7 @@ def test_more_cells_need_more_seeds(
     verdicts = judge(load_records(sweep), BOTH)
     assert {verdict.winner for verdict in verdicts} == {winner}
     assert all(verdict.p == 2.0 ** (1 - n) for verdict in verdicts)
-    if winner == UNDECIDED:
+    if winner == TOO_FEW:
         assert all(verdict.p_holm is None for verdict in verdicts)
         assert verdicts[0].reason == "too few seeds: 8 cannot decide 7 comparisons at once, 9 can"
 
@@ -120,7 +121,7 @@ def test_more_cells_need_more_seeds(
 def test_a_running_command_is_corrected_for_its_final_family(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW[:8], "combined": HIGH[:8]})
     assert judge(records, BOTH)[0].winner == "combined"
-    assert judge(records, BOTH, n_tests=30)[0].winner == UNDECIDED
+    assert judge(records, BOTH, n_tests=30)[0].winner == TOO_FEW
 
 
 def test_a_diverged_cell_is_inconclusive_and_does_not_enlarge_the_family(
@@ -132,8 +133,11 @@ def test_a_diverged_cell_is_inconclusive_and_does_not_enlarge_the_family(
         run_writer(sweep, "c1", "combined", seed, HIGH[seed], status="diverged" if seed == 3 else "finished")
     fine, diverged = judge(load_records(sweep), BOTH)
     assert (fine.winner, fine.family) == ("combined", 1)
-    assert (diverged.winner, diverged.reason, diverged.p) == (INCONCLUSIVE, "combined diverged (seed 3)", None)
-    assert sentence(diverged) == "inconclusive on union: combined diverged (seed 3)"
+    assert (diverged.winner, diverged.collapsed, diverged.p) == (INCONCLUSIVE, (0, 1), None)
+    assert sentence(diverged) == (
+        "inconclusive on union: sequential collapsed in 0 of 12 runs, combined in 1 of 12 (sign test, p = 1.000); of 11 seeds "
+        "that trained in both, sequential - combined = -4.4 points, median -4.5 (sign test, p = 0.001)"
+    )
 
 
 def test_a_cell_with_only_failures_is_reported(sweep: Path, failure_writer: Callable[..., Path]) -> None:
@@ -186,12 +190,14 @@ def test_summary_counts_cells_in_two_sentences(cell_of: Callable[..., Records]) 
 
 def test_summary_of_one_cell_gives_the_means(cell_of: Callable[..., Records]) -> None:
     text = summary(judge(cell_of({"sequential": LOW[:5], "combined": HIGH[:5]}), BOTH))
-    assert text.endswith(
-        "too few seeds: 5 cannot decide a comparison, 6 can. Means over seeds (%): sequential 86.7, combined 90.2."
+    assert text.startswith(
+        "Too few seeds to test on union: sequential - combined = -3.5 points, spread 0.4; 5 cannot decide"
     )
+    assert text.endswith("a comparison, 6 can. Means over seeds (%): sequential 86.7, combined 90.2.")
+    assert "undecided" not in text
 
 
 def test_summary_gives_the_number_of_seeds_needed(cell_of: Callable[..., Records]) -> None:
     cell_of({"sequential": LOW[:6], "combined": HIGH[:6]}, cell="c0")
     text = summary(judge(cell_of({"sequential": HIGH[:6], "combined": HIGH[:6]}, cell="c1"), BOTH))
-    assert "2 undecided, 2 of them for too few seeds (7 needed)." in text
+    assert "0 undecided, 2 with too few seeds to test (7 needed)." in text

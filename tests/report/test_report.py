@@ -196,7 +196,7 @@ def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> 
     assert f"{name[:8]} combined: seeds 2, 5" in page.text
     assert "sequential-6/result.json" in page.text
     assert "The curves of this cell are not on disk" in page.text
-    assert {row[7] for row in page.rows("cells")} == {"inconclusive", "sequential"}
+    assert {(row[3], row[8]) for row in page.rows("cells")} == {("0 / 1", "inconclusive"), ("0 / 0", "sequential")}
     assert whole[:8] not in page.text[page.text.index("Runs without a result") :]
 
 

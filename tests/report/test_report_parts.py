@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from src.comparison.pairing import RunRecord
-from src.comparison.verdicts import INCONCLUSIVE, UNDECIDED, CellVerdict
+from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, CellVerdict
 from src.config import compose
 from src.report.curves import band, boundaries, representative
 from src.report.forgetting import forgetting_by_cell
@@ -86,7 +86,7 @@ def test_cells_without_a_verdict_are_excluded_from_averages_with_a_note() -> Non
     assert tiles[1.0, 1.0].notes == ("1 of 2 cells left out",)
     assert tiles[1.0, 1.0].winner == "sequential"
     assert tiles[2.0, 1.0].winner == INCONCLUSIVE
-    assert tiles[2.0, 2.0].winner == UNDECIDED
+    assert tiles[2.0, 2.0].winner == TOO_FEW
     assert tiles[2.0, 2.0].reason.startswith("too few seeds: 2")
 
 
