@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-SQLITE = "sqlite:///"
+SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
 
 
 def sqlite_url(file: Path) -> str:
     """The URL of a database file; SQLAlchemy reads ``%`` and ``?`` in it as parts of a URL."""
-    return SQLITE + str(file.absolute()).replace("%", "%25").replace("?", "%3F")
+    return with_driver("sqlite:///" + str(file.absolute()).replace("%", "%25").replace("?", "%3F"))
 
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a `sqlite_url`; None for another database."""
-    return Path(unquote(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else None
+    prefix = SQLITE.match(url)
+    return Path(unquote(url[prefix.end() :])) if prefix else None
 
 
 def without_password(url: str) -> tuple[str, str | None]:
@@ -33,6 +35,12 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 
 def with_driver(url: str) -> str:
-    """The URL as SQLAlchemy is to read it: of PostgreSQL's drivers it would choose one that is not installed."""
+    """The URL with a driver's name where it needs one.
+
+    Of PostgreSQL's drivers SQLAlchemy would choose one that is not installed. For ``sqlite:///v%20p/x`` MLflow makes a
+    folder ``v%20p``, although the file is in ``v p``; for ``sqlite+pysqlite:///`` it makes none.
+    """
     scheme, colon, rest = url.partition(":")
-    return f"postgresql+psycopg2{colon}{rest}" if scheme in ("postgresql", "postgres") else url
+    if scheme in ("postgresql", "postgres"):
+        return f"postgresql+psycopg2{colon}{rest}"
+    return f"sqlite+pysqlite{colon}{rest}" if scheme == "sqlite" and "%" in rest else url

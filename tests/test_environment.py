@@ -86,12 +86,13 @@ def test_every_entry_starts_in_a_hostile_environment(entry: str, tmp_path: Path)
 def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
     empty_multirun: Path, tmp_path: Path
 ) -> None:
+    """Each in a multirun/ whose name a URL would read differently."""
     (tmp_path / "other" / "hydra_plugins").mkdir(parents=True)
     (tmp_path / "other" / "hydra_plugins" / "__init__.py").touch()
     found = []
-    for name, variables in (("clean", {}), ("hostile", HOSTILE | {"PYTHONPATH": str(tmp_path / "other")})):
+    for name, variables in (("v%20p", {}), ("v?q", HOSTILE | {"PYTHONPATH": str(tmp_path / "other")})):
         shutil.copytree(empty_multirun, tmp_path / name)
-        done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun={tmp_path / name}", **variables)
+        done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun='{tmp_path / name}'", **variables)
         assert done.returncode == 0, done.stderr
         assert len(done.stderr.splitlines()) < 10, done.stderr
         results = sorted((tmp_path / name).glob("s/cells/*/*/result.json"))
@@ -99,8 +100,10 @@ def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
         with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
             (levels,) = database.execute("SELECT count(*) FROM runs").fetchone()
         assert levels == 1 + 1 + 4, "sweep, cell and runs are in the database of this multirun/"
+        assert len(list((tmp_path / name / "mlartifacts").rglob("config.yaml"))) > 0
     assert found[0] == found[1]
     assert len(found[0]) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"v%20p", "v?q", "other"}, "no folder of a misread name"
 
 
 def test_a_failed_run_is_reported_whatever_rank_a_shell_has(tmp_path: Path) -> None:

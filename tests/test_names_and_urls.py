@@ -13,7 +13,7 @@ from src import doctor
 from src.config import TrackingConfig, compose
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name
-from src.tracking.connect import tracking_uri
+from src.tracking.connect import open_tracker, tracking_uri
 from src.urls import sqlite_file, sqlite_url
 
 FOLDERS = ["plain", "v p", "v%20p", "v%p", "v?q", "v?q=1&r#s", "v#h", "größe", "a+b@c:d", "file:"]
@@ -36,6 +36,17 @@ def test_the_url_of_a_file_leads_to_that_file(name: str, tmp_path: Path) -> None
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("f00",)
     (check,) = doctor.databases(file.parent)
     assert "schema f00" in check.found
+
+
+def test_mlflow_makes_no_folder_but_that_of_its_database(tmp_path: Path) -> None:
+    """It made one beside it, named by the quoted path."""
+    multirun = tmp_path / "v%20p?q"
+    for _ in ("created", "opened"):
+        tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), multirun)
+        assert tracker is not None
+        tracker.close()
+    assert list(tmp_path.iterdir()) == [multirun]
+    assert (multirun / "mlflow.db").exists()
 
 
 def test_a_short_name_stays_and_a_long_one_fits(tmp_path: Path) -> None:

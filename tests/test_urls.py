@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from src.urls import with_driver, without_password
+from src.urls import sqlite_file, with_driver, without_password
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,9 @@ def test_postgresql_is_psycopg2() -> None:
     assert with_driver("postgresql://lab@host/db") == "postgresql+psycopg2://lab@host/db"
     assert with_driver("postgresql+psycopg2://lab@host/db") == "postgresql+psycopg2://lab@host/db"
     assert with_driver("sqlite:///x") == "sqlite:///x"
+
+
+def test_a_quoted_sqlite_path_is_behind_its_driver() -> None:
+    assert with_driver("sqlite:///v%2520p/x") == "sqlite+pysqlite:///v%2520p/x"
+    assert sqlite_file("sqlite+pysqlite:///v%2520p/x") == sqlite_file("sqlite:///v%2520p/x") == Path("v%20p/x")
+    assert sqlite_file("postgresql://lab@host/db") is None
