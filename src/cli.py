@@ -6,6 +6,7 @@ A traceback is shown for what is not the user's mistake, or for everything where
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import functools
 import io
@@ -178,8 +179,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 def _quoted(override: str) -> str:
     """The same override with its value in quotes, if Hydra then reads it."""
     key, _, value = override.partition("=")
-    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
-    candidate = f"{key}='{escaped}'"
+    is_list = value.startswith("[") and value.endswith("]")
+    items = [_in_quotes(item) for item in (value[1:-1].split(",") if is_list else [value])]
+    candidate = f"{key}=[{','.join(items)}]" if is_list else f"{key}={items[0]}"
     try:
         is_read = bool(key and value) and OverridesParser.create().parse_override(candidate) is not None
     except HydraException:
@@ -191,6 +193,12 @@ def _quoted(override: str) -> str:
     return f"{cause}, for Hydra and for the shell: {shlex.quote(candidate)}"
 
 
+def _in_quotes(text: str) -> str:
+    """A text as Hydra reads it in quotes."""
+    escaped = text.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _unknown(key: str) -> str:
     """Why the composed config has no such key."""
     places = _keys()
@@ -200,9 +208,16 @@ def _unknown(key: str) -> str:
 
 
 def _close(key: str, known: Sequence[str]) -> str:
-    """The nearest key there is: by its whole name, or by its last part."""
-    by_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"did you mean {by_last[0]}?" if by_last else did_you_mean(key, known)
+    """The nearest key there is: by its last part in any group or in its own, or by its whole name."""
+    group, _, last = key.rpartition(".")
+    by_last = [name for name in known if name.rpartition(".")[2] == last]
+    if by_last:
+        return f"did you mean {by_last[0]}?"
+    siblings = [name.removeprefix(f"{group}.") for name in known if name.rpartition(".")[0] == group]
+    if not group or not siblings:
+        return did_you_mean(key, known)
+    close = difflib.get_close_matches(last, siblings, n=1)
+    return f"did you mean {group}.{close[0]}?" if close else f"known: {', '.join(siblings)}"
 
 
 def _options(group: str) -> list[str]:

@@ -103,7 +103,9 @@ class SlurmLauncher(LauncherConfig):
     def check(self, trainer: TrainerConfig) -> None:
         for option in self.extra:
             if not re.fullmatch(r"[a-z][a-z-]*(=.+)?", option):
-                problem = "is no option of sbatch; write name=value without dashes, e.g. launcher.extra=['qos=high']"
+                problem = (
+                    "is no option of sbatch; write name=value without dashes, e.g. \"launcher.extra=['qos=high']\""
+                )
                 raise ConfigError("launcher.extra", option, problem)
         if 0 < self.gpus < trainer.devices and trainer.name != "cpu":
             problem = f"a run asks for trainer.devices={trainer.devices}; give each job at least as many"

@@ -6,6 +6,7 @@ and, where each sample has its own, by the sample's id: a sample shifts alike in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -153,8 +154,8 @@ class ShiftConfig:
         if not rule.needs_source and self.source is not None:
             raise ConfigError("split.shift.source", self.source, "has no effect; set split.shift.kind=source")
         if rule.unit is None and self.amount != 0:
-            kinds = [kind for kind, other in SHIFTS.items() if other.unit is not None]
-            fix = f"set split.shift.kind to {', '.join(kinds[:-1])} or {kinds[-1]}"
+            most = {kind: other.most or math.inf for kind, other in SHIFTS.items() if other.unit is not None}
+            fix = f"set split.shift.kind to {' or '.join(kind for kind in most if self.amount <= most[kind])}"
             raise ConfigError("split.shift.amount", self.amount, f"has no effect with kind={self.kind}; {fix}")
         if rule.most is not None and self.amount > rule.most:
             problem = f"is in {rule.unit} with kind={self.kind}; take at most {rule.most:g}"

@@ -19,7 +19,7 @@ class SplitConfig:
 
     parts: int = field(metadata=bounds(ge=2))
     """Number of data sets."""
-    size: int | None = field(metadata=bounds(ge=1))
+    size: int | None = field(metadata=bounds(ge=2))
     """Training samples of all data sets together; null: 400."""
     ratio: float | None = field(metadata=bounds(gt=0))
     """|D2| / |D1|; null: 1."""

@@ -63,14 +63,15 @@ class BudgetStopping(StoppingRule):
 
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
         if len(self.given) != 1:
-            names = ", ".join(f"stopping.{name}" for name in ("epochs", "updates", "samples", "updates_per_part"))
-            raise ConfigError("stopping", self.given, f"stopping=budget takes exactly one of {names}")
+            names = ", ".join(f"stopping.{name}" for name in ("epochs", "updates", "updates_per_part", "samples"))
+            problem = f"stopping=budget takes exactly one of {names} with stopping.match=samples"
+            raise ConfigError("stopping", self.given, problem)
         unit = next(iter(self.given)).removesuffix("_per_part")
         if self.match in ("epochs", "marginal") and unit != "epochs":
-            fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or match={unit}"
+            fix = f"is counted in stopping.epochs, not {unit}; give stopping.epochs or stopping.match={unit}"
             raise ConfigError("stopping.match", self.match, fix)
         if unit != "epochs" and self.match != unit:
-            raise ConfigError("stopping.match", self.match, f"contradicts stopping.{unit}; set match={unit}")
+            raise ConfigError("stopping.match", self.match, f"contradicts stopping.{unit}; set stopping.match={unit}")
         if self.match == "marginal" and dataset_sizes[1] == 0:
             raise ConfigError("stopping.match", "marginal", "needs a Dataset 2 that is not empty")
 
