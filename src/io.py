@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 """The configuration files of the project."""
@@ -55,3 +57,31 @@ def digest(content: object) -> str:
     """16 hexadecimal digits that name a plain JSON value."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def with_checksum(text: bytes) -> dict[str, Any]:
+    """The JSON object `text` with the digest of its content under `checksum`."""
+    body: dict[str, Any] = json.loads(text)
+    return {**body, "checksum": digest(body)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError if it is damaged: no object, or not that of its `checksum`, if it has one.
+
+    Raises OSError if it cannot be read.
+    """
+    body = json.loads(path.read_bytes())
+    if not isinstance(body, dict):
+        raise ValueError(f"holds a {type(body).__name__}, not an object")
+    checksum = body.pop("checksum", None)
+    if checksum is not None and checksum != digest(body):
+        raise ValueError("its content does not match its checksum")
+    return body
+
+
+def read_json_or(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The JSON object in a file; `otherwise` if there is none, or a damaged one that is about to be written again."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return otherwise

@@ -10,7 +10,7 @@ from src.config import Config, cell_hash
 from src.data.source import Source
 from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
-from src.io import file_name
+from src.io import file_name, read_json_or
 from src.regimes.config import RegimeConfig
 from src.training.compatibility import check_cell
 
@@ -49,9 +49,14 @@ class ResolvedCell:
         return self.folder / file_name(f"{regime.label}-{seed}")
 
     def missing_runs(self) -> list[tuple[RegimeConfig, int]]:
-        """The runs of regimes x seeds that have no result on disk now."""
+        """The runs of regimes x seeds that have no result on disk now; a damaged result is none."""
         runs = [(regime, seed) for regime in self.config.regimes for seed in self.config.seeds]
-        return [run for run in runs if not (self.run_folder(*run) / "result.json").exists()]
+        return [run for run in runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json", {})]
+
+    def damaged_results(self) -> list[Path]:
+        """The results on disk that cannot be read, whose runs count as missing."""
+        paths = [self.run_folder(*run) / "result.json" for run in self.missing_runs()]
+        return [path for path in paths if path.exists()]
 
 
 def resolve(config: Config) -> ResolvedCell:

@@ -7,7 +7,6 @@ kind of device; a difference is a - b, where a comes first in the command's list
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ import numpy as np
 from src.axes import AxisValue
 from src.comparison.collapse import collapse_of, two_statements
 from src.config.identity import SCHEMA_VERSION
+from src.io import read_json
 
 RELATIVE_TOLERANCE = 1e-12
 """Two values closer than this share of their size are equal, so that rounding never gives a difference a sign."""
@@ -131,9 +131,7 @@ def load_records(
 
 
 def _read(path: Path) -> RunRecord | FailedRun:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}, not an object")
+    content = read_json(path)
     if content["schema"] != SCHEMA_VERSION:
         raise ValueError(f"schema {content['schema']}, this version reads {SCHEMA_VERSION}")
     common: dict[str, Any] = {

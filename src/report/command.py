@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from src.cli import fail, settings
 from src.comparison.pairing import Records, load_records
 from src.config import Config
 from src.errors import ConfigError
+from src.io import read_json_or
 from src.report.page import write_report
 from src.report.sweep import Sweep
 from src.sweep.folder import SweepFolder
@@ -55,8 +55,7 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
 
 def _summary(sweep_dir: Path) -> dict[str, Any]:
     """The summary of the sweep's last command; empty if none has finished."""
-    path = sweep_dir / "summary.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json_or(sweep_dir / "summary.json", {}))
 
 
 def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:

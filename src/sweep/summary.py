@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -23,7 +22,7 @@ from src.comparison.transfer import LEGEND, markdown, transfer_tables
 from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, sentence, summary
 from src.config import Config
 from src.config.command import command, flat, text_of
-from src.io import write_atomically
+from src.io import read_json_or, write_atomically
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.record import mask
@@ -139,8 +138,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
 
 def attached(sweep_dir: Path) -> list[str]:
     """Files that `make report` attached to the sweep earlier; they stay attached."""
-    path = sweep_dir / "summary.json"
-    before = json.loads(path.read_text())["artifacts"] if path.exists() else []
+    before = read_json_or(sweep_dir / "summary.json", {}).get("artifacts", [])
     return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
 
 

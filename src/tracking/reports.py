@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from src.io import write_atomically
+from src.io import read_json_or, write_atomically
 from src.tracking.outbox import Outbox
 
 
@@ -55,12 +55,11 @@ def write_sweep(sweep_dir: Path, report: SweepReport, outbox: Outbox | None = No
 
 def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbox: Outbox | None) -> Path:
     # An unchanged report keeps its times, so that a rerun changes neither the file nor MLflow.
-    if path.exists():
-        old = json.loads(path.read_text())
-        if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):
-            return path
+    old = read_json_or(path, {})
+    if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):
+        return path
     now = datetime.now(UTC)
-    started = min([now, *(_started(json.loads(part.read_text())) for part in parts)])
+    started = min([now, *(_started(content) for part in parts if (content := read_json_or(part, {})))])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
     with outbox.transaction(path.parent) if outbox is not None else nullcontext():
         write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))

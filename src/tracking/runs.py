@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.axes import NUMERIC_AXES
+from src.io import read_json
 from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
 
 AXES_KEYS = ("regimes", "regime", "seeds", "seed", "study")
@@ -40,7 +41,7 @@ def record_of(folder: Path) -> Record:
     """The record of the folder of a run, a cell or a sweep; raises one of DAMAGED if there is none."""
     for name, read in READERS.items():
         if (folder / name).exists():
-            return read(folder, json.loads((folder / name).read_text()))
+            return read(folder, read_json(folder / name))
     raise FileNotFoundError(f"{folder} holds none of {', '.join(READERS)}")
 
 

@@ -19,7 +19,7 @@ from src.config import SCHEMA_VERSION, Config
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
 from src.evaluation.metrics import METRICS
-from src.io import CONF_DIR, write_atomically
+from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
 from src.training.devices import Device
@@ -246,7 +246,7 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_atomically(folder / "history.parquet", sink.getvalue().to_pybytes())
-    write_atomically(folder / "result.json", to_json(body))
+    write_atomically(folder / "result.json", to_json(with_checksum(to_json(body))))
     (folder / "failed.json").unlink(missing_ok=True)
 
 
@@ -254,7 +254,7 @@ def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) 
     """Records why a run has no result; the next command retries it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "failed.json"
-    attempts = json.loads(path.read_text())["attempts"] if path.exists() else 0
+    attempts = read_json_or(path, {}).get("attempts", 0)
     body = {**who, "error": error, "traceback": trace, "attempts": attempts + 1, "versions": versions()}
     write_atomically(path, to_json({**body, "failed_at": datetime.now(UTC).isoformat()}))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import Config
 from src.errors import ConfigError
-from src.io import MAX_OWN_NAME, file_name
+from src.io import MAX_OWN_NAME, file_name, read_json_or
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.progress import duration
@@ -78,7 +78,10 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
             found = engine.resolve(cell.config)
         plan.cells[found.hash], plan.resolved[found.hash] = cell, found
         plan.hashes.append(found.hash)
-    plan.n_missing.update({cell_hash: len(found.missing_runs()) for cell_hash, found in plan.resolved.items()})
+    for cell_hash, found in plan.resolved.items():
+        plan.n_missing[cell_hash] = len(found.missing_runs())
+        for path in found.damaged_results() if plan.n_missing[cell_hash] else ():
+            print(f"damaged: {path}: counts as missing; the run is trained again", file=sys.stderr)
     return plan
 
 
@@ -136,7 +139,9 @@ def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
     """Mean seconds and bytes of the sweep's finished runs, from a sample."""
     seconds, sizes = [], []
     for path in cells_dir.glob("*/*/result.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json_or(path, {})
+        if "provenance" not in result:
+            continue
         seconds.append(float(result["provenance"]["seconds"]))
         sizes.append(sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file()))
         if len(seconds) == SAMPLED_RUNS:

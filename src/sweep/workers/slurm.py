@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from src.config import Config, SlurmLauncher
 from src.errors import ConfigError
-from src.io import write_atomically
+from src.io import read_json_or, write_atomically
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
@@ -144,7 +144,7 @@ class SlurmWorkers(Workers):
         import submitit
 
         path = self._folder / "submitted.json"
-        body = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        body = read_json_or(path, {})
         if body.get("cluster") != self._launcher.cluster:
             return []
         kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[self._launcher.cluster]
