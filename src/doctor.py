@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.cli import command, settings
+from src.io import read_json
 from src.sweep.processes import is_locked, read_process
 from src.sweep.workers.gpus import visible_gpus
 from src.tracking.outbox import Outbox
@@ -103,7 +104,11 @@ def databases(multirun: Path) -> Iterator[Check]:
     for file in sorted(multirun.glob("*/study.journal")):
         yield _journal(file)
     for path in sorted(multirun.glob("*/queue.json")):
-        storage = json.loads(path.read_text()).get("storage")
+        try:
+            storage = read_json(path).get("storage")
+        except ValueError as error:
+            yield Check("wrong", str(path), f"damaged: {error}", "repeat the sweep's command, which writes it again")
+            continue
         if storage and not storage.startswith("sqlite"):
             yield _postgres(f"{path.parent.name}: queue", storage)
 

@@ -12,6 +12,7 @@ import yaml
 
 from src.config.parse import parse
 from src.config.schema import Config
+from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -41,9 +42,22 @@ def _shared_text(config: Config) -> str:
 
 
 def read_config(path: Path, multirun: Path) -> Config:
-    """Reads a cell's YAML. `multirun`: where that folder is now, which may have moved since."""
-    with path.open(encoding="utf-8") as file:
-        return parse({**yaml.load(file, Loader=Loader), "multirun": str(multirun)})
+    """Reads a cell's YAML. `multirun`: where that folder is now, which may have moved since.
+
+    Raises ConfigError that names the file if it is damaged.
+    """
+    fix = "delete it, and repeat the sweep's command"
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        if not isinstance(content, dict):
+            raise ValueError("it holds no settings")
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError("cell", path.parent.name, f"{path} is damaged ({error}); {fix}") from error
+    try:
+        return parse({**content, "multirun": str(multirun)})
+    except ConfigError as error:
+        error.args = (f"{error} (in {path}; if it is damaged, {fix})",)
+        raise
 
 
 def to_mapping(config: Config) -> Mapping[str, Any]:

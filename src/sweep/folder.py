@@ -13,7 +13,7 @@ from filelock import FileLock
 from src.config import Config
 from src.config.serialize import config_text, read_config
 from src.errors import ConfigError
-from src.io import write_atomically
+from src.io import read_json, read_json_or, write_atomically
 from src.sweep.compatibility import code_here
 
 GRID = "grid"
@@ -59,29 +59,34 @@ class SweepFolder:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
-            known = self.read_queue() if (self.root / "queue.json").exists() else {}
+            known = read_json_or(self.root / "queue.json", {})
             content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, **code_here()}
             if content != known:
                 write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return content
 
     def read_queue(self) -> dict[str, Any]:
-        """The content of queue.json. Raises ConfigError where there is no such sweep."""
+        """The content of queue.json. Raises ConfigError where there is no such sweep, or where the file is damaged."""
+        path = self.root / "queue.json"
         try:
-            content = json.loads((self.root / "queue.json").read_text(encoding="utf-8"))
+            content = read_json(path)
+            if not {"id", "storage"} <= content.keys():
+                raise ValueError("it lacks the id or the storage")
+        except ValueError as error:
+            fix = "repeat the sweep's command, which writes it again"
+            raise ConfigError("sweep", self.sweep, f"{path} is damaged ({error}); {fix}") from error
         except FileNotFoundError:
             found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
             known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
             problem = f"there is no such sweep under multirun={self.multirun}; {known}"
             raise ConfigError("sweep", self.sweep, problem) from None
-        assert isinstance(content, dict)
         return content
 
     def write_cell(self, cell_hash: str, config: Config) -> None:
         """Writes the configuration that the cell's next worker runs."""
-        text, path = config_text(config), self.cell(cell_hash) / "cell.yaml"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, text, durable=False)
+        content, path = config_text(config).encode(), self.cell(cell_hash) / "cell.yaml"
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content, durable=False)
 
     def read_cell(self, cell_hash: str) -> Config:
         """The configuration that the cell's next worker runs; `multirun` is where the folder is now."""

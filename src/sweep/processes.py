@@ -13,7 +13,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from src.io import write_atomically
+from src.io import read_json, write_atomically
 from src.sweep.folder import SweepFolder
 
 Role = Literal["sweep", "pool", "worker", "status"]
@@ -92,10 +92,10 @@ def live_processes(folder: Path) -> list[ProcessInfo]:
 
 
 def read_process(path: Path) -> list[ProcessInfo]:
-    """The entry in a file of the registry; empty if the process has just left."""
+    """The entry in a file of the registry; empty if the process has just left, or if a power cut damaged the file."""
     try:
-        return [ProcessInfo(**json.loads(path.read_text(encoding="utf-8")))]
-    except FileNotFoundError:
+        return [ProcessInfo(**read_json(path))]
+    except (FileNotFoundError, ValueError, TypeError):
         return []
 
 

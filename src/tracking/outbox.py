@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
-from src.io import write_atomically
+from src.io import read_json, write_atomically
 from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
 from src.tracking.runs import DAMAGED, has_record, record_of
@@ -137,14 +137,19 @@ class Outbox:
             with contextlib.suppress(Timeout), _lock_of(entry):
                 if not entry.exists():
                     continue
-                if has_record(self._folder_of(entry)):
+                try:
+                    is_written = has_record(self._folder_of(entry))
+                except DAMAGED as error:
+                    self._refuse(entry, f"{type(error).__name__}: {error}; `make sync` finds what it named")
+                    continue
+                if is_written:
                     os.replace(entry, self.folder / entry.name)
                 else:
                     entry.unlink()
                 _lock_path(entry).unlink(missing_ok=True)
 
     def _refuse(self, entry: Path, reason: str) -> tuple[str, str]:
-        body = {"reason": mask(reason), "entry": entry.read_text()}
+        body = {"reason": mask(reason), "entry": entry.read_text(errors="replace")}
         write_atomically(self.folder / "refused" / entry.name, json.dumps(body, indent=1))
         entry.unlink()
         logger.warning("MLflow entry %s refused: %s", entry.name, mask(reason))
@@ -156,7 +161,7 @@ class Outbox:
         return json.dumps({"schema": 1, "folder": relative})
 
     def _folder_of(self, entry: Path) -> Path:
-        return self.sweep_dir / str(json.loads(entry.read_text())["folder"])
+        return self.sweep_dir / str(read_json(entry)["folder"])
 
     def _next_name(self) -> str:
         """A file name that sorts after every earlier one of this process."""

@@ -41,7 +41,11 @@ def record_of(folder: Path) -> Record:
     """The record of the folder of a run, a cell or a sweep; raises one of DAMAGED if there is none."""
     for name, read in READERS.items():
         if (folder / name).exists():
-            return read(folder, read_json(folder / name))
+            try:
+                return read(folder, read_json(folder / name))
+            except (ValueError, KeyError, TypeError) as error:
+                problem = f"{folder / name} is damaged ({type(error).__name__}: {error}); repeat the sweep's command"
+                raise ValueError(problem) from error
     raise FileNotFoundError(f"{folder} holds none of {', '.join(READERS)}")
 
 

@@ -68,3 +68,11 @@ def test_a_process_that_exits_removes_the_entries_of_dead_ones(folder: SweepFold
         with Process(folder, "sweep"):
             pass
     assert list(folder.processes.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"id": "other"}'])
+def test_a_file_that_a_power_cut_damaged_counts_as_a_dead_process(content: bytes, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path, "s")
+    with Process(folder, "worker") as process, Process(folder, "status") as watching:
+        process.lock_path.with_suffix(".json").write_bytes(content)
+        assert watching.others("worker") == []

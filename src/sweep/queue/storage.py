@@ -65,8 +65,9 @@ class StudyStore:
                     storage=self.storage, study_name=name, direction=direction, load_if_exists=True
                 )
                 served = self.study.user_attrs.get("folder")
-                if served is None:
-                    self.study.set_user_attr("folder", queue["id"])
+                if served is None or url is None:  # the journal is this folder's, though queue.json may have been lost
+                    served = queue["id"]
+                    self.study.set_user_attr("folder", served)
             self._id = self.storage.get_study_id_from_name(name)
         except (SQLAlchemyError, StorageInternalError) as error:
             raise ConfigError(
@@ -77,8 +78,11 @@ class StudyStore:
                 raise
             fix = "delete this file, and the same command fills it again"
             raise ConfigError("storage", shown, f"the journal is damaged ({one_line(error)}); {fix}") from error
-        if served not in (None, queue["id"]):
-            problem = "this storage already serves a sweep of that name in another folder; choose another name"
+        if served != queue["id"]:
+            problem = (
+                "this storage already serves a sweep of that name in another folder, or queue.json was lost here; "
+            )
+            problem += "choose another name"
             raise ConfigError("sweep", folder.sweep, problem)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from src.comparison.units import Unit
@@ -40,7 +39,7 @@ def draw(search: Search, trials: Sequence[FrozenTrial], folder: Path, unit: Unit
     paths = []
     for name, plot in plots.items():
         with warnings.catch_warnings(), plt.style.context("default"):  # Optuna sets a style of its own
-            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore")  # of experimental plots, and of a single trial
             figure = np.ravel(plot())[0].figure
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1], dpi=150, bbox_inches="tight")

@@ -25,7 +25,7 @@ from src.cells.resolve import ResolvedCell
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.errors import ConfigError
-from src.io import MAX_OWN_NAME, digest, file_name, write_atomically
+from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, with_runs
@@ -87,18 +87,21 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
     path = folder.search(search_id) / "search.json"
     if not path.exists():
         raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(searches_of(folder))}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    bases = {
-        tuple(choices): {**mapping, "multirun": str(folder.multirun)} for choices, mapping in content["bases"]
-    }  # the folder may have moved
-    objective = {**content["objective"], "of": tuple(content["objective"]["of"])}
-    return Search(
-        id=content["id"],
-        config=SearchConfig(**content["search"]),
-        objective=Objective(**objective),
-        space={key: json_to_distribution(text) for key, text in content["space"].items()},
-        bases=bases,
-    )
+    try:
+        content = read_json(path)
+        objective = {**content["objective"], "of": tuple(content["objective"]["of"])}
+        return Search(
+            id=content["id"],
+            config=SearchConfig(**content["search"]),
+            objective=Objective(**objective),
+            space={key: json_to_distribution(text) for key, text in content["space"].items()},
+            bases={  # the folder may have moved
+                tuple(choices): {**mapping, "multirun": str(folder.multirun)} for choices, mapping in content["bases"]
+            },
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        fix = "repeat the search's command, which writes it again"
+        raise ConfigError("search", search_id, f"{path} is damaged ({error}); {fix}") from error
 
 
 def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
