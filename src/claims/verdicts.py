@@ -120,24 +120,27 @@ def _judge_mean(statement: Statement, table: ContrastTable) -> Finding:
 
 
 def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
-    """Supported if shown to be within the margin in every cell (level alpha each, intersection-union); refuted if,
-    Holm-corrected over the cells, one is worse by more than the margin. The values are those of the worst cell."""
+    """Supported if shown to be above -margin in every cell (level alpha each, intersection-union), but equivalent if,
+    Holm-corrected over the cells, one is below 0; refuted if one is worse by more than the margin. The values are those of
+    the worst cell."""
     values, margin = table.values - statement.against, statement.margin
     assert margin is not None
     n, n_cells = values.shape
     worst = int(np.argmin(values.mean(axis=0)))
     p = everywhere_p(non_inferiority_p(values.T, margin))
     worse = holm(sign_flip_p(values.T, null=-margin, alternative="less"))
+    below = int((holm(sign_flip_p(values.T, alternative="less")) <= ALPHA).sum())
     verdict: PredictionVerdict = "inconclusive"
     reason = f"shown neither to be no worse in every one of {n_cells} cells, nor to be worse in one"
     if n < seeds_needed(1, 2 * ALPHA):
         reason = f"too few seeds: {n} cannot decide it"
     elif p <= ALPHA:
-        verdict, reason = "supported", f"shown to be no worse in each of {n_cells} cells"
+        verdict = "equivalent" if below else "supported"
+        reason = f"shown to be no worse in each of {n_cells} cells"
     elif worse.min() <= ALPHA:
         column = table.columns[int(np.argmin(worse))]
         verdict, reason = "refuted", f"worse by more than the margin at {column} (Holm over {n_cells} cells)"
-    if below := int((holm(sign_flip_p(values.T, alternative="less")) <= ALPHA).sum()):
+    if below:
         reason += f"; below {statement.against:g} with certainty in {below}"
     return Finding(verdict, f"{reason}; the smallest mean is at {table.columns[worst]}", table.values[:, worst], p)
 

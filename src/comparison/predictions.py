@@ -85,7 +85,8 @@ def judge_effect(
 
     positive, negative: *supported* or *refuted* by the sign of the mean if the two-sided test rejects 0; otherwise
     *equivalent* if a margin is given and the mean is shown to lie within it. non_inferior: *supported* if the mean is
-    shown to be above -margin (level alpha, one-sided); *refuted* if the whole interval lies below -margin. equivalent:
+    shown to be above -margin (level alpha, one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if the
+    whole interval lies below -margin. equivalent:
     *supported* if shown within the margin; *refuted* if the whole interval lies outside. Otherwise *inconclusive*.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -104,7 +105,9 @@ def judge_effect(
         assert margin is not None
         p = float((non_inferiority_p if predicted == "non_inferior" else equivalence_p)(values, margin))
         within = f"{'above -' if predicted == 'non_inferior' else 'within '}{margin:g}"
-        if p <= alpha:
+        if p <= alpha and predicted == "non_inferior" and effect < 0 and float(sign_flip_p(values)) <= alpha:
+            verdict, reason = "equivalent", f"the mean is below 0 with certainty, but shown to be {within}"
+        elif p <= alpha:
             verdict, reason = "supported", f"the mean is shown to be {within}"
         elif (high is not None and high < -margin) or (predicted == "equivalent" and low is not None and low > margin):
             verdict, reason = "refuted", "the interval lies beyond the margin"

@@ -103,6 +103,11 @@ def test_everywhere_needs_every_cell_and_one_certain_cell_refutes(config: Config
         return rule
 
     assert verdict_of(everywhere, rule_with(0.0), config).verdict == "supported"
+    opposite = verdict_of(everywhere, rule_with(-0.01), config)
+    assert opposite.verdict == "equivalent", "worse with certainty in one cell, by less than the margin"
+    assert opposite.ci_high is not None
+    assert opposite.ci_high < 0
+    assert "below 0 with certainty in 1" in opposite.reason
     refuted = verdict_of(everywhere, rule_with(-0.1), config)
     assert refuted.verdict == "refuted"
     assert "split.ratio=10 split.imbalance=5" in refuted.reason

@@ -52,6 +52,7 @@ NOISE = np.array([1.0, -1.1, 0.9, -0.8, 1.2, -1.3, 0.7, -0.6, 1.4, -1.5])
         (NOISE, "positive", 0.05, "inconclusive"),
         (NOISE / 100, "non_inferior", 0.05, "supported"),
         (UP, "non_inferior", 0.05, "supported"),
+        (-UP / 100, "non_inferior", 0.05, "equivalent"),  # within the margin, but worse with certainty
         (-UP, "non_inferior", 0.05, "refuted"),
         (NOISE, "non_inferior", 0.05, "inconclusive"),
         (NOISE / 100, "equivalent", 0.05, "supported"),
