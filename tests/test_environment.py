@@ -18,6 +18,8 @@ import pytest
 
 from src import environment
 from src.environment import REMOVED, SET, TORCHRUN, Rank, clean, rank_of_process
+from src.sweep.folder import SweepFolder
+from src.sweep.workers import local
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENTRIES = ("train", "sweep", "worker", "status", "sync", "ui", "doctor", "claims", "report", "oracles")
@@ -70,6 +72,19 @@ def test_the_variables_of_torchrun_count_only_in_processes_that_it_started(monke
     assert rank_of_process(1) == Rank(0, 0, 1), "a run on one device is its own first process"
     monkeypatch.setattr(environment.os, "environ", mine)
     assert rank_of_process(2) == Rank(0, 0, 1)
+
+
+def test_workers_start_in_a_clean_environment_wherever_their_command_or_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a cluster's job keeps the cluster's variables, by which it is requeued; it trains nothing itself."""
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(local.subprocess, "Popen", lambda _, *, env, **__: started.append(env))
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    local.LocalWorkers(SweepFolder(tmp_path, "s"), 1, "engine").keep_running(n_waiting=1, n_ended=0)
+    (variables,) = started
+    assert {name: variables[name] for name in HOSTILE if name in variables} == {"MPLBACKEND": SET["MPLBACKEND"]}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
