@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.reliability.sweeps import Sweep, same_results
 from src.config import TrackingConfig, compose
 from src.tracking.connect import keep_mlflow_quiet, tracking_uri
+from src.tracking.credentials import use_for
 from src.tracking.sync import sync
 
 
@@ -59,7 +60,9 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> l
     from mlflow import MlflowClient
     from mlflow.entities import ViewType
 
-    client = MlflowClient(tracking_uri(tracking, multirun))
+    uri = tracking_uri(tracking, multirun)
+    use_for(uri or "")
+    client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
         return ["MLflow: has no experiment"]
