@@ -264,7 +264,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
         return f"{text} No seed finished in every cell, so there is no mean over cells."
     points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
     n_averaged = sum(verdict.is_averaged for verdict in verdicts)
-    cells = "the cells" if n_averaged == len(verdicts) else f"{n_averaged} cells, those without a collapsed run"
+    cells = "the cells" if n_averaged == len(verdicts) else f"the {n_averaged} cells without collapsed or missing runs"
     text += f" Averaged over {cells}, {a} - {b} is {points}"
     if mean.p is None:
         return f"{text} ({mean.n} seeds, too few for an interval)."

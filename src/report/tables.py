@@ -68,6 +68,7 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     remarks = ["; ".join([verdict.reason] * (verdict.winner == INCONCLUSIVE) + [*verdict.notes]) for verdict in ordered]
     if any(remarks):
         rows = tuple((*row, remark) for row, remark in zip(table.rows, remarks, strict=True))
+        css[len(table.heads)] = ["remark"] * len(remarks)
         table = replace(table, heads=(*table.heads, "remarks"), rows=rows, align=f"{table.align}l")
     return page_table(table, css)
 

@@ -81,7 +81,7 @@ def test_a_cell_with_a_collapse_gives_two_tested_statements_instead_of_a_winner(
     assert "sequential collapsed (seed 0): it predicts one class for all samples" in remarks([first, second])
     assert "collapsed" not in sweep_table([second]).heads
     assert "1 inconclusive" in summary([first, second])
-    assert "Averaged over 1 cells, those without a collapsed run" in summary([first, second])
+    assert "Averaged over the 1 cells without collapsed or missing runs" in summary([first, second])
 
 
 def test_a_collapse_elsewhere_withholds_a_small_lead_and_no_large_one() -> None:
