@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -179,11 +178,19 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
-    """Remarks below the table, each once with the number of rows that it applies to."""
-    counts: Counter[str] = Counter()
+    """Remarks below the table, each once: with its row, or with the number of rows that it applies to."""
+    rows: dict[str, list[CellVerdict]] = {}
     for verdict in verdicts:
-        counts.update([*([verdict.reason] if verdict.p_holm is None else []), *verdict.notes])
-    lines = [remark if count == 1 else f"{remark} ({count} rows)" for remark, count in counts.items()]
+        for remark in ([verdict.reason] if verdict.p_holm is None else []) + list(verdict.notes):
+            rows.setdefault(remark, []).append(verdict)
+    axes, has_pairs = varying_axes(verdicts), len(by_pair(verdicts)) > 1
+    lines = []
+    for remark, (first, *others) in rows.items():
+        row = [f"{axis} {text}" for axis, text in zip(axes, level_texts(first, axes), strict=True)]
+        row += [f"{first.a} - {first.b}"] if has_pairs else []
+        lines.append(
+            f"{remark} ({len(others) + 1} rows)" if others else ": ".join(filter(None, (", ".join(row), remark)))
+        )
     if verdicts and not unit_of(metric := verdicts[0].metric).higher_is_better:
         return [f"Lower {name_of(metric)} is better: a negative difference favours the first regime.", *lines]
     return lines

@@ -78,7 +78,7 @@ def test_a_cell_with_a_collapse_gives_two_tested_statements_instead_of_a_winner(
     assert second.collapsed == (0, 0)
     table = sweep_table([first, second])
     assert [row[table.heads.index("collapsed")] for row in table.rows] == ["1 / 0", "0 / 0"]
-    assert "sequential collapsed (seed 0): it predicts one class for all samples" in remarks([first, second])
+    assert "cell c0: sequential collapsed (seed 0): it predicts one class for all samples" in remarks([first, second])
     assert "collapsed" not in sweep_table([second]).heads
     assert "1 inconclusive" in summary([first, second])
     assert "Averaged over the 1 cells without collapsed or missing runs" in summary([first, second])

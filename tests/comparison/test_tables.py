@@ -133,4 +133,4 @@ def test_csv_values_are_in_points(grid: list[CellVerdict]) -> None:
 def test_remarks_shared_by_many_rows_appear_once(grid: list[CellVerdict]) -> None:
     lines = remarks(grid)
     assert "too few seeds: 6 cannot decide 8 comparisons at once, 9 can (8 rows)" in lines
-    assert "12 of 12 stages not converged" in lines
+    assert "ratio 10, imbalance 20, epochs 20: 12 of 12 stages not converged" in lines
