@@ -7,7 +7,6 @@ from pathlib import Path
 from src.cli import command, fail, settings
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
-from src.sweep.status import status_lines
 
 USAGE = "python -m src.status [sweep=NAME] [multirun=multirun]"
 
@@ -15,6 +14,8 @@ USAGE = "python -m src.status [sweep=NAME] [multirun=multirun]"
 def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
     given = settings({"sweep": None, "multirun": "multirun"}, usage=USAGE)
+    from src.sweep.status import status_lines  # takes seconds
+
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))
     names = [str(given["sweep"])] if given["sweep"] is not None else found
