@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR
+from src.urls import without_secrets
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
@@ -160,6 +161,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, OSError) and not isinstance(error, MISTAKES):
         fix = "free disk space, make it writable, or choose another folder by multirun=FOLDER; then repeat the command"
         return f"{error.filename}: {error.strerror}; {fix}"
+    if isinstance(error, OverrideParseException) and error.override != (hidden := without_secrets(error.override)):
+        fix = "quote the value for Hydra and for the shell, \"key='value'\", and give the password in PGPASSWORD"
+        return f"{hidden}: is not an override; {fix}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not an override; {_quoted(error.override)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
@@ -169,10 +173,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     message = " ".join(str(error.__cause__ or error if not str(error) else error).split())
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        shown = without_secrets(f"{key}={value}")
         if f"'{override}'" in message and "multirun" in message:
-            return f"{key}={value}: several values need -m; or write key=[a,b] for one list"
+            return f"{shown}: several values need -m; or write key=[a,b] for one list"
         if f"'{key}'" in message:
-            return f"{key}={value}: {_unknown(key)}"
+            return f"{shown}: {_unknown(key)}"
     return message
 
 

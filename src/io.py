@@ -85,3 +85,11 @@ def read_json_or(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
         return read_json(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return otherwise
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of a folder. Raises ValueError if it lies elsewhere: a shared folder must not name other files."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} lies outside of {folder}")
+    return path

@@ -8,24 +8,33 @@ import sys
 from pathlib import Path
 
 from src.cli import command, fail, settings
+from src.config.plugins import offer_plugins
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
 from src.sweep.workers.worker import work
 
-USAGE = """python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID]
+USAGE = """python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID] [plugins=[FILE.py]]
 
 Works on all open cells of the sweep: those of its grid, then those of its searches (`search=`: only that one). Runs on any
 machine that shares the folder `multirun`, reaches the sweep's storage, and has the commit of the sweep's command.
 Without `n_workers` this process is the only worker; n_workers=auto starts as many as the devices here allow. The storage's
-password comes from PGPASSWORD or ~/.pgpass. Ctrl-C once: finishes the current runs and exits; twice: exits now.
+password comes from PGPASSWORD or ~/.pgpass. A plugin of the sweep outside this checkout runs only if `plugins` or
+SWEEP_PLUGINS names it. Ctrl-C once: finishes the current runs and exits; twice: exits now.
 """
 
 
 def main() -> None:
     """Works until nothing is left."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    known = {"sweep": None, "multirun": "multirun", "n_workers": None, "search": None, "engine": DEFAULT_ENGINE}
+    known = {
+        "sweep": None,
+        "multirun": "multirun",
+        "n_workers": None,
+        "search": None,
+        "plugins": None,
+        "engine": DEFAULT_ENGINE,
+    }
     known["parent"] = None  # set by the command that starts a worker
     given = settings(known, usage=USAGE)
     if given["sweep"] is None:
@@ -35,6 +44,8 @@ def main() -> None:
     if n_workers is not None and n_workers != "auto" and not (n_workers.isdigit() and int(n_workers) > 0):
         fail(f"n_workers={n_workers}: must be a number, or auto")
     try:
+        if given["plugins"] is not None:
+            offer_plugins([f"plugins={given['plugins']}"])
         if n_workers is None:
             n_cells = work(folder, search, engine, None if parent is None else int(parent))
             print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)

@@ -33,6 +33,7 @@ from src.sweep.workers.local import n_workers_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 from src.training.store.store import Store
+from src.urls import without_secrets
 
 SWEEP = "claims"
 OWN_KEYS = {"claim": "claim", "where": "where", "place": "where", "seeds": "seeds"}
@@ -189,7 +190,7 @@ def _report(
 
 
 def _command_line(arguments: Sequence[str]) -> str:
-    return " ".join(["python -m src.claims", *map(shlex.quote, arguments)])
+    return " ".join(["python -m src.claims", *(shlex.quote(without_secrets(argument)) for argument in arguments)])
 
 
 def _command(task: Task, arguments: Sequence[str]) -> str:

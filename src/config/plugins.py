@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import SOURCES
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from src.models.architecture import Architecture
 from src.models.catalog import ARCHITECTURES
 from src.optimizers import OPTIMIZERS, OptimizerConfig
@@ -36,6 +38,8 @@ KINDS: Mapping[str, tuple[str, Catalog, type]] = {
 }
 """Config group -> the name of a plugin's dictionary, the catalog of src, and what a variant is or derives from."""
 BUILT_IN = {group: catalog for group, (_, catalog, _) in KINDS.items()}
+TRUSTED = "SWEEP_PLUGINS"
+"""Environment variable: paths of plugins that may run though only a file of a shared folder names them."""
 GIVEN = {
     "root": "${oc.env:DATA_ROOT,data}",
     "lr": 0.1,
@@ -143,6 +147,21 @@ def _problem_of_class(variant: Any, base: type) -> str | None:
     return f"needs a default for {', '.join(missing)}" if missing else None
 
 
+def require_trusted(given: object, multirun: Path) -> None:
+    """Raises ConfigError if a file of `multirun`, which others may write, names a plugin that the user has not named.
+
+    Plugins are trusted that this command or the one that started it names, that `TRUSTED` lists, or that lie in this
+    checkout outside of `multirun`.
+    """
+    trusted = os.environ.get(TRUSTED, "").split(os.pathsep)
+    for plugin in given if isinstance(given, (list, tuple)) else ():
+        path = Path(split(str(plugin))[0]).resolve()
+        in_checkout = path.is_relative_to(CONF_DIR.parent) and not path.is_relative_to(multirun.resolve())
+        if not in_checkout and str(path) not in trusted:
+            problem = f"a file of {multirun} names it, and it would run here; if you trust it, add plugins=[{path}]"
+            raise ConfigError("plugins", str(path), f"{problem} to this command, or set {TRUSTED}={path}")
+
+
 def offer_plugins(overrides: Sequence[str]) -> None:
     """Make the variants of ``plugins=[...]`` among `overrides` choices of Hydra's groups, before it composes."""
     texts = [text for text in overrides if text.lstrip("+").startswith("plugins=")]
@@ -152,6 +171,9 @@ def offer_plugins(overrides: Sequence[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     plugins = pin_plugins(OverridesParser.create().parse_override(texts[-1]).value())
+    named = [str(Path(split(plugin)[0]).resolve()) for plugin in plugins]
+    known = os.environ.get(TRUSTED, "").split(os.pathsep)
+    os.environ[TRUSTED] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *named])))  # workers inherit it
     for group, catalog in catalogs(plugins).items():
         for name in catalog.keys() - BUILT_IN[group].keys():
             node = {"name": name, **_defaults_of(catalog[name])}

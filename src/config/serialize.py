@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from src.config.parse import parse
+from src.config.plugins import require_trusted
 from src.config.schema import Config
 from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
@@ -44,7 +45,7 @@ def _shared_text(config: Config) -> str:
 def read_config(path: Path, multirun: Path) -> Config:
     """Reads a cell's YAML. `multirun`: where that folder is now, which may have moved since.
 
-    Raises ConfigError that names the file if it is damaged.
+    Raises ConfigError that names the file if it is damaged, or if it names a plugin that is not trusted.
     """
     fix = "delete it, and repeat the sweep's command"
     try:
@@ -53,6 +54,7 @@ def read_config(path: Path, multirun: Path) -> Config:
             raise ValueError("it holds no settings")
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError("cell", path.parent.name, f"{path} is damaged ({error}); {fix}") from error
+    require_trusted(content.get("plugins"), multirun)
     try:
         return parse({**content, "multirun": str(multirun)})
     except ConfigError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import sys
 from collections import defaultdict
@@ -25,8 +26,8 @@ from src.config.command import command, flat, text_of
 from src.io import read_json_or, write_atomically
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
-from src.tracking.record import mask
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
+from src.urls import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +99,7 @@ class Session:
 
     def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
         """Writes the `report`, with this process's command line."""
-        report(self._sweep_dir, cells, mask(shlex.join(["python", "-m", "src.sweep", *sys.argv[1:]])))
+        report(self._sweep_dir, cells, shlex.join(["python", "-m", "src.sweep", *map(without_secrets, sys.argv[1:])]))
 
 
 def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
@@ -139,7 +140,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
 def attached(sweep_dir: Path) -> list[str]:
     """Files that `make report` attached to the sweep earlier; they stay attached."""
     before = read_json_or(sweep_dir / "summary.json", {}).get("artifacts", [])
-    return [name for name in before if name.startswith("report/") and (sweep_dir / name).exists()]
+    return [name for name in before if re.fullmatch(r"report/[\w.-]+", name) and (sweep_dir / name).exists()]
 
 
 def _write(

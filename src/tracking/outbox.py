@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
-from src.io import read_json, write_atomically
+from src.io import inside, read_json, write_atomically
 from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
 from src.tracking.runs import DAMAGED, has_record, record_of
@@ -161,7 +161,7 @@ class Outbox:
         return json.dumps({"schema": 1, "folder": relative})
 
     def _folder_of(self, entry: Path) -> Path:
-        return self.sweep_dir / str(read_json(entry)["folder"])
+        return inside(self.sweep_dir, str(read_json(entry)["folder"]))
 
     def _next_name(self) -> str:
         """A file name that sorts after every earlier one of this process."""

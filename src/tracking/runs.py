@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.axes import NUMERIC_AXES
-from src.io import read_json
+from src.io import inside, read_json
 from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
 
 AXES_KEYS = ("regimes", "regime", "seeds", "seed", "study")
@@ -121,7 +121,7 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
     common |= {f"version.{name}": str(version) for name, version in (provenance.get("versions") or {}).items()}
     axes = _axis_params(body["axes"]) | {"seed": str(body["seed"]), "regime": str(body["regime"])}
     axes |= flatten({"knob": body["knobs"]}) if body.get("knobs") else {}
-    config_file = folder / "config.yaml"
+    config_file = inside(folder, "config.yaml")
     text = config_file.read_text() if config_file.exists() else ""
     config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     return Record(
@@ -210,7 +210,7 @@ def _cell(_: Path, body: Body) -> Record:
 
 def _sweep(folder: Path, body: Body) -> Record:
     record = _with_report(_pending_sweep(body["sweep"], _milliseconds(body["started_at"])), body)
-    return replace(record, artifacts={Path(name).name: (folder / name).read_bytes() for name in body["artifacts"]})
+    return replace(record, artifacts={Path(name).name: inside(folder, name).read_bytes() for name in body["artifacts"]})
 
 
 def _with_report(record: Record, body: Body) -> Record:

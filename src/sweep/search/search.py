@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial
 
 from src.cells.resolve import ResolvedCell
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
+from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
@@ -89,6 +90,8 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
         raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(searches_of(folder))}")
     try:
         content = read_json(path)
+        for _, mapping in content["bases"]:
+            require_trusted(mapping.get("plugins"), folder.multirun)
         objective = {**content["objective"], "of": tuple(content["objective"]["of"])}
         return Search(
             id=content["id"],
@@ -99,6 +102,8 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
                 tuple(choices): {**mapping, "multirun": str(folder.multirun)} for choices, mapping in content["bases"]
             },
         )
+    except ConfigError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         fix = "repeat the search's command, which writes it again"
         raise ConfigError("search", search_id, f"{path} is damaged ({error}); {fix}") from error

@@ -77,6 +77,7 @@ class SlurmWorkers(Workers):
         self._launcher = launcher
         self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
         self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search, engine)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a job runs the pickles there
         self._executor = _executor(self._folder, folder.sweep, launcher)
         self._submitted = self._earlier_jobs()
         self._jobs: list[Any] = [job for job in self._submitted if not job.done()]
