@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +20,79 @@ MAX_NAME = 255
 MAX_OWN_NAME = 200
 """Bytes in a name that is chosen here: further names are made of it."""
 
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
+"""What fsync answers on file systems that cannot sync a folder."""
 
-def write_atomically(path: Path, content: bytes | str, *, durable: bool = True, mode: int | None = None) -> None:
-    """Write a temporary file and rename it, so that readers never see a partial file, even after a crash.
 
-    Creates the folder.
+def write_atomically(
+    path: Path, content: bytes | str, *, durable: bool = True, named: bool = True, mode: int | None = None
+) -> None:
+    """Write one file; see `write_files`."""
+    write_files(path.parent, {path.name: content}, durable=durable, named=named, mode=mode)
+
+
+def write_files(
+    folder: Path,
+    files: Mapping[str, bytes | str],
+    *,
+    durable: bool = True,
+    named: bool = True,
+    mode: int | None = None,
+) -> None:
+    """Write temporary files and rename them in order, so that readers never see a partial file, even after a crash.
+
+    The presence of the last file implies that of the others. Creates the folder.
 
     Args:
-        durable: Sync to disk before returning; otherwise a power failure, but no kill, can lose the file.
-        mode: Who may read and write the file, from its first byte on; by default the user's umask decides.
+        durable: Sync the files to disk before they are renamed; otherwise a power cut, but no kill, can damage them.
+        named: Then sync their folder too, and the folders above it that are new; otherwise a power cut can undo the
+            renames, which costs nothing where the same command writes the files again.
+        mode: Who may read and write the files, from their first byte on; by default the user's umask decides.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = f"{os.getpid()}.{secrets.token_hex(3)}.tmp"
+    scratch = {name: folder / f".{name}.{suffix}" for name in files}
     try:
-        with scratch.open("wb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(content.encode() if isinstance(content, str) else content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(scratch, path)
+        for name, content in files.items():
+            with scratch[name].open("wb") as file:
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
+                file.write(content.encode() if isinstance(content, str) else content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        for name, path in scratch.items():
+            os.replace(path, folder / name)
     except BaseException:
-        scratch.unlink(missing_ok=True)
+        for path in scratch.values():
+            path.unlink(missing_ok=True)
         raise
+    if durable and named:
+        _sync_folder(folder.absolute())
+
+
+_known_on_disk: set[tuple[int, int]] = set()
+"""Device and inode of the folders whose names in the folders above them this process has synced."""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the names in a folder and, once in each process, its own name and those of the folders above it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in NO_SYNC:
+                raise
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    inode = (status.st_dev, status.st_ino)
+    if inode not in _known_on_disk:
+        with suppress(PermissionError):  # a folder above that cannot be listed existed before
+            if folder != folder.parent:
+                _sync_folder(folder.parent)
+        _known_on_disk.add(inode)
 
 
 def file_name(text: str, limit: int = MAX_NAME) -> str:

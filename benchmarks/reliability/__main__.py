@@ -1,6 +1,7 @@
 """Fault-injection campaigns for the sweep engine.   python -m benchmarks.reliability CAMPAIGN [options] [key=value ...]
 
     kills       kill -9 at random moments, then the same command until the sweep is finished
+    powercut    the file system loses what is not synced, at random moments; then the same command (needs root)
     claims      a queue of near-empty cells with four workers
     tracker     the MLflow server is unavailable during the sweep, or never starts
     failures    cells that raise, diverge, run out of memory, cannot write
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.reliability import claims, failures, kills, together, tracker
+from benchmarks.reliability import claims, failures, kills, powercut, together, tracker
 from src.training.records import git_commit
 
 GRID = [
@@ -34,6 +35,9 @@ def main() -> int:
     one = commands.add_parser("kills")
     one.add_argument("-n", type=int, default=30, help="number of kills")
     one.add_argument("--seed", type=int, default=0, help="seed of the targets and times of the kills")
+    one = commands.add_parser("powercut")
+    one.add_argument("-n", type=int, default=20, help="number of power cuts")
+    one.add_argument("--seed", type=int, default=0, help="seed of the times of the cuts")
     one = commands.add_parser("claims")
     one.add_argument("-n", type=int, default=1000, help="number of cells")
     one.add_argument("--workers", type=int, default=4)
@@ -45,7 +49,7 @@ def main() -> int:
     one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
     one = commands.add_parser("together")
     one.add_argument("-n", type=int, default=1, help="number of repetitions")
-    for name in ("kills", "tracker", "together"):
+    for name in ("kills", "powercut", "tracker", "together"):
         commands.choices[name].add_argument("overrides", nargs="*", help="overrides of the sweep")
     given = parser.parse_args()
 
@@ -56,6 +60,8 @@ def main() -> int:
             campaign = kills.Campaign(root, [*GRID, *given.overrides], given.n, given.seed)
             campaign.run()
             lines, problems = campaign.report(), campaign.problems
+        case "powercut":
+            lines, problems = powercut.campaign(root, [*GRID, *given.overrides], given.n, given.seed)
         case "claims":
             lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
         case "tracker":

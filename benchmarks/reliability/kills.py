@@ -62,12 +62,16 @@ class Campaign:
         print(f"a sweep without kills: {self.duration:.0f} s, {len(self.problems)} problems", flush=True)
         waiting = self._next()
         while waiting is not None:
-            sweep = Sweep(self.root / f"sweep{self.n_sweeps}", self.words)
+            sweep = Sweep(self._folder(self.n_sweeps), self.words)
             waiting = self._kill_until_done(sweep, waiting)
             self.n_sweeps += 1
             self.problems += [f"{sweep.multirun.name}: {problem}" for problem in audit(sweep, reference)]
             print(f"{sweep.multirun.name}: done and audited, {len(self.problems)} problems so far", flush=True)
         self.seconds = time.monotonic() - began
+
+    def _folder(self, number: int) -> Path:
+        """The folder ``multirun`` of a sweep."""
+        return self.root / f"sweep{number}"
 
     def _next(self) -> Kill | None:
         """Draw the next kill; None after the last."""
@@ -123,7 +127,7 @@ class Campaign:
         """The measurements, one per line."""
         kinds = Counter(one.kind for one in self.kills)
         amid = Counter(one.amid for one in self.kills)
-        runs = sum(len(Sweep(self.root / f"sweep{k}", self.words).results()) for k in range(self.n_sweeps))
+        runs = sum(len(Sweep(self._folder(k), self.words).results()) for k in range(self.n_sweeps))
         return [
             f"{len(self.kills)} kills of {self.n_sweeps} sweeps in {self.n_commands} commands, {runs} runs audited, "
             f"{self.seconds:.0f} s; an uninterrupted sweep takes {self.duration:.0f} s",

@@ -66,15 +66,16 @@ class Outbox:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def transaction(self, folder: Path) -> Iterator[None]:
+    def transaction(self, folder: Path, *, named: bool = True) -> Iterator[None]:
         """Enqueues `folder` (of a run, a cell, or the sweep) around the writing of its files.
 
-        If the process dies inside or right after the block, the next delivery enqueues what was written.
+        If the process dies inside or right after the block, the next delivery enqueues what was written. `named`: see
+        `write_files`; the same as for the files.
         """
         entry = self._pending / self._next_name()
         self._pending.mkdir(parents=True, exist_ok=True)
         with _lock_of(entry):
-            write_atomically(entry, self._body(folder))
+            write_atomically(entry, self._body(folder), named=named)
             yield  # an error leaves the entry pending, so that files that were written are delivered
             os.replace(entry, self.folder / entry.name)
         _lock_path(entry).unlink(missing_ok=True)

@@ -61,8 +61,8 @@ def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbo
     now = datetime.now(UTC)
     started = min([now, *(_started(content) for part in parts if (content := read_json_or(part, {})))])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
-    with outbox.transaction(path.parent) if outbox is not None else nullcontext():
-        write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1))
+    with outbox.transaction(path.parent, named=False) if outbox is not None else nullcontext():
+        write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1), named=False)
     return path
 
 

@@ -19,7 +19,7 @@ from src.config import SCHEMA_VERSION, Config
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
 from src.evaluation.metrics import METRICS
-from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically
+from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically, write_files
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
 from src.training.devices import Device
@@ -239,14 +239,12 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.yaml", config_yaml.encode())
     types = {"step": pa.int64(), "stage": pa.int32(), "name": pa.string(), "value": pa.float64()}
     table = pa.table({name: pa.array(history[name], type=kind) for name, kind in types.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_atomically(folder / "history.parquet", sink.getvalue().to_pybytes())
-    write_atomically(folder / "result.json", to_json(with_checksum(to_json(body))))
+    files = {"config.yaml": config_yaml.encode(), "history.parquet": sink.getvalue().to_pybytes()}
+    write_files(folder, {**files, "result.json": to_json(with_checksum(to_json(body)))})
     (folder / "failed.json").unlink(missing_ok=True)
 
 

@@ -222,7 +222,7 @@ class WorkerControl(RunControl):
         self.wants_progress = report is not None
 
     def on_run(self, folder: Path) -> None:
-        log.info("finished %s", folder.name)
+        log.info("finished %s/%s", folder.parent.name, folder.name)
         self.on_stage()
 
     def on_stage(self) -> None:

@@ -26,6 +26,9 @@ from src.stopping.rule import Best
 from src.training.result import Curves, Ledger, ResumePoint, StageResult
 from src.training.store.locks import Eviction, StageLocks
 
+SYNC_SECONDS = 1.0
+"""Training that is worth the sync of a file, which takes some 10 ms."""
+
 T = TypeVar("T")
 TensorsOf = Callable[[str], dict[str, Tensor]]
 """Maps the name of a group of tensors to its tensors by name."""
@@ -66,7 +69,7 @@ class Store:
         """Stores a result and deletes the stage's resume point."""
         header = {"ledger": dataclasses.asdict(result.ledger), "optimizer": result.optimizer is not None}
         content = _pack(header, result.curves, weights=result.weights, optimizer=result.optimizer)
-        self._write(self.path(key), content)
+        self._write(self.path(key), content, result.ledger.seconds)
         self.resume_path(key).unlink(missing_ok=True)
 
     def resume_point(self, key: str) -> ResumePoint | None:
@@ -75,7 +78,7 @@ class Store:
 
     def put_resume_point(self, key: str, point: ResumePoint) -> None:
         """Stores the resume point of an unfinished stage in place of the earlier one."""
-        self._write(self.resume_path(key), _pack_resume_point(point))
+        self._write(self.resume_path(key), _pack_resume_point(point), point.seconds)
 
     def prefix_lengths(self, prefix_key: str) -> list[int]:
         """The numbers of updates of the stored prefixes, in descending order."""
@@ -98,7 +101,7 @@ class Store:
         """Stores the resume point for longer stages; the result of the stage `key` holds its weights."""
         bare = dataclasses.replace(point, weights={})
         content = _pack_resume_point(bare, key=key, weights=weights_digest(point.weights))
-        self._write(self.prefix_path(prefix_key, point.updates), content)
+        self._write(self.prefix_path(prefix_key, point.updates), content, point.seconds)
 
     def _read(self, path: Path, unpack: Callable[[bytes], T]) -> T | None:
         try:
@@ -116,10 +119,11 @@ class Store:
             warnings.warn(f"{path} is damaged ({error}); the stage is trained again", stacklevel=3)
         return None
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes, seconds: float) -> None:
+        """Writes a file that took `seconds` of training; what a power cut damages is found and trained again."""
         if self._eviction is not None:
             self._eviction.before_write(len(content))
-        write_atomically(path, content, durable=False)  # what a power cut damages is found and trained again
+        write_atomically(path, content, durable=seconds > SYNC_SECONDS)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
