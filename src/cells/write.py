@@ -17,7 +17,16 @@ from src.tracking.outbox import Outbox
 from src.training.control import RunControl
 from src.training.devices import Device, fingerprint
 from src.training.plan import Run, StagePlan
-from src.training.records import head, history_of, provenance_of, result_of, score_all, write_failure, write_run
+from src.training.records import (
+    constant_losses,
+    head,
+    history_of,
+    provenance_of,
+    result_of,
+    score_all,
+    write_failure,
+    write_run,
+)
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
@@ -79,7 +88,10 @@ def write_runs(
                 **_head(cell, run.regime, run.seed),
                 "status": "diverged" if diverged else "finished",
                 "result": result_of(cell.config, plan, run, execution, book),
-                "provenance": provenance_of(run, execution, own, fingerprint(device)),
+                "provenance": {
+                    **provenance_of(run, execution, own, fingerprint(device)),
+                    "constant_loss": constant_losses(cell.config, plan.nodes[run.stages[0]].stream),
+                },
             }
             history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
             text = run_text(cell.config, run.regime, run.seed)

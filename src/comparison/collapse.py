@@ -1,45 +1,63 @@
 """Collapsed runs: their training failed, so the mean of their regime says little about the runs that trained.
 
-A run is collapsed if its loss diverged, if it predicts one class for every test sample, or if it learned none of its data
-sets: the training loss on each is not below that of predicting the data set's class shares. All of it is in result.json.
+A run is collapsed if its loss diverged, if it predicts one class for every test sample, if it learned none of its data sets
+(the training loss on each is not below that of the best constant prediction), or if it is a low outlier of its regime: more
+than `OUTLIER_SPREADS` robust standard deviations and `OUTLIER_SHARE` of the median below the median of its cell's runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from src.comparison.statistics import seeds_needed, sign_flip_p
 from src.comparison.units import p_equals, unit_of
 
 CONFIDENCE = 0.95
 """Of the upper bound on the share of runs that collapse."""
+OUTLIER_SPREADS, OUTLIER_SHARE, FEWEST_RUNS = 6.0, 0.25, 6
+"""Low outliers: at most 1 % of cells of 12 runs have one by chance, unless their values have heavy tails
+(`benchmarks.collapse`). Fewer runs have no reliable spread."""
+OUTLIER = "it is far below the other runs of its regime"
 
 
-def collapse_of(result: Mapping[str, Any], diverged: bool) -> str:
-    """How a run collapsed, or "". A regression can only diverge, and with loss=mse the class shares are no reference.
+def low_outliers(values: ArrayLike) -> NDArray[np.bool_]:
+    """Which of the values [n] of one regime in one cell, of a metric whose larger values are better, are low outliers."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < FEWEST_RUNS:
+        return np.zeros(len(values), bool)
+    median = np.median(values)
+    spread = 1.4826 * np.median(np.abs(values - median))  # of normal values: their standard deviation
+    return np.asarray(median - values > max(OUTLIER_SPREADS * spread, OUTLIER_SHARE * abs(median)))
+
+
+def collapse_of(result: Mapping[str, Any], diverged: bool, constant: Mapping[str, float] | None = None) -> str:
+    """How a run collapsed, judged by itself, or "".
 
     A network whose last stage had samples of one class only may rightly predict that class alone, and no loss is below that
-    of the shares of a single class.
+    of the shares of a single class. `constant`: the loss of the best constant prediction for each data set, ``d1``; without
+    it, as in older records, the cross-entropy of the class shares.
     """
     if diverged:
         return "its loss is not finite"
     metrics, counts = result["metrics"], result.get("class_counts") or []
-    parts = [[part for part in stage.get("parts", ()) if part < len(counts)] for stage in result["stages"]]
+    parts = [stage.get("parts", ()) for stage in result["stages"]]
     if not any(parts):
         return ""
-    last = [any(counts[part][k] for part in parts[-1]) for k in range(len(counts[0]))]
+    last = [any(counts[part][k] for part in parts[-1]) for k in range(len(counts[0]))] if counts else []
     recalls = [value for k in range(len(last)) if (value := metrics.get(f"test/union/recall/{k}")) is not None]
     if len(recalls) > 1 and sum(last) > 1 and sum(value > 0 for value in recalls) == 1:
         return "it predicts one class for all samples"
-    trained = sorted({part for stage in parts for part in stage})
-    losses = [(metrics.get(f"train/d{part + 1}/loss"), _entropy(counts[part])) for part in trained]
-    known = [(loss, prior) for loss, prior in losses if loss is not None]
-    if known and all(loss >= prior * (1 - 1e-9) > 0 for loss, prior in known):
-        return "its training loss is not below that of the class shares"
+    references = constant or {f"d{part + 1}": _entropy(own) for part, own in enumerate(counts)}
+    names = sorted({f"d{part + 1}" for stage in parts for part in stage} & references.keys())
+    known = [(loss, references[name]) for name in names if (loss := metrics.get(f"train/{name}/loss")) is not None]
+    if known and all(loss >= reference * (1 - 1e-9) > 0 for loss, reference in known):
+        return "its training loss is not below that of a constant prediction"
     return ""
 
 
@@ -79,16 +97,34 @@ def _tested(signs: Any) -> str:
     )
 
 
-def unseen_cost(trained: Sequence[float], collapsed: Sequence[float], n_collapsed: int) -> tuple[float, float]:
-    """(share, cost): the share of a regime's runs that may collapse, at 95 %, and what this may cost its mean.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnseenCollapses:
+    """How many runs of a regime may collapse, though a cell shows none.
 
-    `trained`, `collapsed`: the metric of its runs over all cells; a collapsed run without a value counts as 0. A cell of 12
-    seeds shows none of its collapses in 28 % of cases if one run in ten collapses, so the other cells must tell.
+    A cell of 12 seeds shows none of its collapses in 28 % of cases if one run in ten collapses, and nothing in its values
+    tells the lead of the others from a real one. The other cells may.
     """
-    if not n_collapsed or not trained:
-        return 0.0, 0.0
-    from scipy.stats import beta
 
-    share = float(beta.ppf(CONFIDENCE, n_collapsed + 1, len(trained)))
-    low = sum(collapsed) / n_collapsed
-    return share, share * abs(float(np.mean(trained)) - low)
+    n_runs: int
+    n_collapsed: int
+    share: float
+    """The share that may collapse, at 95 % (Clopper and Pearson 1934)."""
+    cost: float
+    """What this may cost the regime's mean."""
+
+
+def unseen_collapses(trained: Sequence[float], collapsed: Sequence[float], n_collapsed: int) -> UnseenCollapses:
+    """The collapses to expect of a regime, from the metric of its runs over all cells.
+
+    A collapsed run without a value counts as 0, and so do those to expect if none is known.
+    """
+    share = cost = 0.0
+    if trained and n_collapsed:
+        from scipy.stats import beta
+
+        share = float(beta.ppf(CONFIDENCE, n_collapsed + 1, len(trained)))
+    elif trained:
+        share = 1 - (1 - CONFIDENCE) ** (1 / len(trained))
+    if trained:
+        cost = share * abs(float(np.mean(trained)) - sum(collapsed) / max(1, n_collapsed))
+    return UnseenCollapses(n_runs=len(trained) + n_collapsed, n_collapsed=n_collapsed, share=share, cost=cost)

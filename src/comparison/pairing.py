@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from src.axes import AxisValue
-from src.comparison.collapse import collapse_of, two_statements
+from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, two_statements
+from src.comparison.units import unit_of
 from src.config.identity import SCHEMA_VERSION
 from src.io import read_json
 
@@ -47,8 +48,8 @@ class RunRecord:
 
     @functools.cached_property
     def collapsed(self) -> str:
-        """How the run collapsed, or ""; see `collapse_of`."""
-        return collapse_of(self.result, self.diverged)
+        """How the run collapsed, judged by itself, or ""; see `collapse_of`."""
+        return collapse_of(self.result, self.diverged, self.provenance.get("constant_loss"))
 
     @property
     def device(self) -> str:
@@ -177,6 +178,35 @@ def by_cell(runs: Iterable[AnyRun]) -> dict[str, list[AnyRun]]:
     return grouped(runs, lambda run: run.cell)
 
 
+def collapses(runs: Iterable[RunRecord], metric: str) -> dict[str, dict[int, str]]:
+    """How runs of one cell collapsed, by regime and seed: judged by themselves or, as outliers, by the regime's others."""
+    found: dict[str, dict[int, str]] = {}
+    for regime, own in grouped(runs, lambda run: run.regime).items():
+        found[regime] = {run.seed: run.collapsed for run in own if run.collapsed}
+        values = {run.seed: value for run in own if not run.collapsed and (value := run.metric(metric)) is not None}
+        if values and unit_of(metric).higher_is_better:
+            outliers = zip(values, low_outliers(list(values.values())), strict=True)
+            found[regime] |= {seed: OUTLIER for seed, is_outlier in outliers if is_outlier}
+    return found
+
+
+def _that_matter(
+    how: Mapping[str, Mapping[int, str]], sides: Mapping[str, Mapping[int, RunRecord]], metric: str
+) -> dict[str, dict[int, str]]:
+    """The collapses of two regimes without the outliers of one whose other runs do not lead: its mean is lower with them, too."""
+    found = {name: dict(how.get(name, {})) for name in sides}
+    typical = {}
+    for name, side in sides.items():
+        values = [
+            value for seed, run in side.items() if seed not in found[name] and (value := run.metric(metric)) is not None
+        ]
+        typical[name] = float(np.mean(values)) if values else -math.inf
+    for name in sides:
+        if typical[name] < max(typical.values()):
+            found[name] = {seed: reason for seed, reason in found[name].items() if reason != OUTLIER}
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairs:
     """Two regimes of a cell, paired by seed: `differences[i]` belongs to `seeds[i]`."""
@@ -215,12 +245,13 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     what is known of both regimes.
     """
     sides: dict[str, dict[int, RunRecord]] = {a: {}, b: {}}
+    runs = [run for run in runs if run.regime in sides]
     for run in runs:
-        if run.regime in sides:
-            assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
-            sides[run.regime][run.seed] = run
+        assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
+        sides[run.regime][run.seed] = run
     shared = sorted(sides[a].keys() & sides[b].keys())
-    collapsed = {name: [seed for seed, run in sorted(side.items()) if run.collapsed] for name, side in sides.items()}
+    how = _that_matter(collapses(runs, metric), sides, metric)
+    collapsed = {name: sorted(how[name]) for name in sides}
     used: dict[int, tuple[float, float]] = {}
     undefined, mixed = [], []
     for seed in shared:
@@ -239,9 +270,8 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
 
     notes = []
     for name, seeds in collapsed.items():
-        for how in dict.fromkeys(sides[name][seed].collapsed for seed in seeds):
-            own = [seed for seed in seeds if sides[name][seed].collapsed == how]
-            notes.append(f"{name} collapsed ({seed_list(own)}): {how}")
+        for reason, own in grouped(seeds, how[name].__getitem__).items():
+            notes.append(f"{name} collapsed ({seed_list(own)}): {reason}")
     if unpaired := sorted(sides[a].keys() ^ sides[b].keys()):
         notes.append(f"{seed_list(unpaired)} finished in one regime only")
     if mixed:

@@ -90,6 +90,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
+        winner += " (if trained)" if verdict.caveat else ""
         tail = [*difference, format_p(verdict.p_holm), str(verdict.n), winner]
         rows.append((*level_texts(verdict, axes), *sides, *tail))
     heads, align = zip(*columns, strict=True)
@@ -181,7 +182,8 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Remarks below the table, each once: with its row, or with the number of rows that it applies to."""
     rows: dict[str, list[CellVerdict]] = {}
     for verdict in verdicts:
-        for remark in ([verdict.reason] if verdict.p_holm is None else []) + list(verdict.notes):
+        own = verdict.reason if verdict.p_holm is None else verdict.caveat
+        for remark in filter(None, (own, *verdict.notes)):
             rows.setdefault(remark, []).append(verdict)
     axes, has_pairs = varying_axes(verdicts), len(by_pair(verdicts)) > 1
     lines = []

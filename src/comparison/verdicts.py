@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from src.axes import AxisValue
-from src.comparison.collapse import unseen_cost
-from src.comparison.pairing import Pairs, Records, RunRecord, by_cell, grouped, pair
+from src.comparison.collapse import UnseenCollapses, unseen_collapses
+from src.comparison.pairing import Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
 from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import name_of, p_equals, unit_of
@@ -49,6 +49,8 @@ class CellVerdict(Pairs):
     """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was tested;
     "inconclusive", see `reason`."""
     reason: str
+    caveat: str = ""
+    """Of a winner: what its verdict is about if collapses that no run shows might outweigh the lead."""
 
     @property
     def is_averaged(self) -> bool:
@@ -96,24 +98,39 @@ def judge(
             pairs = replace(pairs, notes=(*pairs.notes, note))
         compared.append((cell, axes[cell], pairs))
     verdicts = judge_pairs(compared, alpha, n_tests=n_tests)
-    costs = {regime: _unseen_cost(records.runs, regime, metric) for regime in regimes}
-    return [_withheld(verdict, *costs[verdict.winner]) if verdict.certain else verdict for verdict in verdicts]
+    unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
+    return [_scoped(verdict, unseen[verdict.winner]) if verdict.certain else verdict for verdict in verdicts]
 
 
-def _unseen_cost(runs: Iterable[RunRecord], regime: str, metric: str) -> tuple[float, float]:
-    """(share, cost) of `unseen_cost` for one regime."""
-    groups = grouped((run for run in runs if run.regime == regime), lambda run: bool(run.collapsed))
-    values = {key: [v for run in group if (v := run.metric(metric)) is not None] for key, group in groups.items()}
-    return unseen_cost(values.get(False, []), values.get(True, []), len(groups.get(True, [])))
+def _unseen(cells: Iterable[Sequence[RunRecord]], regime: str, metric: str) -> UnseenCollapses:
+    """The collapses to expect of a regime, from its runs in all cells."""
+    trained: list[float] = []
+    collapsed: list[float] = []
+    n_collapsed = 0
+    for runs in cells:
+        own = [run for run in runs if run.regime == regime]
+        failed = collapses(own, metric).get(regime, {})
+        n_collapsed += len(failed)
+        for run in own:
+            if (value := run.metric(metric)) is not None:
+                (collapsed if run.seed in failed else trained).append(value)
+    return unseen_collapses(trained, collapsed, n_collapsed)
 
 
-def _withheld(verdict: CellVerdict, share: float, cost: float) -> CellVerdict:
-    """A winner's verdict, withheld where collapses that its cell does not show may outweigh its lead."""
+def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
+    """A winner's verdict where collapses that its cell does not show may outweigh its lead.
+
+    Withheld if runs of it collapse in other cells; if none does anywhere, the verdict is about the runs that train.
+    """
     unit, lead = unit_of(verdict.metric), abs(verdict.difference or 0.0)
-    if lead > cost:
+    if lead > unseen.cost or not (unseen.n_collapsed or unit.higher_is_better):
         return verdict
+    up_to = f"up to {100 * unseen.share:.0f} % may"
+    if not unseen.n_collapsed:
+        caveat = f"about runs that train: none of {unseen.n_runs} runs of {verdict.winner} collapsed, so {up_to}"
+        return replace(verdict, caveat=caveat)
     reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it collapse "
-    reason += f"in other cells: up to {100 * share:.0f} % may, which would lower its mean by {unit.value(cost)}"
+    reason += f"in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"
     return replace(verdict, winner=INCONCLUSIVE, reason=reason, p_holm=None)
 
 
@@ -207,6 +224,7 @@ def sentence(verdict: CellVerdict) -> str:
         assert verdict.ci_high is not None
         ends = (verdict.ci_low, verdict.ci_high) if verdict.difference > 0 else (-verdict.ci_high, -verdict.ci_low)
         low, high = map(unit.value, ends)
+        tail += f" ({verdict.caveat})" if verdict.caveat else ""
         return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{points} [{low}, {high}]{tail}"
     interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
     difference = f"{verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{points}{interval}"
@@ -257,6 +275,8 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
         counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
     if INCONCLUSIVE in winners:
         counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
+    if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
+        counts += f"; {n_scoped} of the winners lead in runs that train, where unseen collapses may outweigh the lead"
     lower = "" if unit.higher_is_better else " (lower is better)"
     text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {first.family}: {counts}."
     mean = overall(verdicts, alpha)

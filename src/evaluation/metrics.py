@@ -83,6 +83,17 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return (outputs - y).square().mean(dim=-1)
 
 
+def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:
+    """The lowest mean loss that one prediction for all samples reaches: `y`, classes [n] or targets [n, K].
+
+    The cross-entropy of the class shares in nats, or the variance of the targets.
+    """
+    if y.is_floating_point():
+        return float(y.double().var(dim=0, correction=0).mean())
+    shares = torch.bincount(y, minlength=n_outputs).double() / len(y)
+    return float(-torch.xlogy(shares, shares).sum() if loss == "cross_entropy" else (shares * (1 - shares)).mean())
+
+
 def score(
     evaluations: Sequence[Evaluations], outputs: Sequence[Tensor], loss: Loss, sets: Sequence[str]
 ) -> list[dict[str, float | None]]:

@@ -65,7 +65,8 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
     """`sweep_table` with remarks; `too_few_seeds` explains missing p-values once for all rows."""
     table, ordered = sweep_table(verdicts), in_order(verdicts)
     css = {len(table.heads) - 1: [winner_class(verdict) for verdict in ordered]}
-    remarks = ["; ".join([verdict.reason] * (verdict.winner == INCONCLUSIVE) + [*verdict.notes]) for verdict in ordered]
+    whys = [verdict.reason if verdict.winner == INCONCLUSIVE else verdict.caveat for verdict in ordered]
+    remarks = ["; ".join(filter(None, (why, *own.notes))) for why, own in zip(whys, ordered, strict=True)]
     if any(remarks):
         rows = tuple((*row, remark) for row, remark in zip(table.rows, remarks, strict=True))
         css[len(table.heads)] = ["remark"] * len(remarks)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from src.config import SCHEMA_VERSION, Config
+from src.data.stream import Stream
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
-from src.evaluation.metrics import METRICS
+from src.evaluation.metrics import METRICS, constant_loss
 from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically, write_files
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
@@ -158,6 +159,12 @@ def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, An
     names = ("updates", "samples", "epochs", "stopped_by", "converged", "best_epoch")
     entry = {"parts": _learned(node), **{name: getattr(ledger, name) for name in names}}
     return entry | ({"stopped_by": config.stopping.name} if by_length else {})
+
+
+def constant_losses(config: Config, stream: Stream) -> dict[str, float]:
+    """The lowest training loss of a constant prediction on each data set, ``d1``: what a run must beat to have learned."""
+    parts = [(f"d{number}", samples.y) for number, samples in enumerate(stream.train, start=1) if len(samples)]
+    return {name: constant_loss(y, stream.n_outputs, config.loss) for name, y in parts}
 
 
 def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:

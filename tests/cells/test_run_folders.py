@@ -11,6 +11,7 @@ import torch
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
+from src.comparison.pairing import load_records
 from src.errors import ConfigError
 from src.models.build import build_model
 from src.training.control import RunControl
@@ -48,9 +49,21 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert metrics["learning_accuracy"] == pytest.approx((matrix[0][0] + matrix[1][1]) / 2)
     assert provenance["engine"] == "vmap"
     assert {"seconds", "host", "fingerprint", "versions", "finished_at", "reused_samples"} <= provenance.keys()
+    shares = np.array(result["class_counts"]) / [[40], [20]]
+    entropies = -(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum(axis=1)
+    assert list(provenance["constant_loss"].values()) == pytest.approx(entropies.tolist())
     a, b = (json.loads((folder / "result.json").read_text())["result"]["metrics"] for folder in seen[:2])
     assert outcome.value is not None
     assert a.keys() == b.keys()
+
+
+def test_a_regression_that_learns_nothing_is_recognised_from_its_files(tmp_path: Path) -> None:
+    config = cell(
+        tmp_path, "data=gaussian", "arch=linear", "loss=mse", "seeds=1", "regimes=[combined]", "optimizer.lr=1e-9"
+    )
+    run_cell(resolve(config))
+    (run,) = load_records(resolve(config).sweep_dir).runs
+    assert run.collapsed == "its training loss is not below that of a constant prediction"
 
 
 def test_the_value_of_a_cell_is_the_mean_paired_difference(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_a_regression_is_judged_by_risk_or_else_by_loss(cell_of: Callable[..., R
 
 def test_the_sentence_gives_a_winners_margin_or_the_difference_of_a_tie(cell_of: Callable[..., Records]) -> None:
     (verdict,) = judge(cell_of({"sequential": LOW, "combined": HIGH}), BOTH)
-    assert sentence(verdict) == "combined wins on union by 4.4 points [3.8, 5.0], p < 0.001, n = 12 seeds"
+    expected = "combined wins on union by 4.4 points [3.8, 5.0], p < 0.001, n = 12 seeds"
+    assert sentence(dataclasses.replace(verdict, caveat="")) == expected
+    assert sentence(verdict) == f"{expected} ({verdict.caveat})"
     (tie,) = judge(cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1"), BOTH)[1:]
     assert (
         sentence(tie)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
-from src.evaluation.metrics import classification_metrics, regression_metrics, sample_losses, score
+from src.evaluation.metrics import Loss, classification_metrics, constant_loss, regression_metrics, sample_losses, score
 
 
 def drawn(n_replicas: int, n: int, n_classes: int, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,3 +194,17 @@ def test_a_regression_has_only_a_loss() -> None:
     evaluations = Evaluations(pools=(pool,), sets={"union": uniform})
     (row,) = score([evaluations], [torch.full((1, 4, 1), 3.0)], "mse", ["union"])
     assert row == {"union/accuracy": None, "union/loss": 4.0, "union/balanced_accuracy": None, "union/ece": None}
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_no_constant_prediction_has_a_lower_loss_than_the_reference(loss: Loss) -> None:
+    y = torch.tensor([0, 0, 0, 1, 2, 2])
+    best = y.bincount().double() / 6
+    outputs = {"cross_entropy": best.log(), "mse": best}[loss]
+    reference = constant_loss(y, 3, loss)
+    assert reference == pytest.approx(float(sample_losses(outputs.expand(1, 6, 3), y.expand(1, 6), loss).mean()))
+    for shift in torch.eye(3, dtype=torch.float64) * 0.1:
+        assert float(sample_losses((outputs + shift).expand(1, 6, 3), y.expand(1, 6), loss).mean()) > reference
+    targets = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0]])
+    constant = sample_losses(targets.mean(0).expand(1, 3, 2), targets.expand(1, 3, 2), "mse").mean()
+    assert constant_loss(targets, 2, "mse") == pytest.approx(float(constant))
