@@ -84,6 +84,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{text_of(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str) and not re.fullmatch(r"[\w./@$%*+?-]+", value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        # Hydra reads a backslash as an escape only in a row of them that ends at a quote
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
         return f"'{escaped}'"
     return str(value)

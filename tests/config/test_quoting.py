@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 
 from src.cli import explain
+from src.config.command import text_of
 
 
 @pytest.mark.parametrize("value", ["/d/größe", "/d/my (old) data", "/d/it's", "日本", "/d/a{b", "/d/a[1]b", "/d/é ü"])
@@ -33,3 +34,9 @@ def test_letter_that_needs_quotes_is_named() -> None:
 def test_what_is_no_override_is_no_better_in_quotes(override: str) -> None:
     line = explain(OverrideParseException(override=override, message=""), [override])
     assert "write key=value" in line
+
+
+@pytest.mark.parametrize("value", [r"a\b", r"head\.weight|a b", "end\\", r"x\'y", r"q\"z", "it's", r"\\'", "a\\\\"])
+def test_texts_with_backslashes_and_quotes_survive(value: str) -> None:
+    """A command that reproduces a run hands every text on as it is, regular expressions included."""
+    assert OverridesParser.create().parse_override(f"key={text_of(value)}").value() == value
