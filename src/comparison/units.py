@@ -60,6 +60,12 @@ def name_of(metric: str) -> str:
     return " ".join(reversed(parts))
 
 
+def set_title(name: str) -> str:
+    """An evaluation set in words: ``d1`` is "Dataset 1", ``old`` the classes that Dataset 1 has."""
+    words = {"union": "union of the data sets", "old": "old classes", "new": "new classes"}
+    return words.get(name) or f"Dataset {name[1:]}"
+
+
 def format_p(p: float | None) -> str:
     """A p-value with three decimals, or as an upper bound below that."""
     if p is None:

@@ -63,7 +63,7 @@ def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Co
     """The counts, and the samples [sources, classes] left for training, which may be too few."""
     classes = stream_classes(split, sources[0])
     sizes = split.dataset_sizes()
-    train = class_counts(sizes, _checked_priors(split, sizes, sources[0], len(classes)))
+    train = class_counts(sizes, _checked_priors(split, sizes, sources, classes))
     data_source = tuple(min(part, len(sources) - 1) for part in range(len(sizes)))
     held_out = [_held_out(split, one, classes) for one in sources]
     left, val, test = (np.stack(counts) for counts in zip(*held_out, strict=True))
@@ -80,10 +80,16 @@ def own_split(split: SplitConfig, source: Source) -> SplitConfig:
     if source.second is None or source.is_regression or split.imbalance != 1 or any(r is not None for r in requested):
         return split
     classes = stream_classes(split, source)
-    left = np.stack([_held_out(split, one, classes)[0] for one in (source, source.second)])
+    sources = (source, source.second)
+    left = np.stack([_held_out(split, one, classes)[0] for one in sources])
+    for part, one in enumerate(sources, start=1):
+        total = np.bincount(class_labels(one), minlength=len(classes))
+        for c in np.flatnonzero((total > 0) & (left[part - 1] == 0)).tolist():
+            problem = f"Dataset {part} has {total[c]} of class {(source.class_names or ())[c]}, which are all held out"
+            raise ConfigError(
+                "split.val", split.val, f"{problem} for validation and the test; add some or remove the class"
+            )
     sizes = left.sum(axis=1)
-    if not sizes.all():
-        return split  # too few to hold anything out: `allot` refuses it with the reason
     priors = tuple(tuple((row / n).tolist()) for row, n in zip(left, sizes, strict=True))
     return dataclasses.replace(split, sizes=tuple(sizes.tolist()), priors=priors)
 
@@ -98,7 +104,7 @@ def stream_classes(split: SplitConfig, source: Source) -> tuple[int, ...]:
         return (0,)
     names = source.class_names
     assert names is not None
-    if split.labels is not None and len(split.labels) != len(names):
+    if isinstance(split.labels, tuple) and len(split.labels) != len(names):
         fix = f"must list a label for each of the source's {len(names)} classes"
         raise ConfigError("split.labels", list(split.labels), fix)
     every = tuple(range(len(names)))
@@ -147,11 +153,33 @@ def class_priors(split: SplitConfig, n_classes: int, nested: Sequence[tuple[int,
     return np.asarray(priors / priors.sum(axis=1, keepdims=True))
 
 
-def _checked_priors(split: SplitConfig, sizes: tuple[int, ...], source: Source, n_classes: int) -> Weights:
+def classes_by_part(split: SplitConfig, sources: Sequence[Source], classes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The stream's classes that each data set may have; nothing if all have all of them.
+
+    They are the subsets of `split.classes`, or else what the user's own two sources hold. `classes`: see `Allotment`.
+    """
+    nested, _ = numbered_classes(split, sources[0])
+    if nested or len(sources) == 1 or sources[0].is_regression:
+        return nested
+    held = [np.bincount(class_labels(one), minlength=len(one.class_names or ()))[list(classes)] > 0 for one in sources]
+    if all(own.all() for own in held):
+        return []
+    for part, own in enumerate(held, start=1):
+        if not own.any():
+            raise ConfigError(
+                "split.classes", split.classes, f"leaves Dataset {part} without a class; list some of its"
+            )
+    return [tuple(np.flatnonzero(held[min(part, 1)]).tolist()) for part in range(split.parts)]
+
+
+def _checked_priors(
+    split: SplitConfig, sizes: tuple[int, ...], sources: Sequence[Source], classes: tuple[int, ...]
+) -> Weights:
     for prior in split.priors or ():
-        if len(prior) != n_classes:
-            raise ConfigError("split.priors", list(prior), f"has {len(prior)} shares for {n_classes} classes; list all")
-    priors = class_priors(split, n_classes, numbered_classes(split, source)[0])
+        if len(prior) != len(classes):
+            problem = f"has {len(prior)} shares for {len(classes)} classes; list all"
+            raise ConfigError("split.priors", list(prior), problem)
+    priors = class_priors(split, len(classes), classes_by_part(split, sources, classes))
     for part, size in enumerate(sizes):
         n_present = int((priors[part] > 0).sum())
         if 0 < size < n_present:
@@ -287,7 +315,7 @@ def _largest_fit(split: SplitConfig, sources: Sequence[Source]) -> int:
 def _is_too_small(split: SplitConfig, sources: Sequence[Source]) -> bool:
     """Whether a data set is smaller than its number of classes."""
     classes = stream_classes(split, sources[0])
-    priors = class_priors(split, len(classes), numbered_classes(split, sources[0])[0])
+    priors = class_priors(split, len(classes), classes_by_part(split, sources, classes))
     return any(size < (prior > 0).sum() for size, prior in zip(split.dataset_sizes(), priors, strict=True))
 
 

@@ -59,7 +59,7 @@ def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
         divided = divide(order[n_test + n_val :], allotment.train[parts, c].tolist())
         for part, rows in zip(parts, divided, strict=True):
             train[part].append(rows)
-    number_of = np.full(int(labels.max()) + 1, -1, np.int64)
+    number_of = np.full(max(int(labels.max()), *allotment.classes) + 1, -1, np.int64)
     number_of[list(allotment.classes)] = np.arange(len(allotment.classes))
     return Draw(tuple(_merge(rows) for rows in train), _merge(val), _merge(test), number_of[labels])
 
@@ -124,10 +124,13 @@ def noisy_labels(view: View, present: NDArray[np.bool_], share: float, seed: int
     return torch.from_numpy(np.where(is_wrong & (labels >= 0), wrong, labels))
 
 
-def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[np.int64]) -> Evaluations:
-    """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows.
+def evaluations(
+    views: Sequence[View], held_out: Sequence[Rows], train: NDArray[np.int64], *, by_novelty: bool = False
+) -> Evaluations:
+    """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows, and, `by_novelty`, `old` and `new`.
 
-    Within a pool a sample of class c weighs prior_c / n_c: its data set's training prior over the pool's count. The union
+    `old` and `new` are the union's samples of the classes that Dataset 1 has, and of the others; they exist if Dataset 2
+    has both kinds, since else they are `d1` and `d2`. Within a pool a sample of class c weighs prior_c / n_c: its data set's training prior over the pool's count. The union
     mixes the data sets by their training sizes. A regression is one class, so its weights are uniform. Equal views share
     a pool. `held_out`: rows of each data set's source. `train` [data sets, classes]: training counts.
     """
@@ -136,12 +139,14 @@ def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[
     pools: list[Samples] = []
     sets: dict[str, EvaluationSet] = {}
     union: dict[int, Tensor] = {}
+    classes_of: list[Rows] = []
     for number, view in enumerate(pool_views):
         owners = [part for part in parts if views[part] is view]
         is_needed = np.asarray(train[owners].sum(axis=0) > 0)
         rows = held_out[owners[0]]
         rows = rows[is_needed[view.classes[rows]]]
         classes = view.classes[rows]
+        classes_of.append(classes)
         pools.append(view.samples(rows))
         n_in_pool = np.maximum(np.bincount(classes, minlength=train.shape[1]), 1)
         union[number] = torch.zeros(len(rows), dtype=torch.float64)
@@ -149,5 +154,11 @@ def evaluations(views: Sequence[View], held_out: Sequence[Rows], train: NDArray[
             weights = torch.from_numpy((train[part] / train[part].sum() / n_in_pool)[classes])
             sets[f"d{part + 1}"] = EvaluationSet({number: weights})
             union[number] += weights * (train[part].sum() / train.sum())
-    names = [f"d{part + 1}" for part in parts]
-    return Evaluations(tuple(pools), {**{name: sets[name] for name in names}, "union": EvaluationSet(union)})
+    ordered = {name: sets[name] for part in parts if (name := f"d{part + 1}")} | {"union": EvaluationSet(union)}
+    is_old = train[0] > 0
+    if by_novelty and (train[1:][:, ~is_old] > 0).any() and (train[1:][:, is_old] > 0).any():
+        for name, chosen in (("old", is_old), ("new", ~is_old)):
+            kept = {n: weights * torch.from_numpy(chosen[classes_of[n]]) for n, weights in union.items()}
+            total = sum(float(weights.sum()) for weights in kept.values())
+            ordered[name] = EvaluationSet({n: weights / total for n, weights in kept.items()})
+    return Evaluations(tuple(pools), ordered)

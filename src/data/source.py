@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -137,13 +138,33 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
     return out
 
 
-def match(second: Source, first: Source, key: str, value: str) -> Source:
+def union_of_classes(first: Source, second: Source, key: str, value: str) -> Source:
+    """`first` with the class names of both: its own keep their numbers, those that only `second` has follow.
+
+    Raises ConfigError under `key` if two names differ in nothing but case: that is one class spelled in two ways.
+    """
+    if first.class_names is None or second.class_names is None:
+        return first
+    spelled = {name.casefold(): name for name in first.class_names}
+    new = [name for name in second.class_names if name not in first.class_names]
+    for name in new:
+        if (other := spelled.get(name.casefold())) is not None:
+            raise ConfigError(key, value, f"has a class {name}, Dataset 1 a class {other}; spell them alike")
+    if not new:
+        return first
+    names = (*first.class_names, *new)
+    digest = hashlib.blake2b(f"{first.digest} {names!r}".encode(), digest_size=16).hexdigest()
+    return dataclasses.replace(first, class_names=names, digest=digest)
+
+
+def match(second: Source, first: Source, key: str, value: str, *, same_classes: bool = True) -> Source:
     """Convert `second`, Dataset 2's source, to the shape, type, scale and class numbers of `first`.
 
     Images are resized, converted to grey or RGB, and standardised by the mean and deviation of `first`: one network
-    sees both. Raises ConfigError under `key` if classes or shapes cannot agree.
+    sees both. Raises ConfigError under `key` if shapes cannot agree, if `second` has classes that `first` lacks, or, with
+    `same_classes`, if it lacks some.
     """
-    y = _match_labels(second, first, key, value)
+    y = _match_labels(second, first, key, value, same_classes)
     x = _match_inputs(second.bank.x, first.bank.x, key, value)
     bank = Bank(x, first.bank.mean, first.bank.std)
     h = hashlib.blake2b(second.digest.encode(), digest_size=16)
@@ -153,12 +174,12 @@ def match(second: Source, first: Source, key: str, value: str) -> Source:
     return Source(bank, y, first.class_names, h.hexdigest(), second.official_test)
 
 
-def _match_labels(second: Source, first: Source, key: str, value: str) -> Tensor:
+def _match_labels(second: Source, first: Source, key: str, value: str, same_classes: bool) -> Tensor:
     if first.class_names is None or second.class_names is None:
         if first.class_names is not second.class_names or first.y.shape[1] != second.y.shape[1]:
             raise ConfigError(key, value, "its targets are of another kind than Dataset 1's; both must be of one kind")
         return second.y.to(first.y.dtype)
-    lacks = [name for name in first.class_names if name not in second.class_names]
+    lacks = [name for name in first.class_names if same_classes and name not in second.class_names]
     extra = [name for name in second.class_names if name not in first.class_names]
     if lacks or extra:
         parts = [f"it lacks {', '.join(lacks)}"] if lacks else []

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.counts import Allotment, Counts, allot, numbered_classes, own_split
+from src.data.counts import Allotment, Counts, allot, classes_by_part, numbered_classes, own_split, stream_classes
 from src.data.draw import draw, evaluations, noisy_labels, plain_view, shifted_view
 from src.data.source import Source, class_label
 from src.data.sources.base import SourceConfig
@@ -51,8 +51,9 @@ class StreamFactory:
         names, split = self.source.class_names, self.split
         if names is None or not (split.classes or split.priors or split.labels):
             return None
-        nested, flat = numbered_classes(split, self.source)
-        subsets = nested or [flat or tuple(range(len(names)))]
+        classes = stream_classes(split, self.source)
+        nested = classes_by_part(split, sources_of(self.source, self.shift_source), classes)
+        subsets = [tuple(classes[c] for c in subset) for subset in nested] or [classes]
         shown = [", ".join(names[c] for c in subset[:20]) + ", ..." * (len(subset) > 20) for subset in subsets]
         if not nested:
             return shown[0]
@@ -61,15 +62,7 @@ class StreamFactory:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the stream's classes in the order of its labels; None for regression."""
-        names = self.source.class_names
-        if names is None:
-            return None
-        allotment = allot(self.split, sources_of(self.source, self.shift_source))
-        own = [names[c] for c in allotment.classes]
-        if (labels := output_labels(self.split, allotment)) is None:
-            return tuple(own)
-        shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
-        return tuple("/".join(names_of) for names_of in shared)
+        return _class_names(self.split, self.source, allot(self.split, sources_of(self.source, self.shift_source)))
 
     @property
     def n_outputs(self) -> int:
@@ -100,9 +93,21 @@ def load(
         if address not in loaded:
             loaded[address] = load_shift_source(name, data, source, cache)
         shift_source = loaded[address]
-    split = own_split(_labelled(split, source), source)
+    split = own_split(_labelled(_matched(split, source), source), source)
     check_split(split, source, shift_source)
     return StreamFactory(split, source, shift_source)
+
+
+def _matched(split: SplitConfig, source: Source) -> SplitConfig:
+    """The split once the classes of two sources are as `split.labels=same` or `union` demands."""
+    if not isinstance(split.labels, str):
+        return split
+    if split.labels == "same" and source.second is not None and source.class_names is not None:
+        held = [{(source.class_names or ())[c] for c in set(one.y.tolist())} for one in (source, source.second)]
+        if differ := sorted(held[0] ^ held[1]):
+            problem = f"one data set only has {', '.join(differ)}; rename or remove these classes, or set union"
+            raise ConfigError("split.labels", split.labels, problem)
+    return dataclasses.replace(split, labels=None)
 
 
 def _labelled(split: SplitConfig, source: Source) -> SplitConfig:
@@ -134,7 +139,19 @@ def check_split(split: SplitConfig, source: Source, shift_source: Source | None 
 
 def output_labels(split: SplitConfig, allotment: Allotment) -> Rows | None:
     """The label of every class of the stream, [classes]; None if each has its own."""
-    return None if split.labels is None else np.array([split.labels[c] for c in allotment.classes], np.int64)
+    labels = split.labels
+    return np.array([labels[c] for c in allotment.classes], np.int64) if isinstance(labels, tuple) else None
+
+
+def _class_names(split: SplitConfig, source: Source, allotment: Allotment) -> tuple[str, ...] | None:
+    """Names of the stream's classes in the order of its labels, those that share one joined; None for regression."""
+    if source.class_names is None:
+        return None
+    own = [source.class_names[c] for c in allotment.classes]
+    if (labels := output_labels(split, allotment)) is None:
+        return tuple(own)
+    shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
+    return tuple("/".join(names) for names in shared)
 
 
 def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
@@ -178,13 +195,15 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
         for view, rows in zip(views, rows_of, strict=True)
     )
     fewest = min(class_counts[0], default=0)
+    by_novelty = not split.nested_classes and bool(classes_by_part(split, sources, allotment.classes))
     return Stream(
         seed=seed,
         train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
-        val=evaluations(views, [drawn.val for drawn in draw_of], train),
-        test=evaluations(views, [drawn.test for drawn in draw_of], train),
+        val=evaluations(views, [drawn.val for drawn in draw_of], train, by_novelty=by_novelty),
+        test=evaluations(views, [drawn.test for drawn in draw_of], train, by_novelty=by_novelty),
         n_outputs=n_outputs,
         class_counts=class_counts,
         imbalance=max(class_counts[0]) / fewest if fewest else None,
         populations=None if split.shift.is_active else populations,
+        class_names=_class_names(split, source, allotment),
     )

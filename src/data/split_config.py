@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from src.data.shifts import ShiftConfig
 from src.errors import ConfigError
@@ -37,8 +38,11 @@ class SplitConfig:
     """In place of imbalance: the share of every class in each data set."""
     classes: tuple[int | str, ...] | tuple[tuple[int | str, ...], ...] | None
     """Labels or names of the classes of all data sets, or a list of them for each data set; null: all."""
-    labels: tuple[int, ...] | None = field(default=None, metadata=bounds(ge=0))
-    """The label of every class of the source, in order; no output distinguishes classes that share one."""
+    labels: tuple[int, ...] | Literal["union", "same"] | None = field(default=None, metadata=bounds(ge=0))
+    """The label of every class of the source, in order; no output distinguishes classes that share one.
+
+    `same` refuses two sources of the user's own whose classes differ; `union`, like null, gives the network an output for
+    every class that either has."""
     label_noise: float = field(metadata=bounds(ge=0, lt=1))
     """Share of training labels that are wrong, in all data sets."""
     shift: ShiftConfig
@@ -102,7 +106,7 @@ class SplitConfig:
             for subset in self.nested_classes or [self.flat_classes]:
                 if len(set(map(str, subset))) < len(subset) or not subset:
                     raise refuse("classes", "must list different classes, at least one")
-        if self.labels is not None:
+        if isinstance(self.labels, tuple):
             if len(set(self.labels)) < 2 or sorted(set(self.labels)) != list(range(max(self.labels) + 1)):
                 raise refuse("labels", "must number its labels 0, 1, ... without a gap, two or more")
             if self.shift.rule.labels is not None:

@@ -120,7 +120,7 @@ class EvaluationSet:
 
 @dataclass(frozen=True, eq=False)
 class Evaluations:
-    """Pools of held-out samples and the named sets (`d1`, `d2`, ..., `union`) that weigh them.
+    """Pools of held-out samples and the named sets (`d1`, `d2`, ..., `union`, perhaps `old`, `new`) that weigh them.
 
     Every pool is evaluated once; a data set without a shift shares the pool of Dataset 1. An empty data set has no set
     (its metrics are null).
@@ -159,7 +159,7 @@ class Stream:
     """The data of one seed: `train[k]` is Dataset k+1; `val` and `test` are held out and never trained on.
 
     `n_outputs`: classes, or target columns for regression. `class_counts[k][c]`: samples of class c in Dataset k+1.
-    `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or if a prior leaves a class out).
+    `class_names`: in the order of the labels; None for regression. `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or if a prior leaves a class out).
     `populations`: the distribution of each data set, if it is known (data=gaussian, regression, no shift of inputs).
     """
 
@@ -171,6 +171,7 @@ class Stream:
     class_counts: tuple[tuple[int, ...], ...]
     imbalance: float | None
     populations: tuple[Population, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

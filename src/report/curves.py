@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from src.axes import axis_text
 from src.comparison.pairing import RunRecord
 from src.comparison.tables import coordinate, varying_axes
-from src.comparison.units import unit_of
+from src.comparison.units import set_title, unit_of
 from src.comparison.verdicts import CellVerdict, sentence
 from src.report.plots import HATCHES, PANEL, LineStyle, Plot, bars, mark_stages, panel, save_plot
 
@@ -139,8 +139,7 @@ def _curves(
     ends = {name: boundaries(runs) for name, runs in of_regime.items()}
     plots = []
     for chosen in sets:
-        where = "union of the data sets" if chosen == "union" else f"Dataset {chosen[1:]}"
-        ax = panel(where, "updates", unit)
+        ax = panel(set_title(chosen), "updates", unit)
         last_values = []
         for name, curves in found.items():
             if not (points := curves.get(f"val/{chosen}/{what}")):
@@ -158,7 +157,7 @@ def _curves(
                     mark_stages(ax, [step], styles[name].ink, first=number)
                     drawn.add(step)
         ax.set_xlim(left=0)
-        alt = f"{title}: {unit} on the {where} over updates, mean over seeds. {'; '.join(last_values)}."
+        alt = f"{title}: {unit} on the {set_title(chosen)} over updates, mean over seeds. {'; '.join(last_values)}."
         plots.append(save_plot(ax, folder, f"curves-{cell[:8]}-{chosen}", alt))
     return plots
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.claims.cell import MissingEvidence
 from src.claims.probes.prior import feature_probe
+from src.comparison.units import set_title
 from src.evaluation.drift import mean_probabilities, relative_movement, restoration
 from src.evaluation.labelled import evaluation_set, training_set
 from src.models.build import build_model
@@ -200,7 +201,7 @@ def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
     for name in sets:
         data = evaluation_set(example.stream.val, name, example.dtype, n)
         *values, end = [100 * data.accuracy(example.loaded(path.weights[k])) for k in (*shown, -1)]
-        style, label = styles[name], f"Dataset {name[1:]}"
+        style, label = styles[name], set_title(name)
         ax.plot(x, values, **style.line, marker=style.marker, markersize=3, label=label)
         end_marker(ax, x[-1] * 1.04, end, style)
         low = int(np.argmin(values))

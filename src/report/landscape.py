@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.claims.cell import MissingEvidence
+from src.comparison.units import set_title
 from src.evaluation.labelled import training_set
 from src.evaluation.landscape import (
     Surface,
@@ -151,13 +152,12 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     from matplotlib.colors import LogNorm
     from matplotlib.patheffects import withStroke
 
-    where = "the union" if name == UNION else f"Dataset {name[1:]}"
     losses = found.losses[name]
     finite = np.concatenate([grid[np.isfinite(grid)].ravel() for grid in found.losses.values()])
     low, high = max(float(finite.min()), 1e-4), float(np.quantile(finite, 0.97))
     high = max(high, low * 3)
     levels = np.geomspace(low, high, 13)
-    ax = panel(f"loss on {where}", "distance in weight space", "", size=(4.3, 4.0))
+    ax = panel(f"loss on {set_title(name)}", "distance in weight space", "", size=(4.3, 4.0))
     ax.grid(visible=False)
     grid, norm = (
         (found.xs, found.ys, np.clip(np.where(np.isfinite(losses), losses, np.inf), low, high)),
@@ -192,7 +192,7 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
         for model, (x, y) in found.points.items()
     }
     at = ", ".join(f"{loss:.2g} at {model}" for model, loss in nearest.items())
-    alt = f"Contours of the training loss on {where} over the plane through three trained models; about {at}."
+    alt = f"Contours of the training loss on {set_title(name)} over the plane through three trained models; about {at}."
     return save_plot(ax, folder, f"landscape-{name}", alt)
 
 

@@ -107,12 +107,15 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
     stream = nodes[0].stream
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
-    metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in names for metric in METRICS}
+    tests = [*names, *(name for name in stream.test.sets if name not in names)]
+    metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in tests for metric in METRICS}
     metrics |= {"forgetting": None, "learning_accuracy": None}
     if not diverged:
         scores = [book.test[key] for key in done]
         matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in scores]
         metrics |= {f"test/{name}": value for name, value in scores[-1].items()}
+        if "new" in tests:
+            metrics["harmonic_accuracy"] = _harmonic(metrics["test/old/accuracy"], metrics["test/new/accuracy"])
         train = book.train[done[-1]].items()
         metrics |= {f"train/{name}": v for name, v in train if name.split("/")[1] in ("accuracy", "loss")}
         initial = [book.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if book.initial else None
@@ -146,6 +149,13 @@ def _transfer(
         metrics["backward_transfer"] = backward_transfer(matrix, parts)
         metrics["forward_transfer"] = forward_transfer(matrix, parts, initial)
     return metrics
+
+
+def _harmonic(old: float | None, new: float | None) -> float | None:
+    """Harmonic mean of the accuracies on old and new classes: 0 where one of them is."""
+    if old is None or new is None:
+        return None
+    return 2 * old * new / (old + new) if old + new else 0.0
 
 
 def _learned(node: Node) -> list[int]:

@@ -158,6 +158,8 @@ def score_stages(
     layout = memory_layout(model, stream.input_shape, device.torch_device)
     model = model.to(device.torch_device).to(memory_format=layout).eval()
     names = set_names(config.split.parts)
+    if of == "test":
+        names += [name for name in stream.test.sets if name not in names]
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
         some = stages[start : start + SCORED_AT_ONCE]

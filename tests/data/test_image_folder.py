@@ -165,11 +165,13 @@ def test_two_folders_are_two_data_sets(tmp_path: Path) -> None:
     assert [len(pool) for pool in stream.test.pools] == [10, 10]
 
 
-def test_folders_that_do_not_agree_say_where(tmp_path: Path) -> None:
+def test_folder_with_other_classes_is_no_shift(tmp_path: Path) -> None:
+    """`split.shift.source` changes the distribution, not the classes."""
     tree(tmp_path / "a", {"cat": 2, "dog": 2})
     tree(tmp_path / "b", {"cat": 2, "cow": 2})
-    with pytest.raises(ConfigError, match=r"data\.path2=b: .*it lacks dog; Dataset 1's source lacks cow"):
-        read_source(of(tmp_path, path2="b"))
+    data = of(tmp_path)
+    with pytest.raises(ConfigError, match=r"split\.shift\.source=b: .*it lacks dog; Dataset 1's source lacks cow"):
+        load_shift_source("b", data, read_source(data), tmp_path)
 
 
 def test_folder_as_another_source_adopts_size_and_channels(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_read_only_data_root_has_its_cache_elsewhere(tmp_path: Path, decoded: li
     [
         ([], r"data\.path=a: does not exist"),
         (["a"], r"is not a folder"),
-        (["a/cat/0.png"], r"has 1 class folders"),
+        (["a/0.png"], r"has no class folders"),
         (["a/cat/0.png", "a/dog/0.txt"], r"a/dog holds no image"),
         (["a/train/cat/0.png", "a/train/dog/0.png", "a/test/cat/0.png"], r"same class folders; only one has dog"),
         (["a/train/cat/0.png", "a/test/cat/0.png", "a/val/cat/0.png"], r"has val next to train and test"),
@@ -209,3 +211,11 @@ def test_unusable_tree_is_refused(tmp_path: Path, files: list[str], message: str
         (tmp_path / file).write_bytes(b"")
     with pytest.raises(ConfigError, match=message):
         read_source(of(tmp_path))
+
+
+def test_one_class_needs_another_in_dataset_two(tmp_path: Path) -> None:
+    tree(tmp_path / "a", {"dog": 5})
+    with pytest.raises(ConfigError, match=r"data\.path=a: has one class only, dog; it needs 2 or more"):
+        read_source(of(tmp_path))
+    tree(tmp_path / "b", {"cat": 5})
+    assert read_source(of(tmp_path, path2="b")).class_names == ("dog", "cat")

@@ -55,8 +55,6 @@ class ArraysData(PathConfig):
             problem = f"{self.y_key} is {y.dtype} {list(y.shape)}; labels are one whole number or text a row"
             raise self._error(problem)
         classes, labels = np.unique(y.reshape(-1), return_inverse=True)
-        if len(classes) < 2:
-            raise self._error(f"{self.y_key} has one class only; training needs 2 or more")
         return make_source(inputs, torch.from_numpy(labels.astype(np.int64)), tuple(str(name) for name in classes))
 
     @classmethod

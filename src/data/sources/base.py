@@ -88,21 +88,28 @@ class PathConfig(SourceConfig):
     path: str
     """File or folder: as given, or else inside `root`."""
     path2: str | None
-    """Dataset 2's file or folder, with the same classes; null: `path` is split."""
+    """Dataset 2's file or folder; null: `path` is split. Classes are matched by name, and need not be the same."""
 
     @abstractmethod
     def read(self, path: Path, cache: Path) -> Source:
         """Read one existing file or folder. Problems are reported under `data.path`."""
 
     def load(self, cache: Path) -> Source:
-        from src.data.source import match
+        from src.data.source import match, union_of_classes
 
-        first = self.read(self._existing(), cache)
-        if self.path2 is None:
-            return first
-        with path_reported_as("data.path2", self.path2):
-            second = dataclasses.replace(self, path=self.path2, path2=None).load(cache)
-        return dataclasses.replace(first, second=match(second, first, "data.path2", self.path2))
+        source = self.read(self._existing(), cache)
+        if self.path2 is not None:
+            with path_reported_as("data.path2", self.path2):
+                other = dataclasses.replace(self, path=self.path2, path2=None)
+                second = other.read(other._existing(), cache)
+            source = union_of_classes(source, second, "data.path2", self.path2)
+            second = match(second, source, "data.path2", self.path2, same_classes=False)
+            source = dataclasses.replace(source, second=second)
+        if source.class_names is not None and len(source.class_names) < 2:
+            raise ConfigError(
+                "data.path", self.path, f"has one class only, {source.class_names[0]}; it needs 2 or more"
+            )
+        return source
 
     def _existing(self) -> Path:
         candidates = [Path(self.path).expanduser()]

@@ -73,8 +73,8 @@ class ImageFolderData(PathConfig):
         halves = self._halves(tree, skipped)
         found = {half: self._folders(half, skipped) for half in halves}
         class_names = tuple(next(iter(found.values())))
-        if len(class_names) < 2:
-            raise self._error(f"has {len(class_names)} class folders in {next(iter(halves))}; it needs 2 or more")
+        if not class_names:
+            raise self._error(f"has no class folders in {next(iter(halves))}; make one for each class")
         images = []
         for half, is_test in halves.items():
             if found[half] != list(class_names):
