@@ -121,9 +121,9 @@ def parse_regime(entry: object, n_parts: int, catalog: Catalog = REGIMES) -> Reg
         if knob not in parameters:
             fix = did_you_mean(knob, list(parameters)) if parameters else "none"
             raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {fix}")
+        if knob == "checkpoint" and isinstance(value, str | Mapping):
+            value = pin(value, f"{key}.{knob}")
         converted = convert(hints[knob], value, f"{key}.{knob}", {})
-        if knob == "checkpoint" and converted is not None:
-            converted = pin(converted, f"{key}.{knob}")
         if converted != parameters[knob]:
             chosen[knob] = converted
     function = None if catalog[name] is REGIMES.get(name) else catalog[name]

@@ -1,7 +1,8 @@
 """A user's own model in place of a stage: a file that is identified by its content, whatever its path.
 
 Inside a `Config` a checkpoint is the text ``path@digest``: a sweep that resumes elsewhere or later trains from the same
-weights, or refuses the file if it has changed.
+weights, or refuses the file if it has changed. ``path@digest["cat","dog"]`` names the classes of the file's outputs as well:
+they need not be the data's.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,25 +28,70 @@ SHOWN = 4
 """Names that an error lists at most."""
 
 
-def pin(given: str, key: str) -> str:
-    """``path@digest`` of a file, from its path or from that very text. Raises ConfigError under `key`."""
-    path, digest = split(given)
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The parts of a pinned text: see above."""
+
+    path: str
+    digest: str | None = None
+    classes: tuple[str, ...] | None = None
+    """Class of each row of the file's head; None: the data's classes, in their order."""
+
+    @property
+    def text(self) -> str:
+        """The pinned text."""
+        classes = "" if self.classes is None else json.dumps(self.classes, ensure_ascii=False, separators=(",", ":"))
+        return self.path + (f"@{self.digest}" if self.digest else "") + classes
+
+    @property
+    def identity(self) -> str:
+        """What the weights are, wherever the file lies: 16 hexadecimal digits. The file must be pinned."""
+        assert self.digest is not None, self.path
+        return self.digest if self.classes is None else content_digest(f"{self.digest} {self.classes}".encode())
+
+
+def pin(given: object, key: str) -> str:
+    """The pinned text of a file, from its path, from that very text, or from {path: ..., classes: [...]}.
+
+    Raises ConfigError under `key`.
+    """
+    if isinstance(given, Mapping):
+        classes = given.get("classes")
+        if set(given) != {"path", "classes"} or not isinstance(classes, list | tuple):
+            raise ConfigError(key, dict(given), "must be a path, or {path: FILE, classes: [name of each output]}")
+        names = tuple(map(str, classes))
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"{key}.classes", list(classes), "names a class twice; give each output a class of its own"
+            )
+        found = replace(parts_of(str(given["path"])), classes=names)
+    else:
+        found = parts_of(str(given))
+    path, digest = found.path, found.digest
     file = Path(path)
     if not file.is_file():
         raise ConfigError(key, path, "no such file; give the path of a .pt, .pth or .safetensors file")
     if file.suffix not in SUFFIXES:
         raise ConfigError(key, path, f"is of an unknown kind; save it as one of {', '.join(SUFFIXES)}")
     status = file.stat()
-    found = _digest_of_file(path, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
-    if digest is not None and digest != found:
-        raise ConfigError(key, path, f"its content is {found} by now, not {digest}; name the file without @{digest}")
-    return f"{path}@{found}"
+    now = _digest_of_file(path, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
+    if digest is not None and digest != now:
+        raise ConfigError(key, path, f"its content is {now} by now, not {digest}; name the file without @{digest}")
+    return replace(found, digest=now).text
 
 
 def split(pinned: str) -> tuple[str, str | None]:
     """The path and, if it is there, the digest of ``path@digest``."""
     match = re.fullmatch(r"(.+)@([0-9a-f]{16})", pinned)
     return (match[1], match[2]) if match else (pinned, None)
+
+
+def parts_of(pinned: str) -> Checkpoint:
+    """The parts of a path or a pinned text."""
+    match = re.fullmatch(r"(.+?@[0-9a-f]{16})(\[.*\])", pinned, re.DOTALL)
+    if match is None:
+        return Checkpoint(*split(pinned))
+    return Checkpoint(*split(match[1]), tuple(json.loads(match[2])))
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,13 +105,18 @@ def content_digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> dict[str, Tensor]:
-    """The weights in the file as a state dict of the architecture whose state dict is `model` (shapes alone are read).
+def read(
+    pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint", class_names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """The weights in the file as a state dict of the architecture whose state dict is `model`.
 
     Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
-    tensors of exactly the same shapes in the same order. Raises ConfigError, naming what does not match.
+    tensors of exactly the same shapes in the same order. If the text names the file's classes, the rows of its head go to
+    the outputs of those names among `class_names`, the data's; other outputs keep the weights of `model`. Without them,
+    shapes alone are read of `model`. Raises ConfigError, naming what does not match.
     """
-    path, digest = split(pinned)
+    checkpoint = parts_of(pinned)
+    path, digest, classes = checkpoint.path, checkpoint.digest, checkpoint.classes
     content = Path(path).read_bytes()
     if digest is not None and content_digest(content) != digest:
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
@@ -75,13 +128,69 @@ def read(pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint") -> d
             f"its names are unknown, so tensors are taken by their order: {next(iter(state))} as {next(iter(own))}, ..."
         )
         state = dict(zip(own, state.values(), strict=True))
+    if classes is not None:
+        if class_names is None:
+            raise ConfigError(f"{key}.classes", list(classes), "a regression has no classes; leave them out")
+        state = _with_head(state, model, classes, class_names, f"{key}.classes")
     if problems := _differences(state, own):
         listed = ", ".join(problems[:SHOWN]) + (f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
         problem = f"does not fit the architecture: {f'{order}; ' if order else ''}{listed}"
-        raise ConfigError(key, path, f"{problem}; choose the arch it was trained with")
+        fix = "choose the arch it was trained with"
+        if classes is None and class_names is not None and _only_rows_differ(state, own, len(class_names)):
+            fix = (
+                "if the file has other classes, name them: checkpoint:{path:FILE,classes:[...]}, or [] for a fresh head"
+            )
+        raise ConfigError(key, path, f"{problem}; {fix}")
     if order:
         warnings.warn(f"{path}: {order}", stacklevel=2)
     return {name: state[name] for name in own}
+
+
+def _with_head(
+    state: Mapping[str, Tensor],
+    model: Mapping[str, Tensor],
+    classes: Sequence[str],
+    class_names: Sequence[str],
+    key: str,
+) -> dict[str, Tensor]:
+    """The file's `state` with a head for `class_names`: its own rows by class name, the others from `model`.
+
+    The head is the last weight and bias, with one row for each class. Without any `classes` all of it is the model's.
+    """
+    given = list(classes)
+    names = [name for name, tensor in model.items() if tensor.ndim and tensor.shape[0] == len(class_names)]
+    layer = next((name.rpartition(".")[0] for name in reversed(names)), "")
+    head = [name for name in names if name.rpartition(".")[0] == layer]
+    if not head:
+        raise ConfigError(key, given, "the architecture has no last layer with an output for each class")
+    n_rows = {len(state[name]) for name in head if name in state and state[name].ndim}
+    if classes and n_rows and n_rows != {len(classes)}:
+        problem = (
+            f"names {len(classes)} classes, but the file's {layer} has {n_rows.pop()} outputs; name each, in order"
+        )
+        raise ConfigError(key, given, problem)
+    shared = [name for name in class_names if name in classes]
+    if classes and not shared:
+        problem = (
+            f"none of them is a class of the data ({', '.join(class_names[:SHOWN])}, ...); [] takes none on purpose"
+        )
+        raise ConfigError(key, given, problem)
+    merged = dict(state)
+    for name in head:
+        if (own := state.get(name)) is None and not classes:  # a file of the layers below the head alone
+            merged[name] = model[name]
+        elif own is not None and own.shape[1:] == model[name].shape[1:]:
+            merged[name] = model[name].detach().clone()
+            for of_both in () if merged[name].is_meta else shared:
+                merged[name][class_names.index(of_both)] = own[classes.index(of_both)].to(merged[name])
+    return merged
+
+
+def _only_rows_differ(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], n_classes: int) -> bool:
+    """Whether the file fits but for the number of outputs of its head."""
+    differ = [name for name in own if name not in state or tuple(state[name].shape) != own[name]]
+    same_width = all(name in state and tuple(state[name].shape[1:]) == own[name][1:] for name in differ)
+    return set(own) == set(state) and same_width and all(own[name][:1] == (n_classes,) for name in differ)
 
 
 def _differences(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]) -> list[str]:

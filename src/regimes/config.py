@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.regimes.catalog import REGIMES
+from src.regimes.checkpoint import parts_of
 from src.regimes.stage import Stage
 
 
@@ -32,5 +33,5 @@ class RegimeConfig:
         return f"{self.name}({inner})" if inner else self.name
 
     def content(self) -> dict[str, Any]:
-        """The knobs by content: for a file ``path@digest`` the digest, wherever it lies."""
-        return {key: value.rpartition("@")[2] if key == "checkpoint" else value for key, value in self.knobs}
+        """The knobs by content: for a file its identity, wherever it lies."""
+        return {key: parts_of(value).identity if key == "checkpoint" else value for key, value in self.knobs}

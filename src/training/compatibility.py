@@ -33,7 +33,7 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
         problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"
         raise ConfigError("augment", list(config.augment), problem)
     for regime in config.regimes:
-        _check_network(config.arch, shape, n_outputs, config.split.parts, regime)
+        _check_network(config.arch, shape, n_outputs, config.split.parts, regime, streams.class_names)
         for stage in regime.stages(config.split.parts):
             for requirement in stage.requires:
                 _check_requirement(config, source, n_outputs, requirement)
@@ -94,7 +94,12 @@ def _check_requirement(config: Config, source: Source, n_outputs: int, required:
 
 @functools.lru_cache(maxsize=256)
 def _check_network(
-    arch: Architecture, input_shape: tuple[int, ...], n_outputs: int, n_parts: int, regime: RegimeConfig
+    arch: Architecture,
+    input_shape: tuple[int, ...],
+    n_outputs: int,
+    n_parts: int,
+    regime: RegimeConfig,
+    class_names: tuple[str, ...] | None,
 ) -> None:
     stages = regime.stages(n_parts)
     trainable = {stage.trainable for stage in stages if stage.trainable.kind != "all"}
@@ -105,4 +110,4 @@ def _check_network(
     for chosen in trainable:
         trainable_names(model, chosen)
     for file in files:
-        read(file, model.state_dict(), f"regime.{regime.name}.checkpoint")
+        read(file, model.state_dict(), f"regime.{regime.name}.checkpoint", class_names)

@@ -12,7 +12,7 @@ from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.errors import ConfigError
 from src.io import digest
-from src.regimes.checkpoint import split
+from src.regimes.checkpoint import parts_of
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start
 from src.stopping.length import Length, StageSize
@@ -145,8 +145,7 @@ def _node(
         stage = dataclasses.replace(stage, reset_optimizer=True)
     start = dataclasses.replace(stage.start, of=())
     if start.path is not None:  # identified by its content, not its path
-        start = dataclasses.replace(start, path=split(start.path)[1])
-        assert start.path is not None, "the configuration pins a file by its content"
+        start = dataclasses.replace(start, path=parts_of(start.path).identity)
     monitor = _monitor(config, stage, stream)
     recipe = _recipe(config, stage, stream)
     shape = digest({**recipe, "length": dataclasses.asdict(length)})

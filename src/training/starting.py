@@ -84,7 +84,7 @@ def starting_model(config: Config, node: Node, results: Mapping[str, StageResult
         model.load_state_dict(average(parents, start.weights))
     elif start.kind == "file":
         assert start.path is not None
-        model.load_state_dict(read(start.path, model.state_dict()))
+        model.load_state_dict(read(start.path, model.state_dict(), class_names=node.stream.class_names))
     else:
         assert start.kind == "fresh", start.kind
     return model

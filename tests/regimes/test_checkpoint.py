@@ -156,3 +156,66 @@ def test_a_file_has_no_optimizer_state(weights: dict[str, torch.Tensor], tmp_pat
     torch.save(weights, tmp_path / "old.pt")
     with pytest.raises(ConfigError, match="reset_optimizer"):
         parse_regime({"sequential": {"checkpoint": str(tmp_path / "old.pt"), "reset_optimizer": False}}, 2)
+
+
+CLASSES = tuple("0123456789")
+
+
+def test_rows_of_a_head_go_to_the_classes_of_their_names(tmp_path: Path) -> None:
+    """23 classes become 26, in small: rows by name, the others as freshly drawn, at every seed; the rest of the file."""
+    old = dict(build_model(compose().arch, (1, 8, 8), 4, seed=77).state_dict())
+    path = tmp_path / "old.pt"
+    torch.save(old, path)
+    given = f"regimes=[{{sequential:{{checkpoint:{{path:'{path}',classes:[7,zebra,'2',9]}}}}}}]"
+    plan, execution = executed(tiny(given, "seeds=2"))
+    assert not execution.failures
+    heads = []
+    for run in plan.runs:
+        first = execution.results[run.stages[0]].weights
+        fresh = build_model(compose().arch, (1, 8, 8), 10, run.seed).state_dict()
+        assert torch.equal(first["hidden_1.weight"], old["hidden_1.weight"])
+        for name in ("head.weight", "head.bias"):
+            for row, label in enumerate(CLASSES):
+                taken = {"7": 0, "2": 2, "9": 3}.get(label)
+                assert torch.equal(first[name][row], fresh[name][row] if taken is None else old[name][taken])
+        heads.append(first["head.weight"])
+    assert not torch.equal(*heads)
+
+
+def test_an_empty_list_of_classes_takes_the_backbone_alone(tmp_path: Path) -> None:
+    """Also from a file without a head. Files that differ in their classes alone are different regimes."""
+    weights = dict(build_model(compose().arch, (1, 8, 8), 4, seed=77).state_dict())
+    own = build_model(compose().arch, (1, 8, 8), 10, seed=5).state_dict()
+    for content in (weights, {name: t for name, t in weights.items() if not name.startswith("head")}):
+        torch.save(content, tmp_path / "old.pt")
+        found = read(pin({"path": str(tmp_path / "old.pt"), "classes": []}, "k"), own, class_names=CLASSES)
+        assert torch.equal(found["hidden_1.bias"], weights["hidden_1.bias"])
+        assert torch.equal(found["head.weight"], own["head.weight"])
+    torch.save(weights, tmp_path / "old.pt")
+    texts = [pin({"path": str(tmp_path / "old.pt"), "classes": names}, "k") for names in ([], list("0123"))]
+    labels = [parse_regime({"sequential": {"checkpoint": text}}, 2).label for text in texts]
+    assert len(set(labels)) == 2
+    assert pin(texts[1], "k") == texts[1]
+    config = compose([f"regimes=[{{lwf:{{checkpoint:{{path:'{tmp_path}/old.pt',classes:['a b','x,\"y']}}}}}}]"])
+    import shlex
+
+    assert parse(to_mapping(config)) == config
+    assert compose(shlex.split(command(config))[3:]).regimes == config.regimes
+
+
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [
+        (None, r"head\.weight is \[4, 64\], here \[10, 64\].*name them: checkpoint:\{path:FILE,classes:\[\.\.\.\]\}"),
+        (["7", "2"], r"checkpoint\.classes=.*names 2 classes, but the file's head has 4 outputs"),
+        (list("abcd"), r"checkpoint\.classes=.*none of them is a class of the data \(0, 1, 2, 3, \.\.\.\)"),
+        (["7", "7", "2", "3"], r"checkpoint\.classes=.*names a class twice"),
+    ],
+)
+def test_a_head_that_does_not_fit_says_how(classes: list[str] | None, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save(build_model(compose().arch, (1, 8, 8), 4, seed=0).state_dict(), path)
+    given = str(path) if classes is None else {"path": str(path), "classes": classes}
+    own = {name: t.to("meta") for name, t in build_model(compose().arch, (1, 8, 8), 10, seed=0).state_dict().items()}
+    with pytest.raises(ConfigError, match=problem):
+        read(pin(given, "regime.sequential.checkpoint"), own, "regime.sequential.checkpoint", CLASSES)
