@@ -276,7 +276,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     if INCONCLUSIVE in winners:
         counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
     if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
-        counts += f"; {n_scoped} of the winners lead in runs that train, where unseen collapses may outweigh the lead"
+        counts += f"; {n_scoped} {'lead' if n_scoped > 1 else 'leads'} in runs that train, unless unseen collapses outweigh it"
     lower = "" if unit.higher_is_better else " (lower is better)"
     text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {first.family}: {counts}."
     mean = overall(verdicts, alpha)

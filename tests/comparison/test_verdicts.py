@@ -183,7 +183,8 @@ def test_summary_counts_cells_in_two_sentences(cell_of: Callable[..., Records]) 
     records = cell_of({"sequential": HIGH, "combined": HIGH}, cell="c1")
     text = summary(judge(records, BOTH))
     assert text.startswith(
-        "Accuracy on union, Holm over 2: combined wins in 1 of 2 cells, sequential in 0; 1 undecided."
+        "Accuracy on union, Holm over 2: combined wins in 1 of 2 cells, sequential in 0; 1 undecided; 1 leads in "
+        "runs that train, unless unseen collapses outweigh it."
     )
     assert text.endswith(
         "Averaged over the cells, sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds."
