@@ -65,6 +65,9 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, **catalogs(values["plugins"])}
     for name in ("data", "stopping", "optimizer", "arch", "launcher"):
         values[name] = build_variant(variants[name], given[name], name)
+    if (weights := values["arch"].weights) is not None:
+        pinned = pin(values["arch"].weights_file(weights), "arch.weights")
+        values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
     for name in ("split", "trainer", "tracking", "loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts

@@ -160,7 +160,7 @@ class Config:
         del split["size"], split["ratio"]
         return {
             "data": data,
-            "arch": dataclasses.asdict(self.arch),
+            "arch": self.arch.content(),
             "split": split,
             "stopping": _content(self.stopping),
             "optimizer": dataclasses.asdict(self.optimizer),
@@ -179,7 +179,7 @@ class Config:
             "imbalance": self.split.imbalance,
             "shift": self.split.shift.label,
             "epochs": self.stopping.epochs_label,
-            "arch": self.arch.label,
+            "arch": self.arch.label + ("" if self.arch.weights is None else f"({self.arch.content()['weights'][:8]})"),
             "data": self.data.name,
         }
 

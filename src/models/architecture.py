@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from src.errors import ConfigError
+from src.regimes.checkpoint import parts_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,11 +26,25 @@ class Architecture(ABC):
 
     name: str
     """The architecture's key in the catalog."""
+    weights: str | None = None
+    """A file of weights, as ``path@digest``, at which every regime starts; the head is drawn anew. null: all are drawn."""
 
     @property
     def label(self) -> str:
-        """The value of the axis `arch`."""
+        """The value of the axis `arch`, whatever the weights."""
         return self.name
+
+    def content(self) -> dict[str, Any]:
+        """The settings as plain values, a file by its content: the architecture's part of a hash."""
+        own = dataclasses.asdict(self)
+        if self.weights is None:  # a later key: what was finished before it keeps its address
+            del own["weights"]
+            return own
+        return own | {"weights": parts_of(self.weights).identity}
+
+    def weights_file(self, given: str) -> str:
+        """The file that `arch.weights=given` means: the path itself."""
+        return given
 
     @property
     def is_zero_linear(self) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from src.models.architecture import Architecture
+from src.regimes.checkpoint import read_backbone
 from src.seeds import derive
 
 
@@ -26,12 +27,14 @@ def build_model(
     """The network of `arch` on the CPU: samples [n, *input_shape] to outputs [n, n_outputs].
 
     The initial weights depend only on `arch`, the shapes and the generator (seed, init, *address); `address` names further
-    draws of the same seed. They are drawn in float32 whatever the `dtype`, so every precision starts at the same point.
+    draws of the same seed, which ignore `arch.weights`. They are drawn in float32 whatever the `dtype`, so every precision starts at the same point.
     Changes no random state of the process. Raises ConfigError like `Architecture.validate`.
     """
     arch.validate(input_shape, n_outputs)
     with _drawing(derive(seed, "init", *address)):
         model = arch.network(tuple(input_shape), n_outputs)
+    if arch.weights is not None and not address:
+        model.load_state_dict(read_backbone(arch.weights, model.state_dict(), n_outputs, "arch.weights"))
     return model.to(dtype)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionArch(Architecture):
-    """A classification model of torchvision, without pretrained weights, fitted to the data's channels and classes."""
+    """A classification model of torchvision, fitted to the data's channels and classes."""
 
     model: str
     """The model's name, as in `torchvision.models.get_model`."""
@@ -27,6 +27,28 @@ class TorchvisionArch(Architecture):
     @property
     def label(self) -> str:
         return self.model
+
+    def weights_file(self, given: str) -> str:
+        """A file, or the name of pretrained weights such as DEFAULT or IMAGENET1K_V1, which torchvision downloads once."""
+        if not given.isidentifier() or Path(given).exists():
+            return given
+        self.check()
+        import torch
+        from torchvision.models import get_model_weights
+
+        known = get_model_weights(self.model).__members__
+        if given not in known:
+            fix = f"name a file, or {' or '.join(known)}" if known else "name a file"
+            raise ConfigError("arch.weights", given, f"{self.model} has no pretrained weights of this name; {fix}")
+        url = known[given].url
+        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        if not file.exists():
+            try:
+                torch.hub.load_state_dict_from_url(url, map_location="cpu")
+            except OSError as error:
+                problem = f"cannot be downloaded ({error}); save its file as {file}"
+                raise ConfigError("arch.weights", given, problem) from error
+        return str(file)
 
     def check(self) -> None:
         known = torchvision_models()

@@ -120,7 +120,7 @@ def read(
     content = Path(path).read_bytes()
     if digest is not None and content_digest(content) != digest:
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
-    state = _tensors(path, content, key)
+    state = _as_grey(_tensors(path, content, key), model)
     own = {name: tuple(tensor.shape) for name, tensor in model.items()}
     order = ""
     if not set(own) & set(state) and len(state) == len(own):
@@ -144,6 +144,15 @@ def read(
     if order:
         warnings.warn(f"{path}: {order}", stacklevel=2)
     return {name: state[name] for name in own}
+
+
+def read_backbone(pinned: str, model: Mapping[str, Tensor], n_outputs: int, key: str) -> dict[str, Tensor]:
+    """The weights in the file as `read` gives them, with the head of `model`, whatever the file's is.
+
+    A first convolution over colours is summed over its channels if the model's is over grey. Raises ConfigError.
+    """
+    rows = [str(k) for k in range(n_outputs)]
+    return read(replace(parts_of(pinned), classes=()).text, model, key, rows)
 
 
 def _with_head(
@@ -184,6 +193,16 @@ def _with_head(
             for of_both in () if merged[name].is_meta else shared:
                 merged[name][class_names.index(of_both)] = own[classes.index(of_both)].to(merged[name])
     return merged
+
+
+def _as_grey(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `state`, a convolution over three colours summed over them where the model's is over one: equal for grey images."""
+
+    def is_of_colours(name: str, tensor: Tensor) -> bool:
+        own = tuple(model[name].shape) if name in model else ()
+        return len(own) == 4 and own[1] == 1 and tuple(tensor.shape) == (own[0], 3, *own[2:])
+
+    return {name: t.sum(dim=1, keepdim=True) if is_of_colours(name, t) else t for name, t in state.items()}
 
 
 def _only_rows_differ(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], n_classes: int) -> bool:

@@ -15,7 +15,7 @@ from src.errors import ConfigError
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
 from src.models.structure import has_batchnorm
-from src.regimes.checkpoint import read
+from src.regimes.checkpoint import read, read_backbone
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement
 from src.training.plan import make_plan
@@ -29,6 +29,7 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
     shape = source.bank.input_shape
     check_targets(config, is_regression=source.is_regression)
     config.arch.validate(shape, n_outputs)
+    _check_weights(config.arch, shape, n_outputs)
     if config.augment and len(shape) != 3:
         problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"
         raise ConfigError("augment", list(config.augment), problem)
@@ -39,6 +40,14 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
                 _check_requirement(config, source, n_outputs, requirement)
     if not _trains_on_one_sample(config.arch, shape, n_outputs):
         _check_batches(config, streams)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_weights(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int) -> None:
+    """Refuses a file of weights whose layers below the head are not the network's."""
+    if arch.weights is not None:
+        model = build_meta_model(arch, input_shape, n_outputs)
+        read_backbone(arch.weights, model.state_dict(), n_outputs, "arch.weights")
 
 
 @functools.lru_cache(maxsize=256)
