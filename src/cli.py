@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 
 import hydra
 import yaml
-from hydra._internal import utils as hydra_utils
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -32,6 +31,12 @@ from src.io import CONF_DIR
 from src.urls import without_secrets
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+MODES = ("--run -r", "--multirun -m", "--shell-completion -sc")
+FLAGS = ("--help -h", "--hydra-help", "--version", "--resolve")
+OPTIONS = ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd", "--experimental-rerun")
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line flags")."""
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
@@ -113,16 +118,16 @@ def run(task: Callable[[DictConfig], None]) -> None:
             fail(explain(error, sys.argv[1:]))
 
     try:
-        arguments = _arguments()
-        if any(override.lstrip("+").startswith("plugins=") for override in arguments.overrides):
+        overrides = _arguments()
+        if any(override.lstrip("+").startswith("plugins=") for override in overrides):
             from src.config.plugins import offer_plugins  # --help starts without the configuration's modules
 
-            offer_plugins(arguments.overrides)
+            offer_plugins(overrides)
         hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
     except (*MISTAKES, OSError) as error:
         if full or not _is_the_users(error):
             raise
-        fail(explain(error, arguments.overrides))
+        fail(explain(error, overrides))
     finally:
         if not full:
             os.environ.pop(FULL_ERROR, None)
@@ -257,17 +262,26 @@ def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
     return keys
 
 
-def _arguments() -> argparse.Namespace:
-    """Hydra's own reading of the command line, refusing unknown options in one line.
+def _arguments() -> list[str]:
+    """The overrides of the command line. Refuses an unknown option in one line.
 
     Hydra wants the overrides side by side; they are moved there, so that options may stand between them.
     """
-    parser = hydra_utils.get_args_parser()
+    parser = argparse.ArgumentParser(add_help=False)
+    modes = parser.add_mutually_exclusive_group()
+    for group, flags in ((modes, MODES), (parser, FLAGS)):
+        for names in flags:
+            group.add_argument(*names.split(), action="store_true")
+    modes.add_argument("--cfg", "-c", choices=CFG)
+    modes.add_argument("--info", "-i", nargs="?", choices=INFO)
+    for names in OPTIONS:
+        parser.add_argument(*names.split())
+    parser.add_argument("overrides", nargs="*")
 
     def refuse(message: str) -> NoReturn:
         fail(f"{message}; settings are written key=value (see --help)")
 
     parser.error = refuse  # type: ignore[method-assign]
-    arguments = parser.parse_intermixed_args()
-    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in arguments.overrides), *arguments.overrides]
-    return arguments
+    overrides: list[str] = parser.parse_intermixed_args().overrides
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
+    return overrides

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from omegaconf import OmegaConf
@@ -21,7 +21,6 @@ from optuna.distributions import FloatDistribution, distribution_to_json, json_t
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from src.cells.resolve import ResolvedCell
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
@@ -33,6 +32,9 @@ from src.sweep.grid.cells import Cell, in_cell, with_runs
 from src.sweep.grid.line import CommandLine, key_of, set_value
 from src.sweep.grid.plan import Plan, plan_sweep
 from src.sweep.search.space import Point, Space, corners, overrides_of, rounded, space_of
+
+if TYPE_CHECKING:  # loads torch, which `status` does without
+    from src.cells.resolve import ResolvedCell
 
 
 @dataclass(frozen=True)
