@@ -20,7 +20,6 @@ from src.report.page import write_report
 from src.report.sweep import Sweep
 from src.sweep.folder import SweepFolder
 from src.sweep.summary import axes_of
-from src.tracking.connect import keep_mlflow_quiet
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 
@@ -92,13 +91,6 @@ def attach(sweep: Sweep) -> None:
     Deliverer(sweep.folder, tracking).start().stop()
 
 
-def _import_mlflow(sweep: Sweep) -> None:
-    """Imports MLflow, which takes seconds, while the report is drawn, if `attach` will need it."""
-    if "artifacts" in _summary(sweep.folder) and any(one.tracking.name != "off" for one in sweep.configs.values()):
-        keep_mlflow_quiet()
-        import mlflow.store.db.utils  # noqa: F401
-
-
 def main(usage: str) -> None:
     """Writes the report and prints its path."""
     given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
@@ -109,11 +101,10 @@ def main(usage: str) -> None:
         sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
     except ConfigError as error:
         fail(str(error))
-    with ProcessPoolExecutor(1) as drawing, ProcessPoolExecutor(1) as tracker:
-        tracker.submit(_import_mlflow, sweep)
+    with ProcessPoolExecutor(1) as drawing:
         html, *tables = write_report(sweep, drawing)
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
         print(f"{html} ({size:.1f} MiB), with {files} and plots in the same folder")
-        tracker.submit(attach, sweep).result()
+    attach(sweep)

@@ -7,23 +7,30 @@ MLflow's version and the columns of the tables with those listed here; anything 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from sqlalchemy import Connection, column, create_engine, delete, insert, inspect, select, table
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from src.tracking.client import Experiment, write_artifacts
 from src.tracking.record import Key, Record
-from src.tracking.schema import describe
-from src.tracking.tracker import RecordRefused, StoredRun, TrackerUnavailable
+from src.tracking.tracker import (
+    Experiment,
+    RecordRefused,
+    StoredRun,
+    TrackerUnavailable,
+    describe,
+    write_artifacts,
+)
+from src.tracking.views import saved_views
+from src.urls import sqlite_file
 
-KNOWN_VERSIONS = ("3.17.2",)
-"""The versions of MLflow whose tables were compared with what its client writes (tests/tracking)."""
+KNOWN_REVISIONS = {"3.17.2": "dc11669786a5"}
+"""The versions of MLflow whose tables were compared with what its client writes, and their schema (tests/tracking)."""
 
 COLUMNS = {
     "runs": "run_uuid name source_type source_name entry_point_name user_id status start_time end_time source_version "
@@ -56,8 +63,9 @@ Rows = defaultdict[str, list[dict[str, Any]]]
 
 def incompatibility(uri: str) -> str | None:
     """Why this writer must not be used on the database; None if it may."""
-    if mlflow.__version__ not in KNOWN_VERSIONS:
-        return f"MLflow {mlflow.__version__} is installed, {', '.join(KNOWN_VERSIONS)} is known"
+    version = importlib.metadata.version("mlflow")
+    if version not in KNOWN_REVISIONS:
+        return f"MLflow {version} is installed, {', '.join(KNOWN_REVISIONS)} is known"
     engine = create_engine(uri)
     try:
         inspector = inspect(engine)
@@ -70,6 +78,36 @@ def incompatibility(uri: str) -> str | None:
     finally:
         engine.dispose()
     return None
+
+
+def find_experiment(uri: str, name: str) -> Experiment | None:
+    """The experiment of a SQLite file in which MLflow has nothing to create, upgrade or restore; None if it may have.
+
+    MLflow takes 4 s of processor time to start, and most commands find everything in place.
+    """
+    file, revision = sqlite_file(uri), KNOWN_REVISIONS.get(importlib.metadata.version("mlflow"))
+    if file is None or revision is None or not file.exists():
+        return None
+    experiments = table("experiments", *map(column, ("experiment_id", "artifact_location", "lifecycle_stage", "name")))
+    tags = table("experiment_tags", *map(column, ("experiment_id", "key"))).c
+    engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            revisions = connection.scalars(select(table("alembic_version", column("version_num")))).all()
+            found = connection.execute(select(experiments).where(experiments.c.name == name)).all()
+            of_found = tags.experiment_id.in_([experiment_id for experiment_id, *_ in found])
+            present = set(connection.scalars(select(tags.key).where(of_found)))
+    except SQLAlchemyError:  # MLflow says what is wrong, or mends it
+        return None
+    finally:
+        engine.dispose()
+    if (
+        revisions != [revision]
+        or [stage for _, _, stage, _ in found] != ["active"]
+        or not saved_views().keys() <= present
+    ):
+        return None
+    return Experiment(str(found[0][0]), found[0][1])
 
 
 class BulkTracker:

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from src.tracking.record import Key, Record, mask
-from src.tracking.tracker import RecordRefused, StoredRun, TrackerUnavailable
+from src.tracking.tracker import Experiment, RecordRefused, StoredRun, TrackerUnavailable, write_artifacts
 from src.tracking.views import saved_views
 
 TIMEOUT_S = 10
@@ -29,12 +29,6 @@ MAX_ITEMS = 1000
 MAX_PARAMS = 100
 """MLflow's limits of one batch: metrics and params together, and params alone."""
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
-ARTIFACT_SCHEME = "mlflow-artifacts:/"
-
-
-class Experiment(NamedTuple):
-    id: str
-    artifact_location: str
 
 
 def ensure_experiment(client: Any, name: str, artifact_location: str | None = None) -> Experiment:
@@ -53,20 +47,6 @@ def ensure_experiment(client: Any, name: str, artifact_location: str | None = No
         if tag not in known.tags:  # keep a view that the user has changed
             client.set_experiment_tag(known.experiment_id, tag, value)
     return Experiment(str(known.experiment_id), known.artifact_location)
-
-
-def write_artifacts(root: Path, location: str, artifacts: Mapping[str, bytes]) -> None:
-    """Writes files under `root`, where a server with ``--artifacts-destination`` serves `location`."""
-    if not artifacts:
-        return
-    if not location.startswith(ARTIFACT_SCHEME):
-        raise TrackerUnavailable(
-            f"the experiment keeps its files at {mask(location)}; choose another name by tracking.experiment=NAME"
-        )
-    folder = root / location.removeprefix(ARTIFACT_SCHEME).lstrip("/")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in artifacts.items():
-        (folder / name).write_bytes(content)
 
 
 class ClientTracker:

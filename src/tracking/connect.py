@@ -41,24 +41,29 @@ def keep_mlflow_quiet() -> None:
 def open_tracker(tracking: TrackingConfig, multirun: Path) -> Tracker | None:
     """The tracker of a configuration, with schema and experiment in place; None if tracking is off.
 
-    Imports mlflow, which takes seconds: do not call it on a path that a user waits for.
-    Raises TrackerUnavailable if MLflow does not answer.
+    Imports mlflow, which takes seconds, unless the database is as it should be: do not call it on a path that a user
+    waits for. Raises TrackerUnavailable if MLflow does not answer.
     """
     uri = tracking_uri(tracking, multirun)
     if uri is None:
         return None
     keep_mlflow_quiet()
-    from src.tracking.client import ClientTracker
-
     if uri.startswith(("http://", "https://")):
+        from src.tracking.client import ClientTracker
+
         use_for(uri)
         return ClientTracker(uri, tracking.experiment)
     from src.tracking import bulk
-    from src.tracking.schema import prepare
 
-    experiment = prepare(uri, tracking.experiment, multirun.absolute() / "mlflow.lock")
+    experiment = bulk.find_experiment(uri, tracking.experiment)
+    if experiment is None:
+        from src.tracking.schema import prepare
+
+        experiment = prepare(uri, tracking.experiment, multirun.absolute() / "mlflow.lock")
     reason = bulk.incompatibility(uri)
     if reason is None:
         return bulk.BulkTracker(uri, experiment, artifact_root(multirun))
+    from src.tracking.client import ClientTracker
+
     logger.warning("the bulk writer is off, runs are written through MLflow's client: %s", reason)
     return ClientTracker(uri, tracking.experiment, artifact_root(multirun))

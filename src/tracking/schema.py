@@ -18,9 +18,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from src.tracking.client import Experiment, ensure_experiment
+from src.tracking.client import ensure_experiment
 from src.tracking.record import mask
-from src.tracking.tracker import TrackerUnavailable
+from src.tracking.tracker import Experiment, TrackerUnavailable, describe
 from src.urls import sqlite_file, sqlite_url
 
 LOCK_TIMEOUT_S = 60
@@ -47,14 +47,6 @@ def known_revisions() -> list[str]:
     """The schema revisions that the installed MLflow can read or upgrade, its own first."""
     migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
     return [script.revision for script in migrations.walk_revisions()]
-
-
-def describe(error: Exception) -> str:
-    """The database error as text, with the fix if the file itself is damaged."""
-    cause = getattr(error, "orig", None) or error
-    if type(cause) is sqlite3.DatabaseError:  # its subclasses concern a statement or a lock
-        return f"its database is damaged ({cause}): move mlflow.db away, and `make sync` writes it again"
-    return mask(str(error))
 
 
 def _prepare(uri: str, experiment: str) -> Experiment:

@@ -1,11 +1,20 @@
-"""The interface that every writer of MLflow runs implements, and its two errors."""
+"""The interface that every writer of MLflow runs implements, its two errors, and what the writers share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from src.tracking.record import Key, Record, mask
+
+ARTIFACT_SCHEME = "mlflow-artifacts:/"
+
+
+class Experiment(NamedTuple):
+    id: str
+    artifact_location: str
 
 
 class StoredRun(NamedTuple):
@@ -41,3 +50,25 @@ class RecordRefused(Exception):
     def __init__(self, key: Key, reason: str) -> None:
         super().__init__(f"{key.level} {key.id}: {mask(reason)}")
         self.key = key
+
+
+def write_artifacts(root: Path, location: str, artifacts: Mapping[str, bytes]) -> None:
+    """Writes files under `root`, where a server with ``--artifacts-destination`` serves `location`."""
+    if not artifacts:
+        return
+    if not location.startswith(ARTIFACT_SCHEME):
+        raise TrackerUnavailable(
+            f"the experiment keeps its files at {mask(location)}; choose another name by tracking.experiment=NAME"
+        )
+    folder = root / location.removeprefix(ARTIFACT_SCHEME).lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in artifacts.items():
+        (folder / name).write_bytes(content)
+
+
+def describe(error: Exception) -> str:
+    """The database error as text, with the fix if the file itself is damaged."""
+    cause = getattr(error, "orig", None) or error
+    if type(cause) is sqlite3.DatabaseError:  # its subclasses concern a statement or a lock
+        return f"its database is damaged ({cause}): move mlflow.db away, and `make sync` writes it again"
+    return mask(str(error))

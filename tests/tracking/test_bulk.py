@@ -16,6 +16,7 @@ from src.tracking.bulk import BulkTracker
 from src.tracking.client import ClientTracker
 from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.record import Key
+from src.tracking.schema import prepare
 from src.tracking.sync import sync
 from tests.tracking.folders import run_folder, sweep_of
 from tests.tracking.reading import by_key, content
@@ -30,7 +31,7 @@ def test_both_writers_write_the_same_runs(
     run_folder(sweep_dir, cell="long", n_points=600)  # more than one batch of points
     other = Path(shutil.copytree(multirun, tmp_path / "other"))
     assert sync(multirun, local).problems == []
-    monkeypatch.setattr(bulk, "KNOWN_VERSIONS", ("0.0.0",))
+    monkeypatch.setattr(bulk, "KNOWN_REVISIONS", {})
     assert sync(other, local).problems == []
     uris = [str(tracking_uri(local, folder)) for folder in (multirun, other)]
     by_bulk, by_client = ({key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris)
@@ -70,11 +71,33 @@ def test_an_unknown_column_switches_to_the_client_and_is_reported_once(
 def test_an_unknown_version_switches_to_the_client(
     local: TrackingConfig, multirun: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow.__version__", "99.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "99.0")
     with caplog.at_level(logging.WARNING):
         tracker = open_tracker(local, multirun)
     assert isinstance(tracker, ClientTracker)
     assert "MLflow 99.0 is installed" in caplog.text
+
+
+def test_an_experiment_that_lacks_nothing_is_found_without_mlflow(local: TrackingConfig, multirun: Path) -> None:
+    """The schema listed for the installed MLflow is its newest, and every lack leads to MLflow, which mends it."""
+    uri, lock = str(tracking_uri(local, multirun)), multirun / "mlflow.lock"
+    expected = prepare(uri, "lab", lock)
+    assert bulk.find_experiment(uri, "lab") == expected
+    assert bulk.find_experiment(uri, "another") is None
+    assert bulk.find_experiment(f"sqlite:///{multirun}/none.db", "lab") is None
+    assert not (multirun / "none.db").exists(), "looking for a database creates none"
+    for lack, mended in (
+        ("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'lab'", True),
+        ("DELETE FROM experiment_tags", True),
+        ("UPDATE alembic_version SET version_num = 'of a newer MLflow'", False),
+        ("DROP TABLE experiment_tags", False),
+    ):
+        with closing(sqlite3.connect(multirun / "mlflow.db")) as database:
+            database.execute(lack)
+            database.commit()
+        assert bulk.find_experiment(uri, "lab") is None, lack
+        if mended:
+            assert prepare(uri, "lab", lock) == bulk.find_experiment(uri, "lab") == expected
 
 
 def test_an_artifact_location_outside_of_the_folder_names_the_fix(local: TrackingConfig, multirun: Path) -> None:
