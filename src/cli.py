@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR
+from src.terminal import TextOutput
 from src.urls import without_secrets
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -96,7 +97,7 @@ def _standard_streams() -> dict[str, _Output]:
             os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno(), "w", closefd=False
         )
         encoding, is_shown = getattr(stream, "encoding", "utf-8"), outputs[name].isatty() or name == "stderr"
-        text = io.TextIOWrapper(
+        text = TextOutput(
             io.BufferedWriter(outputs[name]), encoding, errors="backslashreplace", line_buffering=is_shown
         )
         setattr(sys, name, text)

@@ -22,6 +22,7 @@ from src.cli import command, settings
 from src.io import read_json
 from src.sweep.processes import is_locked, read_process
 from src.sweep.workers.gpus import visible_gpus
+from src.terminal import console
 from src.tracking.outbox import Outbox
 from src.tracking.record import mask
 
@@ -207,9 +208,8 @@ def left_behind(multirun: Path) -> Iterator[Check]:
 
 def main() -> int:
     """Prints every check; returns 1 if one is wrong."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     given = settings({"multirun": "multirun"}, usage=USAGE)
     multirun = Path(str(given["multirun"]))
@@ -220,9 +220,8 @@ def main() -> int:
     colours = {"ok": "green", "look": "yellow", "wrong": "red"}
     for check in checks:
         fix = f"\n-> {check.fix}" if check.fix else ""
-        state = f"[{colours[check.state]}]{check.state}[/]"
-        table.add_row(state, escape(check.subject), escape(f"{check.found}{fix}"))
-    Console(highlight=False).print(table)
+        table.add_row(Text(check.state, colours[check.state]), check.subject, f"{check.found}{fix}")
+    console().print(table)
     return 1 if any(check.state == "wrong" for check in checks) else 0
 
 

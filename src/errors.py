@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.terminal import printable
+
 
 class ConfigError(ValueError):
     """A mistake of the user's in the configuration: one line with the key, the value and the fix."""
@@ -15,7 +17,7 @@ class ConfigError(ValueError):
     def __init__(self, key: str, value: object, problem: str) -> None:
         shown = value if isinstance(value, str) else json.dumps(value, default=str)
         line = " ".join(f"{key}={shown}: {problem}".split())
-        super().__init__(line.encode(errors="backslashreplace").decode())  # names of files may be no valid text
+        super().__init__(printable(line))
         self.key = key
         self.problem = problem
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from src import cli as entry
 from src.environment import rank_of_process, under_torchrun
+from src.terminal import console
 
 
 def main(composed: DictConfig) -> None:
@@ -58,7 +59,6 @@ def show(folder: Path, is_new: bool) -> str:
     """Prints the metrics of a run; returns its status."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     body = json.loads((folder / "result.json").read_text())
@@ -69,12 +69,12 @@ def show(folder: Path, is_new: bool) -> str:
     for name in dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("test/")):
         values = [metrics.get(f"test/{name}/{kind}") for kind in ("accuracy", "loss", "balanced_accuracy", "ece")]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
-    console = Console(highlight=False)
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     forgotten = metrics.get("forgetting")
-    console.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
-    console.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
-    console.print(f"{'written to' if is_new else 'finished earlier, in'} {folder}", style="dim", soft_wrap=True)
+    terminal.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
+    terminal.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
+    terminal.print(f"{'written to' if is_new else 'finished earlier, in'} {folder}", style="dim", soft_wrap=True)
     return str(body["status"])
 
 

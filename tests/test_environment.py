@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from src.sweep.workers import local
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENTRIES = ("train", "sweep", "worker", "status", "sync", "ui", "doctor", "claims", "report", "oracles")
+ODD_NAME = "v?q[bold]:cat:\x1b[31mred"
+"""What a URL, rich's markup and a terminal each read in their own way."""
 HOSTILE = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONOPTIMIZE": "2",
@@ -44,6 +47,13 @@ HOSTILE = {
     "HYDRA_MAIN_MODULE": "nowhere",
 }
 SHORT = ("seeds=2", "stopping.epochs=1", "split.size=40", "trainer=cpu", "sweep=s")
+
+
+def of_lightning() -> dict[str, str]:
+    """Every variable that Lightning reads as an argument of its Trainer, with a value that would change a run."""
+    from pytorch_lightning import Trainer
+
+    return {f"PL_TRAINER_{name.upper()}": "1" for name in list(signature(Trainer).parameters)}
 
 
 def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -104,12 +114,18 @@ def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
     """Each in a multirun/ whose name a URL would read differently."""
     (tmp_path / "other" / "hydra_plugins").mkdir(parents=True)
     (tmp_path / "other" / "hydra_plugins" / "__init__.py").touch()
+    assert len(of_lightning()) > 30
     found = []
-    for name, variables in (("v%20p", {}), ("v?q", HOSTILE | {"PYTHONPATH": str(tmp_path / "other")})):
+    for name, variables in (
+        ("v%20p", {}),
+        (ODD_NAME, of_lightning() | HOSTILE | {"PYTHONPATH": str(tmp_path / "other")}),
+    ):
         shutil.copytree(empty_multirun, tmp_path / name)
         done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun='{tmp_path / name}'", **variables)
         assert done.returncode == 0, done.stderr
         assert len(done.stderr.splitlines()) < 10, done.stderr
+        assert f"in {tmp_path / name}/s: table.csv".replace("\x1b", "\\x1b") in done.stdout
+        assert "\x1b" not in done.stdout + done.stderr
         results = sorted((tmp_path / name).glob("s/cells/*/*/result.json"))
         found.append([json.loads(path.read_text())["result"] for path in results])
         with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
@@ -118,7 +134,7 @@ def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
         assert len(list((tmp_path / name / "mlartifacts").rglob("config.yaml"))) > 0
     assert found[0] == found[1]
     assert len(found[0]) == 4
-    assert {path.name for path in tmp_path.iterdir()} == {"v%20p", "v?q", "other"}, "no folder of a misread name"
+    assert {path.name for path in tmp_path.iterdir()} == {"v%20p", ODD_NAME, "other"}, "no folder of a misread name"
 
 
 def test_a_failed_run_is_reported_whatever_rank_a_shell_has(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import Plan, describe, plan_sweep
 from src.sweep.work import GridWork
 from src.sweep.workers.local import n_workers_of
+from src.terminal import console
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 from src.training.store.store import Store
@@ -161,23 +162,21 @@ def _report(
     tasks: Sequence[Task], judged: Sequence[ClaimVerdict], folder: SweepFolder, arguments: Sequence[str]
 ) -> None:
     """Prints the table and writes claims.json, claims.md and the sweep's report for MLflow."""
-    from rich.console import Console
-
     entries = [claim_entry(one, task.data, _command(task, arguments)) for task, one in zip(tasks, judged, strict=True)]
     artifacts = write(folder.root, entries)
-    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    console.print(claims_table(entries).terminal(last_style=verdict_style))
+    terminal = console(width=None if sys.stdout.isatty() else 170)
+    terminal.print(claims_table(entries).terminal(last_style=verdict_style))
     for entry in entries:
         for remark in entry["remarks"]:
-            console.print(f"{entry['id']} ({entry['data']}): {remark}", style="dim", markup=False)
+            terminal.print(f"{entry['id']} ({entry['data']}): {remark}", style="dim")
     verdicts = [entry["verdict"] for entry in entries]
     counts = {word: verdicts.count(word) for word in ("supported", "refuted", "equivalent", "inconclusive")}
     note = f"{len(entries)} verdict{'s' if len(entries) > 1 else ''}: "
     note += ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     unexpected = [f"{entry['id']} ({entry['data']})" for entry in entries if not entry["as_expected"]]
     note += f". Not as expected: {', '.join(unexpected)}." if unexpected else ". All as expected."
-    console.print(note)
-    console.print(f"in {folder.root}: {', '.join(artifacts)}", style="dim")
+    terminal.print(note)
+    terminal.print(f"in {folder.root}: {', '.join(artifacts)}", style="dim")
     report = SweepReport(
         sweep=SWEEP,
         note=note,

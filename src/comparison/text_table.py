@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from src.terminal import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,7 +27,7 @@ class TextTable:
         rule = ["---" if letter == "l" else "---:" for letter in self.align]
         lines = [self.heads, rule, *self.rows]
         table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-        return f"**{self.title}**\n\n{table}" if self.title else table
+        return printable(f"**{self.title}**\n\n{table}" if self.title else table)
 
     def terminal(
         self,
@@ -46,7 +48,9 @@ class TextTable:
             justify = "left" if letter == "l" else "right"
             table.add_column(head, justify=justify, overflow="fold", no_wrap=head in no_wrap)  # type: ignore[arg-type]
         for row in self.rows:
-            cells = [Text(cell.replace("**", ""), style="bold" if cell.startswith("**") else "") for cell in row]
+            cells = [
+                Text(printable(cell).replace("**", ""), style="bold" if cell.startswith("**") else "") for cell in row
+            ]
             cells[-1].stylize(last_style(row[-1]))
             table.add_row(*cells)
         return table

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import cli
+from src.terminal import console
 
 if TYPE_CHECKING:
     from src.oracles.rows import Row
@@ -49,21 +50,19 @@ def every_row() -> Iterator[Row]:
 
 def show(rows: Iterator[Row]) -> list[Row]:
     """Prints rows as they are computed, under a heading for each kind."""
-    from rich.console import Console
-
     from src.oracles.rows import HEADINGS
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(text.ljust(width) for text, width in zip(cells, WIDTHS, strict=True))
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = console()
     seen: list[Row] = []
     for row in rows:
         if not seen or seen[-1].kind != row.kind:
-            console.print(f"\n{row.kind}", style="bold")
-            console.print(line(HEADINGS), style="dim")
+            terminal.print(f"\n{row.kind}", style="bold")
+            terminal.print(line(HEADINGS), style="dim", soft_wrap=True)
         seen.append(row)
-        console.print(line(row.cells), style=None if row.passed else "bold red", markup=False)
+        terminal.print(line(row.cells), style=None if row.passed else "bold red", soft_wrap=True)
     return seen
 
 
@@ -94,20 +93,18 @@ def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
 
 def boundary(path: Path) -> int:
     """Measures and draws the phase boundary; returns 1 if a certain cell has the wrong sign, otherwise 0."""
-    from rich.console import Console
-
     from src.oracles.boundary import SETTING, points
     from src.oracles.phase_diagram import draw, verdict
 
-    console, found = Console(highlight=False), []
+    terminal, found = console(), []
     for point in points():
         found.append(point)
         sign = "certain" if point.is_certain else "not certain"
         line = f"n2={point.n2:<4} D2={point.shift:<6g} {point.difference:+.4g} ± {point.error:.2g}"
-        console.print(f"{line}  exact {point.exact:+.4g}  {sign}{'' if point.agrees else '  DISAGREES'}")
+        terminal.print(f"{line}  exact {point.exact:+.4g}  {sign}{'' if point.agrees else '  DISAGREES'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(SETTING, found).savefig(path)
-    console.print(f"{verdict(found)}; plot in {path}")
+    terminal.print(f"{verdict(found)}; plot in {path}")
     return 0 if all(point.agrees for point in found) else 1
 
 

@@ -28,9 +28,11 @@ from src.report.maps import maps
 from src.report.plots import LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
+from src.terminal import printable
 from src.training.store.store import Store
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from pandas import DataFrame
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -61,14 +63,23 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     return [folder / "report.html", *(folder / name for name in files)]
 
 
-def _render(content: Mapping[str, Any]) -> str:
+def page_environment() -> Environment:
+    """The environment of the page's template, which shows every text escaped and `printable`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    def shown(value: object) -> object:
+        return printable(value) if type(value) is str else value
+
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=shown)
+
+
+def _render(content: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     inline = {"css": "report.css", "script": "report.js"}
     texts = {name: Markup((TEMPLATES / file).read_text(encoding="utf-8")) for name, file in inline.items()}
-    return environment.get_template("report.html.j2").render(**content, **texts)
+    return page_environment().get_template("report.html.j2").render(**content, **texts)
 
 
 def _content(

@@ -67,7 +67,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
     def show(self, progress: SweepProgress, *, last: bool = False) -> None:
         """Updates the display; cheap, so callers need not limit the rate."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.maps import difference_maps, map_names
@@ -117,11 +118,11 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     artifacts += attached(sweep_dir)
     about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
     write_sweep(sweep_dir, about, outbox)
-    console = terminal()
+    console = stdout_console()
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
         for remark in remarks(verdicts):
-            console.print(remark, style="dim", markup=False)
+            console.print(remark, style="dim")
         for group in by_pair(verdicts).values():
             console.print(summary(group))
     elif records.runs and not streams:  # one regime
@@ -129,7 +130,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     for grid in streams:
         console.print(grid.terminal())
     for line in classes:
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim")
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
@@ -203,19 +204,17 @@ def report_cells(
         write_cell(cell.folder, report, outbox)
 
 
-def terminal() -> Console:
+def stdout_console() -> Console:
     """Standard output at the width of the terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+    return terminal.console(width=None if sys.stdout.isatty() else 120)
 
 
 def print_troubles(console: Console, records: Records) -> None:
     """Prints the runs that failed or diverged, and the records that cannot be read."""
     for failed in records.failed:
-        console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red", markup=False)
+        console.print(f"failed: {failed.cell}/{failed.regime}-{failed.seed}: {failed.error}", style="red")
     for damaged in records.damaged:
-        console.print(f"damaged: {damaged.path}: {damaged.problem}", style="red", markup=False)
+        console.print(f"damaged: {damaged.path}: {damaged.problem}", style="red")
     diverged = [run for run in records.runs if run.diverged]
     for run in diverged[:20]:
         console.print(f"diverged: {run.cell}/{run.regime}-{run.seed}: its loss is not finite", style="yellow")

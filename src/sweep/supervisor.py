@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from src import terminal
 from src.sweep.processes import Process
 from src.sweep.progress import Display
 from src.sweep.queue.queue import WorkQueue
@@ -27,7 +28,7 @@ class Supervisor:
 
     def __init__(self, work: Work, workers: Workers, console: Console | None = None) -> None:
         self._work, self._workers = work, workers
-        self._console = console or Console(stderr=True)
+        self._console = console or terminal.console(stderr=True)
         self._n_interrupts = 0
 
     def run(self) -> list[str] | None:

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
 from src.io import inside, read_json, write_atomically
+from src.terminal import printable
 from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
 from src.tracking.runs import DAMAGED, has_record, record_of
@@ -172,7 +173,7 @@ class Outbox:
 
 
 def _print_warning(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)  # rich obeys colours in what is printed while its bar runs
 
 
 class Deliverer:

@@ -56,6 +56,8 @@ class StudyStore:
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
         self.retry = Retry(shown)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.disable_default_handler()  # it writes colours
+        optuna.logging.enable_propagation()
         try:
             with FileLock(folder.root / "queue.lock"):  # two processes that create tables at once would collide
                 self.storage = (

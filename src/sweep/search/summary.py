@@ -21,7 +21,7 @@ from src.io import write_atomically
 from src.sweep.search.plots import draw
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, best_first
-from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, terminal
+from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, stdout_console
 from src.sweep.work import axes_text
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -57,21 +57,21 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
         artifacts=[*artifacts, *attached(sweep_dir)],
     )
     write_sweep(sweep_dir, report, outbox)
-    console = terminal()
+    console = stdout_console()
     if best:
         console.print(table.terminal(no_wrap=["cell"]))
     for line in sentences:
-        console.print(line, markup=False)
+        console.print(line)
     for trial in searched.trials:
         if trial.state == TrialState.PRUNED and not is_pruned_early(trial):
             attributes = trial.user_attrs
             line = f"pruned: trial {attributes['point']} ({axes_text(trial)}): {attributes['reason']}"
-            console.print(line, style="yellow", markup=False)
+            console.print(line, style="yellow")
     print_troubles(console, records)
     for trial in best[:1]:
         (config,) = (cell.config for cell in cells if cell.hash == trial.user_attrs["cell"])
         line = f"its cell: {command(config)}"
-        console.print(line, style="dim", soft_wrap=True, markup=False)
+        console.print(line, style="dim", soft_wrap=True)
     console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 
