@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.terminal import printable
@@ -35,6 +37,23 @@ def foreign_file(key: str, value: str, file: Path, fix: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{error!r}"
         raise ConfigError(key, value, f"cannot read {file} ({reason[:300]}); {fix}") from error
+
+
+def memory_available() -> int:
+    """Bytes of memory that this machine can still give, or all that it has where it does not say."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_loadable(file: Path, n_bytes: int = 0) -> None:
+    """Raise ValueError unless `file` is a regular file whose content, and `n_bytes` that it unpacks to, fit in memory."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if max(status.st_size, n_bytes) > (free := memory_available()):
+        raise ValueError(f"it holds {max(status.st_size, n_bytes):,} bytes, and {free:,} bytes of memory are free")
 
 
 def require_utf8(key: str, value: str, name: str, fix: str) -> None:

@@ -121,7 +121,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises OSError if it cannot be read.
     """
-    body = json.loads(path.read_bytes())
+    try:
+        body = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(body, dict):
         raise ValueError(f"holds a {type(body).__name__}, not an object")
     checksum = body.pop("checksum", None)

@@ -52,7 +52,7 @@ def read_config(path: Path, multirun: Path) -> Config:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
         if not isinstance(content, dict):
             raise ValueError("it holds no settings")
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError("cell", path.parent.name, f"{path} is damaged ({error}); {fix}") from error
     require_trusted(content.get("plugins"), multirun)
     try:

@@ -13,17 +13,19 @@ import io
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.errors import ConfigError
+from src.errors import ConfigError, foreign_file, require_loadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
+HOW_TO_SAVE = "save it with torch.save(model.state_dict(), path) or safetensors"
 SHOWN = 4
 """Names that an error lists at most."""
 
@@ -73,6 +75,8 @@ def pin(given: object, key: str) -> str:
         raise ConfigError(key, path, "no such file; give the path of a .pt, .pth or .safetensors file")
     if file.suffix not in SUFFIXES:
         raise ConfigError(key, path, f"is of an unknown kind; save it as one of {', '.join(SUFFIXES)}")
+    with foreign_file(key, path, file, HOW_TO_SAVE):
+        require_loadable(file)
     status = file.stat()
     now = _digest_of_file(path, status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size)
     if digest is not None and digest != now:
@@ -228,18 +232,43 @@ def _tensors(path: str, content: bytes, key: str) -> dict[str, Tensor]:
     import torch
     from safetensors.torch import load
 
-    how = "save it with torch.save(model.state_dict(), path) or safetensors"
     try:
         if path.endswith(".safetensors"):
             state = load(content)
         else:
+            _require_stored(content)
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file makes the parsers raise anything
         reason = " ".join(str(error).split())[:120] or repr(error)
-        raise ConfigError(key, path, f"cannot be read as plain weights ({reason}); {how}") from error
+        raise ConfigError(key, path, f"cannot be read as plain weights ({reason}); {HOW_TO_SAVE}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         known = ", ".join(str(name) for name in list(state)[:SHOWN]) if isinstance(state, Mapping) else type(state)
-        raise ConfigError(key, path, f"holds no state dict (but {known}); {how}")
-    if not all(torch.isfinite(t).all() for t in state.values()):
-        raise ConfigError(key, path, "holds weights that are not finite")
+        raise ConfigError(key, path, f"holds no state dict (but {known}); {HOW_TO_SAVE}")
+    for name, tensor in state.items():
+        if (kind := _odd_kind(tensor)) is not None:
+            raise ConfigError(key, path, f"{name} is {kind}, not a plain tensor of numbers; {HOW_TO_SAVE}")
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(key, path, "holds weights that are not finite")
     return dict(state)
+
+
+def _require_stored(content: bytes) -> None:
+    """Raise ValueError if an archive unpacks to more than its size: torch.save compresses nothing."""
+    if zipfile.is_zipfile(archive := io.BytesIO(content)):
+        n_bytes = sum(member.file_size for member in zipfile.ZipFile(archive).infolist())
+        if n_bytes > len(content):
+            raise ValueError(f"{len(content):,} bytes unpack to {n_bytes:,}")
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be weights, whatever its shape; None if it can. Touches no values."""
+    import torch
+
+    if tensor.is_meta:
+        return "without values (meta)"
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    if tensor.is_quantized or tensor.is_complex():
+        return "quantised" if tensor.is_quantized else "complex"
+    n_bytes, n_stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    return f"a view of {n_stored:,} bytes as {n_bytes:,}" if n_bytes > n_stored else None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import stat
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +221,40 @@ def truncated(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
 
 
+def fifo(folder: Path) -> None:
+    os.mkfifo(folder / "cat" / "pipe.png")
+
+
+def listener(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "cat")  # the path of a socket may have about 100 characters
+        server.bind("listener.png")
+
+
+def device(folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    os.mknod(folder / "cat" / "zero.png", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+
+
+def terabyte(folder: Path) -> None:
+    with (folder / "cat" / "tera.png").open("wb") as file:
+        file.truncate(2**40)
+
+
+def many_pixels(folder: Path) -> None:
+    """A few bytes that declare 60,000 x 60,000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (folder / "cat" / "wide.png").write_bytes(content)
+
+
 FAULTS = {
+    fifo: "cat/pipe.png",
+    listener: "cat/listener.png",
+    device: "cat/zero.png",
+    terabyte: "cat/tera.png",
+    many_pixels: "cat/wide.png",
     bad_exif: "cat/bad.jpg",
     loop: "cat/again",
     wide_loop: "cat/deep/up",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.sources.base import PathConfig, SourceConfig
-from src.errors import ConfigError, foreign_file
+from src.errors import ConfigError, foreign_file, require_loadable
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class ArraysData(PathConfig):
 
         fix = "write it with numpy.savez(file, x=..., y=...), of plain arrays"
         with foreign_file("data.path", self.path, file, fix):
+            require_loadable(file)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise self._error(f"{file} holds one array without names; {fix}")
@@ -78,6 +79,7 @@ class ArraysData(PathConfig):
                     if name not in archive.files:
                         others = f"set data.{name_key} to one of {', '.join(archive.files)}"
                         raise self._error(f"{file} has no array {name}; {others}")
+                require_loadable(file, sum(member.file_size for member in archive.zip.infolist()))
                 x, y = archive[self.x_key], archive[self.y_key]
                 if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
                     raise self._error(f"{file} is no archive of arrays; {fix}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from src.data.source import Source
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_FILE_BYTES = 2**30
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"})
 """Folders so named hold parts of a data set rather than classes, if there are two of them or nothing else."""
 
@@ -134,6 +136,8 @@ class ImageFolderData(PathConfig):
                 is_folder = entry.is_dir()
                 is_image = not is_folder and os.path.splitext(entry.name)[1].lower() in SUFFIXES
                 status = entry.stat() if is_image and not entry.name.startswith(".") else None
+                if status is not None and not (stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES):
+                    raise ValueError(f"it is no regular file of at most {MAX_FILE_BYTES:,} bytes")
             if status is not None:
                 yield path, status
             elif is_folder and not entry.name.startswith("."):
