@@ -141,7 +141,7 @@ def test_plugins_change_the_hash_of_their_cells_alone_and_pin_their_content(lab:
     [
         ("1 / 0", "cannot be loaded (ZeroDivisionError"),
         ("def broken(:", "cannot be loaded (SyntaxError"),
-        ("x = 1", "defines none of REGIMES"),
+        ("x = 1", "and no nn.Module; define one"),
         ("REGIMES = [1]", "must be a dictionary"),
         ("REGIMES = {'mine': 3}", "must be a function"),
         ("def f(n_parts, *, a): ...\nREGIMES = {'mine': f}", "needs a default for a"),

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from src.data.sources.base import SourceConfig
@@ -20,6 +20,7 @@ from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.models.architecture import Architecture
 from src.models.catalog import ARCHITECTURES
+from src.models.own import as_architecture
 from src.optimizers import OPTIMIZERS, OptimizerConfig
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import content_digest, split
@@ -103,12 +104,36 @@ def _load(plugin: str) -> Mapping[str, Catalog]:
         problem = f"cannot be loaded ({type(error).__name__}: {error}); run python {path} to see where"
         raise ConfigError("plugins", path, problem) from error
     found = {group: getattr(module, name) for group, (name, _, _) in KINDS.items() if hasattr(module, name)}
+    if not found and (networks := _networks(module)):
+        found = {"arch": networks}
     if not found:
         names = ", ".join(name for name, _, _ in KINDS.values())
-        raise ConfigError("plugins", path, f"defines none of {names}; define one, e.g. REGIMES = {{...}}")
+        problem = f"defines none of {names}, and no nn.Module; define one, e.g. REGIMES = {{...}}"
+        raise ConfigError("plugins", path, problem)
+    if isinstance(found.get("arch"), Mapping):
+        found["arch"] = {name: _as_architecture(path, name, variant) for name, variant in found["arch"].items()}
     for group, variants in found.items():
         _check(path, group, variants)
     return found
+
+
+def _networks(module: ModuleType) -> dict[str, Any]:
+    """The networks that a file without dictionaries defines, by the names of their classes."""
+    torch = sys.modules.get("torch")  # a file that defines one has imported it
+    own = (each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__)
+    return {each.__name__: each for each in own if torch is not None and issubclass(each, torch.nn.Module)}
+
+
+def _as_architecture(path: str, name: object, variant: Any) -> Any:
+    """A class or function that returns an nn.Module as an architecture; anything else as it is."""
+    torch = sys.modules.get("torch")
+    is_network = inspect.isclass(variant) and torch is not None and issubclass(variant, torch.nn.Module)
+    if not (is_network or isinstance(variant, FunctionType)):
+        return variant
+    try:
+        return as_architecture(str(name), variant)
+    except TypeError as error:
+        raise ConfigError("plugins", path, f"network {name} {error}") from error
 
 
 def _check(path: str, group: str, variants: object) -> None:

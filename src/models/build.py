@@ -31,7 +31,7 @@ def build_model(
     Changes no random state of the process. Raises ConfigError like `Architecture.validate`.
     """
     arch.validate(input_shape, n_outputs)
-    with _drawing(derive(seed, "init", *address)):
+    with drawing(derive(seed, "init", *address)):
         model = arch.network(tuple(input_shape), n_outputs)
     if arch.weights is not None and not address:
         model.load_state_dict(read_backbone(arch.weights, model.state_dict(), n_outputs, "arch.weights"))
@@ -41,13 +41,18 @@ def build_model(
 def build_meta_model(arch: Architecture, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
     """The same network without memory or weights, to count and inspect. Raises ConfigError like `validate`."""
     arch.validate(input_shape, n_outputs)
+    return build_meta_model_unchecked(arch, input_shape, n_outputs)
+
+
+def build_meta_model_unchecked(arch: Architecture, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
+    """The same for the checks of `arch` themselves."""
     with without_memory():
         model = arch.network(tuple(input_shape), n_outputs)
     return model.to("meta")
 
 
 @contextmanager
-def _drawing(seed: int) -> Iterator[None]:
+def drawing(seed: int) -> Iterator[None]:
     """Seed the CPU's generator for float32 draws inside; restore dtype and random state after."""
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

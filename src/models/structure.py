@@ -40,7 +40,7 @@ def prefers_stacking(model: nn.Module, device: str = "cpu") -> bool:
     many are trained together, so that a group's size cannot change a result.
     """
     if device == "cuda":
-        parts = list(model) if isinstance(model, nn.Sequential) else [model]
+        parts = _row(model)
         return any(type(part) is nn.Linear for part in parts) and all(is_stackable(part) for part in parts)
     if not is_row_of_linears(model):
         return False
@@ -83,9 +83,14 @@ def _smallest_map(model: nn.Module, input_shape: Sequence[int]) -> float:
 
 def is_row_of_linears(model: nn.Module) -> bool:
     """Nothing but Linear, ReLU and Flatten in a row, one Linear at least."""
-    parts = list(model) if isinstance(model, nn.Sequential) else [model]
+    parts = _row(model)
     known = all(type(part) in (nn.Linear, nn.ReLU, nn.Flatten) for part in parts)
     return known and any(type(part) is nn.Linear for part in parts)
+
+
+def _row(model: nn.Module) -> list[nn.Module]:
+    """The modules that a model calls one after the other; a class with a forward pass of its own is one module."""
+    return list(model) if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward else [model]
 
 
 def is_stackable(layer: nn.Module) -> bool:
