@@ -39,8 +39,9 @@ AXES = {
     ),
     "arch": Axis(settings=("arch.name", "arch.model"), label="architecture"),
     "data": Axis(settings=("data.name",), label="data"),
+    "tune": Axis(settings=("tune.name",), label="tuning"),
 }
-"""By name, in the order of tables. Names are MLflow params and keys of result.json."""
+"""By name, in the order of tables. Names are MLflow params and keys of result.json; `tune` is one of tuned cells alone."""
 
 NUMERIC_AXES = tuple(name for name, axis in AXES.items() if axis.is_numeric)
 
@@ -90,3 +91,13 @@ def axis_order(value: AxisValue) -> tuple[int, str, float]:
 def axis_text(value: AxisValue) -> str:
     """The value of an axis as tables and plots show it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(text: str) -> AxisValue:
+    """Parses `text` as a number, if it is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -263,6 +263,12 @@ def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
     return keys
 
 
+def _with_quoted_space(override: str) -> str:
+    """The override, with the value of `tune.space` as a text: Hydra allows no interval inside braces."""
+    key, _, value = override.partition("=")
+    return f"{key}={_in_quotes(value)}" if key == "tune.space" and value.startswith("{") else override
+
+
 def _arguments() -> list[str]:
     """The overrides of the command line. Refuses an unknown option in one line.
 
@@ -283,6 +289,7 @@ def _arguments() -> list[str]:
         fail(f"{message}; settings are written key=value (see --help)")
 
     parser.error = refuse  # type: ignore[method-assign]
-    overrides: list[str] = parser.parse_intermixed_args().overrides
-    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
+    given: list[str] = parser.parse_intermixed_args().overrides
+    overrides = [_with_quoted_space(word) for word in given]
+    sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in given), *overrides]
     return overrides

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from src.cells.resolve import ResolvedCell
+from src.cells.tuning import tuned_regimes
 from src.cells.write import record_failure, write_runs
 from src.comparison.objective import Score, score_of
 from src.comparison.pairing import load_records
@@ -74,18 +75,26 @@ def _run(cell: ResolvedCell, control: RunControl) -> CellOutcome:
     join_world(device)
     missing = from_first_rank(cell.missing_runs, device)
     streams = {seed: cell.streams.build(seed) for seed in sorted({seed for _, seed in missing})}
-    plan = make_plan(config, streams, missing)
     store = _store(config.multirun, config.trainer.store_gib)
+    try:
+        regimes = tuned_regimes(cell, [regime for regime, _ in missing], store, device, control)
+    except torch.OutOfMemoryError as error:
+        return _without_memory(cell, error)
+    plan = make_plan(config, streams, [(regimes[regime], seed) for regime, seed in missing])
     execution = execute(config, plan, store, device, control)
     if device.rank:
         return CellOutcome((), (), None)
     try:
         folders, failures = write_runs(cell, plan, execution, device, control)
     except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
-        reason = _one_line(error)
-        record_failure(cell, reason)
-        return CellOutcome((), (reason,), None, out_of_memory=True)
+        return _without_memory(cell, error)
     return CellOutcome(tuple(folders), tuple(failures), _value(cell), execution.out_of_memory)
+
+
+def _without_memory(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:
+    reason = _one_line(error)
+    record_failure(cell, reason)
+    return CellOutcome((), (reason,), None, out_of_memory=True)
 
 
 def score(cell: ResolvedCell, objective: Objective) -> Score:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from src.cells.resolve import ResolvedCell
+from src.cells.tuning import regimes_as_trained
 from src.comparison.pairing import RunRecord
 from src.config import Config
 from src.data.split import StreamFactory
@@ -45,7 +46,8 @@ class CellRuns:
     @classmethod
     def of(cls, cell: ResolvedCell, runs: Iterable[RunRecord], store: Store) -> CellRuns:
         by_key = {(run.regime, run.seed): run for run in runs}
-        return cls(config=cell.config, cell=cell.hash, runs=by_key, factory=cell.streams, store=store)
+        config = replace(cell.config, regimes=regimes_as_trained(cell))
+        return cls(config=config, cell=cell.hash, runs=by_key, factory=cell.streams, store=store)
 
     def finished(self) -> Iterator[tuple[str, int]]:
         """(regime label, seed) of the finished runs, sorted."""

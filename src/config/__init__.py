@@ -1,7 +1,8 @@
 """The configuration of a cell: composed by Hydra, parsed into typed and frozen dataclasses, validated once."""
 
 from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
-from src.config.parse import compose, parse, parse_regime, parse_seeds
+from src.config.parse import compose, parse, parse_seeds
+from src.config.regimes import parse_regime, with_knobs
 from src.config.schema import Config, SlurmLauncher, TrackingConfig, TrainerConfig
 from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
 
@@ -22,4 +23,5 @@ __all__ = [
     "parse_search",
     "parse_seeds",
     "run_hash",
+    "with_knobs",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+from src.config.regimes import with_knobs
 from src.config.schema import Config
-from src.errors import ConfigError
+from src.config.search import validation_metrics
+from src.config.tune import EqualTuning, plain_point
+from src.errors import ConfigError, did_you_mean
 from src.urls import without_password
 
 
@@ -31,6 +34,34 @@ def check(config: Config) -> None:
     if trainer.precision == "16-mixed" and trainer.name == "cpu":
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
     config.launcher.check(trainer)
+    if config.tune.n_runs:
+        _check_tuning(config)
+
+
+def _check_tuning(config: Config) -> None:
+    """Refuses a space that no compared regime has, values that one of them refuses, and seeds that tuning uses."""
+    from src.config.space import ends_of  # loads Optuna
+
+    tune = config.tune
+    assert isinstance(tune, EqualTuning)
+    if shared := sorted(set(config.seeds) & set(tune.seeds_used)):
+        raise ConfigError("seeds", shared, f"belong to tuning; take seeds below {tune.seeds_used.start}")
+    metrics = validation_metrics(config)
+    if tune.objective not in (None, *metrics):
+        problem = f"must be a validation metric; {did_you_mean(str(tune.objective), metrics)}"
+        raise ConfigError("tune.objective", tune.objective, problem)
+    spaces = {regime: tune.space_of(regime) for regime in config.regimes}
+    for key in tune.keys:
+        if not any(key in space for space in spaces.values()):
+            problem = "is no knob of a compared regime that leaves it open, and no setting of the optimizer"
+            raise ConfigError("tune.space", key, f"{problem}; leave it out")
+    for regime, space in spaces.items():
+        for key, distribution in space.items():
+            for end in ends_of(distribution):
+                try:
+                    with_knobs(regime, plain_point({key: end}), config.n_parts, config.optimizer)
+                except ConfigError as error:
+                    raise ConfigError(f"tune.space.{key}", end, str(error).partition(": ")[2]) from error
 
 
 def check_targets(config: Config, *, is_regression: bool) -> None:

@@ -13,7 +13,7 @@ from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
 
-GROUPS = ("data", "arch", "stopping", "optimizer")
+GROUPS = ("data", "arch", "stopping", "optimizer", "tune")
 WHERE = (
     "data.root",
     "data.download",

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.config.checks import check
-from src.config.plugins import Catalog, catalogs, knobs_of, offer_plugins, pin_plugins
+from src.config.plugins import Catalog, catalogs, offer_plugins, pin_plugins
+from src.config.regimes import parse_regime
 from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
+from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR, MAX_OWN_NAME
-from src.regimes.catalog import REGIMES
-from src.regimes.checkpoint import pin
-from src.regimes.config import RegimeConfig
 from src.typed import build_variant, convert, hints_of
 
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
@@ -55,6 +54,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     for key, value in given.items():
         if key not in TOP_LEVEL and key not in SEARCH_KEYS:
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
+    if given["tune"] == OFF or (isinstance(given["tune"], Mapping) and given["tune"].get("name") == OFF.name):
+        given["tune"] = {"name": OFF.name}  # the rest is for the other choices of an axis tune.name=off,equal
     refuse_search(given)
     for key in TOP_LEVEL:
         if key not in given:
@@ -62,8 +63,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
-    variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, **catalogs(values["plugins"])}
-    for name in ("data", "stopping", "optimizer", "arch", "launcher"):
+    variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, "tune": TUNES, **catalogs(values["plugins"])}
+    for name in ("data", "stopping", "optimizer", "arch", "launcher", "tune"):
         values[name] = build_variant(variants[name], given[name], name)
     if (weights := values["arch"].weights) is not None:
         pinned = pin(values["arch"].weights_file(weights), "arch.weights")
@@ -74,7 +75,9 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     entries = [given["regime"]] if single_run else given["regimes"]
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError("regimes", entries, "must be a list of regimes, e.g. regimes=[sequential,combined]")
-    values["regimes"] = tuple(parse_regime(entry, n_parts, variants["regime"]) for entry in entries)
+    values["regimes"] = tuple(
+        parse_regime(entry, n_parts, variants["regime"], values["optimizer"]) for entry in entries
+    )
     if len(set(values["regimes"])) < len(entries):
         raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
@@ -101,35 +104,3 @@ def parse_seeds(given: object) -> tuple[int, ...]:
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("seeds", given, "must be a number of seeds or a list of different whole numbers >= 0")
     return tuple(seeds)
-
-
-def parse_regime(entry: object, n_parts: int, catalog: Catalog = REGIMES) -> RegimeConfig:
-    """A regime from its name, a one-key mapping {name: {knob: value}}, or a composed group {name: ..., knob: value}."""
-    if isinstance(entry, str):
-        name, knobs = entry, {}
-    elif isinstance(entry, Mapping) and "name" in entry:
-        name, knobs = entry["name"], {key: value for key, value in entry.items() if key != "name"}
-    elif isinstance(entry, Mapping) and len(entry) == 1:
-        ((name, knobs),) = entry.items()
-        knobs = knobs or {}
-    else:
-        raise ConfigError("regimes", entry, "an entry is a name or {name: {knob: value}}")
-    if name not in catalog:
-        raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(catalog))}")
-    key = f"regime.{name}"
-    if not isinstance(knobs, Mapping):
-        raise ConfigError(key, knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
-    parameters, hints, chosen = knobs_of(catalog[name]), hints_of(catalog[name]), {}
-    for knob, value in knobs.items():
-        if knob not in parameters:
-            fix = did_you_mean(knob, list(parameters)) if parameters else "none"
-            raise ConfigError(f"{key}.{knob}", value, f"unknown knob; {fix}")
-        if knob == "checkpoint" and isinstance(value, str | Mapping):
-            value = pin(value, f"{key}.{knob}")
-        converted = convert(hints[knob], value, f"{key}.{knob}", {})
-        if converted != parameters[knob]:
-            chosen[knob] = converted
-    function = None if catalog[name] is REGIMES.get(name) else catalog[name]
-    regime = RegimeConfig(name, tuple(sorted(chosen.items())), function)
-    regime.stages(n_parts)  # a regime checks its own knobs
-    return regime

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from src.axes import AxisValue
 from src.config.plugins import digests
+from src.config.regimes import changed_optimizer
+from src.config.tune import OFF, TuneConfig
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.errors import ConfigError
@@ -143,6 +145,8 @@ class Config:
     """Random changes of the images of a training batch at every draw: see `src.data.augment`."""
     plugins: tuple[str, ...] = ()
     """Python files with variants of the user's own, each as ``path@digest``: see `src.config.plugins`."""
+    tune: TuneConfig = OFF
+    """Whether every regime first gets settings of its own, by trials on validation data."""
     regimes: tuple[RegimeConfig, ...]
     seeds: tuple[int, ...]
     sweep: str
@@ -168,7 +172,12 @@ class Config:
             "loss": self.loss,
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
             **({"plugins": digests(self.plugins)} if self.plugins else {}),
+            **({"tune": self.tune.recipe()} if self.tune != OFF else {}),
         }
+
+    def of(self, regime: RegimeConfig) -> Config:
+        """The settings under which the regime trains."""
+        return dataclasses.replace(self, optimizer=changed_optimizer(self.optimizer, regime))
 
     def axes(self) -> dict[str, AxisValue]:
         """The value of the cell on every axis of `src.axes.AXES`."""
@@ -181,6 +190,7 @@ class Config:
             "epochs": self.stopping.epochs_label,
             "arch": self.arch.label + ("" if self.arch.weights is None else f"({self.arch.content()['weights'][:8]})"),
             "data": self.data.name,
+            **({"tune": self.tune.name} if self.tune != OFF else {}),
         }
 
     @property

@@ -96,9 +96,9 @@ def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:
             reason = "reads test sets, which would no longer test what was selected on them"
             raise ConfigError("objective", text, f"{reason}; take a validation set, e.g. {example}")
         raise ConfigError("objective", text, f"must be REGIME/val/SET/METRIC, e.g. {example}")
-    metrics = [f"{name}/{kind}" for name in _sets(config) for kind in _kinds(config)]
-    if rest not in metrics:
-        there_are = [f"{who}/val/{metric}" for metric in metrics]
+    metrics = validation_metrics(config)
+    if f"val/{rest}" not in metrics:
+        there_are = [f"{who}/{metric}" for metric in metrics]
         raise ConfigError("objective", text, f"there is no val/{rest}; {did_you_mean(text, there_are)}")
     known = {label: (label,) for label in labels} | {f"{a}-{b}": (a, b) for a, b in combinations(labels, 2)}
     if who not in known:
@@ -151,6 +151,11 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
     if trainer.precision == "16-mixed":
         return "would lose what was trained, as trainer.precision=16-mixed keeps nothing half-way; take bf16-mixed"
     return None
+
+
+def validation_metrics(config: Config) -> list[str]:
+    """What cells like `config` can be selected by: ``val/union/accuracy``, ...; the usual one first."""
+    return [f"val/{name}/{kind}" for name in _sets(config) for kind in _kinds(config)]
 
 
 def _sets(config: Config) -> list[str]:

@@ -13,6 +13,7 @@ import yaml
 from src.config.parse import parse
 from src.config.plugins import require_trusted
 from src.config.schema import Config
+from src.config.tune import OFF
 from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
 
@@ -65,6 +66,8 @@ def read_config(path: Path, multirun: Path) -> Config:
 def to_mapping(config: Config) -> Mapping[str, Any]:
     """The configuration as plain lists and mappings."""
     mapping: dict[str, Any] = plain(dataclasses.asdict(config))
+    if config.tune == OFF:  # a later key, as in `schema._content`
+        del mapping["tune"]
     mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
     mapping["regime"] = dict(mapping["regimes"][0])
     mapping["seed"] = config.seeds[0]

@@ -23,7 +23,17 @@ from src.sweep.summary import axes_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
 
-RECIPE = ("data.", "arch.", "split.", "stopping.", "optimizer.", "loss", "trainer.precision", "trainer.threads")
+RECIPE = (
+    "data.",
+    "arch.",
+    "split.",
+    "stopping.",
+    "optimizer.",
+    "tune.",
+    "loss",
+    "trainer.precision",
+    "trainer.threads",
+)
 """Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
 
 

@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING
 from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
+from src.cells.tuning import regimes_as_trained
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
 from src.comparison.text_table import TextTable
 from src.comparison.transfer import LEGEND, markdown, transfer_tables
+from src.comparison.tuning import (
+    Tuned,
+    sentence_of,
+    tuning_csv,
+    tuning_metrics,
+    tuning_of,
+    tuning_table,
+    with_remarks,
+)
 from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, sentence, summary
 from src.config import Config
 from src.config.command import command, flat, text_of
+from src.config.tune import OFF
 from src.io import read_json_or, write_atomically
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
@@ -32,6 +43,9 @@ from src.urls import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+MOST_ROWS = 60
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:
@@ -43,12 +57,15 @@ def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
     """The coordinates of every cell: the axes, and every further setting in which the cells differ."""
     flats = [dict(flat(config)) for config in configs]
     coordinates: list[dict[str, AxisValue]] = [config.axes() for config in configs]
+    if any("tune" in own for own in coordinates):  # results of other cells lack this axis
+        coordinates = [{**own, "tune": config.tune.name} for own, config in zip(coordinates, configs, strict=True)]
     for key in sorted({key for one in flats for key in one}):
         axis = axis_of(key, related=True)
         values = [one.get(key) for one in flats]
-        if len({repr(value) for value in values}) < 2:
-            continue
-        if axis is not None and _distinguishes([own[axis] for own in coordinates], values):
+        given = {repr(one[key]) for one in flats if key in one}
+        if len({repr(value) for value in values}) < 2 or (len(given) < 2 and not all(key in one for one in flats)):
+            continue  # what only one choice of a group has follows from the choice
+        if axis is not None and _distinguishes([own.get(axis) for own in coordinates], values):
             continue
         for own, value in zip(coordinates, values, strict=True):
             is_plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
@@ -107,12 +124,14 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     """Prints the table and writes table.csv, table.md, the maps and the records for MLflow."""
     records = read(sweep_dir, cells)
     labels = labels_of([cell.config for cell in cells])
-    verdicts = judge(records, labels)
+    tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
+    verdicts = with_remarks(judge(records, labels), tuning)
+    chosen = tuning_table(verdicts, tuning)
     streams = transfer_tables(records, labels)
     classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
-    artifacts = _write(sweep_dir, verdicts, streams, classes)
+    artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, verdicts, outbox)
+    report_cells(cells, records, verdicts, outbox, tuning=tuning)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
@@ -125,6 +144,8 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
             console.print(remark, style="dim")
         for group in by_pair(verdicts).values():
             console.print(summary(group))
+        if chosen is not None:
+            console.print(replace(chosen, rows=chosen.rows[:MOST_ROWS]).terminal())
     elif records.runs and not streams:  # one regime
         console.print(means_table(records.runs))
     for grid in streams:
@@ -145,7 +166,11 @@ def attached(sweep_dir: Path) -> list[str]:
 
 
 def _write(
-    sweep_dir: Path, verdicts: Sequence[CellVerdict], streams: Sequence[TextTable], classes: Sequence[str]
+    sweep_dir: Path,
+    verdicts: Sequence[CellVerdict],
+    streams: Sequence[TextTable],
+    classes: Sequence[str],
+    tuning: Mapping[tuple[str, str], Tuned],
 ) -> list[str]:
     """Writes the files of the whole command; returns their names in the sweep's folder."""
     of_streams = ["transfer.md"] if streams else []
@@ -159,8 +184,12 @@ def _write(
     if not is_current:  # drawing maps takes seconds
         difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
         write_atomically(path, table)  # after the maps: an equal table.csv means that they are up to date
-    write_atomically(sweep_dir / "table.md", "\n".join([sweep_table(verdicts).markdown(), *classes]))
-    return ["table.csv", "table.md", *of_streams, *maps]
+    chosen = tuning_table(verdicts, tuning)
+    tables = [table.markdown() for table in (sweep_table(verdicts), chosen) if table is not None]
+    write_atomically(sweep_dir / "table.md", "\n".join([*tables, *classes]))
+    if tuning:
+        write_atomically(sweep_dir / "tuning.csv", tuning_csv(tuning))
+    return ["table.csv", "table.md", *of_streams, *(["tuning.csv"] if tuning else []), *maps]
 
 
 @dataclass(frozen=True)
@@ -178,8 +207,10 @@ def report_cells(
     verdicts: Sequence[CellVerdict],
     outbox: Outbox,
     trials: Mapping[str, TrialInfo] | None = None,
+    tuning: Mapping[tuple[str, str], Tuned] | None = None,
 ) -> None:
-    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash."""
+    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash; `tuning`: by
+    cell hash and regime."""
     labels = labels_of([cell.config for cell in cells])
     runs = by_cell(records.runs)
     verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
@@ -191,6 +222,8 @@ def report_cells(
         notes = [note for note in (trial.note, *map(sentence, own)) if note]
         if not notes:
             continue
+        tuned = [own for (name, _), own in (tuning or {}).items() if name == cell.hash]
+        notes += [_tuning_note(cell, tuned)] if tuned else []
         notes += [f"Classes: {cell.classes}."] if cell.classes else []
         report = CellReport(
             sweep=cell.config.sweep,
@@ -199,9 +232,15 @@ def report_cells(
             verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
             note="\n\n".join(notes),
             command=command(cell.config),
-            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics},
+            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics, **tuning_metrics(tuned)},
         )
         write_cell(cell.folder, report, outbox)
+
+
+def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:
+    """What was chosen, and the command of the comparison with these values, without the tuning."""
+    same = command(replace(cell.config, tune=OFF, regimes=regimes_as_trained(cell)))
+    return "\n\n".join([*(f"Tuned {sentence_of(one)}." for one in tuned), f"With these values:\n```\n{same}\n```"])
 
 
 def stdout_console() -> Console:

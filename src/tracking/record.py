@@ -138,6 +138,8 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
         words.append(f"shift={axes['shift']}")
     if axes["epochs"] != "-":
         words.append(f"e={axes['epochs']}")
+    if "tune" in axes:
+        words.append(f"tune={axes['tune']}")
     further = {key: value for key, value in axes.items() if key not in AXES}
     words += [f"{key.rpartition('.')[2]}={number(v) if isinstance(v, float) else v}" for key, v in further.items()]
     if seed is not None:

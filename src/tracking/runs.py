@@ -201,11 +201,12 @@ def _pending_sweep(sweep: str, start: int) -> Record:
     return Record(key=Key("sweep", sweep), name=sweep, status="SCHEDULED", start=start, end=start)
 
 
-def _cell(_: Path, body: Body) -> Record:
+def _cell(folder: Path, body: Body) -> Record:
     key, axes = Key("run", body["sweep"], body["cell"]), body["axes"]
     record = _with_report(_pending_cell(key, axes, _milliseconds(body["started_at"])), body)
     points = (*record.points, *_axis_points(axes, record.end))
-    return replace(record, tags={"verdict": str(body["verdict"]), **record.tags}, points=points)
+    files = {f"tuning-{path.name}": path.read_bytes() for path in sorted((folder / "tuning").glob("*.json"))}
+    return replace(record, tags={"verdict": str(body["verdict"]), **record.tags}, points=points, artifacts=files)
 
 
 def _sweep(folder: Path, body: Body) -> Record:

@@ -38,8 +38,8 @@ class GroupModule(pl.LightningModule):
         observer: Callable[[Replicas], None] | None,
     ) -> None:
         super().__init__()
-        self.replicas, self.loss, self.config = replicas, config.loss, config.optimizer
-        self.lr, self.n_updates = config.optimizer.lr * node.stage.lr_factor, node.length.updates
+        self.replicas, self.loss, self.config = replicas, config.loss, node.optimizer
+        self.lr, self.n_updates = node.optimizer.lr * node.stage.lr_factor, node.length.updates
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
         self.world, self.n_done = world, n_done
         self.automatic_optimization = False

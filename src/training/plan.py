@@ -12,6 +12,7 @@ from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.errors import ConfigError
 from src.io import digest
+from src.optimizers import OptimizerConfig
 from src.regimes.checkpoint import parts_of
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start
@@ -22,7 +23,7 @@ from src.stopping.length import Length, StageSize
 class Node:
     """One stage to train; its key is a digest of everything its result depends on.
 
-    `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
+    `optimizer`: the settings of the run's regime. `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
     the stopping rule depends on the total length.
     `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
     `penalty_parent`: key of the stage that its penalty refers to. `monitor`: the validation set of early stopping.
@@ -33,6 +34,7 @@ class Node:
     prefix_key: str | None
     seed: int
     stage: Stage
+    optimizer: OptimizerConfig
     data: MixtureData
     length: Length
     parents: tuple[str, ...]
@@ -87,7 +89,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
 
 def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     """The stages of one run as nodes; a stage without samples is left out and its successors start from its parent."""
-    stages = regime.stages(config.split.parts)
+    config, stages = config.of(regime), regime.stages(config.split.parts)
     sizes = [len(part) for part in stream.train]
     data: list[MixtureData] = []
     counted: list[int] = []  # the size that decides a stage's share of the budget
@@ -168,6 +170,7 @@ def _node(
         prefix_key=_prefix_key(config, identity, recipe, length),
         seed=stream.seed,
         stage=stage,
+        optimizer=config.optimizer,
         data=data,
         length=length,
         parents=tuple(parent.key for parent in parents),

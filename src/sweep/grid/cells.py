@@ -17,10 +17,10 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from src.axes import AxisValue, axis_of
+from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
 from src.errors import ConfigError
-from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key
+from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key, text_of
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,6 @@ class Cell:
         return len(self.config.regimes) * len(self.config.seeds)
 
 
-def number(text: str) -> AxisValue:
-    """Parses `text` as a number, if it is one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def expand(arguments: Sequence[str], compose: Composer, loader: ConfigLoader) -> list[Cell]:
     """The cells that the overrides `arguments` of a sweep describe; see `expand_line`."""
     return expand_line(CommandLine(arguments, compose, loader))
@@ -70,11 +60,20 @@ def expand_line(line: CommandLine) -> list[Cell]:
         overrides = tuple(choice for choice, key in zip(choices, cell_keys, strict=True) if len(axes[key]) > 1)
         try:
             cell = Cell(parse(with_runs(line, choices)), overrides)
+            refuse_tuned_axes(line, cell.config)
         except ConfigError as error:
             raise in_cell(error, overrides) from error
         key = _recipe_key(cell.config)
         cells[key] = merged(cells[key], cell) if key in cells else cell
     return list(cells.values())
+
+
+def refuse_tuned_axes(line: CommandLine, config: Config) -> None:
+    """Raises ConfigError for an axis over what is tuned."""
+    for key, override in line.sweeps.items():
+        if override.is_sweep_override() and key.removeprefix("regime.") in config.tune.keys:
+            problem = "is tuned for each regime, so it cannot be an axis; give one value, or leave it out of tune.space"
+            raise ConfigError(key, text_of(override), problem)
 
 
 def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:

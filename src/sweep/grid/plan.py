@@ -124,6 +124,9 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
     n_missing = plan.n_runs_missing
     lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
     lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
+    tunings = [cell.config.tune.n_runs * len(cell.config.regimes) for cell in plan.missing.values()]
+    if any(tunings):
+        lines.append(f"tuning: up to {sum(tunings)} trainings before them, in {sum(n > 0 for n in tunings)} cells")
     seconds, size = _past_runs(cells_dir)
     if not n_missing:
         lines.append("nothing to run")

@@ -24,14 +24,15 @@ from optuna.trial import FrozenTrial
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
+from src.config.space import Point, Space, rounded
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
-from src.sweep.grid.cells import Cell, in_cell, with_runs
+from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
 from src.sweep.grid.line import CommandLine, key_of, set_value
 from src.sweep.grid.plan import Plan, plan_sweep
-from src.sweep.search.space import Point, Space, corners, overrides_of, rounded, space_of
+from src.sweep.search.space import corners, overrides_of, space_of
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     from src.cells.resolve import ResolvedCell
@@ -134,6 +135,7 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
     if not plans:
         raise _all_invalid(refused[0], space)
     config = plans[0].config
+    refuse_tuned_axes(line, config)
     bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
     objective = parse_objective(settings, config)
     for plan in plans:

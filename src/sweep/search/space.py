@@ -1,31 +1,18 @@
-"""What a search may choose: Hydra's grammar of sweeps as Optuna's distributions, and a point of them as overrides.
-
-``interval(a,b)`` is a number between a and b, ``int(interval(a,b))`` and ``range(a,b)`` whole ones (b of a range is left
-out), ``tag(log, ...)`` counts in decades, and ``a,b,c`` is one of its values.
-"""
+"""The space of a search: the axes of its command line, its corners, and a point of it as overrides."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
-from src.errors import ConfigError, did_you_mean
-from src.sweep.grid.cells import number
+from src.config.space import Point, Space, distribution_of, ends_of
+from src.errors import ConfigError
 from src.sweep.grid.line import CommandLine, is_run_key, text_of
 
-Space = Mapping[str, BaseDistribution]
-"""Key of the configuration -> what it may be."""
-Point = Mapping[str, Any]
-"""One value for each key of a space."""
-
 MAX_CORNERS = 64
-PLACES = 5e-4
-"""Of an interval (of the value itself on a logarithmic scale): finer differences of a sampled number are rounded away."""
 
 
 def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
@@ -38,7 +25,7 @@ def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
                 problem = f"{what} cannot be searched: every trial runs all `regimes` x `seeds`; list them there"
                 raise ConfigError(key, text_of(override), problem)
             continue
-        space[key] = _distribution(key, override)
+        space[key] = distribution_of(key, override)
     if not space:
         example = "'optimizer.lr=tag(log,interval(1e-3,1))'"
         name = line.first["search"]["name"]
@@ -46,95 +33,13 @@ def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
     return space
 
 
-def _distribution(key: str, override: Override) -> BaseDistribution:
-    text, sweep = text_of(override), override.value()
-    tags: set[str] = getattr(sweep, "tags", set())
-    for tag in tags - {"log"}:
-        raise ConfigError(key, text, f"unknown tag {tag}; {did_you_mean(tag, ['log'])}")
-    if isinstance(sweep, IntervalSweep):
-        return _interval(key, text, sweep.start, sweep.end, log=bool(tags))
-    if isinstance(sweep, RangeSweep):
-        return _range(key, text, sweep, log=bool(tags))
-    if tags:
-        raise ConfigError(key, text, "a list of values has no scale; tag(log, ...) is for interval and range")
-    texts = list(dict.fromkeys(override.sweep_string_iterator()))
-    if not texts:
-        raise ConfigError(key, text, "matches nothing")
-    numbers = [number(choice) for choice in texts]
-    plain = len(set(numbers)) == len(texts) and not any(isinstance(choice, str) for choice in numbers)
-    return CategoricalDistribution(numbers if plain else texts)
-
-
-def _interval(key: str, text: str, low: Any, high: Any, *, log: bool) -> BaseDistribution:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ConfigError(key, text, "must have finite ends")
-    if not low < high:
-        raise ConfigError(key, text, "is empty; write interval(low,high) with low < high")
-    if log and low <= 0:
-        raise ConfigError(key, text, "a logarithmic scale starts above 0; raise its lower end")
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
-
-
-def _range(key: str, text: str, sweep: RangeSweep, *, log: bool) -> BaseDistribution:
-    assert sweep.step is not None
-    steps = sweep.range()
-    values = [steps[0], steps[-1]] if isinstance(steps, range) and steps else list(steps)
-    if not values:
-        raise ConfigError(key, text, "is empty; write range(low,high) with low < high")
-    low, high, step = min(values), max(values), abs(sweep.step)
-    if isinstance(steps, range):
-        if log and (low < 1 or step != 1):
-            raise ConfigError(key, text, "on a logarithmic scale a range starts at 1 or above, with step 1")
-        return IntDistribution(low, high, log=log, step=int(step))
-    if log:
-        raise ConfigError(key, text, "a logarithmic scale has no steps; write tag(log,interval(low,high))")
-    return FloatDistribution(low, high, step=step)
-
-
 def corners(space: Space) -> Iterator[dict[str, Any]]:
     """Points at the ends of every axis, at most `MAX_CORNERS`: all of them where there are so few."""
-    ends = [_ends(distribution) for distribution in space.values()]
+    ends = [ends_of(distribution) for distribution in space.values()]
     for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
         yield dict(zip(space, values, strict=True))
-
-
-def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return tuple(dict.fromkeys((distribution.low, distribution.high)))
 
 
 def overrides_of(point: Point) -> tuple[str, ...]:
     """The point as a command line has it, ``key=value`` each."""
     return tuple(f"{key}={value}" for key, value in point.items())
-
-
-def rounded(point: Point, space: Space) -> dict[str, Any]:
-    """The point with the fewest digits that stay within `PLACES` of it, so that it can be read and typed again."""
-    return {key: _shortest(value, space[key]) for key, value in point.items()}
-
-
-def _shortest(value: Any, distribution: BaseDistribution) -> Any:
-    if not isinstance(distribution, FloatDistribution):
-        return value
-    if distribution.step is not None:
-        near = 1e-6 * distribution.step  # the step's own value, without the noise of its arithmetic
-    else:
-        near = PLACES * (abs(value) if distribution.log else distribution.high - distribution.low)
-    found = next(short for digits in range(1, 18) if abs((short := float(f"{value:.{digits}g}")) - value) <= near)
-    return min(max(found, distribution.low), distribution.high)
-
-
-def distribution_in_words(distribution: BaseDistribution) -> str:
-    """``0.001 to 1, log``; ``16 to 128, whole``; ``one of mlp, cnn``."""
-    if isinstance(distribution, CategoricalDistribution):
-        return f"one of {', '.join(map(str, distribution.choices))}"
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    words = [f"{distribution.low} to {distribution.high}"]
-    words += ["whole"] if isinstance(distribution, IntDistribution) else []
-    words += ["log"] if distribution.log else []
-    words += [f"in steps of {distribution.step}"] if distribution.step not in (None, 1) else []
-    return ", ".join(words)

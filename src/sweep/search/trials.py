@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.comparison.objective import Score
 from src.config import Config
+from src.config.space import Point
 from src.errors import ConfigError, Pruned
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import SweepFolder
@@ -27,7 +28,7 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
 from src.sweep.search.search import Search, load_search
-from src.sweep.search.space import Point, corners
+from src.sweep.search.space import corners
 from src.sweep.work import axes_text
 from src.training.control import OnProgress, ProgressReport
 

@@ -12,6 +12,7 @@ from contextlib import closing
 from optuna.trial import FrozenTrial
 
 from src.cells.resolve import ResolvedCell
+from src.config.space import distribution_in_words
 from src.errors import ConfigError
 from src.sweep.engine import Engine, Report
 from src.sweep.grid.line import CommandLine
@@ -19,7 +20,6 @@ from src.sweep.processes import Process
 from src.sweep.progress import SweepProgress, duration
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.search.search import make_search
-from src.sweep.search.space import distribution_in_words
 from src.sweep.search.summary import report_search
 from src.sweep.search.trials import Searched, TrialQueue, best_text
 from src.sweep.work import Trials, Work

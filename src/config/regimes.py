@@ -1,0 +1,83 @@
+"""A regime from its entry in the configuration: its knobs, and the settings of the optimizer that it replaces."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from src.config.plugins import Catalog, knobs_of
+from src.errors import ConfigError, did_you_mean
+from src.optimizers import OptimizerConfig
+from src.regimes.catalog import REGIMES
+from src.regimes.checkpoint import pin
+from src.regimes.config import RegimeConfig
+from src.typed import convert, hints_of
+
+OPTIMIZER = "optimizer."
+
+
+def parse_regime(
+    entry: object, n_parts: int, catalog: Catalog = REGIMES, optimizer: OptimizerConfig | None = None
+) -> RegimeConfig:
+    """A regime from its name, a one-key mapping {name: {knob: value}}, or a composed group {name: ..., knob: value}.
+
+    `optimizer`: the cell's, whose settings a regime replaces by knobs such as ``optimizer.lr``.
+    """
+    if isinstance(entry, str):
+        name, knobs = entry, {}
+    elif isinstance(entry, Mapping) and "name" in entry:
+        name, knobs = entry["name"], {key: value for key, value in entry.items() if key != "name"}
+    elif isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, knobs),) = entry.items()
+        knobs = knobs or {}
+    else:
+        raise ConfigError("regimes", entry, "an entry is a name or {name: {knob: value}}")
+    if name not in catalog:
+        raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(catalog))}")
+    if not isinstance(knobs, Mapping):
+        raise ConfigError(f"regime.{name}", knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
+    function = None if catalog[name] is REGIMES.get(name) else catalog[name]
+    return with_knobs(RegimeConfig(name, (), function), knobs, n_parts, optimizer)
+
+
+def with_knobs(
+    regime: RegimeConfig, knobs: Mapping[str, Any], n_parts: int, optimizer: OptimizerConfig | None = None
+) -> RegimeConfig:
+    """The regime with further `knobs`: typed, checked, and without those at their default. Raises ConfigError."""
+    key, chosen = f"regime.{regime.name}", dict(regime.knobs)
+    function = REGIMES[regime.name] if regime.function is None else regime.function
+    parameters, hints = knobs_of(function), hints_of(function)
+    kind = OptimizerConfig if optimizer is None else type(optimizer)
+    settings = {f"{OPTIMIZER}{f.name}": f for f in dataclasses.fields(kind) if f.name != "name"}
+    for knob, value in knobs.items():
+        if (setting := settings.get(knob)) is not None:
+            hint, limits, default = (
+                hints_of(kind)[setting.name],
+                dict(setting.metadata),
+                getattr(optimizer, setting.name, None),
+            )
+        elif knob in parameters:
+            hint, limits, default = hints[knob], {}, parameters[knob]
+        else:
+            known = list(settings if str(knob).startswith(OPTIMIZER) else parameters)
+            raise ConfigError(
+                f"{key}.{knob}", value, f"unknown knob; {did_you_mean(str(knob), known) if known else 'none'}"
+            )
+        if knob == "checkpoint" and isinstance(value, str | Mapping):
+            value = pin(value, f"{key}.{knob}")
+        converted = convert(hint, value, f"{key}.{knob}", limits)
+        chosen.pop(knob, None)
+        if converted != default:
+            chosen[knob] = converted
+    changed = dataclasses.replace(regime, knobs=tuple(sorted(chosen.items())))
+    changed.stages(n_parts)  # a regime checks its own knobs
+    if optimizer is not None:
+        changed_optimizer(optimizer, changed).check()
+    return changed
+
+
+def changed_optimizer(optimizer: OptimizerConfig, regime: RegimeConfig) -> OptimizerConfig:
+    """The optimizer with the settings that the regime replaces."""
+    own = {knob.removeprefix(OPTIMIZER): value for knob, value in regime.knobs if knob.startswith(OPTIMIZER)}
+    return dataclasses.replace(optimizer, **own)
