@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,9 @@ def sample(tuning: EqualTuning, space: Space, *address: str) -> list[dict[str, A
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = int(digest([tuning.seed, *address])[:8], 16)
-    study = optuna.create_study(sampler=optuna.samplers.QMCSampler(scramble=True, seed=seed))
+    with warnings.catch_warnings():  # its version is pinned
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.QMCSampler(scramble=True, seed=seed))
     # Optuna draws the first trial of a study at random, since only that tells the sampler the space
     first = {key: ends_of(distribution)[0] for key, distribution in space.items()}
     study.add_trial(optuna.trial.create_trial(params=first, distributions=dict(space), value=0.0))

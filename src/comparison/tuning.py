@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import CellVerdict
 from src.io import file_name, read_json, with_checksum, write_atomically
 
+SAME_BUDGET = 0.01
+"""Share by which the budgets of two regimes may differ without a remark."""
 FOLDER = "tuning"
 """In the folder of a cell: a file for each regime."""
 
@@ -90,12 +94,16 @@ def write_tuned(cell_dir: Path, tuned: Tuned) -> None:
 
 
 def read_tuned(cell_dir: Path, regime: str) -> Tuned | None:
-    """The tuning of one regime; None if it was not tuned, or if its file is damaged and is about to be written again."""
+    """The tuning of one regime; None if it was not tuned, or, with a warning, if its file is damaged."""
+    path = path_of(cell_dir, regime)
     try:
-        body = read_json(path_of(cell_dir, regime))
+        body = read_json(path)
         fields = {key: body[key] for key in ("regime", "objective", "best", "edges")}
         return Tuned(trials=[Trial(**trial) for trial in body["trials"]], **fields)
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is damaged ({error}); the regime is tuned again, with the same choice", stacklevel=2)
         return None
 
 
@@ -117,11 +125,15 @@ def tuning_of(sweep_dir: Path, cells: Iterable[str], regimes: Collection[str]) -
 
 def with_remarks(verdicts: Sequence[CellVerdict], tuning: Mapping[tuple[str, str], Tuned]) -> list[CellVerdict]:
     """The verdicts with the remarks on the tuning of their two regimes."""
-    notes = {key: tuned.remarks for key, tuned in tuning.items()}
-    return [
-        replace(v, notes=(*v.notes, *(note for name in (v.a, v.b) for note in notes.get((v.cell, name), ()))))
-        for v in verdicts
-    ]
+    noted = []
+    for verdict in verdicts:
+        own = [tuning[verdict.cell, name] for name in (verdict.a, verdict.b) if (verdict.cell, name) in tuning]
+        notes = [remark for tuned in own for remark in tuned.remarks]
+        samples = [sum(trial.samples for trial in tuned.trials) for tuned in own]
+        if samples and max(samples) > (1 + SAME_BUDGET) * min(samples):
+            notes.append(f"the trials of {verdict.a} and {verdict.b} have different budgets in samples: see tuning.csv")
+        noted.append(replace(verdict, notes=(*verdict.notes, *notes)))
+    return noted
 
 
 def sentence_of(tuned: Tuned) -> str:
@@ -232,12 +244,17 @@ def best_of_band(scores: Sequence[float], lowest: float, highest: float, level: 
     with Confidence", NAACL): the distribution of the best of k is F^k, which falls as F rises. Scores lie in [lowest, highest].
     Valid for independent trials of any continuous distribution, conservative with ties and with evenly spread points.
     """
-    from scipy.stats import kstwo
-
     ordered, n = np.sort(np.asarray(scores, dtype=float)), len(scores)
-    margin, steps, k = float(kstwo.ppf(level, n)), np.arange(n + 1) / n, np.arange(1, n + 1)[:, None]
+    margin, steps, k = _margin(n, level), np.arange(n + 1) / n, np.arange(1, n + 1)[:, None]
     pessimistic = np.clip(steps + margin, 0, 1)  # F at `lowest` and at each score
     optimistic = np.append(np.clip(steps - margin, 0, 1), 1.0)  # F at lowest and each score, and at highest
     low = np.diff(pessimistic**k, axis=1, prepend=0) @ np.concatenate([[lowest], ordered])
     high = np.diff(optimistic**k, axis=1, prepend=0) @ np.concatenate([[lowest], ordered, [highest]])
     return low, high
+
+
+@functools.cache
+def _margin(n: int, level: float) -> float:
+    from scipy.stats import kstwo
+
+    return float(kstwo.ppf(level, n))

@@ -16,6 +16,7 @@ from src.config.search import SEARCH_KEYS, refuse_search
 from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR, MAX_OWN_NAME
+from src.regimes.checkpoint import pin
 from src.typed import build_variant, convert, hints_of
 
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}

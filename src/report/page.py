@@ -13,6 +13,7 @@ from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.tables import csv_table
 from src.comparison.transfer import LEGEND, transfer_tables
+from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, summary
 from src.errors import ConfigError
@@ -28,6 +29,7 @@ from src.report.maps import maps
 from src.report.plots import LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
+from src.report.tuning import tuning_section
 from src.terminal import printable
 from src.training.store.store import Store
 
@@ -50,6 +52,7 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
         old.unlink()
     metric = default_metric(sweep.records.runs)
     verdicts = judge(sweep.records, sweep.labels, metric) if len(sweep.labels) > 1 else []
+    verdicts = with_remarks(verdicts, _tuning(sweep))
     files = {}
     if verdicts:
         files["cells.csv"] = csv_table(verdicts)
@@ -109,6 +112,7 @@ def _content(
             for name, plot in maps(group, folder, title=sweep.name)
         ],
         "cells": cells_table(all_judged) if judged else None,
+        "tuning": tuning_section(verdicts, _tuning(sweep), styles, folder),
         "too_few": too_few_seeds(all_judged),
         "line_styles": styles,
         "boundary": boundary_plot(sweep.configs, runs, folder),
@@ -123,6 +127,10 @@ def _content(
         **_ledger(sweep, first, spent),
     }
     return content | (pending.result() if pending is not None else _example(sweep, first, folder))
+
+
+def _tuning(sweep: Sweep) -> dict[tuple[str, str], Tuned]:
+    return tuning_of(sweep.folder, sweep.configs, sweep.labels)
 
 
 def _without_comparison(runs: Sequence[RunRecord], metric: str) -> str:
