@@ -123,6 +123,8 @@ def test_axes_have_short_names_and_other_keys_their_own() -> None:
         (["regime=sequential,combined", "regimes=[combined]"], ["regimes=[combined]", "give one of the two"]),
         (["seed=0,1", "seeds=4"], ["seeds=4", "give one of the two"]),
         (["split.ratio=interval(0.1,1)"], ["split.ratio=interval(0.1,1)", "search"]),
+        (["tune=equal", "optimizer.lr=0.1,0.2"], ["optimizer.lr=0.1,0.2", "is tuned for each regime"]),
+        (["tune=equal", "regime=sequential", "regime.lr_factor=0.1,1"], ["regime.lr_factor=0.1,1", "is tuned"]),
         (["n_workers=1,2"], ["n_workers=1,2", "cannot be an axis"]),
         (["split.ratio=1,2", "split.sizes=[10,10]"], ["split.ratio=1.0", "split.sizes"]),
     ],
