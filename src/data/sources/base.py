@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from src.errors import ConfigError
 
@@ -97,11 +97,11 @@ class PathConfig(SourceConfig):
     def load(self, cache: Path) -> Source:
         from src.data.source import match, union_of_classes
 
-        source = self.read(self._existing(), cache)
+        source = self.read(self.existing(), cache)
         if self.path2 is not None:
             with path_reported_as("data.path2", self.path2):
-                other = dataclasses.replace(self, path=self.path2, path2=None)
-                second = other.read(other._existing(), cache)
+                other = self.of_second()
+                second = other.read(other.existing(), cache)
             source = union_of_classes(source, second, "data.path2", self.path2)
             second = match(second, source, "data.path2", self.path2, same_classes=False)
             source = dataclasses.replace(source, second=second)
@@ -111,7 +111,13 @@ class PathConfig(SourceConfig):
             )
         return source
 
-    def _existing(self) -> Path:
+    def of_second(self) -> Self:
+        """These settings for Dataset 2's file or folder alone."""
+        assert self.path2 is not None
+        return dataclasses.replace(self, path=self.path2, path2=None)
+
+    def existing(self) -> Path:
+        """The file or folder at `path`. Raises ConfigError if there is none."""
         candidates = [Path(self.path).expanduser()]
         if not candidates[0].is_absolute():
             candidates.append(self.folder / self.path)

@@ -10,6 +10,7 @@ from src.data.sources.base import SourceConfig, path_reported_as
 from src.data.sources.digits import DigitsData
 from src.data.sources.gaussian import GaussianData
 from src.data.sources.image_folder import ImageFolderData
+from src.data.sources.table import TableData
 from src.data.sources.torchvision import TorchvisionData
 from src.errors import ConfigError
 
@@ -23,6 +24,7 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "cifar10": TorchvisionData,
     "image_folder": ImageFolderData,
     "arrays": ArraysData,
+    "table": TableData,
     "gaussian": GaussianData,
 }
 
