@@ -83,7 +83,7 @@ class PathConfig(SourceConfig):
     """A source of the user's own files: `path` alone to split, or `path` and `path2` as Dataset 1 and Dataset 2."""
 
     where = frozenset({"root", "path", "path2"})
-    needs = ("data.path=.",)
+    needs: ClassVar[tuple[str, ...]] = ("data.path=.",)
 
     path: str
     """File or folder: as given, or else inside `root`."""
