@@ -33,7 +33,7 @@ class Allotment:
     """The counts of a split. A regression counts as one class.
 
     `classes[c]`: the source's number of the stream's class c. `train` [data sets, classes]: training samples.
-    `data_source[k]`: the source that data set k draws from, 0 or 1. `val`, `test` [sources, classes]: held-out samples.
+    `data_source[k]`: the number of the source that data set k draws from. `val`, `test` [sources, classes]: held-out samples.
     `uses_official[s]`: whether the test set of source s is its own.
     """
 
@@ -72,15 +72,15 @@ def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Co
 
 
 def own_split(split: SplitConfig, source: Source) -> SplitConfig:
-    """The split with sizes and priors filled in if the user's own two data sets are given without any.
+    """The split with sizes and priors filled in if the user's own data sets are given without any.
 
     Each is then used whole, with its own class balance, as a user with two folders expects.
     """
     requested = (split.size, split.ratio, split.sizes, split.priors, split.classes)
-    if source.second is None or source.is_regression or split.imbalance != 1 or any(r is not None for r in requested):
+    if not source.later or source.is_regression or split.imbalance != 1 or any(r is not None for r in requested):
         return split
     classes = stream_classes(split, source)
-    sources = (source, source.second)
+    sources = (source, *source.later)
     left = np.stack([_held_out(split, one, classes)[0] for one in sources])
     for part, one in enumerate(sources, start=1):
         total = np.bincount(class_labels(one), minlength=len(classes))
@@ -169,7 +169,7 @@ def classes_by_part(split: SplitConfig, sources: Sequence[Source], classes: tupl
             raise ConfigError(
                 "split.classes", split.classes, f"leaves Dataset {part} without a class; list some of its"
             )
-    return [tuple(np.flatnonzero(held[min(part, 1)]).tolist()) for part in range(split.parts)]
+    return [tuple(np.flatnonzero(held[min(part, len(held) - 1)]).tolist()) for part in range(split.parts)]
 
 
 def _checked_priors(

@@ -169,8 +169,8 @@ class ShiftConfig:
             raise ConfigError(key, self.kind, problem)
         if self.is_active and self.rule.labels is not None and source.is_regression:
             raise ConfigError(key, self.kind, "needs classes, this is regression; take permute or noise")
-        if self.rule.needs_source and source.second is not None:
-            raise ConfigError(key, self.kind, "contradicts data.path2, which is Dataset 2's source; drop one")
+        if self.rule.needs_source and source.later:
+            raise ConfigError(key, self.kind, "contradicts data.path2 or data.paths, which are the sources; drop one")
 
     def shifted(self, x: Tensor, rows: Rows, seed: int, part: int) -> Tensor:
         """The rows `rows` of the inputs `x`, shifted: [len(rows), ...]; no other row is read."""

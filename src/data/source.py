@@ -38,8 +38,8 @@ class Source:
     """Hash of inputs, labels, class names and official test set."""
     official_test: Tensor | None = None
     """bool [N]: whether a sample is in the source's own test set."""
-    second: Source | None = None
-    """Dataset 2's own source (`data.path2`), in the shape, scale and class numbers of this one."""
+    later: tuple[Source, ...] = ()
+    """The own sources of Dataset 2, 3, ... (`data.path2`, `data.paths`), in the shape, scale and classes of this one."""
     are_numbered: bool = False
     """Whether class numbers are labels that the data set itself defines: `split.classes` may use them like names."""
     generator: Generator | None = None
@@ -47,6 +47,11 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def second(self) -> Source | None:
+        """Dataset 2's own source; None if it is drawn from this one."""
+        return self.later[0] if self.later else None
 
     @property
     def is_regression(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,10 +103,10 @@ def _matched(split: SplitConfig, source: Source) -> SplitConfig:
     """The split once the classes of two sources are as `split.labels=same` or `union` demands."""
     if not isinstance(split.labels, str):
         return split
-    if split.labels == "same" and source.second is not None and source.class_names is not None:
-        held = [{(source.class_names or ())[c] for c in set(one.y.tolist())} for one in (source, source.second)]
-        if differ := sorted(held[0] ^ held[1]):
-            problem = f"one data set only has {', '.join(differ)}; rename or remove these classes, or set union"
+    if split.labels == "same" and source.class_names is not None:
+        held = [{source.class_names[c] for c in set(one.y.tolist())} for one in sources_of(source)]
+        if differ := sorted(set().union(*held) - held[0].intersection(*held)):
+            problem = f"not every data set has {', '.join(differ)}; rename or remove these classes, or set union"
             raise ConfigError("split.labels", split.labels, problem)
     return dataclasses.replace(split, labels=None)
 
@@ -120,17 +121,16 @@ def _labelled(split: SplitConfig, source: Source) -> SplitConfig:
 
 
 def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:
-    """Dataset 1's source and, if the other data sets have another, theirs."""
-    other = source.second if shift_source is None else shift_source
-    return (source,) if other is None else (source, other)
+    """Dataset 1's source and, if the other data sets have others, theirs."""
+    return (source, *source.later) if shift_source is None else (source, shift_source)
 
 
 def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
     """Raise ConfigError if these sources cannot give the split; `SplitConfig.check` refuses what needs no data."""
     split.shift.check_source(source)
     sources = sources_of(source, shift_source)
-    if len(sources) > 1 and split.parts > 2:
-        problem = "has no meaning with a source for each of 2 data sets; set it to 2"
+    if len(sources) > 1 and split.parts != len(sources):
+        problem = f"has no meaning with a source for each of {len(sources)} data sets; set it to {len(sources)}"
         raise ConfigError("split.parts", split.parts, problem)
     allotment = allot(split, sources)
     if split.label_noise and present_labels(allotment.train, output_labels(split, allotment)).sum() < 2:
@@ -164,13 +164,14 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     """The stream of one seed: equal arguments give equal streams in any process.
 
     Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids of a
-    second source continue those of the first.
+    later source continue those of the one before.
     """
     sources = sources_of(source, shift_source)
     allotment = allot(split, sources)
     train, labels = allotment.train, output_labels(split, allotment)
     draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
-    plain = [plain_view(one, draws[k], len(source) * k, labels) for k, one in enumerate(sources)]
+    first_ids = itertools.accumulate(map(len, sources[:-1]), initial=0)
+    plain = [plain_view(*each, labels) for each in zip(sources, draws, first_ids, strict=True)]
     draw_of = [draws[number] for number in allotment.data_source]
     rows_of = [drawn.train[part] for part, drawn in enumerate(draw_of)]
     views = [plain[number] for number in allotment.data_source]

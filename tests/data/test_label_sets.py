@@ -100,7 +100,12 @@ def test_equal_classes_have_the_same_identity_as_before(tmp_path: Path) -> None:
     [
         ({"cat": 20, "dog": 20}, {"Cat": 20, "dog": 20}, [], r"data\.path2=.*class Cat, Dataset 1 a class cat; spell"),
         ({"a": 20}, {"a": 20}, [], r"data\.path=.*one class only, a; it needs 2"),
-        ({"a": 20, "b": 20}, {"a": 20, "c": 20}, ["split.labels=same"], r"split\.labels=same: .*only has b, c; rename"),
+        (
+            {"a": 20, "b": 20},
+            {"a": 20, "c": 20},
+            ["split.labels=same"],
+            r"split\.labels=same: not every data set has b, c; rename",
+        ),
         ({"a": 20, "b": 20}, {"a": 20, "c": 2}, [], r"split\.val=0\.1: Dataset 2 has 2 of class c, which are all held"),
         ({"a": 20, "b": 20}, {"a": 20, "c": 1}, [], r"Dataset 2 has 1 of class c.*add some or remove the class"),
         ({"a": 20, "b": 20}, {"a": 20, "b": 20}, ["split.labels=both"], r"split\.labels=both: must be"),
@@ -119,3 +124,21 @@ def test_first_source_without_the_second_is_unchanged(tmp_path: Path) -> None:
     same = streams(tmp_path, {"a": 20, "b": 20}, {"a": 20, "b": 20}, "split.sizes=[20,10]").build(5)
     assert torch.equal(both.train[0].ids, same.train[0].ids)
     assert torch.equal(both.train[0].y, same.train[0].y)
+
+
+def test_data_sets_of_ones_own_arrive_in_turn(tmp_path: Path) -> None:
+    """Each is used whole; a class of the third is new; ids go on from one source to the next."""
+    given = {"jan": {"a": 20, "b": 20}, "feb": {"b": 30, "a": 10}, "mar": {"a": 10, "c": 40}}
+    paths = [str(arrays(tmp_path / f"{name}.npz", counts)) for name, counts in given.items()]
+    overrides = ["data=arrays", f"data.paths=[{','.join(paths)}]", f"multirun={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"split\.parts=2: data\.paths lists 3 data sets; set split\.parts=3"):
+        compose(overrides)
+    factory = load_streams(compose([*overrides, "split.parts=3"]))
+    assert factory.chosen_classes == "Dataset 1: a, b; Dataset 2: a, b; Dataset 3: a, c"
+    stream = factory.build(0)
+    assert stream.class_counts == ((14, 14, 0), (7, 21, 0), (7, 0, 28))
+    assert [ids.min() // 40 for part in stream.train for ids in [part.ids.numpy()]] == [0, 1, 2]
+    assert list(stream.test.sets) == ["d1", "d2", "d3", "union", "old", "new"]
+    for problem, more in (("data.path2=x", "data.path2=x"), ("must list two", f"data.paths=[{paths[0]}]")):
+        with pytest.raises(ConfigError, match=problem):
+            compose([*overrides, "split.parts=3", more])

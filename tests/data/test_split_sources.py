@@ -80,7 +80,7 @@ def test_shift_source_is_dataset_two(tmp_path: Path) -> None:
 
 
 def test_source_for_dataset_two_is_given_once() -> None:
-    source = dataclasses.replace(SOURCE, second=match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other"))
+    source = dataclasses.replace(SOURCE, later=(match(source_of([50, 50, 50], seed=9), SOURCE, "data.path2", "other"),))
     with pytest.raises(ConfigError, match=r"split\.shift\.kind=source: contradicts data\.path2"):
         check_split(split_of(size=30, shift=("source", 0.0)), source)
 

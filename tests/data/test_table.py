@@ -81,7 +81,7 @@ def test_a_floating_point_target_is_a_regression(tmp_path: Path) -> None:
         ({"kind": [1, None, 2, 1]}, {}, r"old\.csv has no kind in row 2; remove rows without one"),
         ({"age": [1.0, np.inf, 2.0, 3.0]}, {}, r"column age has infinite numbers"),
         ({"age": [None] * 4}, {"path2": "new.csv"}, r"column age is empty in Dataset 1; leave it out with data\.drop=\[age\]"),
-        ({"extra": [1, 2, 3, 4]}, {"path2": "new.csv"}, r"data\.path2=new\.csv: only one of the two files has extra; add"),
+        ({"extra": [1, 2, 3, 4]}, {"path2": "new.csv"}, r"data\.path2=new\.csv: only it or Dataset 1 has extra; add"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path: Path, change: dict[str, list[object]], given: dict[str, object], problem: str) -> None:

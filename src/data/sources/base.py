@@ -80,15 +80,35 @@ class SourceConfig(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PathConfig(SourceConfig):
-    """A source of the user's own files: `path` alone to split, or `path` and `path2` as Dataset 1 and Dataset 2."""
+    """A source of the user's own files: `path` alone to split, `path` and `path2`, or `paths`, one for each data set."""
 
-    where = frozenset({"root", "path", "path2"})
+    where = frozenset({"root", "path", "path2", "paths"})
     needs: ClassVar[tuple[str, ...]] = ("data.path=.",)
 
     path: str
     """File or folder: as given, or else inside `root`."""
     path2: str | None
     """Dataset 2's file or folder; null: `path` is split. Classes are matched by name, and need not be the same."""
+    paths: tuple[str, ...] | None = None
+    """In place of both: the files or folders of all data sets, in the order in which they arrive."""
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """Key and path of each data set's file or folder."""
+        if self.paths is not None:
+            return [("data.paths", path) for path in self.paths]
+        return [("data.path", self.path), *([("data.path2", self.path2)] if self.path2 is not None else [])]
+
+    def check(self, split: SplitConfig) -> None:
+        if self.paths is None:
+            return
+        if self.path2 is not None:
+            raise ConfigError("data.path2", self.path2, "contradicts data.paths, which lists all data sets; drop one")
+        if len(self.paths) < 2:
+            raise ConfigError("data.paths", list(self.paths), "must list two data sets or more; one is data.path")
+        if split.parts != len(self.paths):
+            n = len(self.paths)
+            raise ConfigError("split.parts", split.parts, f"data.paths lists {n} data sets; set split.parts={n}")
 
     @abstractmethod
     def read(self, path: Path, cache: Path) -> Source:
@@ -97,24 +117,25 @@ class PathConfig(SourceConfig):
     def load(self, cache: Path) -> Source:
         from src.data.source import match, union_of_classes
 
-        source = self.read(self.existing(), cache)
-        if self.path2 is not None:
-            with path_reported_as("data.path2", self.path2):
-                other = self.of_second()
-                second = other.read(other.existing(), cache)
-            source = union_of_classes(source, second, "data.path2", self.path2)
-            second = match(second, source, "data.path2", self.path2, same_classes=False)
-            source = dataclasses.replace(source, second=second)
-        if source.class_names is not None and len(source.class_names) < 2:
-            raise ConfigError(
-                "data.path", self.path, f"has one class only, {source.class_names[0]}; it needs 2 or more"
-            )
-        return source
+        sources = []
+        for key, path in self.files:
+            with path_reported_as(key, path):
+                own = self.only(path)
+                sources.append(own.read(own.existing(), cache))
+        first, *later = sources
+        others = [(other, *file) for other, file in zip(later, self.files[1:], strict=True)]
+        for other, key, path in others:
+            first = union_of_classes(first, other, key, path)
+        matched = tuple(match(other, first, key, path, same_classes=False) for other, key, path in others)
+        first = dataclasses.replace(first, later=matched)
+        if first.class_names is not None and len(first.class_names) < 2:
+            problem = f"has one class only, {first.class_names[0]}; it needs 2 or more"
+            raise ConfigError(*self.files[0], problem)
+        return first
 
-    def of_second(self) -> Self:
-        """These settings for Dataset 2's file or folder alone."""
-        assert self.path2 is not None
-        return dataclasses.replace(self, path=self.path2, path2=None)
+    def only(self, path: str) -> Self:
+        """These settings for one file or folder alone."""
+        return dataclasses.replace(self, path=path, path2=None, paths=None)
 
     def existing(self) -> Path:
         """The file or folder at `path`. Raises ConfigError if there is none."""

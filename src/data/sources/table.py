@@ -84,30 +84,30 @@ class TableData(PathConfig):
         classes, labels = np.unique(_texts(y).to_numpy().astype(str), return_inverse=True)
         return make_source(x, torch.from_numpy(labels.astype(np.int64)), tuple(str(name) for name in classes))
 
-    def of_second(self) -> Self:
-        second = super().of_second()
-        second.__dict__["columns"] = self.columns  # one network sees both files
-        return second
+    def only(self, path: str) -> Self:
+        own = super().only(path)
+        own.__dict__["columns"] = self.columns  # one network sees all files
+        return own
 
     @functools.cached_property
     def columns(self) -> list[Column]:
-        """The inputs that both files give."""
-        frames = [self._frame(self.existing())]
-        if self.path2 is not None:
-            with path_reported_as("data.path2", self.path2):
-                other = super().of_second()
-                frames.append(other._frame(other.existing()))
+        """The inputs that all files give."""
+        frames = []
+        for key, path in self.files:
+            with path_reported_as(key, path):
+                one = super().only(path)
+                frames.append(one._frame(one.existing()))
         names = [name for name in frames[0].columns if name != self.target and name not in self.drop]
         for name in self.drop:
             if name not in frames[0].columns:
                 raise ConfigError("data.drop", list(self.drop), f"no column {name}; {_known(name, frames[0])}")
         if not names:
             raise self._error(f"has no column besides {self.target}; inputs are needed")
-        for frame in frames[1:]:
+        for frame, (key, path) in zip(frames[1:], self.files[1:], strict=True):
             own = {name for name in frame.columns if name != self.target and name not in self.drop}
             if differ := sorted(own ^ set(names)):
-                problem = f"only one of the two files has {', '.join(differ)}; add it, or leave it out with data.drop"
-                raise ConfigError("data.path2", self.path2, problem)
+                problem = f"only it or Dataset 1 has {', '.join(differ)}; add it, or leave it out with data.drop"
+                raise ConfigError(key, path, problem)
         return [self._column(name, [frame[name] for frame in frames]) for name in names]
 
     def _column(self, name: str, parts: list[pd.Series]) -> Column:
