@@ -75,6 +75,9 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
         status = 2
     except SystemExit as end:
         status = end.code
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from here", file=sys.stderr)
+        status = 130
     for name, output in outputs.items():
         getattr(sys, name).flush()
         if output.error is not None and output.error.errno != errno.EPIPE:

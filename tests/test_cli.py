@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from src.cli import command
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -52,3 +54,16 @@ def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_pa
     done = shell(f"CUDA_VISIBLE_DEVICES= WORLD_SIZE=1 python -m src.train {words}")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*/cells/*/*/result.json"))) == 1
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.cli.clean_process", lambda **_: None)
+    monkeypatch.setattr("src.cli._standard_streams", dict)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        command(interrupted)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command continues from here\n"

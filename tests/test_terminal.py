@@ -16,8 +16,8 @@ from rich.table import Table
 
 from src.comparison.text_table import TextTable
 from src.errors import ConfigError, foreign_file
+from src.progress import Display, SweepProgress
 from src.report.page import page_environment
-from src.sweep.progress import Display, SweepProgress
 from src.terminal import TextOutput, console, printable
 from src.tracking.outbox import Deliverer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from src.config import Config, cell_hash
 from src.data.source import Source
 from src.data.sources.base import SourceConfig
 from src.data.split import StreamFactory, load
+from src.data.split_config import SplitConfig
 from src.io import file_name, read_json_or
 from src.regimes.config import RegimeConfig
 from src.training.compatibility import check_cell
@@ -39,7 +41,7 @@ class ResolvedCell:
         """``multirun/<sweep>``."""
         return Path(self.config.multirun) / self.config.sweep
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """``multirun/<sweep>/cells/<hash>``."""
         return self.sweep_dir / "cells" / self.hash
@@ -51,24 +53,29 @@ class ResolvedCell:
     def missing_runs(self) -> list[tuple[RegimeConfig, int]]:
         """The runs of regimes x seeds that have no result on disk now; a damaged result is none."""
         runs = [(regime, seed) for regime in self.config.regimes for seed in self.config.seeds]
+        if not self.folder.exists():  # as for most cells of a new grid
+            return runs
         return [run for run in runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json", {})]
 
-    def damaged_results(self) -> list[Path]:
-        """The results on disk that cannot be read, whose runs count as missing."""
-        paths = [self.run_folder(*run) / "result.json" for run in self.missing_runs()]
+    def damaged_results(self, missing: Iterable[tuple[RegimeConfig, int]]) -> list[Path]:
+        """The results on disk that cannot be read, of runs that count as missing."""
+        paths = [self.run_folder(*run) / "result.json" for run in missing]
         return [path for path in paths if path.exists()]
 
 
 def resolve(config: Config) -> ResolvedCell:
     """Loads the data of a cell and checks everything that depends on it. Raises ConfigError."""
-    streams = load(config.data, config.split, Path(config.multirun) / ".cache", _sources(config.data))
+    sources, known = _shared(config.data)
+    if config.split not in known:
+        known[config.split] = load(config.data, config.split, Path(config.multirun) / ".cache", sources)
+    streams = known[config.split]
     config = replace(config, split=streams.split)
     check_cell(config, streams)
     return ResolvedCell(config, streams, cell_hash(replace(config, split=streams.numbered_split), streams.digest))
 
 
 @functools.lru_cache(maxsize=4)
-def _sources(data: SourceConfig) -> dict[object, Source]:
-    """Cache of the sources that the cells of this process share; `load` fills it."""
+def _shared(data: SourceConfig) -> tuple[dict[object, Source], dict[SplitConfig, StreamFactory]]:
+    """What the cells of this process share: sources, filled by `load`, and the streams of each split."""
     del data
-    return {}
+    return {}, {}

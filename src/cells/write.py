@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from src.training.execute import Execution
 
 WRITERS = 8
-"""Number of run folders written at the same time."""
+"""Number of folders written at the same time: a disk syncs several files as fast as one."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def write_runs(
             control.on_run(folder)
         pending.clear()
 
-    # Every file is synced to disk before the next step relies on it; a disk syncs several files as fast as one.
+    # Every file is synced to disk before the next step relies on it.
     with ThreadPoolExecutor(WRITERS) as writers:
         for run in sorted(plan.runs, key=lambda run: run.seed):
             failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)

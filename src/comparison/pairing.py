@@ -110,16 +110,18 @@ AnyRun = TypeVar("AnyRun", RunRecord, FailedRun)
 def load_records(
     sweep_dir: Path, *, cells: Collection[str] | None = None, seeds: Collection[int] | None = None
 ) -> Records:
-    """Reads `sweep_dir`/cells/*/*/, restricted to `cells` and `seeds` if given.
+    """Reads `sweep_dir`/cells/*/*/, of `cells` and `seeds` alone if given.
 
     A result takes precedence over an older failure of the same run. Unreadable records are listed as damaged.
     """
     runs: list[RunRecord] = []
     failed: list[FailedRun] = []
     damaged: list[DamagedFile] = []
-    for folder in sorted((sweep_dir / "cells").glob("*/*/")):
+    root = sweep_dir / "cells"
+    folders = root.glob("*/*/") if cells is None else (folder for cell in cells for folder in (root / cell).glob("*/"))
+    for folder in sorted(folders):
         path = next((p for p in (folder / "result.json", folder / "failed.json") if p.exists()), None)
-        if path is None or (cells is not None and folder.parent.name not in cells):
+        if path is None:
             continue
         try:
             record = _read(path)

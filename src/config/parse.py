@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -64,21 +65,21 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     hints = hints_of(Config)
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
-    variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, "tune": TUNES, **catalogs(values["plugins"])}
+    regimes = catalogs(values["plugins"])["regime"]
     for name in ("data", "stopping", "optimizer", "arch", "launcher", "tune"):
-        values[name] = build_variant(variants[name], given[name], name)
+        values[name] = _variant(name, values["plugins"], _Given.of(given[name]))
     if (weights := values["arch"].weights) is not None:
         pinned = pin(values["arch"].weights_file(weights), "arch.weights")
         values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
-    for name in ("split", "trainer", "tracking", "loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
+    for name in ("split", "trainer", "tracking"):
+        values[name] = _group(name, _Given.of(given[name]))
+    for name in ("loss", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
     entries = [given["regime"]] if single_run else given["regimes"]
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError("regimes", entries, "must be a list of regimes, e.g. regimes=[sequential,combined]")
-    values["regimes"] = tuple(
-        parse_regime(entry, n_parts, variants["regime"], values["optimizer"]) for entry in entries
-    )
+    values["regimes"] = tuple(parse_regime(entry, n_parts, regimes, values["optimizer"]) for entry in entries)
     if len(set(values["regimes"])) < len(entries):
         raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
@@ -92,6 +93,31 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     config = Config(sweep=name, **values)
     check(config)
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """Plain settings as the key of a cache: equal if they are written alike, so that 1 is not 1.0."""
+
+    text: str
+    settings: object = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, settings: object) -> _Given:
+        return cls(repr(settings), settings)
+
+
+@functools.lru_cache(maxsize=1024)
+def _variant(group: str, plugins: tuple[str, ...], given: _Given) -> Any:
+    """A group with variants, typed; the cells of a grid share most of theirs."""
+    variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, "tune": TUNES, **catalogs(plugins)}
+    return build_variant(variants[group], given.settings, group)
+
+
+@functools.lru_cache(maxsize=1024)
+def _group(name: str, given: _Given) -> Any:
+    """A group without variants, typed."""
+    return convert(hints_of(Config)[name], given.settings, name, {})
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, shifts
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from dataclasses import dataclass
@@ -34,13 +35,13 @@ class StreamFactory:
     shift_source: Source | None = None
     """The source of `split.shift.source`."""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Names the content of all sources: the data's part of a content hash."""
         first, *others = (source.digest for source in sources_of(self.source, self.shift_source))
         return hashlib.blake2b("|".join([first, *others]).encode(), digest_size=16).hexdigest() if others else first
 
-    @property
+    @functools.cached_property
     def numbered_split(self) -> SplitConfig:
         """The split with class numbers of the source in place of labels and names: its part of a content hash."""
         nested, flat = numbered_classes(self.split, self.source)
@@ -60,7 +61,7 @@ class StreamFactory:
             return shown[0]
         return "; ".join(f"Dataset {part}: {text}" for part, text in enumerate(shown, start=1))
 
-    @property
+    @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the stream's classes in the order of its labels; None for regression."""
         return _class_names(self.split, self.source, allot(self.split, sources_of(self.source, self.shift_source)))

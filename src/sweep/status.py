@@ -8,9 +8,9 @@ from contextlib import closing
 
 from optuna.trial import FrozenTrial, TrialState
 
+from src.progress import duration
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.processes import Process, ProcessInfo
-from src.sweep.progress import duration
 from src.sweep.queue.queue import DROPPED, WorkQueue
 from src.sweep.search.trials import TrialQueue, best_text
 from src.sweep.work import axes_text

@@ -6,8 +6,9 @@ import math
 import re
 import shlex
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.cells.tuning import regimes_as_trained
+from src.cells.write import WRITERS
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
@@ -36,6 +38,7 @@ from src.config import Config
 from src.config.command import command, flat, text_of
 from src.config.tune import OFF
 from src.io import read_json_or, write_atomically
+from src.progress import tracked
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
@@ -121,7 +124,7 @@ class Session:
 
 
 def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
-    """Prints the table and writes table.csv, table.md, the maps and the records for MLflow."""
+    """Prints the table, and then writes table.csv, table.md, the maps and the records for MLflow."""
     records = read(sweep_dir, cells)
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
@@ -129,14 +132,6 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     chosen = tuning_table(verdicts, tuning)
     streams = transfer_tables(records, labels)
     classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
-    artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
-    outbox = Outbox(sweep_dir)
-    report_cells(cells, records, verdicts, outbox, tuning=tuning)
-    note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
-    counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
-    artifacts += attached(sweep_dir)
-    about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
-    write_sweep(sweep_dir, about, outbox)
     console = stdout_console()
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
@@ -155,6 +150,15 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
+    sys.stdout.flush()  # the files take longer than the table
+    artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
+    outbox = Outbox(sweep_dir)
+    report_cells(cells, records, verdicts, outbox, tuning=tuning)
+    note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
+    counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
+    artifacts += attached(sweep_dir)
+    about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
+    write_sweep(sweep_dir, about, outbox)
     if artifacts:
         console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
@@ -216,25 +220,34 @@ def report_cells(
     verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_of[verdict.cell].append(verdict)
-    for cell in cells:
-        own = verdicts_of[cell.hash]
-        trial = (trials or {}).get(cell.hash, TrialInfo())
-        notes = [note for note in (trial.note, *map(sentence, own)) if note]
-        if not notes:
-            continue
-        tuned = [own for (name, _), own in (tuning or {}).items() if name == cell.hash]
-        notes += [_tuning_note(cell, tuned)] if tuned else []
-        notes += [f"Classes: {cell.classes}."] if cell.classes else []
-        report = CellReport(
-            sweep=cell.config.sweep,
-            cell=cell.hash,
-            axes={**cell.config.axes(), **trial.axes},
-            verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
-            note="\n\n".join(notes),
-            command=command(cell.config),
-            metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics, **tuning_metrics(tuned)},
-        )
-        write_cell(cell.folder, report, outbox)
+    tuned_of: defaultdict[str, list[Tuned]] = defaultdict(list)
+    for (name, _), one in (tuning or {}).items():
+        tuned_of[name].append(one)
+    pending: deque[Future[Path]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for cell in tracked(cells, "written: cells", len(cells)):
+            own = verdicts_of[cell.hash]
+            trial = (trials or {}).get(cell.hash, TrialInfo())
+            notes = [note for note in (trial.note, *map(sentence, own)) if note]
+            if not notes:
+                continue
+            tuned = tuned_of[cell.hash]
+            notes += [_tuning_note(cell, tuned)] if tuned else []
+            notes += [f"Classes: {cell.classes}."] if cell.classes else []
+            report = CellReport(
+                sweep=cell.config.sweep,
+                cell=cell.hash,
+                axes={**cell.config.axes(), **trial.axes},
+                verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
+                note="\n\n".join(notes),
+                command=command(cell.config),
+                metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics, **tuning_metrics(tuned)},
+            )
+            pending.append(writers.submit(write_cell, cell.folder, report, outbox))
+            if len(pending) == WRITERS:
+                pending.popleft().result()
+        for written in pending:
+            written.result()
 
 
 def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:

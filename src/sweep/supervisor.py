@@ -11,8 +11,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from src import terminal
+from src.progress import Display
 from src.sweep.processes import Process
-from src.sweep.progress import Display
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.work import Work
@@ -21,6 +21,7 @@ from src.sweep.workers.worker import record_failed
 
 TICK_SECONDS = 0.5
 REQUEUE_SECONDS = 2.0
+SIGNAL_SECONDS = 0.1
 
 
 class Supervisor:
@@ -99,7 +100,13 @@ class Supervisor:
                 lines = path.read_text(errors="replace").splitlines()[-5:] if path.exists() else ["(no log)"]
                 display.say("\n".join([f"every worker died; the last lines of {path}:", *lines]))
                 sys.exit(1)
-            time.sleep(max(TICK_SECONDS, 4 * (time.monotonic() - began)))  # a long study on a server is read slowly
+            self._sleep(max(TICK_SECONDS, 4 * (time.monotonic() - began)))  # a long study on a server is read slowly
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleeps until the next signal, which would not end `time.sleep`."""
+        end = time.monotonic() + seconds
+        while not self._n_interrupts and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, SIGNAL_SECONDS))
 
     def _stop(self, display: Display) -> None:
         """Waits until the workers have exited, or kills them on a further Ctrl-C."""

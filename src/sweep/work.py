@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import Config
+from src.progress import SweepProgress
 from src.sweep.engine import Engine, Report
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.plan import Plan, describe
 from src.sweep.processes import Process
-from src.sweep.progress import SweepProgress
 
 if TYPE_CHECKING:  # loads Optuna, which a finished grid does without
     from optuna.trial import FrozenTrial
@@ -23,6 +24,9 @@ if TYPE_CHECKING:  # loads Optuna, which a finished grid does without
 
 CHUNK = 50
 """Cells that are queued at once; workers start on the first chunk of a long grid."""
+
+JUDGING_SECONDS = 0.5
+"""Longest time for verdicts between two looks at the queue and at signals."""
 
 Trials = Mapping[str, "FrozenTrial"]
 """The last trial of each piece of work; see `WorkQueue.latest`."""
@@ -114,7 +118,7 @@ class GridWork(Work):
         states = {key: trial.state.name for key, trial in trials.items() if key in self._queued}
         done = [key for key in cells if not n_missing[key] or states.get(key) in ("COMPLETE", "PRUNED")]
         if self._queued:
-            self._winners |= {key: self.verdict(key) for key in done if key not in self._winners}
+            self._judge(done)
         n_done = {key: cell.n_runs - n_missing[key] for key, cell in cells.items()}
         for key in (key for key, state in states.items() if state == "RUNNING"):
             n_results = sum(1 for _ in self.folder.cell(key).glob("*/result.json"))
@@ -134,6 +138,15 @@ class GridWork(Work):
             ],
             result="so far " + ", ".join(f"{name} {n}" for name, n in winners.items()) if winners else "",
         )
+
+    def _judge(self, done: Iterable[str]) -> None:
+        """Judges finished cells for at most `JUDGING_SECONDS`; the next call continues."""
+        until = time.monotonic() + JUDGING_SECONDS
+        for key in done:
+            if key not in self._winners:
+                self._winners[key] = self.verdict(key)
+                if time.monotonic() > until:
+                    return
 
     def cells(self) -> list[ResolvedCell]:
         return list(self._plan.resolved.values())

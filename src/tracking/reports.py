@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,16 +44,15 @@ class SweepReport:
 
 def write_cell(cell_dir: Path, report: CellReport, outbox: Outbox | None = None) -> Path:
     """Write cell.json atomically and enqueue it in `outbox`, unless it is unchanged."""
-    return _write_report(cell_dir / "cell.json", asdict(report), sorted(cell_dir.glob("*/result.json")), outbox)
+    return _write_report(cell_dir / "cell.json", asdict(report), cell_dir.glob("*/result.json"), outbox)
 
 
 def write_sweep(sweep_dir: Path, report: SweepReport, outbox: Outbox | None = None) -> Path:
     """Write summary.json atomically and enqueue it in `outbox`, unless it is unchanged."""
-    cells = sorted(sweep_dir.glob("cells/*/cell.json"))
-    return _write_report(sweep_dir / "summary.json", asdict(report), cells, outbox)
+    return _write_report(sweep_dir / "summary.json", asdict(report), sweep_dir.glob("cells/*/cell.json"), outbox)
 
 
-def _write_report(path: Path, body: dict[str, Any], parts: Sequence[Path], outbox: Outbox | None) -> Path:
+def _write_report(path: Path, body: dict[str, Any], parts: Iterable[Path], outbox: Outbox | None) -> Path:
     # An unchanged report keeps its times, so that a rerun changes neither the file nor MLflow.
     old = read_json_or(path, {})
     if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):

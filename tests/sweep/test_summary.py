@@ -58,7 +58,9 @@ def test_a_rerun_without_new_results_delivers_nothing(tmp_path: Path, capsys: py
 
     assert len(news()) == 8, "the runs"
     report(sweep, cells, "the command")
-    assert news() == [*(f"cells/{cell.hash}" for cell in cells), "."]
+    *of_cells, last = news()
+    assert sorted(of_cells) == sorted(f"cells/{cell.hash}" for cell in cells)
+    assert last == "."
     the_map = sweep / "map-sequential-combined.png"
     drawn = the_map.stat().st_mtime_ns
     report(sweep, cells, "the command")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from hydra.core.config_loader import ConfigLoader
 from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
 from src.errors import ConfigError
+from src.progress import tracked
 from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key, text_of
 
 
@@ -56,7 +58,8 @@ def expand_line(line: CommandLine) -> list[Cell]:
     axes = line.axes
     cell_keys = [key for key in axes if not is_run_key(key)]
     cells: dict[str, Cell] = {}
-    for choices in itertools.product(*(axes[key] for key in cell_keys)):
+    n = math.prod(len(axes[key]) for key in cell_keys)
+    for choices in tracked(itertools.product(*(axes[key] for key in cell_keys)), "composed: cells", n):
         overrides = tuple(choice for choice, key in zip(choices, cell_keys, strict=True) if len(axes[key]) > 1)
         try:
             cell = Cell(parse(with_runs(line, choices)), overrides)

@@ -108,7 +108,7 @@ class CommandLine:
         to_compose = tuple(choice for choice in choices if key_of(choice) in self._composed_keys)
         if to_compose not in self._composed:
             self._composed[to_compose] = self._compose([*self.fixed, *to_compose])
-        mapping = copy.deepcopy(dict(self._composed[to_compose]))
+        mapping = dict(self._composed[to_compose])  # cells share the groups that `set_value` leaves alone
         for choice in choices:
             if key_of(choice) not in self._composed_keys:
                 set_value(mapping, choice)
@@ -150,12 +150,18 @@ def assignment(override: str) -> tuple[Override, Any]:
 
 
 def set_value(mapping: dict[str, Any], override: str) -> None:
-    """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key."""
+    """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key.
+
+    The groups on the way are copied first, so that other mappings may share them.
+    """
     parsed, value = assignment(override)
     *parents, last = parsed.key_or_group.split(".")
     group: Any = mapping
     for name in parents:
-        group = group.get(name) if isinstance(group, dict) else None
+        inner = group.get(name) if isinstance(group, dict) else None
+        if isinstance(inner, dict):
+            inner = group[name] = dict(inner)
+        group = inner
     if not isinstance(group, dict) or (last not in group and not parsed.is_add()):
         problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
         raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)

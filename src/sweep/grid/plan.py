@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from src.config import Config
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name, read_json_or
+from src.progress import duration, tracked
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
-from src.sweep.progress import duration
 from src.urls import without_password
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
     Raises ConfigError for an invalid storage, and for a cell whose settings its data cannot satisfy.
     """
     plan = Plan()
-    for cell in _with_storage(_one_sweep(cells)):
+    for cell in tracked(_with_storage(_one_sweep(cells)), "checked: cells", len(cells)):
         try:
             found = engine.resolve(cell.config)
         except ConfigError as error:
@@ -78,9 +78,10 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
             found = engine.resolve(cell.config)
         plan.cells[found.hash], plan.resolved[found.hash] = cell, found
         plan.hashes.append(found.hash)
-    for cell_hash, found in plan.resolved.items():
-        plan.n_missing[cell_hash] = len(found.missing_runs())
-        for path in found.damaged_results() if plan.n_missing[cell_hash] else ():
+    for cell_hash, found in tracked(plan.resolved.items(), "read: cells", len(plan.resolved)):
+        missing = found.missing_runs()
+        plan.n_missing[cell_hash] = len(missing)
+        for path in found.damaged_results(missing):
             print(f"damaged: {path}: counts as missing; the run is trained again", file=sys.stderr)
     return plan
 

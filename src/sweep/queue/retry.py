@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from src.errors import ConfigError
-from src.sweep.progress import duration
+from src.progress import duration
 
 RETRY_SECONDS = 300.0
 """How long a server may be unavailable: its restart takes seconds, that of its machine minutes."""

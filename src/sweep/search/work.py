@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial
 from src.cells.resolve import ResolvedCell
 from src.config.space import distribution_in_words
 from src.errors import ConfigError
+from src.progress import SweepProgress, duration
 from src.sweep.engine import Engine, Report
 from src.sweep.grid.line import CommandLine
 from src.sweep.processes import Process
-from src.sweep.progress import SweepProgress, duration
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.search.search import make_search
 from src.sweep.search.summary import report_search

@@ -1,16 +1,43 @@
-"""Progress of a running sweep: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a sweep and of long steps: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from src import terminal
+
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
+QUIET_SECONDS = 2.0
+"""Longest step of a command that shows no progress."""
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], what: str, n: int) -> Iterator[Item]:
+    """The `n` items; standard error shows how many of them are done, if they take longer than `QUIET_SECONDS`."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        display: Display | None = None
+        for n_done, item in enumerate(items):
+            if display is None and time.monotonic() - began > QUIET_SECONDS:
+                display = stack.enter_context(Display(terminal.console(stderr=True), _counted(what, n_done, n)))
+            if display is not None:
+                display.show(_counted(what, n_done, n))
+            yield item
+        if display is not None:
+            display.show(_counted(what, n, n), last=True)
+
+
+def _counted(what: str, n_done: int, n: int) -> SweepProgress:
+    return SweepProgress(n=n, n_done=n_done, n_open=0, n_waiting=0, counts=[f"{what} {n_done:,}/{n:,}"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""A command with many cells stays responsive: it judges them in slices, looks at signals and shows its progress."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from src.cells.resolve import resolve
+from src.cells.run import run_cell
+from src.config import compose
+from src.sweep import summary
+from src.sweep.grid.cells import expand_line
+from src.sweep.grid.plan import plan_sweep
+from src.sweep.supervisor import Supervisor
+from src.sweep.work import JUDGING_SECONDS, GridWork
+from tests.sweep import fake_engine
+from tests.sweep.searches import line_of
+
+pytestmark = pytest.mark.usefixtures("hydra")
+
+
+def work_on(tmp_path: Path, n_cells: int) -> GridWork:
+    rates = ",".join(f"{0.01 * (k + 1):g}" for k in range(n_cells))
+    cells = expand_line(line_of("seeds=1", f"optimizer.lr={rates}", "sweep=s", f"multirun={tmp_path}"))
+    return GridWork(plan_sweep(cells, fake_engine), fake_engine)
+
+
+class Ended:
+    """Workers of a sweep that waits for nothing but a signal."""
+
+    detached, hopeless = False, False
+
+    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+        return 0
+
+    def interrupt(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, seconds: float) -> bool:
+        return True
+
+    def log(self, slot: int) -> Path:
+        raise AssertionError(slot)
+
+
+def test_a_signal_ends_the_wait_between_slow_looks_at_the_queue(tmp_path: Path, monkeypatch: Any) -> None:
+    work = work_on(tmp_path, 1)
+    looks = itertools.count()
+
+    def slow(trials: Any, original: Any = work.progress) -> Any:
+        if next(looks) == 1:
+            time.sleep(1)  # so that the supervisor waits for 4 s
+        return original(trials)
+
+    monkeypatch.setattr(work, "progress", slow)
+    threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as stopped:
+        Supervisor(work, Ended(), Console(quiet=True)).run()
+    assert stopped.value.code == 130
+    assert time.monotonic() - began < 3 + 1.5
+
+
+def test_finished_cells_are_judged_in_slices(tmp_path: Path) -> None:
+    work = work_on(tmp_path, 12)
+    judged: list[str] = []
+
+    def slow(cell: str) -> str:
+        time.sleep(JUDGING_SECONDS / 3)
+        judged.append(cell)
+        return "combined"
+
+    work.verdict = slow
+    work._queued = set(work._plan.cells)
+    work._plan.n_missing.update(dict.fromkeys(work._plan.cells, 0))
+    counts = []
+    while len(judged) < 12:
+        began = len(judged)
+        assert work.progress({}).result == f"so far combined {len(judged)}"
+        counts.append(len(judged) - began)
+    assert max(counts) <= 4, "each look takes about JUDGING_SECONDS"
+    work.progress({})
+    assert sorted(judged) == sorted(work._plan.cells), "each once"
+
+
+def test_the_table_is_printed_before_its_files_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off", f"multirun={tmp_path}"])
+    run_cell(resolve(config))
+    shown: list[str] = []
+    write = summary._write
+
+    def observed(*arguments: Any) -> list[str]:
+        shown.append(capsys.readouterr().out)
+        return write(*arguments)
+
+    monkeypatch.setattr(summary, "_write", observed)
+    summary.report(tmp_path / config.sweep, [resolve(config)], "the command")
+    assert "too few seeds" in shown[0]
+    assert "map-sequential-combined.png" in capsys.readouterr().out, "the files are named when they are there"
+
+
+def test_cells_share_the_groups_in_which_they_agree() -> None:
+    first, second = expand_line(line_of("seeds=1", "optimizer.lr=0.1,0.2", "multirun=m"))
+    assert first.config.split is second.config.split
+    assert (first.config.optimizer.lr, second.config.optimizer.lr) == (0.1, 0.2)
+    line = line_of("seeds=1", "split.shift={kind:rotate,amount:5},{kind:noise,amount:1}", "multirun=m")
+    assert [cell.config.axes()["shift"] for cell in expand_line(line)] == ["rotate:5", "noise:1"]
