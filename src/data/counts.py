@@ -77,7 +77,7 @@ def own_split(split: SplitConfig, source: Source) -> SplitConfig:
     Each is then used whole, with its own class balance, as a user with two folders expects.
     """
     requested = (split.size, split.ratio, split.sizes, split.priors, split.classes)
-    if not source.later or source.is_regression or split.imbalance != 1 or any(r is not None for r in requested):
+    if not source.later or split.imbalance != 1 or any(r is not None for r in requested):
         return split
     classes = stream_classes(split, source)
     sources = (source, *source.later)
@@ -85,12 +85,13 @@ def own_split(split: SplitConfig, source: Source) -> SplitConfig:
     for part, one in enumerate(sources, start=1):
         total = np.bincount(class_labels(one), minlength=len(classes))
         for c in np.flatnonzero((total > 0) & (left[part - 1] == 0)).tolist():
-            problem = f"Dataset {part} has {total[c]} of class {(source.class_names or ())[c]}, which are all held out"
+            what = "samples" if source.class_names is None else f"of class {source.class_names[c]}"
+            problem = f"Dataset {part} has {total[c]} {what}, which are all held out"
             raise ConfigError(
                 "split.val", split.val, f"{problem} for validation and the test; add some or remove the class"
             )
     sizes = left.sum(axis=1)
-    priors = tuple(tuple((row / n).tolist()) for row, n in zip(left, sizes, strict=True))
+    priors = None if source.is_regression else tuple(tuple((row / row.sum()).tolist()) for row in left)
     return dataclasses.replace(split, sizes=tuple(sizes.tolist()), priors=priors)
 
 

@@ -135,6 +135,16 @@ def warm_start(n_parts: int, *, reset_optimizer: bool = True, checkpoint: str | 
     return [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
 
 
+def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+    """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation.
+
+    `lr_factor`: on the learning rate of the second stage.
+    """
+    _require(lr_factor > 0, "joint_then_new.lr_factor", lr_factor, "must be above 0")
+    mixtures = [Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))]
+    return _chain(mixtures, reset_optimizer=reset_optimizer, lr_factor=lr_factor)
+
+
 def shrink_perturb(n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, checkpoint: str | None = None) -> Stages:
     """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
     _require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
@@ -318,6 +328,7 @@ REGIMES: dict[str, Callable[..., list[Stage]]] = {
     "chunked": chunked,
     "blocks": blocks,
     "warm_start": warm_start,
+    "joint_then_new": joint_then_new,
     "shrink_perturb": shrink_perturb,
     "average": average,
     "freeze": freeze,

@@ -142,3 +142,12 @@ def test_data_sets_of_ones_own_arrive_in_turn(tmp_path: Path) -> None:
     for problem, more in (("data.path2=x", "data.path2=x"), ("must list two", f"data.paths=[{paths[0]}]")):
         with pytest.raises(ConfigError, match=problem):
             compose([*overrides, "split.parts=3", more])
+
+
+def test_two_regressions_are_used_whole_too(tmp_path: Path) -> None:
+    for name, n in (("1.npz", 100), ("2.npz", 20)):
+        np.savez(tmp_path / name, x=RNG.normal(size=(n, 3)), y=RNG.normal(size=n))
+    paths = [f"data.path={tmp_path / '1.npz'}", f"data.path2={tmp_path / '2.npz'}", f"multirun={tmp_path}"]
+    factory = load_streams(compose(["data=arrays", "loss=mse", *paths]))
+    assert factory.split.sizes == (70, 14)
+    assert [len(part) for part in factory.build(0).train] == [70, 14]
