@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,12 @@ class SweepFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
             known = read_json_or(self.root / "queue.json", {})
-            content = {"id": known.get("id") or secrets.token_hex(8), "storage": storage, **code_here()}
+            folder_id = self.root / "queue.id"  # survives the loss of queue.json
+            kept = folder_id.read_text(errors="replace") if folder_id.exists() else ""
+            known_id = known.get("id") or (kept if re.fullmatch("[0-9a-f]{16}", kept) else secrets.token_hex(8))
+            content = {"id": known_id, "storage": storage, **code_here()}
+            if kept != known_id:
+                write_atomically(folder_id, known_id)
             if content != known:
                 write_atomically(self.root / "queue.json", json.dumps(content, indent=2) + "\n")
         return content
@@ -76,6 +82,9 @@ class SweepFolder:
             fix = "repeat the sweep's command, which writes it again"
             raise ConfigError("sweep", self.sweep, f"{path} is damaged ({error}); {fix}") from error
         except FileNotFoundError:
+            if (self.root / "cells").is_dir():
+                problem = f"{path} is missing; repeat the sweep's command, which writes it again"
+                raise ConfigError("sweep", self.sweep, problem) from None
             found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
             known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
             problem = f"there is no such sweep under multirun={self.multirun}; {known}"

@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class StorageUnavailable(ConfigError):
-    """The server did not come back within `RETRY_SECONDS`, or the caller would not wait for it."""
+    """The server did not come back within `RETRY_SECONDS`, the caller would not wait for it, or the journal is lost."""
 
 
 class Retry:
-    """Retries operations on the storage with the URL `storage`.
+    """Retries operations on the storage with the URL `storage`, or on the journal in the file `storage`.
 
     `report` receives one line when the server becomes unavailable and one when it is back. Nothing is retried once
     `should_abort` returns True.
     """
 
-    def __init__(self, storage: str) -> None:
-        self._storage = storage
+    def __init__(self, storage: str, *, is_journal: bool = False) -> None:
+        self._storage, self._is_journal = storage, is_journal
         self._is_nested = False
         self.report: Callable[[str], None] = log.warning
         self.should_abort: Callable[[], bool] = lambda: False
@@ -66,6 +66,18 @@ class Retry:
                         fix = "all results are on disk; start the server and repeat the command"
                         raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
                     time.sleep(INTERVAL_SECONDS)
+                except (
+                    OSError,
+                    ValueError,
+                    LookupError,
+                    TypeError,
+                    AttributeError,
+                ) as error:  # Optuna's, of a bad line
+                    if not self._is_journal:
+                        raise
+                    problem = f"the journal was damaged or deleted while in use ({type(error).__name__}: {error})"
+                    fix = "all results are on disk; delete this file, and the same command fills it again"
+                    raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
                 else:
                     if failed_at is not None:
                         self._report("is available again")

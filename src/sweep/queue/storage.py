@@ -54,7 +54,7 @@ class StudyStore:
     def __init__(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> None:
         url: str | None = queue["storage"]
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
-        self.retry = Retry(shown)
+        self.retry = Retry(shown, is_journal=url is None)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         optuna.logging.disable_default_handler()  # it writes colours
         optuna.logging.enable_propagation()
@@ -82,9 +82,9 @@ class StudyStore:
             raise ConfigError("storage", shown, f"the journal is damaged ({one_line(error)}); {fix}") from error
         if served != queue["id"]:
             problem = (
-                "this storage already serves a sweep of that name in another folder, or queue.json was lost here; "
+                "this storage already serves a sweep of that name in another folder, or queue.json and queue.id were "
+                "lost here; choose another name"
             )
-            problem += "choose another name"
             raise ConfigError("sweep", folder.sweep, problem)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
