@@ -52,7 +52,7 @@ def run_metric(run: RunRecord, name: str) -> float | None:
 def _last_stage_curve(history: Path, name: str) -> list[float]:
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(history).to_pydict()
+    rows = pq.ParquetFile(history).read().to_pydict()
     last = max(rows["stage"], default=0)
     columns = zip(rows["stage"], rows["name"], rows["value"], strict=True)
     return [value for stage, curve, value in columns if stage == last and curve == name]

@@ -99,7 +99,7 @@ def histories(runs: Sequence[RunRecord]) -> dict[str, list[tuple[Floats, Floats]
         path = run.path.parent / "history.parquet"
         if not path.exists():
             continue
-        table = pq.read_table(path, columns=["step", "name", "value"])
+        table = pq.ParquetFile(path).read(columns=["step", "name", "value"])
         names = np.array(table["name"].to_pylist(), dtype=object)
         steps, values = (table[column].to_numpy().astype(np.float64) for column in ("step", "value"))
         for name in dict.fromkeys(names):

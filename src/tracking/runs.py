@@ -143,7 +143,7 @@ def _curves(path: Path, span: _Span) -> list[Point]:
         return []
     from pyarrow import parquet
 
-    table = parquet.read_table(path, columns=["step", "name", "value"]).to_pydict()
+    table = parquet.ParquetFile(path).read(columns=["step", "name", "value"]).to_pydict()  # read_table opens a data set
     points: dict[tuple[str, int], Point] = {}
     for step, raw_name, value in zip(table["step"], table["name"], table["value"], strict=True):
         name = clean_name(raw_name)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from src.config import TrackingConfig
 from src.errors import ConfigError
+from src.progress import tracked
 from src.tracking.connect import open_tracker
-from src.tracking.outbox import BATCH, Outbox
+from src.tracking.outbox import Outbox
 from src.tracking.record import Record
 from src.tracking.runs import DAMAGED, has_record, record_of
 from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
+
+BATCH = 500
+"""Records in one look-up: MLflow has no index of tags by value, so each reads the tags of all runs."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,7 +69,7 @@ def _records(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[Recor
     folders = [sweep_dir]
     for cell in sorted((sweep_dir / "cells").glob("*/")):
         folders += [cell, *sorted(cell.glob("*/"))]
-    for folder in filter(has_record, folders):
+    for folder in filter(has_record, tracked(folders, f"read: {sweep_dir.name}", len(folders))):
         try:
             yield record_of(folder)
         except DAMAGED as error:
