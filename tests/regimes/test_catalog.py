@@ -63,6 +63,7 @@ STAGES = [
     ("chunked", {"n_chunks": 2}, "1+2 piece 1/2 | 1+2 piece 2/2 from 1", "1+2+3 piece 1/2 | 1+2+3 piece 2/2 from 1"),
     ("blocks", {"repeats": 3, "piece": 4}, "1+2 each 4 3 times", "1+2+3 each 4 3 times"),
     ("warm_start", {}, "1 | 1+2 from 1", "1 | 1+2 from 1 | 1+2+3 from 2"),
+    ("joint_then_new", {}, "1+2 | 2 from 1", "1+2+3 | 3 from 1"),
     ("shrink_perturb", {}, "1 | 1+2 from 1 x0.4+0.1", "1 | 1+2 from 1 x0.4+0.1 | 1+2+3 from 2 x0.4+0.1"),
     (
         "average",

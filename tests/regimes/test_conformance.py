@@ -64,6 +64,7 @@ def test_epochs_are_passes_over_the_counted_samples() -> None:
         **then,
         **grown,
         "combined": [both],
+        "joint_then_new": [both, second],
         "rebalanced": [both],
         "blocks": [-(-2 * 61 // 8)],
         "d1_only": [first],
