@@ -87,6 +87,11 @@ def _subsets(n: int) -> Floats:
     """Membership [subsets, n] of the subsets to flip, the empty one first: all of them, or random ones."""
     if n <= MAX_EXACT:
         return ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
+    return _drawn(n)
+
+
+def _drawn(n: int) -> Floats:
+    """Random subsets, the empty one first."""
     members = np.random.default_rng(n).integers(0, 2, size=(N_DRAWN, n)).astype(np.float64)
     members[0] = 0.0
     return members
@@ -158,6 +163,23 @@ def _bisect_subset_mean(values: Floats, rank: int) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if n_below(middle) >= rank else (middle, high)
     return high
+
+
+def heterogeneity_p(differences: ArrayLike) -> float:
+    """p-value of "the cells' means differ": `differences` [cells, n], the same seeds in every cell.
+
+    What a seed has beyond its mean over the cells is flipped in all cells at once, which keeps the correlation of cells that
+    share runs. The statistic is the sum over cells of the squared standardised mean.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    beyond = values - values.mean(axis=0)
+    size = np.sqrt(np.sum(beyond**2, axis=1, keepdims=True))
+    scaled = np.divide(beyond, size, out=np.zeros_like(beyond), where=size > TIE * np.abs(values).max())
+    members = _subsets(values.shape[1]) if values.shape[1] <= MAX_ENUMERATED else _drawn(values.shape[1])
+    statistic = np.concatenate(
+        [np.sum(((1 - 2 * members[rows]) @ scaled.T) ** 2, axis=1) for rows in _chunks(len(members), len(values))]
+    )
+    return float(np.mean(statistic >= statistic[0] * (1 - TIE)))
 
 
 def is_skewed(differences: ArrayLike) -> bool:

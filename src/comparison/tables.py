@@ -91,6 +91,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
         winner += " (if trained)" if verdict.caveat else ""
+        winner += " (exploratory)" if verdict.exploratory and verdict.certain else ""
         tail = [*difference, format_p(verdict.p_holm), str(verdict.n), winner]
         rows.append((*level_texts(verdict, axes), *sides, *tail))
     heads, align = zip(*columns, strict=True)
@@ -183,7 +184,8 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     rows: dict[str, list[CellVerdict]] = {}
     for verdict in verdicts:
         own = verdict.reason if verdict.p_holm is None else verdict.caveat
-        for remark in filter(None, (own, *verdict.notes)):
+        added = verdict.exploratory and f"{verdict.exploratory}: Holm over {verdict.family} of its own"
+        for remark in filter(None, (own, added, *verdict.notes)):
             rows.setdefault(remark, []).append(verdict)
     axes, has_pairs = varying_axes(verdicts), len(by_pair(verdicts)) > 1
     lines = []

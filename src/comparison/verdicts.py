@@ -1,24 +1,26 @@
 """Decides which regime wins in each cell: paired by seed, tested by the exact sign-flip test, corrected by Holm.
 
-The family of the correction is everything that one command compares: its cells times its pairs of regimes, for one metric.
+The family of the correction is everything that one command declared: its cells times its pairs of regimes, for one metric
+(`families`).
 A cell's 95 % interval inverts the uncorrected test, so in a large family it may exclude zero while the corrected test names
 no winner; the winner is always that of the corrected test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from src.axes import AxisValue
 from src.comparison.collapse import UnseenCollapses, unseen_collapses
-from src.comparison.pairing import Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
+from src.comparison.families import Comparison, Family, by_comparison, pairs_of
+from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
-from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.statistics import heterogeneity_p, holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import name_of, p_equals, unit_of
 
 UNDECIDED = "undecided"
@@ -49,6 +51,8 @@ class CellVerdict(Pairs):
     """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was tested;
     "inconclusive", see `reason`."""
     reason: str
+    exploratory: str = ""
+    """Set if a later command added the comparison to its sweep: with the date."""
     caveat: str = ""
     """Of a winner: what its verdict is about if collapses that no run shows might outweigh the lead."""
 
@@ -82,24 +86,51 @@ def judge(
     alpha: float = 0.05,
     *,
     n_tests: int = 0,
+    baseline: str | None = None,
+    families: Sequence[Family] = (),
+    cells: Collection[str] | None = None,
 ) -> list[CellVerdict]:
     """The verdict for every cell of `records` and every two of `regimes`, which are in the command's order.
 
-    `metric`: None selects `default_metric`. `n_tests`: see `judge_pairs`.
+    Args:
+        metric: None selects `default_metric`.
+        n_tests: See `judge_pairs`; of comparisons that no family contains.
+        baseline: The regime that each of the others is compared with; None compares all pairs.
+        families: Those of the sweep. Their comparisons are corrected together, as far as `records` has their cells.
+        cells: Restricts the verdicts returned, though not the families; None for all.
     """
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
     axes = {run.cell: run.axes for run in records.attempted}
-    compared = []
-    for cell, (a, b) in product(sorted(axes), combinations(regimes, 2)):
-        pairs = pair(runs.get(cell, ()), a, b, metric)
-        if errors := [run.error for run in failed.get(cell, ()) if run.regime in (a, b)]:
-            note = f"{len(errors)} run{'s' if len(errors) > 1 else ''} failed: {errors[0]}"
-            pairs = replace(pairs, notes=(*pairs.notes, note))
-        compared.append((cell, axes[cell], pairs))
-    verdicts = judge_pairs(compared, alpha, n_tests=n_tests)
+    wanted = [
+        (cell, a, b) for cell, (a, b) in product(sorted(axes if cells is None else cells), pairs_of(regimes, baseline))
+    ]
+    wanted = [comparison for comparison in wanted if comparison[0] in axes]
+    family_of = by_comparison(families)
+    touched = {family_of[comparison] for comparison in wanted if comparison in family_of}
+    others = {comparison for family in touched for comparison in family.comparisons if comparison[0] in axes}
+    judged: dict[Comparison, CellVerdict] = {}
+    for family, members in grouped([*wanted, *sorted(others.difference(wanted))], family_of.get).items():
+        compared = [(cell, axes[cell], _pair(runs, failed, cell, a, b, metric)) for cell, a, b in members]
+        n_lost = sum(pairs.problem is not None for *_, pairs in compared)
+        n_declared = n_tests if family is None else len(family.comparisons) - n_lost
+        verdicts = judge_pairs(compared, alpha, n_tests=n_declared)
+        label = "" if family is None else family.label
+        judged |= {key: replace(own, exploratory=label) for key, own in zip(members, verdicts, strict=True)}
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
-    return [_scoped(verdict, unseen[verdict.winner]) if verdict.certain else verdict for verdict in verdicts]
+    own_verdicts = [judged[comparison] for comparison in wanted]
+    return [_scoped(verdict, unseen[verdict.winner]) if verdict.certain else verdict for verdict in own_verdicts]
+
+
+def _pair(
+    runs: Mapping[str, list[RunRecord]], failed: Mapping[str, list[FailedRun]], cell: str, a: str, b: str, metric: str
+) -> Pairs:
+    """The pairs of one comparison, with a note on runs that failed."""
+    pairs = pair(runs.get(cell, ()), a, b, metric)
+    if errors := [run.error for run in failed.get(cell, ()) if run.regime in (a, b)]:
+        note = f"{len(errors)} run{'s' if len(errors) > 1 else ''} failed: {errors[0]}"
+        pairs = replace(pairs, notes=(*pairs.notes, note))
+    return pairs
 
 
 def _unseen(cells: Iterable[Sequence[RunRecord]], regime: str, metric: str) -> UnseenCollapses:
@@ -216,8 +247,8 @@ def sentence(verdict: CellVerdict) -> str:
         return f"inconclusive {where}: {verdict.reason}"
     points = f" {unit.of_differences}".rstrip()
     tail = "" if verdict.p_holm is None else f", {p_equals(verdict.p_holm)}"
-    if tail and verdict.family > 1:
-        tail += f" (Holm over {verdict.family})"
+    scope = [f"Holm over {verdict.family}"] * (bool(tail) and verdict.family > 1) + [verdict.exploratory]
+    tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
     tail += f", n = {verdict.n} seeds"
     if verdict.certain:
         assert verdict.ci_low is not None
@@ -278,7 +309,9 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
         counts += f"; {n_scoped} {'lead' if n_scoped > 1 else 'leads'} in runs that train, unless unseen collapses outweigh it"
     lower = "" if unit.higher_is_better else " (lower is better)"
-    text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {first.family}: {counts}."
+    sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
+    holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
+    text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
     mean = overall(verdicts, alpha)
     if mean is None:
         return f"{text} No seed finished in every cell, so there is no mean over cells."
@@ -288,4 +321,18 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     text += f" Averaged over {cells}, {a} - {b} is {points}"
     if mean.p is None:
         return f"{text} ({mean.n} seeds, too few for an interval)."
-    return f"{text} {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds."
+    text += f" {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds"
+    return f"{text}{_heterogeneity(verdicts, alpha)}."
+
+
+def _heterogeneity(verdicts: Sequence[CellVerdict], alpha: float) -> str:
+    """Whether the cells of an average differ in more than chance."""
+    averaged = [verdict for verdict in verdicts if verdict.is_averaged]
+    seeds = list(mean_differences(averaged))
+    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha):
+        return ""
+    by_seed = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in averaged]
+    p = heterogeneity_p([[own[seed] for seed in seeds] for own in by_seed])
+    unit, means = unit_of(averaged[0].metric), [verdict.difference or 0.0 for verdict in averaged]
+    spread = f"from {unit.difference(min(means))} to {unit.difference(max(means))}"
+    return f"; the cells {'differ' if p <= alpha else 'are not shown to differ'}, {spread} ({p_equals(p)})"

@@ -21,6 +21,7 @@ WHERE = (
     "storage",
     "n_workers",
     "dry_run",
+    "baseline",
     "sweep",
     "plugins",
     "trainer.name",

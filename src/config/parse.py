@@ -82,6 +82,12 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     values["regimes"] = tuple(parse_regime(entry, n_parts, regimes, values["optimizer"]) for entry in entries)
     if len(set(values["regimes"])) < len(entries):
         raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
+    values["baseline"] = None if single_run else given.get("baseline")
+    labels = [regime.label for regime in values["regimes"]]
+    if values["baseline"] not in (None, *labels):
+        raise ConfigError(
+            "baseline", values["baseline"], f"is no compared regime; {did_you_mean(str(values['baseline']), labels)}"
+        )
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
     name = f"{values['data'].name}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

@@ -149,6 +149,8 @@ class Config:
     """Whether every regime first gets settings of its own, by trials on validation data."""
     regimes: tuple[RegimeConfig, ...]
     seeds: tuple[int, ...]
+    baseline: str | None = None
+    """Label of the regime that each of the others is compared with; None compares all pairs."""
     sweep: str
     multirun: str
     storage: str | None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.cells.resolve import ResolvedCell, resolve
 from src.claims.cell import CellRuns, MissingEvidence
+from src.comparison.families import read_families
 from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.tables import csv_table
 from src.comparison.transfer import LEGEND, transfer_tables
@@ -51,7 +52,9 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     for old in folder.glob("*.png"):  # a plot that only an earlier report has would mislead
         old.unlink()
     metric = default_metric(sweep.records.runs)
-    verdicts = judge(sweep.records, sweep.labels, metric) if len(sweep.labels) > 1 else []
+    baseline = next((config.baseline for config in sweep.configs.values()), None)
+    families = read_families(sweep.folder)
+    verdicts = judge(sweep.records, sweep.labels, metric, baseline=baseline, families=families)
     verdicts = with_remarks(verdicts, _tuning(sweep))
     files = {}
     if verdicts:

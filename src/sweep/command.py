@@ -51,6 +51,7 @@ def _run(work: Work) -> list[str]:
 
         print("\n".join(work.description(n_workers_of(work.config))))
         return []
+    work.declare()
     if work.config.launcher.detached and not work.is_finished() and run_work(work) is None:
         print(
             f"the workers continue: python -m src.status sweep={work.config.sweep} shows their progress\n"

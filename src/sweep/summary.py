@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 import sys
@@ -19,6 +18,7 @@ from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.cells.tuning import regimes_as_trained
 from src.cells.write import WRITERS
+from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
@@ -91,6 +91,20 @@ def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     return replace(records, runs=runs, failed=failed)
 
 
+def judged(
+    sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records, metric: str | None = None
+) -> list[CellVerdict]:
+    """The verdicts of a command's cells, each corrected over the family in which it was declared."""
+    configs, own = [cell.config for cell in cells], {cell.hash for cell in cells}
+    families = [family for family in read_families(sweep_dir) if any(cell in own for cell, *_ in family.comparisons)]
+    others = {cell for family in families for cell, *_ in family.comparisons} - own
+    if others:
+        seeds = {seed for family in families for seed in family.seeds}
+        elsewhere = load_records(sweep_dir, cells=others, seeds=seeds)
+        records = replace(records, runs=(*records.runs, *elsewhere.runs), failed=(*records.failed, *elsewhere.failed))
+    return judge(records, labels_of(configs), metric, baseline=configs[0].baseline, families=families, cells=own)
+
+
 @contextmanager
 def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
     """A command on a sweep: a thread sends finished records to MLflow while its workers train the cells.
@@ -108,14 +122,20 @@ class Session:
     def __init__(self, cells: Sequence[ResolvedCell]) -> None:
         self._cells = {cell.hash: cell for cell in cells}
         self._sweep_dir = cells[0].sweep_dir
-        n_labels = len(labels_of([cell.config for cell in cells]))
-        self._n_comparisons = len(cells) * math.comb(n_labels, 2)
+        self._families = by_comparison(read_families(self._sweep_dir))
+        labels, baseline = labels_of([cell.config for cell in cells]), cells[0].config.baseline
+        self._n_comparisons = len(cells) * len(pairs_of(labels, baseline))
 
     def verdict(self, cell_hash: str) -> str | None:
         """The winner of a finished cell, corrected for all comparisons that the command will make."""
         config = self._cells[cell_hash].config
         records = load_records(self._sweep_dir, cells=[cell_hash], seeds=config.seeds)
-        verdicts = judge(records, labels_of([config]), n_tests=self._n_comparisons)
+        labels = labels_of([config])
+        families = [self._families.get((cell_hash, a, b)) for a, b in pairs_of(labels, config.baseline)]
+        n_tests = (
+            self._n_comparisons if families in ([], [None]) else max(len(own.comparisons) for own in families if own)
+        )
+        verdicts = judge(records, labels, n_tests=n_tests, baseline=config.baseline)
         return verdicts[0].winner if len(verdicts) == 1 else None
 
     def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
@@ -128,7 +148,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     records = read(sweep_dir, cells)
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
-    verdicts = with_remarks(judge(records, labels), tuning)
+    verdicts = with_remarks(judged(sweep_dir, cells, records), tuning)
     chosen = tuning_table(verdicts, tuning)
     streams = transfer_tables(records, labels)
     classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.comparison.families import declare
 from src.config import Config
 from src.progress import SweepProgress
 from src.sweep.engine import Engine, Report
@@ -47,6 +48,9 @@ class Work(ABC):
     @abstractmethod
     def is_finished(self) -> bool:
         """Whether no cell has to be queued."""
+
+    def declare(self) -> None:
+        """Declares the comparisons of the command, before its first run; a search explores and declares none."""
 
     @abstractmethod
     def description(self, n_workers: int) -> list[str]:
@@ -93,6 +97,11 @@ class GridWork(Work):
 
     def is_finished(self) -> bool:
         return not self._plan.missing
+
+    def declare(self) -> None:
+        cells, config = self._plan.cells, self.config
+        labels = list(dict.fromkeys(regime.label for cell in cells.values() for regime in cell.config.regimes))
+        declare(self.folder.root, cells, labels, config.baseline, config.seeds)
 
     def description(self, n_workers: int) -> list[str]:
         return describe(self._plan, self.folder.root / "cells", n_workers)

@@ -9,8 +9,9 @@ import pytest
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
+from src.comparison.families import declare
 from src.config import compose
-from src.sweep.summary import axes_of, report
+from src.sweep.summary import axes_of, judged, read, report
 
 TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
 
@@ -72,3 +73,16 @@ def test_a_rerun_without_new_results_delivers_nothing(tmp_path: Path, capsys: py
     assert len(table) == 3
     assert "few seeds" in capsys.readouterr().out, "two seeds are too few, and the summary reports it"
     assert the_map.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_a_grown_grid_corrects_by_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = [*TINY[:2], "seeds=6", "tracking=off", f"multirun={tmp_path}"]
+    cells = [resolve(compose([*tiny, f"split.ratio={ratio}"])) for ratio in (1, 3)]
+    for number in (1, 2):
+        run_cell(cells[number - 1])
+        declare(cells[0].sweep_dir, [cell.hash for cell in cells[:number]], ["sequential", "combined"], None, range(6))
+    report(cells[0].sweep_dir, cells[1:], "the command")
+    assert "exploratory, added on" in capsys.readouterr().out
+    verdicts = {verdict.cell: verdict for verdict in judged(cells[0].sweep_dir, cells, read(cells[0].sweep_dir, cells))}
+    assert [verdicts[cell.hash].exploratory != "" for cell in cells] == [False, True]
+    assert {verdict.family for verdict in verdicts.values()} == {1}

@@ -39,7 +39,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     best = best_first(searched.trials, searched.search)
     records = read(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
-    verdicts = judge(records, labels)
+    verdicts = judge(records, labels, baseline=cells[0].config.baseline if cells else None)
     outbox = Outbox(sweep_dir)
     report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]

@@ -1,0 +1,95 @@
+"""Families of comparisons: what one command declares before its first run, and is corrected together for good.
+
+A comparison (a cell and two regimes) belongs to the first command of its sweep that declared it, whatever later commands
+contain. A larger grid therefore changes no earlier verdict: its new comparisons form a family of their own, with its own
+correction and date, and are labelled exploratory. ``families.json`` in the sweep's folder has all of them. A command with too
+few seeds to decide a single comparison declares nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+
+from filelock import FileLock
+
+from src.comparison.statistics import seeds_needed
+from src.errors import ConfigError
+from src.io import read_json, write_atomically
+
+FILE = "families.json"
+Comparison = tuple[str, str, str]
+"""A cell and the labels of two regimes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """The comparisons that one command added to its sweep."""
+
+    declared: str
+    """Date and time, UTC."""
+    comparisons: frozenset[Comparison]
+    is_first: bool
+    seeds: tuple[int, ...]
+    """Those declared first; a later command may add some."""
+
+    @property
+    def label(self) -> str:
+        """Empty for the first family of a sweep."""
+        return "" if self.is_first else f"exploratory, added on {self.declared[:10]}"
+
+
+def pairs_of(regimes: Sequence[str], baseline: str | None = None) -> list[tuple[str, str]]:
+    """The pairs to compare, in the order of `regimes`: all of them, or those with `baseline`."""
+    return [pair for pair in combinations(regimes, 2) if baseline is None or baseline in pair]
+
+
+def read_families(sweep_dir: Path) -> list[Family]:
+    """The families of a sweep, the first one first; none if no command has declared any."""
+    path = sweep_dir / FILE
+    try:
+        return [
+            Family(
+                declared=str(one["declared"]),
+                comparisons=frozenset((str(cell), str(a), str(b)) for cell, a, b in one["comparisons"]),
+                is_first=not number,
+                seeds=tuple(map(int, one["seeds"])),
+            )
+            for number, one in enumerate(read_json(path)["families"])
+        ]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        fix = "restore it, or delete it: then all comparisons of the next command form the first family"
+        raise ConfigError("sweep", sweep_dir.name, f"{path} is damaged ({error}); {fix}") from error
+
+
+def declare(
+    sweep_dir: Path, cells: Iterable[str], regimes: Sequence[str], baseline: str | None, seeds: Collection[int]
+) -> None:
+    """Adds the comparisons of a command that the sweep lacks as a family, before the command's first run."""
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    wanted = {(cell, a, b) for cell in cells for a, b in pairs_of(regimes, baseline)}
+    if len(seeds) < seeds_needed(1) or not wanted:
+        return
+    with FileLock(sweep_dir / f"{FILE}.lock"):
+        known = read_families(sweep_dir)
+        new = wanted.difference(*(family.comparisons for family in known))
+        if not new:
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        added = Family(declared=now, comparisons=frozenset(new), is_first=not known, seeds=tuple(sorted(seeds)))
+        content = [
+            {"declared": one.declared, "seeds": one.seeds, "comparisons": sorted(one.comparisons)}
+            for one in (*known, added)
+        ]
+        write_atomically(sweep_dir / FILE, json.dumps({"families": content}) + "\n")
+
+
+def by_comparison(families: Iterable[Family]) -> Mapping[Comparison, Family]:
+    """The family of every declared comparison."""
+    return {comparison: family for family in families for comparison in family.comparisons}
