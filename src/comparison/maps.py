@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ MAX_TILES = 2_000
 """Largest grid that is drawn whole, even if most of its points have no cell."""
 MAX_INCHES = (22.0, 40.0)
 DPI = 150
+TEST_SET = "on"
+"""The axis of the test sets."""
+TITLES = {"d1": "on Dataset 1", "d2": "on Dataset 2", "union": "on the union"}
+"""In the order of the panels, which is alphabetical."""
 LETTER = 0.56
 """Mean width of a letter, in em."""
 
@@ -47,22 +52,28 @@ def map_names(verdicts: Sequence[CellVerdict]) -> list[str]:
 
 
 def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Figure:
-    """The map of one pair of regimes, for 1 to 2,000 cells; grid points without a cell stay grey."""
+    """The map of one pair of regimes, for 1 to 2,000 cells; grid points without a cell stay grey.
+
+    Verdicts on other test sets have panels of their own, side by side.
+    """
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    unit = unit_of(verdicts[0].metric)
+    unit, metric = unit_of(verdicts[0].metric), name_of(verdicts[0].metric)
+    if any(verdict.elsewhere for verdict in verdicts):
+        metric = metric.removesuffix(" on union")
+        verdicts = _side_by_side(verdicts)
     axes = _map_axes(verdicts)
     across, down, panel_axes = _layout(axes)
     columns, rows = axes.get(across, ["-"]), axes.get(down, ["-"])
     panels = list(product(*(axes[name] for name in panel_axes)))
 
     # All lengths are in inches.
-    tile_w, tile_h = _tile_size(len(columns), len(rows), len(panels), _longest(columns))
+    tile_w, tile_h = _tile_size(len(columns), len(rows), len(panels), _longest(columns), len(axes.get(TEST_SET, "-")))
     above, below, gap = (0.3 if panel_axes else 0.05), 0.26, 0.3
     grid_w, grid_h = len(columns) * tile_w, len(rows) * tile_h
     panel_w, panel_h = grid_w + gap, above + grid_h + below
-    n_wide = _panels_per_row(len(panels), panel_w, panel_h)
+    n_wide = len(axes.get(TEST_SET, [])) or _panels_per_row(len(panels), panel_w, panel_h)
     down_title = _wrapped(axis_label(down), above + grid_h)
     left = 0.45 + 0.075 * _longest(rows) + 0.14 * down_title.count("\n") if down else 0.3
     head, foot = (0.85 if title else 0.6), (1.95 if across else 1.6)
@@ -101,25 +112,38 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
             longest_line = max(down_title.split("\n"), key=len)
             ax.set_ylabel(down_title, fontsize=_font_size(longest_line, grid_h + above, 8.5))
         if fixed:
-            text = ", ".join(f"{name} = {axis_text(value)}" for name, value in fixed.items())
+            named = {name: "" if name == TEST_SET else f"{name} = " for name in fixed}
+            text = ", ".join(f"{named[name]}{axis_text(value)}" for name, value in fixed.items())
             ax.set_title(text, fontsize=_font_size(text, grid_w + gap, 9.0), pad=4)
-    heading = f"{verdicts[0].a} minus {verdicts[0].b}: {name_of(verdicts[0].metric)}"
+    heading = f"{verdicts[0].a} minus {verdicts[0].b}: {metric}"
     _write(figure, heading, height - 0.3, 12.0)
     _write(figure, title, height - 0.58, 9.0, color="#505050")
     _draw_legend(figure, norm, verdicts)
     return figure
 
 
+def _side_by_side(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
+    """Every verdict and those on the other test sets, with the test set as an axis."""
+    return [
+        replace(own, axes={**own.axes, TEST_SET: TITLES[name]})
+        for verdict in verdicts
+        for name, own in {"union": verdict, **verdict.elsewhere}.items()
+        if name in TITLES
+    ]
+
+
 def _map_axes(verdicts: Sequence[CellVerdict]) -> dict[str, list[AxisValue]]:
     """The axes of the map: the independent ones, or the cells one after the other if most of that grid would be empty."""
     axes = independent_axes(verdicts)
+    sets = {TEST_SET: axes.pop(TEST_SET)} if TEST_SET in axes else {}
     is_grid = math.prod(map(len, axes.values())) <= max(MAX_TILES, 4 * len(verdicts))
-    return axes if is_grid else {"cell": [coordinate(verdict, "cell") for verdict in in_order(verdicts)]}
+    cells = {} if is_grid else {"cell": list(dict.fromkeys(coordinate(own, "cell") for own in in_order(verdicts)))}
+    return (cells or axes) | sets
 
 
 def _layout(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[str, str, list[str]]:
     """Axis across, axis down ("" if there is none), axes of the panels; the two longest axes span a panel."""
-    names = sorted(axes, key=lambda name: (-len(axes[name]), axis_rank(name)))
+    names = sorted(axes.keys() - {TEST_SET}, key=lambda name: (-len(axes[name]), axis_rank(name), name))
     across, down, *_ = *names, "", ""
     return across, down, [name for name in axes if name not in (across, down)]
 
@@ -128,12 +152,12 @@ def _longest(levels: Sequence[AxisValue]) -> int:
     return max(len(axis_text(level)) for level in levels)
 
 
-def _tile_size(n_columns: int, n_rows: int, n_panels: int, longest: int) -> tuple[float, float]:
+def _tile_size(n_columns: int, n_rows: int, n_panels: int, longest: int, n_sets: int) -> tuple[float, float]:
     """Width and height of a tile: generous for few cells, smaller for many, within the largest figure."""
     n_tiles = n_columns * n_rows * n_panels
     size = 0.72 if n_tiles <= 120 else 0.56 if n_tiles <= 600 else 0.44
     width = max(size, min(1.2, 0.085 * longest))
-    return min(width, (MAX_INCHES[0] - 2) / n_columns), min(size * 0.72, (MAX_INCHES[1] - 4) / n_rows)
+    return min(width, (MAX_INCHES[0] - 2) / n_columns / n_sets), min(size * 0.72, (MAX_INCHES[1] - 4) / n_rows)
 
 
 def _panels_per_row(n_panels: int, panel_w: float, panel_h: float) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from src.axes import AxisValue, axis_heading, axis_order, axis_rank, axis_text
 from src.comparison.pairing import RunRecord, grouped
+from src.comparison.sentences import WHERE
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, name_of, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric
@@ -82,12 +83,14 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         columns += [*([] if is_single else [(name, "l")]), (f"{name} {unit.of_values}".rstrip(), "r")]
     has_collapsed = any(any(verdict.collapsed) for verdict in verdicts)
     columns += [("collapsed", "r")] if has_collapsed else []
+    columns += [(name, "r") for name in _test_sets(verdicts)]
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
     for verdict in in_order(verdicts):
         means = [unit.value(verdict.mean_a), unit.value(verdict.mean_b)]
         sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
+        sides += [_elsewhere(verdict.elsewhere.get(name)) for name in _test_sets(verdicts)]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
         winner += " (if trained)" if verdict.caveat else ""
@@ -96,6 +99,17 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         rows.append((*level_texts(verdict, axes), *sides, *tail))
     heads, align = zip(*columns, strict=True)
     return TextTable(heads=heads, rows=tuple(rows), align="".join(align))
+
+
+def _test_sets(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """The names of the columns with differences on other test sets than the union."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.elsewhere))
+
+
+def _elsewhere(verdict: CellVerdict | None) -> str:
+    if verdict is None:
+        return "-"
+    return unit_of(verdict.metric).difference(verdict.difference) + ("*" if verdict.certain else "")
 
 
 def terminal_table(verdicts: Sequence[CellVerdict], *, width: int = 120, max_rows: int = 60) -> Table:
@@ -195,6 +209,9 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         lines.append(
             f"{remark} ({len(others) + 1} rows)" if others else ": ".join(filter(None, (", ".join(row), remark)))
         )
+    if names := _test_sets(verdicts):
+        where = ", ".join(f"{name}: the difference {WHERE[name]}" for name in names)
+        lines.append(f"{where}; *: certain after a correction of its own")
     if verdicts and not unit_of(metric := verdicts[0].metric).higher_is_better:
         return [f"Lower {name_of(metric)} is better: a negative difference favours the first regime.", *lines]
     return lines

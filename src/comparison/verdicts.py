@@ -8,8 +8,8 @@ no winner; the winner is always that of the corrected test.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
@@ -20,14 +20,14 @@ from src.comparison.collapse import UnseenCollapses, unseen_collapses
 from src.comparison.families import Comparison, Family, by_comparison, pairs_of
 from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
-from src.comparison.statistics import heterogeneity_p, holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
-from src.comparison.units import name_of, p_equals, unit_of
+from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.units import unit_of
 
 UNDECIDED = "undecided"
 TOO_FEW = "too few seeds"
 INCONCLUSIVE = "inconclusive"
 SKEWED = "the differences are skewed: the test assumes symmetry, so its p may be half as large as it should be"
-TEST_SETS = ("d1", "d2", "union")
+BALANCED = "balanced"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +55,8 @@ class CellVerdict(Pairs):
     """Set if a later command added the comparison to its sweep: with the date."""
     caveat: str = ""
     """Of a winner: what its verdict is about if collapses that no run shows might outweigh the lead."""
+    elsewhere: Mapping[str, CellVerdict] = field(default_factory=dict, repr=False)
+    """The same comparison by other metrics (`elsewhere_of`)."""
 
     @property
     def is_averaged(self) -> bool:
@@ -77,6 +79,23 @@ def default_metric(runs: Iterable[RunRecord]) -> str:
         return "test/union/accuracy"
     has_risk = all(run.metric("test/union/risk") is not None for run in finished)
     return "test/union/risk" if has_risk else "test/union/loss"
+
+
+def elsewhere_of(metric: str) -> dict[str, str]:
+    """The metrics that stand next to one of the union, since a verdict on it may be one on what is forgotten of Dataset 1."""
+    kind = metric.removeprefix("test/union/")
+    if kind not in ("accuracy", "loss", "risk") or kind == metric:
+        return {}
+    balanced = {BALANCED: "test/union/balanced_accuracy"} if kind == "accuracy" else {}
+    return {"d1": f"test/d1/{kind}", "d2": f"test/d2/{kind}"} | balanced
+
+
+def judge_test_sets(judged: Callable[[str | None], list[CellVerdict]]) -> list[CellVerdict]:
+    """The verdicts on the union, each with those on the other test sets. `judged`: the verdicts by a metric."""
+    verdicts = judged(None)
+    others = {name: judged(metric) for name, metric in elsewhere_of(verdicts[0].metric).items()} if verdicts else {}
+    found = {name: own for name, own in others.items() if any(verdict.difference is not None for verdict in own)}
+    return [replace(own, elsewhere={name: of[k] for name, of in found.items()}) for k, own in enumerate(verdicts)]
 
 
 def judge(
@@ -221,48 +240,19 @@ def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[st
 def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05) -> dict[str, float]:
     """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
 
-    A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected, because a cell in the tracker belongs to
+    The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected, because a cell in the tracker belongs to
     no family. Undefined values are left out.
     """
     records = Records(runs=tuple(runs))
     assert len({run.cell for run in records.runs}) <= 1
     metrics: dict[str, float | None] = {}
-    kind = default_metric(records.runs).rpartition("/")[2]
-    for test in TEST_SETS:
-        for verdict in judge(records, regimes, f"test/{test}/{kind}", alpha):
-            key = f"delta/{verdict.a}-{verdict.b}/{test}/{kind}"
+    metric = default_metric(records.runs)
+    for name in (*elsewhere_of(metric).values(), metric):
+        for verdict in judge(records, regimes, name, alpha):
+            key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
             metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}
             metrics |= {f"{key}/ci_high": verdict.ci_high, f"{key}/p": verdict.p}
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-def sentence(verdict: CellVerdict) -> str:
-    """The verdict in words: "combined wins on union by 3.2 points [1.1, 5.2], p = 0.004 (Holm over 30), n = 12 seeds".
-
-    A winner's margin is positive; otherwise the difference is a - b.
-    """
-    unit, where = unit_of(verdict.metric), name_of(verdict.metric)
-    where = where.removeprefix("accuracy ") if where.startswith("accuracy on ") else f"in {where}"
-    if verdict.difference is None or verdict.winner == INCONCLUSIVE:
-        return f"inconclusive {where}: {verdict.reason}"
-    points = f" {unit.of_differences}".rstrip()
-    tail = "" if verdict.p_holm is None else f", {p_equals(verdict.p_holm)}"
-    scope = [f"Holm over {verdict.family}"] * (bool(tail) and verdict.family > 1) + [verdict.exploratory]
-    tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
-    tail += f", n = {verdict.n} seeds"
-    if verdict.certain:
-        assert verdict.ci_low is not None
-        assert verdict.ci_high is not None
-        ends = (verdict.ci_low, verdict.ci_high) if verdict.difference > 0 else (-verdict.ci_high, -verdict.ci_low)
-        low, high = map(unit.value, ends)
-        tail += f" ({verdict.caveat})" if verdict.caveat else ""
-        return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{points} [{low}, {high}]{tail}"
-    interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
-    difference = f"{verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{points}{interval}"
-    if verdict.winner == TOO_FEW:
-        spread = f", spread {unit.value(float(np.std(verdict.differences, ddof=1)))}" if verdict.n > 1 else ""
-        return f"{TOO_FEW} to test {where}: {difference}{spread}; {verdict.reason.partition(': ')[2]}"
-    return f"undecided {where}: {difference}{tail}"
 
 
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
@@ -286,53 +276,3 @@ def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement |
     assert len(by_pair(conclusive)) <= 1
     differences = list(mean_differences(conclusive).values())
     return judge_effect(differences, "positive", alpha=alpha) if differences else None
-
-
-def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
-    """Two sentences for one pair of regimes: the number of cells that each wins, and the mean difference over all cells."""
-    ((a, b),) = by_pair(verdicts)
-    first = verdicts[0]
-    unit, metric = unit_of(first.metric), name_of(first.metric)
-    if len(verdicts) == 1:
-        text = sentence(first)
-        percent = f" ({unit.of_values})" if unit.of_values else ""
-        means = f"{a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}"
-        return f"{text[0].upper()}{text[1:]}. Means over seeds{percent}: {means}."
-    winners = [verdict.winner for verdict in verdicts]
-    counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}"
-    counts += f"; {winners.count(UNDECIDED)} undecided"
-    if TOO_FEW in winners:
-        needed = seeds_needed(max(1, first.family), alpha)
-        counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
-    if INCONCLUSIVE in winners:
-        counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
-    if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
-        counts += f"; {n_scoped} {'lead' if n_scoped > 1 else 'leads'} in runs that train, unless unseen collapses outweigh it"
-    lower = "" if unit.higher_is_better else " (lower is better)"
-    sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
-    holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
-    text = f"{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
-    mean = overall(verdicts, alpha)
-    if mean is None:
-        return f"{text} No seed finished in every cell, so there is no mean over cells."
-    points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
-    n_averaged = sum(verdict.is_averaged for verdict in verdicts)
-    cells = "the cells" if n_averaged == len(verdicts) else f"the {n_averaged} cells without collapsed or missing runs"
-    text += f" Averaged over {cells}, {a} - {b} is {points}"
-    if mean.p is None:
-        return f"{text} ({mean.n} seeds, too few for an interval)."
-    text += f" {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds"
-    return f"{text}{_heterogeneity(verdicts, alpha)}."
-
-
-def _heterogeneity(verdicts: Sequence[CellVerdict], alpha: float) -> str:
-    """Whether the cells of an average differ in more than chance."""
-    averaged = [verdict for verdict in verdicts if verdict.is_averaged]
-    seeds = list(mean_differences(averaged))
-    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha):
-        return ""
-    by_seed = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in averaged]
-    p = heterogeneity_p([[own[seed] for seed in seeds] for own in by_seed])
-    unit, means = unit_of(averaged[0].metric), [verdict.difference or 0.0 for verdict in averaged]
-    spread = f"from {unit.difference(min(means))} to {unit.difference(max(means))}"
-    return f"; the cells {'differ' if p <= alpha else 'are not shown to differ'}, {spread} ({p_equals(p)})"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from src.axes import axis_text
 from src.comparison.pairing import RunRecord
+from src.comparison.sentences import sentence
 from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import set_title, unit_of
-from src.comparison.verdicts import CellVerdict, sentence
+from src.comparison.verdicts import CellVerdict
 from src.report.plots import HATCHES, PANEL, LineStyle, Plot, bars, mark_stages, panel, save_plot
 
 Floats = NDArray[np.float64]

@@ -12,11 +12,12 @@ from src.cells.resolve import ResolvedCell, resolve
 from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.families import read_families
 from src.comparison.pairing import RunRecord, by_cell
+from src.comparison.sentences import summary
 from src.comparison.tables import csv_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
-from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, summary
+from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, judge_test_sets
 from src.errors import ConfigError
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
@@ -54,7 +55,8 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     metric = default_metric(sweep.records.runs)
     baseline = next((config.baseline for config in sweep.configs.values()), None)
     families = read_families(sweep.folder)
-    verdicts = judge(sweep.records, sweep.labels, metric, baseline=baseline, families=families)
+    settings: dict[str, Any] = {"baseline": baseline, "families": families}
+    verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
     verdicts = with_remarks(verdicts, _tuning(sweep))
     files = {}
     if verdicts:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src import terminal
 from src.axes import AxisValue, axis_of
@@ -21,6 +21,7 @@ from src.cells.write import WRITERS
 from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
+from src.comparison.sentences import beside, sentence, summary
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
 from src.comparison.text_table import TextTable
 from src.comparison.transfer import LEGEND, markdown, transfer_tables
@@ -33,7 +34,7 @@ from src.comparison.tuning import (
     tuning_table,
     with_remarks,
 )
-from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, sentence, summary
+from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, judge_test_sets
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.config.tune import OFF
@@ -91,10 +92,8 @@ def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     return replace(records, runs=runs, failed=failed)
 
 
-def judged(
-    sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records, metric: str | None = None
-) -> list[CellVerdict]:
-    """The verdicts of a command's cells, each corrected over the family in which it was declared."""
+def judged(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records) -> list[CellVerdict]:
+    """The verdicts of a command's cells on every test set, each corrected over the family in which it was declared."""
     configs, own = [cell.config for cell in cells], {cell.hash for cell in cells}
     families = [family for family in read_families(sweep_dir) if any(cell in own for cell, *_ in family.comparisons)]
     others = {cell for family in families for cell, *_ in family.comparisons} - own
@@ -102,7 +101,8 @@ def judged(
         seeds = {seed for family in families for seed in family.seeds}
         elsewhere = load_records(sweep_dir, cells=others, seeds=seeds)
         records = replace(records, runs=(*records.runs, *elsewhere.runs), failed=(*records.failed, *elsewhere.failed))
-    return judge(records, labels_of(configs), metric, baseline=configs[0].baseline, families=families, cells=own)
+    settings: dict[str, Any] = {"baseline": configs[0].baseline, "families": families, "cells": own}
+    return judge_test_sets(lambda metric: judge(records, labels_of(configs), metric, **settings))
 
 
 @contextmanager
@@ -202,15 +202,18 @@ def _write(
         write_atomically(sweep_dir / "transfer.md", markdown(streams))
     if not verdicts:
         return of_streams
-    path, table = sweep_dir / "table.csv", csv_table(verdicts).encode()
-    maps = map_names(verdicts)
-    is_current = path.exists() and path.read_bytes() == table and all((sweep_dir / name).exists() for name in maps)
-    if not is_current:  # drawing maps takes seconds
-        difference_maps(verdicts, sweep_dir, title=sweep_dir.name)
-        write_atomically(path, table)  # after the maps: an equal table.csv means that they are up to date
     chosen = tuning_table(verdicts, tuning)
-    tables = [table.markdown() for table in (sweep_table(verdicts), chosen) if table is not None]
-    write_atomically(sweep_dir / "table.md", "\n".join([*tables, *classes]))
+    parts = [table.markdown() for table in (sweep_table(verdicts), chosen) if table is not None]
+    tables = {
+        "table.md": "\n".join([*parts, *classes]).encode(),
+        "table.csv": csv_table(verdicts).encode(),
+    }
+    maps = map_names(verdicts)
+    written = all((sweep_dir / name).exists() for name in (*maps, *tables))
+    if not written or any((sweep_dir / name).read_bytes() != text for name, text in tables.items()):
+        difference_maps(verdicts, sweep_dir, title=sweep_dir.name)  # takes seconds
+        for name, text in tables.items():  # after the maps: equal tables mean that they are up to date
+            write_atomically(sweep_dir / name, text)
     if tuning:
         write_atomically(sweep_dir / "tuning.csv", tuning_csv(tuning))
     return ["table.csv", "table.md", *of_streams, *(["tuning.csv"] if tuning else []), *maps]
@@ -248,7 +251,7 @@ def report_cells(
         for cell in tracked(cells, "written: cells", len(cells)):
             own = verdicts_of[cell.hash]
             trial = (trials or {}).get(cell.hash, TrialInfo())
-            notes = [note for note in (trial.note, *map(sentence, own)) if note]
+            notes = [note for note in (trial.note, *map(sentence, own), *map(beside, own)) if note]
             if not notes:
                 continue
             tuned = tuned_of[cell.hash]

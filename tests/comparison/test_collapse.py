@@ -18,8 +18,9 @@ import pytest
 from benchmarks.collapse import records_of, scenarios, winner_rates
 from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, unseen_collapses
 from src.comparison.pairing import Records, RunRecord
+from src.comparison.sentences import sentence, summary
 from src.comparison.tables import remarks, sweep_table
-from src.comparison.verdicts import INCONCLUSIVE, judge, sentence, summary
+from src.comparison.verdicts import INCONCLUSIVE, judge
 
 BOTH = ("sequential", "combined")
 

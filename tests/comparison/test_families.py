@@ -14,9 +14,10 @@ import pytest
 from benchmarks.collapse import records_of
 from src.comparison.families import FILE, declare, pairs_of, read_families
 from src.comparison.pairing import Records
+from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import heterogeneity_p
 from src.comparison.tables import remarks, sweep_table
-from src.comparison.verdicts import CellVerdict, judge, sentence, summary
+from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
 from src.errors import ConfigError
 

@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from src.axes import axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import Records
+from src.comparison.sentences import sentence
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, judge, sentence
+from src.comparison.verdicts import CellVerdict, judge
 from src.config.command import command
 from src.io import write_atomically
 from src.sweep.search.plots import draw

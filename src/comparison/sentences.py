@@ -1,0 +1,139 @@
+"""Verdicts in words: one comparison, and all cells of a pair of regimes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.comparison.statistics import heterogeneity_p, seeds_needed
+from src.comparison.units import name_of, p_equals, unit_of
+from src.comparison.verdicts import (
+    BALANCED,
+    INCONCLUSIVE,
+    TOO_FEW,
+    UNDECIDED,
+    CellVerdict,
+    by_pair,
+    mean_differences,
+    overall,
+)
+
+WHERE = {"d1": "on Dataset 1", "d2": "on Dataset 2", BALANCED: "in balanced accuracy"}
+
+
+def sentence(verdict: CellVerdict) -> str:
+    """The verdict in words: "combined wins on union by 3.2 points [1.1, 5.2], p = 0.004 (Holm over 30), n = 12 seeds".
+
+    A winner's margin is positive; otherwise the difference is a - b.
+    """
+    unit, where = unit_of(verdict.metric), name_of(verdict.metric)
+    where = where.removeprefix("accuracy ") if where.startswith("accuracy on ") else f"in {where}"
+    if verdict.difference is None or verdict.winner == INCONCLUSIVE:
+        return f"inconclusive {where}: {verdict.reason}"
+    points = f" {unit.of_differences}".rstrip()
+    tail = "" if verdict.p_holm is None else f", {p_equals(verdict.p_holm)}"
+    scope = [f"Holm over {verdict.family}"] * (bool(tail) and verdict.family > 1) + [verdict.exploratory]
+    tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
+    tail += f", n = {verdict.n} seeds"
+    if verdict.certain:
+        assert verdict.ci_low is not None
+        assert verdict.ci_high is not None
+        ends = (verdict.ci_low, verdict.ci_high) if verdict.difference > 0 else (-verdict.ci_high, -verdict.ci_low)
+        low, high = map(unit.value, ends)
+        tail += f" ({verdict.caveat})" if verdict.caveat else ""
+        return f"{verdict.winner} wins {where} by {unit.value(abs(verdict.difference))}{points} [{low}, {high}]{tail}"
+    interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
+    difference = f"{verdict.a} - {verdict.b} = {unit.difference(verdict.difference)}{points}{interval}"
+    if verdict.winner == TOO_FEW:
+        spread = f", spread {unit.value(float(np.std(verdict.differences, ddof=1)))}" if verdict.n > 1 else ""
+        return f"{TOO_FEW} to test {where}: {difference}{spread}; {verdict.reason.partition(': ')[2]}"
+    return f"undecided {where}: {difference}{tail}"
+
+
+def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
+    """One pair of regimes in words: the cells that each wins on every test set, verdicts on the union, means over the cells."""
+    ((a, b),) = by_pair(verdicts)
+    first = verdicts[0]
+    unit, metric = unit_of(first.metric), name_of(first.metric)
+    if len(verdicts) == 1:
+        text = sentence(first)
+        percent = f" ({unit.of_values})" if unit.of_values else ""
+        means = f"{a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}"
+        return " ".join(
+            filter(None, (f"{text[0].upper()}{text[1:]}.", f"Means over seeds{percent}: {means}.", beside(first)))
+        )
+    winners = [verdict.winner for verdict in verdicts]
+    counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}"
+    counts += f"; {winners.count(UNDECIDED)} undecided"
+    if TOO_FEW in winners:
+        needed = seeds_needed(max(1, first.family), alpha)
+        counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
+    if INCONCLUSIVE in winners:
+        counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
+    if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
+        counts += f"; {n_scoped} of the leads may be outweighed by unseen collapses"
+    lower = "" if unit.higher_is_better else " (lower is better)"
+    sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
+    holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
+    text = f"{_headline(verdicts)}{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
+    mean = overall(verdicts, alpha)
+    if mean is None:
+        return f"{text} No seed finished in every cell, so there is no mean over cells."
+    points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
+    n_averaged = sum(verdict.is_averaged for verdict in verdicts)
+    cells = "the cells" if n_averaged == len(verdicts) else f"the {n_averaged} cells without collapsed or missing runs"
+    text += f" Averaged over {cells}, {a} - {b} is {points}"
+    if mean.p is None:
+        return f"{text} ({mean.n} seeds, too few for an interval)."
+    text += f" {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds"
+    return f"{text}{_heterogeneity(verdicts, alpha)}.{_averages_elsewhere(verdicts, alpha)}"
+
+
+def _headline(verdicts: Sequence[CellVerdict]) -> str:
+    """The number of cells that each regime wins on the union and elsewhere, for verdicts that have both."""
+    names = list(verdicts[0].elsewhere)
+    if not names:
+        return ""
+    won = {
+        regime: [sum(verdict.winner == regime for verdict in verdicts)]
+        + [sum(verdict.elsewhere[name].winner == regime for verdict in verdicts) for name in names]
+        for regime in (verdicts[0].b, verdicts[0].a)
+    }
+    (first, counts), (second, others) = won.items()
+    rest = ", ".join(f"{n} {WHERE[name]}" for n, name in zip(counts[1:], names, strict=True))
+    text = f"{first[0].upper()}{first[1:]} wins {counts[0]} of {len(verdicts)} cells on the union, {rest}"
+    return f"{text}; {second} {', '.join(map(str, others))}. "
+
+
+def _averages_elsewhere(verdicts: Sequence[CellVerdict], alpha: float) -> str:
+    """The averages over cells that do not rest on the union."""
+    parts = []
+    for name in verdicts[0].elsewhere:
+        own = [verdict.elsewhere[name] for verdict in verdicts]
+        if (mean := overall(own, alpha)) is not None:
+            parts.append(f"{unit_of(own[0].metric).estimate(mean.effect, mean.ci_low, mean.ci_high)} {WHERE[name]}")
+    return f" Averages elsewhere: {', '.join(parts)}." if parts else ""
+
+
+def beside(verdict: CellVerdict) -> str:
+    """The verdict's comparison on the other test sets: "On Dataset 1: -12.0 points (combined); on Dataset 2: ..."."""
+    parts = [
+        f"{WHERE[name]}: {unit_of(own.metric).difference(own.difference)} ({own.winner})"
+        for name, own in verdict.elsewhere.items()
+    ]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _heterogeneity(verdicts: Sequence[CellVerdict], alpha: float) -> str:
+    """Whether the cells of an average differ in more than chance."""
+    averaged = [verdict for verdict in verdicts if verdict.is_averaged]
+    seeds = list(mean_differences(averaged))
+    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha):
+        return ""
+    by_seed = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in averaged]
+    p = heterogeneity_p([[own[seed] for seed in seeds] for own in by_seed])
+    unit, means = unit_of(averaged[0].metric), [verdict.difference or 0.0 for verdict in averaged]
+    spread = f"from {unit.difference(min(means))} to {unit.difference(max(means))}"
+    return f"; the cells {'differ' if p <= alpha else 'are not shown to differ'}, {spread} ({p_equals(p)})"

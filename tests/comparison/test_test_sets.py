@@ -1,0 +1,82 @@
+"""A headline never rests on the union alone: the other test sets stand next to it in table, sentence, map and tracker.
+
+Properties: a winner on the union by what is forgotten of Dataset 1 is seen not to win on Dataset 2; columns and marks agree with
+the verdicts by each metric; the map has a panel for each test set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from benchmarks.collapse import records_of
+from src.comparison.maps import difference_figure
+from src.comparison.pairing import Records
+from src.comparison.sentences import beside, summary
+from src.comparison.tables import remarks, sweep_table
+from src.comparison.verdicts import CellVerdict, cell_metrics, judge, judge_test_sets
+
+BOTH = ("sequential", "combined")
+HIGH = [0.9 + seed / 1000 for seed in range(12)]
+
+
+def forgetting(n_cells: int) -> Records:
+    """Sequential is 3 points behind on the union and 6 on Dataset 1, and equal on Dataset 2."""
+    runs = []
+    for k in range(n_cells):
+        for regime, values in (("sequential", [v - 0.03 - k / 100 for v in HIGH]), ("combined", HIGH)):
+            for run in records_of({f"c{k}": (values, values)}).runs:
+                if run.regime == regime:
+                    union = run.result["metrics"]["test/union/accuracy"]
+                    lost = HIGH[run.seed] - union
+                    metrics = {"test/d1/accuracy": union - lost, "test/d2/accuracy": HIGH[run.seed]}
+                    metrics |= {"test/union/balanced_accuracy": union}
+                    axes = {"ratio": 1.0 + k, "imbalance": 1.0}
+                    result = {**run.result, "metrics": {**run.result["metrics"], **metrics}}
+                    runs.append(dataclasses.replace(run, result=result, axes=axes))
+    return Records(runs=tuple(runs))
+
+
+def verdicts_of(n_cells: int) -> list[CellVerdict]:
+    records = forgetting(n_cells)
+    return judge_test_sets(lambda metric: judge(records, BOTH, metric))
+
+
+def test_the_summary_counts_the_winners_on_every_test_set() -> None:
+    text = summary(verdicts_of(4))
+    assert text.startswith(
+        "Combined wins 4 of 4 cells on the union, 4 on Dataset 1, 0 on Dataset 2, 4 in balanced accuracy; "
+        "sequential 0, 0, 0, 0. Accuracy on union, Holm over 4: combined wins in 4 of 4 cells"
+    )
+    assert "Averages elsewhere: -9.0 [-9.0, -9.0] on Dataset 1, 0.0 [0.0, 0.0] on Dataset 2" in text
+
+
+def test_one_cell_is_described_on_every_test_set() -> None:
+    (verdict,) = verdicts_of(1)
+    expected = "On Dataset 1: -6.0 (combined); on Dataset 2: 0.0 (undecided); in balanced accuracy: -3.0 (combined)."
+    assert beside(verdict) == expected
+    assert summary([verdict]).endswith(expected)
+    assert beside(judge(forgetting(1), BOTH)[0]) == ""
+
+
+def test_the_table_has_a_column_for_each_test_set() -> None:
+    table = sweep_table(verdicts_of(2))
+    start = table.heads.index("d1")
+    assert table.heads[start : start + 3] == ("d1", "d2", "balanced")
+    assert [row[start : start + 3] for row in table.rows] == [("-6.0*", "0.0", "-3.0*"), ("-8.0*", "0.0", "-4.0*")]
+    assert any(line.startswith("d1: the difference on Dataset 1") for line in remarks(verdicts_of(2)))
+
+
+def test_the_map_has_a_panel_for_each_test_set() -> None:
+    titles = [ax.get_title() for ax in difference_figure(verdicts_of(3)).axes]
+    assert titles[:3] == ["on Dataset 1", "on Dataset 2", "on the union"]
+
+
+def test_the_tracker_has_the_differences_on_every_test_set() -> None:
+    metrics = cell_metrics(forgetting(1).runs, BOTH)
+    found = {
+        key: metrics[f"delta/sequential-combined/{key}"] for key in ("d1/accuracy", "d2/accuracy", "union/accuracy")
+    }
+    assert found == pytest.approx({"d1/accuracy": -0.06, "d2/accuracy": 0, "union/accuracy": -0.03})
+    assert metrics["delta/sequential-combined/union/balanced_accuracy"] == pytest.approx(-0.03)
