@@ -118,9 +118,9 @@ def test_its_numbers_are_those_of_the_analysis(grid: Path, page: Page) -> None:
     rows = page.rows("cells")
     assert len(rows) == len(GRID)
     winners = sorted(verdict.winner for verdict in verdicts)
-    assert sorted(row[12] for row in rows) == winners
+    assert sorted(row[11] for row in rows) == winners
     assert {"sequential", "combined"} <= set(winners)
-    assert all(row[11] == "10" for row in rows)
+    assert all(row[10] == "10" for row in rows)
 
 
 def test_three_axes_give_a_map_of_every_pair(page: Page) -> None:
@@ -177,7 +177,7 @@ def test_one_cell_is_a_report(tmp_path: Path) -> None:
     write_cell(tmp_path, config("one"), -0.1)
     page = report(tmp_path, "one")
     assert "Combined wins on union by" in page.text
-    assert [row[9] for row in page.rows("cells")] == ["combined (if trained)"]
+    assert [row[8] for row in page.rows("cells")] == ["combined (if trained)"]
 
 
 def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> 
     assert f"{name[:8]} combined: seeds 2, 5" in page.text
     assert "sequential-6/result.json" in page.text
     assert "The curves of this cell are not on disk" in page.text
-    winners = {(row[3], row[11]) for row in page.rows("cells")}
+    winners = {(row[3], row[10]) for row in page.rows("cells")}
     assert winners == {("0 / 1", "inconclusive"), ("0 / 0", "sequential (if trained)")}
     assert whole[:8] not in page.text[page.text.index("Runs without a result") :]
 
