@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_a_job_at_its_time_limit_returns_its_cell_and_is_requeued(folder: SweepF
     runs = [line for line in diary(folder) if line.startswith("run")]
     assert len(runs) == len(set(runs)) == 6
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"]
+
+
+def test_a_signal_ends_a_worker_that_still_loads_its_engine(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued(folder, n_cells=1)
+
+    def slow(_: Config) -> None:
+        time.sleep(20)
+
+    monkeypatch.setattr(fake_engine, "resolve", slow)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    assert work(folder, engine=ENGINE) == 0
+    assert time.monotonic() - began < 10
+    assert [trial.state.name for trial in trials(folder)] == ["WAITING"], "its cell is given back"
 
 
 @pytest.mark.parametrize(

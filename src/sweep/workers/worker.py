@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class StopRequest:
     def __init__(self, parent: int | None = None) -> None:
         self._requested = threading.Event()
         self._parent = parent
+        self._is_loading = False
 
     def listen(self) -> None:
         """Installs the signal handlers."""
@@ -61,6 +62,19 @@ class StopRequest:
         if self._requested.is_set():
             os._exit(128 + number)
         self._requested.set()
+        if self._is_loading:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """A step that a request ends by KeyboardInterrupt, because nothing of it has to be saved."""
+        try:
+            self._is_loading = True
+            if self._requested.is_set():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._is_loading = False
 
     def _on_warning(self, number: int, frame: object) -> None:
         """Slurm signals every process of a job before its time is up; this never exits at once."""
@@ -171,7 +185,7 @@ class Worker:
         start = time.monotonic()
         try:
             outcome = self._outcome(queue, claim)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
             return False
@@ -211,7 +225,9 @@ class Worker:
         if visible is not None:
             os.environ[MASK] = visible
         control = WorkerControl(self._stop, queue.on_progress(claim))
-        return self._engine.run_cell(self._engine.resolve(config), control)
+        with self._stop.loading():  # the engine and the data: seconds, before the first cell
+            cell = self._engine.resolve(config)
+        return self._engine.run_cell(cell, control)
 
 
 class WorkerControl(RunControl):
