@@ -131,7 +131,7 @@ def train(load: Load) -> list[list[str]]:
     found = load.run(load.sweep())
     last = max(path.stat().st_mtime for path in load.results())
     table = next(when for when, line in found.lines if line.startswith("ratio "))
-    after = [when for when, _ in found.lines if when > last] + [found.lines[0][0] + found.wall_s]
+    after = [when for when, _ in found.lines if when > last]
     gaps = [later - earlier for earlier, later in pairwise([last, *after])]
     rows = [row("train all cells, whole command", "", [found])]
     rows.append(["table after the last result", f"{table - last:.1f}", "", f"{max(gaps):.1f}", "", "10"])
@@ -170,10 +170,10 @@ def interrupt(load: Load) -> list[list[str]]:
     moments: list[tuple[str, list[str], Callable[[float, str], bool]]] = [
         ("start-up: 1 s", new, after(1)),
         ("start-up: 3 s", new, after(3)),
-        ("the plan of 10,000 cells: 6 s", new, after(6)),
-        ("the queue of a new grid: its first line of progress", load.sweep(name="queue"), at("cells 0/")),
-        ("one run missing: the first line of progress", load.sweep(), at("cells ")),
-        ("one run missing: 12 s", load.sweep(), after(12)),
+        ("the plan of 10,000 cells", new, at("composed: cells")),
+        ("the queue of a new grid", load.sweep(name="queue"), at("cells 0/")),
+        ("the queue with one run missing", load.sweep(), at("| runs ")),
+        ("the plan with one run missing", load.sweep(), at("checked: cells")),
         ("the finished sweep: 8 s", load.sweep(), after(8)),
         ("sync: 5 s", load.on_it("src.sync"), after(5)),
         ("report: 6 s", load.on_it("src.report"), after(6)),

@@ -16,6 +16,7 @@ from src.comparison.pairing import Records, load_records
 from src.config import Config
 from src.errors import ConfigError
 from src.io import read_json_or
+from src.progress import tracked
 from src.report.page import write_report
 from src.report.sweep import Sweep
 from src.sweep.folder import SweepFolder
@@ -46,7 +47,8 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
         raise ConfigError("sweep", name, f"there is no such sweep under multirun={multirun}; {known}")
     configs: dict[str, Config] = {}
     problems = []
-    for path in sorted(folder.root.glob("cells/*/cell.yaml")):
+    paths = sorted(folder.root.glob("cells/*/cell.yaml"))
+    for path in tracked(paths, "read: cells", len(paths)):
         try:
             configs[path.parent.name] = folder.read_cell(path.parent.name)
         except (ConfigError, OSError, ValueError) as error:
