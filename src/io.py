@@ -68,15 +68,16 @@ def write_files(
             path.unlink(missing_ok=True)
         raise
     if durable and named:
-        _sync_folder(folder.absolute())
+        sync_folder(folder)
 
 
 _known_on_disk: set[tuple[int, int]] = set()
 """Device and inode of the folders whose names in the folders above them this process has synced."""
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Sync the names in a folder and, once in each process, its own name and those of the folders above it."""
+    folder = folder.absolute()
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -91,7 +92,7 @@ def _sync_folder(folder: Path) -> None:
     if inode not in _known_on_disk:
         with suppress(PermissionError):  # a folder above that cannot be listed existed before
             if folder != folder.parent:
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
         _known_on_disk.add(inode)
 
 

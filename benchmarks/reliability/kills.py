@@ -65,8 +65,11 @@ class Campaign:
             sweep = Sweep(self._folder(self.n_sweeps), self.words)
             waiting = self._kill_until_done(sweep, waiting)
             self.n_sweeps += 1
-            self.problems += [f"{sweep.multirun.name}: {problem}" for problem in audit(sweep, reference)]
-            print(f"{sweep.multirun.name}: done and audited, {len(self.problems)} problems so far", flush=True)
+            found = audit(sweep, reference)
+            self.problems += [f"{sweep.multirun.name}: {problem}" for problem in found]
+            print(
+                "\n".join([f"{sweep.multirun.name}: done and audited, {len(found)} problems", *found[:5]]), flush=True
+            )
         self.seconds = time.monotonic() - began
 
     def _folder(self, number: int) -> Path:

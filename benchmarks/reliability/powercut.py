@@ -49,7 +49,7 @@ class Disk:
 
     def stop(self) -> None:
         """Kills the processes that use it, and unmounts it."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 20
         while _run("umount", self.mount, check=time.monotonic() > until) != 0:
             for pid in self._users():
                 kill(pid)

@@ -129,7 +129,6 @@ class BulkTracker:
         try:
             with self._engine.connect() as connection:
                 if self._sqlite:
-                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")  # the results on disk can restore it
                     connection.exec_driver_sql("BEGIN IMMEDIATE")  # no other writer between look-up and insertion
                 n_written = self._write(connection, records)
                 connection.commit()

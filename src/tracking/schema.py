@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from src.io import sync_folder
 from src.tracking.client import ensure_experiment
 from src.tracking.record import mask
 from src.tracking.tracker import Experiment, TrackerUnavailable, describe
@@ -73,6 +74,7 @@ def _create(file: Path) -> None:
     for suffix in ("-wal", "-shm", "-journal"):  # of a deleted database: SQLite would replay them into the new one
         file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
     os.replace(scratch, file)
+    sync_folder(file.parent)
 
 
 def _upgrade(uri: str, file: Path | None) -> None:
