@@ -77,5 +77,9 @@ class Interrupted(BaseException):
     """
 
 
+class ClaimLost(Interrupted):
+    """Raised by `RunControl.before_run`: another worker has taken the cell over, and writes its runs."""
+
+
 class Pruned(BaseException):
     """Raised by `RunControl.on_progress` to end the cell for good; the text is the reason. Trained stages stay."""

@@ -60,6 +60,7 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
         raise
     except Exception as error:
         if rank_of_process(cell.config.trainer.devices).rank == 0:
+            control.before_run()
             try:
                 record_failure(cell, _one_line(error), traceback.format_exc())
             except Exception:

@@ -74,6 +74,7 @@ def write_runs(
     # Every file is synced to disk before the next step relies on it.
     with ThreadPoolExecutor(WRITERS) as writers:
         for run in sorted(plan.runs, key=lambda run: run.seed):
+            control.before_run()
             failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
             if failure is not None:
                 fail(run, *failure)

@@ -71,7 +71,11 @@ class Process:
 
     def file_time(self) -> int:
         """The time of the shared file system, in ns: comparable with the times of other files there."""
-        os.utime(self.lock_path)
+        try:
+            os.utime(self.lock_path)
+        except FileNotFoundError:  # this process was suspended, and others took it for dead
+            self._lock.release()
+            self.__enter__()
         return self.lock_path.stat().st_mtime_ns
 
     def _write(self) -> None:

@@ -32,6 +32,9 @@ class RunControl:
     wants_progress: bool = False
     """Set to True to receive `on_progress`. It is called only if the cell has one regime and none of its runs is finished."""
 
+    def before_run(self) -> None:
+        """Called before the result or the failure of a run is written; raises `ClaimLost` where others write it."""
+
     def on_run(self, folder: Path) -> None:
         """Called when the result.json in a run's `folder` is written."""
 

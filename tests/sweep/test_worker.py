@@ -74,6 +74,10 @@ def diary(folder: SweepFolder) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def results(folder: SweepFolder) -> list[Path]:
+    return sorted(folder.root.glob("cells/*/*/result.json"))
+
+
 def behave(folder: SweepFolder, **behaviour: object) -> None:
     (folder.multirun / "fake.json").write_text(json.dumps(behaviour))
 
@@ -104,6 +108,28 @@ def test_a_cell_that_finds_too_little_memory_is_tried_again_with_the_gpu_to_itse
         begun = len(lines) - 1 - lines[::-1].index(f"cell {cell}")
         ended = len(lines) - 1 - lines[::-1].index(f"left {cell}")
         assert not any(line.startswith("cell") for line in lines[begun + 1 : ended]), "it has the GPU exclusively"
+
+
+def test_a_worker_that_wakes_after_others_took_its_cell_over_writes_nothing(folder: SweepFolder) -> None:
+    (config,) = queued(folder, "seeds=3", n_cells=1)
+    behave(folder, seconds=0.2)
+    slow, other = (FORK.Process(target=work, args=(folder, None, ENGINE)) for _ in range(2))
+    slow.start()
+    while not any(line.startswith("run ") for line in diary(folder)):
+        time.sleep(0.01)
+    os.kill(slow.pid or 0, signal.SIGSTOP)
+    for lock in (*folder.processes.glob("*.lock"), *folder.root.glob("cells/*/.lock")):
+        lock.unlink()  # as a file server that drops the locks of a silent host
+    other.start()
+    other.join(60)
+    assert other.exitcode == 0
+    os.kill(slow.pid or 0, signal.SIGCONT)
+    slow.join(60)
+    assert slow.exitcode == 0
+    runs = [line for line in diary(folder) if line.startswith("run ")]
+    assert sorted(runs) == sorted({f"run {path.parent.parent.name}/{path.parent.name}" for path in results(folder)})
+    assert len(runs) == len(config.regimes) * 3
+    assert [trial.state.name for trial in trials(folder)] == ["FAIL", "COMPLETE"]
 
 
 def _job(folder: SweepFolder) -> None:

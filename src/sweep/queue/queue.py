@@ -186,6 +186,14 @@ class WorkQueue:
         del claim
         return None
 
+    def owns(self, claim: ClaimedCell) -> bool:
+        """Whether the claimed cell is still this worker's.
+
+        A file server drops the locks of a host that is silent for minutes, e.g. suspended; another worker then ends the
+        trial as stale. While the study's server is unavailable, no other worker takes a cell over.
+        """
+        return self._store.is_running(claim.trial.number)
+
     def tell(self, claim: ClaimedCell, outcome: Outcome) -> None:
         """Ends the cell by its outcome."""
         if outcome.failures:

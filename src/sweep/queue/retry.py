@@ -55,7 +55,7 @@ class Retry:
                 try:
                     result = operation()
                 except (DBAPIError, StorageInternalError) as error:
-                    if not _is_unavailable(error):
+                    if not is_unavailable(error):
                         raise
                     now = time.monotonic()
                     if failed_at is None:
@@ -89,7 +89,7 @@ class Retry:
         self.report(f"storage={self._storage}: {event}")
 
 
-def _is_unavailable(error: Exception) -> bool:
+def is_unavailable(error: Exception) -> bool:
     """Whether a later try may succeed: no connection, a broken one, or a server that starts or stops."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated

@@ -15,12 +15,12 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
-from src.sweep.queue.retry import Retry, one_line
+from src.sweep.queue.retry import Retry, is_unavailable, one_line
 from src.urls import with_driver, without_password
 
 SCHEMA = "sweeps"
@@ -94,6 +94,15 @@ class StudyStore:
     def trial(self, number: int) -> FrozenTrial:
         """One trial."""
         return self.retry(lambda: self.storage.get_trial(self._trial_id(number)))
+
+    def is_running(self, number: int) -> bool:
+        """Whether a trial runs; also True while the server is unavailable."""
+        try:
+            return self.storage.get_trial(self._trial_id(number)).state == TrialState.RUNNING
+        except (DBAPIError, StorageInternalError) as error:
+            if not is_unavailable(error):
+                raise
+            return True
 
     def add(self, trials: Sequence[FrozenTrial]) -> None:
         """Adds trials. Not retried by itself: the caller looks first which are there."""

@@ -48,7 +48,7 @@ class GroupControl(RunControl):
         self._stop = stop
 
     def on_run(self, folder: Path) -> None:
-        log.info("finished %s", folder.name)
+        log.info("finished %s/%s", folder.parent.name, folder.name)
         if self._stop.exists():
             raise Interrupted
 

@@ -7,14 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from src.errors import Interrupted, Pruned
+from src.errors import ClaimLost, Interrupted, Pruned
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import GRID, SweepFolder, searches_of
@@ -185,6 +185,9 @@ class Worker:
         start = time.monotonic()
         try:
             outcome = self._outcome(queue, claim)
+        except ClaimLost:
+            log.warning("cell %s: others took it over while this process was suspended; nothing is written", claim.cell)
+            return False
         except (Interrupted, KeyboardInterrupt):
             queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
@@ -224,18 +227,25 @@ class Worker:
                 raise
         if visible is not None:
             os.environ[MASK] = visible
-        control = WorkerControl(self._stop, queue.on_progress(claim))
+        control = WorkerControl(self._stop, queue.on_progress(claim), lambda: queue.owns(claim))
         with self._stop.loading():  # the engine and the data: seconds, before the first cell
             cell = self._engine.resolve(config)
         return self._engine.run_cell(cell, control)
 
 
 class WorkerControl(RunControl):
-    """Leaves the cell when this worker is asked to stop. `report`: receives the progress of a trial that may be pruned."""
+    """Leaves the cell when this worker is asked to stop, or when others have taken it over.
 
-    def __init__(self, stop: StopRequest, report: OnProgress | None) -> None:
-        self._stop, self._report = stop, report
+    `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no other worker has taken it over.
+    """
+
+    def __init__(self, stop: StopRequest, report: OnProgress | None, owns_cell: Callable[[], bool]) -> None:
+        self._stop, self._report, self._owns_cell = stop, report, owns_cell
         self.wants_progress = report is not None
+
+    def before_run(self) -> None:
+        if not self._owns_cell():
+            raise ClaimLost
 
     def on_run(self, folder: Path) -> None:
         log.info("finished %s/%s", folder.parent.name, folder.name)
