@@ -16,12 +16,18 @@ from src.tracking.credentials import use_for
 from src.tracking.sync import sync
 
 
-def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig | None = None) -> list[str]:
+def audit(
+    sweep: Sweep,
+    reference: Mapping[str, Any],
+    tracking: TrackingConfig | None = None,
+    *,
+    with_stages: bool = True,
+) -> list[str]:
     """Problems of a finished sweep, given the `results` of an uninterrupted one.
 
-    `tracking`: where its MLflow is; default: next to the results.
+    `tracking`: where its MLflow is; default: next to the results. `with_stages`: see `damaged_files`.
     """
-    problems = damaged_files(sweep.multirun)
+    problems = damaged_files(sweep.multirun, with_stages=with_stages)
     if not problems:
         problems += same_results(sweep.results(), reference)
     problems += mlflow_problems(sweep.multirun, tracking)
@@ -33,13 +39,18 @@ def audit(sweep: Sweep, reference: Mapping[str, Any], tracking: TrackingConfig |
     return problems
 
 
-def damaged_files(multirun: Path) -> list[str]:
-    """Damaged files under final names; partial files of killed processes have temporary names, which no reader opens."""
+def damaged_files(multirun: Path, *, with_stages: bool = True) -> list[str]:
+    """Damaged files under final names; partial files of killed processes have temporary names, which no reader opens.
+
+    `with_stages`: also in the stage store, whose damaged files are trained again when they are needed.
+    """
     from pyarrow import ArrowException, parquet
     from safetensors import SafetensorError, safe_open
 
     problems = []
     for path in sorted(multirun.rglob("[!.]*")):
+        if not with_stages and path.is_relative_to(multirun / ".stages"):
+            continue
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text())

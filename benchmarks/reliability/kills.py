@@ -65,7 +65,7 @@ class Campaign:
             sweep = Sweep(self._folder(self.n_sweeps), self.words)
             waiting = self._kill_until_done(sweep, waiting)
             self.n_sweeps += 1
-            found = audit(sweep, reference)
+            found = self._audit(sweep, reference)
             self.problems += [f"{sweep.multirun.name}: {problem}" for problem in found]
             print(
                 "\n".join([f"{sweep.multirun.name}: done and audited, {len(found)} problems", *found[:5]]), flush=True
@@ -75,6 +75,9 @@ class Campaign:
     def _folder(self, number: int) -> Path:
         """The folder ``multirun`` of a sweep."""
         return self.root / f"sweep{number}"
+
+    def _audit(self, sweep: Sweep, reference: Mapping[str, Any]) -> list[str]:
+        return audit(sweep, reference)
 
     def _next(self) -> Kill | None:
         """Draw the next kill; None after the last."""

@@ -11,17 +11,19 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reliability.audit import audit
 from benchmarks.reliability.kills import Campaign, Kill
 from benchmarks.reliability.sweeps import PROJECT, Sweep, kill
 from src.io import read_json
@@ -108,6 +110,10 @@ class PowerCuts(Campaign):
 
     def _folder(self, number: int) -> Path:
         return self.disk.mount / f"sweep{number}"
+
+    def _audit(self, sweep: Sweep, reference: Mapping[str, Any]) -> list[str]:
+        copy = Path(shutil.copytree(sweep.multirun, self.root / sweep.multirun.name))  # MLflow keeps its database open
+        return audit(Sweep(copy, sweep.words), reference, with_stages=False)
 
     def _carry_out(self, wanted: Kill, sweep: Sweep, command: subprocess.Popen[bytes]) -> Kill:
         amid = self._amid(sweep, len(sweep.workers()))

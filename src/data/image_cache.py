@@ -23,7 +23,6 @@ from typing import IO
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,6 +30,7 @@ from src.data.source import Source, content_digest, moments
 from src.data.stream import Bank
 from src.errors import ConfigError, foreign_file
 from src.io import write_atomically
+from src.locks import LONG_SECONDS, locked
 
 CACHE_VERSION = 2
 """Increase it when images are decoded in another way."""
@@ -60,7 +60,7 @@ def load_images(
         if (found := _read(cache / name)) is not None:
             return found
     cache = _writable(caches)
-    with FileLock(str(cache / f"{name}.lock")):
+    with locked(cache / f"{name}.lock", seconds=LONG_SECONDS):
         found = _read(cache / name)  # another process may have decoded the images while this one waited
         if found is None:
             shutil.rmtree(cache / name, ignore_errors=True)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from src.config import Config
 from src.config.serialize import config_text, read_config
 from src.errors import ConfigError
 from src.io import read_json, read_json_or, write_atomically
+from src.locks import locked
 from src.sweep.compatibility import code_here
 
 GRID = "grid"
@@ -59,7 +58,7 @@ class SweepFolder:
         notices a study that serves another folder of that name.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
+        with locked(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
             known = read_json_or(self.root / "queue.json", {})
             folder_id = self.root / "queue.id"  # survives the loss of queue.json
             kept = folder_id.read_text(errors="replace") if folder_id.exists() else ""

@@ -11,6 +11,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from src import terminal
+from src.errors import Interrupted
+from src.locks import abort_waits_if
 from src.progress import Display
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
@@ -22,6 +24,7 @@ from src.sweep.workers.worker import record_failed
 TICK_SECONDS = 0.5
 REQUEUE_SECONDS = 2.0
 SIGNAL_SECONDS = 0.1
+STOPPED = "stopped; the same command continues from here"
 
 
 class Supervisor:
@@ -38,6 +41,7 @@ class Supervisor:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
             handled.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in handled}
+        abort_waits_if(lambda: self._n_interrupts > 0)
         try:
             with (
                 Process(self._work.folder, "sweep") as process,
@@ -45,9 +49,12 @@ class Supervisor:
                 Display(self._console, self._work.progress({})) as display,
             ):
                 queue.retry.report = display.say
-                queue.retry.should_abort = lambda: self._n_interrupts > 0
                 return self._run(queue, display, alone=not process.others("sweep"))
+        except Interrupted:  # while it waited for a lock
+            self._console.print(STOPPED)
+            sys.exit(130)
         finally:
+            abort_waits_if(lambda: False)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -61,7 +68,7 @@ class Supervisor:
             if self._workers.detached and self._work.progress(queue.latest()).n_open:
                 return None
             return self._until_done(queue, display)
-        except StorageUnavailable:
+        except (StorageUnavailable, Interrupted):
             if not self._workers.detached:  # a job waits for the server by itself
                 self._stop(display)
             if self._n_interrupts:
@@ -85,7 +92,7 @@ class Supervisor:
             display.show(progress, last=not progress.n_open)
             if self._n_interrupts:
                 self._stop(display)
-                with suppress(StorageUnavailable):
+                with suppress(StorageUnavailable, Interrupted):
                     self._requeue_stale(queue)
                 self._exit(display)
             if not progress.n_open:
@@ -121,5 +128,5 @@ class Supervisor:
                 break
 
     def _exit(self, display: Display) -> NoReturn:
-        display.say("stopped; the same command continues from here")
+        display.say(STOPPED)
         sys.exit(130)

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
 from src.io import inside, read_json, write_atomically
+from src.locks import acquired_within
 from src.terminal import printable
 from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
@@ -103,11 +104,12 @@ class Outbox:
         """
         if not self.folder.is_dir():
             return Delivery()
-        try:
-            with FileLock(self.folder / ".lock", timeout=wait_s):
-                return self._deliver(tracker)
-        except Timeout:
+        if (held := acquired_within(self.folder / ".lock", wait_s)) is None:
             return Delivery(n_left=len(self.entries()), busy=True)
+        try:
+            return self._deliver(tracker)
+        finally:
+            held.release()
 
     def _deliver(self, tracker: Tracker) -> Delivery:
         n_delivered = 0

@@ -11,7 +11,6 @@ from pathlib import Path
 import mlflow
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
@@ -19,6 +18,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.io import sync_folder
+from src.locks import acquired_within, holder
 from src.tracking.client import ensure_experiment
 from src.tracking.record import mask
 from src.tracking.tracker import Experiment, TrackerUnavailable, describe
@@ -35,13 +35,14 @@ def prepare(uri: str, experiment: str, lock: Path) -> Experiment:
     Raises TrackerUnavailable, with the fix.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    if (held := acquired_within(lock, LOCK_TIMEOUT_S)) is None:
+        raise TrackerUnavailable(f"{lock} is held for over {LOCK_TIMEOUT_S} s by {holder(lock)}")
     try:
-        with FileLock(lock, timeout=LOCK_TIMEOUT_S):
-            return _prepare(uri, experiment)
-    except Timeout as error:
-        raise TrackerUnavailable(f"another process has held {lock} for over {LOCK_TIMEOUT_S} s") from error
+        return _prepare(uri, experiment)
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise TrackerUnavailable(describe(error)) from error
+    finally:
+        held.release()
 
 
 def known_revisions() -> list[str]:

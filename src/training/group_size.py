@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from src.config import Config
 from src.errors import ConfigError
 from src.evaluation.metrics import sample_losses
 from src.io import digest, write_atomically
+from src.locks import LONG_SECONDS, locked
 from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, prefers_stacking
 from src.regimes.stage import Trainable
@@ -77,7 +77,7 @@ def decided(sweep_dir: Path, what: dict[str, Any], decide: Callable[[], dict[str
     """The size in the sweep's ``replicas.json`` for `what`; the first process measures it for all others."""
     path, key = sweep_dir / "replicas.json", digest(what)
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep_dir / ".replicas.lock"):
+    with locked(sweep_dir / ".replicas.lock", seconds=LONG_SECONDS):
         known = json.loads(path.read_text()) if path.exists() else {}
         if key not in known:
             known[key] = {**what, **decide()}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from src.data.sources.base import SourceConfig
 from src.errors import ConfigError
+from src.locks import LONG_SECONDS, locked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,12 +143,11 @@ class TorchvisionData(SourceConfig):
         manual = f"or copy torchvision's files of {self.name} there, or point data.root to a folder that holds them"
         if not self.download:
             raise self._error(f"{missing} is missing; set data.download=true, {manual}")
-        from filelock import FileLock
         from torchvision import datasets
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.folder / f".{self.name}.lock")):
+            with locked(self.folder / f".{self.name}.lock", seconds=LONG_SECONDS):
                 if not self._is_complete():
                     getattr(datasets, self.files.kind)(str(self.folder), download=True)
         except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:  # URLError is an OSError

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config
 from src.errors import ConfigError
+from src.locks import locked
 from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, with_runs_of
@@ -99,7 +100,7 @@ class WorkQueue:
         A cell whose folder cannot be written fails at once. `alone`: whether no other command of this sweep is alive,
         so that the runs that a waiting cell lists may be replaced.
         """
-        with FileLock(self._folder.root / "queue.lock"):  # commands that start together queue a cell once
+        with locked(self._folder.root / "queue.lock"):  # commands that start together queue a cell once
             alone = alone and not self._process.others("sweep")  # another one may have started
             self.retry(lambda: self._enqueue(cells, parameters, alone=alone))
 
@@ -130,7 +131,7 @@ class WorkQueue:
 
     def drop_waiting(self, kept: Collection[str]) -> None:
         """Drops cells that only commands that have ended wait for, except `kept`; none while another command is alive."""
-        with FileLock(self._folder.root / "queue.lock"):
+        with locked(self._folder.root / "queue.lock"):
             if self._process.others("sweep"):
                 return
             for trial in self.trials(TrialState.WAITING):
@@ -171,11 +172,14 @@ class WorkQueue:
                 return None
         if not try_lock(lock):
             return None
-        os.utime(lock.lock_file)
-        if not self._store.start(trial.number):
-            lock.release()
-            return None
-        return ClaimedCell(trial, lock)
+        is_started = False
+        try:
+            os.utime(lock.lock_file)
+            is_started = self._store.start(trial.number)
+        finally:
+            if not is_started:
+                lock.release()
+        return ClaimedCell(trial, lock) if is_started else None
 
     def config_of(self, trial: FrozenTrial) -> Config:
         """The config of a trial, with the runs to make."""

@@ -11,12 +11,16 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from src.errors import ConfigError
+from src.locks import NOTICE_SECONDS, abort_requested
 from src.progress import duration
 
 RETRY_SECONDS = 300.0
 """How long a server may be unavailable: its restart takes seconds, that of its machine minutes."""
 
 INTERVAL_SECONDS = 0.5
+
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that `lock_timeout` gave up."""
 
 Result = TypeVar("Result")
 
@@ -30,18 +34,20 @@ class StorageUnavailable(ConfigError):
 class Retry:
     """Retries operations on the storage with the URL `storage`, or on the journal in the file `storage`.
 
-    `report` receives one line when the server becomes unavailable and one when it is back. Nothing is retried once
-    `should_abort` returns True.
+    `report` receives one line when the server becomes unavailable, or when a lock there is held for seconds, and one when
+    it is back. Nothing is retried once `should_abort` returns True. `holder`: names who holds locks of the storage.
     """
 
-    def __init__(self, storage: str, *, is_journal: bool = False) -> None:
-        self._storage, self._is_journal = storage, is_journal
+    def __init__(
+        self, storage: str, holder: Callable[[], str] = lambda: "another process", *, is_journal: bool = False
+    ) -> None:
+        self._storage, self._holder, self._is_journal = storage, holder, is_journal
         self._is_nested = False
         self.report: Callable[[str], None] = log.warning
-        self.should_abort: Callable[[], bool] = lambda: False
+        self.should_abort = abort_requested
 
-    def __call__(self, operation: Callable[[], Result]) -> Result:
-        """Returns the operation's result. Raises StorageUnavailable.
+    def __call__(self, operation: Callable[[], Result], tolerates: Callable[[Exception], bool] | None = None) -> Result:
+        """Returns the operation's result. Raises StorageUnavailable. `tolerates`: after which errors it tries again.
 
         The server may have committed an operation whose reply was lost, so operations must be idempotent. A nested
         operation is not retried by itself: the outermost one is repeated.
@@ -50,22 +56,30 @@ class Retry:
             return operation()
         self._is_nested = True
         failed_at: float | None = None
+        is_reported = False
         try:
             while True:
+                began = time.monotonic()
                 try:
                     result = operation()
                 except (DBAPIError, StorageInternalError) as error:
-                    if not is_unavailable(error):
+                    if not (tolerates or is_unavailable)(error):
                         raise
-                    now = time.monotonic()
-                    if failed_at is None:
-                        failed_at = now
-                        self._report(f"does not answer ({one_line(error)}); retrying for {duration(RETRY_SECONDS)}")
+                    now, is_lock = time.monotonic(), is_locked(error)
+                    failed_at = failed_at or began
+                    if not is_reported and not (is_lock and now - failed_at < NOTICE_SECONDS):
+                        is_reported = True
+                        cause = (
+                            f"a lock is held by {self._holder()}" if is_lock else f"does not answer ({one_line(error)})"
+                        )
+                        self._report(f"{cause}; retrying for {duration(RETRY_SECONDS)}")
                     if now - failed_at > RETRY_SECONDS or self.should_abort():
                         problem = f"has not answered for {duration(now - failed_at)} ({one_line(error)})"
                         fix = "all results are on disk; start the server and repeat the command"
                         raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
                     time.sleep(INTERVAL_SECONDS)
+                except ConfigError:  # of a lock
+                    raise
                 except (
                     OSError,
                     ValueError,
@@ -79,7 +93,7 @@ class Retry:
                     fix = "all results are on disk; delete this file, and the same command fills it again"
                     raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
                 else:
-                    if failed_at is not None:
+                    if is_reported:
                         self._report("is available again")
                     return result
         finally:
@@ -94,6 +108,13 @@ def is_unavailable(error: Exception) -> bool:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return broken or isinstance(cause, (OperationalError, InterfaceError))
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether another connection holds a lock that the operation needs."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    original = getattr(cause, "orig", None)
+    return getattr(original, "pgcode", None) == LOCK_NOT_AVAILABLE or "database is locked" in str(original)
 
 
 def one_line(error: Exception) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +13,6 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -19,15 +21,16 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from src.errors import ConfigError
+from src.locks import holder, locked
 from src.sweep.folder import SweepFolder
-from src.sweep.queue.retry import Retry, is_unavailable, one_line
-from src.urls import with_driver, without_password
+from src.sweep.queue.retry import Retry, StorageUnavailable, is_locked, is_unavailable, one_line
+from src.urls import sqlite_file, with_driver, without_password
 
 SCHEMA = "sweeps"
 """Schema of Optuna's tables on PostgreSQL. MLflow, whose tables may be in the same database, also has an `alembic_version`."""
 
 POSTGRESQL = {
-    "options": f"-csearch_path={SCHEMA}",
+    "options": f"-csearch_path={SCHEMA} -clock_timeout=1s -cidle_in_transaction_session_timeout=60s",
     "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -35,10 +38,18 @@ POSTGRESQL = {
 }
 """Connection arguments; times in seconds. Keepalives detect a dead connection within one minute.
 
+Waits for a lock return every second, so that signals are obeyed (`Retry` repeats them). The server ends the transaction of
+a process that is suspended within it after a minute; the process repeats the operation when it wakes.
 The results on disk are the truth, so no commit waits for the disk of the server.
 """
 
-SQLITE = {"timeout": 120}
+SQLITE = {"timeout": 1}
+"""Seconds that a statement waits for a lock, deaf to signals; `Retry` repeats it."""
+
+OLDEST_TRANSACTION = """
+SELECT coalesce(nullif(application_name, ''), 'another program'), pid, xact_start FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'
+ORDER BY xact_start LIMIT 1"""
 
 Direction = Literal["maximize", "minimize"]
 
@@ -54,27 +65,21 @@ class StudyStore:
     def __init__(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> None:
         url: str | None = queue["storage"]
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
-        self.retry = Retry(shown, is_journal=url is None)
+        self.retry = Retry(shown, lambda: _holder(url), is_journal=url is None)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         optuna.logging.disable_default_handler()  # it writes colours
         optuna.logging.enable_propagation()
         try:
-            with FileLock(folder.root / "queue.lock"):  # two processes that create tables at once would collide
-                self.storage = (
-                    _database(with_driver(url)) if url else JournalStorage(_Journal(folder.root / "study.journal"))
-                )
-                self.study = optuna.create_study(
-                    storage=self.storage, study_name=name, direction=direction, load_if_exists=True
-                )
-                served = self.study.user_attrs.get("folder")
-                if served is None or url is None:  # the journal is this folder's, though queue.json may have been lost
-                    served = queue["id"]
-                    self.study.set_user_attr("folder", served)
+            with locked(folder.root / "queue.lock"):  # two processes that create tables at once would collide
+                opened = functools.partial(self._open, folder, queue, name, direction)
+                served = self.retry(opened, is_locked) if url else opened()
             self._id = self.storage.get_study_id_from_name(name)
         except (SQLAlchemyError, StorageInternalError) as error:
             raise ConfigError(
                 "storage", shown, f"cannot be used ({one_line(error)}); is the server running?"
             ) from error
+        except ConfigError:  # of a lock
+            raise
         except (ValueError, KeyError, TypeError) as error:
             if url:
                 raise
@@ -87,6 +92,19 @@ class StudyStore:
             )
             raise ConfigError("sweep", folder.sweep, problem)
 
+    def _open(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> str:
+        """Opens or creates the study; returns the id of the folder that it serves."""
+        url: str | None = queue["storage"]
+        self.storage = _database(with_driver(url)) if url else JournalStorage(_Journal(folder.root / "study.journal"))
+        self.study = optuna.create_study(
+            storage=self.storage, study_name=name, direction=direction, load_if_exists=True
+        )
+        served: str | None = self.study.user_attrs.get("folder")
+        if served is None or url is None:  # the journal is this folder's, though queue.json may have been lost
+            served = str(queue["id"])
+            self.study.set_user_attr("folder", served)
+        return served
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in these states (in any, if none is given), oldest first. Not to be modified."""
         return self.retry(lambda: self.study.get_trials(deepcopy=False, states=states or None))
@@ -96,13 +114,16 @@ class StudyStore:
         return self.retry(lambda: self.storage.get_trial(self._trial_id(number)))
 
     def is_running(self, number: int) -> bool:
-        """Whether a trial runs; also True while the server is unavailable."""
+        """Whether a trial runs; also True while the study is unavailable."""
         try:
-            return self.storage.get_trial(self._trial_id(number)).state == TrialState.RUNNING
+            trial = self.retry(lambda: self.storage.get_trial(self._trial_id(number)), lambda _: False)
+        except StorageUnavailable:  # a journal that was deleted meanwhile
+            return True
         except (DBAPIError, StorageInternalError) as error:
             if not is_unavailable(error):
                 raise
             return True
+        return trial.state == TrialState.RUNNING
 
     def add(self, trials: Sequence[FrozenTrial]) -> None:
         """Adds trials. Not retried by itself: the caller looks first which are there."""
@@ -155,6 +176,21 @@ class StudyStore:
         return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
 
+def _holder(url: str | None) -> str:
+    """Who holds locks in a database: the process with the oldest transaction."""
+    if url is None:
+        return "another process"
+    if (file := sqlite_file(url)) is not None:
+        return holder(file)
+    engine = sqlalchemy.create_engine(with_driver(url), connect_args=POSTGRESQL)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(sqlalchemy.text(OLDEST_TRANSACTION)).first()
+    finally:
+        engine.dispose()
+    return "another process" if found is None else "{} (session {}, since {:%H:%M:%S})".format(*found)
+
+
 def _database(url: str) -> BaseStorage:
     dialect = sqlalchemy.make_url(url).get_backend_name()
     options: dict[str, Any] = {"connect_args": SQLITE if dialect == "sqlite" else {}}
@@ -163,7 +199,8 @@ def _database(url: str) -> BaseStorage:
         with engine.begin() as connection:
             connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
         engine.dispose()
-        options = {"pool_pre_ping": True, "connect_args": POSTGRESQL}
+        name = f"process {os.getpid()} on {socket.gethostname()}"
+        options = {"pool_pre_ping": True, "connect_args": {**POSTGRESQL, "application_name": name[:63]}}
     return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
 
 
@@ -176,11 +213,11 @@ class _Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._journal = path
-        self._writing = FileLock(path.with_suffix(".lock"), poll_interval=0.001)  # study.journal.lock is Optuna's
+        self._write_lock = path.with_suffix(".lock")  # study.journal.lock is Optuna's
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._writing, self._journal.open("r+b", buffering=0) as file:
+        with locked(self._write_lock, poll_seconds=0.001), self._journal.open("r+b", buffering=0) as file:
             size = file.seek(0, 2)
             if size and file.seek(-1, 2) >= 0 and file.read(1) != b"\n":  # a writer was killed within a line
                 file.seek(0)

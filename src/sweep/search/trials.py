@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -22,6 +22,7 @@ from src.comparison.objective import Score
 from src.config import Config
 from src.config.space import Point
 from src.errors import ConfigError, Pruned
+from src.locks import locked
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
@@ -143,9 +144,9 @@ class TrialQueue(WorkQueue):
                 return self.search.cell(point).config
         raise AssertionError("every corner of the space is refused")
 
-    def _exclusive(self) -> FileLock:
+    def _exclusive(self) -> AbstractContextManager[None]:
         """The lock under which points are added."""
-        return FileLock(self._folder.search(self.search_id) / "ask.lock")
+        return locked(self._folder.search(self.search_id) / "ask.lock")
 
     def _ask(self) -> bool:
         """Adds the trial of the next point; False if there is none, or if one waits."""

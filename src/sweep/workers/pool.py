@@ -7,10 +7,12 @@ import math
 import os
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Literal
 
 from src.config import Config
+from src.errors import Interrupted
+from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, load_engine
 from src.sweep.folder import SweepFolder
@@ -47,7 +49,8 @@ class WorkerPool:
 
     def work(self) -> None:
         """Works until nothing is left. Raises ConfigError where the study is out of reach."""
-        with Process(self._folder, "pool") as process:
+        abort_waits_if(lambda: self._stopping)
+        with suppress(Interrupted), Process(self._folder, "pool") as process:
             for queue in open_queues(self._folder, process, self._description, self._search, self._engine):
                 with closing(queue):
                     self._work(queue)
@@ -55,14 +58,14 @@ class WorkerPool:
                     break
 
     def _work(self, queue: WorkQueue) -> None:
-        queue.retry.should_abort = lambda: self._stopping
         try:
             if (config := queue.sample()) is not None:
                 self._until_done(queue, config)
             # left by workers that `shutdown` killed
             record_failed(queue, load_engine(self._engine), queue.requeue_stale())
-        except StorageUnavailable:
-            self.interrupt()
+        except (StorageUnavailable, Interrupted):
+            if not self._stopping:
+                self.interrupt()
             self._wait()
             raise
 

@@ -8,13 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from src.errors import ClaimLost, Interrupted, Pruned
+from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import GRID, SweepFolder, searches_of
@@ -56,6 +57,7 @@ class StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGUSR2, self._on_warning)
+        abort_waits_if(self.is_set)
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
@@ -103,9 +105,9 @@ def work(
     stop.listen()
     if parent is None:  # the checkout may be at another commit by now; the command's workers must not stop for that
         check_compatibility(folder.sweep, description)
-    with Process(folder, "worker") as process:
+    n_ended = 0
+    with suppress(Interrupted), Process(folder, "worker") as process:  # while it waited for a lock
         worker = Worker(folder, process, engine, stop)
-        n_ended = 0
         for queue in open_queues(folder, process, description, search, engine):
             with closing(queue):
                 n_ended += worker.work(queue)
@@ -156,7 +158,6 @@ class Worker:
     def work(self, queue: WorkQueue) -> int:
         """Works until the queue is empty or a stop is requested; returns the number of cells that ended here."""
         n_ended, ended = 0, False
-        queue.retry.should_abort = self._stop.is_set
         queue.warm_up()
         try:
             while not self._stop.is_set():
