@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from src.errors import ConfigError, Interrupted
 
@@ -53,9 +53,10 @@ def locked(path: Path, *, seconds: float = WAIT_SECONDS, poll_seconds: float = 0
         lock.release()
 
 
-def acquired_within(path: Path, seconds: float, poll_seconds: float = 0.05) -> FileLock | None:
+def acquired_within(path: Path, seconds: float, poll_seconds: float = 0.05) -> BaseFileLock | None:
     """The lock at `path`, signed with this process's name; None if it is not free within `seconds`."""
-    lock, notice = FileLock(path), Notice(str(path), lambda: holder(path))
+    lock: BaseFileLock = FileLock(path)
+    notice = Notice(str(path), lambda: holder(path))
 
     def is_cancelled() -> bool:
         return notice.after_waiting()

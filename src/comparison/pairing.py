@@ -58,6 +58,12 @@ class RunRecord:
         return "cuda" if "cuda" in device else "cpu"
 
     @property
+    def machines(self) -> frozenset[str]:
+        """Kinds of machine that trained the run, or that scored it where no stage says who trained it."""
+        trained = frozenset(kind for stage in self.provenance.get("machines", ()) for kind in stage)
+        return trained or frozenset(filter(None, [self.provenance.get("fingerprint")]))
+
+    @property
     def n_stages(self) -> int:
         return len(self.result["stages"])
 
@@ -278,6 +284,8 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
         notes.append(f"{seed_list(unpaired)} finished in one regime only")
     if mixed:
         notes.append(f"{seed_list(mixed)} not paired: one run on CPU, the other on CUDA")
+    if foreign := [seed for seed in used if len(sides[a][seed].machines | sides[b][seed].machines) > 1]:
+        notes.append(f"{seed_list(foreign)} trained on several kinds of machine, which round differently")
     if undefined and used:
         notes.append(f"{seed_list(undefined)} without a value of {metric}")
     converged = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import logging
 import math
 import time
 import traceback
@@ -19,7 +20,7 @@ import torch
 from src.config import Config
 from src.errors import ConfigError
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
-from src.training.devices import Device
+from src.training.devices import Device, fingerprint
 from src.training.fit import fit
 from src.training.group_size import group_limit
 from src.training.monitor import GroupControl
@@ -39,6 +40,8 @@ from src.training.starting import (
 from src.training.store import StageCache, Store
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 LARGE_MIB = 32
 """Weights of a group above which its garbage is collected at once; that takes about 0.1 s."""
@@ -172,7 +175,14 @@ class _Executor:
     def _resume_points(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:
         store, points, kind = self.execution.store, self.config.trainer.curve_points, self.device.torch_device.type
         found = {node.key: latest_resume_point(node, store, points) for node in nodes}
-        return {key: point for key, point in found.items() if point is not None and point.device == kind}
+        starts = {key: point for key, point in found.items() if point is not None and point.device == kind}
+        here = fingerprint(self.device)
+        others = sorted({machine for point in starts.values() for machine in point.machines} - {here})
+        if others:
+            log.warning(
+                "stages resume on %s that others began on %s: their last bits may differ", here, "; ".join(others)
+            )
+        return starts
 
     def _train_group(self, group: Sequence[Node], starts: Mapping[str, ResumePoint], split: str | None = None) -> None:
         """Trains the group. After an exception its halves are trained apart, until the stage at fault fails alone.

@@ -17,7 +17,7 @@ from src.evaluation.metrics import is_bounded
 from src.models.structure import has_dropout
 from src.seeds import derive
 from src.stopping.rule import GroupStopping, StoppingVerdict
-from src.training.devices import Device
+from src.training.devices import Device, fingerprint
 from src.training.module import GroupModule
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, ModelState
@@ -186,6 +186,11 @@ class StageMonitor(pl.Callback):
         here = (time.perf_counter() - self.started) / len(self.nodes)
         return here + (self.starts[model].seconds if self.starts else 0.0)
 
+    def _machines(self, model: int) -> tuple[str, ...]:
+        """The kinds of machine that trained the model so far, this one last."""
+        before = self.starts[model].machines if self.starts else ()
+        return tuple(dict.fromkeys([*before, fingerprint(self.device)]))
+
     def _resume_point(self, r: int, updates: int, state: ModelState, optimizer: Mapping[str, Tensor]) -> ResumePoint:
         """The resume point of model `r` after `updates` updates."""
         replicas = self.module.replicas
@@ -201,6 +206,7 @@ class StageMonitor(pl.Callback):
             curves=self._curves(r),
             noise=None if noise is None else noise[r],
             best=self.stopping.best.get(r),
+            machines=self._machines(r),
         )
 
     # ------------------------------------------------------------------------------------------------ results
@@ -224,6 +230,7 @@ class StageMonitor(pl.Callback):
             group=len(self.nodes),
             engine="loop" if isinstance(self.module.replicas, LoopReplicas) else "vmap",
             device=self.device.torch_device.type,
+            machines=self._machines(r),
         )
         has_point = self.keep_resume_point and verdict.stopped_by == "length"
         point = self._resume_point(r, updates, state, self.optimizers[r]) if has_point else None

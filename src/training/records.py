@@ -178,7 +178,10 @@ def constant_losses(config: Config, stream: Stream) -> dict[str, float]:
 
 
 def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:
-    """The `provenance` part, which may differ between equal runs. `mine`: stages charged to this run."""
+    """The `provenance` part, which may differ between equal runs. `mine`: stages charged to this run.
+
+    `fingerprint`: the kind of this machine, which scored the run; `machines` has those that trained each stage.
+    """
     ledgers = {key: execution.results[key].ledger for key in run.stages if key in execution.results}
     first = next(iter(ledgers.values()))
     return {
@@ -190,6 +193,7 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
         "device": first.device,
         "host": platform.node(),
         "fingerprint": fingerprint,
+        "machines": [list(ledger.machines) for ledger in ledgers.values()],
         "git_commit": git_commit(),
         "versions": versions(),
         "stage_keys": list(run.stages),

@@ -34,6 +34,8 @@ class Ledger:
     device: str
     extra_passes: float = 0.0
     """Forward and backward passes of one sample that a penalty costs in addition to the updates."""
+    machines: tuple[str, ...] = ()
+    """Kinds of machine that trained the stage, by `fingerprint`; several if it was resumed on another. Older files: none."""
     split: str | None = None
     """Failure that split a larger group (out of memory, or another model's exception)."""
 
@@ -93,3 +95,5 @@ class ResumePoint:
     noise: Tensor | None = None
     """State of the model's own generator, inside an epoch."""
     best: Best | None = None
+    machines: tuple[str, ...] = ()
+    """Kinds of machine that trained the stage so far; see `Ledger`."""

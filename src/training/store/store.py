@@ -184,7 +184,8 @@ def _unpack(content: bytes) -> tuple[dict[str, Any], Curves, TensorsOf]:
 def _unpack_result(content: bytes) -> StageResult:
     header, curves, group = _unpack(content)
     optimizer = group("optimizer") if header["optimizer"] else None
-    return StageResult(group("weights"), optimizer, curves, Ledger(**header["ledger"]))
+    ledger = Ledger(**{**header["ledger"], "machines": tuple(header["ledger"].get("machines", ()))})
+    return StageResult(group("weights"), optimizer, curves, ledger)
 
 
 COUNTERS = ("updates", "reused", "seconds", "device")
@@ -197,6 +198,7 @@ def _pack_resume_point(point: ResumePoint, **more: Any) -> bytes:
         **{name: getattr(point, name) for name in COUNTERS},
         "best": None if best is None else [best.value.hex(), best.epoch],
         "noise": noise is not None,
+        "machines": list(point.machines),
         **more,
     }
     return _pack(
@@ -219,6 +221,7 @@ def _unpack_resume_point(header: dict[str, Any], curves: Curves, group: TensorsO
         curves=curves,
         noise=state["noise"] if header["noise"] else None,
         best=None if best is None else Best(float.fromhex(best[0]), best[1], group("best")),
+        machines=tuple(header.get("machines", ())),
     )
 
 
