@@ -2,6 +2,7 @@
 
     kills       kill -9 at random moments, then the same command until the sweep is finished
     powercut    the file system loses what is not synced, at random moments; then the same command (needs root)
+    suspended   a worker that wakes after its cell was taken over; locks of stopped processes
     claims      a queue of near-empty cells with four workers
     tracker     the MLflow server is unavailable during the sweep, or never starts
     failures    cells that raise, diverge, run out of memory, cannot write
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.reliability import claims, failures, kills, powercut, together, tracker
+from benchmarks.reliability import claims, failures, kills, powercut, suspended, together, tracker
 from src.training.records import git_commit
 
 GRID = [
@@ -38,6 +39,7 @@ def main() -> int:
     one = commands.add_parser("powercut")
     one.add_argument("-n", type=int, default=20, help="number of power cuts")
     one.add_argument("--seed", type=int, default=0, help="seed of the times of the cuts")
+    commands.add_parser("suspended")
     one = commands.add_parser("claims")
     one.add_argument("-n", type=int, default=1000, help="number of cells")
     one.add_argument("--workers", type=int, default=4)
@@ -49,7 +51,7 @@ def main() -> int:
     one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
     one = commands.add_parser("together")
     one.add_argument("-n", type=int, default=1, help="number of repetitions")
-    for name in ("kills", "powercut", "tracker", "together"):
+    for name in ("kills", "powercut", "suspended", "tracker", "together"):
         commands.choices[name].add_argument("overrides", nargs="*", help="overrides of the sweep")
     given = parser.parse_args()
 
@@ -62,6 +64,8 @@ def main() -> int:
             lines, problems = campaign.report(), campaign.problems
         case "powercut":
             lines, problems = powercut.campaign(root, [*GRID, *given.overrides], given.n, given.seed)
+        case "suspended":
+            lines, problems = suspended.campaign(root, [*GRID, *given.overrides])
         case "claims":
             lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
         case "tracker":

@@ -36,14 +36,15 @@ class Sweep:
         """Arguments of ``python -m src.sweep``."""
         return ["-m", *self.words, f"sweep={self.name}", f"multirun={self.multirun}"]
 
-    def start(self, *, before: str = "") -> subprocess.Popen[bytes]:
+    def start(self, *, before: str = "", around: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the command as the leader of a new session; its output goes to a file next to `multirun`.
 
-        `before`: shell commands in front of it, ``ulimit -v 1000000``.
+        `before`: shell commands in front of it, ``ulimit -v 1000000``; `around`: a program that executes all of it.
         """
         self.multirun.parent.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "src.sweep", *self.arguments]
         command = ["bash", "-c", f'{before}; exec "$@"', "bash", *words] if before else words
+        command = [*around, *command]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.output.unlink(missing_ok=True)
         with self.output.open("ab") as output:
