@@ -98,6 +98,8 @@ bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md; BENCH="grid" ARGS
 
 campaign: setup ## inject faults into sweeps and check that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
 	$(RUN) benchmarks.reliability kills
+	$(RUN) benchmarks.reliability powercut -n 5
+	$(RUN) benchmarks.reliability suspended
 	$(RUN) benchmarks.reliability claims
 	$(RUN) benchmarks.reliability claims --storage sqlite
 	$(RUN) benchmarks.reliability claims --storage postgresql

@@ -67,11 +67,16 @@ def acquired_within(path: Path, seconds: float, poll_seconds: float = 0.05) -> B
         if notice.after_waiting():
             raise Interrupted from None
         return None
+    sign(lock)
+    return lock
+
+
+def sign(lock: BaseFileLock) -> None:
+    """Writes this process's id, its host and the time into a lock file that it holds; see `holder`."""
     if not isinstance(lock, SoftFileLock):  # which has a content of its own
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         with suppress(OSError):  # a full disk
-            path.write_text(f"{os.getpid()} {socket.gethostname()} {now}")
-    return lock
+            Path(lock.lock_file).write_text(f"{os.getpid()} {socket.gethostname()} {now}")
 
 
 class Notice:

@@ -19,6 +19,7 @@ import torch
 
 from src.config import Config
 from src.errors import ConfigError
+from src.locks import Notice
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
 from src.training.devices import Device, fingerprint
 from src.training.fit import fit
@@ -113,7 +114,7 @@ class _Executor:
 
     def run_group(self, group: Sequence[str]) -> None:
         """Loads stored stages, trains free ones, then waits for the stages of other workers or takes them over."""
-        left = list(group)
+        left, notice = list(group), None
         while left:
             self.control.on_stage()
             self._load(left)
@@ -122,7 +123,9 @@ class _Executor:
             n_locked = sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
             left = [node.key for node in self._ready([node.key for node in ready])]
             if left and not n_locked:
-                from_first_rank(partial(self._wait, left), self.device)
+                locks = self.execution.store.locks
+                notice = notice or Notice("a stage of this cell", partial(locks.holder, left))
+                from_first_rank(partial(self._wait, left, notice), self.device)
 
     def _load(self, keys: Sequence[str]) -> None:
         """Loads stored results; runs of CPU and of CUDA are never mixed."""
@@ -165,11 +168,12 @@ class _Executor:
                 self._train_group(group, starts)
         return len(locked)
 
-    def _wait(self, keys: Sequence[str]) -> None:
-        """Waits until one of the stages is stored or free, at most `WAIT_SECONDS`."""
+    def _wait(self, keys: Sequence[str], notice: Notice) -> None:
+        """Waits until one of the stages is stored or free, at most `WAIT_SECONDS`; the log names who trains it."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline and not self.execution.store.locks.any_free(keys):
             self.control.on_stage()
+            notice.after_waiting()
             time.sleep(POLL_SECONDS)
 
     def _resume_points(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:

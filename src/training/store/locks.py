@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from src.locks import holder, sign
+
 
 class StageLocks:
     """One lock for each stage in training, in `folder`, shared by the workers of all sweeps and hosts."""
@@ -30,6 +32,7 @@ class StageLocks:
             for key in keys:
                 if (lock := acquired(self._path(key))) is not None:
                     locks[key] = lock
+                    sign(lock)
             yield list(locks)
         finally:
             for lock in locks.values():
@@ -44,6 +47,10 @@ class StageLocks:
                 remove(lock)
                 return True
         return False
+
+    def holder(self, keys: Iterable[str]) -> str:
+        """The process that trains one of the stages."""
+        return next((holder(path) for path in map(self._path, keys) if path.exists()), "another process")
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.lock"
