@@ -25,6 +25,9 @@ NOTICE_SECONDS = 3.0
 ABORT_SECONDS = 0.5
 """A process that is asked to stop still waits this long, to put its work back in order."""
 
+SIGNATURE = 128
+"""Characters of a holder's name in a lock file, padded, so that a shorter one leaves nothing of a longer one."""
+
 log = logging.getLogger(__name__)
 
 _should_abort: list[Callable[[], bool]] = [lambda: False]
@@ -41,42 +44,47 @@ def abort_requested() -> bool:
 
 
 @contextmanager
-def locked(path: Path, *, seconds: float = WAIT_SECONDS, poll_seconds: float = 0.05) -> Iterator[None]:
+def locked(path: Path, *, seconds: float = WAIT_SECONDS) -> Iterator[None]:
     """Holds the lock file `path`. Raises ConfigError after `seconds` of waiting, and Interrupted; see `abort_waits_if`."""
-    lock = acquired_within(path, seconds, poll_seconds)
-    if lock is None:
-        problem = f"held for over {seconds:g} s by {holder(path)}; let that process go on, or end it"
-        raise ConfigError("lock", str(path), problem)
+    with held(FileLock(path), seconds):
+        yield
+
+
+@contextmanager
+def held(lock: BaseFileLock, seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """The same as `locked` for a lock that is used many times."""
+    if not acquire(lock, seconds):
+        problem = f"held for over {seconds:g} s by {holder(Path(lock.lock_file))}; let that process go on, or end it"
+        raise ConfigError("lock", lock.lock_file, problem)
     try:
         yield
     finally:
         lock.release()
 
 
-def acquired_within(path: Path, seconds: float, poll_seconds: float = 0.05) -> BaseFileLock | None:
-    """The lock at `path`, signed with this process's name; None if it is not free within `seconds`."""
-    lock: BaseFileLock = FileLock(path)
-    notice = Notice(str(path), lambda: holder(path))
+def acquire(lock: BaseFileLock, seconds: float) -> bool:
+    """Takes a lock, and signs it with this process's name; False if it is not free within `seconds`."""
+    notice = Notice(lock.lock_file, lambda: holder(Path(lock.lock_file)))
 
     def is_cancelled() -> bool:
         return notice.after_waiting()
 
     try:
-        lock.acquire(timeout=seconds, poll_interval=poll_seconds, cancel_check=is_cancelled)
+        lock.acquire(timeout=seconds, cancel_check=is_cancelled)
     except Timeout:
         if notice.after_waiting():
             raise Interrupted from None
-        return None
+        return False
     sign(lock)
-    return lock
+    return True
 
 
 def sign(lock: BaseFileLock) -> None:
     """Writes this process's id, its host and the time into a lock file that it holds; see `holder`."""
     if not isinstance(lock, SoftFileLock):  # which has a content of its own
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        with suppress(OSError):  # a full disk
-            Path(lock.lock_file).write_text(f"{os.getpid()} {socket.gethostname()} {now}")
+        with suppress(OSError), Path(lock.lock_file).open("r+") as file:  # a full disk; truncating would cost a sync
+            file.write(f"{os.getpid()} {socket.gethostname()} {now}".ljust(SIGNATURE))
 
 
 class Notice:

@@ -63,9 +63,9 @@ def main() -> int:
             campaign.run()
             lines, problems = campaign.report(), campaign.problems
         case "powercut":
-            lines, problems = powercut.campaign(root, [*GRID, *given.overrides], given.n, given.seed)
+            lines, problems = powercut.campaign(root, [*powercut.SMALL, *given.overrides], given.n, given.seed)
         case "suspended":
-            lines, problems = suspended.campaign(root, [*GRID, *given.overrides])
+            lines, problems = suspended.campaign(root, [*powercut.SMALL, *given.overrides])
         case "claims":
             lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
         case "tracker":

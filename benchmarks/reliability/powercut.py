@@ -34,6 +34,13 @@ WITHOUT_LOG = struct.pack("I", 2)
 """EXT4_GOING_FLAGS_NOLOGFLUSH."""
 
 
+SMALL = [
+    *("split.ratio=0.3,3", "stopping.epochs=3,30", "split.size=400"),
+    *("regimes=[sequential,combined]", "seeds=2", "n_workers=2"),
+]
+"""4 cells, 16 runs."""
+
+
 class CannotCut(Exception):
     """Power cuts cannot be made here; the message has the reason."""
 

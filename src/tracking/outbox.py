@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from src.config import TrackingConfig
 from src.io import inside, read_json, write_atomically
-from src.locks import acquired_within
+from src.locks import acquire
 from src.terminal import printable
 from src.tracking.connect import open_tracker
 from src.tracking.record import Record, mask
@@ -104,7 +104,8 @@ class Outbox:
         """
         if not self.folder.is_dir():
             return Delivery()
-        if (held := acquired_within(self.folder / ".lock", wait_s)) is None:
+        held = FileLock(self.folder / ".lock")
+        if not acquire(held, wait_s):
             return Delivery(n_left=len(self.entries()), busy=True)
         try:
             return self._deliver(tracker)

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
@@ -18,7 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.io import sync_folder
-from src.locks import acquired_within, holder
+from src.locks import acquire, holder
 from src.tracking.client import ensure_experiment
 from src.tracking.record import mask
 from src.tracking.tracker import Experiment, TrackerUnavailable, describe
@@ -35,7 +36,8 @@ def prepare(uri: str, experiment: str, lock: Path) -> Experiment:
     Raises TrackerUnavailable, with the fix.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    if (held := acquired_within(lock, LOCK_TIMEOUT_S)) is None:
+    held = FileLock(lock)
+    if not acquire(held, LOCK_TIMEOUT_S):
         raise TrackerUnavailable(f"{lock} is held for over {LOCK_TIMEOUT_S} s by {holder(lock)}")
     try:
         return _prepare(uri, experiment)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema
 
 from src.errors import ConfigError
-from src.locks import holder, locked
+from src.locks import held, holder, locked
 from src.sweep.folder import SweepFolder
 from src.sweep.queue.retry import Retry, StorageUnavailable, is_locked, is_unavailable, one_line
 from src.urls import sqlite_file, with_driver, without_password
@@ -213,11 +214,11 @@ class _Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._journal = path
-        self._write_lock = path.with_suffix(".lock")  # study.journal.lock is Optuna's
+        self._writing = FileLock(path.with_suffix(".lock"), poll_interval=0.001)  # study.journal.lock is Optuna's
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with locked(self._write_lock, poll_seconds=0.001), self._journal.open("r+b", buffering=0) as file:
+        with held(self._writing), self._journal.open("r+b", buffering=0) as file:
             size = file.seek(0, 2)
             if size and file.seek(-1, 2) >= 0 and file.read(1) != b"\n":  # a writer was killed within a line
                 file.seek(0)
