@@ -24,9 +24,9 @@ ELSEWHERE = "import sys; from pathlib import Path; from tests.cells.running impo
 def test_a_stage_resumed_on_another_kind_of_cpu_is_named_in_the_result_and_below_the_table(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short, longer = cell(tmp_path, "stopping.epochs=2"), cell(tmp_path, "stopping.epochs=4")
-    alone = cell(tmp_path / "alone", "stopping.epochs=4")
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path), "stopping.epochs=2"]
+    short, longer = cell(tmp_path, "seeds=1", "stopping.epochs=2"), cell(tmp_path, "seeds=1", "stopping.epochs=4")
+    alone = cell(tmp_path / "alone", "seeds=1", "stopping.epochs=4")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path), "seeds=1", "stopping.epochs=2"]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
     subprocess.run(command, cwd=CONF_DIR.parent, env=environment, check=True, timeout=300)
     here = fingerprint(device_of(short.trainer))
