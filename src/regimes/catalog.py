@@ -4,7 +4,7 @@ Regimes differ only in their stages. The keyword arguments of a regime are its k
 repeats. Knobs that switch the method off (a replay share of 0, a penalty of 0) give the stages of the plain regime, and thus
 the same runs. docs/REGIMES.md has the tables, the sources and every deviation from them. Common knobs: `checkpoint` is a
 file of weights (.pt, .pth, .safetensors) in place of the stage on Dataset 1; `reset_optimizer` clears the optimizer's state
-at every boundary.
+at every boundary; `lr_factor` multiplies the learning rate of every stage but the first.
 """
 
 from __future__ import annotations
@@ -30,13 +30,10 @@ TEMPERATURE = 2.0
 def sequential(
     n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
 ) -> Stages:
-    """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
-
-    `lr_factor`: on the learning rate of every stage but the first.
-    """
-    _require(lr_factor > 0, "sequential.lr_factor", lr_factor, "must be above 0")
+    """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound."""
     _check_state("sequential", reset_optimizer, checkpoint)
-    return _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer, lr_factor=lr_factor)
+    stages = _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
+    return _at_rate(stages, "sequential", lr_factor)
 
 
 def combined(n_parts: int) -> Stages:
@@ -70,6 +67,7 @@ def replay(
     share: float = 0.1,
     balanced: bool = False,
     reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
     """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
@@ -80,13 +78,14 @@ def replay(
     _require(0 <= share < 1, "replay.share", share, "must be at least 0 and below 1: a fraction of the draws")
     _check_state("replay", reset_optimizer, checkpoint)
     if share == 0:
-        return sequential(n_parts, reset_optimizer=reset_optimizer, checkpoint=checkpoint)
+        return sequential(n_parts, reset_optimizer=reset_optimizer, lr_factor=lr_factor, checkpoint=checkpoint)
     stages = [_first(checkpoint)]
     for part in range(1, n_parts):
         shares = (*[share / part] * part, 1 - share)
         mixture = Mixture(parts=tuple(range(part + 1)), shares=shares, balanced=balanced)
         stage = Stage(mixture=mixture, start=_previous(part), counts_as=(part,), reset_optimizer=reset_optimizer)
         stages.append(stage)
+    stages = _at_rate(stages, "replay", lr_factor)
     problem = "balances over classes, and a regression has none; set it to false"
     return _requiring(stages, balanced, needs="classes", knob="replay.balanced", value=True, problem=problem)
 
@@ -128,24 +127,25 @@ def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> Stages:
 # ------------------------------------------------------------------------------------------------ other weights
 
 
-def warm_start(n_parts: int, *, reset_optimizer: bool = True, checkpoint: str | None = None) -> Stages:
+def warm_start(
+    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
     """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative."""
     _check_state("warm_start", reset_optimizer, checkpoint)
     first, *later = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
-    return [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
+    stages = [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
+    return _at_rate(stages, "warm_start", lr_factor)
 
 
 def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
-    """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation.
-
-    `lr_factor`: on the learning rate of the second stage.
-    """
-    _require(lr_factor > 0, "joint_then_new.lr_factor", lr_factor, "must be above 0")
+    """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation."""
     mixtures = [Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))]
-    return _chain(mixtures, reset_optimizer=reset_optimizer, lr_factor=lr_factor)
+    return _at_rate(_chain(mixtures, reset_optimizer=reset_optimizer), "joint_then_new", lr_factor)
 
 
-def shrink_perturb(n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, checkpoint: str | None = None) -> Stages:
+def shrink_perturb(
+    n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
     """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
     _require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
     _require(perturb >= 0, "shrink_perturb.perturb", perturb, "must not be negative: a factor on fresh initial weights")
@@ -155,7 +155,7 @@ def shrink_perturb(n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, c
         if (shrink, perturb) != (1.0, 0.0):
             start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
         stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
-    return stages
+    return _at_rate(stages, "shrink_perturb", lr_factor)
 
 
 def average(n_parts: int, *, weight: float = 0.5) -> Stages:
@@ -179,6 +179,7 @@ def freeze(
     layers: int = 1,
     first: int | None = None,
     pattern: str | None = None,
+    lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
     """Sequential, but later stages train the last `layers` layers alone; the others keep Dataset 1's features.
@@ -199,7 +200,7 @@ def freeze(
         trainable = Trainable(kind="after", layers=first)
     else:
         trainable = Trainable(kind="last", layers=layers)
-    return _one_after_the_other(n_parts, checkpoint, trainable=trainable)
+    return _at_rate(_one_after_the_other(n_parts, checkpoint, trainable=trainable), "freeze", lr_factor)
 
 
 def ewc(
@@ -208,6 +209,7 @@ def ewc(
     strength: float = 1.0,
     full: bool = False,
     reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
     """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights before.
@@ -216,7 +218,7 @@ def ewc(
     a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
     """
     penalty = Penalty(kind="ewc_full" if full else "ewc", strength=strength)
-    stages = _held(n_parts, "ewc", penalty, reset_optimizer, checkpoint)
+    stages = _held(n_parts, "ewc", penalty, reset_optimizer, lr_factor, checkpoint)
     fix = f"leave it false, or choose a network of at most {FULL_UP_TO:,} parameters"
     problem = f"needs a matrix of {{n:,}} x {{n:,}} numbers; {fix}"
     holds = full and strength > 0
@@ -224,10 +226,15 @@ def ewc(
 
 
 def l2_sp(
-    n_parts: int, *, strength: float = 0.1, reset_optimizer: bool = True, checkpoint: str | None = None
+    n_parts: int,
+    *,
+    strength: float = 0.1,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    checkpoint: str | None = None,
 ) -> Stages:
     """Sequential + strength/2 |w - w'|^2, w' the weights before the stage (Li, Grandvalet & Davoine 2018)."""
-    return _held(n_parts, "l2_sp", Penalty(kind="l2_sp", strength=strength), reset_optimizer, checkpoint)
+    return _held(n_parts, "l2_sp", Penalty(kind="l2_sp", strength=strength), reset_optimizer, lr_factor, checkpoint)
 
 
 def lwf(
@@ -236,6 +243,7 @@ def lwf(
     strength: float = 1.0,
     temperature: float = TEMPERATURE,
     reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
     """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
@@ -244,7 +252,7 @@ def lwf(
     """
     _require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
     penalty = Penalty(kind="lwf", strength=strength, temperature=temperature)
-    stages = _held(n_parts, "lwf", penalty, reset_optimizer, checkpoint)
+    stages = _held(n_parts, "lwf", penalty, reset_optimizer, lr_factor, checkpoint)
     knob, problem = "lwf.temperature", "has no effect with loss=mse; leave it out"
     is_set = temperature != TEMPERATURE
     return _requiring(stages, is_set, needs="cross_entropy", knob=knob, value=temperature, problem=problem)
@@ -283,14 +291,24 @@ def _rest_and(last: float, n_parts: int) -> tuple[float, ...]:
     return (*[(1 - last) / (n_parts - 1)] * (n_parts - 1), last)
 
 
-def _held(n_parts: int, regime: str, penalty: Penalty, reset_optimizer: bool, checkpoint: str | None) -> Stages:
+def _held(
+    n_parts: int, regime: str, penalty: Penalty, reset_optimizer: bool, lr_factor: float, checkpoint: str | None
+) -> Stages:
     """Sequential, with a penalty that holds every later stage near the end of the one before it."""
     _require(penalty.strength >= 0, f"{regime}.strength", penalty.strength, "must not be negative")
     _check_state(regime, reset_optimizer, checkpoint)
-    first, *later = _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
+    stages = _one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
+    first, *later = _at_rate(stages, regime, lr_factor)
     if penalty.strength == 0:
         return [first, *later]
     return [first, *(replace(stage, penalty=replace(penalty, of=k)) for k, stage in enumerate(later))]
+
+
+def _at_rate(stages: Stages, regime: str, lr_factor: float) -> Stages:
+    """The stages with a factor on the learning rate of all but the first."""
+    _require(lr_factor > 0, f"{regime}.lr_factor", lr_factor, "must be above 0")
+    first, *later = stages
+    return [first, *(replace(stage, lr_factor=lr_factor) for stage in later)]
 
 
 def _requiring(stages: Stages, applies: bool, **condition: Any) -> Stages:
@@ -317,22 +335,10 @@ def _require(holds: bool, knob: str, value: object, problem: str) -> None:
         raise ConfigError(f"regime.{knob}", value, problem)
 
 
-REGIMES: dict[str, Callable[..., list[Stage]]] = {
-    "sequential": sequential,
-    "combined": combined,
-    "d1_only": d1_only,
-    "d2_only": d2_only,
-    "reverse": reverse,
-    "replay": replay,
-    "rebalanced": rebalanced,
-    "chunked": chunked,
-    "blocks": blocks,
-    "warm_start": warm_start,
-    "joint_then_new": joint_then_new,
-    "shrink_perturb": shrink_perturb,
-    "average": average,
-    "freeze": freeze,
-    "ewc": ewc,
-    "l2_sp": l2_sp,
-    "lwf": lwf,
+PLAIN = (sequential, combined, d1_only, d2_only, reverse)
+MIXTURES = (replay, rebalanced, chunked, blocks)
+WEIGHTS = (warm_start, joint_then_new, shrink_perturb, average)
+RESTRICTED = (freeze, ewc, l2_sp, lwf)
+REGIMES: dict[str, Callable[..., Stages]] = {
+    regime.__name__: regime for regime in (*PLAIN, *MIXTURES, *WEIGHTS, *RESTRICTED)
 }

@@ -100,8 +100,19 @@ def test_every_regime_is_in_the_table() -> None:
     assert {name for name, *_ in STAGES} == set(REGIMES)
 
 
+CONTINUING = ("sequential", "replay", "warm_start", "shrink_perturb", "freeze", "ewc", "l2_sp", "lwf")
+
+
+@pytest.mark.parametrize("name", CONTINUING)
+def test_a_factor_on_the_rate_concerns_every_stage_but_the_first(name: str) -> None:
+    plain, slower = (REGIMES[name](3, **knobs) for knobs in ({}, {"lr_factor": 0.1}))
+    assert [stage.lr_factor for stage in slower] == [1.0, 0.1, 0.1]
+    assert sketch(slower) == sketch(plain)
+    with pytest.raises(ConfigError, match=rf"^regime\.{name}\.lr_factor=0\.0: must be above 0"):
+        parse_regime({name: {"lr_factor": 0.0}}, 2)
+
+
 WITHOUT_MEANING = [
-    ("sequential", {"lr_factor": 0.0}, "lr_factor"),
     ("replay", {"share": 1.0}, "share"),
     ("replay", {"share": -0.1}, "share"),
     ("rebalanced", {"share": 0.0}, "share"),
