@@ -173,7 +173,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     sys.stdout.flush()  # the files take longer than the table
     artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, verdicts, outbox, tuning=tuning)
+    report_cells(cells, records, verdicts, outbox)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
@@ -234,18 +234,13 @@ def report_cells(
     verdicts: Sequence[CellVerdict],
     outbox: Outbox,
     trials: Mapping[str, TrialInfo] | None = None,
-    tuning: Mapping[tuple[str, str], Tuned] | None = None,
 ) -> None:
-    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash; `tuning`: by
-    cell hash and regime."""
+    """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash."""
     labels = labels_of([cell.config for cell in cells])
     runs = by_cell(records.runs)
     verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_of[verdict.cell].append(verdict)
-    tuned_of: defaultdict[str, list[Tuned]] = defaultdict(list)
-    for (name, _), one in (tuning or {}).items():
-        tuned_of[name].append(one)
     pending: deque[Future[Path]] = deque()
     with ThreadPoolExecutor(WRITERS) as writers:
         for cell in tracked(cells, "written: cells", len(cells)):
@@ -254,7 +249,7 @@ def report_cells(
             notes = [note for note in (trial.note, *map(sentence, own), *map(beside, own)) if note]
             if not notes:
                 continue
-            tuned = tuned_of[cell.hash]
+            tuned = list(tuning_of(cell.sweep_dir, [cell.hash], labels).values())
             notes += [_tuning_note(cell, tuned)] if tuned else []
             notes += [f"Classes: {cell.classes}."] if cell.classes else []
             report = CellReport(

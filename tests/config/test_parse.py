@@ -26,6 +26,7 @@ GROUPS = [
 NEEDED = {
     "image_folder": ["data.path=images"],
     "arrays": ["data.path=arrays.npz"],
+    "table": ["data.path=table.csv", "data.target=y"],
     "gaussian": ["loss=mse"],
     "budget": ["stopping.epochs=3"],
 }
