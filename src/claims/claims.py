@@ -87,6 +87,8 @@ class Study:
     """The verdict that theory or earlier measurements expect; an expected refutation shows that a claim can fail."""
     on_demand: bool = False
     """Whether the study runs only if requested by name."""
+    control: str = ""
+    """What makes the sentence false here, so that its probe must not support it; such studies run with ``controls=true``."""
     overrides: tuple[str, ...] = ()
     axes: Any = field(default_factory=dict)
     regimes: Any

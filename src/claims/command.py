@@ -37,7 +37,7 @@ from src.training.store.store import Store
 from src.urls import without_secrets
 
 SWEEP = "claims"
-OWN_KEYS = {"claim": "claim", "where": "where", "place": "where", "seeds": "seeds"}
+OWN_KEYS = {"claim": "claim", "where": "where", "place": "where", "seeds": "seeds", "controls": "controls"}
 """Keys of this command; `place` is the former name of `where`."""
 RESERVED_KEYS = ("sweep", "regimes", "regime", "seed")
 EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
@@ -107,15 +107,22 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
     if not options.get("seeds", "0").isdigit():
         raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
+    if options.get("controls", "false") not in ("true", "false"):
+        raise ConfigError(
+            "controls", options["controls"], "is true or false; true runs the controls of the probes alone"
+        )
+    controls = options.get("controls") == "true"
     names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
     tasks = []
     for claim in map(load_claim, names):
         if "where" in options:
             studies = [study for study in claim.studies if study.where == options["where"]]
+        elif controls:
+            studies = [study for study in claim.studies if study.control]
         elif is_changed:
             studies = [claim.studies[0]]
         else:
-            studies = [study for study in claim.studies if not study.on_demand]
+            studies = [study for study in claim.studies if not (study.on_demand or study.control)]
         for study in studies:
             if is_changed:
                 study, dropped = override_study(study, settings)

@@ -56,7 +56,7 @@ class ClaimVerdict:
 
     @property
     def as_expected(self) -> bool:
-        return self.verdict == self.study.expected
+        return self.verdict != "supported" if self.study.control else self.verdict == self.study.expected
 
 
 def judge_claim(claim: Claim, evidence: Evidence) -> ClaimVerdict:
@@ -146,7 +146,8 @@ def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
 
 
 def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
-    """Supported by Page's test unless a single step is against the order, with certainty and by more than the margin;
+    """Supported by Page's test if it holds without the largest step too, unless a single step is against the order, with
+    certainty and by more than the margin;
     refuted by Page's test of the opposite order or by such a step. The values are last minus first condition, or that
     step."""
     values = table.values
@@ -164,6 +165,9 @@ def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
         return Finding("refuted", reason, values[:, worst + 1] - values[:, worst], trend.p)
     if trend.p_opposite <= ALPHA:
         return Finding("refuted", f"the trend is opposite (Page p = {trend.p_opposite:.2g})", change, trend.p)
+    if trend.p <= ALPHA < trend.rest_p:
+        reason = f"one step carries it: without the largest one no trend is certain (p = {trend.rest_p:.3f})"
+        return Finding("inconclusive", reason, change, trend.p)
     if trend.p <= ALPHA:
         largest = f"largest step against the order {trend.largest_drop:.2g}, none certain"
         return Finding("supported", f"Page p = {trend.p:.2g}; {largest}", change, trend.p)

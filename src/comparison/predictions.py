@@ -34,6 +34,8 @@ class Trend:
     """The largest amount by which a later mean falls below an earlier one; 0 if the means never fall."""
     drop_p: tuple[float, ...]
     """For each step from a condition to the next: Holm-adjusted p of "the mean falls here"."""
+    rest_p: float
+    """The same test of a rise without the largest step: a flat line with one jump rises by its jump alone."""
 
 
 def increasing_trend(values: ArrayLike) -> Trend:
@@ -50,11 +52,17 @@ def increasing_trend(values: ArrayLike) -> Trend:
             f"values of shape {table.shape}: a trend needs finite values of 2 seeds x 3 conditions at least"
         )
     means = table.mean(axis=0)
+    largest = int(np.argmax(np.diff(means)))
+    rest = np.delete(table, largest + 1, axis=1)
+    rest[:, largest + 1 :] -= (table[:, largest + 1] - table[:, largest])[:, None]
+    is_long = rest.shape[1] > 2
+    rest_p = page_trend_test(rest).pvalue if is_long else sign_flip_p(np.diff(rest).ravel(), alternative="greater")
     return Trend(
         p=float(page_trend_test(table).pvalue),
         p_opposite=float(page_trend_test(table[:, ::-1]).pvalue),
         largest_drop=float(np.max(np.maximum.accumulate(means) - means)),
         drop_p=tuple(holm(sign_flip_p(np.diff(table, axis=1).T, alternative="less")).tolist()),
+        rest_p=float(rest_p),
     )
 
 

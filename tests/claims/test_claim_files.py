@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from src.claims.claims import claim_ids, hydra_text, load_claim, parse_claim
-from src.claims.command import cells_of
+from src.claims.command import cells_of, tasks_of
 from src.claims.overrides import override_study
 from src.comparison.metrics import metric_terms
 from src.errors import ConfigError
@@ -181,3 +181,16 @@ def test_the_users_settings_replace_those_of_the_claim() -> None:
     assert rule.overrides == ("split.size=400", "stopping=epochs")
     inner, _ = override_study(study, ["stopping.tolerance=0.1"])
     assert inner.overrides == ("stopping=convergence", "split.size=400", "stopping.tolerance=0.1")
+
+
+def test_controls_run_alone_and_only_when_requested() -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        usual = tasks_of({"claim": "runs-vary"}, [], loader)
+        controls = tasks_of({"claim": "runs-vary", "controls": "true"}, [], loader)
+    assert ([bool(task.study.control) for task in usual], [task.study.where for task in controls]) == (
+        [False],
+        ["large effect"],
+    )
+    with pytest.raises(ConfigError, match="controls=maybe: is true"):
+        tasks_of({"controls": "maybe"}, [], loader)

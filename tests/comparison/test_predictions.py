@@ -30,6 +30,17 @@ def test_trend_detects_the_dip_of_a_double_descent() -> None:
     assert trend.drop_p[1] <= 4 * 2.0**-10
 
 
+@pytest.mark.parametrize("shape", [[0, 0, 3, 3, 3], [0, 0, 0, 0, 3], [0, 3, 3]])
+def test_a_flat_line_with_one_jump_is_rarely_a_trend_without_its_jump(shape: list[float]) -> None:
+    """Page's test alone calls it one in almost every case."""
+    rng = np.random.default_rng(0)
+    found = [increasing_trend(np.array(shape) + rng.normal(size=(12, len(shape)))) for _ in range(100)]
+    assert np.mean([trend.p <= 0.05 for trend in found]) > 0.9
+    assert np.mean([trend.rest_p <= 0.05 for trend in found]) <= 0.05 + 3 * 0.022
+    rising = [increasing_trend(np.arange(5) + rng.normal(size=(12, 5))) for _ in range(100)]
+    assert np.mean([trend.rest_p <= 0.05 for trend in rising]) > 0.9
+
+
 def test_trend_needs_three_conditions() -> None:
     with pytest.raises(ValueError, match="3 conditions"):
         increasing_trend(np.zeros((5, 2)))
