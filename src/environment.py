@@ -38,6 +38,16 @@ SET = {"MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": 
 """Plots go to files, whatever a notebook or a matplotlibrc says."""
 
 
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""Read by the libraries when they load: workers divide the processors among themselves (`trainer.threads` raises it)."""
+
+
 class Rank(NamedTuple):
     """The place of a process among those of a data-parallel run: `local` counts on its host."""
 
@@ -69,10 +79,11 @@ def clean_process(*, started_by_torchrun: bool = False) -> None:
     variables = clean(os.environ, started_by_torchrun=started_by_torchrun)
     if any(os.environ.get(name) for name in OF_PYTHON):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], variables)
-    _replace(os.environ, variables)
+    replace_variables(os.environ, variables)
 
 
-def _replace(variables: MutableMapping[str, str], content: Mapping[str, str]) -> None:
+def replace_variables(variables: MutableMapping[str, str], content: Mapping[str, str]) -> None:
+    """Makes `variables` equal to `content`."""
     for name in set(variables) - set(content):
         del variables[name]
     variables.update(content)

@@ -12,7 +12,6 @@ from src.config.plugins import offer_plugins
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
-from src.sweep.workers.worker import work
 
 USAGE = """python -m src.worker sweep=NAME [n_workers=auto] [multirun=multirun] [search=ID] [plugins=[FILE.py]]
 
@@ -39,6 +38,8 @@ def main() -> None:
     given = settings(known, usage=USAGE)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to join, e.g. sweep=digits-mlp")
+    from src.sweep.workers.worker import work  # loads Optuna
+
     folder = SweepFolder(Path(str(given["multirun"])), str(given["sweep"]))
     n_workers, search, engine, parent = given["n_workers"], given["search"], str(given["engine"]), given["parent"]
     if n_workers is not None and n_workers != "auto" and not (n_workers.isdigit() and int(n_workers) > 0):

@@ -14,6 +14,7 @@ import sys
 from contextlib import closing
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from src import environment
 from src.environment import REMOVED, SET, TORCHRUN, Rank, clean, rank_of_process
 from src.sweep.folder import SweepFolder
 from src.sweep.workers import local
+from src.sweep.workers.gpus import Gpu
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENTRIES = ("train", "sweep", "worker", "status", "sync", "ui", "doctor", "claims", "report", "oracles")
@@ -90,11 +92,15 @@ def test_workers_start_in_a_clean_environment_wherever_their_command_or_job_runs
     """The process of a cluster's job keeps the cluster's variables, by which it is requeued; it trains nothing itself."""
     started: list[dict[str, str]] = []
     monkeypatch.setattr(local.subprocess, "Popen", lambda _, *, env, **__: started.append(env))
+    monkeypatch.setattr(local, "ForkedWorker", lambda *arguments: started.append(arguments[-1]))
     for name, value in HOSTILE.items():
         monkeypatch.setenv(name, value)
-    local.LocalWorkers(SweepFolder(tmp_path, "s"), 1, "engine").keep_running(n_waiting=1, n_ended=0)
-    (variables,) = started
-    assert {name: variables[name] for name in HOSTILE if name in variables} == {"MPLBACKEND": SET["MPLBACKEND"]}
+    for gpus in ((), (Gpu("0", "GPU-0"),)):
+        monkeypatch.setattr(local, "visible_gpus", lambda gpus=gpus: gpus)
+        local.LocalWorkers(SweepFolder(tmp_path, "s"), 1, "engine").keep_running(n_waiting=1, n_ended=0)
+    forked, spawned = started
+    assert forked == spawned
+    assert {name: forked[name] for name in HOSTILE if name in forked} == {"MPLBACKEND": SET["MPLBACKEND"]}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -108,33 +114,87 @@ def test_every_entry_starts_in_a_hostile_environment(entry: str, tmp_path: Path)
     assert f"src.{entry}" in done.stdout or "Powered by Hydra" in done.stdout
 
 
+@pytest.fixture(scope="module")
+def swept(empty_multirun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multirun/ whose name a URL would read differently, after a short sweep in a clean environment."""
+    return sweep_in(empty_multirun, tmp_path_factory.mktemp("clean") / "v%20p")
+
+
+def sweep_in(template: Path, multirun: Path, **variables: str) -> Path:
+    """Runs the short sweep in a copy of `template`."""
+    shutil.copytree(template, multirun)
+    done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun='{multirun}'", **variables)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) < 10, done.stderr
+    assert f"in {multirun}/s: table.csv".replace("\x1b", "\\x1b") in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    with closing(sqlite3.connect(multirun / "mlflow.db")) as database:
+        (levels,) = database.execute("SELECT count(*) FROM runs").fetchone()
+    assert levels == 1 + 1 + 4, "sweep, cell and runs are in the database of this multirun/"
+    assert len(list((multirun / "mlartifacts").rglob("config.yaml"))) > 0
+    assert [path.name for path in multirun.parent.iterdir()] == [multirun.name], "no folder of a misread name"
+    return multirun
+
+
+def results(multirun: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text())["result"] for path in sorted(multirun.glob("s/cells/*/*/result.json"))]
+
+
 def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
-    empty_multirun: Path, tmp_path: Path
+    empty_multirun: Path, swept: Path, tmp_path: Path
 ) -> None:
-    """Each in a multirun/ whose name a URL would read differently."""
-    (tmp_path / "other" / "hydra_plugins").mkdir(parents=True)
-    (tmp_path / "other" / "hydra_plugins" / "__init__.py").touch()
+    other = tmp_path / "other"
+    (other / "hydra_plugins").mkdir(parents=True)
+    (other / "hydra_plugins" / "__init__.py").touch()
+    (tmp_path / "hostile").mkdir()
     assert len(of_lightning()) > 30
-    found = []
-    for name, variables in (
-        ("v%20p", {}),
-        (ODD_NAME, of_lightning() | HOSTILE | {"PYTHONPATH": str(tmp_path / "other")}),
-    ):
-        shutil.copytree(empty_multirun, tmp_path / name)
-        done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun='{tmp_path / name}'", **variables)
-        assert done.returncode == 0, done.stderr
-        assert len(done.stderr.splitlines()) < 10, done.stderr
-        assert f"in {tmp_path / name}/s: table.csv".replace("\x1b", "\\x1b") in done.stdout
-        assert "\x1b" not in done.stdout + done.stderr
-        results = sorted((tmp_path / name).glob("s/cells/*/*/result.json"))
-        found.append([json.loads(path.read_text())["result"] for path in results])
-        with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
-            (levels,) = database.execute("SELECT count(*) FROM runs").fetchone()
-        assert levels == 1 + 1 + 4, "sweep, cell and runs are in the database of this multirun/"
-        assert len(list((tmp_path / name / "mlartifacts").rglob("config.yaml"))) > 0
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
-    assert {path.name for path in tmp_path.iterdir()} == {"v%20p", ODD_NAME, "other"}, "no folder of a misread name"
+    variables = of_lightning() | HOSTILE | {"PYTHONPATH": str(other)}
+    multirun = sweep_in(empty_multirun, tmp_path / "hostile" / ODD_NAME, **variables)
+    assert results(multirun) == results(swept)
+    assert len(results(swept)) == 4
+
+
+LOADS = """
+import json, os, runpy, sys
+for words in json.loads(sys.argv[1]):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        sys.argv = [f"src/{words[0]}.py", *words[1:]]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            runpy.run_module(f"src.{words[0]}", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            os.write(writer, json.dumps([end.code or 0, [name for name in sys.modules if "." not in name]]).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        print(answer.read())
+    os.wait()
+"""
+"""Runs commands one after the other, each in a fork of a process that has imported nothing; prints what each loads."""
+
+HEAVY = {"torch", "torchvision", "pytorch_lightning", "torchmetrics", "scipy", "sklearn", "pandas", "matplotlib"}
+HEAVY |= {"mlflow", "optuna", "sqlalchemy"}
+
+
+def test_a_command_loads_what_it_needs(swept: Path) -> None:
+    """--help needs nothing heavy; a look at a finished sweep needs neither training nor MLflow."""
+    folder = f"multirun={swept}"
+    allowed = {
+        **{(entry, "--help"): set[str]() for entry in ENTRIES},
+        ("status", folder): {"optuna", "sqlalchemy"},
+        ("worker", folder, "sweep=s"): {"optuna", "sqlalchemy"},
+        ("sync", f"multirun='{swept}'"): {"pandas", "sqlalchemy"},
+        ("sweep", "-m", *SHORT, f"multirun='{swept}'"): {"torch", "sqlalchemy"},
+    }
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    command = [sys.executable, "-c", LOADS, json.dumps(list(allowed))]
+    done = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for words, (code, modules) in zip(allowed, answers, strict=True):
+        assert code == 0, (words, done.stderr)
+        assert "src" in modules
+        assert not (HEAVY & set(modules)) - allowed[words], words
 
 
 def test_a_failed_run_is_reported_whatever_rank_a_shell_has(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,13 @@ class Sweep:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
     def workers(self) -> list[int]:
-        """The process ids of its workers, those of killed parents included."""
-        return [pid for pid, words in processes() if "src.worker" in words and f"multirun={self.multirun}" in words]
+        """The process ids of its workers, those of killed parents included: whose output goes to the sweep's logs."""
+        logs, found = f"{self.folder.resolve()}/logs/", []
+        for stdout in Path("/proc").glob("[0-9]*/fd/1"):
+            with contextlib.suppress(OSError):  # the process has ended meanwhile, or is another user's
+                if os.readlink(stdout).startswith(logs):
+                    found.append(int(stdout.parts[2]))
+        return found
 
     def n_trained(self) -> int:
         """Number of runs that its workers finished, according to their logs."""
@@ -80,13 +85,6 @@ class Sweep:
         """Every result.json, by ``cell/run``. Raises ValueError if one is damaged."""
         found = sorted(self.folder.glob("cells/*/*/result.json"))
         return {f"{path.parent.parent.name}/{path.parent.name}": json.loads(path.read_text()) for path in found}
-
-
-def processes() -> Iterator[tuple[int, list[str]]]:
-    """Process id and arguments of every running process."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            yield int(path.parent.name), path.read_bytes().decode(errors="replace").split("\0")
 
 
 def kill(pid: int) -> bool:

@@ -89,6 +89,7 @@ class Supervisor:
             trials = queue.trials()
             latest = queue.latest(trials)
             progress = self._work.progress(latest)
+            reading = time.monotonic() - began
             display.show(progress, last=not progress.n_open)
             if self._n_interrupts:
                 self._stop(display)
@@ -107,7 +108,7 @@ class Supervisor:
                 lines = path.read_text(errors="replace").splitlines()[-5:] if path.exists() else ["(no log)"]
                 display.say("\n".join([f"every worker died; the last lines of {path}:", *lines]))
                 sys.exit(1)
-            self._sleep(max(TICK_SECONDS, 4 * (time.monotonic() - began)))  # a long study on a server is read slowly
+            self._sleep(max(TICK_SECONDS, 4 * reading))  # a long study on a server is read slowly
 
     def _sleep(self, seconds: float) -> None:
         """Sleeps until the next signal, which would not end `time.sleep`."""

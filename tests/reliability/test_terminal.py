@@ -137,3 +137,33 @@ def test_workers_of_a_killed_parent_finish_their_run_and_exit(sweep: Sweep) -> N
     log = "".join(path.read_text() for path in (sweep.folder / "logs").iterdir())
     assert "interrupted and given back" in log
     assert finishes(sweep)
+
+
+def fork_servers(parent: int) -> list[int]:
+    """The process ids of the children of `parent` that fork its workers."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_ctrl_c_while_the_workers_start_stops_the_command_in_one_line(sweep: Sweep) -> None:
+    """The terminal sends it to the process that forks them as well, amid its imports."""
+    behave(sweep, seconds=0.5)
+    terminal = Terminal(sweep)
+    terminal.until(lambda: len(fork_servers(terminal.pid)) == 1)
+    terminal.press_ctrl_c()
+    assert terminal.wait() == 130
+    assert "Traceback" not in terminal.output.decode()
+    assert sweep.workers() == []
+    assert len(ran(sweep)) < N_RUNS
+
+
+def test_a_killed_fork_server_costs_its_workers_and_nothing_else(sweep: Sweep) -> None:
+    behave(sweep, seconds=0.3)
+    with sweep.start() as parent:
+        while not ran(sweep) and parent.poll() is None:
+            time.sleep(0.02)
+        (server,) = fork_servers(parent.pid)
+        os.kill(server, signal.SIGKILL)
+        assert parent.wait() == 0, sweep.output_text()
+    assert len(ran(sweep)) == N_RUNS
+    assert "interrupted and given back" in "".join(path.read_text() for path in (sweep.folder / "logs").iterdir())

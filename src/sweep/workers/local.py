@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from src.config import Config
-from src.environment import clean
+from src.environment import ONE_THREAD, clean
 from src.errors import ConfigError
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
+from src.sweep.workers.forked import METHOD, ForkedWorker, WorkerProcess
 from src.sweep.workers.gpus import visible_gpus
-from src.sweep.workers.worker import ONE_THREAD
 
 MAX_DEATHS = 5
 """Consecutive deaths of one slot, while no cell ends: more than a cell that kills its workers can cause."""
@@ -97,9 +98,10 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
 
 
 class LocalWorkers(Workers):
-    """Up to `n_workers` processes ``python -m src.worker``, each in its own session, logging to ``logs/``.
+    """Up to `n_workers` processes, each in its own session, logging to ``logs/``.
 
-    A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`.
+    A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are forked
+    from one process where the system can and no GPU is visible, and otherwise start as ``python -m src.worker``.
     """
 
     detached = False
@@ -109,10 +111,9 @@ class LocalWorkers(Workers):
     ) -> None:
         self._folder, self._label = folder, label
         self.n_workers = n_workers
-        arguments = {"sweep": folder.sweep, "multirun": folder.multirun, "search": search, "engine": engine}
-        arguments["parent"] = os.getpid()
-        self._command = [sys.executable, "-m", "src.worker", *(f"{key}={value}" for key, value in arguments.items())]
-        self._slots: list[subprocess.Popen[bytes] | None] = []
+        self._engine, self._search = engine, search
+        self._forks = METHOD in multiprocessing.get_all_start_methods() and not visible_gpus()
+        self._slots: list[WorkerProcess | None] = []
         self._deaths: list[int] = []
         self._n_ended = 0
         self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": python_path()}
@@ -170,11 +171,15 @@ class LocalWorkers(Workers):
             if process is not None and process.poll() is None:
                 process.send_signal(number)
 
-    def _start(self, slot: int) -> subprocess.Popen[bytes]:
+    def _start(self, slot: int) -> WorkerProcess:
         self._folder.logs.mkdir(parents=True, exist_ok=True)
+        if self._forks:
+            return ForkedWorker(self._folder, self._search, self._engine, self.log(slot), self._environment)
+        arguments = {"sweep": self._folder.sweep, "multirun": self._folder.multirun, "search": self._search}
+        arguments |= {"engine": self._engine, "parent": os.getpid()}
         with self.log(slot).open("ab") as log:
             return subprocess.Popen(
-                self._command,
+                [sys.executable, "-m", "src.worker", *(f"{key}={value}" for key, value in arguments.items())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

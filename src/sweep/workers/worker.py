@@ -14,6 +14,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from src.environment import ONE_THREAD
 from src.errors import ClaimLost, Interrupted, Pruned
 from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
@@ -26,15 +27,6 @@ from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.training.control import OnProgress, ProgressReport, RunControl
-
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-"""Read by the libraries when they load: workers divide the processors among themselves (`trainer.threads` raises it)."""
 
 IDLE_SECONDS = 0.5
 
@@ -58,6 +50,7 @@ class StopRequest:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGUSR2, self._on_warning)
         abort_waits_if(self.is_set)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a forked worker receives only now what was sent before
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
