@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_the_page_shows_one_short_example_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_command_runs_as_written(name: str, lab: Path) -> None:
+def test_every_command_runs_as_written(name: str, lab: Path, empty_multirun: Path) -> None:
+    shutil.copytree(empty_multirun, lab / "multirun")
     words = shlex.split(EXAMPLES[name][1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *words[1:]], cwd=lab, env=environment, capture_output=True, text=True)
