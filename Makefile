@@ -108,6 +108,12 @@ campaign: setup ## inject faults into sweeps and check that nothing is lost: 25 
 	$(RUN) benchmarks.reliability failures
 	$(RUN) benchmarks.reliability together -n 5
 
+attack: setup ## attack a sweep: hostile names, archives, folders, users, environments, passwords: minutes   (docs/SECURITY.md)
+	$(RUN) benchmarks.reliability passwords
+	$(PYTEST) tests/sweep/test_shared_folder.py tests/sweep/test_damaged_files.py tests/test_ui.py tests/test_urls.py \
+		tests/test_names_and_urls.py tests/test_terminal.py tests/test_hostile_archives.py tests/test_environment.py \
+		tests/test_cli.py tests/data/test_foreign_files.py
+
 cluster-check: setup ## run the quick start for several hosts (docs/LAUNCHING.md) on this machine: minutes
 	$(RUN) benchmarks.cluster_check $(ARGS)
 
@@ -123,4 +129,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign cluster-check doctor clean help
+.PHONY: setup lock sweep resume claims status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help

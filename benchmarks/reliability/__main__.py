@@ -7,6 +7,7 @@
     tracker     the MLflow server is unavailable during the sweep, or never starts
     failures    cells that raise, diverge, run out of memory, cannot write
     together    simultaneous sweeps
+    passwords   passwords of every character in `storage`, searched for in processes, files and tables
 
 Each prints its measurements and its problems, and exits with 1 if there are problems. docs/RELIABILITY.md has the results.
 """
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.reliability import claims, failures, kills, powercut, suspended, together, tracker
+from benchmarks.reliability import claims, failures, kills, passwords, powercut, suspended, together, tracker
 from src.training.records import git_commit
 
 GRID = [
@@ -47,6 +48,7 @@ def main() -> int:
     one = commands.add_parser("tracker")
     one.add_argument("--away", type=float, default=60, help="seconds without the server")
     one.add_argument("--never", action="store_true", help="the server starts only after the sweep")
+    commands.add_parser("passwords")
     one = commands.add_parser("failures")
     one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
     one = commands.add_parser("together")
@@ -70,6 +72,8 @@ def main() -> int:
             lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
         case "tracker":
             lines, problems = tracker.campaign(root, [*GRID, *given.overrides], None if given.never else given.away)
+        case "passwords":
+            lines, problems = passwords.campaign(root)
         case "failures":
             lines, problems = failures.campaign(root, given.kinds or list(failures.KINDS))
         case _:

@@ -10,7 +10,7 @@ from src.config import TrackingConfig
 from src.errors import ConfigError
 from src.tracking.credentials import use_for
 from src.tracking.tracker import Tracker
-from src.urls import sqlite_url, with_driver
+from src.urls import sqlite_file, sqlite_url, with_driver
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,12 @@ def tracking_uri(tracking: TrackingConfig, multirun: Path) -> str | None:
     if tracking.name == "server":
         raise ConfigError("tracking.uri", None, "a server needs a URI; set tracking.uri=http://127.0.0.1:5000")
     return sqlite_url(multirun / "mlflow.db")
+
+
+def lacks_database(tracking: TrackingConfig, multirun: Path) -> bool:
+    """Whether MLflow's database is a file that does not exist yet, or an empty one."""
+    file = sqlite_file(tracking_uri(tracking, multirun) or "")
+    return file is not None and (not file.exists() or not file.stat().st_size)
 
 
 def artifact_root(multirun: Path) -> Path:

@@ -29,7 +29,7 @@ from src.config import TrackingConfig
 from src.io import inside, read_json, write_atomically
 from src.locks import acquire
 from src.terminal import printable
-from src.tracking.connect import open_tracker
+from src.tracking.connect import lacks_database, open_tracker
 from src.tracking.record import Record, mask
 from src.tracking.runs import DAMAGED, has_record, record_of
 from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
@@ -248,7 +248,12 @@ class Deliverer:
             return
         try:
             if self._tracker is None:
-                self._tracker = open_tracker(self._tracking, self._outbox.sweep_dir.parent)
+                multirun = self._outbox.sweep_dir.parent
+                if lacks_database(self._tracking, multirun) and (n := _n_delivered_before(multirun)):
+                    self._warn(
+                        f"MLflow's database is new and lacks {n} runs of earlier commands: `make sync` writes them"
+                    )
+                self._tracker = open_tracker(self._tracking, multirun)
             assert self._tracker is not None
             self.last = self._outbox.deliver(self._tracker, wait_s=wait_s)
         except TrackerUnavailable as error:
@@ -269,6 +274,16 @@ class Deliverer:
                 f"{self.last.n_left} entries wait. They are delivered once it answers again, or by `make sync`."
             )
         return self.last
+
+
+def _n_delivered_before(multirun: Path) -> int:
+    """Number of results on disk that no outbox entry names: a database that was lost had them."""
+    waiting: set[Path] = set()
+    for outbox in (Outbox(folder.parent) for folder in multirun.glob("*/outbox")):
+        for entry in (*outbox.entries(), *outbox.pending()):
+            with contextlib.suppress(*DAMAGED):
+                waiting.add(outbox._folder_of(entry))
+    return sum(path.parent not in waiting for path in multirun.glob("*/cells/*/*/result.json"))
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -219,3 +219,23 @@ def test_putting_an_entry_does_not_import_mlflow() -> None:
     script = "import sys, src.tracking.outbox, src.tracking.reports; print('mlflow' in sys.modules, 'pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("loss", ["deleted", "emptied", "nothing"])
+def test_runs_that_a_lost_database_had_are_counted_with_the_command_that_writes_them(
+    loss: str, local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs whose entries wait are not counted: this command delivers them."""
+    monkeypatch.setattr("src.tracking.outbox.open_tracker", lambda *_: RecordingTracker())
+    database, warnings = tmp_path / "mlflow.db", []
+    database.write_text("tables")
+    for sweep, seed in (("a", 0), ("a", 1), ("b", 0)):
+        run_folder(tmp_path / sweep, seed=seed)
+    Outbox(tmp_path / "b").put(run_folder(tmp_path / "b", seed=7))
+    if loss == "deleted":
+        database.unlink()
+    elif loss == "emptied":
+        database.write_text("")
+    Deliverer(tmp_path / "b", local, warn=warnings.append).stop()
+    lost = "MLflow's database is new and lacks 3 runs of earlier commands: `make sync` writes them"
+    assert warnings == ([] if loss == "nothing" else [lost])
