@@ -6,13 +6,13 @@ import re
 import socket
 import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 import sqlalchemy
 
-from benchmarks.reliability.sweeps import Sweep, processes
+from benchmarks.reliability.sweeps import Sweep
 from tests import postgres
 
 SECRETS = ("zq7" + string.punctuation + " äß€%41 qz7", "zq7'@:/?#&=%qz7", "zq7plainqz7")
@@ -33,13 +33,18 @@ def campaign(root: Path) -> tuple[list[str], list[str]]:
             sweep = Sweep(root / f"multirun-{number}", words)
             refused = Sweep(root / f"refused-{number}", [*words, f"tracking.uri='{quoted}'"])
             found: set[str] = set()
+            n_seen = 0
             with sweep.start() as process:
                 while process.poll() is None:
-                    found |= set(_seen(process.pid))
+                    workers = sweep.workers()
+                    n_seen += len(workers)
+                    found |= set(_seen(workers))
                     time.sleep(0.5)
             status = [process.returncode, refused.run()]
             if status != [0, 2]:
                 problems.append(f"password {number}: exit status {status}: {sweep.output_text()[-300:]}")
+            if not n_seen:
+                problems.append(f"password {number}: no worker was seen")
             n_files = 0
             for path in root.rglob("*"):
                 if path.is_file():
@@ -52,21 +57,17 @@ def campaign(root: Path) -> tuple[list[str], list[str]]:
     return [*lines, f"{len(problems)} problems", *problems], problems
 
 
-def _seen(parent: int) -> Iterator[str]:
-    """The places among the command's processes, but for what the user typed and PGPASSWORD."""
-    for pid, words in list(processes()):
-        if pid != parent and "src.worker" in words and MARKS.search(" ".join(words).encode()):
-            yield f"arguments of a worker {words}"
-        try:
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if "src.worker" in words else []
-        except OSError:
-            continue
-        yield from (
-            f"variable {variable.partition(b'=')[0].decode()}"
-            for variable in variables
-            if MARKS.search(unquote(variable.decode(errors="replace")).encode())
-            and not variable.startswith(b"PGPASSWORD=")
-        )
+def _seen(workers: Sequence[int]) -> Iterator[str]:
+    """The places among the workers' arguments and variables, but for PGPASSWORD, from which they take the password."""
+    for pid in workers:
+        for kind in ("cmdline", "environ"):
+            try:
+                words = Path(f"/proc/{pid}/{kind}").read_bytes().split(b"\0")
+            except OSError:  # it has ended meanwhile
+                continue
+            for word in words:
+                if MARKS.search(unquote_to_bytes(word)) and not (kind == "environ" and word.startswith(b"PGPASSWORD=")):
+                    yield f"{kind} of a worker: {word.partition(b'=')[0].decode(errors='replace')}"
 
 
 def _cells(url: str) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ would inherit.
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from src.environment import ONE_THREAD, replace_variables
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
+from src.terminal import TextOutput
 
 METHOD: Final = "forkserver"
 MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
@@ -113,6 +115,9 @@ def _run(folder: SweepFolder, search: str, engine: str, log: Path, environment: 
     with log.open("ab") as file, open(os.devnull, "rb") as null:
         for number, stream in ((0, null), (1, file), (2, file)):
             os.dup2(stream.fileno(), number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        output = io.BufferedWriter(io.FileIO(number, "wb", closefd=False))
+        setattr(sys, name, TextOutput(output, "utf-8", errors="backslashreplace", line_buffering=True))
     replace_variables(os.environ, environment)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True
