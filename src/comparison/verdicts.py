@@ -177,7 +177,8 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
         return verdict
     up_to = f"up to {100 * unseen.share:.0f} % may"
     if not unseen.n_collapsed:
-        caveat = f"about runs that train: none of {unseen.n_runs} runs of {verdict.winner} collapsed, so {up_to}"
+        seen = f"none of {unseen.n_runs} runs of {verdict.winner} collapsed"
+        caveat = f"about runs that train: {seen}, which leaves a share of up to {100 * unseen.share:.0f} % possible"
         return replace(verdict, caveat=caveat)
     reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it collapse "
     reason += f"in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"
