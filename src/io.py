@@ -20,8 +20,14 @@ MAX_NAME = 255
 MAX_OWN_NAME = 200
 """Bytes in a name that is chosen here: further names are made of it."""
 
+NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""What link answers on file systems without hard links."""
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 """What fsync answers on file systems that cannot sync a folder."""
+
+
+class AlreadyWritten(FileExistsError):
+    """A file that is written once exists: another process has written it meanwhile."""
 
 
 def write_atomically(
@@ -37,6 +43,7 @@ def write_files(
     *,
     durable: bool = True,
     named: bool = True,
+    once: bool = False,
     mode: int | None = None,
 ) -> None:
     """Write temporary files and rename them in order, so that readers never see a partial file, even after a crash.
@@ -47,6 +54,7 @@ def write_files(
         durable: Sync the files to disk before they are renamed; otherwise a power cut, but no kill, can damage them.
         named: Then sync their folder too, and the folders above it that are new; otherwise a power cut can undo the
             renames, which costs nothing where the same command writes the files again.
+        once: Raise AlreadyWritten, and leave the last file as it is, if there is one.
         mode: Who may read and write the files, from their first byte on; by default the user's umask decides.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,14 +69,31 @@ def write_files(
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-        for name, path in scratch.items():
-            os.replace(path, folder / name)
+        *others, last = scratch
+        for name in others:
+            os.replace(scratch[name], folder / name)
+        (_rename_once if once else os.replace)(scratch[last], folder / last)
     except BaseException:
         for path in scratch.values():
             path.unlink(missing_ok=True)
         raise
     if durable and named:
         sync_folder(folder)
+
+
+def _rename_once(source: Path, target: Path) -> None:
+    """Rename a file unless there is one of that name, in one step of the file system; some have none for it."""
+    try:
+        os.link(source, target)
+        source.unlink()
+    except FileExistsError as error:
+        raise AlreadyWritten(*error.args) from error
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        if target.exists():
+            raise AlreadyWritten(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.replace(source, target)
 
 
 _known_on_disk: set[tuple[int, int]] = set()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from src.cells.resolve import ResolvedCell
 from src.config import run_hash
 from src.config.serialize import run_text
+from src.io import AlreadyWritten
 from src.regimes.config import RegimeConfig
 from src.tracking.outbox import Outbox
 from src.training.control import RunControl
@@ -64,6 +65,8 @@ def write_runs(
         for run, folder, written in pending:
             try:
                 written.result()
+            except AlreadyWritten:  # written by another worker while this process was suspended
+                continue
             except OSError as error:  # concerns this folder alone; the others can be written
                 fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
                 continue

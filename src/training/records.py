@@ -256,7 +256,10 @@ def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str
 
 
 def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[Any]], config_yaml: str) -> None:
-    """Writes a run's folder; result.json comes last, so that its presence implies the rest."""
+    """Writes a run's folder; result.json comes last, so that its presence implies the rest.
+
+    Raises AlreadyWritten if there is an undamaged one: another worker has written it meanwhile.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -265,7 +268,11 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     files = {"config.yaml": config_yaml.encode(), "history.parquet": sink.getvalue().to_pybytes()}
-    write_files(folder, {**files, "result.json": to_json(with_checksum(to_json(body)))})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "result.json"
+    if "provenance" not in read_json_or(path, {}):
+        path.unlink(missing_ok=True)  # a damaged one
+    write_files(folder, {**files, path.name: to_json(with_checksum(to_json(body)))}, once=True)
     (folder / "failed.json").unlink(missing_ok=True)
 
 

@@ -13,10 +13,24 @@ from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.comparison.pairing import load_records
 from src.errors import ConfigError
+from src.io import AlreadyWritten, read_json
 from src.models.build import build_model
 from src.training.control import RunControl
+from src.training.records import write_run
 from src.training.store.store import Store
 from tests.cells.running import cell, curves, results
+
+
+def test_a_result_is_written_once_unless_it_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_run(tmp_path, {"provenance": {}, "by": "one"}, {"step": [], "stage": [], "name": [], "value": []}, "")
+    with pytest.raises(AlreadyWritten):
+        write_run(tmp_path, {"provenance": {}, "by": "two"}, {"step": [], "stage": [], "name": [], "value": []}, "")
+    assert read_json(path)["by"] == "one"
+    path.write_text("{")
+    write_run(tmp_path, {"provenance": {}, "by": "two"}, {"step": [], "stage": [], "name": [], "value": []}, "")
+    assert read_json(path)["by"] == "two"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "history.parquet", "result.json"]
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
