@@ -116,6 +116,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
             for name in ("stdout", "stderr"):
                 output = TextOutput(found, "utf-8", errors="backslashreplace", write_through=True)
                 patch.setattr(sys, name, output)
+            patch.setattr(logging.getLogger(), "handlers", [])  # a captured byte cannot reach xdist's controller
             CHANNELS[channel](text)
             return found.getvalue().decode()
 
