@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_a_command_and_a_worker_obey_signals_while_they_wait(tmp_path: Path, loc
 def test_an_open_transaction_of_a_suspended_process_is_named_and_the_wait_ends(
     tmp_path: Path, postgres: str, stop: list[float]
 ) -> None:
-    folder = SweepFolder(tmp_path, f"s{os.getpid()}")
+    folder = SweepFolder(tmp_path, f"s{uuid.uuid4().hex}")  # other tests use the same server
     config = compose(["seeds=1", f"multirun={tmp_path}"])
     lines: list[str] = []
 

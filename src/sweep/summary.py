@@ -132,9 +132,7 @@ class Session:
         records = load_records(self._sweep_dir, cells=[cell_hash], seeds=config.seeds)
         labels = labels_of([config])
         families = [self._families.get((cell_hash, a, b)) for a, b in pairs_of(labels, config.baseline)]
-        n_tests = (
-            self._n_comparisons if families in ([], [None]) else max(len(own.comparisons) for own in families if own)
-        )
+        n_tests = max((len(own.comparisons) for own in families if own), default=self._n_comparisons)
         verdicts = judge(records, labels, n_tests=n_tests, baseline=config.baseline)
         return verdicts[0].winner if len(verdicts) == 1 else None
 

@@ -147,7 +147,9 @@ def _job(folder: SweepFolder) -> None:
 def test_a_job_at_its_time_limit_returns_its_cell_and_is_requeued(folder: SweepFolder) -> None:
     queued(folder, "seeds=3", n_cells=1)
     behave(folder, seconds=2)
-    job = FORK.Process(target=_job, args=(folder,))
+    job = multiprocessing.get_context("spawn").Process(
+        target=_job, args=(folder,)
+    )  # a fork has no fork server of its own
     job.start()
     deadline = time.monotonic() + 600
     while not any(line.startswith("run") for line in diary(folder)):
