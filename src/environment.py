@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -87,6 +88,19 @@ def replace_variables(variables: MutableMapping[str, str], content: Mapping[str,
     for name in set(variables) - set(content):
         del variables[name]
     variables.update(content)
+
+
+@contextmanager
+def temporary_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of this process, which its children inherit, and restores the user's afterwards."""
+    before = {name: os.environ[name] for name in values if name in os.environ}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values.keys() - before.keys():
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def under_torchrun() -> bool:

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 
-from filelock import FileLock
-
 from src.comparison.statistics import seeds_needed
 from src.errors import ConfigError
 from src.io import read_json, write_atomically
+from src.locks import locked
 
 FILE = "families.json"
 Comparison = tuple[str, str, str]
@@ -76,7 +75,7 @@ def declare(
     wanted = {(cell, a, b) for cell in cells for a, b in pairs_of(regimes, baseline)}
     if len(seeds) < seeds_needed(1) or not wanted:
         return
-    with FileLock(sweep_dir / f"{FILE}.lock"):
+    with locked(sweep_dir / f"{FILE}.lock"):
         known = read_families(sweep_dir)
         new = wanted.difference(*(family.comparisons for family in known))
         if not new:

@@ -110,21 +110,28 @@ def content_digest(content: bytes) -> str:
 
 
 def read(
-    pinned: str, model: Mapping[str, Tensor], key: str = "checkpoint", class_names: Sequence[str] | None = None
+    pinned: str,
+    model: Mapping[str, Tensor],
+    key: str = "checkpoint",
+    class_names: Sequence[str] | None = None,
+    *,
+    sums_colours: bool = False,
 ) -> dict[str, Tensor]:
     """The weights in the file as a state dict of the architecture whose state dict is `model`.
 
     Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
     tensors of exactly the same shapes in the same order. If the text names the file's classes, the rows of its head go to
     the outputs of those names among `class_names`, the data's; other outputs keep the weights of `model`. Without them,
-    shapes alone are read of `model`. Raises ConfigError, naming what does not match.
+    shapes alone are read of `model`. `sums_colours`: see `read_backbone`. Raises ConfigError, naming what does not match.
     """
     checkpoint = parts_of(pinned)
     path, digest, classes = checkpoint.path, checkpoint.digest, checkpoint.classes
     content = Path(path).read_bytes()
     if digest is not None and content_digest(content) != digest:
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
-    state = _as_grey(_tensors(path, content, key), model)
+    state = _tensors(path, content, key)
+    if sums_colours:
+        state = _as_grey(state, model)
     own = {name: tuple(tensor.shape) for name, tensor in model.items()}
     order = ""
     if not set(own) & set(state) and len(state) == len(own):
@@ -156,7 +163,7 @@ def read_backbone(pinned: str, model: Mapping[str, Tensor], n_outputs: int, key:
     A first convolution over colours is summed over its channels if the model's is over grey. Raises ConfigError.
     """
     rows = [str(k) for k in range(n_outputs)]
-    return read(replace(parts_of(pinned), classes=()).text, model, key, rows)
+    return read(replace(parts_of(pinned), classes=()).text, model, key, rows, sums_colours=True)
 
 
 def _with_head(

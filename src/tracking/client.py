@@ -7,9 +7,9 @@ next delivery finds the run and sends everything again, which MLflow accepts wit
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
+from src.environment import temporary_variables
 from src.tracking.record import Key, Record, mask
 from src.tracking.tracker import Experiment, RecordRefused, StoredRun, TrackerUnavailable, write_artifacts
 from src.tracking.views import saved_views
@@ -204,24 +205,14 @@ def _translated_errors(key: Key | None = None) -> Iterator[None]:
         raise TrackerUnavailable(mask(str(error))) from error
 
 
-@contextlib.contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """Sets the variables that MLflow reads at each request, and restores the user's values afterwards."""
+def _short_timeouts() -> AbstractContextManager[None]:
+    """MLflow's limits for one request, from variables that it reads at each."""
     ours = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return temporary_variables(ours)
 
 
 def _quoted(value: str) -> str:

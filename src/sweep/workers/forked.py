@@ -13,13 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Final, Protocol
 
-from src.environment import ONE_THREAD, replace_variables
+from src.environment import ONE_THREAD, replace_variables, temporary_variables
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
@@ -63,7 +62,7 @@ class ForkedWorker:
         resource_tracker.ensure_running()  # it would lift the mask below
         before = signal.pthread_sigmask(signal.SIG_BLOCK, MASKED)
         try:
-            with _variables({name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}):
+            with temporary_variables({name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}):
                 forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -91,21 +90,6 @@ class ForkedWorker:
     def send_signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
             os.kill(self._process.pid or 0, number)
-
-
-@contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables, which the fork server inherits, and restores those of this process."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _run(folder: SweepFolder, search: str, engine: str, log: Path, environment: dict[str, str]) -> None:
