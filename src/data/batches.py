@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.data.memory import remembered
 from src.data.stream import Samples, Stream
 from src.regimes.stage import Mixture
 from src.seeds import generator
@@ -35,6 +37,10 @@ class MixtureData:
     piece: int
     digest: str
     """Names the content and the drawing: equal samples share it, however they are divided into data sets."""
+    even: bool = False
+    """Whether every batch has the counts' shares: the draws of the last pool lie evenly between the others."""
+    targets: Tensor | None = None
+    """What is trained on in place of the labels, see `src.training.targets`."""
 
     @property
     def n_samples(self) -> int:
@@ -60,7 +66,7 @@ class MixtureData:
             earlier = self.labels.numpy() if self.balanced else None
             labels = [*[earlier] * (len(self.pools) - 1), None]
             chosen = [_draw(*pool, rng) for pool in zip(self.pools, self.counts, labels, strict=True)]
-            drawn = rng.permutation(np.concatenate(chosen))
+            drawn = _evenly(chosen, rng) if self.even else rng.permutation(np.concatenate(chosen))
         if self.repeats == 1:
             return drawn
         pieces = np.split(drawn, range(self.piece, len(drawn), self.piece))
@@ -85,15 +91,20 @@ def mixture_data(stream: Stream, mixture: Mixture, n_counted: int | None = None)
         pools = (_by_id(parts, 0),) if parts else (np.empty(0, np.int64),)
         if mixture.chunk is not None:
             pools = (_chunk(pools[0], parts, stream.seed, *mixture.chunk),)
+        if mixture.memory is not None and mixture.shares is None and parts:
+            pools = (_in_memory(pools[0], parts, mixture, stream.seed),)
+    elif mixture.memory is not None:
+        pool = _in_memory(_by_id(parts[:-1], 0), parts[:-1], mixture, stream.seed)
+        pools, counts = (pool, _by_id(parts[-1:], int(offsets[-2]))), (sum(counts[:-1]), counts[-1])
     else:
         pools = tuple(_by_id((part,), int(offset)) for part, offset in zip(parts, offsets, strict=False))
-    balanced = mixture.balanced and counts is not None
+    balanced, even = mixture.balanced and counts is not None, mixture.even and counts is not None
     piece = mixture.piece if mixture.repeats > 1 else 1
-    drawing = f"{counts}|{balanced}|{mixture.repeats}" + (f"|{piece}" if piece > 1 else "")
+    drawing = f"{counts}|{balanced}|{mixture.repeats}" + (f"|{piece}" if piece > 1 else "") + "|even" * even
     digest = hashlib.blake2b(drawing.encode(), digest_size=16)
     for pool in pools:
         digest.update(_content(parts, pool))
-    return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, piece, digest.hexdigest())
+    return MixtureData(stream.seed, parts, pools, counts, balanced, mixture.repeats, piece, digest.hexdigest(), even)
 
 
 def _tags(parts: tuple[Samples, ...]) -> tuple[list[str], Positions]:
@@ -122,6 +133,22 @@ def _content(parts: tuple[Samples, ...], pool: Positions) -> bytes:
     h.update(torch.cat([part.ids for part in parts]).numpy()[pool].tobytes())
     h.update(torch.cat([part.y for part in parts]).numpy()[pool].tobytes())
     return h.digest()
+
+
+def _in_memory(pool: Positions, parts: tuple[Samples, ...], mixture: Mixture, seed: int) -> Positions:
+    """Those of the pool that the mixture's memory keeps, in the pool's order."""
+    assert mixture.memory is not None
+    return pool[np.isin(pool, remembered(parts, mixture.memory, mixture.kept, seed))]
+
+
+def _evenly(chosen: Sequence[Positions], rng: np.random.Generator) -> Positions:
+    """The draws of the last pool evenly between those of the others, in random order."""
+    new, earlier = chosen[-1], rng.permutation(np.concatenate(chosen[:-1]))
+    i, n = np.arange(len(new) + len(earlier)), len(new) + len(earlier)
+    is_earlier = (i + 1) * len(earlier) // n > i * len(earlier) // n
+    drawn = np.empty(n, np.int64)
+    drawn[is_earlier], drawn[~is_earlier] = earlier, new
+    return drawn
 
 
 def _chunk(pool: Positions, parts: tuple[Samples, ...], seed: int, index: int, n_chunks: int) -> Positions:

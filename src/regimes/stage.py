@@ -22,21 +22,30 @@ class Mixture:
     """How many times in a row each piece is drawn; an epoch passes over `repeats` times as many draws."""
     piece: int = 1
     """Draws that are repeated together."""
+    memory: int | None = None
+    """How many samples of the parts before the last (of all parts, without shares) are kept to draw from; None: all."""
+    kept: Literal["reservoir", "balanced", "greedy"] = "reservoir"
+    """Which: ``reservoir``, a uniform sample; ``balanced``, equally many of each class; ``greedy``, see
+    `src.data.memory`."""
+    even: bool = False
+    """Whether every batch has the shares (to one draw), not only the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """The origin of a stage's initial weights."""
 
-    kind: Literal["fresh", "previous", "shrink_perturb", "average", "file"] = "fresh"
+    kind: Literal["fresh", "previous", "shrink_perturb", "dash", "average", "file"] = "fresh"
     """``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``: those
-    times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``average``: the mean of the
+    times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``dash``: those shrunk by direction
+    to no less than `shrink` (see `src.training.dash`), from gradients averaged with weight `alpha`. ``average``: the mean of the
     final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see `src.regimes.checkpoint`)."""
     of: tuple[int, ...] = ()
     shrink: float = 1.0
     perturb: float = 0.0
     weights: tuple[float, ...] = ()
     path: str | None = None
+    alpha: float = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +63,28 @@ class Trainable:
 class Penalty:
     """A term added to the loss that holds the stage near the final weights (or outputs) of an earlier one."""
 
-    kind: Literal["none", "l2_sp", "ewc", "ewc_full", "lwf"] = "none"
+    kind: Literal["none", "l2_sp", "l2_init", "ewc", "ewc_full", "lwf"] = "none"
     """``ewc_full``: elastic weight consolidation with the whole Fisher matrix."""
     strength: float = 0.0
     """Factor on the term."""
     temperature: float = 2.0
     """Of the softmaxes of learning without forgetting."""
-    of: int = 0
-    """The stage whose result the term refers to."""
+    of: int | None = 0
+    """The stage whose result the term refers to; None: the seed's initial weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What the samples of the parts before the last are trained to give."""
+
+    kind: Literal["labels", "model", "outputs"] = "labels"
+    """``labels``: their own labels. ``model``: the labels that a trained network gives them. ``outputs``: its outputs."""
+    of: tuple[int, ...] = ()
+    """The stage whose network that is, for each of these parts."""
+    strength: float = 1.0
+    """``outputs``: factor on the mean squared distance to them."""
+    labels: float = 0.0
+    """``outputs``: factor on the loss of their own labels, which is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +110,7 @@ class Stage:
     start: Start = Start()
     trainable: Trainable = Trainable()
     penalty: Penalty = Penalty()
+    targets: Targets = Targets()
     reset_optimizer: bool = True
     """Whether the optimizer starts without state (momentum)."""
     lr_factor: float = 1.0

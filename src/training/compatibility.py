@@ -117,6 +117,6 @@ def _check_network(
         return
     model = build_meta_model(arch, input_shape, n_outputs)
     for chosen in trainable:
-        trainable_names(model, chosen)
+        trainable_names(model, chosen, f"regime.{regime.name}")
     for file in files:
         read(file, model.state_dict(), f"regime.{regime.name}.checkpoint", class_names)

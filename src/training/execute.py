@@ -39,6 +39,7 @@ from src.training.starting import (
     starting_model,
 )
 from src.training.store import StageCache, Store
+from src.training.targets import n_kept, with_targets
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class _Executor:
             if key in execution.results or key in execution.failures:
                 continue
             node = self.plan.nodes[key]
-            needed = [parent for parent in (*node.parents, node.penalty_parent) if parent is not None]
+            needed = [parent for parent in (*node.parents, *node.teachers, node.penalty_parent) if parent is not None]
             failed = next((parent for parent in needed if parent in execution.failures), None)
             if failed is not None:
                 execution.failures[key] = execution.failures[failed]
@@ -236,6 +237,7 @@ class _Executor:
         else:
             models = [starting_model(config, node, execution.results, self.device) for node in group]
         context = PenaltyContext(config, self.plan, execution.results, execution.fishers, self.device)
+        group, losses = with_targets(context, group)
         results = fit(
             config,
             group,
@@ -244,6 +246,7 @@ class _Executor:
             starts=resumed or None,
             optimizer_states=states or None,
             penalty=make_penalty(context, group),
+            losses=losses,
             control=self._group_control(group),
             keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
             keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,
@@ -277,8 +280,9 @@ class _Executor:
 
 
 def _charged(plan: StagePlan, node: Node, result: StageResult) -> StageResult:
-    """The result with the cost of its penalty in its ledger."""
-    passes = extra_passes(plan, node, result.ledger.samples)
+    """The result with the cost of its penalty, targets and start in its ledger."""
+    passes = extra_passes(plan, node, result.ledger.samples) + n_kept(node) / 3
+    passes += node.length.n_draws if node.stage.start.kind == "dash" else 0
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
 
 

@@ -115,7 +115,8 @@ def batch_positions(members: Sequence[MixtureData], length: Length, epoch: int) 
 
 def _labels(member: MixtureData, device: Device) -> Tensor:
     """Classes unchanged, targets in the precision of the training."""
-    return member.labels.to(device.dtype) if member.labels.is_floating_point() else member.labels
+    given = member.labels if member.targets is None else member.targets
+    return given.to(device.dtype) if given.is_floating_point() else given
 
 
 class Feed(ABC):

@@ -21,6 +21,7 @@ from src.training.plan import Node
 from src.training.replicas import Penalty, Replicas, make_replicas
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
+from src.training.targets import SampleLosses
 
 UPDATES_AT_ONCE = 32
 """Number of updates per Lightning batch. A chunk never spans two epochs."""
@@ -35,6 +36,7 @@ def fit(
     starts: Sequence[ResumePoint] | None = None,
     optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
     penalty: Penalty | None = None,
+    losses: SampleLosses | None = None,
     observer: Callable[[Replicas], None] | None = None,
     control: GroupControl | None = None,
     keep_optimizer: bool = False,
@@ -45,6 +47,7 @@ def fit(
     Args:
         starts: resume points after equally many updates; they replace the weights in `models`.
         optimizer_states: inherited states, for stages with `reset_optimizer=False`.
+        losses: the loss of every sample; None: the cell's, see `sample_losses`.
         observer: called before every update.
         control: interrupts the fit; None: it cannot be interrupted.
         keep_optimizer: put the final optimizer states into the results.
@@ -65,7 +68,7 @@ def fit(
     scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device)
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
-    module = GroupModule(replicas, config, first, device.world, n_done, penalty, optimizer_states, observer)
+    module = GroupModule(replicas, config, first, device.world, n_done, penalty, losses, optimizer_states, observer)
 
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from src.training.feed import Batch, Feed, whole_epoch
 from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
 from src.training.scoring import EVALUATION_BATCH
+from src.training.targets import SampleLosses
 
 
 class GroupModule(pl.LightningModule):
@@ -34,11 +36,13 @@ class GroupModule(pl.LightningModule):
         world: int,
         n_done: int,
         penalty: Penalty | None,
+        losses: SampleLosses | None,
         optimizer_states: Sequence[Mapping[str, Tensor]] | None,
         observer: Callable[[Replicas], None] | None,
     ) -> None:
         super().__init__()
-        self.replicas, self.loss, self.config = replicas, config.loss, node.optimizer
+        self.replicas, self.config = replicas, node.optimizer
+        self.losses = losses or functools.partial(sample_losses, loss=config.loss)
         self.lr, self.n_updates = node.optimizer.lr * node.stage.lr_factor, node.length.updates
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
         self.world, self.n_done = world, n_done
@@ -58,7 +62,7 @@ class GroupModule(pl.LightningModule):
             self.observer(self.replicas)
         outputs = self.replicas(x)
         # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
-        losses = sample_losses(outputs, y, self.loss).sum(1) * (self.world / n_global)
+        losses = self.losses(outputs, y).sum(1) * (self.world / n_global)
         self.update_losses.append(losses.detach())
         if self.penalty is not None:
             # a mean over the rows of this rank
@@ -89,7 +93,7 @@ class GroupModule(pl.LightningModule):
         with torch.set_grad_enabled(bool(parameters)):
             for x, y, _ in whole_epoch(feed, EVALUATION_BATCH):
                 outputs = replicas(x)
-                losses = sample_losses(outputs, y, self.loss).sum(1)
+                losses = self.losses(outputs, y).sum(1)
                 if self.penalty is not None:
                     losses = losses + self.penalty(replicas, x, outputs) * x.shape[1]
                 parts = torch.autograd.grad(losses.sum(), [p for p, _ in parameters]) if parameters else ()

@@ -15,7 +15,7 @@ from src.io import digest
 from src.optimizers import OptimizerConfig
 from src.regimes.checkpoint import parts_of
 from src.regimes.config import RegimeConfig
-from src.regimes.stage import Penalty, Stage, Start
+from src.regimes.stage import Penalty, Stage, Start, Targets
 from src.stopping.length import Length, StageSize
 
 
@@ -26,7 +26,8 @@ class Node:
     `optimizer`: the settings of the run's regime. `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
     the stopping rule depends on the total length.
     `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
-    `penalty_parent`: key of the stage that its penalty refers to. `monitor`: the validation set of early stopping.
+    `penalty_parent`: key of the stage that its penalty refers to. `teachers`: keys of the stages whose networks give the
+    replayed samples their targets, for each part but the last. `monitor`: the validation set of early stopping.
     `level`: 0 for a stage without parents. `shape`: stages of equal shape may train in one group.
     """
 
@@ -39,6 +40,7 @@ class Node:
     length: Length
     parents: tuple[str, ...]
     penalty_parent: str | None
+    teachers: tuple[str, ...]
     monitor: EvaluationSet | None
     stream: Stream
     level: int
@@ -129,7 +131,9 @@ def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
 
     def renamed(node: Node) -> Node:
         parents, held = tuple(named[key] for key in node.parents), named.get(node.penalty_parent or "")
-        return dataclasses.replace(node, key=named[node.key], prefix_key=None, parents=parents, penalty_parent=held)
+        taught = tuple(named[key] for key in node.teachers)
+        renamed_node = dataclasses.replace(node, key=named[node.key], prefix_key=None)
+        return dataclasses.replace(renamed_node, parents=parents, penalty_parent=held, teachers=taught)
 
     return [renamed(node) for node in chain]
 
@@ -140,9 +144,16 @@ def _node(
     parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
     if len(parents) < len(stage.start.of):
         stage = dataclasses.replace(stage, start=_start_without(stage.start, frozenset(node_of)))
-    holds = node_of.get(stage.penalty.of) if stage.penalty.kind != "none" else None
-    if holds is None:
+    of = stage.penalty.of
+    holds = None if of is None or stage.penalty.kind == "none" else node_of.get(of)
+    if holds is None and of is not None:
         stage = dataclasses.replace(stage, penalty=Penalty())
+    teachers: tuple[Node, ...] = ()
+    if stage.targets.kind != "labels" and data.counts is not None:
+        earlier = zip(stage.mixture.parts[:-1], stage.targets.of, strict=True)
+        teachers = tuple(node_of[k] for part, k in earlier if len(stream.train[part]))
+    if not teachers:
+        stage = dataclasses.replace(stage, targets=Targets())
     if parents and not parents[0].length.updates:  # an optimizer without updates has no state
         stage = dataclasses.replace(stage, reset_optimizer=True)
     start = dataclasses.replace(stage.start, of=())
@@ -154,7 +165,7 @@ def _node(
     identity = {
         "schema": SCHEMA_VERSION,
         "shape": shape,
-        "start": dataclasses.asdict(start),
+        "start": _content(start, "alpha"),
         "seed": stream.seed,
         "data": data.digest,
         "input_shape": list(stream.input_shape),
@@ -162,9 +173,10 @@ def _node(
         "parents": [parent.key for parent in parents],
         "holds": holds.key if holds else None,
         "validation": [pool.digest for pool in stream.val.pools],
+        **({"targets": [teacher.key for teacher in teachers]} if teachers else {}),
         "monitor": {pool: digest(w.tolist()) for pool, w in monitor.weights.items()} if monitor else None,
     }
-    level = max((1 + node.level for node in (*parents, holds) if node is not None), default=0)
+    level = max((1 + node.level for node in (*parents, *teachers, holds) if node is not None), default=0)
     return Node(
         key=digest(identity),
         prefix_key=_prefix_key(config, identity, recipe, length),
@@ -175,6 +187,7 @@ def _node(
         length=length,
         parents=tuple(parent.key for parent in parents),
         penalty_parent=holds.key if holds else None,
+        teachers=tuple(teacher.key for teacher in teachers),
         monitor=monitor,
         stream=stream,
         level=level,
@@ -203,6 +216,16 @@ def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str
     return digest({**identity, "shape": digest({**recipe, "epoch": epoch})})
 
 
+def _content(settings: Any, *later: str) -> dict[str, Any]:
+    """Settings as plain values without those of the names `later` at their default: such fields came later, and what was
+    finished before them keeps its address."""
+    defaults = {f.name: f.default for f in dataclasses.fields(settings)}
+    own = dataclasses.asdict(settings)
+    return {
+        name: value for name, value in own.items() if name not in later or getattr(settings, name) != defaults[name]
+    }
+
+
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """What stages of one group have in common besides the length: all but seed, data, start and parents."""
     recipe: dict[str, Any] = config.recipe()
@@ -214,6 +237,11 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         "curve_points": config.trainer.curve_points,
         "trainable": dataclasses.asdict(stage.trainable),
         "penalty": dataclasses.asdict(dataclasses.replace(stage.penalty, of=0)),
+        **(
+            {"targets": dataclasses.asdict(dataclasses.replace(stage.targets, of=()))}
+            if stage.targets.kind != "labels"
+            else {}
+        ),
         "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
         "lr_factor": stage.lr_factor,
         "validation_sizes": [len(pool) for pool in stream.val.pools],

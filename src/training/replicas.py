@@ -25,8 +25,8 @@ ModelState = dict[str, Tensor]
 """Name -> tensor of one model: its parameters and buffers, as in `nn.Module.state_dict()`."""
 
 
-def trainable_names(model: nn.Module, trainable: Trainable) -> set[str]:
-    """Names of the parameters that a stage trains. Raises ConfigError if `trainable` freezes all of them or none."""
+def trainable_names(model: nn.Module, trainable: Trainable, key: str = "regime.freeze") -> set[str]:
+    """Names of the parameters that a stage trains. Raises ConfigError under `key` if `trainable` freezes all of them or none."""
     names = [name for name, _ in model.named_parameters()]
     if trainable.kind == "all":
         return set(names)
@@ -40,7 +40,7 @@ def trainable_names(model: nn.Module, trainable: Trainable) -> set[str]:
         what = "nothing is left to train" if not chosen else "nothing is frozen"
         given = trainable.pattern if trainable.kind == "pattern" else trainable.layers
         known = ", ".join(name for name, _ in layers(model))
-        raise ConfigError("regime.freeze", given, f"{what}; the layers of this architecture are: {known}")
+        raise ConfigError(key, given, f"{what}; the layers of this architecture are: {known}")
     return chosen
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from src.config import Config
 from src.models.build import build_model
 from src.regimes.checkpoint import read
+from src.training.dash import dash
 from src.training.devices import Device
 from src.training.plan import Node
 from src.training.replicas import ModelState
@@ -80,6 +81,9 @@ def starting_model(config: Config, node: Node, results: Mapping[str, StageResult
     elif start.kind == "shrink_perturb":
         noise = initial_model(config, node, device.dtype, address=("perturb", node.level))
         model.load_state_dict(shrink_perturb(parents[0], noise, start.shrink, start.perturb))
+    elif start.kind == "dash":
+        model.load_state_dict(dict(parents[0]))
+        model.load_state_dict(dict(dash(config, node, model, device)))
     elif start.kind == "average":
         model.load_state_dict(average(parents, start.weights))
     elif start.kind == "file":

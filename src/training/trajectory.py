@@ -89,7 +89,12 @@ def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], dev
 def _starting_model(config: Config, stage: TrajectoryRequest, device: Device) -> nn.Module:
     node, kind = stage.node, stage.node.stage.start.kind
     is_fresh = stage.parent is None
-    if node.penalty_parent is not None or kind not in ("fresh", "previous") or (kind == "fresh") != is_fresh:
+    if (
+        node.stage.penalty.kind != "none"
+        or node.teachers
+        or kind not in ("fresh", "previous")
+        or (kind == "fresh") != is_fresh
+    ):
         raise ValueError(f"a stage that starts from {kind} weights or has a penalty cannot be retrained")
     if stage.parent is None:
         return initial_model(config, node, device.dtype)

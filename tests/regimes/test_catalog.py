@@ -13,6 +13,7 @@ from src.config import Config, compose, parse_regime
 from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
 from src.regimes.stage import Stage
+from src.training.starting import initial_model
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
 
 # ------------------------------------------------------------------------------------------------ stages
@@ -30,21 +31,29 @@ def _sketch(stage: Stage) -> str:
         text += " at " + ":".join(f"{share:g}" for share in mixture.shares) + (" balanced" if mixture.balanced else "")
     if mixture.chunk is not None:
         text += f" piece {mixture.chunk[0] + 1}/{mixture.chunk[1]}"
+    if mixture.memory is not None:
+        text += f" of {mixture.memory} {mixture.kept}"
+    text += " evenly" * mixture.even
     if mixture.repeats > 1:
         text += f" each {mixture.piece} {mixture.repeats} times"
     if start.kind != "fresh":
         text += f" from {start.path or ','.join(f'{k + 1}' for k in start.of)}"
     if start.kind == "average":
         text += " by " + ":".join(f"{weight:g}" for weight in start.weights)
+    if start.kind == "dash":
+        text += f" shrunk to {start.shrink:g}"
     if start.kind == "shrink_perturb":
         text += f" x{start.shrink:g}+{start.perturb:g}"
     if stage.trainable.kind != "all":
         text += f" {stage.trainable.kind} {stage.trainable.pattern or stage.trainable.layers}"
     if stage.penalty.kind != "none":
-        text += f" {stage.penalty.kind} {stage.penalty.strength:g} to {stage.penalty.of + 1}"
+        of = "w0" if stage.penalty.of is None else stage.penalty.of + 1
+        text += f" {stage.penalty.kind} {stage.penalty.strength:g} to {of}"
+    if stage.targets.kind != "labels":
+        text += f" {stage.targets.kind} of {','.join(f'{k + 1}' for k in stage.targets.of)}"
     if stage.counts_as is not None:
         text += " as " + "+".join(str(part + 1) for part in stage.counts_as)
-    return text + ("" if stage.budget else " untrained")
+    return text + (f" for {stage.budget:g}" if stage.budget not in (0, 1) else "" if stage.budget else " untrained")
 
 
 STAGES = [
@@ -59,11 +68,39 @@ STAGES = [
         "1 | 1+2 at 0.2:0.8 balanced from 1 as 2",
         "1 | 1+2 at 0.2:0.8 balanced from 1 as 2 | 1+2+3 at 0.1:0.1:0.8 balanced from 2 as 3",
     ),
+    (
+        "replay",
+        {"share": 0.2, "memory": 9, "kept": "balanced", "even": True},
+        "1 | 1+2 at 0.2:0.8 of 9 balanced evenly from 1 as 2",
+        "1 | 1+2 at 0.2:0.8 of 9 balanced evenly from 1 as 2 | 1+2+3 at 0.1:0.1:0.8 of 9 balanced evenly from 2 as 3",
+    ),
+    (
+        "self_replay",
+        {"share": 0.2},
+        "1 | 1+2 at 0.2:0.8 from 1 model of 1 as 2",
+        "1 | 1+2 at 0.2:0.8 from 1 model of 1 as 2 | 1+2+3 at 0.1:0.1:0.8 from 2 model of 2,2 as 3",
+    ),
+    (
+        "der",
+        {},
+        "1 | 1+2 at 0.5:0.5 of 200 reservoir evenly from 1 outputs of 1 as 2",
+        "1 | 1+2 at 0.5:0.5 of 200 reservoir evenly from 1 outputs of 1 as 2"
+        " | 1+2+3 at 0.25:0.25:0.5 of 200 reservoir evenly from 2 outputs of 1,2 as 3",
+    ),
+    ("gdumb", {"memory": 9}, "1+2 of 9 greedy", "1+2+3 of 9 greedy"),
     ("rebalanced", {"share": 0.4}, "1+2 at 0.6:0.4 as 1+2", "1+2+3 at 0.3:0.3:0.4 as 1+2+3"),
     ("chunked", {"n_chunks": 2}, "1+2 piece 1/2 | 1+2 piece 2/2 from 1", "1+2+3 piece 1/2 | 1+2+3 piece 2/2 from 1"),
     ("blocks", {"repeats": 3, "piece": 4}, "1+2 each 4 3 times", "1+2+3 each 4 3 times"),
     ("warm_start", {}, "1 | 1+2 from 1", "1 | 1+2 from 1 | 1+2+3 from 2"),
     ("joint_then_new", {}, "1+2 | 2 from 1", "1+2+3 | 3 from 1"),
+    ("new_then_joint", {}, "2 | 1+2 from 1", "3 | 1+2+3 from 1"),
+    ("dash", {}, "1 | 1+2 from 1 shrunk to 0.3", "1 | 1+2 from 1 shrunk to 0.3 | 1+2+3 from 2 shrunk to 0.3"),
+    (
+        "model_soup",
+        {"weight": 0.2},
+        "1 | 2 from 1 | 1+2 from 1,2 by 0.8:0.2 untrained",
+        "1 | 2 from 1 | 3 from 2 | 1+2+3 from 1,3 by 0.8:0.2 untrained",
+    ),
     ("shrink_perturb", {}, "1 | 1+2 from 1 x0.4+0.1", "1 | 1+2 from 1 x0.4+0.1 | 1+2+3 from 2 x0.4+0.1"),
     (
         "average",
@@ -79,6 +116,19 @@ STAGES = [
         "1 | 2 from 1 pattern ^head",
         "1 | 2 from 1 pattern ^head | 3 from 2 pattern ^head",
     ),
+    (
+        "lp_ft",
+        {"probe": 0.25},
+        "1 | 2 from 1 last 1 for 0.25 | 2 from 2 for 0.75",
+        "1 | 2 from 1 last 1 for 0.25 | 2 from 2 for 0.75 | 3 from 3 last 1 for 0.25 | 3 from 4 for 0.75",
+    ),
+    (
+        "l2_init",
+        {},
+        "1 l2_init 0.01 to w0 | 2 from 1 l2_init 0.01 to w0",
+        "1 l2_init 0.01 to w0 | 2 from 1 l2_init 0.01 to w0 | 3 from 2 l2_init 0.01 to w0",
+    ),
+    ("lwf", {"by_tasks": True}, "1 | 2 from 1 lwf 4 to 1", "1 | 2 from 1 lwf 4 to 1 | 3 from 2 lwf 8 to 2"),
     ("ewc", {}, "1 | 2 from 1 ewc 1 to 1", "1 | 2 from 1 ewc 1 to 1 | 3 from 2 ewc 1 to 2"),
     ("l2_sp", {}, "1 | 2 from 1 l2_sp 0.1 to 1", "1 | 2 from 1 l2_sp 0.1 to 1 | 3 from 2 l2_sp 0.1 to 2"),
     ("lwf", {}, "1 | 2 from 1 lwf 1 to 1", "1 | 2 from 1 lwf 1 to 1 | 3 from 2 lwf 1 to 2"),
@@ -100,13 +150,16 @@ def test_every_regime_is_in_the_table() -> None:
     assert {name for name, *_ in STAGES} == set(REGIMES)
 
 
-CONTINUING = ("sequential", "replay", "warm_start", "shrink_perturb", "freeze", "ewc", "l2_sp", "lwf")
+CONTINUING: tuple[str, ...] = ("sequential", "replay", "warm_start", "shrink_perturb", "freeze", "ewc", "l2_sp", "lwf")
+CONTINUING = (*CONTINUING, "self_replay", "der", "dash", "model_soup", "l2_init", "joint_then_new", "new_then_joint")
 
 
 @pytest.mark.parametrize("name", CONTINUING)
 def test_a_factor_on_the_rate_concerns_every_stage_but_the_first(name: str) -> None:
     plain, slower = (REGIMES[name](3, **knobs) for knobs in ({}, {"lr_factor": 0.1}))
-    assert [stage.lr_factor for stage in slower] == [1.0, 0.1, 0.1]
+    trained = [stage.lr_factor for stage in slower if stage.budget]
+    assert trained == [1.0, *[0.1] * (len(trained) - 1)]
+    assert len(trained) > 1
     assert sketch(slower) == sketch(plain)
     with pytest.raises(ConfigError, match=rf"^regime\.{name}\.lr_factor=0\.0: must be above 0"):
         parse_regime({name: {"lr_factor": 0.0}}, 2)
@@ -115,6 +168,18 @@ def test_a_factor_on_the_rate_concerns_every_stage_but_the_first(name: str) -> N
 WITHOUT_MEANING = [
     ("replay", {"share": 1.0}, "share"),
     ("replay", {"share": -0.1}, "share"),
+    ("replay", {"memory": 0}, "memory"),
+    ("replay", {"kept": "balanced"}, "kept"),
+    ("self_replay", {"share": 1.0}, "share"),
+    ("der", {"strength": -1.0}, "strength"),
+    ("der", {"strength": 0.0}, "strength"),
+    ("der", {"labels": -1.0}, "labels"),
+    ("gdumb", {"memory": 0}, "memory"),
+    ("dash", {"floor": 0.0}, "floor"),
+    ("dash", {"alpha": 1.5}, "alpha"),
+    ("model_soup", {"weight": -0.5}, "weight"),
+    ("lp_ft", {"probe": 1.5}, "probe"),
+    ("l2_init", {"strength": -1.0}, "strength"),
     ("rebalanced", {"share": 0.0}, "share"),
     ("chunked", {"n_chunks": 0}, "n_chunks"),
     ("blocks", {"repeats": 0}, "repeats"),
@@ -151,6 +216,17 @@ EQUAL = [
     ("{ewc:{strength:0}}", "sequential"),
     ("{l2_sp:{strength:0}}", "sequential"),
     ("{lwf:{strength:0}}", "sequential"),
+    ("{l2_init:{strength:0}}", "sequential"),
+    ("{self_replay:{share:0}}", "sequential"),
+    ("{der:{share:0}}", "sequential"),
+    ("{model_soup:{weight:1}}", "sequential"),
+    ("{lp_ft:{probe:0}}", "sequential"),
+    ("{lp_ft:{probe:1}}", "freeze"),
+    ("{dash:{floor:1}}", "warm_start"),
+    ("{gdumb:{memory:null}}", "combined"),
+    ("{gdumb:{memory:1000}}", "combined"),
+    ("{replay:{memory:60}}", "replay"),
+    ("{der:{strength:0,labels:1,memory:20}}", "{replay:{share:0.5,memory:20,even:true}}"),
 ]
 RULES = {
     "epochs": ["stopping.epochs=2"],
@@ -186,6 +262,7 @@ def test_an_empty_second_data_set_adds_no_stage() -> None:
 def every_regime(rule: str) -> Config:
     """All regimes at their defaults, and where a default hides something, at another value too."""
     names = ",".join([*REGIMES, "{replay:{share:0.5,balanced:true}}", "{freeze:{first:1}}", "{chunked:{n_chunks:5}}"])
+    names += ",{gdumb:{memory:20}},{der:{memory:9,labels:0.5}},{replay:{memory:9,kept:balanced,even:true}}"
     return tiny(f"regimes=[{names}]", "seeds=2", "optimizer.batch_size=8", "optimizer.momentum=0.9", *RULES[rule])
 
 
@@ -228,6 +305,59 @@ def test_frozen_layers_do_not_move(arch: list[str]) -> None:
     before, after = (execution.results[key].weights for key in plan.runs[0].stages)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"head.weight", "head.bias"}
+
+
+def test_self_replay_of_a_network_that_is_right_is_replay() -> None:
+    """Labels that equal the true ones give the very weights of replay; those of a bad network do not."""
+    names = "regimes=[self_replay,replay]"
+    fitted = tiny(names, "seeds=1", "stopping=convergence", "stopping.max_epochs=200", "stopping.tolerance=0.01")
+    for config, is_right in ((fitted, True), (tiny(names, "seeds=1", "stopping.epochs=1"), False)):
+        plan, execution = executed(config)
+        own, true = (execution.results[run.stages[-1]].weights for run in plan.runs)
+        assert all(torch.equal(own[name], true[name]) for name in own) == is_right
+
+
+def test_dash_shrinks_each_unit_to_no_less_than_its_floor() -> None:
+    """At a rate of nearly 0 the end of the stage is its start: each unit keeps its direction, times .3 to 1."""
+    config = tiny("regimes=[{dash:{optimizer.lr:0.1,lr_factor:1.0e-12}}]", "seeds=1", "arch.widths=[6]")
+    plan, execution = executed(config)
+    before, after = (execution.results[key].weights for key in plan.runs[0].stages)
+    for name in ("hidden_1.weight", "head.weight"):
+        factor = (after[name] / before[name]).mean(1, keepdim=True)
+        torch.testing.assert_close(after[name], before[name] * factor, rtol=1e-4, atol=1e-7)
+        assert ((factor > 0.2999) & (factor < 1.0001)).all()
+        assert factor.min() < 0.31
+
+
+def test_l2_init_pulls_every_stage_to_the_initial_weights() -> None:
+    """Under a strong penalty both stages end near the seed's initial weights."""
+    plan, execution = executed(tiny("regimes=[{l2_init:{strength:10}},sequential]", "seeds=1", "stopping.epochs=10"))
+    drawn = dict(initial_model(tiny(), next(iter(plan.nodes.values())), torch.float32).state_dict())
+
+    def distances(run: int) -> list[float]:
+        stages = [execution.results[key].weights for key in plan.runs[run].stages]
+        return [sum(float((w[name] - drawn[name]).square().sum()) for name in w) for w in stages]
+
+    assert all(held < 0.5 * free for held, free in zip(distances(0), distances(1), strict=True))
+
+
+def test_a_memory_keeps_its_size_balance_and_past() -> None:
+    """A memory is fixed at the end of a stage: what it holds later of that stage's data, it held before."""
+    three = ("split.parts=3", "split.size=240", "split.imbalance=8", "seeds=1", "optimizer.batch_size=10")
+    plan = planned(tiny("regimes=[{replay:{share:0.3,memory:30,even:true}}]", *three))
+    second, third = (plan.nodes[key].data for key in plan.runs[0].stages[1:])
+    ids = [set(torch.cat([part.ids for part in data.parts])[data.pools[0]].tolist()) for data in (second, third)]
+    assert [len(own) for own in ids] == [30, 30]
+    first = set(second.parts[0].ids.tolist())
+    assert ids[1] & first < ids[0]
+    batches = second.order(0).reshape(-1, 10)
+    assert ((batches < len(second.parts[0])).sum(1) == 3).all()
+    for regime in ("{replay:{memory:30,kept:balanced}}", "{gdumb:{memory:30}}"):
+        plan = planned(tiny(f"regimes=[{regime}]", *three))
+        data = plan.nodes[plan.runs[0].stages[-1]].data
+        counts = torch.bincount(data.labels[data.pools[0]], minlength=10)
+        assert counts.sum() == 30
+        assert counts.max() <= 4
 
 
 def test_frozen_normalisation_keeps_its_statistics() -> None:

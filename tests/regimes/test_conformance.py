@@ -59,12 +59,17 @@ def test_epochs_are_passes_over_the_counted_samples() -> None:
     found = {run.regime.name: [plan.nodes[key].length.updates for key in run.stages] for run in plan.runs}
     first, second, both = 12, 4, 16  # 2 epochs of 6, 2 and 8 updates
     then = {name: [first, second] for name in ("sequential", "replay", "freeze", "ewc", "l2_sp", "lwf")}
-    grown = {name: [first, both] for name in ("warm_start", "shrink_perturb")}
+    then |= {name: [first, second] for name in ("self_replay", "der", "l2_init")}
+    grown = {name: [first, both] for name in ("warm_start", "shrink_perturb", "dash")}
     assert found == {
         **then,
         **grown,
         "combined": [both],
         "joint_then_new": [both, second],
+        "new_then_joint": [second, both],
+        "model_soup": [first, second, 0],
+        "lp_ft": [first, second // 2, second // 2],
+        "gdumb": [both],
         "rebalanced": [both],
         "blocks": [-(-2 * 61 // 8)],
         "d1_only": [first],

@@ -39,7 +39,8 @@ class PenaltyKind(ABC):
 
     @abstractmethod
     def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
-        """The penalty of a group; `anchors`: for each of its stages the earlier stage that it is held near to."""
+        """The penalty of a group; `anchors`: for each of its stages the earlier stage that it is held near to, or
+        nothing if that is the initial weights."""
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
         """Its cost besides the updates, in forward and backward passes of one sample (a forward pass is a third of one).

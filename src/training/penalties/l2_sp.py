@@ -1,4 +1,4 @@
-"""L2-SP: holds the weights near those of an earlier stage (Li et al. 2018)."""
+"""L2 penalties: hold the weights near those of an earlier stage (L2-SP, Li et al. 2018) or near the initial ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node
 from src.training.replicas import Penalty, Replicas
+from src.training.starting import initial_model
 
 
 @dataclass
@@ -57,6 +58,14 @@ def _tensor(states: Sequence[Mapping[str, Tensor]], name: str, model: int | None
 def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None) -> Tensor:
     square = (parameter - anchor).square()
     return square if precision is None else precision * square
+
+
+class L2Init(PenaltyKind):
+    """The weights are held near the seed's initial ones (Kumar et al. 2023)."""
+
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+        weights = [initial_model(context.config, node, context.device.dtype).state_dict() for node in nodes]
+        return WeightPenalty(weights, None, nodes[0].stage.penalty.strength)
 
 
 class L2Sp(PenaltyKind):

@@ -1,0 +1,37 @@
+"""Regimes that differ in the order of the data alone."""
+
+from __future__ import annotations
+
+from src.regimes.parts import Stages, at_rate, chain, check_state, one_after_the_other
+from src.regimes.stage import Mixture, Stage
+
+
+def sequential(
+    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
+    """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound."""
+    check_state("sequential", reset_optimizer, checkpoint)
+    stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
+    return at_rate(stages, "sequential", lr_factor)
+
+
+def combined(n_parts: int) -> Stages:
+    """A fresh model on the union of all data sets: joint (offline) training, the field's upper bound."""
+    return [Stage(mixture=Mixture(parts=tuple(range(n_parts))))]
+
+
+def d1_only(n_parts: int) -> Stages:
+    """A fresh model on Dataset 1 alone: sequential after its first stage."""
+    del n_parts
+    return [Stage(mixture=Mixture(parts=(0,)))]
+
+
+def d2_only(n_parts: int) -> Stages:
+    """A fresh model on Dataset 2 alone: training without Dataset 1."""
+    assert n_parts >= 2
+    return [Stage(mixture=Mixture(parts=(1,)))]
+
+
+def reverse(n_parts: int) -> Stages:
+    """The last data set first, Dataset 1 last, weights kept: sequential in the other order."""
+    return chain([Mixture(parts=(part,)) for part in reversed(range(n_parts))])

@@ -1,0 +1,108 @@
+"""Regimes that differ in the weights that a stage starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from src.regimes.parts import (
+    Stages,
+    at_rate,
+    chain,
+    check_state,
+    on_dataset_1,
+    one_after_the_other,
+    previous,
+    require,
+    rest_and,
+)
+from src.regimes.stage import Mixture, Stage, Start
+
+
+def warm_start(
+    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
+    """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative."""
+    check_state("warm_start", reset_optimizer, checkpoint)
+    first, *later = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
+    stages = [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
+    return at_rate(stages, "warm_start", lr_factor)
+
+
+def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+    """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation."""
+    mixtures = [Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))]
+    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "joint_then_new", lr_factor)
+
+
+def new_then_joint(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+    """The last data set alone, then all together, weights kept: the specialist is trained on, with the old data."""
+    mixtures = [Mixture(parts=(n_parts - 1,)), Mixture(parts=tuple(range(n_parts)))]
+    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "new_then_joint", lr_factor)
+
+
+def shrink_perturb(
+    n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
+    """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
+    require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
+    require(perturb >= 0, "shrink_perturb.perturb", perturb, "must not be negative: a factor on fresh initial weights")
+    stages = [on_dataset_1(checkpoint)]
+    for part in range(1, n_parts):
+        start = previous(part)
+        if (shrink, perturb) != (1.0, 0.0):
+            start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
+        stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
+    return at_rate(stages, "shrink_perturb", lr_factor)
+
+
+def dash(
+    n_parts: int, *, floor: float = 0.3, alpha: float = 0.3, lr_factor: float = 1.0, checkpoint: str | None = None
+) -> Stages:
+    """Warm start after each unit's weights are multiplied by max(floor, cosine of them and the descent direction).
+
+    Direction-aware shrinking (Shin et al. 2024); `alpha`: weight of the newest batch in the mean gradient.
+    """
+    require(0 < floor <= 1, "dash.floor", floor, "must be above 0 and at most 1: the least factor on the weights")
+    require(
+        0 < alpha <= 1, "dash.alpha", alpha, "must be above 0 and at most 1: the newest gradient's share of the mean"
+    )
+    stages = at_rate(warm_start(n_parts, checkpoint=checkpoint), "dash", lr_factor)
+    if floor == 1:
+        return stages
+    shrunk = [replace(s, start=Start(kind="dash", of=s.start.of, shrink=floor, alpha=alpha)) for s in stages[1:]]
+    return [stages[0], *shrunk]
+
+
+def average(n_parts: int, *, weight: float = 0.5) -> Stages:
+    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, without further training.
+
+    `weight` is the weight of the last data set's model; the others share the rest equally (Wortsman et al. 2022, soups).
+    """
+    require(0 <= weight <= 1, "average.weight", weight, "must lie between 0 and 1: the last model's share of the mean")
+    parts = tuple(range(n_parts))
+    alone = [Stage(mixture=Mixture(parts=(part,))) for part in parts]
+    start = Start(kind="average", of=parts, weights=rest_and(weight, n_parts))
+    return [*alone, Stage(mixture=Mixture(parts=parts), start=start, budget=0)]
+
+
+def model_soup(
+    n_parts: int,
+    *,
+    weight: float = 0.5,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    checkpoint: str | None = None,
+) -> Stages:
+    """Sequential, then (1 - weight) w1 + weight w2 of its first and its last stage's weights, without further training.
+
+    Wortsman et al. 2022b (WiSE-FT).
+    """
+    problem = "must lie between 0 and 1: the last stage's share of the mean"
+    require(0 <= weight <= 1, "model_soup.weight", weight, problem)
+    check_state("model_soup", reset_optimizer, checkpoint)
+    chained = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
+    stages = at_rate(chained, "model_soup", lr_factor)
+    if weight == 1:
+        return stages
+    start = Start(kind="average", of=(0, n_parts - 1), weights=(1 - weight, weight))
+    return [*stages, Stage(mixture=Mixture(parts=tuple(range(n_parts))), start=start, budget=0)]

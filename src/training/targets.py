@@ -1,0 +1,86 @@
+"""What replayed samples are trained to give in place of their labels: the labels or outputs of an earlier network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.batches import Positions
+from src.evaluation.metrics import Loss, sample_losses
+from src.training.penalties.kind import PenaltyContext
+from src.training.plan import Node
+
+ROWS_AT_ONCE = 256
+
+SampleLosses = Callable[[Tensor, Tensor], Tensor]
+"""Maps outputs [R, b, K] and targets [R, b] to the loss of every sample [R, b]."""
+
+
+@dataclass(eq=False)
+class KeptOutputs:
+    """The loss of batches in which the target -1 - i stands for the i-th sample of the memory.
+
+    Its loss is strength x mean squared distance of the outputs to the kept ones + labels x the loss of its class.
+    """
+
+    outputs: Sequence[Tensor]
+    """Of every model [memory, K]."""
+    classes: Sequence[Tensor]
+    """Of every model [memory]."""
+    strength: float
+    labels: float
+    loss: Loss
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        is_kept, index = y < 0, (-1 - y).clamp(min=0)
+        kept = torch.stack([own.to(outputs)[i] for own, i in zip(self.outputs, index, strict=True)])
+        classes = torch.stack([own.to(y.device)[i] for own, i in zip(self.classes, index, strict=True)])
+        losses = sample_losses(outputs, torch.where(is_kept, classes, y), self.loss)
+        distance = (outputs - kept).square().mean(-1)
+        return torch.where(is_kept, self.strength * distance + self.labels * losses, losses)
+
+
+def with_targets(context: PenaltyContext, nodes: Sequence[Node]) -> tuple[list[Node], SampleLosses | None]:
+    """The stages with the targets of their replayed samples, and the loss of those if it is another than the cell's."""
+    settings = nodes[0].stage.targets
+    if settings.kind == "labels":
+        return list(nodes), None
+    changed, outputs, classes = [], [], []
+    for node in nodes:
+        kept, own = _kept(context, node)
+        labels, positions = node.data.labels.clone(), torch.from_numpy(kept)
+        if settings.kind == "model":
+            labels[positions] = own.to(labels.dtype) if labels.is_floating_point() else own.argmax(-1)
+        else:
+            outputs.append(own)
+            classes.append(labels[positions])
+            labels[positions] = -1 - torch.arange(len(positions))
+        changed.append(dataclasses.replace(node, data=dataclasses.replace(node.data, targets=labels)))
+    if settings.kind == "model":
+        return changed, None
+    return changed, KeptOutputs(outputs, classes, settings.strength, settings.labels, context.config.loss)
+
+
+def n_kept(node: Node) -> int:
+    """Samples whose targets an earlier network gives: each takes one forward pass."""
+    return sum(len(pool) for pool in node.data.pools[:-1]) if node.teachers else 0
+
+
+def _kept(context: PenaltyContext, node: Node) -> tuple[Positions, Tensor]:
+    """Positions of the replayed samples, and the outputs of their teachers for them, [samples, K]."""
+    positions = np.sort(np.concatenate(node.data.pools[:-1]))
+    offsets = np.cumsum([0, *(len(part) for part in node.data.parts)])
+    outputs = []
+    for k, (part, teacher) in enumerate(zip(node.data.parts[:-1], node.teachers, strict=True)):
+        own = positions[(positions >= offsets[k]) & (positions < offsets[k + 1])] - offsets[k]
+        model = context.model(context.plan.nodes[teacher]).to(context.device.torch_device).eval()
+        with torch.no_grad():
+            for rows in torch.split(part.rows[torch.from_numpy(own)], ROWS_AT_ONCE):
+                x = part.bank.scale(part.bank.x[rows].to(context.device.torch_device), context.device.dtype)
+                outputs.append(model(x).cpu())
+    return positions, torch.cat(outputs)
