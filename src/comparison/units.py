@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNSCALED = frozenset({"loss", "risk", "excess_risk"})
-LOWER_IS_BETTER = UNSCALED | {"ece", "forgetting"}
+UNSCALED = frozenset({"loss", "risk", "excess_risk", "rmse", "mae", "perplexity"})
+ERROR_RATES = frozenset({"ece", "error", "wer", "cer", "forgetting"})
+LOWER_IS_BETTER = UNSCALED | ERROR_RATES
+RATES = frozenset({"accuracy", "balanced_accuracy", "recall", "precision", "f1", "map", "iou", "auc"})
+"""Shares whose larger values are better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +45,14 @@ class Unit:
 
 
 def unit_of(metric: str) -> Unit:
-    """The unit of a metric, from the last part of its name: ``test/union/accuracy`` is displayed in percent."""
+    """The unit of a metric, from the last part of its name: ``test/union/accuracy`` is displayed in percent.
+
+    Recorded metrics may have any name: ``NAME_loss`` and ``NAME_score`` are displayed as they are.
+    """
     parts = metric.split("/")
-    kind = "recall" if "recall" in parts[-2:] and len(parts) > 2 else parts[-1]
-    better = kind not in LOWER_IS_BETTER
-    if kind in UNSCALED:
+    kind = "recall" if "recall" in parts[-2:] and len(parts) > 2 else parts[-1].lower()
+    better = kind not in LOWER_IS_BETTER and not kind.endswith("_loss")
+    if kind in UNSCALED or kind.endswith(("_loss", "_score")):
         return Unit(scale=1.0, of_values="", of_differences="", decimals=4, higher_is_better=better)
     return Unit(scale=100.0, of_values="%", of_differences="points", decimals=1, higher_is_better=better)
 

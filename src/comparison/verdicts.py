@@ -72,19 +72,22 @@ class CellVerdict(Pairs):
 def default_metric(runs: Iterable[RunRecord]) -> str:
     """The metric that regimes are compared by unless another is given: accuracy on the union of the test sets.
 
-    For a regression, which has no accuracy: the exact risk if every run has it, else the loss.
+    For a regression, which has no accuracy: the exact risk if every run has it, else the loss. For recorded runs without
+    either: their first metric on the union.
     """
     finished = [run for run in runs if not run.diverged]
     if not finished or any(run.metric("test/union/accuracy") is not None for run in finished):
         return "test/union/accuracy"
     has_risk = all(run.metric("test/union/risk") is not None for run in finished)
-    return "test/union/risk" if has_risk else "test/union/loss"
+    if has_risk or any(run.metric("test/union/loss") is not None for run in finished):
+        return "test/union/risk" if has_risk else "test/union/loss"
+    return next((name for name in finished[0].result["metrics"] if name.startswith("test/union/")), "test/union/loss")
 
 
 def elsewhere_of(metric: str) -> dict[str, str]:
     """The metrics that stand next to one of the union, since a verdict on it may be one on what is forgotten of Dataset 1."""
     kind = metric.removeprefix("test/union/")
-    if kind not in ("accuracy", "loss", "risk") or kind == metric:
+    if kind == metric:
         return {}
     balanced = {BALANCED: "test/union/balanced_accuracy"} if kind == "accuracy" else {}
     return {"d1": f"test/d1/{kind}", "d2": f"test/d2/{kind}"} | balanced

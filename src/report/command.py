@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import torch
 from src.axes import AxisValue
 from src.cli import fail, settings
 from src.comparison.pairing import Records, load_records
-from src.config import Config
+from src.config import Config, compose
 from src.errors import ConfigError
 from src.io import read_json_or
 from src.progress import tracked
 from src.report.page import write_report
 from src.report.sweep import Sweep
-from src.sweep.folder import SweepFolder
+from src.sweep.folder import RECORDED, SweepFolder
 from src.sweep.summary import axes_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -54,13 +54,15 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
         except (ConfigError, OSError, ValueError) as error:
             problems.append(f"{path.parent.name}/{path.name}: {error}")
     records = load_records(folder.root).with_axes(_axes(configs))
+    recorded = read_json_or(folder.root / RECORDED, {})
     return Sweep(
         folder=folder.root,
         configs=configs,
         records=records,
-        labels=_labels(records, configs),
+        labels=_labels(records, configs, recorded.get("regimes", ())),
         problems=problems,
         command=_summary(folder.root).get("command"),
+        baseline=next((config.baseline for config in configs.values()), recorded.get("baseline")),
     )
 
 
@@ -76,9 +78,9 @@ def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:
     return dict(zip(configs, kept, strict=True))
 
 
-def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
+def _labels(records: Records, configs: Mapping[str, Config], recorded: Sequence[str]) -> list[str]:
     """The regimes with runs: in the order of the cells' configurations, then those of earlier commands."""
-    requested = [regime.label for config in configs.values() for regime in config.regimes]
+    requested = [*(regime.label for config in configs.values() for regime in config.regimes), *recorded]
     present = sorted({run.regime for run in records.attempted})
     return [label for label in dict.fromkeys([*requested, *present]) if label in present]
 
@@ -86,7 +88,8 @@ def _labels(records: Records, configs: Mapping[str, Config]) -> list[str]:
 def attach(sweep: Sweep) -> None:
     """Attaches the report's files to the sweep's run in MLflow; the next command does if the tracker is unavailable."""
     summary = _summary(sweep.folder)
-    if "artifacts" not in summary or not sweep.configs:
+    recorded = read_json_or(sweep.folder / RECORDED, {})
+    if "artifacts" not in summary or not (sweep.configs or recorded):
         return
     files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
     others = [name for name in summary["artifacts"] if not name.startswith("report/")]
@@ -99,7 +102,8 @@ def attach(sweep: Sweep) -> None:
     )
     write_sweep(sweep.folder, about)
     Outbox(sweep.folder).put(sweep.folder)
-    tracking = next(iter(sweep.configs.values())).tracking
+    configs = iter(sweep.configs.values())
+    tracking = (next(configs, None) or compose(recorded["tracking"])).tracking
     Deliverer(sweep.folder, tracking).start().stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SPENT = ("updates", "samples", "flops")
+RECORDED = "recorded"
+"""The match of runs that another trainer made: nothing is known of it. They may lack some costs."""
 
 
 def match_of(config: Config | None) -> str:
@@ -34,11 +37,12 @@ def run_costs(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> DataF
         {
             "cell": run.cell,
             **{name: axis_text(run.axes[name]) for name in sorted(run.axes)},
-            "match": match_of(configs.get(run.cell)),
+            "match": RECORDED if run.provenance.get("engine") == RECORDED else match_of(configs.get(run.cell)),
             "regime": run.regime,
             "seed": run.seed,
-            **{name: float(run.result["cost"][name]) for name in SPENT},
-            **{name: float(run.provenance.get(name, 0)) for name in ("seconds", "reused_samples")},
+            **{name: float(run.result["cost"].get(name, math.nan)) for name in SPENT},
+            "seconds": float(run.provenance.get("seconds", math.nan)),
+            "reused_samples": float(run.provenance.get("reused_samples", 0)),
             "stages": run.n_stages,
         }
         for run in runs
@@ -75,9 +79,9 @@ def ledger_table(costs: DataFrame) -> Table:
     rows = [
         (
             *(match.replace("_", " "), regime),
-            *(f"{cost[name]:,.0f}" for name in ("runs", "updates", "samples")),
-            *(_flops(cost["flops"]), f"{cost['seconds']:.2f}", f"{100 * cost['reused']:.0f} %"),
-            *(_range(cost[name]) for name in (updates, samples)),
+            *(_known(cost[name], ",.0f") for name in ("runs", "updates", "samples")),
+            *(_flops(cost["flops"]), _known(cost["seconds"], ".2f"), f"{100 * cost['reused']:.0f} %"),
+            *("1" if name.endswith(f" : {regime}") else _range(cost[name]) for name in (updates, samples)),
         )
         for (match, regime), cost in costs.iterrows()
     ]
@@ -89,17 +93,22 @@ def _flops(value: float) -> str:
     for scale, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= scale:
             return f"{value / scale:.3g} {name}"
-    return f"{value:.0f}"
+    return _known(value, ".0f")
+
+
+def _known(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"
 
 
 def _range(ends: object) -> str:
-    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in ends)) if isinstance(ends, tuple) else "1"
+    return " to ".join(dict.fromkeys(f"{end:.2f}" for end in ends)) if isinstance(ends, tuple) else "-"
 
 
 def ledger_csv(spent: DataFrame) -> str:
     """The costs of every single run, with its axes."""
-    whole = dict.fromkeys([*SPENT, "reused_samples"], "int64")
-    text: str = spent.astype(whole).assign(seconds=spent["seconds"].map("{:.4f}".format)).to_csv(index=False)
+    whole = dict.fromkeys([*SPENT, "reused_samples"], "Int64")
+    seconds = spent["seconds"].map("{:.4f}".format, na_action="ignore")
+    text: str = spent.astype(whole).assign(seconds=seconds).to_csv(index=False)
     return text
 
 

@@ -53,9 +53,7 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     for old in folder.glob("*.png"):  # a plot that only an earlier report has would mislead
         old.unlink()
     metric = default_metric(sweep.records.runs)
-    baseline = next((config.baseline for config in sweep.configs.values()), None)
-    families = read_families(sweep.folder)
-    settings: dict[str, Any] = {"baseline": baseline, "families": families}
+    settings: dict[str, Any] = {"baseline": sweep.baseline, "families": read_families(sweep.folder)}
     verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
     verdicts = with_remarks(verdicts, _tuning(sweep))
     files = {}

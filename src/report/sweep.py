@@ -21,7 +21,7 @@ class Sweep:
     """The content of a sweep's folder.
 
     `configs`: cell -> its last configuration; `labels`: its regimes, in the order of differences; `problems`: unreadable
-    files; `command`: the last command line.
+    files; `command`: the last command line; `baseline`: the regime that the others are compared with, if one is.
     """
 
     folder: Path
@@ -30,6 +30,7 @@ class Sweep:
     labels: Sequence[str]
     problems: Sequence[str] = ()
     command: str | None = None
+    baseline: str | None = None
 
     @property
     def name(self) -> str:

@@ -19,6 +19,9 @@ from src.sweep.compatibility import code_here
 GRID = "grid"
 """Takes the place of a search's id for the cells of a grid."""
 
+RECORDED = "recorded.json"
+"""Of runs that another trainer made: their regimes in the order of differences, the baseline, the settings of tracking."""
+
 
 @dataclass(frozen=True)
 class SweepFolder:

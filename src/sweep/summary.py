@@ -147,9 +147,28 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
     verdicts = with_remarks(judged(sweep_dir, cells, records), tuning)
+    classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
+    about: dict[str, Any] = {"n_cells": len(cells), "classes": classes, "tuning": tuning}
+    with publication(sweep_dir, records, labels, verdicts, command_line, **about) as outbox:
+        report_cells(cells, records, verdicts, outbox)
+
+
+@contextmanager
+def publication(
+    sweep_dir: Path,
+    records: Records,
+    labels: Sequence[str],
+    verdicts: Sequence[CellVerdict],
+    command_line: str,
+    *,
+    n_cells: int,
+    classes: Sequence[str] = (),
+    tuning: Mapping[tuple[str, str], Tuned] | None = None,
+) -> Iterator[Outbox]:
+    """Prints the table and writes the files; after the block, which reports the cells, the record of the sweep."""
+    tuning = tuning or {}
     chosen = tuning_table(verdicts, tuning)
     streams = transfer_tables(records, labels)
-    classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
     console = stdout_console()
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
@@ -171,9 +190,9 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     sys.stdout.flush()  # the files take longer than the table
     artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, verdicts, outbox)
+    yield outbox
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
-    counts = {"cells": float(len(cells)), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
+    counts = {"cells": float(n_cells), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
     about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
     write_sweep(sweep_dir, about, outbox)
@@ -254,7 +273,7 @@ def report_cells(
                 sweep=cell.config.sweep,
                 cell=cell.hash,
                 axes={**cell.config.axes(), **trial.axes},
-                verdict=own[0].winner if len(own) == 1 else "; ".join(f"{v.a} - {v.b}: {v.winner}" for v in own),
+                verdict=winners(own),
                 note="\n\n".join(notes),
                 command=command(cell.config),
                 metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics, **tuning_metrics(tuned)},
@@ -264,6 +283,13 @@ def report_cells(
                 pending.popleft().result()
         for written in pending:
             written.result()
+
+
+def winners(verdicts: Sequence[CellVerdict]) -> str:
+    """The winner of a cell, for each pair of regimes if it has several."""
+    if len(verdicts) == 1:
+        return verdicts[0].winner
+    return "; ".join(f"{verdict.a} - {verdict.b}: {verdict.winner}" for verdict in verdicts)
 
 
 def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:

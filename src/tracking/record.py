@@ -129,14 +129,17 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
 
     Omits axes without a value and appends those of a search: ``r=1 imb=1 e=20 lr=0.0123``.
     """
-    ratio = float(axes["ratio"])
-    two_decimals = f"{ratio:.2f}"
-    fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
     words = [regime] if regime is not None else []
-    words += [f"r={two_decimals if fractional else f'{ratio:.3g}'}", f"imb={number(float(axes['imbalance']))}"]
-    if axes["shift"] != "none":
+    if "ratio" in axes:
+        ratio = float(axes["ratio"])
+        two_decimals = f"{ratio:.2f}"
+        fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
+        words.append(f"r={two_decimals if fractional else f'{ratio:.3g}'}")
+    if "imbalance" in axes:
+        words.append(f"imb={number(float(axes['imbalance']))}")
+    if axes.get("shift", "none") != "none":
         words.append(f"shift={axes['shift']}")
-    if axes["epochs"] != "-":
+    if axes.get("epochs", "-") != "-":
         words.append(f"e={axes['epochs']}")
     if "tune" in axes:
         words.append(f"tune={axes['tune']}")
@@ -144,7 +147,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
     words += [f"{key.rpartition('.')[2]}={number(v) if isinstance(v, float) else v}" for key, v in further.items()]
     if seed is not None:
         words.append(f"s={seed}")
-    return " ".join(words)
+    return " ".join(words) or "the only cell"
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

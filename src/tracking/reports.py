@@ -70,4 +70,4 @@ def _started(part: Mapping[str, Any]) -> datetime:
     if "started_at" in part:
         return datetime.fromisoformat(part["started_at"])
     provenance = part["provenance"]
-    return datetime.fromisoformat(provenance["finished_at"]) - timedelta(seconds=provenance["seconds"])
+    return datetime.fromisoformat(provenance["finished_at"]) - timedelta(seconds=provenance.get("seconds", 0))

@@ -72,15 +72,18 @@ class _Span:
 def _finished_run(folder: Path, body: Body) -> Record:
     result, provenance = body["result"], body["provenance"]
     stages = result["stages"]
-    span = _Span.of(provenance, int(result["cost"]["updates"]))
+    span = _Span.of(provenance, int(result["cost"].get("updates", 0)))
     curves = _curves(folder / "history.parquet", span) + _stage_curve(stages, span)
     if "average_accuracy" in result["metrics"]:
         curves += _accuracy_matrix(result, span)
     curve_names = {point.name for point in curves}
 
-    cost = {**result["cost"], "seconds": provenance["seconds"], "reused_samples": provenance["reused_samples"]}
+    cost = {
+        **result["cost"],
+        **{name: provenance[name] for name in ("seconds", "reused_samples") if name in provenance},
+    }
     metrics = dict(result["metrics"]) | {f"cost/{name}": value for name, value in cost.items()}
-    metrics["realised_imbalance"] = result["imbalance"]
+    metrics |= {"realised_imbalance": result["imbalance"]} if "imbalance" in result else {}
     finals = {clean_name(name): value for name, value in metrics.items() if value is not None}
     final_points = [
         # The curve ends in the mean loss of a batch, so the value over the whole set gets a name of its own.
@@ -93,8 +96,9 @@ def _finished_run(folder: Path, body: Body) -> Record:
         "converged": "false" if any(stage["converged"] is False for stage in stages) else "",
     }
     tags = {name: text for name, text in tags.items() if text}
-    tags["stopped_by"] = ", ".join(stage["stopped_by"] for stage in stages)
-    tags |= {"weights": str(result["weights"]), "stream": str(result["stream"]), "engine": str(provenance["engine"])}
+    tags |= {"stopped_by": ", ".join(stage["stopped_by"] for stage in stages)} if stages else {}
+    tags |= {name: str(result[name]) for name in ("weights", "stream") if name in result}
+    tags["engine"] = str(provenance["engine"])
     run = _run(folder, body, "FINISHED", span, tags)
     points = (*curves, *final_points, *_axis_points(body["axes"], span.end))
     return replace(run, points=points, inputs=_inputs(body, run.params))
@@ -175,7 +179,7 @@ def _accuracy_matrix(result: Body, span: _Span) -> list[Point]:
 
 def _inputs(body: Body, params: Mapping[str, str]) -> tuple[Input, ...]:
     """One data set for each part of the stream, with its size and class counts."""
-    result, data = body["result"], str(body["axes"]["data"])
+    result, data = body["result"], str(body["axes"].get("data", "data"))
     recipe = {name: value for name, value in params.items() if name.startswith(("data.", "split."))}
     return tuple(
         Input(
@@ -186,7 +190,7 @@ def _inputs(body: Body, params: Mapping[str, str]) -> tuple[Input, ...]:
             profile=json.dumps({"num_rows": sum(counts), "class_counts": counts}),
             context=f"d{part}",
         )
-        for part, counts in enumerate(result["class_counts"], start=1)
+        for part, counts in enumerate(result.get("class_counts", ()), start=1)
     )
 
 
@@ -232,7 +236,7 @@ def _axis_params(axes: Body) -> dict[str, str]:
 
 
 def _axis_points(axes: Body, when: int) -> tuple[Point, ...]:
-    values = {name: axes[name] for name in NUMERIC_AXES if isinstance(axes[name], int | float)}
+    values = {name: axes[name] for name in NUMERIC_AXES if isinstance(axes.get(name), int | float)}
     return tuple(Point(name, float(value), when, 0) for name, value in values.items() if math.isfinite(value))
 
 

@@ -1,0 +1,29 @@
+"""Records finished runs of another trainer as a sweep."""
+
+from __future__ import annotations
+
+import sys
+
+from src import cli
+
+USAGE = """python -m src.record FILE.csv sweep=NAME [baseline=REGIME] [multirun=multirun] [tracking=off]
+
+Each row of the file is a finished run. Columns: `regime`, `seed`, metrics (`union/accuracy`, `d1/wer`), costs (`updates`,
+`samples`, `flops`, `seconds`); every other column is an axis, whose values distinguish cells. docs/RECORD.md has an example.
+The same command again adds the rows that are new.
+
+  python -m src.record runs.csv sweep=speech
+  python -m src.record runs.csv sweep=speech baseline=combined tracking=off
+  python -m src.report sweep=speech
+"""
+
+
+def main() -> int:
+    """Runs the command; returns its exit status."""
+    from src.record.command import main as run  # loads torch, which --help does without
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    cli.command(main, USAGE)
