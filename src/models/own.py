@@ -129,7 +129,13 @@ def _problem(arch: OwnArch, input_shape: tuple[int, ...], n_outputs: int) -> str
         return "starts from other weights at every call; draw them from torch's default generator, which is seeded"
     try:
         copy.deepcopy(model)
-        build_meta_model_unchecked(arch, input_shape, n_outputs)
+        without_values = build_meta_model_unchecked(arch, input_shape, n_outputs).train()
     except Exception as error:
         return f"cannot be copied or built without memory ({type(error).__name__}: {error}); keep __init__ to layers"
+    try:
+        with torch.no_grad():
+            without_values(torch.empty(2, *input_shape, device="meta"))  # as the cost of training is counted
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        return f"has a forward that asks for values ({reason}); take torch.where in place of branches on them"
     return None

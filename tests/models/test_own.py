@@ -97,6 +97,7 @@ class Net(nn.Module):
         ("", "self.head(x)[:, :3]", "returns shape [2, 3] for two samples"),
         ("", "self.head(x[:, :7])", "fails on two samples of shape [1, 8, 8] (RuntimeError"),
         ("", "self.head(functional.dropout(x, 0.5, self.training))", "draws random numbers in training outside"),
+        ("", "self.head(x if float(x.sum()) > 0 else -x)", "has a forward that asks for values"),
         ("", "self.head(functional.dropout(x, 0.5))", "returns different outputs for the same input"),
         ("        self.more = nn.LazyLinear(3)", "self.head(x)", "has lazy layers"),
         ("        self.head.requires_grad_(False)", "self.head(x)", "has no parameter to train"),
