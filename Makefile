@@ -52,6 +52,9 @@ resume: setup ## resume an interrupted sweep: the same command, with the same AR
 claims: setup ## test the claims of the discussion: minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000")
 	$(RUN) src.claims $(ARGS)
 
+anchors: setup ## compare the laboratory with published rows: 50 minutes   (docs/ANCHORS.md; ARGS="anchor=vandeven-task")
+	$(RUN) src.anchors $(ARGS)
+
 status: setup ## list the finished, running, waiting and failed cells   (SWEEP=name)
 	$(RUN) src.status sweep=$(SWEEP)
 
@@ -128,4 +131,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help
+.PHONY: setup lock sweep resume claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help

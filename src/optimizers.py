@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from src.errors import ConfigError
 from src.typed import bounds
 
 if TYPE_CHECKING:
     from torch import Tensor, optim
+
+DECAY = 0.2
+"""Share of a stage over which `stable_decay` falls to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +33,34 @@ class OptimizerConfig(ABC):
     """Momentum, for optimizers that have it."""
     weight_decay: float = field(metadata=bounds(ge=0))
     """Factor on the weights that is added to the gradient (`adamw`: subtracted from the weights, times the rate)."""
-    schedule: Literal["constant", "cosine"]
-    """Learning rate over a stage: constant, or a cosine that falls to 0."""
+    schedule: Literal["constant", "cosine", "linear", "stable_decay"]
+    """Learning rate over a stage after its warm-up: constant; a cosine or a line that falls to 0; or constant, then a line to 0
+    over the last fifth (warm-up, stable, decay: Hu et al. 2024)."""
+    warmup: int = field(default=0, metadata=bounds(ge=0))
+    """Updates at the start of every stage over which the rate rises in equal steps to its full value."""
+    clip: float | None = field(default=None, metadata=bounds(gt=0))
+    """Largest norm of a model's whole gradient; a longer one is scaled down to it."""
+
+    def content(self) -> dict[str, Any]:
+        """The settings as plain values: the optimizer's part of a hash. Later ones are left out at their default."""
+        later = {name for name, default in (("warmup", 0), ("clip", None)) if getattr(self, name) == default}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in later}
+
+    def rate(self, update: int, n_updates: int) -> float:
+        """The factor on the learning rate of an update, counted from 0, in a stage of `n_updates`."""
+        n, k = max(n_updates - self.warmup, 1), update - self.warmup
+        if k < 0:
+            return (update + 1) / (self.warmup + 1)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(k / n, 1.0)))
+        if self.schedule == "linear":
+            return max(1 - k / n, 0.0)
+        return min(1.0, max(1 - k / n, 0.0) / DECAY) if self.schedule == "stable_decay" else 1.0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the rate is the same in all updates of a stage, however long it is."""
+        return self.schedule == "constant" and not self.warmup
 
     def check(self) -> None:
         """Raise ConfigError for a setting without effect."""

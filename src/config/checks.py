@@ -33,6 +33,11 @@ def check(config: Config) -> None:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
     if trainer.precision == "16-mixed" and trainer.name == "cpu":
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
+    if trainer.precision == "16-mixed" and config.optimizer.clip is not None:
+        problem = "would clip gradients that the loss scale multiplies; set trainer.precision=bf16-mixed or 32"
+        raise ConfigError("optimizer.clip", config.optimizer.clip, problem)
+    if config.label_smoothing and config.loss != "cross_entropy":
+        raise ConfigError("label_smoothing", config.label_smoothing, "needs loss=cross_entropy; set it to 0")
     config.launcher.check(trainer)
     if config.tune.n_runs:
         _check_tuning(config)

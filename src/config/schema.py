@@ -141,6 +141,8 @@ class Config:
     tracking: TrackingConfig
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
+    label_smoothing: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
+    """Share of each training label that is spread over all classes; scores use the labels themselves."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
     """Random changes of the images of a training batch at every draw: see `src.data.augment`."""
     plugins: tuple[str, ...] = ()
@@ -169,9 +171,10 @@ class Config:
             "arch": self.arch.content(),
             "split": split,
             "stopping": _content(self.stopping),
-            "optimizer": dataclasses.asdict(self.optimizer),
+            "optimizer": self.optimizer.content(),
             "trainer": trainer,
             "loss": self.loss,
+            **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
             **({"plugins": digests(self.plugins)} if self.plugins else {}),
             **({"tune": self.tune.recipe()} if self.tune != OFF else {}),

@@ -63,7 +63,12 @@ def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Co
     """The counts, and the samples [sources, classes] left for training, which may be too few."""
     classes = stream_classes(split, sources[0])
     sizes = split.dataset_sizes()
-    train = class_counts(sizes, _checked_priors(split, sizes, sources, classes))
+    priors = _checked_priors(split, sizes, sources, classes)
+    train = (
+        np.concatenate([class_counts(sizes[k : k + 1], priors[k : k + 1]) for k in range(len(sizes))])
+        if split.shared
+        else class_counts(sizes, priors)
+    )
     data_source = tuple(min(part, len(sources) - 1) for part in range(len(sizes)))
     held_out = [_held_out(split, one, classes) for one in sources]
     left, val, test = (np.stack(counts) for counts in zip(*held_out, strict=True))
@@ -265,7 +270,7 @@ def _held_out(split: SplitConfig, source: Source, classes: tuple[int, ...]) -> t
 def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: Allotment, left: Counts) -> None:
     for number, source in enumerate(sources):
         parts = allotment.parts_of(number)
-        needed = allotment.train[parts].sum(axis=0)
+        needed = allotment.train[parts].max(axis=0) if split.shared else allotment.train[parts].sum(axis=0)
         names = ["the source"] if source.class_names is None else [f"class {name}" for name in source.class_names]
         for c in np.flatnonzero(needed).tolist():
             if allotment.test[number, c] == 0:
@@ -326,7 +331,8 @@ def _is_possible(split: SplitConfig, sources: Sequence[Source]) -> bool:
         allotment, left = _allot(split, sources)
     except ConfigError:
         return False
-    needed = [allotment.train[allotment.parts_of(k)].sum(axis=0) for k in range(len(sources))]
+    total = np.max if split.shared else np.sum
+    needed = [total(allotment.train[allotment.parts_of(k)], axis=0) for k in range(len(sources))]
     return all((n <= left[k]).all() and allotment.test[k][n > 0].all() for k, n in enumerate(needed))
 
 

@@ -37,8 +37,8 @@ class Draw:
     classes: Rows
 
 
-def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
-    """Draw the training and held-out samples of source `number` (0: Dataset 1's)."""
+def draw(number: int, source: Source, allotment: Allotment, seed: int, *, is_shared: bool = False) -> Draw:
+    """Draw the training and held-out samples of source `number` (0: Dataset 1's). `is_shared`: all data sets from the same ones."""
     labels = class_labels(source)
     is_official = np.zeros(len(labels), bool)
     if uses_official := allotment.uses_official[number]:
@@ -56,7 +56,8 @@ def draw(number: int, source: Source, allotment: Allotment, seed: int) -> Draw:
         n_test, n_val = (0 if uses_official else int(allotment.test[number, c])), int(allotment.val[number, c])
         test.append(np.flatnonzero(is_member & is_official) if uses_official else order[:n_test])
         val.append(order[n_test : n_test + n_val])
-        divided = divide(order[n_test + n_val :], allotment.train[parts, c].tolist())
+        rest, counts = order[n_test + n_val :], allotment.train[parts, c].tolist()
+        divided = [rest[:count] for count in counts] if is_shared else divide(rest, counts)
         for part, rows in zip(parts, divided, strict=True):
             train[part].append(rows)
     number_of = np.full(max(int(labels.max()), *allotment.classes) + 1, -1, np.int64)

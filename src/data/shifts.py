@@ -30,6 +30,13 @@ def rotate(x: Tensor, ids: Rows, amount: float, seed: int, part: int) -> Tensor:
     return functional.rotate(x, amount * part, InterpolationMode.BILINEAR)  # type: ignore[no-any-return]
 
 
+def rotate_random(x: Tensor, ids: Rows, amount: float, seed: int, part: int) -> Tensor:
+    """Images rotated by an angle that the seed draws for each data set, uniform between 0 and `amount` degrees."""
+    from src.seeds import generator
+
+    return rotate(x, ids, float(generator(seed, "data", "angle", part).uniform(0, amount)), seed, 1)
+
+
 def permute(x: Tensor, ids: Rows, amount: float, seed: int, part: int) -> Tensor:
     """A share `amount` of the pixels (or features), at least 2, exchanged by one permutation for all samples and
     channels: permuted MNIST (Goodfellow et al. 2013) if the share is 1."""
@@ -108,6 +115,7 @@ class ShiftKind:
 SHIFTS: dict[str, ShiftKind] = {
     "none": ShiftKind(),
     "rotate": ShiftKind(unit="degrees", most=360, inputs=rotate, is_seeded=False, needs_images=True),
+    "rotate_random": ShiftKind(unit="degrees", most=360, inputs=rotate_random, needs_images=True),
     "permute": ShiftKind(unit="share of pixels", most=1, inputs=permute),
     "noise": ShiftKind(unit="standard deviation", inputs=noise),
     "relabel": ShiftKind(unit="share of classes", most=1, labels=relabel),
@@ -119,10 +127,10 @@ SHIFTS: dict[str, ShiftKind] = {
 class ShiftConfig:
     """How Dataset 2 (and its test set) differs from Dataset 1 beyond its class balance."""
 
-    kind: Literal["none", "rotate", "permute", "noise", "relabel", "source"]
+    kind: Literal["none", "rotate", "rotate_random", "permute", "noise", "relabel", "source"]
     """A key of SHIFTS."""
     amount: float = field(metadata=bounds(ge=0))
-    """Degrees (rotate), share of pixels (permute), standard deviation on the 0-1 pixel scale (noise), share of classes
+    """Degrees (rotate; rotate_random: the largest), share of pixels (permute), standard deviation on the 0-1 pixel scale (noise), share of classes
     whose labels are exchanged (relabel)."""
     source: str | None
     """Another source with the same classes, for kind ``source``: a name (digits, mnist, fashion_mnist, cifar10), a .npz

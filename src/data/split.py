@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from src.data.source import Source, class_label
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import load_shift_source
 from src.data.split_config import SplitConfig
-from src.data.stream import Population, Rows, Stream
+from src.data.stream import Bank, Population, Rows, Stream
 from src.errors import ConfigError
 
 
@@ -95,9 +96,29 @@ def load(
         if address not in loaded:
             loaded[address] = load_shift_source(name, data, source, cache)
         shift_source = loaded[address]
+    source = _prepared(source, split)
+    shift_source = None if shift_source is None else _prepared(shift_source, split)
     split = own_split(_labelled(_matched(split, source), source), source)
     check_split(split, source, shift_source)
     return StreamFactory(split, source, shift_source)
+
+
+def _prepared(source: Source, split: SplitConfig) -> Source:
+    """The source with padded images and on the scale that the split demands."""
+    if not split.pad and split.pixels == "standard":
+        return source
+    bank = source.bank
+    if bank.x.ndim != 4:
+        key, value = ("pad", split.pad) if split.pad else ("pixels", split.pixels)
+        raise ConfigError(
+            f"split.{key}", value, f"is for images, and samples are {list(bank.input_shape)}; leave it out"
+        )
+    x = torch.nn.functional.pad(bank.x, [split.pad] * 4) if split.pad else bank.x
+    changed = Bank(x, bank.mean, bank.std) if split.pixels == "standard" else Bank(x)
+    address = f"{source.digest} pad={split.pad} pixels={split.pixels}"
+    digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
+    later = tuple(_prepared(one, split) for one in source.later)
+    return dataclasses.replace(source, bank=changed, digest=digest, later=later)
 
 
 def _matched(split: SplitConfig, source: Source) -> SplitConfig:
@@ -170,7 +191,7 @@ def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: So
     sources = sources_of(source, shift_source)
     allotment = allot(split, sources)
     train, labels = allotment.train, output_labels(split, allotment)
-    draws = [draw(number, one, allotment, seed) for number, one in enumerate(sources)]
+    draws = [draw(number, one, allotment, seed, is_shared=split.shared) for number, one in enumerate(sources)]
     first_ids = itertools.accumulate(map(len, sources[:-1]), initial=0)
     plain = [plain_view(*each, labels) for each in zip(sources, draws, first_ids, strict=True)]
     draw_of = [draws[number] for number in allotment.data_source]

@@ -48,6 +48,15 @@ class SplitConfig:
     shift: ShiftConfig
     """How Dataset 2 differs beyond its class balance."""
 
+    shared: bool = False
+    """Whether every data set has the same samples of the source, each under its own shift."""
+    heads: Literal["shared", "seen", "own"] = "shared"
+    """Classes in the softmax: all; those of the data sets learned so far (in training alone); or those of a sample's own data set."""
+    pixels: Literal["standard", "unit"] = "standard"
+    """Scale of images: mean 0 and deviation 1 for each channel, or 0 to 1."""
+    pad: int = field(default=0, metadata=bounds(ge=0))
+    """Black pixels added on each side of an image."""
+
     def dataset_sizes(self) -> tuple[int, ...]:
         """Number of training samples of each data set of the stream: |D1|, |D2|, ..."""
         if self.sizes is not None:
@@ -111,4 +120,6 @@ class SplitConfig:
                 raise refuse("labels", "must number its labels 0, 1, ... without a gap, two or more")
             if self.shift.rule.labels is not None:
                 raise refuse("labels", f"contradicts split.shift.kind={self.shift.kind}; drop one")
+        if self.shared and (self.shift.rule.inputs is None or not self.shift.is_active):
+            raise refuse("shared", "gives equal data sets without a shift of the inputs; set split.shift.kind=permute")
         self.shift.check()

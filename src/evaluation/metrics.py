@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from src.data.stream import Evaluations
+from src.evaluation.heads import in_own_head
 
 N_CALIBRATION_BINS = 15
 METRICS = ("accuracy", "loss", "balanced_accuracy", "ece")
@@ -83,6 +84,13 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return (outputs - y).square().mean(dim=-1)
 
 
+def smoothed_losses(outputs: Tensor, y: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy with the labels (1 - smoothing) one-hot + smoothing/K (Szegedy et al. 2016): [R, n, K], [R, n] -> [R, n]."""
+    log_p = outputs.log_softmax(dim=-1)
+    own = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return -(1 - smoothing) * own - smoothing * log_p.mean(dim=-1)
+
+
 def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:
     """The lowest mean loss that one prediction for all samples reaches: `y`, classes [n] or targets [n, K].
 
@@ -95,18 +103,23 @@ def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:
 
 
 def score(
-    evaluations: Sequence[Evaluations], outputs: Sequence[Tensor], loss: Loss, sets: Sequence[str]
+    evaluations: Sequence[Evaluations],
+    outputs: Sequence[Tensor],
+    loss: Loss,
+    sets: Sequence[str],
+    mask: Tensor | None = None,
 ) -> list[dict[str, float | None]]:
     """Each model's metrics on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
 
     `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on a set
     that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression. Recalls are given
-    for `union`.
+    for `union`. `mask`: see `src.evaluation.heads`.
     """
     pools = range(len(evaluations[0].pools))
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
     joined = torch.cat([output.cpu() for output in outputs], dim=1)
     y = torch.stack([torch.cat([one.pools[pool].y for pool in pools]) for one in evaluations])
+    joined = in_own_head(joined, y, mask)
     is_regression = y.is_floating_point()
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:

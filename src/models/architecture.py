@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Architecture(ABC):
     """A subclass is the settings of one architecture (`arch=NAME`) and its behaviour."""
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: at their default a hash leaves them out, so that what was finished before keeps its address."""
     needs_images: ClassVar[bool] = True
     """Whether samples must have the shape [channels, height, width]."""
     is_linear: ClassVar[bool] = False
@@ -36,7 +38,8 @@ class Architecture(ABC):
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values, a file by its content: the architecture's part of a hash."""
-        own = dataclasses.asdict(self)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        own = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.later or v != defaults[k]}
         if self.weights is None:  # a later key: what was finished before it keeps its address
             del own["weights"]
             return own

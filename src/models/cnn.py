@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
+from src.models.mlp import Activation, unit
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CnnArch(Architecture):
-    """For each width a 3x3 convolution, ReLU and 2x2 max-pooling (odd sides lose their last pixel); then a linear head."""
+    """For each width a 3x3 convolution, activation and 2x2 max-pooling (odd sides lose their last pixel); then a linear head."""
+
+    later = frozenset({"activation", "dropout"})
 
     widths: tuple[int, ...] = field(metadata=bounds(ge=1))
     """Channels of each convolution."""
+    activation: Activation = "relu"
+    """After every convolution."""
+    dropout: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
+    """Share of the head's inputs that each update leaves out."""
 
     def check(self) -> None:
         if not self.widths:
@@ -40,9 +47,11 @@ class CnnArch(Architecture):
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for number, width in enumerate(self.widths, start=1):
             modules[f"conv_{number}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-            modules[f"relu_{number}"] = nn.ReLU()
+            modules[f"{self.activation}_{number}"] = unit(self.activation)
             modules[f"pool_{number}"] = nn.MaxPool2d(2)
             channels, height, width_px = width, height // 2, width_px // 2
         modules["flatten"] = nn.Flatten()
+        if self.dropout:
+            modules["dropout"] = nn.Dropout(self.dropout)
         modules["head"] = nn.Linear(channels * height * width_px, n_outputs)
         return nn.Sequential(modules)

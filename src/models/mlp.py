@@ -1,11 +1,11 @@
-"""`arch=mlp`: fully connected layers with ReLU; and the stack of Linear layers that `arch=linear` shares."""
+"""`arch=mlp`: fully connected layers; and the stack of Linear layers that `arch=linear` shares."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
@@ -15,15 +15,35 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def perceptron(input_shape: tuple[int, ...], widths: tuple[int, ...], n_outputs: int, *, bias: bool) -> nn.Sequential:
-    """Hidden layers of `widths` units with ReLU, then the head; without widths a linear model."""
+Activation = Literal["relu", "tanh"]
+
+
+def unit(activation: Activation) -> nn.Module:
+    """The layer of an activation."""
+    from torch import nn
+
+    return nn.ReLU() if activation == "relu" else nn.Tanh()
+
+
+def perceptron(
+    input_shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    n_outputs: int,
+    *,
+    bias: bool,
+    activation: Activation = "relu",
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Hidden layers of `widths` units with their activation and dropout, then the head; without widths a linear model."""
     from torch import nn
 
     modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     n_inputs = prod(input_shape)
     for number, width in enumerate(widths, start=1):
         modules[f"hidden_{number}"] = nn.Linear(n_inputs, width, bias=bias)
-        modules[f"relu_{number}"] = nn.ReLU()
+        modules[f"{activation}_{number}"] = unit(activation)
+        if dropout:
+            modules[f"dropout_{number}"] = nn.Dropout(dropout)
         n_inputs = width
     modules["head"] = nn.Linear(n_inputs, n_outputs, bias=bias)
     return nn.Sequential(modules)
@@ -31,14 +51,19 @@ def perceptron(input_shape: tuple[int, ...], widths: tuple[int, ...], n_outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class MlpArch(Architecture):
-    """Fully connected hidden layers with ReLU, then a linear head."""
+    """Fully connected hidden layers, then a linear head."""
 
+    later = frozenset({"activation", "dropout"})
     needs_images: ClassVar[bool] = False
 
     widths: tuple[int, ...] = field(metadata=bounds(ge=1))
     """Units of each hidden layer."""
     depth: int | None = field(metadata=bounds(ge=1))
     """How often a single width is repeated; null: once."""
+    activation: Activation = "relu"
+    """After every hidden layer."""
+    dropout: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
+    """Share of the hidden units that each update leaves out."""
 
     def check(self) -> None:
         if not self.widths:
@@ -49,4 +74,6 @@ class MlpArch(Architecture):
             raise ConfigError("arch.depth", self.depth, problem)
 
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
-        return perceptron(input_shape, self.widths * (self.depth or 1), n_outputs, bias=True)
+        widths = self.widths * (self.depth or 1)
+        activation, dropout = self.activation, self.dropout
+        return perceptron(input_shape, widths, n_outputs, bias=True, activation=activation, dropout=dropout)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from src.regimes.parts import Stages, at_rate, chain, check_state, one_after_the_other
+from dataclasses import replace
+
+from src.regimes.parts import Stages, at_rate, chain, check_state, one_after_the_other, require
 from src.regimes.stage import Mixture, Stage
 
 
 def sequential(
-    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+    n_parts: int,
+    *,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    lr_decay: float = 1.0,
+    checkpoint: str | None = None,
 ) -> Stages:
-    """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound."""
+    """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
+
+    `lr_decay` multiplies the rate once more at every stage (stable SGD, Mirzadeh et al. 2020, with dropout and small batches).
+    """
+    require(lr_decay > 0, "sequential.lr_decay", lr_decay, "must be above 0")
     check_state("sequential", reset_optimizer, checkpoint)
     stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
-    return at_rate(stages, "sequential", lr_factor)
+    stages = at_rate(stages, "sequential", lr_factor)
+    return [replace(stage, lr_factor=stage.lr_factor * lr_decay**k) for k, stage in enumerate(stages)]
 
 
 def combined(n_parts: int) -> Stages:

@@ -114,6 +114,8 @@ class Stage:
     reset_optimizer: bool = True
     """Whether the optimizer starts without state (momentum)."""
     lr_factor: float = 1.0
+    batch_factor: int = 1
+    """Factor on the batch size."""
     counts_as: tuple[int, ...] | None = None
     """Data sets whose size decides the stage's share of the budget (None: the mixture's own). Replay trains on the mixture
     but makes the updates of Dataset 2 alone."""

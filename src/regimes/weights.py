@@ -19,13 +19,22 @@ from src.regimes.stage import Mixture, Stage, Start
 
 
 def warm_start(
-    n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0, checkpoint: str | None = None
+    n_parts: int,
+    *,
+    grow_batch: bool = False,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    checkpoint: str | None = None,
 ) -> Stages:
-    """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative."""
+    """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative.
+
+    `grow_batch`: the batch of stage k is k times the first one's (De Lange et al. 2023).
+    """
     check_state("warm_start", reset_optimizer, checkpoint)
     first, *later = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
     stages = [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
-    return at_rate(stages, "warm_start", lr_factor)
+    stages = at_rate(stages, "warm_start", lr_factor)
+    return [replace(stage, batch_factor=len(stage.mixture.parts) if grow_batch else 1) for stage in stages]
 
 
 def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:

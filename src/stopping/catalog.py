@@ -7,12 +7,14 @@ from src.stopping.convergence import ConvergenceStopping
 from src.stopping.early_stopping import EarlyStopping
 from src.stopping.epochs import EpochsStopping
 from src.stopping.rule import StoppingRule
+from src.stopping.train_accuracy import TrainAccuracy
 
 STOPPING_RULES: dict[str, type[StoppingRule]] = {
     "epochs": EpochsStopping,
     "budget": BudgetStopping,
     "early_stopping": EarlyStopping,
     "convergence": ConvergenceStopping,
+    "train_accuracy": TrainAccuracy,
 }
 
 

@@ -88,10 +88,12 @@ class StageSize:
     """Factor on the stage's budget."""
     repeats: int = 1
     """How many times in a row an epoch draws each sample."""
+    batch_factor: int = 1
+    """Factor on the batch size."""
 
     def batch(self, batch_size: int | str) -> int:
         """The number that `optimizer.batch_size` stands for."""
-        return self.n_draws // self.repeats if batch_size == "full" else int(batch_size)
+        return self.n_draws // self.repeats if batch_size == "full" else int(batch_size) * self.batch_factor
 
     def passes(self, batch_size: int | str, n_passes: float) -> Length:
         """The length of `n_passes` passes over the counted data.

@@ -20,7 +20,7 @@ class Measurement:
     data: Literal["validation", "training"]
     """The held-out samples, or the stage's own training data (penalty included)."""
     quantity: Literal["loss", "accuracy", "gradient"]
-    """Mean loss, accuracy (validation only), or the norm of the loss's gradient (training only)."""
+    """Mean loss, accuracy, or the norm of the loss's gradient (training only)."""
     on: str = "own"
     """Validation set: `own` (of the stage's own mixture), `d1`, `d2`, ... or `union`."""
     every: int = 1

@@ -12,6 +12,7 @@ from src.config.checks import check_targets
 from src.data.source import Source
 from src.data.split import StreamFactory
 from src.errors import ConfigError
+from src.evaluation.heads import classes_by_part
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
 from src.models.structure import has_batchnorm
@@ -33,6 +34,7 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
     if config.augment and len(shape) != 3:
         problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"
         raise ConfigError("augment", list(config.augment), problem)
+    _check_heads(config, streams)
     for regime in config.regimes:
         _check_network(config.arch, shape, n_outputs, config.split.parts, regime, streams.class_names)
         for stage in regime.stages(config.split.parts):
@@ -40,6 +42,24 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
                 _check_requirement(config, source, n_outputs, requirement)
     if not _trains_on_one_sample(config.arch, shape, n_outputs):
         _check_batches(config, streams)
+
+
+def _check_heads(config: Config, streams: StreamFactory) -> None:
+    """Refuses softmaxes over some classes where they have no meaning, or where a method reads all outputs."""
+    if (heads := config.split.heads) == "shared":
+        return
+    if config.loss != "cross_entropy" or config.label_smoothing:
+        raise ConfigError("split.heads", heads, "needs loss=cross_entropy and label_smoothing=0; take shared")
+    every = [c for group in classes_by_part(streams.build(config.seeds[0])) for c in group]
+    if heads == "own" and len(set(every)) < len(every):
+        raise ConfigError(
+            "split.heads", heads, "needs data sets without a common class; set split.classes, or take seen"
+        )
+    for regime in config.regimes:
+        for stage in regime.stages(config.split.parts):
+            if stage.penalty.kind in ("ewc", "ewc_full") or stage.targets.kind != "labels":
+                problem = f"is not defined for {regime.name}, which reads all outputs; leave it out or take shared"
+                raise ConfigError("split.heads", heads, problem)
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from src.config import Config
-from src.evaluation.metrics import sample_losses
 from src.training.devices import Device
 from src.training.feed import make_feed
+from src.training.losses import losses_of
 from src.training.plan import Node
 
 
@@ -32,9 +32,10 @@ def dash(config: Config, node: Node, model: nn.Module, device: Device) -> Mappin
         for name, parameter in layer.named_parameters(recurse=False)
     }
     means = {name: torch.zeros_like(parameter) for name, parameter in units.items()}
+    losses = losses_of(config, node)
     alone = dataclasses.replace(device, rank=0, world=1)
     for x, y, _ in make_feed([node.data], node.length, alone, config.trainer.resident_mib):
-        loss = sample_losses(model(x[0]), y[0], config.loss).mean()
+        loss = losses(model(x[0]), y[0]).mean()
         for name, gradient in zip(units, torch.autograd.grad(loss, list(units.values())), strict=True):
             means[name] = (1 - start.alpha) * means[name] - start.alpha * gradient
     with torch.no_grad():

@@ -11,17 +11,18 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from src.config import Config, TrainerConfig
+from src.evaluation.heads import test_mask
 from src.models.structure import prefers_stacking
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
 from src.training.feed import Chunks, Feed, make_feed
+from src.training.losses import SampleLosses
 from src.training.module import GroupModule
 from src.training.monitor import GroupControl, StageMonitor
 from src.training.plan import Node
 from src.training.replicas import Penalty, Replicas, make_replicas
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
-from src.training.targets import SampleLosses
 
 UPDATES_AT_ONCE = 32
 """Number of updates per Lightning batch. A chunk never spans two epochs."""
@@ -47,7 +48,7 @@ def fit(
     Args:
         starts: resume points after equally many updates; they replace the weights in `models`.
         optimizer_states: inherited states, for stages with `reset_optimizer=False`.
-        losses: the loss of every sample; None: the cell's, see `sample_losses`.
+        losses: the loss of every sample; None: that of `losses_of`.
         observer: called before every update.
         control: interrupts the fit; None: it cannot be interrupted.
         keep_optimizer: put the final optimizer states into the results.
@@ -65,7 +66,8 @@ def fit(
     n_done = starts[0].updates if starts else 0
     stacked = prefers_stacking(models[0], device.torch_device.type)
     replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
-    scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device)
+    mask = test_mask(config.split.heads, [node.stream for node in nodes])
+    scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask)
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
     module = GroupModule(replicas, config, first, device.world, n_done, penalty, losses, optimizer_states, observer)
@@ -75,10 +77,11 @@ def fit(
         measurement = config.stopping.measurement
         assert measurement is not None
         if measurement.data == "training":
-            return module.training_values(feed, measurement.quantity)
-        monitors = [(node.monitor, node.stream) for node in nodes if node.monitor is not None]
-        values = monitor_values(scorer.score(replicas), monitors, measurement.quantity)
-        return values if measurement.quantity == "loss" else [-value for value in values]
+            values = module.training_values(feed, measurement.quantity)
+        else:
+            monitors = [(node.monitor, node.stream) for node in nodes if node.monitor is not None]
+            values = monitor_values(scorer.score(replicas), monitors, measurement.quantity)
+        return [-value for value in values] if measurement.quantity == "accuracy" else values
 
     n_epochs = first.length.n_epochs
     monitor = StageMonitor(

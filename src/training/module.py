@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +11,11 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from src.config import Config
-from src.evaluation.metrics import sample_losses
 from src.training.feed import Batch, Feed, whole_epoch
+from src.training.losses import SampleLosses, losses_of
 from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
 from src.training.scoring import EVALUATION_BATCH
-from src.training.targets import SampleLosses
 
 
 class GroupModule(pl.LightningModule):
@@ -42,7 +39,7 @@ class GroupModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.replicas, self.config = replicas, node.optimizer
-        self.losses = losses or functools.partial(sample_losses, loss=config.loss)
+        self.losses = losses or losses_of(config, node)
         self.lr, self.n_updates = node.optimizer.lr * node.stage.lr_factor, node.length.updates
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
         self.world, self.n_done = world, n_done
@@ -76,6 +73,8 @@ class GroupModule(pl.LightningModule):
             self.manual_backward(losses.sum())
         else:
             losses.sum().backward()  # type: ignore[no-untyped-call]
+        if self.config.clip is not None:
+            self._clip(self.config.clip)
         optimizer.step()
         schedule = self.lr_schedulers()
         if schedule is not None:
@@ -83,8 +82,25 @@ class GroupModule(pl.LightningModule):
         self.n_done += 1
         self.replicas.hold()
 
+    def _clip(self, largest: float) -> None:
+        """Scales down the gradient of each model whose norm is above `largest`; no model sees another's."""
+
+        def each(gradient: Tensor, model: int | None) -> list[tuple[int, Tensor]]:
+            """(model, its own gradient); without a dummy's."""
+            return [(model, gradient)] if model is not None else list(enumerate(gradient[: self.replicas.n]))
+
+        squares: list[Tensor | float] = [0.0] * self.replicas.n
+        gradients = [(p.grad, model) for _, p, model in self.replicas.named_trainable() if p.grad is not None]
+        for gradient, model in gradients:
+            for r, own in each(gradient, model):
+                squares[r] = squares[r] + own.square().sum()
+        factors = [(largest / (torch.as_tensor(square).sqrt() + 1e-6)).clamp(max=1.0) for square in squares]
+        for gradient, model in gradients:
+            for r, own in each(gradient, model):
+                own.mul_(factors[r])
+
     def training_values(self, feed: Feed, quantity: str) -> list[float]:
-        """Every model's mean loss over its own training data, penalty included, or the norm of its gradient."""
+        """Every model's mean loss over its own training data, penalty included, the norm of its gradient, or its accuracy."""
         replicas, was_training = self.replicas, self.replicas.training
         replicas.eval()
         parameters = [(p, model) for _, p, model in replicas.named_trainable()] if quantity == "gradient" else []
@@ -93,6 +109,9 @@ class GroupModule(pl.LightningModule):
         with torch.set_grad_enabled(bool(parameters)):
             for x, y, _ in whole_epoch(feed, EVALUATION_BATCH):
                 outputs = replicas(x)
+                if quantity == "accuracy":
+                    total = total + (outputs.argmax(-1) == y).double().sum(1)
+                    continue
                 losses = self.losses(outputs, y).sum(1)
                 if self.penalty is not None:
                     losses = losses + self.penalty(replicas, x, outputs) * x.shape[1]
@@ -102,7 +121,7 @@ class GroupModule(pl.LightningModule):
         replicas.train(was_training)
         assert isinstance(total, Tensor)
         n = feed.length.n_draws
-        if quantity == "loss":
+        if quantity != "gradient":
             return [float(value) / n for value in total]
         squared = torch.zeros(replicas.n, dtype=torch.float64)
         for (_, model), gradient in zip(parameters, gradients, strict=True):
@@ -122,16 +141,16 @@ class GroupModule(pl.LightningModule):
         if self.optimizer_states is not None:
             for name, parameter, model in named:
                 optimizer.state[parameter] = self._restored(name, parameter, model)
-        if config.schedule == "constant":
+        if config.is_constant:
             return optimizer
         for group in optimizer.param_groups:
             group["initial_lr"] = self.lr  # required by a schedule that resumes
-        cosine = torch.optim.lr_scheduler.LambdaLR(
+        schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(self.n_updates, 1), 1.0))),
+            lambda step: config.rate(step, self.n_updates),
             last_epoch=self.n_done - 1,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _restored(self, name: str, parameter: Tensor, model: int | None) -> ModelState:
         """The optimizer state of one parameter, from the states of the models that share it."""

@@ -11,6 +11,7 @@ from src.config import SCHEMA_VERSION, Config
 from src.data.batches import MixtureData, mixture_data
 from src.data.stream import EvaluationSet, Stream
 from src.errors import ConfigError
+from src.evaluation.heads import Groups, classes_by_part
 from src.io import digest
 from src.optimizers import OptimizerConfig
 from src.regimes.checkpoint import parts_of
@@ -27,7 +28,7 @@ class Node:
     the stopping rule depends on the total length.
     `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
     `penalty_parent`: key of the stage that its penalty refers to. `teachers`: keys of the stages whose networks give the
-    replayed samples their targets, for each part but the last. `monitor`: the validation set of early stopping.
+    replayed samples their targets, for each part but the last. `heads`: the softmaxes of the classes learned so far; none: one over all outputs. `monitor`: the validation set of early stopping.
     `level`: 0 for a stage without parents. `shape`: stages of equal shape may train in one group.
     """
 
@@ -41,6 +42,7 @@ class Node:
     parents: tuple[str, ...]
     penalty_parent: str | None
     teachers: tuple[str, ...]
+    heads: Groups
     monitor: EvaluationSet | None
     stream: Stream
     level: int
@@ -111,6 +113,7 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
             first_alone=stages[k].mixture.parts == (0,) and stages[k].start.kind == "fresh",
             factor=stages[k].budget,
             repeats=data[k].repeats,
+            batch_factor=stages[k].batch_factor,
         )
         for k in trained
     ]
@@ -160,7 +163,8 @@ def _node(
     if start.path is not None:  # identified by its content, not its path
         start = dataclasses.replace(start, path=parts_of(start.path).identity)
     monitor = _monitor(config, stage, stream)
-    recipe = _recipe(config, stage, stream)
+    heads = _heads(config.split.heads, stage, stream, parents)
+    recipe = _recipe(config, stage, stream) | ({"heads": [list(group) for group in heads]} if heads else {})
     shape = digest({**recipe, "length": dataclasses.asdict(length)})
     identity = {
         "schema": SCHEMA_VERSION,
@@ -188,11 +192,22 @@ def _node(
         parents=tuple(parent.key for parent in parents),
         penalty_parent=holds.key if holds else None,
         teachers=tuple(teacher.key for teacher in teachers),
+        heads=heads,
         monitor=monitor,
         stream=stream,
         level=level,
         shape=shape,
     )
+
+
+def _heads(heads: str, stage: Stage, stream: Stream, parents: Sequence[Node]) -> Groups:
+    """The softmaxes of the classes that a stage and those before it learn: one of all (``seen``), or one a data set (``own``)."""
+    if heads == "shared":
+        return ()
+    by_part = classes_by_part(stream)
+    own = (by_part[part] for part in stage.mixture.parts if by_part[part])
+    groups = tuple(dict.fromkeys([*(group for parent in parents for group in parent.heads), *own]))
+    return groups if heads == "own" else (tuple(sorted({c for group in groups for c in group})),)
 
 
 def _start_without(start: Start, there: frozenset[int]) -> Start:
@@ -209,7 +224,7 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
 
 def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
     """See `Node.prefix_key`. None also with a loss scale, which a resume point does not hold."""
-    plain = config.stopping.is_fixed_length and config.optimizer.schedule == "constant"
+    plain = config.stopping.is_fixed_length and config.optimizer.is_constant
     if not plain or config.trainer.precision == "16-mixed" or not length.updates:
         return None
     epoch = {"n_draws": length.n_draws, "batch_size": length.batch_size, "all_at_once": length.all_at_once}
@@ -229,7 +244,7 @@ def _content(settings: Any, *later: str) -> dict[str, Any]:
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """What stages of one group have in common besides the length: all but seed, data, start and parents."""
     recipe: dict[str, Any] = config.recipe()
-    shared = ("arch", "optimizer", "trainer", "loss", "augment", "plugins")
+    shared = ("arch", "optimizer", "trainer", "loss", "label_smoothing", "augment", "plugins")
     return {
         **{key: recipe[key] for key in shared if key in recipe},
         # a fixed length says it all: 5 epochs of a budget are 5 epochs

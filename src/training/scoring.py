@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.data.stream import Evaluations, EvaluationSet, Samples, Stream
+from src.evaluation.heads import in_own_head, test_mask
 from src.evaluation.metrics import Loss, is_bounded, sample_losses, score
 from src.evaluation.population import population_risks
 from src.models.build import build_model
@@ -39,8 +40,10 @@ EVALUATION_BATCH = 256
 class Scorer:
     """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long."""
 
-    def __init__(self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, device: Device) -> None:
-        self.loss, self.device = loss, device
+    def __init__(
+        self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, device: Device, mask: Tensor | None = None
+    ) -> None:
+        self.loss, self.device, self.mask = loss, device, mask
         self.table = Table(list(pools), device)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
         sizes = [len(pool) for pool in pools[0]]
@@ -71,7 +74,7 @@ class Scorer:
     def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> Floats:
         losses, hits = [], []
         for x, labels in self._batches(rows, y):
-            outputs = replicas(x)
+            outputs = in_own_head(replicas(x), labels, self.mask)
             if labels.is_floating_point():
                 labels = labels.to(outputs.dtype)
             sample_loss = sample_losses(outputs, labels, self.loss).double()
@@ -160,6 +163,7 @@ def score_stages(
     names = set_names(config.split.parts)
     if of == "test":
         names += [name for name in stream.test.sets if name not in names]
+    mask = test_mask(config.split.heads, [stream])
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
         some = stages[start : start + SCORED_AT_ONCE]
@@ -169,7 +173,7 @@ def score_stages(
             model.load_state_dict(dict(weights))
             outputs.append([_outputs(model, pool, device, layout) for pool in one.pools])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
-        rows = score(evaluations, by_pool, config.loss, names)
+        rows = score(evaluations, by_pool, config.loss, names, mask)
         if of == "test":
             for row, (stream, weights) in zip(rows, some, strict=True):
                 sizes = [len(part) for part in stream.train]

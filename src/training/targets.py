@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from src.data.batches import Positions
-from src.evaluation.metrics import Loss, sample_losses
+from src.training.losses import SampleLosses, losses_of
 from src.training.penalties.kind import PenaltyContext
 from src.training.plan import Node
 
 ROWS_AT_ONCE = 256
-
-SampleLosses = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs [R, b, K] and targets [R, b] to the loss of every sample [R, b]."""
 
 
 @dataclass(eq=False)
@@ -34,22 +31,23 @@ class KeptOutputs:
     """Of every model [memory]."""
     strength: float
     labels: float
-    loss: Loss
+    plain: SampleLosses
+    """The loss of a sample's class."""
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         is_kept, index = y < 0, (-1 - y).clamp(min=0)
         kept = torch.stack([own.to(outputs)[i] for own, i in zip(self.outputs, index, strict=True)])
         classes = torch.stack([own.to(y.device)[i] for own, i in zip(self.classes, index, strict=True)])
-        losses = sample_losses(outputs, torch.where(is_kept, classes, y), self.loss)
+        losses = self.plain(outputs, torch.where(is_kept, classes, y))
         distance = (outputs - kept).square().mean(-1)
         return torch.where(is_kept, self.strength * distance + self.labels * losses, losses)
 
 
-def with_targets(context: PenaltyContext, nodes: Sequence[Node]) -> tuple[list[Node], SampleLosses | None]:
-    """The stages with the targets of their replayed samples, and the loss of those if it is another than the cell's."""
-    settings = nodes[0].stage.targets
+def with_targets(context: PenaltyContext, nodes: Sequence[Node]) -> tuple[list[Node], SampleLosses]:
+    """The stages with the targets of their replayed samples, and the loss that takes them."""
+    settings, plain = nodes[0].stage.targets, losses_of(context.config, nodes[0])
     if settings.kind == "labels":
-        return list(nodes), None
+        return list(nodes), plain
     changed, outputs, classes = [], [], []
     for node in nodes:
         kept, own = _kept(context, node)
@@ -62,8 +60,8 @@ def with_targets(context: PenaltyContext, nodes: Sequence[Node]) -> tuple[list[N
             labels[positions] = -1 - torch.arange(len(positions))
         changed.append(dataclasses.replace(node, data=dataclasses.replace(node.data, targets=labels)))
     if settings.kind == "model":
-        return changed, None
-    return changed, KeptOutputs(outputs, classes, settings.strength, settings.labels, context.config.loss)
+        return changed, plain
+    return changed, KeptOutputs(outputs, classes, settings.strength, settings.labels, plain)
 
 
 def n_kept(node: Node) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.evaluation.heads import Groups
 from src.evaluation.metrics import Loss
 from src.models.structure import prefers_stacking
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
@@ -28,6 +30,8 @@ class OutputPenalty:
     strength: float
     temperature: float
     loss: Loss
+    heads: Groups = ()
+    """The softmaxes that are compared, each alone, with equal weights; none: one over all outputs."""
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R]."""
@@ -36,10 +40,14 @@ class OutputPenalty:
         if self.loss == "mse":
             distance = (outputs - targets).square().mean(-1)
         else:
-            wanted = (targets / self.temperature).log_softmax(-1)
-            distance = (wanted.exp() * (wanted - (outputs / self.temperature).log_softmax(-1))).sum(-1)
+            columns: list[Any] = [list(group) for group in self.heads] or [slice(None)]
+            distance = torch.stack([self._divergence(targets[..., c], outputs[..., c]) for c in columns]).mean(0)
         penalty: Tensor = self.strength * distance.mean(1)
         return penalty
+
+    def _divergence(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        wanted = (targets / self.temperature).log_softmax(-1)
+        return (wanted.exp() * (wanted - (outputs / self.temperature).log_softmax(-1))).sum(-1)
 
 
 class Lwf(PenaltyKind):
@@ -50,7 +58,7 @@ class Lwf(PenaltyKind):
         models = [context.model(node) for node in anchors]
         engine = StackedReplicas if prefers_stacking(models[0], device.type) else LoopReplicas
         teacher = engine(models, set()).to(device).eval()
-        return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss)
+        return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss, anchors[0].heads)
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
         """The teacher's forward passes."""

@@ -1,0 +1,173 @@
+"""The command `python -m src.anchors`: runs the studies of anchors that lack results, and compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+
+from src.anchors.anchors import Anchor, AnchorRow, Comparison, anchor_ids, compare, load_anchor
+from src.comparison.metrics import run_metric
+from src.comparison.pairing import RunRecord, by_cell, load_records
+from src.comparison.text_table import TextTable
+from src.config import parse_regime
+from src.errors import ConfigError
+from src.io import CONF_DIR
+from src.sweep import laboratory
+from src.sweep.command import run_work
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.line import compose_mapping
+from src.sweep.grid.plan import describe, plan_sweep
+from src.sweep.work import GridWork
+from src.sweep.workers.local import n_workers_of
+from src.terminal import console
+from src.tracking.outbox import Deliverer
+
+SWEEP = "anchors"
+OWN_KEYS = ("anchor", "seeds", "write", "run")
+HEADS = ("anchor", "row", "published, %", "ours, %", "difference", "z", "margin", "verdict")
+ALIGN = "llrrrrrl"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """An anchor and the runs of its cell."""
+
+    anchor: Anchor
+    runs: Sequence[RunRecord]
+
+    @property
+    def minutes(self) -> float:
+        """Processor time of the runs."""
+        return sum(float(run.provenance["seconds"]) for run in self.runs) / 60
+
+    def compared(self, row: AnchorRow) -> Comparison | None:
+        """The row with ours; None with fewer than two seeds that have its metric."""
+        n_parts = max((len(run.result["class_counts"]) for run in self.runs), default=2)
+        labels = [parse_regime(entry, n_parts).label for entry in (row.of, row.minus) if entry is not None]
+        found: list[dict[int, float]] = []
+        for label in labels:
+            own = {
+                run.seed: run_metric(run, row.metric) for run in self.runs if run.regime == label and not run.diverged
+            }
+            found.append({seed: 100 * value for seed, value in own.items() if value is not None})
+        seeds = sorted(set.intersection(*map(set, found)))
+        if len(seeds) < 2:
+            return None
+        return compare(row, [found[0][s] - (found[1][s] if len(found) > 1 else 0.0) for s in seeds])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Composes and checks all studies, runs those that lack results, and prints the table; returns 1 if a cell failed."""
+    options, settings = {}, []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError("anchors", argument, "is no setting; write key=value, e.g. anchor=buzzega-permuted")
+        if key in ("sweep", "regimes", "regime", "seed"):
+            raise ConfigError(key, value, "is defined by the anchor; leave it out")
+        if key in OWN_KEYS:
+            options[key] = value
+        else:
+            settings.append(argument)
+    if options.get("run", "true") not in ("true", "false"):
+        raise ConfigError("run", options["run"], "is true or false; false compares the results that there are")
+    if not options.get("seeds", "2").isdigit() or int(options.get("seeds", "2")) < 2:
+        raise ConfigError("seeds", options["seeds"], "must be a number of at least 2: a spread needs it")
+    named = options["anchor"].strip("[]").split(",") if "anchor" in options else []
+    anchors = [load_anchor(name) for name in named or anchor_ids()]
+    chosen = [anchor for anchor in anchors if named or not anchor.on_demand]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        cells = [cell_of(anchor, settings, options.get("seeds"), loader) for anchor in chosen]
+    plan = plan_sweep(cells, laboratory)
+    folder = SweepFolder(Path(plan.config.multirun), SWEEP)
+    if plan.config.dry_run:
+        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(plan.config))))
+        return 0
+    deliverer = Deliverer(folder.root, plan.config.tracking).start()
+    failures = (run_work(GridWork(plan, laboratory)) or []) if options.get("run", "true") == "true" else []
+    runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
+    ledgers = [Ledger(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
+    others = [anchor for anchor in anchors if anchor not in chosen]
+    terminal = console(width=None if sys.stdout.isatty() else 170)
+    terminal.print(table(ledgers).terminal())
+    print(summary(ledgers))
+    for anchor in others:
+        print(f"anchor={anchor.id} runs on demand: {anchor.on_demand}")
+    if "write" in options:
+        Path(options["write"]).write_text(page(ledgers, others), encoding="utf-8")
+    deliverer.stop()
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: ConfigLoader) -> Cell:
+    """The one cell of an anchor's study. Raises ConfigError."""
+
+    def compose(overrides: list[str]) -> Mapping[str, Any]:
+        mapping = compose_mapping(loader, overrides)
+        return {**mapping, "sweep": SWEEP, "regimes": anchor.regimes, "seeds": int(seeds or anchor.seeds)}
+
+    cells = expand([*anchor.overrides, *settings], compose, loader)
+    if len(cells) != 1:
+        raise ConfigError("anchor", anchor.id, f"its study has {len(cells)} cells; give one value for each setting")
+    return cells[0]
+
+
+def table(ledgers: Sequence[Ledger]) -> TextTable:
+    """A line for each row."""
+    lines = []
+    for ledger in ledgers:
+        for row in ledger.anchor.rows:
+            found, head = ledger.compared(row), (ledger.anchor.id, row.name, row.published)
+            if found is None:
+                lines.append((*head, "-", "-", "-", f"{row.margin:g}", "not run"))
+                continue
+            ours = f"{found.mean:.2f} ± {found.deviation:.2f} (SD), n = {found.n}"
+            numbers = (f"{found.difference:+.2f}", f"{found.z:+.1f}", f"{row.margin:g}")
+            lines.append((*head, ours, *numbers, f"**{found.verdict}**"))
+    return TextTable(heads=HEADS, rows=tuple(lines), align=ALIGN)
+
+
+def summary(ledgers: Sequence[Ledger]) -> str:
+    """Verdicts and cost in one line."""
+    found = [
+        one.verdict for ledger in ledgers for row in ledger.anchor.rows if (one := ledger.compared(row)) is not None
+    ]
+    counts = ", ".join(f"{found.count(v)} {v}" for v in ("equivalent", "consistent", "differs"))
+    return f"{len(found)} rows: {counts}; {sum(ledger.minutes for ledger in ledgers):.0f} minutes of processor time"
+
+
+def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
+    """docs/ANCHORS.md: the table, then source, protocol, deviations and misses of every anchor."""
+    lines = [
+        "# Published rows, measured here",
+        "",
+        "Written by `python -m src.anchors write=docs/ANCHORS.md` (`make anchors` prints the table). Every file of conf/anchor/ is a",
+        "published protocol and the study that follows it. Values are accuracies in %, or differences in points. z: the difference over its",
+        "standard error, which combines ours with the published one where that was published. **equivalent**: shown to be within the margin at",
+        "5 % (two one-sided t tests); **consistent**: not shown to differ; **differs**: differs at 5 %. Margins were set before the runs.",
+        "",
+        summary(ledgers) + ".",
+        "",
+        table(ledgers).markdown(),
+    ]
+    for ledger in [*ledgers, *(Ledger(anchor, ()) for anchor in others)]:
+        anchor = ledger.anchor
+        cost = f"{ledger.minutes:.1f} minutes" if ledger.runs else f"not run here: {anchor.on_demand}"
+        lines += [f"## {anchor.id}", f"{anchor.source}. {anchor.protocol} Cost: {cost}.", ""]
+        if not ledger.runs:
+            lines += [f"- published, {row.name}: {row.published}" for row in anchor.rows]
+        lines += ["Deviations:", *(f"- {text}" for text in anchor.deviations)]
+        lines += [f"- *{row.name} misses*: {row.miss}" for row in anchor.rows if row.miss]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Softmaxes over some of the outputs: the classes seen so far, or those of a sample's own data set (`split.heads`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from src.data.stream import Stream
+
+Groups = tuple[tuple[int, ...], ...]
+"""Classes that share a softmax."""
+
+OUTSIDE = -1e9
+"""The output of a class outside of the softmax: its probability is exactly 0, and no gradient reaches it."""
+
+
+def classes_by_part(stream: Stream) -> Groups:
+    """The classes of each data set of the stream."""
+    return tuple(tuple(c for c, n in enumerate(counts) if n) for counts in stream.class_counts)
+
+
+def head_mask(groups: Groups, n_outputs: int) -> Tensor:
+    """Whether a class [row] has another [column] in its softmax, [K, K]."""
+    mask = torch.zeros(n_outputs, n_outputs, dtype=torch.bool)
+    for group in groups:
+        mask[torch.tensor(group).unsqueeze(1), torch.tensor(group)] = True
+    return mask
+
+
+def in_own_head(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """The outputs [..., K] of samples of the classes `y` [...], with `OUTSIDE` for classes outside of their softmax."""
+    return outputs if mask is None else outputs.masked_fill(~mask.to(outputs.device)[y.to(outputs.device)], OUTSIDE)
+
+
+def test_mask(heads: str, streams: Sequence[Stream]) -> Tensor | None:
+    """The mask under which held-out samples are scored: each in its own data set's softmax, with ``heads=own`` alone."""
+    stream = streams[0]
+    return head_mask(classes_by_part(stream), stream.n_outputs) if heads == "own" else None
