@@ -243,7 +243,7 @@ def _keys() -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
     for path in sorted(CONF_DIR.rglob("*.yaml")):
         group = path.parent.relative_to(CONF_DIR)
-        if group.parts[:1] in (("hydra",), ("claim",)):  # a claim's file is no setting of a run
+        if group.parts[:1] in (("hydra",), ("claim",), ("advice",)):  # these files hold no settings of a run
             continue
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         choice = [f"{group}={path.stem}"] if group != Path() else []
@@ -266,7 +266,7 @@ def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
     return keys
 
 
-def _with_quoted_space(override: str) -> str:
+def quote_space(override: str) -> str:
     """The override, with the value of `tune.space` as a text: Hydra allows no interval inside braces."""
     key, _, value = override.partition("=")
     return f"{key}={_in_quotes(value)}" if key == "tune.space" and value.startswith("{") else override
@@ -293,6 +293,6 @@ def _arguments() -> list[str]:
 
     parser.error = refuse  # type: ignore[method-assign]
     given: list[str] = parser.parse_intermixed_args().overrides
-    overrides = [_with_quoted_space(word) for word in given]
+    overrides = [quote_space(word) for word in given]
     sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in given), *overrides]
     return overrides

@@ -44,7 +44,7 @@ def test_a_file_and_the_command_give_the_same_cell_again(tmp_path: Path, words: 
 
 def test_the_command_line_needs_no_quotes_within_quotes() -> None:
     word = "tune.space={optimizer.lr: tag(log,interval(1e-3,1))}"
-    assert compose(["tune=equal", cli._with_quoted_space(word)]).tune == compose(["tune=equal", RATES]).tune
+    assert compose(["tune=equal", cli.quote_space(word)]).tune == compose(["tune=equal", RATES]).tune
 
 
 def test_a_regime_with_settings_of_its_own_trains_the_stages_of_a_cell_with_them() -> None:

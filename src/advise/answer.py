@@ -1,0 +1,258 @@
+"""The answer: what is measured and predicted of every candidate, its cost, the decision, and what would settle an open one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.advise.costs import Cost, Rates, StageCost
+from src.advise.curves import Curve, forecast
+from src.advise.decision import Decision, decide
+from src.advise.pilot import CannotSay, Pilot
+from src.advise.question import Question
+from src.comparison.pairing import RunRecord
+from src.comparison.units import unit_of
+
+INTERVAL = (5, 95)
+"""Percentiles of a 90 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advised:
+    """One candidate. Values are in points of the metric, or in the metric's own unit if it is a loss.
+
+    Attributes:
+        now: Measured on the largest subset of `now_size` samples.
+        predicted, low, high: At full size, with a 90 % interval.
+        cost: Of training it once at full size. `again`: of the same when the model of Dataset 1 exists.
+        net: Expected value less cost; None without `value.point`.
+        families: Weight of each family of learning curves.
+    """
+
+    label: str
+    settings: str
+    now: float
+    now_size: int
+    predicted: float
+    low: float
+    high: float
+    cost: Cost
+    again: Cost
+    p_best: float
+    regret: float
+    net: float | None
+    families: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextRuns:
+    """Runs that would settle the question: `candidates` on a `fraction` of the data, at these seeds."""
+
+    candidates: tuple[int, ...]
+    fraction: float
+    seeds: tuple[int, ...]
+    seconds: float
+    money: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Everything that is shown. `candidates` are those with a prediction, best first; `left_out`: label -> why."""
+
+    question: Question
+    decision: Decision
+    candidates: Sequence[Advised]
+    left_out: Mapping[str, str]
+    next_runs: NextRuns | None
+    margin: float
+    sizes: tuple[int, ...]
+    share: float
+    """Training of the pilot as a share of training all candidates in full."""
+    seconds_per_update: float
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def choice(self) -> Advised:
+        return self.candidates[self.decision.choice]
+
+    @property
+    def second(self) -> Advised | None:
+        return None if self.decision.second is None else self.candidates[self.decision.second]
+
+
+def serving_value(run: RunRecord, question: Question, sizes: Sequence[int]) -> float | None:
+    """The run's metric on the serving mix; None if it diverged or the metric is undefined there.
+
+    The union is that of the full sizes, also where a subset has another ratio.
+    """
+    mix = dict(question.mix())
+    if question.metric != "balanced_accuracy" and (union := mix.pop("union", 0.0)):
+        for number, n in enumerate(sizes, start=1):
+            mix[f"d{number}"] = mix.get(f"d{number}", 0.0) + union * n / sum(sizes)
+    values = {name: run.metric(f"test/{name}/{question.metric}") for name, share in mix.items() if share}
+    if run.diverged or any(value is None for value in values.values()):
+        return None
+    return sum(mix[name] * value for name, value in values.items() if value is not None)
+
+
+def curves_of(pilot: Pilot, question: Question) -> tuple[dict[int, Curve], dict[str, str]]:
+    """The curve of each candidate that trained everywhere, and why the others are left out."""
+    curves, left_out = {}, {}
+    for number, regime in enumerate(pilot.full.config.regimes):
+        sizes = sorted(size for size, candidate in pilot.measured if candidate == number)
+        runs = [pilot.measured[size, number] for size in sizes]
+        values = [[serving_value(run, question, pilot.sizes) for run in own] for own in runs]
+        n_diverged = sum(run.diverged for own in runs for run in own)
+        n, n_missing = sum(map(len, runs)), sum(value is None for own in values for value in own) - n_diverged
+        expected = len(pilot.full.config.seeds)
+        if n_diverged:
+            left_out[regime.label] = f"{n_diverged} of {n} runs diverged; lower optimizer.lr, or narrow tune.space"
+        elif n_missing:
+            left_out[regime.label] = f"{question.metric} on {question.served} is undefined in {n_missing} of {n} runs"
+        elif not runs or any(len(own) < expected for own in runs):
+            left_out[regime.label] = "some of its runs failed"
+        else:
+            scores = np.full((len(sizes), max(map(len, values))), np.nan)
+            for row, own in zip(scores, values, strict=True):
+                row[: len(own)] = own
+            errors = scores if question.is_error else 1 - scores
+            curves[number] = Curve(sizes=sizes, errors=errors, monotone=_is_monotone(pilot, number, question))
+    return curves, left_out
+
+
+def _is_monotone(pilot: Pilot, number: int, question: Question) -> bool:
+    """Whether more data cannot hurt in expectation: one stage, and it trains on what is served."""
+    stages = pilot.full.config.regimes[number].stages(2)
+    mix = question.mix()
+    return len(stages) == 1 and stages[0].mixture.parts == (0, 1) and set(mix) == {"union"}
+
+
+def advise(
+    pilot: Pilot,
+    question: Question,
+    stages: Mapping[int, Sequence[StageCost]],
+    rates: Rates,
+    share: float,
+    remarks: Sequence[str] = (),
+) -> Answer:
+    """The answer from what the pilot measured. Raises CannotSay if fewer than two candidates trained."""
+    curves, left_out = curves_of(pilot, question)
+    if len(curves) < 2:
+        reasons = "; ".join(f"{label}: {why}" for label, why in left_out.items())
+        raise CannotSay(f"fewer than two candidates trained ({reasons})")
+    numbers, full = list(curves), sum(pilot.sizes)
+    found = forecast([curves[k] for k in numbers], full)
+    scale = unit_of(question.metric).scale
+    points = -found.draws if question.is_error else scale * (1 - found.draws)
+    paid = question.checkpoint is not None
+    lengths = [_length_used(pilot, k, stages[k]) for k in numbers]
+    costs = [Cost.of(stages[k], rates, paid=paid, scale=s) for k, s in zip(numbers, lengths, strict=True)]
+    again = [Cost.of(stages[k], rates, paid=True, scale=s) for k, s in zip(numbers, lengths, strict=True)]
+    worth, margin = question.value.point, question.margin_at(float(points.mean(axis=0).max()))
+    values = points if worth is None else worth * points - np.array([cost.money for cost in costs])
+    decision = decide(values, [c.seconds for c in costs], margin if worth is None else worth * margin)
+    candidates = [
+        _advised(
+            pilot, question, k, curves[k], points[:, i], costs[i], again[i], decision, i, values[:, i], found.weights[i]
+        )
+        for i, k in enumerate(numbers)
+    ]
+    next_runs = None
+    if decision.contenders:
+        next_runs = _next_runs(pilot, [numbers[i] for i in decision.contenders], curves, stages, rates)
+    order = sorted(range(len(numbers)), key=lambda i: -float(values[:, i].mean()))
+    return Answer(
+        question=question,
+        decision=_reordered(decision, order),
+        candidates=[candidates[i] for i in order],
+        left_out=left_out,
+        next_runs=next_runs,
+        margin=margin,
+        sizes=pilot.sizes,
+        share=share,
+        seconds_per_update=rates.seconds,
+        remarks=tuple(remarks),
+    )
+
+
+def _advised(
+    pilot: Pilot,
+    question: Question,
+    number: int,
+    curve: Curve,
+    points: NDArray[np.float64],
+    cost: Cost,
+    again: Cost,
+    decision: Decision,
+    position: int,
+    values: NDArray[np.float64],
+    families: Mapping[str, float],
+) -> Advised:
+    low, high = np.percentile(points, INTERVAL)
+    now = float(curve.means[-1])
+    knobs = dict(pilot.chosen[number].knobs)
+    return Advised(
+        label=pilot.full.config.regimes[number].label,
+        settings=" ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in knobs.items()
+        ),
+        now=now if question.is_error else unit_of(question.metric).scale * (1 - now),
+        now_size=curve.sizes[-1],
+        predicted=abs(float(points.mean())) if question.is_error else float(points.mean()),
+        low=float(-high if question.is_error else low),
+        high=float(-low if question.is_error else high),
+        cost=cost,
+        again=again,
+        p_best=decision.p_best[position],
+        regret=decision.regret[position],
+        net=None if question.value.point is None else float(values.mean()),
+        families=families,
+    )
+
+
+def _length_used(pilot: Pilot, number: int, stages: Sequence[StageCost]) -> float:
+    """Share of the planned length that the runs on the largest subset used: 1 unless a rule stopped them earlier."""
+    if pilot.full.config.stopping.is_fixed_length:
+        return 1.0
+    size = max(size for size, candidate in pilot.measured if candidate == number)
+    used = float(np.mean([run.result["cost"]["samples"] for run in pilot.measured[size, number]]))
+    return min(1.0, used / (sum(stage.samples for stage in stages) * size / sum(pilot.sizes)))
+
+
+def _next_runs(
+    pilot: Pilot,
+    contenders: Sequence[int],
+    curves: Mapping[int, Curve],
+    stages: Mapping[int, Sequence[StageCost]],
+    rates: Rates,
+) -> NextRuns:
+    """The contenders on twice the data; at full size, on twice the seeds."""
+    full, seeds = sum(pilot.sizes), pilot.full.config.seeds
+    reached = min(curves[k].sizes[-1] for k in contenders) / full
+    if reached >= 1:
+        n = max(curves[k].errors.shape[1] for k in contenders)
+        fresh = [s for s in range(max(seeds) + 1 + 2 * n) if s not in seeds][: 2 * n - len(seeds)]
+        fraction, seeds, n_new = 1.0, (*seeds, *fresh), n
+    else:
+        fraction, n_new = min(1.0, 2 * reached), len(seeds)
+    scaled = [stage.at(fraction) for k in contenders for stage in stages[k]]
+    cost = Cost.of(scaled, rates, paid=False, scale=n_new)
+    return NextRuns(
+        candidates=tuple(contenders), fraction=fraction, seeds=tuple(seeds), seconds=cost.seconds, money=cost.money
+    )
+
+
+def _reordered(decision: Decision, order: Sequence[int]) -> Decision:
+    """The decision with candidates numbered by their place in `order`."""
+    place = {old: new for new, old in enumerate(order)}
+    return Decision(
+        kind=decision.kind,
+        choice=place[decision.choice],
+        second=None if decision.second is None else place[decision.second],
+        contenders=tuple(place[k] for k in decision.contenders),
+        p_best=tuple(decision.p_best[k] for k in order),
+        regret=tuple(decision.regret[k] for k in order),
+    )

@@ -1,0 +1,227 @@
+"""The command `python -m src.advise`: pilot, forecast, decision, and the answer on the terminal, as a page and in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from src.advise.answer import Answer, advise
+from src.advise.costs import Rates, StageCost, flops_of, planned
+from src.advise.pilot import CannotSay, Pilot, choose_ladder
+from src.advise.question import Question, split_arguments
+from src.advise.sentences import notes, sentences, table
+from src.cells.resolve import ResolvedCell, resolve
+from src.cli import quote_space
+from src.config import Config, compose, with_knobs
+from src.config.command import command as sweep_command
+from src.config.plugins import knobs_of
+from src.config.tune import OFF, EqualTuning
+from src.errors import ConfigError
+from src.io import MAX_OWN_NAME, file_name, write_atomically
+from src.regimes.catalog import REGIMES
+from src.regimes.config import RegimeConfig
+from src.sweep.workers.local import n_workers_of
+from src.terminal import console
+from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.reports import SweepReport, write_sweep
+from src.urls import without_secrets
+
+CANDIDATES = (
+    "d1_only",
+    "combined",
+    "sequential",
+    "{replay:{share:0.1}}",
+    "{replay:{share:0.3}}",
+    "{replay:{share:0.5}}",
+    "warm_start",
+    "shrink_perturb",
+    "freeze",
+)
+DEFAULTS = {
+    "regimes": f"[{','.join(CANDIDATES)}]",
+    "seeds": "3",
+    "tune": "equal",
+    "tune.trials": "8",
+    "tune.seeds": "2",
+    "trainer.curve_points": "1",
+}
+"""Settings of a sweep that are others here, unless given. Curves would cost more than the training of small subsets."""
+FOLDER = "advice"
+"""In the folder of the sweep."""
+MAX_ROUNDS = 3
+"""Times that go=true extends the pilot."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Advises; returns 1 if nothing can be said."""
+    question, settings = split_arguments(arguments)
+    config = compose_settings(settings)
+    pilot, remarks = prepare(config, question)
+    if config.dry_run:
+        print(_plan_text(pilot, question))
+        return 0
+    deliverer = Deliverer(pilot.full.sweep_dir, config.tracking).start()
+    try:
+        answer = run(pilot, question, remarks)
+        report(answer, pilot, arguments)
+    except CannotSay as reason:
+        print(f"cannot say: {reason}")
+        return 1
+    finally:
+        deliverer.stop()
+    return 0
+
+
+def compose_settings(settings: Sequence[str]) -> Config:
+    """The configuration of the pilot's sweep: the user's settings over `DEFAULTS`."""
+    given = {setting.partition("=")[0].lstrip("+") for setting in settings}
+    defaults = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in given]
+    if "tune=off" in settings:
+        defaults = [default for default in defaults if not default.startswith("tune.")]
+    config = compose([*defaults, *map(quote_space, settings)])
+    if isinstance(config.tune, EqualTuning) and "tune.space" not in given:
+        lr = config.optimizer.lr
+        space = f"{{optimizer.lr: tag(log,interval({lr / 30:.3g},{lr * 5:.3g})), lr_factor: tag(log,interval(0.01,1))}}"
+        config = dataclasses.replace(config, tune=dataclasses.replace(config.tune, space=space))
+    if "sweep" not in given:
+        name = file_name(f"advice-{config.data.name}-{config.arch.name}", MAX_OWN_NAME)
+        config = dataclasses.replace(config, sweep=name)
+    if config.n_parts != 2:
+        raise ConfigError("split.parts", config.n_parts, "advice is about two data sets; leave it at 2")
+    return config
+
+
+def prepare(config: Config, question: Question) -> tuple[Pilot, list[str]]:
+    """The pilot with its data loaded, without candidates that these data and this network do not allow.
+
+    Raises ConfigError if fewer than two candidates are left, and for a checkpoint that does not fit.
+    """
+    kept, remarks, problem = [], [], None
+    for regime in config.regimes:
+        try:
+            resolve(dataclasses.replace(config, regimes=(regime,), baseline=None))
+        except ConfigError as error:
+            if not error.key.startswith("regime."):
+                raise
+            remarks.append(f"{regime.label} is left out: {error}")
+            problem = problem or error
+        else:
+            kept.append(regime)
+    if len(kept) < 2:
+        raise problem or ConfigError("regimes", [r.label for r in kept], "advice compares candidates; give two or more")
+    full = resolve(dataclasses.replace(config, regimes=tuple(kept), baseline=None))
+    if question.checkpoint is not None:
+        resolve(dataclasses.replace(full.config, regimes=(_from_checkpoint(kept[0], full, question),)))
+    stream = full.streams.build(full.config.seeds[0])
+    return Pilot(full=full, stream=stream, n_workers=n_workers_of(config)), remarks
+
+
+def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer:
+    """Runs the pilot and answers; with `go`, extends the pilot while the answer is not certain. Raises CannotSay."""
+    if 0 in pilot.sizes:
+        raise CannotSay(f"Dataset {pilot.sizes.index(0) + 1} has no training samples")
+    speed = pilot.seconds_per_update()
+    rates = Rates(seconds=speed, flops=flops_of(pilot.full, pilot.stream), hour=question.price.hour)
+    ladder, share = choose_ladder(pilot, _planned(pilot, pilot.full.config.regimes), speed, question.allowance())
+    pilot.climb(ladder)
+    stages, remarks = _planned(pilot, pilot.chosen), list(remarks)
+    if pilot.sizes_at(ladder.fractions[0]) != _exact(pilot, ladder.fractions[0]):
+        remarks.append(
+            "the smallest subsets keep more of the smaller data set than their share: it has few samples for its classes"
+        )
+    answer = advise(pilot, question, stages, rates, share, remarks)
+    for _ in range(MAX_ROUNDS):
+        if not question.go or (further := answer.next_runs) is None:
+            break
+        pilot.extend(further.fraction, further.candidates, further.seeds)
+        spent = sum(s.at(further.fraction).samples for k in further.candidates for s in stages[k]) * len(further.seeds)
+        share += spent / (10 * sum(s.samples for own in stages.values() for s in own))
+        answer = advise(pilot, question, stages, rates, share, remarks)
+    return answer
+
+
+def _exact(pilot: Pilot, fraction: float) -> tuple[int, ...]:
+    return tuple(round(n * fraction) for n in pilot.sizes)
+
+
+def _planned(pilot: Pilot, regimes: Sequence[RegimeConfig]) -> dict[int, list[StageCost]]:
+    return {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(regimes)}
+
+
+def _plan_text(pilot: Pilot, question: Question) -> str:
+    """The output of a dry run."""
+    regimes, n1, n2 = pilot.full.config.regimes, *pilot.sizes
+    lines = [
+        f"candidates: {', '.join(regime.label for regime in regimes)}",
+        f"Dataset 1: {n1} training samples, Dataset 2: {n2}",
+    ]
+    lines.append(
+        f"served: {question.served}; budget: {question.budget}; tuning: {pilot.full.config.tune.n_runs} trainings a candidate"
+    )
+    samples = sum(stage.samples for own in _planned(pilot, regimes).values() for stage in own)
+    return "\n".join([*lines, f"all candidates once at full size: {samples:,} samples"])
+
+
+def _from_checkpoint(regime: RegimeConfig, cell: ResolvedCell, question: Question) -> RegimeConfig:
+    """The regime with the user's file in place of its first stage, if it can have one."""
+    function = REGIMES[regime.name] if regime.function is None else regime.function
+    if question.checkpoint is None or "checkpoint" not in knobs_of(function):
+        return regime
+    return with_knobs(regime, {"checkpoint": question.checkpoint}, 2, cell.config.optimizer)
+
+
+def training_command(answer: Answer, pilot: Pilot) -> str:
+    """The command of the recommended training at full size."""
+    labels = [regime.label for regime in pilot.full.config.regimes]
+    regime = _from_checkpoint(pilot.chosen[labels.index(answer.choice.label)], pilot.full, answer.question)
+    return sweep_command(dataclasses.replace(pilot.full.config, regimes=(regime,), seeds=(0,), tune=OFF))
+
+
+def report(answer: Answer, pilot: Pilot, arguments: Sequence[str], policy: Sequence[str] = ()) -> None:
+    """Prints the answer and writes the page, advice.json and the sweep's record for MLflow."""
+    from src.advise.page import PAGE, write_page
+
+    config, root = pilot.full.config, pilot.full.sweep_dir
+    folder, line = root / FOLDER, training_command(answer, pilot)
+    again = " ".join(["python -m src.advise", *(shlex.quote(without_secrets(argument)) for argument in arguments)])
+    data = f"{config.data.name}, {pilot.sizes[0]:,} + {pilot.sizes[1]:,} training samples"
+    files = write_page(folder, answer, name=config.sweep, data=data, command=line, question=again, policy=policy)
+    write_atomically(folder / "advice.json", (json.dumps(content(answer, line), indent=1) + "\n").encode())
+    terminal = console(width=None if sys.stdout.isatty() else 140)
+    for sentence in sentences(answer):
+        terminal.print(sentence, style="bold" if sentence is sentences(answer)[0] else "")
+    terminal.print()
+    terminal.print(table(answer).terminal())
+    for note in notes(answer):
+        terminal.print(note, style="dim")
+    terminal.print(f"to do it: {line}", soft_wrap=True)
+    terminal.print(f"page: {folder / PAGE}", soft_wrap=True)
+    for failure in pilot.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    written = [*files, folder / "advice.json"]
+    artifacts = [str(path.relative_to(root)) for path in written]
+    note = " ".join(sentences(answer))
+    write_sweep(
+        root, SweepReport(sweep=config.sweep, note=note, command=again, metrics=metrics(answer), artifacts=artifacts)
+    )
+    Outbox(root).put(root)
+
+
+def metrics(answer: Answer) -> dict[str, float]:
+    """The answer as metrics of the sweep's run in MLflow."""
+    found = {"advice/share": answer.share, "advice/abstains": float(answer.decision.abstains)}
+    for one in answer.candidates:
+        values = {name: getattr(one, name) for name in ("predicted", "low", "high", "p_best", "regret", "net")}
+        values |= {f"cost/{name}": value for name, value in dataclasses.asdict(one.cost).items()}
+        found |= {f"advice/{one.label}/{name}": float(value) for name, value in values.items() if value is not None}
+    return found
+
+
+def content(answer: Answer, line: str) -> dict[str, Any]:
+    """The answer as plain JSON."""
+    plain: Mapping[str, Any] = dataclasses.asdict(answer)
+    return {"choice": answer.choice.label, "sentences": sentences(answer), "command": line, **plain}

@@ -1,0 +1,68 @@
+"""The answer as one self-contained HTML page: the sentences, one picture of value against cost, the table, the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.advise.answer import Answer
+from src.advise.sentences import notes, sentences, table
+from src.io import write_atomically
+from src.report.page import TEMPLATES as REPORT_TEMPLATES
+from src.report.page import page_environment
+from src.report.plots import Plot, line_styles, panel, save_plot
+from src.report.tables import page_table
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE = "advice.html"
+
+
+def write_page(
+    folder: Path, answer: Answer, *, name: str, data: str, command: str, question: str, policy: Sequence[str] = ()
+) -> list[Path]:
+    """Writes ``advice.html`` and its plot as PNG into `folder`; returns their paths."""
+    from jinja2 import FileSystemLoader
+    from markupsafe import Markup
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plot = cost_plot(answer, folder)
+    environment = page_environment()
+    environment.loader = FileSystemLoader(TEMPLATES)
+    titles = {"decided": answer.choice.label, "equal": f"{answer.choice.label} will do", "thin": "Not certain yet"}
+    html = environment.get_template(f"{PAGE}.j2").render(
+        title=titles[answer.decision.kind],
+        css=Markup((REPORT_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        name=name,
+        data=data,
+        served=answer.question.served,
+        sentences=sentences(answer),
+        plot=plot,
+        table=page_table(table(answer)),
+        notes=notes(answer),
+        policy=policy,
+        command=command,
+        question=question,
+    )
+    write_atomically(folder / PAGE, html.encode())
+    return [folder / PAGE, folder / plot.file]
+
+
+def cost_plot(answer: Answer, folder: Path) -> Plot:
+    """Predicted value against cost at full size, with 90 % intervals; the choice is ringed."""
+    money = bool(answer.question.price.hour)
+    metric = answer.question.metric.replace("_", " ")
+    unit = "" if answer.question.is_error else ", %"
+    x = "cost of one training at full size" + ("" if money else ", seconds")
+    ax = panel("", x, f"{metric} on {answer.question.served}{unit}", size=(7.6, 4.4))
+    styles = line_styles([one.label for one in answer.candidates])
+    for one in answer.candidates:
+        at, style = (one.cost.money if money else one.cost.seconds), styles[one.label]
+        value = [[max(0.0, one.predicted - one.low)], [max(0.0, one.high - one.predicted)]]
+        ax.errorbar([at], [one.predicted], value, color=style.ink, marker=style.marker, capsize=3, label=one.label)
+        if one is answer.choice:
+            ax.plot([at], [one.predicted], marker="o", markersize=16, fillstyle="none", color="#1d1d1f", linestyle="")
+    if len({one.cost.seconds for one in answer.candidates}) > 1:
+        ax.margins(x=0.1)
+    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    listed = "; ".join(f"{one.label} {one.predicted:.4g} [{one.low:.4g}, {one.high:.4g}]" for one in answer.candidates)
+    return save_plot(ax, folder, "advice", f"{metric} against cost: {listed}")

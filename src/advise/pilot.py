@@ -1,0 +1,192 @@
+"""The pilot: the candidates on nested subsets of the data, as ordinary cells of a sweep, which resume and share stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from src.advise.costs import FULL_SEEDS, StageCost
+from src.advise.question import Budget
+from src.cells.resolve import ResolvedCell
+from src.cells.tuning import regimes_as_trained
+from src.comparison.pairing import RunRecord, load_records
+from src.config import Config
+from src.config.tune import OFF
+from src.data.stream import Stream
+from src.errors import ConfigError
+from src.progress import duration
+from src.regimes.config import RegimeConfig
+from src.sweep import laboratory
+from src.sweep.command import run_work
+from src.sweep.grid.cells import Cell
+from src.sweep.grid.plan import plan_sweep
+from src.sweep.work import GridWork
+
+PER_CLASS = 2
+LEAST = 8
+"""A subset has at least so many samples of each class of its data set, and in all."""
+RUNGS = 4
+TUNED_RUNG = -3
+"""Sizes of the pilot, each twice the one before; settings are tuned at the third largest."""
+
+
+class CannotSay(Exception):
+    """Why no advice is possible; the message has no full stop."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The pilot's sizes as fractions of the full data, ascending, and the one at which candidates are tuned."""
+
+    fractions: tuple[float, ...]
+    tuned: float
+
+
+@dataclass(eq=False)
+class Pilot:
+    """The cells of the pilot and their results.
+
+    Attributes:
+        full: The cell at full size, which is never run unless the ladder reaches it.
+        measured: The runs by size and candidate: (|D1| + |D2|, candidate number) -> runs, one a seed.
+        chosen: The candidates with the settings that tuning chose.
+        failures: One line for each run that failed or diverged.
+    """
+
+    full: ResolvedCell
+    stream: Stream
+    n_workers: int
+    measured: dict[tuple[int, int], list[RunRecord]] = field(default_factory=dict)
+    chosen: tuple[RegimeConfig, ...] = ()
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.full.config.split.dataset_sizes()
+
+    @property
+    def floors(self) -> tuple[int, ...]:
+        """The fewest samples of each data set that a subset may have."""
+        counts = self.stream.class_counts
+        present = [sum(n > 0 for n in own) for own in counts]
+        return tuple(min(n, max(LEAST, PER_CLASS * k)) for n, k in zip(self.sizes, present, strict=True))
+
+    def sizes_at(self, fraction: float) -> tuple[int, ...]:
+        """A subset of both data sets in their ratio, unless one would be too small."""
+        return tuple(max(round(n * fraction), low) for n, low in zip(self.sizes, self.floors, strict=True))
+
+    def is_feasible(self, fraction: float) -> bool:
+        """Whether at most one data set, and less than half of all, is more than its fraction because of its classes."""
+        exact = sum(self.sizes) * fraction
+        return exact >= sum(self.floors) and sum(self.sizes_at(fraction)) <= 1.25 * exact
+
+    def config_at(self, fraction: float, **changes: object) -> Config:
+        """The cell's configuration on a fraction of the data."""
+        split = dataclasses.replace(self.full.config.split, size=None, ratio=None, sizes=self.sizes_at(fraction))
+        return dataclasses.replace(self.full.config, split=split, baseline=None, **changes)  # type: ignore[arg-type]
+
+    def smallest(self) -> float:
+        """The smallest feasible fraction, at least 1/1024. Raises CannotSay."""
+        found = [f for k in range(21) if self.is_feasible(f := 2 ** (-k / 2))]
+        if not found:
+            raise CannotSay(
+                f"Dataset 1 has {self.sizes[0]} samples for training and Dataset 2 {self.sizes[1]}; at least "
+                f"{self.floors[0]} and {self.floors[1]} are needed, {PER_CLASS} of each class"
+            )
+        return min(found)
+
+    def run(self, configs: Sequence[Config]) -> list[ResolvedCell]:
+        """Runs what the cells lack; returns them."""
+        plan = plan_sweep([Cell(config) for config in configs], laboratory)
+        self.failures += run_work(GridWork(plan, laboratory)) or []
+        return [plan.resolved[cell_hash] for cell_hash in plan.hashes]
+
+    def seconds_per_update(self) -> float:
+        """Measured by one run of the first candidate alone, on a small part of the data."""
+        trainer = dataclasses.replace(self.full.config.trainer, replicas=1)
+        fraction = max(self.smallest(), 1 / 16)
+        regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:1]
+        config = self.config_at(fraction, tune=OFF, trainer=trainer, regimes=regimes, seeds=seeds)
+        (cell,) = self.run([config])
+        (run,) = self._records(cell, seeds).values() or [None]
+        if run is None or not run.result["cost"]["updates"]:
+            raise CannotSay(f"the first training failed: {'; '.join(self.failures) or 'it has no updates'}")
+        return float(run.provenance["seconds"]) / float(run.result["cost"]["updates"])
+
+    def climb(self, ladder: Ladder) -> None:
+        """Tunes the candidates at one size, and trains them at all sizes with what was chosen."""
+        config, tuned = self.full.config, self.full.config.tune
+        self.chosen = config.regimes
+        if tuned != OFF:
+            (cell,) = self.run([self.config_at(ladder.tuned)])
+            self._keep(cell, config.regimes)
+            self.chosen = tuple(dataclasses.replace(regime, named="") for regime in regimes_as_trained(cell))
+        others = [fraction for fraction in ladder.fractions if tuned == OFF or fraction != ladder.tuned]
+        for cell in self.run([self.config_at(f, tune=OFF, regimes=self.chosen) for f in others]):
+            self._keep(cell, self.chosen)
+
+    def extend(self, fraction: float, candidates: Sequence[int], seeds: Sequence[int]) -> None:
+        """Trains some candidates at a further size, or on further seeds."""
+        regimes = tuple(self.chosen[k] for k in candidates)
+        (cell,) = self.run([self.config_at(fraction, tune=OFF, regimes=regimes, seeds=tuple(seeds))])
+        self._keep(cell, self.chosen)
+
+    def _keep(self, cell: ResolvedCell, regimes: Sequence[RegimeConfig]) -> None:
+        size = sum(cell.config.split.dataset_sizes())
+        records = self._records(cell, cell.config.seeds)
+        for number, regime in enumerate(regimes):
+            own = [run for (label, _), run in records.items() if label == regime.label]
+            if own:
+                self.measured[size, number] = own
+
+    @staticmethod
+    def _records(cell: ResolvedCell, seeds: Sequence[int]) -> dict[tuple[str, int], RunRecord]:
+        runs = load_records(cell.sweep_dir, cells=[cell.hash], seeds=seeds).runs
+        return {(run.regime, run.seed): run for run in sorted(runs, key=lambda run: run.seed)}
+
+
+def choose_ladder(
+    pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], seconds_per_update: float, budget: Budget
+) -> tuple[Ladder, float]:
+    """The ladder with the largest sizes that the budget allows, and its share of training all candidates in full.
+
+    `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a budget.
+    """
+    every = [stage for own in stages.values() for stage in own]
+    config = pilot.full.config
+    full = FULL_SEEDS * sum(stage.samples for stage in every)
+    dearest = None
+    for k in range(21):
+        ladder = _ladder(2 ** (-k / 2), pilot.is_feasible)
+        if ladder is None:
+            continue
+        n_trained = {f: float(len(config.seeds)) for f in ladder.fractions}
+        n_trained[ladder.tuned] = n_trained.get(ladder.tuned, 0.0) + config.tune.n_runs
+        scaled = [(n, [stage.at(f) for stage in every]) for f, n in n_trained.items()]
+        share = sum(n * stage.samples for n, own in scaled for stage in own) / full
+        seconds = sum(n * stage.updates for n, own in scaled for stage in own) * seconds_per_update / pilot.n_workers
+        if (budget.share is not None and share <= budget.share) or (
+            budget.seconds is not None and seconds <= budget.seconds
+        ):
+            return ladder, share
+        dearest = f"{duration(seconds)} or {100 * share:.0f}%"
+    if dearest is None:
+        raise CannotSay(
+            f"{pilot.sizes[0]} samples of Dataset 1 and {pilot.sizes[1]} of Dataset 2 are too few for learning curves: "
+            f"three sizes of at least {pilot.floors[0]} and {pilot.floors[1]} are needed, and the full size exceeds the budget"
+        )
+    given = f"{budget.seconds:g}s" if budget.seconds is not None else f"{100 * (budget.share or 0):g}%"
+    raise ConfigError("budget", given, f"is less than the smallest pilot needs, about {dearest}; raise it")
+
+
+def _ladder(top: float, is_feasible: Callable[[float], bool]) -> Ladder | None:
+    """The sizes up to `top`; None if they are too few. The full size itself is measured, and needs no curve."""
+    if top == 1:
+        tuned = next((f for f in (0.25, 0.5, 1.0) if is_feasible(f)), None)
+        return Ladder(tuple(sorted({tuned, 1.0})), tuned) if tuned and is_feasible(1.0) else None
+    fractions = [f for j in range(RUNGS) if is_feasible(f := top / 2**j)][::-1]
+    if len(fractions) < 3 or not math.isclose(fractions[-1], top):
+        return None
+    return Ladder(tuple(fractions), fractions[TUNED_RUNG])

@@ -1,0 +1,121 @@
+"""The answer in words: three sentences, a table, and remarks."""
+
+from __future__ import annotations
+
+from src.advise.answer import Advised, Answer
+from src.comparison.text_table import TextTable
+from src.comparison.units import unit_of
+from src.progress import duration
+
+WORDS = {
+    "d1_only": "Keep the model of Dataset 1 and do not train on Dataset 2",
+    "combined": "Train a fresh model on both data sets together",
+    "sequential": "Continue the model of Dataset 1 on Dataset 2 alone",
+    "replay": "Continue the model of Dataset 1 on Dataset 2, with samples of Dataset 1 mixed in",
+    "warm_start": "Continue the model of Dataset 1 on both data sets together",
+    "shrink_perturb": "Shrink and perturb the weights of the model of Dataset 1, then train on both data sets",
+    "freeze": "Continue the model of Dataset 1 on Dataset 2, its last layer alone",
+}
+"""The default candidates as instructions."""
+
+
+def instruction(label: str) -> str:
+    """A candidate as an instruction, with its label."""
+    words = WORDS.get(label.partition("(")[0])
+    return f"{words} ({label})" if words else f"Train with the regime {label}"
+
+
+def number(answer: Answer, value: float) -> str:
+    """A value of the metric with its unit."""
+    return f"{value:.4g}" if answer.question.is_error else f"{value:.1f} %"
+
+
+def interval(answer: Answer, one: Advised) -> str:
+    digits = ".4g" if answer.question.is_error else ".1f"
+    return f"[{one.low:{digits}}, {one.high:{digits}}]"
+
+
+def points(answer: Answer, value: float) -> str:
+    unit = unit_of(answer.question.metric).of_differences
+    return f"{value:.3g} {unit}".strip() if answer.question.is_error else f"{value:.1f} points"
+
+
+def price(answer: Answer, seconds: float, money: float) -> str:
+    return f"{duration(seconds)}{f' ({money:,.2g})' if answer.question.price.hour else ''}"
+
+
+def sentences(answer: Answer) -> list[str]:
+    """What to do, what it brings, what it costs."""
+    choice, second, margin = answer.choice, answer.second, points(answer, answer.margin)
+    kind, settle = answer.decision.kind, ""
+    if kind == "decided":
+        first = f"{instruction(choice.label)}."
+    elif kind == "equal" and second is not None:
+        first = (
+            f"{choice.label} and {second.label} are within {margin} of each other, so no preference is certain or needed; "
+            f"take the cheaper: {_lower(instruction(choice.label))}."
+        )
+    else:
+        first = f"Not certain yet: another candidate may be better than {choice.label} by more than {margin}; if you must choose now, {_lower(instruction(choice.label))}."
+        if (runs := answer.next_runs) is not None:
+            n = len(runs.candidates) * len(runs.seeds)
+            settle = f" {n} more runs would settle it, in about {price(answer, runs.seconds, runs.money)}: add go=true."
+    gain = ""
+    nothing = next((one for one in answer.candidates if one.label == "d1_only"), None)
+    if nothing is not None and nothing is not choice:
+        change = (choice.predicted - nothing.predicted) * (-1 if answer.question.is_error else 1)
+        gain = f", {points(answer, abs(change))} {'better' if change >= 0 else 'worse'} than doing nothing"
+    brings = (
+        f"On {answer.question.served} it is expected to reach {_metric(answer)} {number(answer, choice.predicted)} "
+        f"(90 % interval {interval(answer, choice)}){gain}; the probability that it is the best of {len(answer.candidates)} candidates "
+        f"is {100 * choice.p_best:.0f} %."
+    )
+    retrain = next((one for one in answer.candidates if one.label == "combined"), None)
+    paid = "" if answer.question.checkpoint is None else ", the model of Dataset 1 being paid for"
+    against = ""
+    if retrain is not None and retrain is not choice and retrain.cost.updates:
+        against = f", {100 * choice.cost.seconds / retrain.cost.seconds:.0f} % of training from scratch on everything"
+    costs = f"It costs {price(answer, choice.cost.seconds, choice.cost.money)} on this machine{paid}{against}.{settle}"
+    return [first, brings, costs]
+
+
+def _metric(answer: Answer) -> str:
+    article = "an" if answer.question.metric[0] in "ae" else "a"
+    return f"{article} {answer.question.metric.replace('_', ' ')} of"
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def table(answer: Answer) -> TextTable:
+    """A row for each candidate, best first."""
+    money = bool(answer.question.price.hour)
+    heads = ["candidate", "pilot", "predicted", "90 % interval", "updates", "FLOPs", "time"]
+    heads += (
+        ["cost"] * money + ["again", "P(best)", "regret"] + ["net value"] * (answer.question.value.point is not None)
+    )
+    rows = []
+    for one in answer.candidates:
+        row = [one.label, number(answer, one.now), number(answer, one.predicted), interval(answer, one)]
+        row += [f"{one.cost.updates:,.0f}", f"{one.cost.flops:.2g}", duration(one.cost.seconds)]
+        row += [f"{one.cost.money:,.3g}"] * money
+        row += [price(answer, one.again.seconds, one.again.money), f"{100 * one.p_best:.0f} %", f"{one.regret:,.2g}"]
+        row += [f"{one.net:,.4g}"] if one.net is not None else []
+        rows.append(tuple(row))
+    return TextTable(heads=tuple(heads), rows=tuple(rows), align="l" + "r" * (len(heads) - 1))
+
+
+def notes(answer: Answer) -> list[str]:
+    """What the table's columns are, and what limits the answer."""
+    sizes = sorted({one.now_size for one in answer.candidates})
+    full = sum(answer.sizes)
+    largest = " or ".join(f"{size:,}" for size in sizes)
+    lines = [
+        f"pilot: measured on {largest} of {full:,} training samples; predicted: at {full:,}, mean over seeds; "
+        "again: the same once the model of Dataset 1 exists",
+        f"the pilot's training is {100 * answer.share:.1f} % of training all candidates in full on 10 seeds; "
+        f"{1000 * answer.seconds_per_update:.2g} ms an update here",
+    ]
+    lines += [f"{label} is left out: {why}" for label, why in answer.left_out.items()]
+    return lines + list(answer.remarks)

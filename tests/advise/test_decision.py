@@ -1,0 +1,44 @@
+"""The decision abstains where it should, and takes the cheaper of equals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from src.advise.curves import Curve, forecast
+from src.advise.decision import decide
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.standard_normal((2000, 3))
+
+
+def test_a_clear_winner_is_named_with_its_probability_and_no_regret() -> None:
+    found = decide(np.array([90.0, 80.0, 70.0]) + NOISE, [3, 2, 1], margin=1)
+    assert (found.kind, found.choice, found.second, found.contenders) == ("decided", 0, 1, ())
+    assert found.p_best[0] > 0.99
+    assert found.regret[0] < 0.01
+    assert 9 < found.regret[1] < 11
+
+
+def test_of_equals_it_claims_none_and_takes_the_cheaper() -> None:
+    found = decide(90 + 0.05 * NOISE, [3, 1, 2], margin=1)
+    assert found.abstains
+    assert (found.kind, found.choice) == ("equal", 1)
+
+
+def test_thin_evidence_names_the_contenders_alone() -> None:
+    found = decide(np.array([90.0, 89.0, 40.0]) + 4 * NOISE, [1, 1, 1], margin=1)
+    assert found.abstains
+    assert (found.kind, found.contenders) == ("thin", (0, 1))
+
+
+def test_the_same_curve_under_two_names_is_no_preference() -> None:
+    n = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = np.array([0.4, 0.3, 0.23, 0.19])[:, None]
+        twins = [
+            Curve(sizes=[50, 100, 200, 400], errors=np.abs(truth + 0.02 * rng.standard_normal((4, 3))))
+            for _ in range(2)
+        ]
+        n += decide(100 * (1 - forecast(twins, 1600).draws), [1, 1], margin=1).abstains
+    assert n >= 38
