@@ -55,6 +55,9 @@ claims: setup ## test the claims of the discussion: minutes   (ARGS="claim=forge
 anchors: setup ## compare the laboratory with published rows: 50 minutes   (docs/ANCHORS.md; ARGS="anchor=vandeven-task")
 	$(RUN) src.anchors $(ARGS)
 
+advise: setup ## two data sets in, one answer out: retrain, fine-tune, replay or nothing?   (docs/ADVICE.md)
+	$(RUN) src.advise $(ARGS)
+
 status: setup ## list the finished, running, waiting and failed cells   (SWEEP=name)
 	$(RUN) src.status sweep=$(SWEEP)
 
@@ -131,4 +134,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help
+.PHONY: setup lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help

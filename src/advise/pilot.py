@@ -157,11 +157,11 @@ def choose_ladder(
     every = [stage for own in stages.values() for stage in own]
     config = pilot.full.config
     full = FULL_SEEDS * sum(stage.samples for stage in every)
-    dearest = None
+    ladder, dearest, share = None, None, 0.0
     for k in range(21):
-        ladder = _ladder(2 ** (-k / 2), pilot.is_feasible)
-        if ladder is None:
+        if (smaller := _ladder(2 ** (-k / 2), pilot.is_feasible)) is None:
             continue
+        ladder = smaller
         n_trained = {f: float(len(config.seeds)) for f in ladder.fractions}
         n_trained[ladder.tuned] = n_trained.get(ladder.tuned, 0.0) + config.tune.n_runs
         scaled = [(n, [stage.at(f) for stage in every]) for f, n in n_trained.items()]
@@ -172,11 +172,13 @@ def choose_ladder(
         ):
             return ladder, share
         dearest = f"{duration(seconds)} or {100 * share:.0f}%"
-    if dearest is None:
+    if ladder is None:
         raise CannotSay(
             f"{pilot.sizes[0]} samples of Dataset 1 and {pilot.sizes[1]} of Dataset 2 are too few for learning curves: "
             f"three sizes of at least {pilot.floors[0]} and {pilot.floors[1]} are needed, and the full size exceeds the budget"
         )
+    if budget.seconds is not None and budget.share is not None:
+        return ladder, share  # auto: the smallest that there is
     given = f"{budget.seconds:g}s" if budget.seconds is not None else f"{100 * (budget.share or 0):g}%"
     raise ConfigError("budget", given, f"is less than the smallest pilot needs, about {dearest}; raise it")
 
