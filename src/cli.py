@@ -243,7 +243,7 @@ def _keys() -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
     for path in sorted(CONF_DIR.rglob("*.yaml")):
         group = path.parent.relative_to(CONF_DIR)
-        if group.parts[:1] in (("hydra",), ("claim",), ("advice",)):  # these files hold no settings of a run
+        if str(group).partition("/")[0] in ("hydra", "claim", "anchor", "advice"):  # no settings of a run
             continue
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         choice = [f"{group}={path.stem}"] if group != Path() else []

@@ -21,7 +21,7 @@ from src.regimes.config import RegimeConfig
 GROUPS = [
     path
     for path in sorted(CONF_DIR.rglob("*.yaml"))
-    if path.parent != CONF_DIR and "hydra" not in path.parts and path.parent.name != "claim"  # those: test_claims.py
+    if path.parent != CONF_DIR and "hydra" not in path.parts and path.parent.name not in ("claim", "anchor", "advice")
 ]
 NEEDED = {
     "image_folder": ["data.path=images"],
