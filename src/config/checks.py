@@ -36,6 +36,8 @@ def check(config: Config) -> None:
     if trainer.precision == "16-mixed" and config.optimizer.clip is not None:
         problem = "would clip gradients that the loss scale multiplies; set trainer.precision=bf16-mixed or 32"
         raise ConfigError("optimizer.clip", config.optimizer.clip, problem)
+    if config.online and trainer.devices > 1:
+        raise ConfigError("online", True, "is not counted over several devices; set trainer.devices=1 or online=false")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError("label_smoothing", config.label_smoothing, "needs loss=cross_entropy; set it to 0")
     config.launcher.check(trainer)
@@ -77,4 +79,6 @@ def check_targets(config: Config, *, is_regression: bool) -> None:
     if is_regression and config.loss != "mse":
         problem = "needs classes, and the targets are numbers; set loss=mse, or store whole numbers or texts as classes"
         raise ConfigError("loss", config.loss, problem)
+    if is_regression and config.online:
+        raise ConfigError("online", True, "is an accuracy, which a regression does not have; set it to false")
     config.stopping.check(config.split.dataset_sizes(), is_regression=is_regression)

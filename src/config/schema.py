@@ -141,6 +141,8 @@ class Config:
     tracking: TrackingConfig
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
+    online: bool = False
+    """Whether every training sample is also scored by the update that trains on it, before it does: `online_accuracy`."""
     label_smoothing: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
     """Share of each training label that is spread over all classes; scores use the labels themselves."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
@@ -174,6 +176,7 @@ class Config:
             "optimizer": self.optimizer.content(),
             "trainer": trainer,
             "loss": self.loss,
+            **({"online": True} if self.online else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
             **({"plugins": digests(self.plugins)} if self.plugins else {}),

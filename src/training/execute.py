@@ -256,9 +256,9 @@ class _Executor:
         return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
 
     def _group_control(self, group: Sequence[Node]) -> GroupControl | None:
-        """None without checkpoints, and with a loss scale, which is not part of a resume point."""
+        """None without checkpoints, and with a loss scale or counts of `online`, which are no part of a resume point."""
         trainer = self.config.trainer
-        if not trainer.checkpoint_seconds or trainer.precision == "16-mixed":
+        if not trainer.checkpoint_seconds or self.config.online or trainer.precision == "16-mixed":
             return None
         report, save = partial(self._report, group), partial(self._save, group)
         return GroupControl(trainer.checkpoint_seconds, self.control.on_stage, report, save)

@@ -46,6 +46,8 @@ class GroupModule(pl.LightningModule):
         self.automatic_optimization = False
         self.through_lightning = world > 1 or config.trainer.precision == "16-mixed"
         self.update_losses: list[Tensor] = []
+        self.hits: Tensor | None = torch.zeros(replicas.n, dtype=torch.int64) if config.online else None
+        """Draws that each model classified correctly before their update."""
 
     def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
         """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
@@ -61,6 +63,9 @@ class GroupModule(pl.LightningModule):
         # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
         losses = self.losses(outputs, y).sum(1) * (self.world / n_global)
         self.update_losses.append(losses.detach())
+        if self.hits is not None:
+            hits = (outputs.detach().argmax(-1) == y).sum(1).cpu()
+            self.hits += hits * torch.tensor(self.replicas.active)
         if self.penalty is not None:
             # a mean over the rows of this rank
             losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)

@@ -219,9 +219,12 @@ class StageMonitor(pl.Callback):
         if not bounded or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
             verdict = StoppingVerdict("diverged")
         whole, rest = divmod(updates, length.updates_per_epoch)
+        samples = length.samples if updates == length.updates else whole * length.n_draws + rest * length.batch_size
+        hits = self.module.hits
         ledger = Ledger(
             updates=updates,
-            samples=length.samples if updates == length.updates else whole * length.n_draws + rest * length.batch_size,
+            samples=samples,
+            online=float(hits[r]) / samples if hits is not None and samples else None,
             epochs=-(-updates // length.updates_per_epoch),
             stopped_by=verdict.stopped_by,
             converged=verdict.converged,

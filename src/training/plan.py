@@ -223,9 +223,10 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
 
 
 def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
-    """See `Node.prefix_key`. None also with a loss scale, which a resume point does not hold."""
+    """See `Node.prefix_key`. None also with a loss scale or with counts of `online`, which a resume
+    point does not hold."""
     plain = config.stopping.is_fixed_length and config.optimizer.is_constant
-    if not plain or config.trainer.precision == "16-mixed" or not length.updates:
+    if not plain or config.online or config.trainer.precision == "16-mixed" or not length.updates:
         return None
     epoch = {"n_draws": length.n_draws, "batch_size": length.batch_size, "all_at_once": length.all_at_once}
     return digest({**identity, "shape": digest({**recipe, "epoch": epoch})})
@@ -244,7 +245,7 @@ def _content(settings: Any, *later: str) -> dict[str, Any]:
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """What stages of one group have in common besides the length: all but seed, data, start and parents."""
     recipe: dict[str, Any] = config.recipe()
-    shared = ("arch", "optimizer", "trainer", "loss", "label_smoothing", "augment", "plugins")
+    shared = ("arch", "optimizer", "trainer", "loss", "online", "label_smoothing", "augment", "plugins")
     return {
         **{key: recipe[key] for key in shared if key in recipe},
         # a fixed length says it all: 5 epochs of a budget are 5 epochs

@@ -119,6 +119,9 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
         train = book.train[done[-1]].items()
         metrics |= {f"train/{name}": v for name, v in train if name.split("/")[1] in ("accuracy", "loss")}
         initial = [book.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if book.initial else None
+        counted = [(one.ledger.online, one.ledger.samples) for one in stages if one.ledger.online is not None]
+        if counted:
+            metrics["online_accuracy"] = sum(share * n for share, n in counted) / sum(n for _, n in counted)
         metrics |= _transfer(matrix, [_learned(node) for node in nodes], initial)
     flops = training_flops(config.arch, stream.input_shape, stream.n_outputs)
     samples = sum(stage.ledger.samples for stage in stages)

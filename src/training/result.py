@@ -34,6 +34,8 @@ class Ledger:
     device: str
     extra_passes: float = 0.0
     """Forward and backward passes of one sample that a penalty costs in addition to the updates."""
+    online: float | None = None
+    """Share of the training draws that were classified correctly just before their update, if the cell asks for it."""
     machines: tuple[str, ...] = ()
     """Kinds of machine that trained the stage, by `fingerprint`; several if it was resumed on another. Older files: none."""
     split: str | None = None

@@ -228,3 +228,21 @@ def test_lwf_compares_each_head_alone() -> None:
 def test_nonsense_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compose(words)
+
+
+def test_online_accuracy_scores_each_sample_before_its_update() -> None:
+    """The first update scores the initial weights; a full batch scores the same samples once an epoch."""
+    config = tiny("regimes=[combined]", "seeds=2", "online=true", "optimizer.batch_size=full", "stopping.epochs=1")
+    plan, execution = executed(config)
+    for key, node in plan.nodes.items():
+        x, y = node.data.parts[0].inputs(), node.data.parts[0].y
+        for part in node.data.parts[1:]:
+            x, y = torch.cat([x, part.inputs()]), torch.cat([y, part.y])
+        first = initial_model(config, node, torch.float32)
+        assert execution.results[key].ledger.online == pytest.approx(float((first(x).argmax(-1) == y).double().mean()))
+    learned = executed(tiny("regimes=[combined]", "seeds=1", "online=true", "stopping.epochs=20"))[1]
+    assert float(next(iter(learned.results.values())).ledger.online or 0) > 0.5
+    assert same_alone(tiny("regimes=[sequential,replay]", "seeds=2", "online=true"))
+    assert next(iter(executed(tiny("regimes=[d1_only]", "seeds=1"))[1].results.values())).ledger.online is None
+    with pytest.raises(ConfigError, match=r"^online=True: is an accuracy|^online=true: is an accuracy"):
+        compose(["online=true", "data=gaussian", "arch=linear", "loss=mse"])
