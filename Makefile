@@ -69,7 +69,7 @@ report: setup ## write one self-contained HTML page about a sweep to multirun/SW
 	$(RUN) src.report sweep=$(SWEEP) $(ARGS)
 
 ui: setup ## show the results in MLflow   (PORT=5000)
-	$(RUN) src.ui port=$(PORT)
+	$(RUN) src.ui port=$(PORT) $(ARGS)
 
 server: setup ## run an MLflow server for a team (tracking=server)   (PORT=5000 ARGS="storage=postgresql://user@host/db")
 	$(RUN) src.ui port=$(PORT) $(ARGS)

@@ -1,6 +1,6 @@
 """A screenshot of an MLflow page in a real browser.
 
-    python benchmarks/mlflow_screenshot.py http://127.0.0.1:5000 docs/mlflow-ui.png [--page runs|RUN_ID|PATH] [--width 1600]
+    python -m benchmarks.mlflow_screenshot http://127.0.0.1:5000 docs/mlflow-ui.png [--page runs|RUN_ID|PATH] [--width 1600]
 
 `runs` is the table of the experiment, in one of the views that tracking saves with it (src/tracking/views.py). The server
 must not ask for a password: start it by `python -m src.ui login=false`. Needs chromium (Debian: apt-get install chromium), driven by the DevTools protocol.
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from src.tracking.views import view_path
 
 FLAGS = [
     "--headless",
@@ -57,15 +59,14 @@ OPEN_ROWS = """(async () => {
 })()"""
 
 
-def page_url(server: str, page: str, experiment: str, view: str) -> str:
+def page_url(server: str, page: str, experiment: str, view: str, *, charts: bool = False) -> str:
     """The address of a page; `runs` opens one of the experiment's saved views."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
     with urllib.request.urlopen(f"{server}/api/2.0/mlflow/experiments/get-by-name?{query}") as answer:
         found = json.load(answer)["experiment"]["experiment_id"]
     if page == "runs":
-        path = f"experiments/{found}/runs?viewStateShareKey={view}&workflowType=machine_learning"
-    else:
-        path = page if "/" in page else f"experiments/{found}/runs/{page}"
+        return server + view_path(found, view, charts=charts)
+    path = page if "/" in page else f"experiments/{found}/runs/{page}"
     return f"{server}/#/{path}"
 
 
@@ -152,14 +153,17 @@ def main() -> int:
     parser.add_argument("server")
     parser.add_argument("target", type=Path)
     parser.add_argument("--page", default="runs")
-    parser.add_argument("--experiment", default="sequential-or-combined")
-    parser.add_argument("--view", default="grid", help="the saved view that `runs` opens: grid, cells or runs")
+    parser.add_argument("--experiment", default="digits-mlp", help="the name of the sweep")
+    parser.add_argument(
+        "--view", default="cells", help="the saved view that `runs` opens: cells, regimes, curves, grid"
+    )
+    parser.add_argument("--charts", action="store_true", help="its charts in place of its table")
     parser.add_argument("--width", type=int, default=1600)
     parser.add_argument("--height", type=int, default=1000)
     parser.add_argument("--settle", type=float, default=4.0, help="seconds for the page to be drawn")
     parser.add_argument("--script", help="JavaScript to run before the screenshot; its value is printed")
     options = parser.parse_args()
-    url = page_url(options.server, options.page, options.experiment, options.view)
+    url = page_url(options.server, options.page, options.experiment, options.view, charts=options.charts)
     image = asyncio.run(save_plot(url, options.width, options.height, options.settle, options.script))
     options.target.parent.mkdir(parents=True, exist_ok=True)
     options.target.write_bytes(image)

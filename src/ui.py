@@ -6,15 +6,26 @@ import os
 import secrets
 import socket
 import sys
+import time
+import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.cli import command, fail, settings
 from src.config import TrackingConfig
+from src.errors import did_you_mean
 from src.tracking.connect import artifact_root, keep_mlflow_quiet, tracking_uri
 from src.tracking.credentials import create, folder
+from src.tracking.views import view_path
+
+if TYPE_CHECKING:
+    from src.tracking.finished import FinishedSweep
 from src.urls import without_password
 
-USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true]
+USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true] [sweep=NAME] [open=true]
+
+Prints the address of the comparison of the sweep that ended last (sweep=NAME: of another), and on a desktop opens it in a
+browser (open=false does not).
 
 Listens on loopback, where every user of this machine can connect, so the page asks for a user and a password. They are
 printed, and stay the same from start to start. login=false does without: for a machine that nobody else uses.
@@ -25,7 +36,8 @@ comes from PGPASSWORD, never from the command line.
 
 def main() -> None:
     """Replace this process by MLflow's server; Ctrl-C ends it."""
-    given = settings({"port": "5000", "multirun": "multirun", "storage": None, "login": "true"}, usage=USAGE)
+    defaults = {"port": "5000", "multirun": "multirun", "storage": None, "login": "true", "sweep": None, "open": "true"}
+    given = settings(defaults, usage=USAGE)
     port, multirun = str(given["port"]), Path(str(given["multirun"]))
     if not port.isdigit() or not 0 < int(port) < 65536:
         fail(f"port={port}: must be a number from 1 to 65535")
@@ -37,18 +49,29 @@ def main() -> None:
         fail(
             f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD instead"
         )
-    if given["login"] not in ("true", "false"):
-        fail(f"login={given['login']}: must be true or false")
+    for key in ("login", "open"):
+        if given[key] not in ("true", "false"):
+            fail(f"{key}={given[key]}: must be true or false")
     local = TrackingConfig(name="local", uri=given["storage"], experiment="")
     uri = tracking_uri(local, multirun)
     assert uri is not None
-    if given["storage"] is None and not (multirun / "mlflow.db").exists():
+    exists = given["storage"] is not None or (multirun / "mlflow.db").exists()
+    if not exists:
         print(f"no results in {multirun} yet; run `make sweep`", file=sys.stderr)
         multirun.mkdir(parents=True, exist_ok=True)
     keep_mlflow_quiet()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
+    address = f"http://127.0.0.1:{port}"
+    experiment = _experiment(uri, given["sweep"]) if exists else None
+    if experiment is not None:
+        path = view_path(experiment.id, "cells")
+        print(f"who wins in {experiment.name}: {address}{path}", file=sys.stderr)
+        print(f"the same as charts: {address}{view_path(experiment.id, 'cells', charts=True)}", file=sys.stderr)
+        address += path
     login = _require_login() if given["login"] == "true" else []
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
+    if given["open"] == "true":
+        _open_when_ready(address, int(port))
     os.execv(
         sys.executable,
         [
@@ -58,6 +81,36 @@ def main() -> None:
             *("--backend-store-uri", uri, "--artifacts-destination", artifact_root(multirun).as_uri()),
         ],
     )
+
+
+def _experiment(uri: str, sweep: str | None) -> FinishedSweep | None:
+    """The experiment of a sweep that has a result."""
+    from src.tracking.finished import finished_sweeps  # imports SQLAlchemy
+
+    found = finished_sweeps(uri)
+    if sweep is None:
+        return found[0] if found else None
+    known = {one.name: one for one in reversed(found)}
+    if sweep not in known:
+        fail(
+            f"sweep={sweep}: MLflow has no result of it, `make sync` writes what is on disk; {did_you_mean(sweep, list(known))}"
+        )
+    return known[sweep]
+
+
+def _open_when_ready(address: str, port: int) -> None:
+    """Opens a graphical browser once the server answers, from a process of its own: this one becomes the server."""
+    if sys.platform != "darwin" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    if os.fork():
+        return
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                webbrowser.open(address)
+                break
+        time.sleep(0.1)
+    os._exit(0)
 
 
 def _require_login() -> list[str]:

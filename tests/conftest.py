@@ -48,10 +48,9 @@ def empty_multirun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     keep_mlflow_quiet()
     folder = tmp_path_factory.mktemp("template") / "multirun"
-    for experiment in ("lab", "sequential-or-combined"):  # the second is that of conf/tracking
-        tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment=experiment), folder)
-        assert tracker is not None
-        tracker.close()
+    tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), folder)
+    assert tracker is not None
+    tracker.close()
     return folder
 
 

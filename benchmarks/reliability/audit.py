@@ -74,10 +74,8 @@ def mlflow_problems(multirun: Path, tracking: TrackingConfig | None = None) -> l
     uri = tracking_uri(tracking, multirun)
     use_for(uri or "")
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    if experiment is None:
-        return ["MLflow: has no experiment"]
-    runs = list(client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL, max_results=50_000))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = list(client.search_runs(experiments, run_view_type=ViewType.ALL, max_results=50_000))
     active = [run for run in runs if run.info.lifecycle_stage == "active"]
     problems = [
         f"MLflow: {run.info.run_name} is {run.info.status}"

@@ -49,7 +49,12 @@ class TrainerConfig:
 class TrackingConfig:
     name: Literal["local", "server", "off"]
     uri: str | None
-    experiment: str
+    experiment: str | None
+    """None: one for each sweep, named after it."""
+
+    def of_sweep(self, sweep: str) -> TrackingConfig:
+        """With the experiment of a sweep."""
+        return self if self.experiment is not None else dataclasses.replace(self, experiment=sweep)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

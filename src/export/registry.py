@@ -26,6 +26,7 @@ def register(
     network: Pipeline, run: RunRecord, folder: Path, name: str, tracking: TrackingConfig, multirun: Path
 ) -> str:
     """Logs `network` and registers it as the champion of the model `name`; returns the version. Raises ConfigError."""
+    tracking = tracking.of_sweep(run.sweep)
     uri = tracking_uri(tracking, multirun)
     assert uri is not None
     keep_mlflow_quiet()

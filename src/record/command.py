@@ -21,6 +21,7 @@ from src.config import SCHEMA_VERSION, compose
 from src.errors import ConfigError, did_you_mean
 from src.io import digest, file_name, read_json_or, write_atomically
 from src.record.rows import RecordedRun, read_runs
+from src.sweep.columns import cell_means, cell_tags
 from src.sweep.folder import RECORDED
 from src.sweep.summary import publication, winners
 from src.tracking.outbox import Deliverer, Outbox
@@ -125,6 +126,7 @@ def _report(sweep_dir: Path, labels: Sequence[str], baseline: str | None, comman
                 verdict=winners(own),
                 note="\n\n".join(filter(None, (*map(sentence, own), *map(beside, own)))),
                 command=command_line,
-                metrics=cell_metrics(runs[cell], labels),
+                metrics={**cell_metrics(runs[cell], labels), **cell_means(own)},
+                tags=cell_tags(own),
             )
             write_cell(sweep_dir / "cells" / cell, report, outbox)

@@ -40,6 +40,7 @@ from src.config.command import command, flat, text_of
 from src.config.tune import OFF
 from src.io import read_json_or, write_atomically
 from src.progress import tracked
+from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
@@ -194,7 +195,14 @@ def publication(
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(n_cells), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
-    about = SweepReport(sweep=sweep_dir.name, note=note, command=command_line, metrics=counts, artifacts=artifacts)
+    about = SweepReport(
+        sweep=sweep_dir.name,
+        note=note,
+        command=command_line,
+        metrics=counts | sweep_metrics(verdicts),
+        artifacts=artifacts,
+        comparison=comparison_of(verdicts) if verdicts else None,
+    )
     write_sweep(sweep_dir, about, outbox)
     if artifacts:
         console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
@@ -254,7 +262,7 @@ def report_cells(
 ) -> None:
     """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash."""
     labels = labels_of([cell.config for cell in cells])
-    runs = by_cell(records.runs)
+    runs, axes = by_cell(records.runs), cell_axes(cells, verdicts)
     verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_of[verdict.cell].append(verdict)
@@ -272,11 +280,17 @@ def report_cells(
             report = CellReport(
                 sweep=cell.config.sweep,
                 cell=cell.hash,
-                axes={**cell.config.axes(), **trial.axes},
+                axes={**axes[cell.hash], **trial.axes},
                 verdict=winners(own),
                 note="\n\n".join(notes),
                 command=command(cell.config),
-                metrics={**cell_metrics(runs.get(cell.hash, ()), labels), **trial.metrics, **tuning_metrics(tuned)},
+                metrics={
+                    **cell_metrics(runs.get(cell.hash, ()), labels),
+                    **cell_means(own),
+                    **trial.metrics,
+                    **tuning_metrics(tuned),
+                },
+                tags=cell_tags(own),
             )
             pending.append(writers.submit(write_cell, cell.folder, report, outbox))
             if len(pending) == WRITERS:
@@ -290,6 +304,12 @@ def winners(verdicts: Sequence[CellVerdict]) -> str:
     if len(verdicts) == 1:
         return verdicts[0].winner
     return "; ".join(f"{verdict.a} - {verdict.b}: {verdict.winner}" for verdict in verdicts)
+
+
+def cell_axes(cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict]) -> dict[str, dict[str, AxisValue]]:
+    """The axes of each cell by hash, and the further settings in which the cells of the command differ."""
+    further = {verdict.cell: verdict.axes for verdict in verdicts}
+    return {cell.hash: {**cell.config.axes(), **further.get(cell.hash, {})} for cell in cells}
 
 
 def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
+import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, column, create_engine, delete, insert, inspect, select, table
+from sqlalchemy import Connection, Inspector, column, create_engine, delete, insert, inspect, select, table
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from src.tracking.record import Key, Record
@@ -23,10 +24,11 @@ from src.tracking.tracker import (
     RecordRefused,
     StoredRun,
     TrackerUnavailable,
+    artifact_location,
     describe,
     write_artifacts,
 )
-from src.tracking.views import saved_views
+from src.tracking.views import is_ours, saved_views
 from src.urls import sqlite_file
 
 KNOWN_REVISIONS = {"3.17.2": "dc11669786a5"}
@@ -43,6 +45,8 @@ COLUMNS = {
     "dataset_profile",
     "inputs": "input_uuid source_type source_id destination_type destination_id step",
     "input_tags": "input_uuid name value",
+    "experiments": "experiment_id name artifact_location lifecycle_stage creation_time last_update_time workspace",
+    "experiment_tags": "key value experiment_id",
 }
 """All columns of the tables that are written, in the order of insertion."""
 
@@ -68,46 +72,59 @@ def incompatibility(uri: str) -> str | None:
         return f"MLflow {version} is installed, {', '.join(KNOWN_REVISIONS)} is known"
     engine = create_engine(uri)
     try:
-        inspector = inspect(engine)
-        for name, columns in COLUMNS.items():
-            difference = {found["name"] for found in inspector.get_columns(name)} ^ set(columns.split())
-            if difference:
-                return f"the columns of MLflow's table {name} differ from the known ones: {', '.join(difference)}"
+        return _unknown_columns(inspect(engine))
     except SQLAlchemyError as error:
         raise TrackerUnavailable(describe(error)) from error
     finally:
         engine.dispose()
+
+
+def _unknown_columns(inspector: Inspector) -> str | None:
+    for name, columns in COLUMNS.items():
+        difference = {found["name"] for found in inspector.get_columns(name)} ^ set(columns.split())
+        if difference:
+            return f"the columns of MLflow's table {name} differ from the known ones: {', '.join(difference)}"
     return None
 
 
-def find_experiment(uri: str, name: str) -> Experiment | None:
-    """The experiment of a SQLite file in which MLflow has nothing to create, upgrade or restore; None if it may have.
+def open_experiment(uri: str, name: str) -> Experiment | None:
+    """The experiment of a SQLite file, created if there is none; None where MLflow may have something to create or upgrade.
 
     MLflow takes 4 s of processor time to start, and most commands find everything in place.
     """
     file, revision = sqlite_file(uri), KNOWN_REVISIONS.get(importlib.metadata.version("mlflow"))
     if file is None or revision is None or not file.exists():
         return None
-    experiments = table("experiments", *map(column, ("experiment_id", "artifact_location", "lifecycle_stage", "name")))
-    tags = table("experiment_tags", *map(column, ("experiment_id", "key"))).c
-    engine = create_engine(uri)
+    experiments, tags = TABLES["experiments"], TABLES["experiment_tags"].c
+    engine = create_engine(uri, connect_args={"timeout": BUSY_TIMEOUT_S})
     try:
         with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # no other command creates it meanwhile
             revisions = connection.scalars(select(table("alembic_version", column("version_num")))).all()
-            found = connection.execute(select(experiments).where(experiments.c.name == name)).all()
-            of_found = tags.experiment_id.in_([experiment_id for experiment_id, *_ in found])
-            present = set(connection.scalars(select(tags.key).where(of_found)))
+            if revisions != [revision] or _unknown_columns(inspect(connection)):
+                return None
+            known = (experiments.c.name == name) & (experiments.c.workspace == "default")
+            if not connection.execute(select(experiments.c.name).where(known)).all():
+                _create_experiment(connection, name)
+                connection.commit()
+            found = connection.execute(select(experiments).where(known)).one()
+            present = set(connection.scalars(select(tags.key).where(tags.experiment_id == found.experiment_id)))
     except SQLAlchemyError:  # MLflow says what is wrong, or mends it
         return None
     finally:
         engine.dispose()
-    if (
-        revisions != [revision]
-        or [stage for _, _, stage, _ in found] != ["active"]
-        or not saved_views().keys() <= present
-    ):
+    if found.lifecycle_stage != "active" or not saved_views().keys() <= present:
         return None
-    return Experiment(str(found[0][0]), found[0][1])
+    return Experiment(str(found.experiment_id), found.artifact_location)
+
+
+def _create_experiment(connection: Connection, name: str) -> None:
+    now = round(1000 * time.time())
+    row: dict[str, Any] = {"name": name, "artifact_location": artifact_location(name), "lifecycle_stage": "active"}
+    row |= {"creation_time": now, "last_update_time": now, "workspace": "default"}
+    created = connection.execute(insert(TABLES["experiments"]), row).lastrowid
+    views = [{"key": key, "value": value, "experiment_id": created} for key, value in saved_views().items()]
+    connection.execute(insert(TABLES["experiment_tags"]), views)
 
 
 class BulkTracker:
@@ -163,8 +180,19 @@ class BulkTracker:
                 parent_id = stored_parent.run_id if stored_parent else self._run_id(record.parent.key)
             self._add(rows, record, run_id, start, parent_id)
             n_written += id(record) in given
+            self._save_views(connection, record.views)
         self._insert(connection, rows)
         return n_written
+
+    def _save_views(self, connection: Connection, views: Mapping[str, str]) -> None:
+        tags = TABLES["experiment_tags"]
+        mine = (tags.c.experiment_id == self._experiment_id) & tags.c.key.in_(views)
+        present = {key: value for key, value, _ in connection.execute(select(tags).where(mine))} if views else {}
+        for key, view in views.items():
+            if is_ours(present.get(key, view)):
+                connection.execute(delete(tags).where(tags.c.experiment_id == self._experiment_id, tags.c.key == key))
+                row = {"key": key, "value": view, "experiment_id": self._experiment_id}
+                connection.execute(insert(tags), row)
 
     def _find(self, connection: Connection, keys: Collection[Key]) -> dict[Key, StoredRun]:
         """The runs of the keys by their tags, whichever writer created them."""

@@ -21,7 +21,7 @@ from requests.exceptions import RequestException
 from src.environment import temporary_variables
 from src.tracking.record import Key, Record, mask
 from src.tracking.tracker import Experiment, RecordRefused, StoredRun, TrackerUnavailable, write_artifacts
-from src.tracking.views import saved_views
+from src.tracking.views import is_ours, saved_views
 
 TIMEOUT_S = 10
 """Limit of one request. A slower server counts as unavailable; nothing is lost."""
@@ -128,8 +128,15 @@ class ClientTracker:
         elif record.key.level != "run":
             self._update_parent(stored, record, parent)
         self._complete(stored.run_id, record)
+        self._save_views(record.views)
         self._stored[record.key] = StoredRun(stored.run_id, record.digest(), record.status, stored.start)
         return 1
+
+    def _save_views(self, views: Mapping[str, str]) -> None:
+        present = self._client.get_experiment(self._experiment).tags if views else {}
+        for tag, view in views.items():
+            if present.get(tag) != view and is_ours(present.get(tag, view)):
+                self._client.set_experiment_tag(self._experiment, tag, view)
 
     def _parent_id(self, record: Record) -> str | None:
         if record.parent is None:

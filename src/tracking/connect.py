@@ -53,6 +53,7 @@ def open_tracker(tracking: TrackingConfig, multirun: Path) -> Tracker | None:
     uri = tracking_uri(tracking, multirun)
     if uri is None:
         return None
+    assert tracking.experiment is not None, "see TrackingConfig.of_sweep"
     keep_mlflow_quiet()
     if uri.startswith(("http://", "https://")):
         from src.tracking.client import ClientTracker
@@ -61,7 +62,7 @@ def open_tracker(tracking: TrackingConfig, multirun: Path) -> Tracker | None:
         return ClientTracker(uri, tracking.experiment)
     from src.tracking import bulk
 
-    experiment = bulk.find_experiment(uri, tracking.experiment)
+    experiment = bulk.open_experiment(uri, tracking.experiment)
     if experiment is None:
         from src.tracking.schema import prepare
 

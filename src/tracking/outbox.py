@@ -253,7 +253,7 @@ class Deliverer:
                     self._warn(
                         f"MLflow's database is new and lacks {n} runs of earlier commands: `make sync` writes them"
                     )
-                self._tracker = open_tracker(self._tracking, multirun)
+                self._tracker = open_tracker(self._tracking.of_sweep(self._outbox.sweep_dir.name), multirun)
             assert self._tracker is not None
             self.last = self._outbox.deliver(self._tracker, wait_s=wait_s)
         except TrackerUnavailable as error:

@@ -68,7 +68,7 @@ class Input(NamedTuple):
 class Record:
     """One MLflow run. `start`, `end`: milliseconds since the epoch. Artifacts: file name to content.
 
-    `parent` is created if MLflow has no run of its key; it never replaces one.
+    `parent` is created if MLflow has no run of its key; it never replaces one. `views`: the experiment's saved views by tag.
     """
 
     key: Key
@@ -81,6 +81,7 @@ class Record:
     points: tuple[Point, ...] = ()
     inputs: tuple[Input, ...] = ()
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
+    views: Mapping[str, str] = field(default_factory=dict)
     parent: Record | None = None
 
     def digest(self) -> str:
@@ -95,6 +96,7 @@ class Record:
             "points": self.points,
             "inputs": self.inputs,
             "artifacts": {name: hashlib.sha256(content).hexdigest() for name, content in self.artifacts.items()},
+            "views": dict(self.views),
         }
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -19,7 +19,8 @@ class CellReport:
     """Result of a cell's comparison.
 
     `metrics`: ``delta/{a}-{b}/{test}/accuracy``, ``.../ci_low``, ...; None is omitted. `verdict`: ``combined``,
-    ``undecided``, ...; `note`: the verdict as a sentence; `command` reproduces the cell.
+    ``undecided``, ...; `note`: the verdict as a sentence; `command` reproduces the cell. `tags`: differences and means as
+    text, for the columns of MLflow's table.
     """
 
     sweep: str
@@ -29,17 +30,35 @@ class CellReport:
     note: str
     command: str
     metrics: Mapping[str, float | None]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What a sweep's saved views in MLflow show. Names of regimes are as they are in metrics."""
+
+    verdict: str
+    """The number of cells that each regime wins."""
+    pairs: Sequence[tuple[str, str]]
+    metric: str
+    """As in ``delta/{a}-{b}/{metric}``: ``union/accuracy``."""
+    higher_is_better: bool
+    axes: Sequence[str]
+    """Those in which the cells differ."""
+    largest: tuple[str, str]
+    """Hash and name of the cell with the largest difference, whose curves are worth a look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepReport:
-    """Result of a sweep's command. `metrics`: counts; `artifacts`: files to attach, relative to the sweep's folder."""
+    """Result of a sweep's command. `metrics`: counts and means; `artifacts`: files to attach, relative to the sweep's folder."""
 
     sweep: str
     note: str
     command: str
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
+    comparison: Comparison | None = None
 
 
 def write_cell(cell_dir: Path, report: CellReport, outbox: Outbox | None = None) -> Path:

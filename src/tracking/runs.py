@@ -18,12 +18,9 @@ from typing import Any
 
 from src.axes import NUMERIC_AXES
 from src.io import inside, read_json
+from src.tracking.params import run_params
 from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
-
-AXES_KEYS = ("regimes", "regime", "seeds", "seed", "study")
-EXECUTION_KEYS = ("sweep", "multirun", "storage", "n_workers", "dry_run", "tracking", "search", "launcher", "objective")
-EXCLUDED_KEYS = frozenset(AXES_KEYS + EXECUTION_KEYS)
-"""Top-level keys of config.yaml that are no params: axes under another name, and where or how the run was executed."""
+from src.tracking.views import COLOUR, colour_of, saved_views
 
 Body = Mapping[str, Any]
 """The content of a JSON file."""
@@ -101,7 +98,7 @@ def _finished_run(folder: Path, body: Body) -> Record:
     tags["engine"] = str(provenance["engine"])
     run = _run(folder, body, "FINISHED", span, tags)
     points = (*curves, *final_points, *_axis_points(body["axes"], span.end))
-    return replace(run, points=points, inputs=_inputs(body, run.params))
+    return replace(run, points=points)
 
 
 def _failed_run(folder: Path, body: Body) -> Record:
@@ -119,14 +116,13 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
 
     key = Key("run", body["sweep"], body["cell"], body["run"])
     provenance = body.get("provenance") or {}
-    common = {"regime": str(body["regime"])}
+    common = {"regime": str(body["regime"]), COLOUR: colour_of(str(body["regime"]))}
     if commit := provenance.get("git_commit"):
         common["mlflow.source.git.commit"] = str(commit)
     common |= {f"version.{name}": str(version) for name, version in (provenance.get("versions") or {}).items()}
     axes = _axis_params(body["axes"]) | {"seed": str(body["seed"]), "regime": str(body["regime"])}
     axes |= flatten({"knob": body["knobs"]}) if body.get("knobs") else {}
-    config_file = inside(folder, "config.yaml")
-    text = config_file.read_text() if config_file.exists() else ""
+    text = _config_text(folder)
     config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     return Record(
         key=key,
@@ -135,10 +131,16 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
         start=span.start,
         end=span.end,
         tags={**common, **tags},
-        params=flatten({name: value for name, value in config.items() if name not in EXCLUDED_KEYS}) | axes,
+        params=run_params(config, axes),
+        inputs=_inputs(body, config) if "result" in body else (),
         artifacts={"config.yaml": mask(text).encode()} if text else {},
         parent=_pending_cell(key, body["axes"], span.start),
     )
+
+
+def _config_text(folder: Path) -> str:
+    file = inside(folder, "config.yaml")
+    return file.read_text() if file.exists() else ""
 
 
 def _curves(path: Path, span: _Span) -> list[Point]:
@@ -177,10 +179,10 @@ def _accuracy_matrix(result: Body, span: _Span) -> list[Point]:
     ]
 
 
-def _inputs(body: Body, params: Mapping[str, str]) -> tuple[Input, ...]:
+def _inputs(body: Body, config: Body) -> tuple[Input, ...]:
     """One data set for each part of the stream, with its size and class counts."""
     result, data = body["result"], str(body["axes"].get("data", "data"))
-    recipe = {name: value for name, value in params.items() if name.startswith(("data.", "split."))}
+    recipe = flatten({group: config[group] for group in ("data", "split") if group in config})
     return tuple(
         Input(
             name=f"{data}-d{part}",
@@ -210,12 +212,18 @@ def _cell(folder: Path, body: Body) -> Record:
     record = _with_report(_pending_cell(key, axes, _milliseconds(body["started_at"])), body)
     points = (*record.points, *_axis_points(axes, record.end))
     files = {f"tuning-{path.name}": path.read_bytes() for path in sorted((folder / "tuning").glob("*.json"))}
-    return replace(record, tags={"verdict": str(body["verdict"]), **record.tags}, points=points, artifacts=files)
+    own = {"verdict": str(body["verdict"]), COLOUR: colour_of(str(body["verdict"])), **body.get("tags", {})}
+    tags = {clean_name(name): str(text) for name, text in own.items()}
+    return replace(record, tags={**tags, **record.tags}, points=points, artifacts=files)
 
 
 def _sweep(folder: Path, body: Body) -> Record:
     record = _with_report(_pending_sweep(body["sweep"], _milliseconds(body["started_at"])), body)
-    return replace(record, artifacts={Path(name).name: inside(folder, name).read_bytes() for name in body["artifacts"]})
+    files = {Path(name).name: inside(folder, name).read_bytes() for name in body["artifacts"]}
+    if not (comparison := body.get("comparison")):
+        return replace(record, artifacts=files)
+    tags = {"verdict": str(comparison["verdict"]), **record.tags}
+    return replace(record, tags=tags, artifacts=files, views=saved_views(comparison))
 
 
 def _with_report(record: Record, body: Body) -> Record:
@@ -232,7 +240,7 @@ def _with_report(record: Record, body: Body) -> Record:
 
 
 def _axis_params(axes: Body) -> dict[str, str]:
-    return {name: number(value) if isinstance(value, float) else str(value) for name, value in axes.items()}
+    return {clean_name(name): number(value) if isinstance(value, float) else str(value) for name, value in axes.items()}
 
 
 def _axis_points(axes: Body, when: int) -> tuple[Point, ...]:

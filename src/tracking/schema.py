@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from src.io import sync_folder
 from src.locks import acquire, holder
 from src.tracking.client import ensure_experiment
 from src.tracking.record import mask
-from src.tracking.tracker import Experiment, TrackerUnavailable, describe
+from src.tracking.tracker import Experiment, TrackerUnavailable, artifact_location, describe
 from src.urls import sqlite_file, sqlite_url
 
 LOCK_TIMEOUT_S = 60
@@ -64,9 +63,7 @@ def _prepare(uri: str, experiment: str) -> Experiment:
         # The write-ahead log keeps readers (the UI) from blocking the writer; the mode stays with the file.
         with contextlib.closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-    # A server resolves this location against its --artifacts-destination, so that multirun/ can move.
-    location = "mlflow-artifacts:/" + re.sub(r"[^\w.\-]", "_", experiment)
-    return ensure_experiment(client, experiment, location)
+    return ensure_experiment(client, experiment, artifact_location(experiment))
 
 
 def _create(file: Path) -> None:

@@ -42,13 +42,13 @@ def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) 
     sweeps = sorted(path.parent for path in multirun.glob(f"{sweep or '*'}/cells") if path.is_dir())
     if sweep is not None and not sweeps:
         raise ConfigError("sweep", sweep, f"no such sweep in {multirun}; see `ls {multirun}`")
+    if tracking.name == "off":
+        raise ConfigError("tracking", "off", "there is no MLflow to write to; set tracking=local or tracking=server")
     report = SyncReport(n_sweeps=len(sweeps))
     try:
-        tracker = open_tracker(tracking, multirun)
-        if tracker is None:
-            fix = "there is no MLflow to write to; set tracking=local or tracking=server"
-            raise ConfigError("tracking", "off", fix)
         for folder in sweeps:
+            tracker = open_tracker(tracking.of_sweep(folder.name), multirun)
+            assert tracker is not None
             delivery = Outbox(folder).deliver(tracker, wait_s=60)
             report.n_delivered += delivery.n_delivered
             report.problems += delivery.refused
@@ -58,7 +58,7 @@ def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) 
             while batch := list(itertools.islice(records, BATCH)):
                 report.n_records += len(batch)
                 report.n_written += _write(tracker, batch, report.problems)
-        tracker.close()
+            tracker.close()
     except TrackerUnavailable as unavailable:
         report.error = str(unavailable)
     return report

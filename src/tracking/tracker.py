@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from src.io import MAX_OWN_NAME, file_name
 from src.tracking.record import Key, Record, mask
 
 ARTIFACT_SCHEME = "mlflow-artifacts:/"
@@ -15,6 +17,11 @@ ARTIFACT_SCHEME = "mlflow-artifacts:/"
 class Experiment(NamedTuple):
     id: str
     artifact_location: str
+
+
+def artifact_location(experiment: str) -> str:
+    """A server resolves it against its ``--artifacts-destination``, so that multirun/ can move."""
+    return ARTIFACT_SCHEME + file_name(re.sub(r"[^\w.\-]", "_", experiment), MAX_OWN_NAME)
 
 
 class StoredRun(NamedTuple):

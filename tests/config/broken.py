@@ -63,7 +63,7 @@ WRONG_TYPES = [
     ("n_workers=some", "n_workers"),
     ("dry_run=perhaps", "dry_run"),
     ("sweep=7", "sweep"),
-    ("tracking.experiment=null", "tracking.experiment"),
+    ("tracking.experiment=[a]", "tracking.experiment"),
 ]
 WRONG_RANGES = [
     ("split.size=0", "split.size"),

@@ -54,7 +54,7 @@ def test_recorded_runs_are_judged_tracked_and_reported(
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{multirun / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("sequential-or-combined")
+    experiment = client.get_experiment_by_name("speech")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.sweep = 'speech'")
     by_level = {level: [run for run in runs if run.data.tags["level"] == level] for level in ("sweep", "cell", "run")}

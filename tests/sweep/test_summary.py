@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.comparison.families import declare
+from src.comparison.pairing import Records
+from src.comparison.verdicts import judge, judge_test_sets
 from src.config import compose
+from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
 from src.sweep.summary import axes_of, judged, read, report
 
 TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
@@ -86,3 +90,22 @@ def test_the_table_of_a_grown_grid_corrects_by_family(tmp_path: Path, capsys: py
     verdicts = {verdict.cell: verdict for verdict in judged(cells[0].sweep_dir, cells, read(cells[0].sweep_dir, cells))}
     assert [verdicts[cell.hash].exploratory != "" for cell in cells] == [False, True]
     assert {verdict.family for verdict in verdicts.values()} == {1}
+
+
+def test_the_columns_of_mlflow_show_differences_means_and_counts(cell_of: Callable[..., Records]) -> None:
+    records = cell_of({"a": [0.9, 0.8], "b": [0.8, 0.7], "c": [0.5, 0.6]}, cell="c0")
+    records = cell_of({"a": [0.5, 0.4], "b": [0.8, 0.7], "c": [0.5, 0.6]}, cell="c1", axes={"ratio": 3.0})
+    two = judge_test_sets(lambda metric: judge(records, ["a", "b"], metric))
+    of_cell = [verdict for verdict in two if verdict.cell == "c0"]
+    assert cell_tags(of_cell) == {"difference": "+10.0", "mean/a": "85.0 %", "mean/b": "75.0 %"}
+    assert cell_means(of_cell)["mean/a/d2/accuracy"] == pytest.approx(0.85)
+    shown = comparison_of(two)
+    assert (shown.pairs, shown.metric, shown.axes) == ([("a", "b")], "union/accuracy", ["ratio"])
+    assert shown.verdict == "too few seeds 2 of 2 cells"
+    assert shown.largest == ("c1", "r=3 imb=1 e=5")
+    assert sweep_metrics(two)["delta/a-b/union/accuracy"] == pytest.approx(-0.1)
+    assert sweep_metrics(two)["wins/b"] == 0
+    three = judge(records, ["a", "b", "c"], cells=["c0"])
+    assert cell_tags(three)["difference/a-c"] == "+30.0"
+    assert cell_tags(three)["winner/b-c"] == "too few seeds"
+    assert comparison_of(three).verdict.startswith("a - b: too few seeds; a - c: ")

@@ -12,7 +12,8 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
-from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
+from src.tracking.record import run_name
+from src.tracking.reports import CellReport, Comparison, SweepReport, write_cell, write_sweep
 
 MORNING = datetime(2025, 3, 1, 9, 0, tzinfo=UTC)
 
@@ -135,20 +136,29 @@ def cell_report(sweep_dir: Path, *, cell: str = "c0ffee", axes: dict[str, Any] |
         note=f"Combined wins on union by 2.0 points (95 % interval 1.0 to 3.0, p = 0.25, n = {n}).",
         command="python -m src.sweep split.ratio=0.1 split.imbalance=5 stopping.epochs=20",
         metrics={f"delta/sequential-combined/union/accuracy{end}": value for end, value in difference.items()},
+        tags={"difference": "-2.0 [-3.0, -1.0]", "mean/sequential": "88.0 %", "mean/combined": "90.0 %"},
     )
     write_cell(sweep_dir / "cells" / cell, report)
     return sweep_dir / "cells" / cell
 
 
-def sweep_report(sweep_dir: Path) -> Path:
+def sweep_report(sweep_dir: Path, *, cell: str = "c0ffee", axes: dict[str, Any] | None = None) -> Path:
     (sweep_dir / "table.csv").write_text("ratio,winner\n0.1,combined\n")
     (sweep_dir / "table.md").write_text("| ratio | winner |\n|---|---|\n| 0.1 | combined |\n")
     report = SweepReport(
         sweep=sweep_dir.name,
         note="Combined wins in 1 cell of 1.",
         command="python -m src.sweep -m split.ratio=0.1",
-        metrics={"cells/combined": 1, "cells/total": 1, "runs/finished": 6},
+        metrics={"cells": 4, "wins/combined": 1, "delta/sequential-combined/union/accuracy": -0.02},
         artifacts=("table.csv", "table.md"),
+        comparison=Comparison(
+            verdict="combined 1, undecided 3 of 4 cells",
+            pairs=[("sequential", "combined")],
+            metric="union/accuracy",
+            higher_is_better=True,
+            axes=["ratio", "imbalance"],
+            largest=(cell, run_name(axes or axes_of())),
+        ),
     )
     write_sweep(sweep_dir, report)
     return sweep_dir
@@ -172,4 +182,4 @@ def sweep_of(
                     run_folder(sweep_dir, cell=cell, regime=regime, seed=seed, axes=axes, minute=minute, accuracy=level)
                     minute += 1
             cell_report(sweep_dir, cell=cell, axes=axes)
-    return sweep_report(sweep_dir)
+    return sweep_report(sweep_dir, cell=cell, axes=axes_of(ratios[0], 1.0))

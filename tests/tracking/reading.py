@@ -24,9 +24,9 @@ def key_of(run: Run) -> Key:
     return Key(tags["level"], tags["sweep"], tags.get("cell", ""), tags.get("run", ""))
 
 
-def by_key(uri: str) -> dict[Key, Run]:
+def by_key(uri: str, experiment: str = "lab") -> dict[Key, Run]:
     """Every run by its key, of which no two may be the same."""
-    runs = runs_of(uri)
+    runs = runs_of(uri, experiment=experiment)
     found = {key_of(run): run for run in runs}
     assert len(found) == len(runs)
     return found

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from src.config import TrackingConfig
 from src.tracking import bulk
@@ -37,6 +38,10 @@ def test_both_writers_write_the_same_runs(
     by_bulk, by_client = ({key: content(uri, run) for key, run in by_key(uri).items()} for uri in uris)
     assert len(by_bulk) == 7 + 2 + 2 + 1
     assert by_client == by_bulk
+    tags = [MlflowClient(uri).get_experiment_by_name("lab").tags for uri in uris]
+    assert tags[0] == tags[1]
+    assert "delta/sequential-combined/union/accuracy" in tags[0]["mlflow.sharedViewState.cells"]
+    assert "curves: r=0.10 imb=1 e=20" in tags[0]["mlflow.sharedViewState.curves"]
     files = [sorted(path.name for path in (folder / "mlartifacts").rglob("*.*")) for folder in (multirun, other)]
     assert files[0] == files[1] != []
 
@@ -82,9 +87,8 @@ def test_an_experiment_that_lacks_nothing_is_found_without_mlflow(local: Trackin
     """The schema listed for the installed MLflow is its newest, and every lack leads to MLflow, which mends it."""
     uri, lock = str(tracking_uri(local, multirun)), multirun / "mlflow.lock"
     expected = prepare(uri, "lab", lock)
-    assert bulk.find_experiment(uri, "lab") == expected
-    assert bulk.find_experiment(uri, "another") is None
-    assert bulk.find_experiment(f"sqlite:///{multirun}/none.db", "lab") is None
+    assert bulk.open_experiment(uri, "lab") == expected
+    assert bulk.open_experiment(f"sqlite:///{multirun}/none.db", "lab") is None
     assert not (multirun / "none.db").exists(), "looking for a database creates none"
     for lack, mended in (
         ("UPDATE experiments SET lifecycle_stage = 'deleted' WHERE name = 'lab'", True),
@@ -95,9 +99,26 @@ def test_an_experiment_that_lacks_nothing_is_found_without_mlflow(local: Trackin
         with closing(sqlite3.connect(multirun / "mlflow.db")) as database:
             database.execute(lack)
             database.commit()
-        assert bulk.find_experiment(uri, "lab") is None, lack
+        assert bulk.open_experiment(uri, "lab") is None, lack
         if mended:
-            assert prepare(uri, "lab", lock) == bulk.find_experiment(uri, "lab") == expected
+            assert prepare(uri, "lab", lock) == bulk.open_experiment(uri, "lab") == expected
+
+
+def test_an_experiment_is_created_as_mlflow_creates_it(local: TrackingConfig, multirun: Path) -> None:
+    """Each sweep has one of its own, so that every first command would load MLflow."""
+    uri = str(tracking_uri(local, multirun))
+    for name, create in (("of bulk", bulk.open_experiment), ("of client", lambda *_: None)):
+        experiment = create(uri, name) or prepare(uri, name, multirun / "mlflow.lock")
+        assert experiment.artifact_location == f"mlflow-artifacts:/{name.replace(' ', '_')}"
+    ours, theirs = (MlflowClient(uri).get_experiment_by_name(name) for name in ("of bulk", "of client"))
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.tags, ours.lifecycle_stage) == (theirs.tags, theirs.lifecycle_stage)
+    with closing(sqlite3.connect(multirun / "mlflow.db")) as database:
+        rows = database.execute("SELECT * FROM experiments WHERE name LIKE 'of %' ORDER BY experiment_id").fetchall()
+    different = {"experiment_id", "name", "artifact_location", "creation_time", "last_update_time"}
+    kept = [index for index, name in enumerate(bulk.COLUMNS["experiments"].split()) if name not in different]
+    assert [rows[0][index] for index in kept] == [rows[1][index] for index in kept]
 
 
 def test_an_artifact_location_outside_of_the_folder_names_the_fix(local: TrackingConfig, multirun: Path) -> None:

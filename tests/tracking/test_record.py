@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
+from src.tracking.params import MAX_PARAMS, run_params
 from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, run_name
 from src.tracking.runs import record_of
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_report
@@ -101,6 +102,8 @@ def test_a_finished_run_has_all_fields_of_the_contract(tmp_path: Path) -> None:
     }
     assert record.params["optimizer.lr"] == "0.1"
     assert "storage" not in record.params
+    assert record.params["optimizer.batch_size"] == "32"
+    assert "optimizer.momentum" not in record.params, "it has its default"
     assert b"s3cret" not in record.artifacts["config.yaml"]
     names = {point.name for point in record.points}
     assert {"train/loss", "val/d1/accuracy", "val/union/accuracy", "stage", "learning_accuracy"} <= names
@@ -158,3 +161,21 @@ def test_an_unchanged_report_leaves_the_record_of_a_cell_unchanged(tmp_path: Pat
     assert set(sweep.artifacts) == {"table.csv", "table.md"}
     assert record_of(cell_report(sweep_dir)).digest() == cell.digest()
     assert record_of(cell_report(sweep_dir, n=4)).digest() != cell.digest()
+
+
+def test_a_run_has_at_most_twenty_params_and_says_how_many_it_leaves_out() -> None:
+    config = {"data": {"name": "mine", "path": "x.npz"}, "optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9}}
+    params = run_params({**config, "loss": "mse", "n_workers": 4}, {"ratio": "1", "seed": "0"})
+    assert params == {
+        "ratio": "1",
+        "seed": "0",
+        "optimizer.name": "sgd",
+        "optimizer.lr": "0.5",
+        "data.name": "mine",
+        "data.path": "x.npz",
+        "loss": "mse",
+    }
+    assert "data.name" not in run_params(config, {"data": "mine"}), "the axis shows it"
+    many = run_params({**config, "data": {"name": "mine"} | {f"knob{k}": k for k in range(40)}}, {"ratio": "1"})
+    assert len(many) == MAX_PARAMS
+    assert many["further"].startswith("25 settings")
