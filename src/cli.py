@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
+from src.hydra_words import complete, refusal
 from src.io import CONF_DIR
 from src.terminal import TextOutput
 from src.urls import without_secrets
@@ -34,7 +35,7 @@ from src.urls import without_secrets
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MODES = ("--run -r", "--multirun -m", "--shell-completion -sc")
 FLAGS = ("--help -h", "--hydra-help", "--version", "--resolve")
-OPTIONS = ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd", "--experimental-rerun")
+OPTIONS = ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd")
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line flags")."""
@@ -114,6 +115,7 @@ def run(task: Callable[[DictConfig], None]) -> None:
 
     @functools.wraps(task)
     def quiet(config: DictConfig) -> None:
+        _refuse_axes_without_multirun()
         try:
             task(config)
         except (*MISTAKES, OSError) as error:  # here, since Hydra writes a line of its own about a task's exceptions
@@ -122,7 +124,12 @@ def run(task: Callable[[DictConfig], None]) -> None:
             fail(explain(error, sys.argv[1:]))
 
     try:
+        if (script := complete(sys.argv[1:])) is not None:
+            print(script)
+            return
         overrides = _arguments()
+        if problem := refusal(overrides):
+            fail(problem)
         if any(override.lstrip("+").startswith("plugins=") for override in overrides):
             from src.config.plugins import offer_plugins  # --help starts without the configuration's modules
 
@@ -135,6 +142,16 @@ def run(task: Callable[[DictConfig], None]) -> None:
     finally:
         if not full:
             os.environ.pop(FULL_ERROR, None)
+
+
+def _refuse_axes_without_multirun() -> None:
+    """Axes of a study file are Hydra's `sweeper.params`, which it reads with -m alone."""
+    from hydra.core.hydra_config import HydraConfig
+
+    for key, values in (HydraConfig.get().sweeper.get("params") or {}).items():
+        fail(
+            f"{key}={values}: is an axis of a file, and axes need -m; add it, or leave the file's hydra.sweeper.params out"
+        )
 
 
 def _is_the_users(error: Exception) -> bool:

@@ -15,15 +15,19 @@ from omegaconf import DictConfig
 
 from src import cli as entry
 from src.environment import rank_of_process, under_torchrun
+from src.hydra_words import refuse_of_one_run
 from src.terminal import console
 
 
 def main(composed: DictConfig) -> None:
     """Trains the run or shows the finished one, and delivers it to MLflow."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from src.config import parse
 
+    if problem := refuse_of_one_run(list(HydraConfig.get().overrides.task)):
+        entry.fail(problem)
     config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
     config = replace(config, storage=None)  # no queue: config.yaml must not hold its password
     if config.trainer.devices > 1 and not under_torchrun():
