@@ -29,6 +29,7 @@ def register(
     tracking = tracking.of_sweep(run.sweep)
     uri = tracking_uri(tracking, multirun)
     assert uri is not None
+    assert tracking.experiment is not None
     keep_mlflow_quiet()
     tracker = open_tracker(tracking, multirun)
     assert tracker is not None
