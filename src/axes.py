@@ -38,7 +38,7 @@ AXES = {
         settings=("stopping.epochs", "stopping.max_epochs"), label="epochs per stage", heading="ep", is_numeric=True
     ),
     "arch": Axis(settings=("arch.name", "arch.model"), label="architecture"),
-    "data": Axis(settings=("data.name",), label="data"),
+    "data": Axis(settings=("data.name", "data.dataset"), label="data"),
     "tune": Axis(settings=("tune.name",), label="tuning"),
 }
 """By name, in the order of tables. Names are MLflow params and keys of result.json; `tune` is one of tuned cells alone."""

@@ -89,7 +89,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
             "baseline", values["baseline"], f"is no compared regime; {did_you_mean(str(values['baseline']), labels)}"
         )
     values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
-    name = f"{values['data'].name}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
+    name = f"{values['data'].label}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-', e.g. sweep=mine")
     if len(name) > MAX_OWN_NAME:

@@ -202,7 +202,7 @@ class Config:
             "shift": self.split.shift.label,
             "epochs": self.stopping.epochs_label,
             "arch": self.arch.label + ("" if self.arch.weights is None else f"({self.arch.content()['weights'][:8]})"),
-            "data": self.data.name,
+            "data": self.data.label,
             **({"tune": self.tune.name} if self.tune != OFF else {}),
         }
 

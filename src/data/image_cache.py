@@ -168,20 +168,26 @@ def decode_image(file: Path | IO[bytes], size: int, channels: int) -> NDArray[np
     except UnidentifiedImageError as error:
         raise ValueError("no image in a format that Pillow reads") from error
     with opened as image:
-        mode = "RGB" if channels == 3 else "L"
-        image.draft(mode, (2 * size, 2 * size))  # decodes a large JPEG at a fraction of its size, which is faster
-        upright = ImageOps.exif_transpose(image)
-        is_16_bit_pgm = image.format == "PPM" and upright.mode == "I"  # Pillow scales it to 0..65535
-        if upright.mode.startswith("I;16") or is_16_bit_pgm:  # Pillow would clip 16 bits to 8 instead of scaling them
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {upright.mode} have no known range; save it with 8 or 16 bits a channel")
-        elif upright.mode in ("P", "PA"):
-            upright = upright.convert("RGBA")
-        upright = upright.convert(mode)
-        if upright.size != (size, size):
-            upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
-        pixels = np.asarray(upright, np.uint8)
+        image.draft(
+            "RGB" if channels == 3 else "L", (2 * size, 2 * size)
+        )  # decodes a large JPEG at a fraction of its size
+        return pixels_of(image, size, channels)
+
+
+def pixels_of(image: Image.Image, size: int | None, channels: int) -> NDArray[np.uint8]:
+    """An open image as in `decode_image`; None leaves its size as it is."""
+    upright = ImageOps.exif_transpose(image)
+    is_16_bit_pgm = image.format == "PPM" and upright.mode == "I"  # Pillow scales it to 0..65535
+    if upright.mode.startswith("I;16") or is_16_bit_pgm:  # Pillow would clip 16 bits to 8 instead of scaling them
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    elif upright.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {upright.mode} have no known range; save it with 8 or 16 bits a channel")
+    elif upright.mode in ("P", "PA"):
+        upright = upright.convert("RGBA")
+    upright = upright.convert("RGB" if channels == 3 else "L")
+    if size is not None and upright.size != (size, size):
+        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(upright, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 

@@ -150,6 +150,7 @@ CONTRADICTIONS = [
     ("regimes=[{sequential:{lr_factor:fast}}]", "regime.sequential.lr_factor"),
     ("regimes=[{sequential:3}]", "regime.sequential"),
     ("data=image_folder data.path=x data.channels=2", "data.channels"),
+    ("data=torchvision data.dataset=SVHN data.image_size=0", "data.image_size"),
     ("augment=[flip,flip]", "augment"),
     ("augment=[mixup]", "augment"),
 ]

@@ -27,6 +27,7 @@ NEEDED = {
     "image_folder": ["data.path=images"],
     "arrays": ["data.path=arrays.npz"],
     "table": ["data.path=table.csv", "data.target=y"],
+    "data=torchvision": ["data.dataset=KMNIST"],
     "gaussian": ["loss=mse"],
     "budget": ["stopping.epochs=3"],
 }
@@ -39,7 +40,7 @@ def test_every_file_of_conf_composes_and_opens_with_its_command(path: Path) -> N
     if group == "search" and path.stem != "grid":  # no part of a cell
         assert parse_search({"search": yaml.safe_load(path.read_text(encoding="utf-8"))}).name == path.stem
     else:
-        config = compose([f"{group}={path.stem}", *NEEDED.get(path.stem, [])])
+        config = compose([f"{group}={path.stem}", *NEEDED.get(path.stem, NEEDED.get(f"{group}={path.stem}", []))])
         assert config.regimes if group in ("regime", "study", "search") else getattr(config, group)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("#")

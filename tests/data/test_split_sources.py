@@ -89,5 +89,5 @@ def test_source_for_dataset_two_is_given_once() -> None:
 def test_every_data_file_is_whole_and_opens_with_its_command(path: Path) -> None:
     opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("python -m src.sweep" in line for line in opening[:3])
-    extra = {"gaussian": ["loss=mse"], "table": ["data.target=y"]}
+    extra = {"gaussian": ["loss=mse"], "table": ["data.target=y"], "torchvision": ["data.dataset=SVHN"]}
     assert compose([f"data={path.stem}", *extra.get(path.stem, [])]).data.name == path.stem

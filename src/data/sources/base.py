@@ -44,6 +44,11 @@ class SourceConfig(ABC):
     """The folder of all data sets: downloads go there, relative paths start there."""
 
     @property
+    def label(self) -> str:
+        """The value of the axis `data`."""
+        return self.name
+
+    @property
     def folder(self) -> Path:
         """`root` as a path."""
         return Path(self.root).expanduser()

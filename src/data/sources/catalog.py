@@ -12,6 +12,7 @@ from src.data.sources.gaussian import GaussianData
 from src.data.sources.image_folder import ImageFolderData
 from src.data.sources.table import TableData
 from src.data.sources.torchvision import TorchvisionData
+from src.data.sources.torchvision_dataset import TorchvisionDataset
 from src.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "arrays": ArraysData,
     "table": TableData,
     "gaussian": GaussianData,
+    "torchvision": TorchvisionDataset,
 }
 
 
