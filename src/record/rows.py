@@ -53,7 +53,8 @@ def read_runs(file: Path) -> list[RecordedRun]:
     if len(lines) < 2:
         raise refuse("has no rows; give a row of headings, and one row for each run")
     (_, heads), *rows = lines
-    metrics = _columns(heads, refuse)
+    with _at(0, refuse):
+        metrics = _columns(heads, refuse)
     runs: dict[object, RecordedRun] = {}
     for line, row in rows:
         if len(row) != len(heads):
@@ -72,11 +73,13 @@ def read_runs(file: Path) -> list[RecordedRun]:
 
 @contextmanager
 def _at(line: int, refuse: functools.partial[ConfigError]) -> Iterator[None]:
-    """Adds the line to a ValueError."""
+    """Reports a ValueError under the line; 0 for the headings."""
     try:
         yield
+    except ConfigError:
+        raise
     except ValueError as error:
-        raise refuse(f"line {line}: {error}") from error
+        raise refuse(f"line {line}: {error}" if line else str(error)) from error
 
 
 def _columns(heads: Sequence[str], refuse: functools.partial[ConfigError]) -> dict[str, str]:
@@ -89,7 +92,7 @@ def _columns(heads: Sequence[str], refuse: functools.partial[ConfigError]) -> di
             raise refuse(f"has no column {name}; its columns are {', '.join(heads)}")
     metrics: dict[str, str] = {}
     for head in heads:
-        metric = None if head in (*NEEDED, *COSTS) else _metric(head, refuse)
+        metric = None if head in (*NEEDED, *COSTS) else metric_name(head)
         if metric in metrics.values():
             raise refuse(f"column {head!r}: is the metric {metric} a second time; leave one out")
         if metric is not None:
@@ -99,18 +102,18 @@ def _columns(heads: Sequence[str], refuse: functools.partial[ConfigError]) -> di
     return metrics
 
 
-def _metric(head: str, refuse: functools.partial[ConfigError]) -> str | None:
-    """The metric of a column: ``union/mAP``, or ``accuracy`` for the union; None for an axis."""
+def metric_name(head: str) -> str | None:
+    """The metric of a column: ``union/mAP``, or ``accuracy`` for the union; None for an axis. Raises ValueError."""
     parts = head.removeprefix("test/").split("/")
     kind = parts[-1].lower()
     is_known = kind in KINDS or kind.endswith(("_loss", "_score"))
     if len(parts) == 1:
         return head if head == "forgetting" else f"test/union/{head}" if is_known else None
     if len(parts) != 2 or not SETS.fullmatch(parts[0]):
-        raise refuse(f"column {head!r}: is no SET/METRIC; SET is d1, d2, ..., union, old or new")
+        raise ValueError(f"column {head!r}: is no SET/METRIC; SET is d1, d2, ..., union, old or new")
     if not is_known:
         fix = "or call it NAME_loss (lower is better) or NAME_score (higher is better)"
-        raise refuse(f"column {head!r}: unknown metric; known: {', '.join(KINDS)}; {fix}")
+        raise ValueError(f"column {head!r}: unknown metric; known: {', '.join(KINDS)}; {fix}")
     return f"test/{head.removeprefix('test/')}"
 
 
@@ -126,11 +129,11 @@ def _run(line: int, row: Mapping[str, str], metrics: Mapping[str, str]) -> Recor
             raise ValueError(f"{name} has no value, or a very long one; write - where it does not apply")
         if name in NUMERIC_AXES[:2] and isinstance(axes[name], str):
             raise ValueError(f"{name} is {row[name]!r}, not a number; e.g. 0.5")
-    values = {name: _value(head, row[head], name) for head, name in metrics.items()}
+    values = {name: metric_value(head, row[head], name) for head, name in metrics.items()}
     if all(value is None for value in values.values()):
         raise ValueError("has no metric; write nan for a run that diverged, or leave the row out")
     diverged = any(value is not None and not math.isfinite(value) for value in values.values())
-    costs = {name: cost for name in COSTS if (cost := _value(name, row.get(name, ""), name)) is not None}
+    costs = {name: cost for name in COSTS if (cost := metric_value(name, row.get(name, ""), name)) is not None}
     if any(not 0 <= cost < math.inf for cost in costs.values()):
         raise ValueError(f"a cost of {min(costs.values()):g} cannot be; give {', '.join(costs)} as positive numbers")
     return RecordedRun(
@@ -144,7 +147,7 @@ def _run(line: int, row: Mapping[str, str], metrics: Mapping[str, str]) -> Recor
     )
 
 
-def _value(head: str, text: str, name: str) -> float | None:
+def metric_value(head: str, text: str, name: str) -> float | None:
     """A number of a row; None if the field is empty."""
     if not text:
         return None
