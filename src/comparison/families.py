@@ -3,18 +3,19 @@
 A comparison (a cell and two regimes) belongs to the first command of its sweep that declared it, whatever later commands
 contain. A larger grid therefore changes no earlier verdict: its new comparisons form a family of their own, with its own
 correction and date, and are labelled exploratory. ``families.json`` in the sweep's folder has all of them. A command with too
-few seeds to decide a single comparison declares nothing.
+few seeds to decide a single comparison declares nothing. A family of `seeds=auto` is tested at any stop, for good.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 
+from src.comparison.betting import AnyStop
 from src.comparison.statistics import seeds_needed
 from src.errors import ConfigError
 from src.io import read_json, write_atomically
@@ -35,6 +36,8 @@ class Family:
     is_first: bool
     seeds: tuple[int, ...]
     """Those declared first; a later command may add some."""
+    any_stop: AnyStop | None = None
+    """Set if the results decide on the number of seeds."""
 
     @property
     def label(self) -> str:
@@ -57,6 +60,7 @@ def read_families(sweep_dir: Path) -> list[Family]:
                 comparisons=frozenset((str(cell), str(a), str(b)) for cell, a, b in one["comparisons"]),
                 is_first=not number,
                 seeds=tuple(map(int, one["seeds"])),
+                any_stop=AnyStop(**one["any_stop"]) if "any_stop" in one else None,
             )
             for number, one in enumerate(read_json(path)["families"])
         ]
@@ -68,15 +72,25 @@ def read_families(sweep_dir: Path) -> list[Family]:
 
 
 def declare(
-    sweep_dir: Path, cells: Iterable[str], regimes: Sequence[str], baseline: str | None, seeds: Collection[int]
+    sweep_dir: Path,
+    cells: Iterable[str],
+    regimes: Sequence[str],
+    baseline: str | None,
+    seeds: Collection[int],
+    any_stop: AnyStop | None = None,
 ) -> None:
-    """Adds the comparisons of a command that the sweep lacks as a family, before the command's first run."""
+    """Adds the comparisons of a command that the sweep lacks as a family, before the command's first run.
+
+    `any_stop`: of `seeds=auto`. Raises ConfigError if the sweep declared one of them with fixed seeds or another margin.
+    """
     sweep_dir.mkdir(parents=True, exist_ok=True)
     wanted = {(cell, a, b) for cell in cells for a, b in pairs_of(regimes, baseline)}
     if len(seeds) < seeds_needed(1) or not wanted:
         return
     with locked(sweep_dir / f"{FILE}.lock"):
         known = read_families(sweep_dir)
+        if any_stop is not None:
+            _refuse_other_rules(sweep_dir.name, any_stop, [one for one in known if one.comparisons & wanted])
         new = wanted.difference(*(family.comparisons for family in known))
         if not new:
             return
@@ -84,9 +98,22 @@ def declare(
         added = Family(declared=now, comparisons=frozenset(new), is_first=not known, seeds=tuple(sorted(seeds)))
         content = [
             {"declared": one.declared, "seeds": one.seeds, "comparisons": sorted(one.comparisons)}
-            for one in (*known, added)
+            | ({} if one.any_stop is None else {"any_stop": asdict(one.any_stop)})
+            for one in (*known, replace(added, any_stop=any_stop))
         ]
         write_atomically(sweep_dir / FILE, json.dumps({"families": content}) + "\n")
+
+
+def _refuse_other_rules(sweep: str, any_stop: AnyStop, families: Iterable[Family]) -> None:
+    """Raises ConfigError if one of the families has another rule: results may not choose the test."""
+    for one in families:
+        fix = "take sweep=NEW, which finds the trained stages"
+        if one.any_stop is None:
+            problem = f"sweep={sweep} declared these comparisons on {one.declared[:10]} with fixed seeds"
+            raise ConfigError("seeds", "auto", f"{problem}, whose tests do not allow further ones; {fix}")
+        if one.any_stop != any_stop:
+            problem = f"is {one.any_stop.margin} for comparisons that sweep={sweep} declared on {one.declared[:10]}"
+            raise ConfigError("seeding.margin", any_stop.margin, f"{problem}; take that, or {fix[5:]}")
 
 
 def by_comparison(families: Iterable[Family]) -> Mapping[Comparison, Family]:

@@ -10,6 +10,7 @@ from src.comparison.statistics import heterogeneity_p, seeds_needed
 from src.comparison.units import name_of, p_equals, unit_of
 from src.comparison.verdicts import (
     BALANCED,
+    EQUIVALENT,
     INCONCLUSIVE,
     TOO_FEW,
     UNDECIDED,
@@ -36,6 +37,7 @@ def sentence(verdict: CellVerdict) -> str:
     scope = [f"Holm over {verdict.family}"] * (bool(tail) and verdict.family > 1) + [verdict.exploratory]
     tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
     tail += f", n = {verdict.n} seeds"
+    tail += f"; {verdict.reason}, valid at any stop" if verdict.any_stop else ""
     if verdict.certain:
         assert verdict.ci_low is not None
         assert verdict.ci_high is not None
@@ -48,7 +50,7 @@ def sentence(verdict: CellVerdict) -> str:
     if verdict.winner == TOO_FEW:
         spread = f", spread {unit.value(float(np.std(verdict.differences, ddof=1)))}" if verdict.n > 1 else ""
         return f"{TOO_FEW} to test {where}: {difference}{spread}; {verdict.reason.partition(': ')[2]}"
-    return f"undecided {where}: {difference}{tail}"
+    return f"{verdict.winner} {where}: {difference}{tail}"
 
 
 def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
@@ -69,6 +71,8 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     if TOO_FEW in winners:
         needed = seeds_needed(max(1, first.family), alpha)
         counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
+    if EQUIVALENT in winners:
+        counts += f", {winners.count(EQUIVALENT)} equivalent"
     if INCONCLUSIVE in winners:
         counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
     if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
@@ -130,7 +134,7 @@ def _heterogeneity(verdicts: Sequence[CellVerdict], alpha: float) -> str:
     """Whether the cells of an average differ in more than chance."""
     averaged = [verdict for verdict in verdicts if verdict.is_averaged]
     seeds = list(mean_differences(averaged))
-    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha):
+    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha) or averaged[0].any_stop:
         return ""
     by_seed = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in averaged]
     p = heterogeneity_p([[own[seed] for seed in seeds] for own in by_seed])

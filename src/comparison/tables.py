@@ -14,7 +14,7 @@ from src.comparison.pairing import RunRecord, grouped
 from src.comparison.sentences import WHERE
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, name_of, unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair, default_metric
+from src.comparison.verdicts import EQUIVALENT, INCONCLUSIVE, CellVerdict, by_pair, default_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,6 +83,8 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         columns += [*([] if is_single else [(name, "l")]), (f"{name} {unit.of_values}".rstrip(), "r")]
     has_collapsed = any(any(verdict.collapsed) for verdict in verdicts)
     columns += [("collapsed", "r")] if has_collapsed else []
+    is_any_stop = any(verdict.any_stop for verdict in verdicts)
+    columns += [("decided by", "l")] if is_any_stop else []
     columns += [(name, "r") for name in _test_sets(verdicts)]
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
@@ -90,6 +92,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         means = [unit.value(verdict.mean_a), unit.value(verdict.mean_b)]
         sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
+        sides += [verdict.decided_by] if is_any_stop else []
         sides += [_elsewhere(verdict.elsewhere.get(name)) for name in _test_sets(verdicts)]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
@@ -197,7 +200,7 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Remarks below the table, each once: with its row, or with the number of rows that it applies to."""
     rows: dict[str, list[CellVerdict]] = {}
     for verdict in verdicts:
-        own = verdict.reason if verdict.p_holm is None else verdict.caveat
+        own = verdict.reason if verdict.p_holm is None or verdict.winner == EQUIVALENT else verdict.caveat
         added = verdict.exploratory and f"{verdict.exploratory}: Holm over {verdict.family} of its own"
         for remark in filter(None, (own, added, *verdict.notes)):
             rows.setdefault(remark, []).append(verdict)
@@ -209,6 +212,8 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         lines.append(
             f"{remark} ({len(others) + 1} rows)" if others else ": ".join(filter(None, (", ".join(row), remark)))
         )
+    if any(verdict.any_stop for verdict in verdicts):
+        lines.append("seeds=auto: p and intervals hold at any stop")
     if names := _test_sets(verdicts):
         where = ", ".join(f"{name}: the difference {WHERE[name]}" for name in names)
         lines.append(f"{where}; *: certain after a correction of its own")

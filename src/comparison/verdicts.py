@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 
 from src.axes import AxisValue
+from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_interval, anytime_p
 from src.comparison.collapse import UnseenCollapses, unseen_collapses
 from src.comparison.families import Comparison, Family, by_comparison, pairs_of
 from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
 from src.comparison.predictions import Judgement, judge_effect
 from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
-from src.comparison.units import unit_of
+from src.comparison.units import p_equals, unit_of
 
 UNDECIDED = "undecided"
 TOO_FEW = "too few seeds"
 INCONCLUSIVE = "inconclusive"
+EQUIVALENT = "equivalent"
+OPEN = "nothing yet"
 SKEWED = "the differences are skewed: the test assumes symmetry, so its p may be half as large as it should be"
 BALANCED = "balanced"
 
@@ -49,8 +52,10 @@ class CellVerdict(Pairs):
     """Number of comparisons that the correction spans."""
     winner: str
     """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was tested;
-    "inconclusive", see `reason`."""
+    "equivalent", certainly within the margin of `seeds=auto`; "inconclusive", see `reason`."""
     reason: str
+    decided_by: str = ""
+    """With `seeds=auto`: "difference", "equivalence", "collapses" or `OPEN`. Its p and interval hold at any stop."""
     exploratory: str = ""
     """Set if a later command added the comparison to its sweep: with the date."""
     caveat: str = ""
@@ -62,6 +67,11 @@ class CellVerdict(Pairs):
     def is_averaged(self) -> bool:
         """Whether the cell counts in an average over cells: its differences are not those that a collapse left over."""
         return self.problem is None and bool(self.differences)
+
+    @property
+    def any_stop(self) -> AnyStop | None:
+        """How an average over cells like this one is tested; None if its seeds were fixed."""
+        return AnyStop() if self.decided_by else None
 
     @property
     def certain(self) -> bool:
@@ -111,6 +121,7 @@ def judge(
     baseline: str | None = None,
     families: Sequence[Family] = (),
     cells: Collection[str] | None = None,
+    any_stop: AnyStop | None = None,
 ) -> list[CellVerdict]:
     """The verdict for every cell of `records` and every two of `regimes`, which are in the command's order.
 
@@ -120,6 +131,7 @@ def judge(
         baseline: The regime that each of the others is compared with; None compares all pairs.
         families: Those of the sweep. Their comparisons are corrected together, as far as `records` has their cells.
         cells: Restricts the verdicts returned, though not the families; None for all.
+        any_stop: The rule of comparisons that no family contains.
     """
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
@@ -135,8 +147,10 @@ def judge(
     for family, members in grouped([*wanted, *sorted(others.difference(wanted))], family_of.get).items():
         compared = [(cell, axes[cell], _pair(runs, failed, cell, a, b, metric)) for cell, a, b in members]
         n_lost = sum(pairs.problem is not None for *_, pairs in compared)
+        rule = any_stop if family is None else family.any_stop
+        n_lost = n_lost if rule is None else 0  # at any stop a cell that is lost now may return
         n_declared = n_tests if family is None else len(family.comparisons) - n_lost
-        verdicts = judge_pairs(compared, alpha, n_tests=n_declared)
+        verdicts = judge_pairs(compared, alpha, n_tests=n_declared, any_stop=rule)
         label = "" if family is None else family.label
         judged |= {key: replace(own, exploratory=label) for key, own in zip(members, verdicts, strict=True)}
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
@@ -189,20 +203,33 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
 
 
 def judge_pairs(
-    compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]], alpha: float = 0.05, *, n_tests: int = 0
+    compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]],
+    alpha: float = 0.05,
+    *,
+    n_tests: int = 0,
+    any_stop: AnyStop | None = None,
 ) -> list[CellVerdict]:
     """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem.
 
-    `n_tests`: size of the family when the command ends, for verdicts while it runs.
+    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of `seeds=auto`.
     """
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
-    tests = _test(testable, alpha)
+    tests = _test(testable, alpha, any_stop)
     family = max(len(testable), n_tests)
     tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
+    equivalent = iter(_equivalences(testable, any_stop, family))
     verdicts = []
     for cell, axes, pairs in compared:
         found: dict[str, Any] = {"winner": INCONCLUSIVE, "reason": pairs.problem}
-        if pairs.problem is None:
+        if any_stop is not None and pairs.problem is not None:
+            found["decided_by"] = "collapses" if any(pairs.collapsed) else OPEN
+        elif any_stop is not None:
+            test, p_holm = next(tested)
+            p, *ends = test
+            low, high = (end if np.isfinite(end) else None for end in ends)
+            found = {"p": p, "p_holm": float(p_holm), "ci_low": low, "ci_high": high}
+            found |= _any_stop_decision(pairs, float(p_holm), next(equivalent), any_stop, alpha)
+        elif pairs.problem is None:
             test, p_holm = next(tested)
             if pairs.n >= seeds_needed(1, alpha):
                 found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
@@ -215,16 +242,40 @@ def judge_pairs(
     return verdicts
 
 
-def _test(testable: Sequence[Pairs], alpha: float) -> list[tuple[float, float, float]]:
+def _test(testable: Sequence[Pairs], alpha: float, any_stop: AnyStop | None) -> list[tuple[float, float, float]]:
     """(p, low, high) of each comparison; those with equally many seeds are computed together."""
+    p_of, interval_of = (sign_flip_p, sign_flip_interval) if any_stop is None else (anytime_p, anytime_interval)
     tests: dict[int, tuple[float, float, float]] = {}
     for indices in grouped(range(len(testable)), lambda index: testable[index].n).values():
         differences = np.array([testable[index].differences for index in indices])
-        columns = [
-            values.tolist() for values in (sign_flip_p(differences), *sign_flip_interval(differences, alpha=alpha))
-        ]
+        columns = [values.tolist() for values in (p_of(differences), *interval_of(differences, alpha=alpha))]
         tests |= dict(zip(indices, zip(*columns, strict=True), strict=True))
     return [tests[index] for index in range(len(testable))]
+
+
+def _equivalences(testable: Sequence[Pairs], any_stop: AnyStop | None, family: int) -> list[float]:
+    """Corrected p of "within the margin" for each comparison: a question, hence a family, of its own."""
+    if any_stop is None or any_stop.margin is None:
+        return [1.0] * len(testable)
+    p_values = [float(anytime_equivalence_p(pairs.differences, any_stop.margin)) for pairs in testable]
+    return list(map(float, holm(p_values, n_tests=family)))
+
+
+def _any_stop_decision(
+    pairs: Pairs, p_holm: float, p_equivalent: float, any_stop: AnyStop, alpha: float
+) -> dict[str, str]:
+    """Winner, reason and what decided, with `seeds=auto`."""
+    assert pairs.difference is not None
+    unit, after = unit_of(pairs.metric), f"after {pairs.n} seed{'s' if pairs.n > 1 else ''}"
+    side = anytime_p(pairs.differences, alternative="greater" if pairs.difference > 0 else "less")
+    if p_holm <= alpha and side <= alpha:
+        winner = pairs.a if (pairs.difference > 0) == unit.higher_is_better else pairs.b
+        return {"winner": winner, "reason": f"decided by the difference {after}", "decided_by": "difference"}
+    if p_equivalent <= alpha:
+        within = f"within {unit.value(any_stop.margin)} {unit.of_differences}".rstrip()
+        reason = f"decided by equivalence {after}: {within}, {p_equals(p_equivalent)}"
+        return {"winner": EQUIVALENT, "reason": reason, "decided_by": "equivalence"}
+    return {"winner": UNDECIDED, "reason": f"undecided {after}", "decided_by": OPEN}
 
 
 def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[str, str | float]:
@@ -241,7 +292,9 @@ def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[st
     return {"winner": winner, "reason": "the difference is certain", "p_holm": p_holm}
 
 
-def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05) -> dict[str, float]:
+def cell_metrics(
+    runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05, any_stop: AnyStop | None = None
+) -> dict[str, float]:
     """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
 
     The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected, because a cell in the tracker belongs to
@@ -252,10 +305,11 @@ def cell_metrics(runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float
     metrics: dict[str, float | None] = {}
     metric = default_metric(records.runs)
     for name in (*elsewhere_of(metric).values(), metric):
-        for verdict in judge(records, regimes, name, alpha):
+        for verdict in judge(records, regimes, name, alpha, any_stop=any_stop):
             key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
             metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}
             metrics |= {f"{key}/ci_high": verdict.ci_high, f"{key}/p": verdict.p}
+            metrics |= {f"{key}/seeds": verdict.n} if any_stop is not None else {}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
@@ -279,4 +333,10 @@ def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement |
     conclusive = [verdict for verdict in verdicts if verdict.is_averaged]
     assert len(by_pair(conclusive)) <= 1
     differences = list(mean_differences(conclusive).values())
-    return judge_effect(differences, "positive", alpha=alpha) if differences else None
+    if not differences:
+        return None
+    judgement = judge_effect(differences, "positive", alpha=alpha)
+    if conclusive[0].any_stop is None or judgement.p is None:
+        return judgement
+    low, high = (float(end) if np.isfinite(end) else None for end in anytime_interval(differences, alpha=alpha))
+    return replace(judgement, p=float(anytime_p(differences)), ci_low=low, ci_high=high)

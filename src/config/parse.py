@@ -14,6 +14,7 @@ from src.config.plugins import Catalog, catalogs, offer_plugins, pin_plugins
 from src.config.regimes import parse_regime
 from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
+from src.config.seeding import parse_seeding
 from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR, MAX_OWN_NAME
@@ -54,7 +55,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     if isinstance(trainer := given.get("trainer"), Mapping) and type(trainer.get("precision")) is int:  # 64, not "64"
         given["trainer"] = {**trainer, "precision": str(trainer["precision"])}
     for key, value in given.items():
-        if key not in TOP_LEVEL and key not in SEARCH_KEYS:
+        if key not in TOP_LEVEL and key not in (*SEARCH_KEYS, "seeding"):
             raise ConfigError(key, value, f"unknown key; {did_you_mean(key, sorted(TOP_LEVEL))}")
     if given["tune"] == OFF or (isinstance(given["tune"], Mapping) and given["tune"].get("name") == OFF.name):
         given["tune"] = {"name": OFF.name}  # the rest is for the other choices of an axis tune.name=off,equal
@@ -88,7 +89,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
         raise ConfigError(
             "baseline", values["baseline"], f"is no compared regime; {did_you_mean(str(values['baseline']), labels)}"
         )
-    values["seeds"] = parse_seeds([given["seed"]] if single_run else given["seeds"])
+    seeding = None if single_run else parse_seeding(given)
+    values["seeds"] = parse_seeds([given["seed"]] if single_run else seeding.max if seeding else given["seeds"])
     name = f"{values['data'].label}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-', e.g. sweep=mine")
@@ -135,5 +137,5 @@ def parse_seeds(given: object) -> tuple[int, ...]:
     seeds = given if isinstance(given, (list, tuple)) else [given]
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError("seeds", given, "must be a number of seeds or a list of different whole numbers >= 0")
+        raise ConfigError("seeds", given, "must be a number of seeds, a list of different whole numbers >= 0, or auto")
     return tuple(seeds)

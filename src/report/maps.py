@@ -70,4 +70,4 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
             notes=(f"{n_left_out} of {len(group)} cells left out",) if n_left_out else (),
         )
         compared.append((f"{x}-{y}", {across: x, down: y}, pairs))
-    return judge_pairs(compared, alpha)
+    return judge_pairs(compared, alpha, any_stop=verdicts[0].any_stop)

@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from src.config import is_search
 from src.sweep.engine import load_engine
-from src.sweep.grid.cells import expand_line
+from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine, compose_mapping
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.processes import Process
@@ -35,7 +35,12 @@ def run_sweep(
             line = CommandLine(arguments, functools.partial(compose, resolve=False), loader, resolved=False)
         work = SearchWork(line, runner)
     else:
-        work = GridWork(plan_sweep(expand_line(line), runner), runner)
+        plan = plan_sweep(expand_line(line), runner)
+        work = GridWork(plan, runner)
+        if (seeding := seeding_of(line)) is not None:
+            from src.sweep.seeding import SeedingWork
+
+            work = SeedingWork(plan, runner, seeding)
     failures = _run(work)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

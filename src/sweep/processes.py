@@ -21,7 +21,10 @@ Role = Literal["sweep", "pool", "worker", "status"]
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """One process. `cell`: hash of the cell that it runs; `n_ended`: number of cells that it has ended."""
+    """One process. `cell`: hash of the cell that it runs; `n_ended`: number of cells that it has ended.
+
+    `in_rounds`: of a command that may queue further cells after those of now.
+    """
 
     id: str
     role: Role
@@ -29,14 +32,16 @@ class ProcessInfo:
     pid: int
     cell: str | None = None
     n_ended: int = 0
+    in_rounds: bool = False
 
 
 class Process:
     """This process in the registry, for as long as the `with` statement runs."""
 
-    def __init__(self, folder: SweepFolder, role: Role) -> None:
+    def __init__(self, folder: SweepFolder, role: Role, *, in_rounds: bool = False) -> None:
         host = socket.gethostname()
-        self.info = ProcessInfo(f"{host}-{os.getpid()}-{secrets.token_hex(3)}", role, host, os.getpid())
+        name = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.info = ProcessInfo(name, role, host, os.getpid(), in_rounds=in_rounds)
         self._folder = folder.processes
         self._path = folder.processes / f"{self.info.id}.json"
         self._lock = FileLock(self.lock_path)

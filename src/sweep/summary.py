@@ -285,7 +285,7 @@ def report_cells(
                 note="\n\n".join(notes),
                 command=command(cell.config),
                 metrics={
-                    **cell_metrics(runs.get(cell.hash, ()), labels),
+                    **cell_metrics(runs.get(cell.hash, ()), labels, any_stop=own[0].any_stop if own else None),
                     **cell_means(own),
                     **trial.metrics,
                     **tuning_metrics(tuned),

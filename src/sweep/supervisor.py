@@ -25,6 +25,7 @@ TICK_SECONDS = 0.5
 REQUEUE_SECONDS = 2.0
 SIGNAL_SECONDS = 0.1
 STOPPED = "stopped; the same command continues from here"
+VALID = "; the verdicts so far hold: make report"
 
 
 class Supervisor:
@@ -35,6 +36,10 @@ class Supervisor:
         self._console = console or terminal.console(stderr=True)
         self._n_interrupts = 0
 
+    @property
+    def _stopped(self) -> str:
+        return STOPPED + (VALID if self._work.in_rounds else "")
+
     def run(self) -> list[str] | None:
         """Runs until all cells have ended; returns a line for each that failed, None if detached workers continue."""
         handled = [signal.SIGINT, signal.SIGTERM]
@@ -44,14 +49,14 @@ class Supervisor:
         abort_waits_if(lambda: self._n_interrupts > 0)
         try:
             with (
-                Process(self._work.folder, "sweep") as process,
+                Process(self._work.folder, "sweep", in_rounds=self._work.in_rounds) as process,
                 closing(self._work.open(process)) as queue,
                 Display(self._console, self._work.progress({})) as display,
             ):
                 queue.retry.report = display.say
                 return self._run(queue, display, alone=not process.others("sweep"))
         except Interrupted:  # while it waited for a lock
-            self._console.print(STOPPED)
+            self._console.print(self._stopped)
             sys.exit(130)
         finally:
             abort_waits_if(lambda: False)
@@ -89,6 +94,8 @@ class Supervisor:
             trials = queue.trials()
             latest = queue.latest(trials)
             progress = self._work.progress(latest)
+            if not progress.n_open and not self._n_interrupts and self._work.extend(queue):
+                continue
             reading = time.monotonic() - began
             display.show(progress, last=not progress.n_open)
             if self._n_interrupts:
@@ -129,5 +136,5 @@ class Supervisor:
                 break
 
     def _exit(self, display: Display) -> NoReturn:
-        display.say(STOPPED)
+        display.say(self._stopped)
         sys.exit(130)

@@ -38,6 +38,8 @@ class Work(ABC):
 
     search_id = GRID
     kind = "cell"
+    in_rounds = False
+    """Whether `extend` may queue more, so that idle workers wait for it."""
 
     def __init__(self, config: Config, engine: Engine) -> None:
         self.config, self.engine = config, engine
@@ -63,6 +65,11 @@ class Work(ABC):
     @abstractmethod
     def fill(self, queue: WorkQueue, *, alone: bool) -> Iterator[int]:
         """Fills the queue in steps; yields how much waits. `alone`: whether no other command of this sweep is alive."""
+
+    def extend(self, queue: WorkQueue) -> bool:
+        """Queues what the results so far call for, once nothing is open; returns whether there was anything."""
+        del queue
+        return False
 
     @abstractmethod
     def progress(self, trials: Trials) -> SweepProgress:

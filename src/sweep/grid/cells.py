@@ -20,6 +20,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
+from src.config.seeding import AUTO, Seeding, parse_seeding
 from src.errors import ConfigError
 from src.progress import tracked
 from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key, text_of
@@ -69,6 +70,17 @@ def expand_line(line: CommandLine) -> list[Cell]:
         key = _recipe_key(cell.config)
         cells[key] = merged(cells[key], cell) if key in cells else cell
     return list(cells.values())
+
+
+def seeding_of(line: CommandLine) -> Seeding | None:
+    """The limits of a command with `seeds=auto`, None without. Raises ConfigError if only some of its cells have it."""
+    for key in ("seeds", "seed"):
+        values = [text_of(line.sweeps[key])] if key in line.sweeps else []
+        if values and (AUTO in values[0] or line.first["seeds"] == AUTO):
+            raise ConfigError(
+                key, values[0], "cannot be an axis next to seeds=auto, which chooses the seeds of all cells"
+            )
+    return parse_seeding(line.first)
 
 
 def refuse_tuned_axes(line: CommandLine, config: Config) -> None:

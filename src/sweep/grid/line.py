@@ -28,6 +28,7 @@ SWEEP_KEYS = (
     "plugins",
     "tracking",
     "launcher",
+    "seeding",
     *OBJECTIVE_KEYS,
 )
 """Settings of the whole sweep, which cannot be axes."""

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial
 from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
+from src.config.seeding import AUTO
 from src.config.space import Point, Space, rounded
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
@@ -121,6 +122,8 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
     raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
     settings = _resolved(next(iter(raw.values())))
     search = parse_search(settings)
+    if settings["seeds"] == AUTO:
+        raise ConfigError("seeds", AUTO, f"is for a grid; search={search.name} needs a number of seeds, e.g. seeds=12")
     sweep = settings["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])
     bases = {
         choices: {key: value for key, value in mapping.items() if key not in SEARCH_KEYS} | {"sweep": sweep}

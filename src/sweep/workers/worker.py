@@ -165,11 +165,11 @@ class Worker:
         return n_ended
 
     def _wait_for_more(self, queue: WorkQueue) -> bool:
-        """Whether a cell waits that cannot be claimed yet, or that a dead worker left."""
+        """Whether a cell waits that cannot be claimed yet, or that a dead worker left, or may follow from the results."""
         self._devices.release()
         if failed := queue.requeue_stale():
             record_failed(queue, self._engine, failed)
-        if not queue.n_waiting():
+        if not queue.n_waiting() and not any(command.in_rounds for command in self._process.others("sweep")):
             return False
         time.sleep(IDLE_SECONDS)
         return True
