@@ -117,15 +117,17 @@ def score(
     """
     pools = range(len(evaluations[0].pools))
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
-    joined = torch.cat([output.cpu() for output in outputs], dim=1)
-    y = torch.stack([torch.cat([one.pools[pool].y for pool in pools]) for one in evaluations])
-    joined = in_own_head(joined, y, mask)
-    is_regression = y.is_floating_point()
+    labels = [torch.stack([one.pools[pool].y for one in evaluations]) for pool in pools]
+    scored = [in_own_head(output.cpu(), y, mask) for output, y in zip(outputs, labels, strict=True)]
+    is_regression = labels[0].is_floating_point()
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:
+        # a pool without weight in the set adds zeros to every sum: a stream of 20 data sets would spend most of its time on them
+        used = [pool for pool in pools if any(pool in _weights_of(one, name) for one in evaluations)] or list(pools)
+        joined, y = torch.cat([scored[pool] for pool in used], dim=1), torch.cat([labels[pool] for pool in used], dim=1)
         has_recalls = name == "union" and not is_regression
         metrics = [*METRICS, *(f"recall/{k}" for k in range(joined.shape[-1] if has_recalls else 0))]
-        weights = torch.stack([_set_weights(one, name) for one in evaluations])
+        weights = torch.stack([_set_weights(one, name, used) for one in evaluations])
         if is_regression:
             scores = regression_metrics(joined, y, weights)
         else:
@@ -137,10 +139,15 @@ def score(
     return rows
 
 
-def _set_weights(evaluations: Evaluations, name: str) -> Tensor:
-    """Weight in the set of every sample of all pools, one pool after the other: [n]; zeros if there is no such set."""
-    chosen: Mapping[int, Tensor] = evaluations.sets[name].weights if name in evaluations.sets else {}
-    return torch.cat([chosen.get(k, torch.zeros(len(pool))).double() for k, pool in enumerate(evaluations.pools)])
+def _weights_of(evaluations: Evaluations, name: str) -> Mapping[int, Tensor]:
+    """The set's weights by pool; none if there is no such set."""
+    return evaluations.sets[name].weights if name in evaluations.sets else {}
+
+
+def _set_weights(evaluations: Evaluations, name: str, pools: Sequence[int]) -> Tensor:
+    """Weight in the set of every sample of these pools, one pool after the other: [n]; zeros if there is no such set."""
+    chosen = _weights_of(evaluations, name)
+    return torch.cat([chosen.get(k, torch.zeros(len(evaluations.pools[k]))).double() for k in pools])
 
 
 def _prepared(outputs: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
