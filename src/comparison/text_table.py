@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,13 @@ from src.terminal import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+LATEX = {letter: rf"\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+    "−": "$-$",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +36,18 @@ class TextTable:
         lines = [self.heads, rule, *self.rows]
         table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
         return printable(f"**{self.title}**\n\n{table}" if self.title else table)
+
+    def latex(self) -> str:
+        """The table for LaTeX with the package booktabs."""
+
+        def line(cells: tuple[str, ...]) -> str:
+            texts = ["".join(LATEX.get(letter, letter) for letter in printable(cell)) for cell in cells]
+            bold = [re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text) for text in texts]
+            return " & ".join(bold) + r" \\"
+
+        body = [line(self.heads), r"\midrule", *map(line, self.rows)]
+        lines = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+        return "\n".join(lines) + "\n"
 
     def terminal(
         self,

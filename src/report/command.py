@@ -91,7 +91,8 @@ def attach(sweep: Sweep) -> None:
     recorded = read_json_or(sweep.folder / RECORDED, {})
     if "artifacts" not in summary or not (sweep.configs or recorded):
         return
-    files = [str(path.relative_to(sweep.folder)) for path in sorted((sweep.folder / "report").iterdir())]
+    found = [path for path in sorted((sweep.folder / "report").iterdir()) if path.is_file()]
+    files = [str(path.relative_to(sweep.folder)) for path in found]
     others = [name for name in summary["artifacts"] if not name.startswith("report/")]
     about = SweepReport(
         sweep=sweep.name,
@@ -110,7 +111,9 @@ def attach(sweep: Sweep) -> None:
 
 def main(usage: str) -> None:
     """Writes the report and prints its path."""
-    given = settings({"sweep": None, "multirun": "multirun"}, usage=usage)
+    given = settings({"sweep": None, "multirun": "multirun", "paper": "false"}, usage=usage)
+    if given["paper"] not in ("true", "false"):
+        fail(f"paper={given['paper']}: must be true or false")
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
@@ -119,7 +122,7 @@ def main(usage: str) -> None:
     except ConfigError as error:
         fail(str(error))
     with ProcessPoolExecutor(1) as drawing:
-        html, *tables = write_report(sweep, drawing)
+        html, *tables = write_report(sweep, drawing, paper=given["paper"] == "true")
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"

@@ -147,7 +147,8 @@ def _curves(
                 continue
             one, style = band(points), styles[name]
             mean, spread = scale * one.mean, scale * one.deviation
-            ax.fill_between(one.steps, mean - spread, mean + spread, color=style.ink, alpha=0.16, linewidth=0)
+            low, high = (np.clip(mean + sign * spread, 0, None if scale == 1 else scale) for sign in (-1, 1))
+            ax.fill_between(one.steps, low, high, color=style.ink, alpha=0.16, linewidth=0)
             marker = style.marker if len(mean) <= 12 else ""
             ax.plot(one.steps, mean, **style.line, linewidth=1.7, marker=marker, markersize=3.5)
             last_values.append(f"{name} ends at {mean[-1]:{'.1f' if what == 'accuracy' else '.3g'}}")
@@ -196,7 +197,7 @@ def _recall(
     size = (max(PANEL[0], min(9.6, 1.2 + 0.2 * len(classes) * (1 + len(values)))), 3.3)
     ax = panel(f"recall of each class on the union{rest}", below, "recall, %", size=size)
     series = [(name, styles[name].ink, HATCHES[k % len(HATCHES)]) for k, name in enumerate(values)]
-    bars(ax, series, [[[100 * v for v in own.get(k, ())] for k in classes] for own in values.values()])
+    bars(ax, series, [[[100 * v for v in own.get(k, ())] for k in classes] for own in values.values()], ends=(0, 100))
     ax.set_ylim(0, 104)
     ax.set_xticks(range(len(classes)), [_class_label(k, class_names, counts) for k in classes], fontsize=7)
     widest = max(classes, key=lambda k: spread[k])

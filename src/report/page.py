@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -13,7 +14,7 @@ from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.families import read_families
 from src.comparison.pairing import RunRecord, by_cell
 from src.comparison.sentences import summary
-from src.comparison.tables import csv_table
+from src.comparison.tables import csv_table, sweep_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
@@ -28,7 +29,7 @@ from src.report.forgetting import forgetting_plots
 from src.report.landscape import landscape_plots
 from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, run_costs
 from src.report.maps import maps
-from src.report.plots import LineStyle, line_styles
+from src.report.plots import PAPER, LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
 from src.report.tuning import tuning_section
@@ -43,15 +44,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "There is nothing to report yet: no run of this sweep has a result. Start it, or wait for its first runs."
 
 
-def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
+def write_report(sweep: Sweep, executor: Executor | None = None, *, paper: bool = False) -> list[Path]:
     """Writes ``<sweep>/report/``; returns the paths of report.html and of the tables.
 
-    `executor`: draws drift and landscape of one cell meanwhile, which takes about as long as everything else.
+    `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`. `executor`: draws drift and landscape of one cell meanwhile, which takes about as long as everything else.
     """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):  # a plot that only an earlier report has would mislead
         old.unlink()
+    shutil.rmtree(folder / PAPER, ignore_errors=True)
+    if paper:
+        (folder / PAPER).mkdir()
     metric = default_metric(sweep.records.runs)
     settings: dict[str, Any] = {"baseline": sweep.baseline, "families": read_families(sweep.folder)}
     verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
@@ -59,6 +63,8 @@ def write_report(sweep: Sweep, executor: Executor | None = None) -> list[Path]:
     files = {}
     if verdicts:
         files["cells.csv"] = csv_table(verdicts)
+        if paper:
+            write_atomically(folder / PAPER / "cells.tex", sweep_table(verdicts).latex())
     spent = run_costs(sweep.records.runs, sweep.configs)
     if len(spent):
         files["ledger.csv"] = ledger_csv(spent)

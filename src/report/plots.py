@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PANEL = (4.3, 3.0)
 """Width and height of a panel in inches; the page shows an inch as at most 96 pixels."""
+PAPER = "paper"
+"""The folder of a report for vector plots and LaTeX tables, if they are wanted."""
 PNG_DPI = 120
 INKS = ("#b35806", "#542788", "#00735c", "#0072b2", "#a8327e", "#5c5c5c", "#8c6d00", "#1b1b1b")
 """The first two are the ends of the map's colours (orange for the regime named first); dark enough for white text."""
@@ -100,11 +103,16 @@ def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> A
 
 
 def bars(
-    ax: Axes, series: Sequence[tuple[str, str, str]], values: Sequence[Sequence[Sequence[float]]]
+    ax: Axes,
+    series: Sequence[tuple[str, str, str]],
+    values: Sequence[Sequence[Sequence[float]]],
+    *,
+    ends: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Grouped bars with error bars of one standard deviation; returns the means of each series.
 
-    `series`: (label, ink, hatch) of each; `values[series][group]`: the samples of a bar (none: no bar).
+    `series`: (label, ink, hatch) of each; `values[series][group]`: the samples of a bar (none: no bar). No error bar leaves
+    `ends`, the values that are possible.
     """
     width = 0.84 / max(1, len(series))
     means = []
@@ -113,7 +121,8 @@ def bars(
         error = np.array([np.std(group, ddof=1) if len(group) > 1 else 0.0 for group in groups])
         x = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
         ax.bar(x, mean, width * 0.94, color=ink, edgecolor="white", linewidth=0.6, hatch=hatch, label=name)
-        ax.errorbar(x, mean, error, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.8)
+        reach = np.stack([np.minimum(error, mean - ends[0]), np.minimum(error, ends[1] - mean)])
+        ax.errorbar(x, mean, reach, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.8)
         means.append(mean)
     return means
 
@@ -144,7 +153,7 @@ def end_marker(ax: Axes, x: float, y: float, style: LineStyle) -> None:
 def save_plot(
     plot: Axes | Figure, folder: Path, name: str, alt: str, *, caption: str = "", vector: bool = True
 ) -> Plot:
-    """Writes ``NAME.png`` into `folder` and returns the plot for the page."""
+    """Writes ``NAME.png`` into `folder`, and PDF and SVG into its folder `PAPER` if it has one; returns the plot for the page."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -156,10 +165,15 @@ def save_plot(
     write_atomically(folder / file, png.getvalue())
     figure.set_layout_engine("none")  # the layout is computed: the SVG reuses it
     kind, content = "image/png", png.getvalue()
-    if vector:
+    paper = folder / PAPER
+    if vector or paper.is_dir():
         svg = io.BytesIO()
         with rc_context({"svg.fonttype": "path", "svg.hashsalt": "report"}):  # the same file on every machine
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    if vector:
         kind, content = "image/svg+xml", svg.getvalue()
+    if paper.is_dir():
+        (paper / file).with_suffix(".svg").write_bytes(svg.getvalue())
+        figure.savefig((paper / file).with_suffix(".pdf"), metadata={"CreationDate": None})
     source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     return Plot(source=source, alt=alt, width=round(figure.get_size_inches()[0] * 96), file=file, caption=caption)

@@ -220,6 +220,8 @@ def _cell(folder: Path, body: Body) -> Record:
 def _sweep(folder: Path, body: Body) -> Record:
     record = _with_report(_pending_sweep(body["sweep"], _milliseconds(body["started_at"])), body)
     files = {Path(name).name: inside(folder, name).read_bytes() for name in body["artifacts"]}
+    if body["metrics"].get("failed") and not body["metrics"].get("runs"):
+        return replace(record, artifacts=files, status="FAILED")
     if not (comparison := body.get("comparison")):
         return replace(record, artifacts=files)
     tags = {"verdict": str(comparison["verdict"]), **record.tags}

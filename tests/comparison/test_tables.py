@@ -24,6 +24,7 @@ from src.comparison.tables import (
     terminal_table,
     varying_axes,
 )
+from src.comparison.text_table import TextTable
 from src.comparison.verdicts import CellVerdict, judge
 
 REGIMES = ("sequential", "combined", "replay(share=0.05)")
@@ -134,3 +135,17 @@ def test_remarks_shared_by_many_rows_appear_once(grid: list[CellVerdict]) -> Non
     lines = remarks(grid)
     assert "too few seeds: 6 cannot decide 8 comparisons at once, 9 can (8 rows)" in lines
     assert "ratio 10, imbalance 20, epochs 20: 12 of 12 stages not converged" in lines
+
+
+def test_a_table_for_latex_escapes_what_latex_reads_and_keeps_the_emphasis() -> None:
+    table = TextTable(heads=("data_set", "a - b, %"), rows=(("50 % & more", "**+1.2**"), ("$x^2$\\", "-")), align="lr")
+    assert table.latex().splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"data\_set & a - b, \% \\",
+        r"\midrule",
+        r"50 \% \& more & \textbf{+1.2} \\",
+        r"\$x\^{}2\$\textbackslash{} & - \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

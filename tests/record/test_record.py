@@ -72,7 +72,10 @@ def test_recorded_runs_are_judged_tracked_and_reported(
     assert "diverged" in out
     assert json.loads((multirun / "speech" / "recorded.json").read_text())["regimes"] == ["sequential", "combined"]
     sweep = read_sweep(multirun, "speech")
-    html, cells, ledger = write_report(sweep)
+    html, cells, ledger = write_report(sweep, paper=True)
+    paper = {path.name for path in (html.parent / "paper").iterdir()}
+    assert {path.with_suffix(kind).name for path in html.parent.glob("*.png") for kind in (".pdf", ".svg")} < paper
+    assert r"\toprule" in (html.parent / "paper" / "cells.tex").read_text()
     assert "wer on union" in html.read_text()
     assert "sequential,combined" in cells.read_text(), "differences have the sign of the table"
     assert ",,,,61.0000,0" in ledger.read_text().replace("conformer,recorded,sequential,1", ""), (

@@ -20,7 +20,7 @@ from src.report.curves import band, boundaries, representative
 from src.report.forgetting import forgetting_by_cell
 from src.report.ledger import costs, match_of, run_costs
 from src.report.maps import averaged, axis_pairs
-from src.report.plots import line_styles
+from src.report.plots import bars, line_styles, panel
 
 
 def verdict(cell: str, differences: list[float], winner: str = UNDECIDED, **axes: float) -> CellVerdict:
@@ -160,3 +160,14 @@ def test_neighbours_never_look_alike() -> None:
     regimes = line_styles(["sequential", "combined"])
     others = line_styles([str(k) for k in range(5)], first=2)
     assert not {one.ink for one in regimes.values()} & {one.ink for one in others.values()}
+
+
+def test_no_error_bar_leaves_what_is_possible() -> None:
+    """Recall ends at 100 %: a deviation of 10 points around 98 % is drawn up to there."""
+    ax = panel("recall", "class", "recall, %")
+    bars(ax, [("combined", "#000000", "")], [[[91.0, 100.0, 100.0], [], [1.0, 9.0]]], ends=(0, 100))
+    (drawn,) = ax.collections
+    ends = [segment[:, 1] for segment in drawn.get_segments() if len(segment) and np.isfinite(segment).all()]
+    assert max(end.max() for end in ends) == 100
+    assert min(end.min() for end in ends) == 0
+    assert ends[0].min() == pytest.approx(97 - np.std([91, 100, 100], ddof=1))

@@ -22,6 +22,7 @@ from src.sweep import __main__ as sweep
 from src.sweep.processes import live_processes
 from src.sweep.workers.local import PROJECT
 from tests.command import Command, Done
+from tests.golden.files import write_images
 
 ENGINE = "hydra.sweeper.engine=tests.sweep.fake_engine"
 GRID = ["split.ratio=0.1,1", "stopping.epochs=1,2", "seeds=2"]
@@ -212,6 +213,26 @@ def test_a_dry_run_lists_the_missing_runs_and_changes_nothing(tmp_path: Path, co
     output = command(*dry)
     assert "runs: 16, done 8, missing 8" in output.out
     assert "time: about 8 s with 2 workers" in output.out, "8 runs of 2 s each on 2 workers"
+
+
+def test_a_dry_run_shows_what_the_photos_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes and classes of two folders are the data's own, not those of the default split."""
+    for name, per_class in (("old", 20), ("new", 10)):
+        write_images(tmp_path / name, per_class=per_class, side=12)
+    (tmp_path / "new" / "left").rename(tmp_path / "new" / "below")
+    paths = (f"data.path={tmp_path / 'old'}", f"data.path2={tmp_path / 'new'}", "data.image_size=12")
+    command = Command("sweep", sweep.main, monkeypatch, capsys)
+    done = command("data=image_folder", *paths, "arch=cnn", "dry_run=true", f"multirun={tmp_path / 'multirun'}")
+    assert (done.code, done.err) == (0, "")
+    first, *others = done.out.splitlines()
+    assert " ratio=0.5 shift=none " in first
+    assert "imbalance" not in first
+    assert others[:2] == [
+        "    Dataset 1: 42 training samples of 3x12x12: left 14, right 14, top 14",
+        "    Dataset 2: 21 training samples of 3x12x12: right 7, top 7, below 7",
+    ]
 
 
 @pytest.mark.server

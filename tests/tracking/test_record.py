@@ -12,6 +12,7 @@ from mlflow.utils.validation import _validate_metric_name
 
 from src.tracking.params import MAX_PARAMS, run_params
 from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, run_name
+from src.tracking.reports import SweepReport, write_sweep
 from src.tracking.runs import record_of
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_report
 
@@ -161,6 +162,13 @@ def test_an_unchanged_report_leaves_the_record_of_a_cell_unchanged(tmp_path: Pat
     assert set(sweep.artifacts) == {"table.csv", "table.md"}
     assert record_of(cell_report(sweep_dir)).digest() == cell.digest()
     assert record_of(cell_report(sweep_dir, n=4)).digest() != cell.digest()
+
+
+def test_a_sweep_without_any_result_has_failed(tmp_path: Path) -> None:
+    for sweep, runs, status in (("a", 0.0, "FAILED"), ("b", 1.0, "FINISHED")):
+        counts = {"cells": 1.0, "runs": runs, "failed": 3.0}
+        write_sweep(tmp_path / sweep, SweepReport(sweep=sweep, note="", command="python -m src.sweep", metrics=counts))
+        assert record_of(tmp_path / sweep).status == status
 
 
 def test_a_run_has_at_most_twenty_params_and_says_how_many_it_leaves_out() -> None:

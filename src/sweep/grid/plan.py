@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from src.axes import axis_text
 from src.config import Config
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name, read_json_or
@@ -118,10 +119,14 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
     lines = []
     for cell_hash, cell in plan.cells.items():
         n_done = cell.n_runs - plan.n_missing[cell_hash]
-        axes = " ".join(f"{key}={value}" for key, value in cell.axes.items())
+        resolved = plan.resolved[cell_hash]
+        values = {**cell.axes, **resolved.config.axes()}
+        if resolved.config.split.priors:  # the class balance is the data's own, which the next lines show
+            del values["imbalance"]
+        axes = " ".join(f"{key}={axis_text(value)}" for key, value in values.items())
         lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
-        if (classes := plan.resolved[cell_hash].classes) is not None:
-            lines.append(f"    classes: {classes}")
+        if (classes := resolved.classes) is not None:
+            lines += [f"    {line}" for line in _training_samples(resolved)] or [f"    classes: {classes}"]
     n_missing = plan.n_runs_missing
     lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
     lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
@@ -137,6 +142,20 @@ def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
         left, disk = duration(seconds * n_missing / n_workers), f"{size * n_missing / 2**20:.1f} MiB"
         lines.append(f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk}")
     return lines
+
+
+def _training_samples(cell: ResolvedCell) -> list[str]:
+    """The training samples of each data set and class, of the first seed; none if the class balance is not the data's own."""
+    names = cell.streams.class_names
+    if names is None or not cell.config.split.priors:
+        return []
+    stream = cell.streams.build(cell.config.seeds[0])
+    shape = "x".join(map(str, stream.input_shape))
+    return [
+        f"Dataset {part}: {sum(counts)} training samples of {shape}: "
+        + ", ".join(f"{name} {n}" for name, n in zip(names, counts, strict=True) if n)
+        for part, counts in enumerate(stream.class_counts, start=1)
+    ]
 
 
 def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
