@@ -155,6 +155,22 @@ def test_parts_of_a_data_set_are_no_classes_and_the_advice_is_accepted(
         assert read_source(folder_of(tmp_path)).official_test is not None
 
 
+def test_a_validation_folder_joins_the_training_data_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, n in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            for k in range(n):
+                save(tmp_path / "a" / part / name / f"{k}.png")
+    source = read_source(folder_of(tmp_path))
+    assert (source.class_names, source.y.tolist()) == (("cat", "dog"), [0] * 3 + [1] * 3 + [0] * 2 + [1] * 2 + [0, 1])
+    assert source.official_test is not None
+    assert source.official_test.nonzero().flatten().tolist() == [10, 11]
+    assert capsys.readouterr().err == (
+        "data.path=a: val joins train, of which split.val holds out a share for each seed\n"
+    )
+
+
 @pytest.mark.parametrize("name", sorted(SPLIT_NAMES))
 def test_one_class_may_have_the_name_of_a_part(tmp_path: Path, name: str) -> None:
     for label in (name, "plane"):

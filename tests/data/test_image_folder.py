@@ -202,7 +202,11 @@ def test_read_only_data_root_has_its_cache_elsewhere(tmp_path: Path, decoded: li
         (["a/0.png"], r"has no class folders"),
         (["a/cat/0.png", "a/dog/0.txt"], r"a/dog holds no image"),
         (["a/train/cat/0.png", "a/train/dog/0.png", "a/test/cat/0.png"], r"same class folders; only one has dog"),
-        (["a/train/cat/0.png", "a/test/cat/0.png", "a/val/cat/0.png"], r"has val next to train and test"),
+        (["a/train/cat/0.png", "a/test/cat/0.png", "a/more/cat/0.png"], r"has more next to train and test"),
+        (
+            ["a/train/cat/0.png", "a/test/cat/0.png", "a/val/dog/0.png"],
+            r"train and val must have the same class folders",
+        ),
     ],
 )
 def test_unusable_tree_is_refused(tmp_path: Path, files: list[str], message: str) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_FILE_BYTES = 2**30
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"})
+VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
+SPLIT_NAMES = VALIDATION_NAMES | {"train", "training", "test", "testing", "eval"}
 """Folders so named hold parts of a data set rather than classes, if there are two of them or nothing else."""
 
 
@@ -29,7 +30,7 @@ SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "tes
 class ImageFolderData(PathConfig):
     """Images `path`/CLASS/**, uint8 [N, channels, image_size, image_size].
 
-    A tree with train/ and test/, and class folders in each, has its own test set.
+    A tree with train/ and test/, and class folders in each, has its own test set; images of val/ join those of train/.
     """
 
     suffix = ""
@@ -81,7 +82,7 @@ class ImageFolderData(PathConfig):
         for half, is_test in halves.items():
             if found[half] != list(class_names):
                 wrong = ", ".join(sorted(set(found[half]) ^ set(class_names)))
-                raise self._error(f"train and test must have the same class folders; only one has {wrong}")
+                raise self._error(f"train and {half.name} must have the same class folders; only one has {wrong}")
             for label, name in enumerate(class_names):
                 require_utf8("data.path", self.path, str(half / name), "rename the folder")
                 files = sorted(self._files(half / name, (), skipped), key=lambda file: str(file[0]))
@@ -96,12 +97,15 @@ class ImageFolderData(PathConfig):
         folders = self._folders(tree, Counter())
         splits = [name for name in folders if name.lower() in SPLIT_NAMES]
         if {"train", "test"} <= set(folders):
-            if len(folders) > 2:
-                others = ", ".join(name for name in folders if name not in ("train", "test"))
+            held_out = [name for name in folders if name.lower() in VALIDATION_NAMES]
+            if others := ", ".join(name for name in folders if name not in ("train", "test", *held_out)):
                 problem = f"has {others} next to train and test; move it away or give data.path={self.path}/train"
                 raise self._error(problem)
+            if held_out:
+                joined = f"{', '.join(held_out)} joins train, of which split.val holds out a share for each seed"
+                print(f"data.path={self.path}: {joined}", file=sys.stderr)
             self._folders(tree, skipped)
-            return {tree / "train": False, tree / "test": True}
+            return {tree / "train": False, **{tree / name: False for name in held_out}, tree / "test": True}
         if len(splits) > 1 or (splits and splits == folders):
             train = next((name for name in splits if name.lower().startswith("train")), splits[0])
             fix = f"give data.path={self.path}/{train}"
