@@ -79,8 +79,8 @@ class Answer:
         return self.candidates[self.decision.choice]
 
     @property
-    def second(self) -> Advised | None:
-        return None if self.decision.second is None else self.candidates[self.decision.second]
+    def second(self) -> Advised:
+        return self.candidates[self.decision.second]
 
 
 def serving_value(run: RunRecord, question: Question, sizes: Sequence[int]) -> float | None:
@@ -251,7 +251,7 @@ def _reordered(decision: Decision, order: Sequence[int]) -> Decision:
     return Decision(
         kind=decision.kind,
         choice=place[decision.choice],
-        second=None if decision.second is None else place[decision.second],
+        second=place[decision.second],
         contenders=tuple(place[k] for k in decision.contenders),
         p_best=tuple(decision.p_best[k] for k in order),
         regret=tuple(decision.regret[k] for k in order),

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.advise.answer import Answer, advise
-from src.advise.costs import Rates, StageCost, flops_of, planned
+from src.advise.answer import Answer, NextRuns, advise
+from src.advise.costs import Account, Rates, StageCost, flops_of, planned
 from src.advise.pilot import CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
 from src.advise.sentences import notes, sentences, table
@@ -53,7 +53,7 @@ DEFAULTS = {
 FOLDER = "advice"
 """In the folder of the sweep."""
 MAX_ROUNDS = 3
-"""Times that go=true extends the pilot."""
+"""Times that go=true extends the pilot beyond its budget."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -121,27 +121,57 @@ def prepare(config: Config, question: Question) -> tuple[Pilot, list[str]]:
 
 
 def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer:
-    """Runs the pilot and answers; with `go`, extends the pilot while the answer is not certain. Raises CannotSay."""
+    """Runs the pilot and answers. Raises CannotSay.
+
+    While the answer is not certain, the better half of those that may be best is trained on twice the data (successive
+    halving: Jamieson & Talwalkar 2016), as far as the budget allows; with `go` up to three times beyond it.
+    """
     if 0 in pilot.sizes:
         raise CannotSay(f"Dataset {pilot.sizes.index(0) + 1} has no training samples")
     speed = pilot.seconds_per_update()
     rates = Rates(seconds=speed, flops=flops_of(pilot.full, pilot.stream), hour=question.price.hour)
-    ladder, share = choose_ladder(pilot, _planned(pilot, pilot.full.config.regimes), speed, question.allowance())
-    pilot.climb(ladder)
-    stages, remarks = _planned(pilot, pilot.chosen), list(remarks)
+    stages, remarks = _planned(pilot, pilot.full.config.regimes), list(remarks)
+    once = sum(stage.samples for own in stages.values() for stage in own)
+    account = Account(budget=question.allowance(), full=once, rate=speed / pilot.n_workers)
+    ladder = choose_ladder(pilot, stages, account)
     if pilot.sizes_at(ladder.fractions[0]) != _exact(pilot, ladder.fractions[0]):
         remarks.append(
-            "the smallest subsets keep more of the smaller data set than their share: it has few samples for its classes"
+            "the smaller data set has few samples for its classes: small subsets keep more of it than its share"
         )
-    answer = advise(pilot, question, stages, rates, share, remarks)
-    for _ in range(MAX_ROUNDS):
-        if not question.go or (further := answer.next_runs) is None:
-            break
-        pilot.extend(further.fraction, further.candidates, further.seeds)
-        spent = sum(s.at(further.fraction).samples for k in further.candidates for s in stages[k]) * len(further.seeds)
-        share += spent / (10 * sum(s.samples for own in stages.values() for s in own))
-        answer = advise(pilot, question, stages, rates, share, remarks)
+    pilot.climb(ladder)
+    answer = advise(pilot, question, stages, rates, account.share, remarks)
+    n_beyond = 0
+    while (further := answer.next_runs) is not None:
+        chosen, price = _affordable(further, stages, account)
+        if len(chosen) < 2:
+            if not question.go or n_beyond == MAX_ROUNDS or answer.decision.kind != "thin":
+                break
+            chosen, price, n_beyond = (
+                list(further.candidates),
+                _price(further.candidates, further, stages, account),
+                n_beyond + 1,
+            )
+        account.spend(*price)
+        pilot.extend(further.fraction, chosen, further.seeds)
+        answer = advise(pilot, question, stages, rates, account.share, remarks)
     return answer
+
+
+def _affordable(
+    further: NextRuns, stages: Mapping[int, Sequence[StageCost]], account: Account
+) -> tuple[list[int], tuple[float, float]]:
+    """The better half of the contenders, at least two, as far as the budget allows their runs, and the price of these."""
+    for n in range(max(2, (len(further.candidates) + 1) // 2), 1, -1):
+        chosen = list(further.candidates[:n])
+        if account.allows(*(price := _price(chosen, further, stages, account))):
+            return chosen, price
+    return [], (0.0, 0.0)
+
+
+def _price(
+    candidates: Sequence[int], further: NextRuns, stages: Mapping[int, Sequence[StageCost]], account: Account
+) -> tuple[float, float]:
+    return account.price([s.at(further.fraction) for k in candidates for s in stages[k]], len(further.seeds))
 
 
 def _exact(pilot: Pilot, fraction: float) -> tuple[int, ...]:

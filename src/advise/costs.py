@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from src.advise.question import Budget
 from src.cells.resolve import ResolvedCell
 from src.data.stream import Stream
 from src.evaluation.flops import training_flops
@@ -62,6 +63,34 @@ class Cost:
             seconds=seconds,
             money=seconds / 3600 * rates.hour,
         )
+
+
+@dataclass
+class Account:
+    """What the advice has spent of its budget, as a share of training all candidates in full and in seconds.
+
+    `full`: samples of training each candidate once at full size. `rate`: seconds an update, over all workers.
+    """
+
+    budget: Budget
+    full: int
+    rate: float
+    share: float = 0.0
+    seconds: float = 0.0
+
+    def price(self, stages: Sequence[StageCost], n_runs: float) -> tuple[float, float]:
+        """Share and seconds of `n_runs` runs of the stages."""
+        share = n_runs * sum(stage.samples for stage in stages) / (FULL_SEEDS * self.full)
+        return share, n_runs * sum(stage.updates for stage in stages) * self.rate
+
+    def allows(self, share: float, seconds: float, part: float = 1.0) -> bool:
+        """Whether that much more is within this part of the budget; of two limits the larger counts."""
+        limits = ((self.budget.share, self.share + share), (self.budget.seconds, self.seconds + seconds))
+        return any(limit is not None and spent <= part * limit for limit, spent in limits)
+
+    def spend(self, share: float, seconds: float) -> None:
+        self.share += share
+        self.seconds += seconds
 
 
 def planned(cell: ResolvedCell, regime: RegimeConfig, stream: Stream) -> list[StageCost]:

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 N_DRAWS = 2000
-HINDCAST_SPREAD = 1.0
-"""Growth of a forecast's error: hindcast error x (doublings ahead / doublings hindcast) ** this."""
+PRIOR_OFF, PRIOR_RUNS = 0.1, 3
+"""Relative error of a forecast by one step that is assumed before any hindcast, and how many of these it counts as."""
+SHARPNESS = 2.0
+"""Exponent of the families' weights."""
+CORRECTED = 0.5
+"""Part of the hindcasts' mean error by which forecasts are corrected."""
+REACH = 0.5
+"""Growth of a forecast's error: that of one step of the sizes x (steps ahead) ** this."""
 
 
 @dataclass(frozen=True)
@@ -105,78 +111,116 @@ def _linear(phi: Array, means: Array, *, has_offset: bool) -> list[tuple[Array, 
     return found
 
 
-def _ensemble(
-    curve: Curve, rows: Array, n_used: int, at: float, scores: Mapping[str, float] | None
-) -> tuple[Array, dict[str, float]]:
-    """Predictions [k, families] at size `at` from the first `n_used` sizes of `rows`, and the families' weights.
+def _families(n_sizes: int) -> list[str]:
+    """The families that so few sizes determine."""
+    return [name for name, family in FAMILIES.items() if family.n_parameters <= n_sizes]
 
-    `scores`: mean squared held-out error of each family; None: from the fit itself.
-    """
-    scale = float(curve.sizes[n_used - 1])
-    sizes, ahead = np.array(curve.sizes[:n_used]) / scale, np.array([at / scale])
-    noise = _noise(curve)
-    predictions, found = [], {}
-    for name, family in FAMILIES.items():
-        if family.n_parameters > n_used or (scores is not None and name not in scores):
-            continue
-        predicted, residual = fit(family, sizes, rows[:, :n_used], ahead, monotone=curve.monotone)
-        predictions.append(predicted[:, 0])
-        mse = residual.mean() / max(1, n_used - family.n_parameters) if scores is None else scores[name]
-        found[name] = 1.0 / (mse + noise)
-    total = sum(found.values())
-    return np.stack(predictions, axis=1), {name: weight / total for name, weight in found.items()}
+
+def _predict(curve: Curve, rows: Array, n_used: int, at: float, names: Sequence[str]) -> Array:
+    """Predictions [k, families] at size `at` from the first `n_used` sizes of `rows`."""
+    sizes = np.array(curve.sizes[:n_used], float) / curve.sizes[n_used - 1]
+    ahead = np.array([at / curve.sizes[n_used - 1]])
+    families = [FAMILIES[name] for name in names]
+    return np.concatenate(
+        [fit(f, sizes, rows[:, :n_used], ahead, monotone=curve.monotone)[0] for f in families], axis=1
+    )
 
 
 def _noise(curve: Curve) -> float:
     """Variance of the mean over seeds, pooled over sizes; never 0."""
     n = np.isfinite(curve.errors).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        variances = np.nanvar(curve.errors, axis=1) * n / np.maximum(n - 1, 1) / n
+        variances = np.nanvar(curve.errors, axis=1) / np.maximum(n - 1, 1)
     return float(max(np.nanmean(variances), 1e-8 * max(1.0, float(np.nanmean(curve.errors)) ** 2)))
 
 
 def _held_out(curve: Curve) -> dict[str, float]:
     """Mean squared error of each family at the larger sizes, each predicted from the sizes below it."""
-    means, sizes = curve.means[None], np.array(curve.sizes, float)
     scores: dict[str, list[float]] = {}
-    for n_used in range(max(2, len(sizes) - 2), len(sizes)):
-        for name, family in FAMILIES.items():
-            if family.n_parameters <= n_used:
-                x = sizes / sizes[n_used - 1]
-                predicted, _ = fit(
-                    family, x[:n_used], means[:, :n_used], x[n_used : n_used + 1], monotone=curve.monotone
-                )
-                scores.setdefault(name, []).append(float((predicted[0, 0] - means[0, n_used]) ** 2))
+    for n_used in range(max(2, len(curve.sizes) - 2), len(curve.sizes)):
+        names = _families(n_used)
+        predicted = _predict(curve, curve.means[None], n_used, curve.sizes[n_used], names)[0]
+        for name, value in zip(names, predicted, strict=True):
+            scores.setdefault(name, []).append(float((value - curve.means[n_used]) ** 2))
     return {name: float(np.mean(found)) for name, found in scores.items()}
+
+
+def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:
+    """The weight of each family: its inverse squared held-out error, each curve's in units of its own mean over families.
+
+    Candidates share the weights, so that a draw takes one family for all, and differences are not those of families.
+    """
+    relative = []
+    for curve, own in zip(curves, scores, strict=True):
+        if all(name in own for name in names):
+            found = np.array([own[name] for name in names]) + _noise(curve)
+            relative.append(found / found.mean())
+    inverse = 1.0 / np.mean(relative, axis=0) ** SHARPNESS if relative else np.ones(len(names))
+    return np.asarray(inverse / inverse.sum())
 
 
 def forecast(curves: Sequence[Curve], full: int, seed: int = 0, n_draws: int = N_DRAWS) -> Forecast:
     """The errors of all candidates at the `full` size.
 
     Uncertainty: seeds (a Bayesian bootstrap that all candidates share, widened to the variance of a mean), families (each
-    draw takes one, by weight), and the error of forecasts, measured by hindcasts: how far the forecast of each largest
-    measured size from the smaller ones was off. Its mean over candidates is common to all, the rest is each one's own.
+    draw takes one, by weight), and the error of forecasts, measured by hindcasts: by which share of it the forecast of each
+    largest measured error from the smaller sizes was off. Its mean over candidates is common to all, the rest is each one's own.
     """
     rng = np.random.default_rng(seed)
     n_seeds = max(curve.errors.shape[1] for curve in curves)
     seed_weights = rng.dirichlet(np.ones(n_seeds), n_draws) if n_seeds > 1 else np.ones((n_draws, 1))
     chosen, common = rng.random(n_draws), rng.standard_normal(n_draws)
-    errors_ahead, own_ahead = _hindcast_spread(curves, full)
+    scores = [_held_out(curve) for curve in curves]
+    bias, shared_off, own_off = _hindcast(curves, scores)
     draws: list[Array] = []
     all_weights: list[Mapping[str, float]] = []
-    for curve, own in zip(curves, own_ahead, strict=True):
+    for k, curve in enumerate(curves):
         rows = _replicates(curve, seed_weights)
         if curve.sizes[-1] >= full:
             draws.append(np.maximum(rows[:, -1], 0.0))
             all_weights.append({})
             continue
-        predictions, weights = _ensemble(curve, rows, len(curve.sizes), full, _held_out(curve))
-        family = np.searchsorted(np.cumsum(list(weights.values())), chosen, side="right").clip(max=len(weights) - 1)
-        drawn = predictions[np.arange(n_draws), family]
-        drawn = drawn + errors_ahead * common + own * rng.standard_normal(n_draws)
-        draws.append(np.maximum(drawn, 0.0))
-        all_weights.append(weights)
+        names = list(scores[k]) or ["constant"]
+        alike = [j for j, other in enumerate(curves) if len(other.sizes) == len(curve.sizes)]
+        weights = _weights([curves[j] for j in alike], [scores[j] for j in alike], names)
+        predictions = _predict(curve, rows, len(curve.sizes), full, names)
+        family = np.searchsorted(np.cumsum(weights), chosen, side="right").clip(max=len(names) - 1)
+        reach = _reach(curve, full)
+        off = reach * (shared_off * common + own_off * rng.standard_normal(n_draws) - bias)
+        draws.append(np.maximum(predictions[np.arange(n_draws), family], 0.0) * np.exp(off))
+        all_weights.append(dict(zip(names, weights.tolist(), strict=True)))
     return Forecast(draws=np.stack(draws, axis=1), weights=all_weights)
+
+
+def _reach(curve: Curve, full: int) -> float:
+    """Growth of the error of a forecast from one step of the sizes to the full size."""
+    if len(curve.sizes) < 2:
+        return 1.0
+    return float((math.log(full / curve.sizes[-1]) / math.log(curve.sizes[-1] / curve.sizes[-2])) ** REACH)
+
+
+def _hindcast(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
+    """Relative error of forecasts by one step: what is corrected, what is left in common, and the deviation in each candidate.
+
+    A candidate's hindcast weighs families by the held-out errors of the others, so that it does not know its own end.
+    """
+    off: list[float] = []
+    for k, curve in enumerate(curves):
+        used = len(curve.sizes) - 1
+        if used < 2:
+            continue
+        names = _families(used)
+        others = [j for j in range(len(curves)) if j != k] or [k]
+        weights = _weights([curves[j] for j in others], [scores[j] for j in others], names)
+        least = math.sqrt(_noise(curve))
+        predicted = float(_predict(curve, curve.means[None], used, curve.sizes[-1], names)[0] @ weights)
+        off.append(math.log(max(predicted, least) / max(float(curve.means[-1]), least)))
+    n, mean = len(off), float(np.mean(off)) if off else 0.0
+    deviations = sum((one - mean) ** 2 for one in off)
+    bias = CORRECTED * mean
+    shared_off = math.sqrt((n * (mean - bias) ** 2 + PRIOR_RUNS * PRIOR_OFF**2) / (n + PRIOR_RUNS))
+    own_off = math.sqrt((deviations + PRIOR_RUNS * PRIOR_OFF**2) / (max(n - 1, 0) + PRIOR_RUNS))
+    return bias, shared_off, own_off
 
 
 def _replicates(curve: Curve, seed_weights: Array) -> Array:
@@ -188,23 +232,3 @@ def _replicates(curve: Curve, seed_weights: Array) -> Array:
     weighted = np.where(total > 0, weighted, curve.means)
     widened = math.sqrt((n + 1) / (n - 1)) if n > 1 else 1.0
     return np.asarray(curve.means + widened * (weighted - curve.means))
-
-
-def _hindcast_spread(curves: Sequence[Curve], full: int) -> tuple[float, list[float]]:
-    """Standard deviation of the forecasts' common error, and of each candidate's own."""
-    ahead, off = [], []
-    for curve in curves:
-        if len(curve.sizes) >= 3 and curve.sizes[-1] < full:
-            used = len(curve.sizes) - 1
-            predictions, weights = _ensemble(curve, curve.means[None], used, curve.sizes[-1], None)
-            off.append(float(predictions[0] @ np.array(list(weights.values())) - curve.means[-1]))
-            doublings = math.log(curve.sizes[-1] / curve.sizes[-2])
-            ahead.append((math.log(full / curve.sizes[-1]) / doublings) ** HINDCAST_SPREAD)
-        else:
-            ahead.append(0.0)
-    if not off:
-        return 0.0, [0.0] * len(curves)
-    shared = float(np.mean(off))
-    own = float(np.std(off, ddof=1)) if len(off) > 1 else abs(shared)
-    reach = max(ahead)
-    return abs(shared) * reach, [own * one for one in ahead]

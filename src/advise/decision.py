@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 SURE = 0.9
 """Probability from which the evidence is enough."""
 
-DecisionKind = Literal["decided", "equal", "thin"]
+DecisionKind = Literal["decided", "close", "thin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +22,18 @@ class Decision:
     """What to do, by candidate number.
 
     Attributes:
-        kind: ``decided``; or an abstention: ``equal`` (the best two are within the margin) or ``thin`` (another candidate may
-            well be better by more than the margin).
+        kind: ``decided``: the leader is better than any other by more than the margin. Or an abstention: ``close`` (another may
+            be as good, and little is lost by the choice) or ``thin`` (the choice is expected to lose more than the margin).
         choice: The candidate to take; of an abstention the cheapest of those that are as good as the leader.
         second: The best of the others.
-        contenders: Those that more runs would have to compare; empty unless `kind` is ``thin``.
+        contenders: Those that more runs would have to compare, the most likely first; empty if there is nothing to gain.
         p_best: Probability of being best, of each.
         regret: Expected distance to the best, of each.
     """
 
     kind: DecisionKind
     choice: int
-    second: int | None
+    second: int
     contenders: tuple[int, ...]
     p_best: tuple[float, ...]
     regret: tuple[float, ...]
@@ -46,33 +46,26 @@ class Decision:
 def decide(values: Array, costs: Sequence[float], margin: float) -> Decision:
     """The decision from draws of the candidates' values [draws, candidates]; of equals the one of least cost is taken.
 
-    `margin`: the difference of values that does not matter.
+    `margin`: the difference of values that does not matter. The choice minimises the expected opportunity cost, which also
+    says when to stop measuring (Chick & Inoue 2001).
     """
-    n = values.shape[1]
     best, means = values.max(axis=1), values.mean(axis=0)
     is_best = np.isclose(values, best[:, None], rtol=1e-12, atol=1e-12)
     p_best = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
     regret = (best[:, None] - values).mean(axis=0)
-    leader = int(means.argmax())
-    behind = values[:, [leader]] - values
-    as_good = [
-        k for k in range(n) if means[leader] - means[k] <= margin / 2 and (behind[:, k] > margin).mean() <= 1 - SURE
-    ]
-    others = sorted((k for k in range(n) if k != leader), key=lambda k: -means[k])
-    second = others[0] if others else None
-    is_thin = float((best - values[:, leader] > margin).mean()) > 1 - SURE
-    is_equal = second is not None and means[leader] - means[second] <= margin
-    kind: DecisionKind = "thin" if is_thin else "equal" if is_equal else "decided"
-    choice = min({leader, *as_good}, key=lambda k: (costs[k], -means[k])) if kind != "decided" else leader
-    may_win = (-behind > margin).mean(axis=0) > (1 - SURE) / 4
-    contenders = tuple(k for k in range(n) if k == leader or may_win[k]) if is_thin else ()
-    if choice != leader:
-        second = leader
+    leader, *others = (int(k) for k in np.argsort(-means, kind="stable"))
+    leads = [(values[:, leader] > values[:, k]).mean() >= SURE and means[leader] - means[k] > margin for k in others]
+    kind: DecisionKind = "decided" if all(leads) else "thin" if regret[leader] > margin else "close"
+    as_good = [k for k in others if means[leader] - means[k] <= margin / 4]
+    choice = leader if kind == "decided" else min((leader, *as_good), key=lambda k: (costs[k], -means[k]))
+    matters = kind == "thin" or (kind == "close" and regret[leader] > margin / 4)
+    may_win = [k for k in others if (values[:, k] - values[:, leader] > margin / 4).mean() > (1 - SURE) / 4]
+    rivals = sorted(may_win, key=lambda k: -p_best[k])
     return Decision(
         kind=kind,
         choice=choice,
-        second=second,
-        contenders=contenders,
+        second=others[0] if choice == leader else leader,
+        contenders=(leader, *rivals) if matters and rivals else (),
         p_best=tuple(p_best.tolist()),
         regret=tuple(regret.tolist()),
     )

@@ -28,7 +28,7 @@ def write_page(
     plot = cost_plot(answer, folder)
     environment = page_environment()
     environment.loader = FileSystemLoader(TEMPLATES)
-    titles = {"decided": answer.choice.label, "equal": f"{answer.choice.label} will do", "thin": "Not certain yet"}
+    titles = {"decided": answer.choice.label, "close": f"{answer.choice.label} will do", "thin": "Not certain yet"}
     html = environment.get_template(f"{PAGE}.j2").render(
         title=titles[answer.decision.kind],
         css=Markup((REPORT_TEMPLATES / "report.css").read_text(encoding="utf-8")),

@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from src.advise.costs import FULL_SEEDS, StageCost
-from src.advise.question import Budget
+from src.advise.costs import Account, StageCost
 from src.cells.resolve import ResolvedCell
 from src.cells.tuning import regimes_as_trained
 from src.comparison.pairing import RunRecord, load_records
@@ -27,9 +26,11 @@ from src.sweep.work import GridWork
 PER_CLASS = 2
 LEAST = 8
 """A subset has at least so many samples of each class of its data set, and in all."""
-RUNGS = 4
-TUNED_RUNG = -3
-"""Sizes of the pilot, each twice the one before; settings are tuned at the third largest."""
+RUNGS = 3
+TUNED_RUNG = -2
+"""Sizes for all candidates, each twice the one before; settings are tuned at the second largest."""
+FIRST_PART = 0.7
+"""Part of the budget for these; the rest is for larger sizes of those that may be best."""
 
 
 class CannotSay(Exception):
@@ -147,40 +148,36 @@ class Pilot:
         return {(run.regime, run.seed): run for run in sorted(runs, key=lambda run: run.seed)}
 
 
-def choose_ladder(
-    pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], seconds_per_update: float, budget: Budget
-) -> tuple[Ladder, float]:
-    """The ladder with the largest sizes that the budget allows, and its share of training all candidates in full.
+def choose_ladder(pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], account: Account) -> Ladder:
+    """The ladder with the largest sizes that its part of the budget allows, which the account then has spent.
 
     `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a budget.
     """
     every = [stage for own in stages.values() for stage in own]
-    config = pilot.full.config
-    full = FULL_SEEDS * sum(stage.samples for stage in every)
-    ladder, dearest, share = None, None, 0.0
+    config, budget = pilot.full.config, account.budget
+    ladder, share, seconds = None, 0.0, 0.0
     for k in range(21):
         if (smaller := _ladder(2 ** (-k / 2), pilot.is_feasible)) is None:
             continue
-        ladder = smaller
-        n_trained = {f: float(len(config.seeds)) for f in ladder.fractions}
-        n_trained[ladder.tuned] = n_trained.get(ladder.tuned, 0.0) + config.tune.n_runs
-        scaled = [(n, [stage.at(f) for stage in every]) for f, n in n_trained.items()]
-        share = sum(n * stage.samples for n, own in scaled for stage in own) / full
-        seconds = sum(n * stage.updates for n, own in scaled for stage in own) * seconds_per_update / pilot.n_workers
-        if (budget.share is not None and share <= budget.share) or (
-            budget.seconds is not None and seconds <= budget.seconds
-        ):
-            return ladder, share
-        dearest = f"{duration(seconds)} or {100 * share:.0f}%"
+        ladder, share, seconds = smaller, 0.0, 0.0
+        for f in ladder.fractions:
+            n_runs = len(config.seeds) + config.tune.n_runs * (f == ladder.tuned)
+            own = account.price([stage.at(f) for stage in every], n_runs)
+            share, seconds = share + own[0], seconds + own[1]
+        if account.allows(share, seconds, 1.0 if ladder.fractions[-1] == 1 else FIRST_PART):
+            break
     if ladder is None:
         raise CannotSay(
-            f"{pilot.sizes[0]} samples of Dataset 1 and {pilot.sizes[1]} of Dataset 2 are too few for learning curves: "
-            f"three sizes of at least {pilot.floors[0]} and {pilot.floors[1]} are needed, and the full size exceeds the budget"
+            f"{pilot.sizes[0]} samples of Dataset 1 and {pilot.sizes[1]} of Dataset 2 are too few for learning curves, "
+            f"which need three sizes of at least {pilot.floors[0]} and {pilot.floors[1]}"
         )
-    if budget.seconds is not None and budget.share is not None:
-        return ladder, share  # auto: the smallest that there is
-    given = f"{budget.seconds:g}s" if budget.seconds is not None else f"{100 * (budget.share or 0):g}%"
-    raise ConfigError("budget", given, f"is less than the smallest pilot needs, about {dearest}; raise it")
+    is_auto = budget.seconds is not None and budget.share is not None  # then the smallest that there is
+    if not is_auto and not account.allows(share, seconds):
+        given = f"{budget.seconds:g}s" if budget.seconds is not None else f"{100 * (budget.share or 0):g}%"
+        problem = f"is less than the smallest pilot needs, about {duration(seconds)} or {100 * share:.0f}%; raise it"
+        raise ConfigError("budget", given, problem)
+    account.spend(share, seconds)
+    return ladder
 
 
 def _ladder(top: float, is_feasible: Callable[[float], bool]) -> Ladder | None:
@@ -189,6 +186,6 @@ def _ladder(top: float, is_feasible: Callable[[float], bool]) -> Ladder | None:
         tuned = next((f for f in (0.25, 0.5, 1.0) if is_feasible(f)), None)
         return Ladder(tuple(sorted({tuned, 1.0})), tuned) if tuned and is_feasible(1.0) else None
     fractions = [f for j in range(RUNGS) if is_feasible(f := top / 2**j)][::-1]
-    if len(fractions) < 3 or not math.isclose(fractions[-1], top):
+    if len(fractions) < RUNGS or not math.isclose(fractions[-1], top):
         return None
     return Ladder(tuple(fractions), fractions[TUNED_RUNG])

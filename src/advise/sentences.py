@@ -46,20 +46,25 @@ def price(answer: Answer, seconds: float, money: float) -> str:
 
 def sentences(answer: Answer) -> list[str]:
     """What to do, what it brings, what it costs."""
-    choice, second, margin = answer.choice, answer.second, points(answer, answer.margin)
+    choice, second = answer.choice, answer.second
     kind, settle = answer.decision.kind, ""
+    loss = points(
+        answer, choice.regret if answer.question.value.point is None else choice.regret / answer.question.value.point
+    )
     if kind == "decided":
         first = f"{instruction(choice.label)}."
-    elif kind == "equal" and second is not None:
-        first = (
-            f"{choice.label} and {second.label} are within {margin} of each other, so no preference is certain or needed; "
-            f"take the cheaper: {_lower(instruction(choice.label))}."
-        )
+    elif kind == "close":
+        first = f"{instruction(choice.label)}; {second.label} may be as good, but by this choice you lose {loss} or less on average."
     else:
-        first = f"Not certain yet: another candidate may be better than {choice.label} by more than {margin}; if you must choose now, {_lower(instruction(choice.label))}."
+        first = (
+            f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing now loses "
+            f"{loss} on average; if you must, {_lower(instruction(choice.label))}."
+        )
         if (runs := answer.next_runs) is not None:
             n = len(runs.candidates) * len(runs.seeds)
-            settle = f" {n} more runs would settle it, in about {price(answer, runs.seconds, runs.money)}: add go=true."
+            settle = (
+                f" {n} more runs, in about {price(answer, runs.seconds, runs.money)}, would narrow it: add go=true."
+            )
     gain = ""
     nothing = next((one for one in answer.candidates if one.label == "d1_only"), None)
     if nothing is not None and nothing is not choice:

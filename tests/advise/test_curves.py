@@ -49,8 +49,8 @@ def test_the_interval_covers_the_planted_error_at_eight_times_the_size(name: str
 
 
 def test_the_family_that_predicts_the_larger_sizes_has_the_largest_weight() -> None:
-    found = forecast([planted(PLANTED["constant"][:4], 0.001), planted(PLANTED["logarithm"][:4], 0.001)], FULL)
-    flat, falling = found.weights
+    (flat,), (falling,) = (forecast([planted(PLANTED[n][:4], 0.001)], FULL).weights for n in ("constant", "logarithm"))
+    assert max(flat, key=flat.__getitem__) != "logarithm"
     assert max(falling, key=falling.__getitem__) == "logarithm"
     assert falling["constant"] < 0.01 < flat["constant"]
 
@@ -58,8 +58,8 @@ def test_the_family_that_predicts_the_larger_sizes_has_the_largest_weight() -> N
 def test_an_error_that_rises_with_the_data_is_followed_unless_it_cannot_rise() -> None:
     rising = np.array([0.2, 0.22, 0.24, 0.26])
     free, bound = (forecast([planted(rising, monotone=m)], FULL).draws.mean() for m in (False, True))
-    assert free > 0.28
-    assert bound < 0.26
+    assert free > 0.3
+    assert bound < 0.28
 
 
 def test_a_ceiling_and_zero_error_stay_inside_the_possible() -> None:
@@ -71,10 +71,10 @@ def test_a_ceiling_and_zero_error_stay_inside_the_possible() -> None:
 
 def test_more_noise_widens_the_interval_and_seeds_are_paired() -> None:
     def width(noise: float) -> float:
-        low, high = np.percentile(forecast([planted(PLANTED["power"][:4], noise)] * 2, FULL).draws, (5, 95), axis=0)
+        low, high = np.percentile(forecast([planted(PLANTED["constant"][:4], noise)], FULL).draws, (5, 95), axis=0)
         return float((high - low)[0])
 
-    assert width(0.03) > 2 * width(0.003)
+    assert width(0.1) > 1.5 * width(0.003)
     rng = np.random.default_rng(0)
     common = 0.03 * rng.standard_normal((4, 3))
     first = Curve(sizes=SIZES, errors=PLANTED["power"][:4, None] + common)
