@@ -211,7 +211,7 @@ def training_command(answer: Answer, pilot: Pilot) -> str:
     return sweep_command(dataclasses.replace(pilot.full.config, regimes=(regime,), seeds=(0,), tune=OFF))
 
 
-def report(answer: Answer, pilot: Pilot, arguments: Sequence[str], policy: Sequence[str] = ()) -> None:
+def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     """Prints the answer and writes the page, advice.json and the sweep's record for MLflow."""
     from src.advise.page import PAGE, write_page
 
@@ -219,7 +219,7 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str], policy: Seque
     folder, line = root / FOLDER, training_command(answer, pilot)
     again = " ".join(["python -m src.advise", *(shlex.quote(without_secrets(argument)) for argument in arguments)])
     data = f"{config.data.name}, {pilot.sizes[0]:,} + {pilot.sizes[1]:,} training samples"
-    files = write_page(folder, answer, name=config.sweep, data=data, command=line, question=again, policy=policy)
+    files = write_page(folder, answer, name=config.sweep, data=data, command=line, question=again)
     write_atomically(folder / "advice.json", (json.dumps(content(answer, line), indent=1) + "\n").encode())
     terminal = console(width=None if sys.stdout.isatty() else 140)
     for sentence in sentences(answer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from src.advise.answer import Answer
@@ -17,9 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "advice.html"
 
 
-def write_page(
-    folder: Path, answer: Answer, *, name: str, data: str, command: str, question: str, policy: Sequence[str] = ()
-) -> list[Path]:
+def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: str, question: str) -> list[Path]:
     """Writes ``advice.html`` and its plot as PNG into `folder`; returns their paths."""
     from jinja2 import FileSystemLoader
     from markupsafe import Markup
@@ -39,7 +36,6 @@ def write_page(
         plot=plot,
         table=page_table(table(answer)),
         notes=notes(answer),
-        policy=policy,
         command=command,
         question=question,
     )

@@ -53,7 +53,6 @@ class Question:
     price: Price
     value: Worth
     checkpoint: Any
-    arrivals: tuple[int, ...] | None = field(metadata=bounds(ge=1))
     go: bool
 
     def __post_init__(self) -> None:
