@@ -117,7 +117,7 @@ def prepare(config: Config, question: Question) -> tuple[Pilot, list[str]]:
     if question.checkpoint is not None:
         resolve(dataclasses.replace(full.config, regimes=(_from_checkpoint(kept[0], full, question),)))
     stream = full.streams.build(full.config.seeds[0])
-    return Pilot(full=full, stream=stream, n_workers=n_workers_of(config)), remarks
+    return Pilot(asked=config, full=full, stream=stream, n_workers=n_workers_of(config)), remarks
 
 
 def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer:
@@ -208,7 +208,8 @@ def training_command(answer: Answer, pilot: Pilot) -> str:
     """The command of the recommended training at full size."""
     labels = [regime.label for regime in pilot.full.config.regimes]
     regime = _from_checkpoint(pilot.chosen[labels.index(answer.choice.label)], pilot.full, answer.question)
-    return sweep_command(dataclasses.replace(pilot.full.config, regimes=(regime,), seeds=(0,), tune=OFF))
+    trainer = dataclasses.replace(pilot.asked.trainer, curve_points=compose().trainer.curve_points)
+    return sweep_command(dataclasses.replace(pilot.asked, regimes=(regime,), seeds=(0,), tune=OFF, trainer=trainer))
 
 
 def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:

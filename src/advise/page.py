@@ -51,8 +51,13 @@ def cost_plot(answer: Answer, folder: Path) -> Plot:
     x = "cost of one training at full size" + ("" if money else ", seconds")
     ax = panel("", x, f"{metric} on {answer.question.served}{unit}", size=(7.6, 4.4))
     styles = line_styles([one.label for one in answer.candidates])
-    for one in answer.candidates:
-        at, style = (one.cost.money if money else one.cost.seconds), styles[one.label]
+    costs = [one.cost.money if money else one.cost.seconds for one in answer.candidates]
+    apart = 0.015 * (max(costs) - min(costs) or max(costs))
+    for k, one in enumerate(answer.candidates):
+        n_near = sum(
+            abs(costs[k] - other) < apart for other in costs[:k]
+        )  # side by side, where bars would hide each other
+        at, style = costs[k] + apart * n_near, styles[one.label]
         value = [[max(0.0, one.predicted - one.low)], [max(0.0, one.high - one.predicted)]]
         ax.errorbar([at], [one.predicted], value, color=style.ink, marker=style.marker, capsize=3, label=one.label)
         if one is answer.choice:

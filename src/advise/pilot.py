@@ -50,12 +50,14 @@ class Pilot:
     """The cells of the pilot and their results.
 
     Attributes:
+        asked: The configuration as the user gave it.
         full: The cell at full size, which is never run unless the ladder reaches it.
         measured: The runs by size and candidate: (|D1| + |D2|, candidate number) -> runs, one a seed.
         chosen: The candidates with the settings that tuning chose.
         failures: One line for each run that failed or diverged.
     """
 
+    asked: Config
     full: ResolvedCell
     stream: Stream
     n_workers: int
@@ -111,7 +113,7 @@ class Pilot:
         regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:1]
         config = self.config_at(fraction, tune=OFF, trainer=trainer, regimes=regimes, seeds=seeds)
         (cell,) = self.run([config])
-        (run,) = self._records(cell, seeds).values() or [None]
+        run = self._records(cell, seeds).get((regimes[0].label, seeds[0]))  # the cell may have others of the ladder's
         if run is None or not run.result["cost"]["updates"]:
             raise CannotSay(f"the first training failed: {'; '.join(self.failures) or 'it has no updates'}")
         return float(run.provenance["seconds"]) / float(run.result["cost"]["updates"])
