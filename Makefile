@@ -59,7 +59,7 @@ advise: setup ## two data sets in, one answer out: retrain, fine-tune, replay or
 	$(RUN) src.advise $(ARGS)
 
 status: setup ## list the finished, running, waiting and failed cells   (SWEEP=name)
-	$(RUN) src.status sweep=$(SWEEP)
+	$(RUN) src.status sweep=$(SWEEP) $(ARGS)
 
 worker: setup ## add workers on this machine to a running sweep   (SWEEP=name)
 	$(RUN) src.worker sweep=$(SWEEP) n_workers=auto $(ARGS)

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import time
 from pathlib import Path
 
 from src.cli import command, fail, settings
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 
-USAGE = "python -m src.status [sweep=NAME] [multirun=multirun]"
+USAGE = """python -m src.status [sweep=NAME] [multirun=multirun] [watch=true] [stop=CELL|first=CELL]
+
+watch=true shows the status again every two seconds until nothing runs or waits. stop=CELL ends a cell of the grid that runs
+or waits, and the sweep's command tries it again; first=CELL is the next that a worker takes. CELL: the first letters of its
+hash, as dry_run=true lists them.
+"""
+WATCH_SECONDS = 2.0
+ACTIVE = re.compile(r": \d+ done,.* [1-9]\d* (running|waiting|left)")
 
 
 def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
-    given = settings({"sweep": None, "multirun": "multirun"}, usage=USAGE)
+    keys = {"sweep": None, "multirun": "multirun", "watch": "false", "stop": None, "first": None}
+    given = settings(keys, usage=USAGE)
+    if given["watch"] not in ("true", "false"):
+        fail(f"watch={given['watch']}: must be true or false")
     from src.sweep.status import status_lines  # takes seconds
+    from src.sweep.steering import run_next, stop_cell
 
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))
@@ -22,8 +36,20 @@ def main() -> None:
     if not names:
         fail(f"multirun={multirun}: holds no sweep; start one with python -m src.sweep")
     try:
-        for name in names:
-            print("\n".join(status_lines(SweepFolder(multirun, name))))
+        for key, steer in (("stop", stop_cell), ("first", run_next)):
+            if (cell := given[key]) is not None:
+                if given["sweep"] is None:
+                    fail(f"{key}={cell}: name the sweep, e.g. sweep={names[0]}")
+                print(steer(SweepFolder(multirun, names[0]), cell))
+                return
+        while True:
+            lines = [line for name in names for line in status_lines(SweepFolder(multirun, name))]
+            is_over = not any(ACTIVE.search(line) for line in lines)
+            clear = "\x1b[H\x1b[2J" if given["watch"] == "true" and sys.stdout.isatty() else ""
+            print(f"{clear}{chr(10).join(lines)}", flush=True)
+            if given["watch"] == "false" or is_over:
+                return
+            time.sleep(WATCH_SECONDS)
     except ConfigError as error:
         fail(str(error))
 

@@ -49,7 +49,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     `single_run`: the cell is the one run (`regime`, `seed`) instead of `regimes` x `seeds`.
     Raises ConfigError (a ValueError) that names the key, the value and the fix.
     """
-    given = DEFAULTS | {key: value for key, value in given.items() if key != "hydra"}
+    given = DEFAULTS | {key: value for key, value in given.items() if key not in ("hydra", "notify")}
     if isinstance(given.get("tracking"), Mapping):  # files of earlier versions name a key that no longer exists
         given["tracking"] = {key: value for key, value in given["tracking"].items() if key != "batched"}
     if isinstance(trainer := given.get("trainer"), Mapping) and type(trainer.get("precision")) is int:  # 64, not "64"

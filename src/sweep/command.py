@@ -13,6 +13,7 @@ from src.sweep.engine import load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine, compose_mapping
 from src.sweep.grid.plan import plan_sweep
+from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 from src.sweep.work import GridWork, Work
 
@@ -41,7 +42,12 @@ def run_sweep(
             from src.sweep.seeding import SeedingWork
 
             work = SeedingWork(plan, runner, seeding)
-    failures = _run(work)
+    if work.config.dry_run:
+        failures = _run(work)
+    else:
+        work.notifier = Notifier(line.notify, work.config.sweep)
+        with work.notifier.end() as failures:
+            failures += _run(work)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if failures:

@@ -46,6 +46,15 @@ class SweepFolder:
         """The folder of one cell and its runs."""
         return self.root / "cells" / cell_hash
 
+    def stop(self, cell_hash: str) -> Path:
+        """The file whose presence stops a cell."""
+        return self.cell(cell_hash) / ".stop"
+
+    @property
+    def first(self) -> Path:
+        """The file that names the cell which runs next."""
+        return self.root / "first"
+
     def has_cell(self, cell_hash: str) -> bool:
         """Whether the cell's configuration is here."""
         return (self.cell(cell_hash) / "cell.yaml").exists()

@@ -17,7 +17,7 @@ from src.progress import Display
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
-from src.sweep.work import Work
+from src.sweep.work import Work, axes_text
 from src.sweep.workers.local import Workers
 from src.sweep.workers.worker import record_failed
 
@@ -89,6 +89,7 @@ class Supervisor:
 
     def _until_done(self, queue: WorkQueue, display: Display) -> list[str]:
         requeued_at = time.monotonic()
+        failed_before: set[object] | None = None
         while True:
             began = time.monotonic()
             trials = queue.trials()
@@ -97,6 +98,12 @@ class Supervisor:
             if not progress.n_open and not self._n_interrupts and self._work.extend(queue):
                 continue
             reading = time.monotonic() - began
+            failed = {key: trial for key, trial in latest.items() if trial.state.name == "FAIL"}
+            failed_before = set(failed) if failed_before is None else failed_before
+            for key in failed.keys() - failed_before:
+                self._work.notifier.failed(
+                    f"{axes_text(failed[key])}: {failed[key].user_attrs.get('reason', 'failed')}"
+                )
             display.show(progress, last=not progress.n_open)
             if self._n_interrupts:
                 self._stop(display)

@@ -15,6 +15,7 @@ from src.progress import SweepProgress
 from src.sweep.engine import Engine, Report
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.plan import Plan, describe
+from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 
 if TYPE_CHECKING:  # loads Optuna, which a finished grid does without
@@ -44,6 +45,7 @@ class Work(ABC):
     def __init__(self, config: Config, engine: Engine) -> None:
         self.config, self.engine = config, engine
         self.folder = SweepFolder(Path(config.multirun), config.sweep)
+        self.notifier = Notifier(None, config.sweep)
         self.verdict: Callable[[str], str | None] = lambda _: None
         """The winner of a finished cell, for the running count."""
 

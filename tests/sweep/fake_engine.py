@@ -58,6 +58,7 @@ def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcom
         return Outcome(None, ("sequential-0: OutOfMemoryError: planted",), out_of_memory=True)
     for regime, seed in resolved.missing_runs():
         time.sleep(behaviour.get("seconds", 0.0))
+        control.on_stage()
         control.before_run()
         folder = resolved.run_folder(regime, seed)
         folder.mkdir(parents=True, exist_ok=True)

@@ -113,8 +113,15 @@ def test_a_cell_that_raises_does_not_stop_the_others_and_is_tried_by_the_next_co
     tmp_path: Path, command: Sweeper
 ) -> None:
     behave(tmp_path, **{"raise": [2]})
-    first = command.sweep(tmp_path, "stopping.epochs=1,2,3", "seeds=1")
+    told = tmp_path / "told.txt"
+    notify = f"notify='echo $SWEEP $EVENT: $MESSAGE >> {told}'"
+    first = command.sweep(tmp_path, "stopping.epochs=1,2,3", "seeds=1", notify)
     assert first.code == 1
+    failed, done = told.read_text().splitlines()
+    assert failed.startswith("s failed: ")
+    assert "epochs 2 is cursed" in failed
+    assert done == "s done: 1 cells failed"
+    assert not any("told.txt" in path.read_text() for path in tmp_path.rglob("*.yaml")), "it is in no file of the sweep"
     assert "failed: cell" in first.err
     assert "RuntimeError: epochs 2 is cursed" in first.err
     assert "Traceback" not in first.err

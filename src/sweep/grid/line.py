@@ -29,6 +29,7 @@ SWEEP_KEYS = (
     "tracking",
     "launcher",
     "seeding",
+    "notify",
     *OBJECTIVE_KEYS,
 )
 """Settings of the whole sweep, which cannot be axes."""
@@ -68,6 +69,7 @@ class CommandLine:
         self.sweeps: dict[str, Override] = {}
         self.fixed: list[str] = []
         self._compose = compose
+        self._notify: object = None
         for override in OverridesParser.create(loader).parse_overrides(list(arguments)):
             self._add(override)
         self.groups = [
@@ -104,11 +106,23 @@ class CommandLine:
         listed = [key for key in self._composed_keys if not self.sweeps[key].is_interval_sweep()]
         return self.mapping([next(self.choices(key)) for key in listed])
 
+    @property
+    def notify(self) -> str | None:
+        """The user's command that hears of failures and the end."""
+        command = self._notify if self.first else None
+        if command is not None and not isinstance(command, str):
+            raise ConfigError(
+                "notify", command, "must be a command in quotes, e.g. notify='mail -s done me@example.org'"
+            )
+        return command
+
     def mapping(self, choices: Sequence[str]) -> dict[str, Any]:
         """The composed mapping under `choices`, ``key=value`` each."""
         to_compose = tuple(choice for choice in choices if key_of(choice) in self._composed_keys)
         if to_compose not in self._composed:
-            self._composed[to_compose] = self._compose([*self.fixed, *to_compose])
+            composed = dict(self._compose([*self.fixed, *to_compose]))
+            self._notify = composed.pop("notify", None)  # in no file of a sweep
+            self._composed[to_compose] = composed
         mapping = dict(self._composed[to_compose])  # cells share the groups that `set_value` leaves alone
         for choice in choices:
             if key_of(choice) not in self._composed_keys:

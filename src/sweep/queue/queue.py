@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config
 from src.errors import ConfigError
+from src.io import read_text_or, write_atomically
 from src.locks import locked
 from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
@@ -36,6 +37,9 @@ MAX_ATTEMPTS = 4
 
 DROPPED = "dropped: its command has ended"
 """The reason of a trial that no command waits for."""
+
+STOPPED = "stopped by src.status stop=CELL"
+"""The reason of a trial that a user has stopped."""
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
@@ -78,6 +82,7 @@ class WorkQueue:
         self._store = StudyStore(folder, queue, name or folder.sweep, direction)
         self._waiting: deque[FrozenTrial] = deque()
         self._listed_at = 0
+        self._first = ""
 
     @property
     def retry(self) -> Retry:
@@ -117,6 +122,7 @@ class WorkQueue:
             trial = {"cell": cell_hash, "axes": {key: str(value) for key, value in cell.axes.items()}}
             try:
                 self._folder.write_cell(cell_hash, config)
+                self._folder.stop(cell_hash).unlink(missing_ok=True)
             except OSError as error:  # the other cells can run
                 trial["reason"] = f"{type(error).__name__}: {error}"
             if state != "WAITING" or "reason" in trial:
@@ -140,6 +146,28 @@ class WorkQueue:
                     self._store.set(trial.number, TrialState.FAIL, reason=DROPPED)
                     lock.release()
 
+    # ------------------------------------------------------------------------------------------------ steering
+
+    def stop(self, trial: FrozenTrial) -> bool:
+        """Ends a cell as failed: at once if it waits (True), else its worker does."""
+        cell: str = trial.user_attrs["cell"]
+        write_atomically(self._folder.stop(cell), "")
+        lock = self._lock_of(cell)
+        if not try_lock(lock):
+            return False
+        try:
+            return self._store.set(trial.number, TrialState.FAIL, reason=STOPPED)
+        finally:
+            lock.release()
+
+    def is_stopped(self, claim: ClaimedCell) -> bool:
+        """Whether a user has asked to stop the cell."""
+        return self._folder.stop(claim.cell).exists()
+
+    def put_first(self, trial: FrozenTrial) -> None:
+        """The next worker that looks for a cell takes this one."""
+        write_atomically(self._folder.first, trial.user_attrs["cell"])
+
     # ------------------------------------------------------------------------------------------------ workers
 
     def warm_up(self) -> None:
@@ -151,10 +179,15 @@ class WorkQueue:
         Raises ConfigError where the folder is not the one that the sweep's command writes to.
         """
         while True:
+            first = read_text_or(self._folder.first)
+            if first != self._first:
+                self._first = first
+                self._waiting.clear()
             is_fresh = not self._waiting
             if is_fresh:
                 self._listed_at = self._process.file_time()
-                self._waiting.extend(self.trials(TrialState.WAITING))
+                waiting = self.trials(TrialState.WAITING)
+                self._waiting.extend(sorted(waiting, key=lambda trial: trial.user_attrs["cell"] != first))
             while self._waiting:
                 if claim := self._try_to_claim(self._waiting.popleft()):
                     return claim

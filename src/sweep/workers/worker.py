@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import GRID, SweepFolder, searches_of
 from src.sweep.processes import Process
-from src.sweep.queue.queue import MAX_ATTEMPTS, ClaimedCell, WorkQueue
+from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
@@ -29,6 +30,7 @@ from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.training.control import OnProgress, ProgressReport, RunControl
 
 IDLE_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +144,7 @@ class Worker:
     def __init__(self, folder: SweepFolder, process: Process, engine: str, stop: StopRequest) -> None:
         self._folder, self._process, self._stop = folder, process, stop
         self._engine_name = engine
+        self._looked_at, self._cell_stopped = 0.0, False
         self._devices = Devices(free=lambda: self._engine.free_device())
 
     @property
@@ -177,12 +180,17 @@ class Worker:
     def _run(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
         """Runs a claimed cell; returns whether it ended here."""
         start = time.monotonic()
+        self._looked_at, self._cell_stopped = 0.0, False
         try:
             outcome = self._outcome(queue, claim)
         except ClaimLost:
             log.warning("cell %s: others took it over while this process was suspended; nothing is written", claim.cell)
             return False
         except (Interrupted, KeyboardInterrupt):
+            if queue.is_stopped(claim):
+                queue.fail(claim, STOPPED)
+                log.info("cell %s: stopped by a user", claim.cell)
+                return True
             queue.requeue(claim)
             log.info("cell %s: interrupted and given back", claim.cell)
             return False
@@ -207,34 +215,42 @@ class Worker:
         finally:
             claim.lock.release()
 
+    def _is_stopped(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
+        """Whether to leave the cell; whether a user has stopped it is looked up once a second, on a shared folder."""
+        if time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._cell_stopped = queue.is_stopped(claim)
+        return self._stop.is_set() or self._cell_stopped
+
     def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> Outcome:
         """Runs the cell on the devices that its config asks for."""
         config = queue.config_of(claim.trial)
+        is_stopped = functools.partial(self._is_stopped, queue, claim)
         visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
         if config.trainer.devices > 1:
             try:
-                return run_group(
-                    self._folder, config, self._engine_name, self._process.lock_path, visible, self._stop.is_set
-                )
+                return run_group(self._folder, config, self._engine_name, self._process.lock_path, visible, is_stopped)
             except GroupFailed as error:
                 self._engine.record_failure(self._engine.resolve(config), str(error))
                 raise
         if visible is not None:
             os.environ[MASK] = visible
-        control = WorkerControl(self._stop, queue.on_progress(claim), lambda: queue.owns(claim))
+        control = WorkerControl(is_stopped, queue.on_progress(claim), lambda: queue.owns(claim))
         with self._stop.loading():  # the engine and the data: seconds, before the first cell
             cell = self._engine.resolve(config)
         return self._engine.run_cell(cell, control)
 
 
 class WorkerControl(RunControl):
-    """Leaves the cell when this worker is asked to stop, or when others have taken it over.
+    """Leaves the cell when this worker or the cell is asked to stop, or when others have taken it over.
 
-    `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no other worker has taken it over.
+    `is_stopped`: whether to leave. `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no other worker has taken it over.
     """
 
-    def __init__(self, stop: StopRequest, report: OnProgress | None, owns_cell: Callable[[], bool]) -> None:
-        self._stop, self._report, self._owns_cell = stop, report, owns_cell
+    def __init__(
+        self, is_stopped: Callable[[], bool], report: OnProgress | None, owns_cell: Callable[[], bool]
+    ) -> None:
+        self._is_stopped, self._report, self._owns_cell = is_stopped, report, owns_cell
         self.wants_progress = report is not None
 
     def before_run(self) -> None:
@@ -246,7 +262,7 @@ class WorkerControl(RunControl):
         self.on_stage()
 
     def on_stage(self) -> None:
-        if self._stop.is_set():
+        if self._is_stopped():
             raise Interrupted
 
     def on_progress(self, reports: Sequence[ProgressReport]) -> None:
