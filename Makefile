@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 SWEEP ?= digits-mlp
 PORT ?= 5000
+MULTIRUN ?= multirun
 BENCH ?= step grid ablation scaling
 VENV := .venv
 BIN := $(VENV)/bin
@@ -125,6 +126,13 @@ cluster-check: setup ## run the quick start for several hosts (docs/LAUNCHING.md
 doctor: setup ## check devices, versions, databases, disk and locks; print a fix for each problem
 	$(RUN) src.doctor $(ARGS)
 
+clean-store: ## delete all trained stages while no sweep runs; results stay, and what a later run needs is trained again
+	@for lock in $(MULTIRUN)/*/processes/*.lock; do \
+		test ! -e "$$lock" || flock -n "$$lock" true || { echo "$$lock is held: a sweep runs; stop it first"; exit 1; }; \
+	done
+	du -sh $(MULTIRUN)/.stages 2> /dev/null || true
+	rm -rf $(MULTIRUN)/.stages
+
 clean: ## remove caches (results in multirun/ and .venv stay)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -134,4 +142,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean help
+.PHONY: setup lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean clean-store help

@@ -319,3 +319,15 @@ def test_the_error_for_a_damaged_queue_names_the_fix(folder: SweepFolder) -> Non
     (folder.root / "study.journal").write_text("no journal\n" * 1000)
     with pytest.raises(ConfigError, match="delete this file"), opened(folder, None):
         pass
+
+
+def test_the_axis_of_a_dashboard_has_a_name_that_is_written_once(folder: SweepFolder) -> None:
+    """optuna-dashboard called it "Objective 0"."""
+    for _ in range(2):
+        with opened(folder, None):
+            pass
+    assert (folder.root / "study.journal").read_text().count("first regime minus second") == 1
+    study = optuna.load_study(
+        study_name=folder.sweep, storage=JournalStorage(JournalFileBackend(str(folder.root / "study.journal")))
+    )
+    assert study.metric_names == ["first regime minus second"]

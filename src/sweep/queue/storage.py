@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import socket
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -53,6 +54,9 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'i
 ORDER BY xact_start LIMIT 1"""
 
 Direction = Literal["maximize", "minimize"]
+
+VALUE = "first regime minus second"
+"""The name of a cell's value; a search gives its objective's."""
 
 
 class StudyStore:
@@ -104,6 +108,10 @@ class StudyStore:
         if served is None or url is None:  # the journal is this folder's, though queue.json may have been lost
             served = str(queue["id"])
             self.study.set_user_attr("folder", served)
+            if not self.study.metric_names:  # what optuna-dashboard writes at its axis
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    self.study.set_metric_names([VALUE])
         return served
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
