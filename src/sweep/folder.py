@@ -93,6 +93,9 @@ class SweepFolder:
             fix = "repeat the sweep's command, which writes it again"
             raise ConfigError("sweep", self.sweep, f"{path} is damaged ({error}); {fix}") from error
         except FileNotFoundError:
+            if (self.root / RECORDED).exists():
+                problem = "has runs that another trainer made, so there is no queue and no network here; see src.report"
+                raise ConfigError("sweep", self.sweep, problem) from None
             if (self.root / "cells").is_dir():
                 problem = f"{path} is missing; repeat the sweep's command, which writes it again"
                 raise ConfigError("sweep", self.sweep, problem) from None

@@ -14,6 +14,7 @@ from src.record.command import main
 from src.record.rows import read_runs
 from src.report.command import read_sweep
 from src.report.page import write_report
+from src.sweep.folder import SweepFolder
 
 HEAD = "regime,seed,hours,model,union/wer,d1/wer,seconds"
 
@@ -81,6 +82,9 @@ def test_recorded_runs_are_judged_tracked_and_reported(
     assert ",,,,61.0000,0" in ledger.read_text().replace("conformer,recorded,sequential,1", ""), (
         "unknown costs are empty"
     )
+
+    with pytest.raises(ConfigError, match="sweep=speech: has runs that another trainer made, so there is no queue"):
+        SweepFolder(multirun, "speech").read_queue()
 
     changed = _file(tmp_path, *(row.replace("0.210", "0.310") for row in _rows()))
     with pytest.raises(
