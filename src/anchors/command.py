@@ -163,7 +163,9 @@ def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
     ]
     for ledger in [*ledgers, *(Ledger(anchor, ()) for anchor in others)]:
         anchor = ledger.anchor
-        cost = f"{ledger.minutes:.1f} minutes" if ledger.runs else f"not run here: {anchor.on_demand}"
+        estimate = f"not run yet, an estimated {anchor.minutes:g} minutes"
+        cost = f"{ledger.minutes:.1f} minutes" if ledger.runs else estimate
+        cost += f" (on demand: {anchor.on_demand})" if anchor.on_demand else ""
         lines += [f"## {anchor.id}", f"{anchor.source}. {anchor.protocol} Cost: {cost}.", ""]
         if not ledger.runs:
             lines += [f"- published, {row.name}: {row.published}" for row in anchor.rows]

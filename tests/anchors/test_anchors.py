@@ -83,4 +83,4 @@ def test_the_command_runs_compares_and_writes_the_page(
     text = page.read_text()
     assert "| tiny | gap | 0 |" in text
     assert "- *gap misses*: too few images" in text
-    assert "not run here: a GPU" in text
+    assert "not run yet, an estimated 0.1 minutes (on demand: a GPU)" in text
