@@ -66,7 +66,8 @@ def main() -> None:
     if experiment is not None:
         path = view_path(experiment.id, "cells")
         print(f"who wins in {experiment.name}: {address}{path}", file=sys.stderr)
-        print(f"the same as charts: {address}{view_path(experiment.id, 'cells', charts=True)}", file=sys.stderr)
+        for what, view in (("the same as charts", "cells"), ("curves of the largest difference", "curves")):
+            print(f"{what}: {address}{view_path(experiment.id, view, charts=True)}", file=sys.stderr)
         address += path
     login = _require_login() if given["login"] == "true" else []
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
