@@ -21,6 +21,8 @@ class Score:
     means: Mapping[str, float] | None
     problem: str = ""
     diverged: bool = False
+    differences: Sequence[float] = ()
+    """Of the objective's two regimes, for each seed."""
 
 
 def score_of(sweep_dir: Path, cell: str, seeds: Sequence[int], objective: Objective) -> Score:
@@ -30,9 +32,9 @@ def score_of(sweep_dir: Path, cell: str, seeds: Sequence[int], objective: Object
     same seeds, so the difference of two means is the mean paired difference.
     """
     runs = {(run.regime, run.seed): run for run in load_records(sweep_dir, cells=[cell], seeds=seeds).runs}
-    means = {}
+    found: dict[str, list[float]] = {}
     for label in objective.of:
-        values = []
+        values: list[float] = []
         for seed in seeds:
             run = runs.get((label, seed))
             if run is None:
@@ -43,5 +45,6 @@ def score_of(sweep_dir: Path, cell: str, seeds: Sequence[int], objective: Object
             if value is None:
                 return Score(None, f"{label}-{seed} has no {objective.metric}", diverged=True)
             values.append(value)
-        means[label] = sum(values) / len(values)
-    return Score(means)
+        found[label] = values
+    differences = [a - b for a, b in zip(*found.values(), strict=True)] if len(found) == 2 else []
+    return Score({label: sum(own) / len(own) for label, own in found.items()}, differences=differences)

@@ -21,10 +21,14 @@ Direction = Literal["maximize", "minimize", "maximize_absolute", "minimize_absol
 class SearchConfig:
     """`n_trials`: points in all, those of earlier commands included; `seed`: the sampler's, not that of a run."""
 
-    name: Literal["tpe", "gp", "random"]
+    name: Literal["tpe", "gp", "random", "boundary"]
     n_trials: int = field(metadata=bounds(ge=1))
     seed: int = field(metadata=bounds(ge=0))
     pruner: Literal["none", "median", "hyperband"]
+    step: int = field(default=4, metadata=bounds(ge=2))
+    """Of a boundary: seeds that a visit adds to a cell."""
+    certain: float = field(default=0.95, metadata=bounds(gt=0, le=1))
+    """Of a boundary: share of the map whose sign is certain when the search ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,13 +13,18 @@ from src.tracking.reports import Comparison
 
 
 def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
-    """``difference`` with its interval and ``mean/{regime}`` as texts; with several pairs also the winner of each."""
+    """``difference`` with its interval and ``mean/{regime}`` as texts; with several pairs also the winner of each.
+
+    With seeds=auto ``decided_by``, too.
+    """
     tags: dict[str, str] = {}
     for verdict in verdicts:
         unit = unit_of(verdict.metric)
         pair = "" if len(verdicts) == 1 else f"/{verdict.a}-{verdict.b}"
         if verdict.difference is not None:
             tags[f"difference{pair}"] = unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high)
+        if verdict.decided_by:
+            tags[f"decided_by{pair}"] = f"{verdict.decided_by}, {verdict.n} seeds"
         if pair:
             tags[f"winner{pair}"] = verdict.winner
         for regime, mean in ((verdict.a, verdict.mean_a), (verdict.b, verdict.mean_b)):

@@ -46,13 +46,13 @@ def status_lines(folder: SweepFolder) -> list[str]:
 def _search_lines(title: str, queue: TrialQueue, workers: Sequence[ProcessInfo]) -> list[str]:
     trials = queue.trials()
     points = list(queue.latest(trials).values())
-    n_left = max(0, queue.search.config.n_trials - sum(point.state.is_finished() for point in points))
+    n_left = max(0, queue.limit() - sum(point.state.is_finished() for point in points))
     states = Counter(point.state for point in points)
     names = {"done": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     counts = {name: states[TrialState[state]] for name, state in names.items()} | {"left": n_left}
     lines = [_title(title, counts)]
     if best := best_text(points, queue.search):
-        lines.append(f"  best so far: {queue.search.objective.text} = {best}")
+        lines.append(f"  {'best ' * queue.search.strategy.finds_best}so far: {queue.search.objective.text} = {best}")
     return [
         *lines,
         *_worker_lines(trials, workers, n_left),

@@ -39,8 +39,9 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(tmp_path: Path) 
     assert reported(run(search_of(*asked, multirun=tmp_path / "b"), tmp_path / "b")) == reported(whole)
     assert len(whole) == 12
     assert len({trial.params["optimizer.lr"] for trial in whole}) == 12
-    other = search_of(*asked, "search.seed=1", multirun=tmp_path / "a").suggest([])
-    assert other["optimizer.lr"] not in {trial.params["optimizer.lr"] for trial in whole}
+    other = search_of(*asked, "search.seed=1", multirun=tmp_path / "a").propose([])
+    assert other is not None
+    assert other.point["optimizer.lr"] not in {trial.params["optimizer.lr"] for trial in whole}
 
 
 def test_more_trials_extend_the_search_and_fewer_run_nothing(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_learning_sampler_approaches_the_optimum(tmp_path: Path) -> None:
     search = search_of("search=gp", "search.n_trials=14", LR, "seeds=1", multirun=tmp_path)
     trials = run(search, tmp_path)
     assert 0.08 < best_first(trials, search)[0].params["optimizer.lr"] < 0.125
-    assert search.suggest(trials) == search.suggest(trials)
+    assert search.propose(trials) == search.propose(trials)
 
 
 def test_a_difference_may_be_where_it_is_least(tmp_path: Path) -> None:
@@ -171,7 +172,9 @@ def test_devices_of_one_run_train_only_the_runs_of_the_search(tmp_path: Path, mo
     monkeypatch.setattr("src.sweep.workers.worker.run_group", run_group)
     search = search_of(LR, "trainer=cpu", "trainer.devices=2", "search.n_trials=1", multirun=tmp_path)
     folder = SweepFolder(tmp_path, "s")
-    ((cell_hash, cell),) = search.plan(search.suggest([]), fake_engine).cells.items()
+    proposal = search.propose([])
+    assert proposal is not None
+    ((cell_hash, cell),) = search.plan(proposal.point, fake_engine).cells.items()
     folder.write_cell(cell_hash, dataclasses.replace(cell.config, seeds=(0, 1, 2, 3)))
     with opened(search, tmp_path) as queue, Process(folder, "worker") as process:
         assert Worker(folder, process, ENGINE, StopRequest()).work(queue) == 1

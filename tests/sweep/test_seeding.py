@@ -17,6 +17,7 @@ from src.comparison.verdicts import CellVerdict, cell_metrics, judge
 from src.config import compose
 from src.config.seeding import Seeding
 from src.errors import ConfigError
+from src.sweep.columns import cell_tags
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.processes import Process
@@ -124,6 +125,7 @@ def test_table_sentence_and_metrics_say_what_decided_and_after_how_many_seeds(fi
     found = verdicts(finished)
     n = found[0.1].n
     assert f"n = {n} seeds; decided by the difference after {n} seeds, valid at any stop" in sentence(found[0.1])
+    assert cell_tags([found[0.1]])["decided_by"] == f"difference, {n} seeds"
     table = sweep_table(list(found.values()))
     column = table.heads.index("decided by")
     assert table.rows[0][column] == "difference"

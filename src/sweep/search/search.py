@@ -7,25 +7,27 @@ sampler with its seed, and the pruner: if one of them changes, it is another sea
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import optuna
+import numpy as np
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution, distribution_to_json, json_to_distribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from src.config import Objective, SearchConfig, parse, parse_objective, parse_search
+from src.config import Config, Objective, SearchConfig, parse, parse_objective, parse_search
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.config.seeding import AUTO
-from src.config.space import Point, Space, rounded
+from src.config.space import Point, Space
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
 from src.sweep.engine import Engine
@@ -33,7 +35,9 @@ from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
 from src.sweep.grid.line import CommandLine, key_of, set_value
 from src.sweep.grid.plan import Plan, plan_sweep
+from src.sweep.search.boundary import Floats
 from src.sweep.search.space import corners, overrides_of, space_of
+from src.sweep.search.strategy import STRATEGIES, OptunaStrategy, Proposal
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     from src.cells.resolve import ResolvedCell
@@ -55,23 +59,45 @@ class Search:
         """``maximize sequential/val/union/accuracy``."""
         return f"{self.objective.direction.replace('_absolute', ' the absolute')} {self.objective.text}"
 
-    def cell(self, point: Point) -> Cell:
-        """The cell at a point of the space. Raises ConfigError where it contradicts itself."""
-        return _cell(self.bases, point)
+    @property
+    def strategy(self) -> OptunaStrategy:
+        """How the points are chosen."""
+        return STRATEGIES[self.config.name]
 
-    def plan(self, point: Point, engine: Engine) -> Plan:
-        """The cell at a point with its missing runs. Raises ConfigError where it cannot be run."""
-        return plan_sweep([self.cell(point)], engine)
+    def cell(self, point: Point, n_seeds: int | None = None) -> Cell:
+        """The cell at a point of the space, with its first seeds only if `n_seeds` is given.
 
-    def suggest(self, points: Sequence[FrozenTrial]) -> dict[str, Any]:
-        """The next point after the trials of all earlier `points`: a function of these and the seed, in any process.
-
-        The sampler is Optuna's with its defaults; it avoids the points of running trials.
+        Raises ConfigError where it contradicts itself.
         """
-        seed = int(digest([self.config.seed, len(points)])[:8], 16)
-        study = optuna.create_study(direction=self.objective.goal, sampler=_sampler(self.config.name, seed))
-        study.add_trials(points)
-        return rounded(study.ask(dict(self.space)).params, self.space)
+        cell = _cell(self.bases, point)
+        return replace(cell, config=replace(cell.config, seeds=cell.config.seeds[:n_seeds]))
+
+    def plan(self, point: Point, engine: Engine, n_seeds: int | None = None) -> Plan:
+        """The cell at a point with its missing runs. Raises ConfigError where it cannot be run."""
+        return plan_sweep([self.cell(point, n_seeds)], engine)
+
+    def propose(self, trials: Sequence[FrozenTrial]) -> Proposal | None:
+        """The next point after all earlier `trials`: a function of these and the settings, in any process."""
+        n_seeds = len(self._corners[0].seeds)
+        return self.strategy.propose(self.config, self.objective, self.space, trials, n_seeds, self._costs)
+
+    @functools.cached_property
+    def _corners(self) -> list[Config]:
+        """The cells at the corners of the space that are valid."""
+        found = []
+        for point in corners(self.space):
+            with contextlib.suppress(ConfigError):
+                found.append(self.cell(point).config)
+        return found
+
+    def _costs(self, where: Floats) -> Floats:
+        """Relative cost of a seed at places of the unit cube: passes over samples, interpolated between the corners."""
+        work = np.array([math.log(max(1, sum(c.split.dataset_sizes()) * c.stopping.amount)) for c in self._corners])
+        if len(work) != 2 ** len(self.space):  # some are invalid
+            return np.ones(len(where))
+        ends = np.array(list(product((0, 1), repeat=len(self.space))))
+        weights = np.prod(np.where(ends[None] == 1, where[:, None], 1 - where[:, None]), axis=2)
+        return np.asarray(np.exp(weights @ (work - work.max())))
 
     def save(self, folder: SweepFolder) -> Path:
         """Writes search.json for the workers; returns its folder."""
@@ -141,10 +167,12 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
     refuse_tuned_axes(line, config)
     bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
     objective = parse_objective(settings, config)
+    strategy = STRATEGIES[search.name]
+    strategy.check(search, objective, space)
     for plan in plans:
         check_pruner(search, objective, plan.config)
     content = {
-        "sampler": [search.name, search.seed, *([] if search.pruner == "none" else [search.pruner])],
+        "sampler": [search.name, search.seed, *strategy.identity(search)],
         "objective": asdict(objective),
         "space": {key: distribution_to_json(kind) for key, kind in space.items()},
         "corners": [cell_hash for plan in plans for cell_hash in plan.cells],
@@ -193,12 +221,3 @@ def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
     return ConfigError(
         error.key, head.removeprefix(f"{error.key}="), f"{problem} (every corner of the space is refused)"
     )
-
-
-def _sampler(name: str, seed: int) -> BaseSampler:
-    samplers: dict[str, type[BaseSampler]] = {
-        "random": optuna.samplers.RandomSampler,
-        "gp": optuna.samplers.GPSampler,
-        "tpe": optuna.samplers.TPESampler,
-    }
-    return samplers[name](seed=seed)  # type: ignore[call-arg]  # of each of these, not of their base

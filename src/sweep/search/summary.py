@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.axes import axis_of
 from src.cells.resolve import ResolvedCell
+from src.comparison.betting import AnyStop
 from src.comparison.pairing import Records
 from src.comparison.sentences import sentence
 from src.comparison.text_table import TextTable
@@ -19,6 +20,7 @@ from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, judge
 from src.config.command import command
 from src.io import write_atomically
+from src.sweep.search.boundary_plot import boundary_sentences, write_boundary
 from src.sweep.search.plots import draw
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, best_first
@@ -40,26 +42,30 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     best = best_first(searched.trials, searched.search)
     records = read(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
-    verdicts = judge(records, labels, baseline=cells[0].config.baseline if cells else None)
+    rule = None if searched.search.strategy.finds_best else AnyStop()  # its results decided on the seeds
+    verdicts = judge(records, labels, baseline=cells[0].config.baseline if cells else None, any_stop=rule)
     outbox = Outbox(sweep_dir)
     report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
-    sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
+    if searched.search.strategy.finds_best:
+        sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
+    else:
+        sentences = boundary_sentences(searched)
     table = _table(searched, best[:N_BEST])
     states = [trial.state for trial in searched.trials]
     metrics = {f"trials/{state.name.lower()}": float(states.count(state)) for state in ENDS}
-    if best:
+    if best and searched.search.strategy.finds_best:
         metrics["best"] = best[0].values[0]
     report = SweepReport(
         sweep=sweep_dir.name,
-        note="\n\n".join([*sentences, table.markdown()]),
+        note="\n\n".join([*sentences, *([table.markdown()] if searched.search.strategy.finds_best else [])]),
         command=command_line,
         metrics=metrics,
         artifacts=[*artifacts, *attached(sweep_dir)],
     )
     write_sweep(sweep_dir, report, outbox)
     console = stdout_console()
-    if best:
+    if best and searched.search.strategy.finds_best:
         console.print(table.terminal(no_wrap=["cell"]))
     for line in sentences:
         console.print(line)
@@ -69,7 +75,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
             line = f"pruned: trial {attributes['point']} ({axes_text(trial)}): {attributes['reason']}"
             console.print(line, style="yellow")
     print_troubles(console, records)
-    for trial in best[:1]:
+    for trial in best[:1] if searched.search.strategy.finds_best else ():
         (config,) = (cell.config for cell in cells if cell.hash == trial.user_attrs["cell"])
         line = f"its cell: {command(config)}"
         console.print(line, style="dim", soft_wrap=True)
@@ -178,4 +184,6 @@ def _write(searched: Searched) -> list[Path]:
     write_atomically(path, text.getvalue().encode())
     unit = unit_of(search.objective.metric)
     shown = replace(unit, of_values=unit.of_differences) if len(search.objective.of) > 1 else unit
+    if not search.strategy.finds_best:
+        return [path, *write_boundary(searched)]
     return [path, *draw(search, searched.trials, searched.folder, shown)]

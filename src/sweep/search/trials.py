@@ -22,9 +22,11 @@ from src.comparison.objective import Score
 from src.config import Config
 from src.config.space import Point
 from src.errors import ConfigError, Pruned
+from src.io import write_atomically
 from src.locks import locked
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import covers, with_runs_of
 from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
@@ -32,6 +34,11 @@ from src.sweep.search.search import Search, load_search
 from src.sweep.search.space import corners
 from src.sweep.work import axes_text
 from src.training.control import OnProgress, ProgressReport
+
+ENOUGH = "enough"
+"""The file with the number of points after which no further one is needed."""
+KEPT = ("point", "axes", "cell", "n_seeds", "certain")
+"""User attributes that the next trial of a failed point has from the start."""
 
 
 class TrialQueue(WorkQueue):
@@ -77,7 +84,7 @@ class TrialQueue(WorkQueue):
 
     def config_of(self, trial: FrozenTrial) -> Config:
         """The cell at the trial's point."""
-        return self.search.cell(trial.params).config
+        return self.search.cell(trial.params, trial.user_attrs.get("n_seeds")).config
 
     def on_progress(self, claim: ClaimedCell) -> OnProgress | None:
         """With a pruner: stores the progress of the claimed trial, and raises `Pruned` where the pruner stops it."""
@@ -110,7 +117,7 @@ class TrialQueue(WorkQueue):
         """Ends the trial with the objective's value, from the results on disk. (The cell's own reads test sets.)"""
         score = self._engine.score(self._engine.resolve(self.config_of(claim.trial)), self.search.objective)
         if score.means is not None:
-            self.complete(claim, self.search.objective.value(score.means), means=dict(score.means))
+            self.complete(claim, self.search.objective.value(score.means), **_found(score))
         elif score.diverged:
             self.complete_without_value(claim, score.problem)
         else:
@@ -126,14 +133,18 @@ class TrialQueue(WorkQueue):
             if "cell" in trial.user_attrs and trial.state in (TrialState.FAIL, TrialState.WAITING):
                 self._describe(trial.user_attrs["cell"], self.config_of(trial))  # its folder may have been deleted
             if trial.state == TrialState.FAIL:
-                kept = {key: value for key, value in trial.user_attrs.items() if key in ("point", "axes", "cell")}
+                kept = {key: value for key, value in trial.user_attrs.items() if key in KEPT}
                 self._put(trial.params, TrialState.WAITING, kept)
 
     def n_waiting(self) -> int:
         """Number of points that wait for a worker, those that are not chosen yet included."""
         points = self.latest().values()
-        n_to_ask = max(0, self.search.config.n_trials - len(points))
+        n_to_ask = max(0, self.limit() - len(points))
         return n_to_ask + sum(point.state == TrialState.WAITING for point in points)
+
+    def limit(self) -> int:
+        """Number of points in all."""
+        return limit_of(self.search, self._folder)
 
     def sample(self) -> Config | None:
         """The config of any point; None if all have ended."""
@@ -156,12 +167,18 @@ class TrialQueue(WorkQueue):
     def _ask_next(self) -> bool:
         points = self.latest()
         waits = any(trial.state == TrialState.WAITING for trial in points.values())
-        if waits or len(points) >= self.search.config.n_trials:
+        if waits or len(points) >= self.limit():
             return False
-        point = self.search.suggest(list(points.values()))
+        proposal = self.search.propose(list(points.values()))
+        if proposal is None:
+            if not any(trial.state == TrialState.RUNNING for trial in points.values()):
+                write_atomically(self._folder.search(self.search_id) / ENOUGH, f"{len(points)}\n")
+            return False
+        point = proposal.point
         attributes: dict[str, Any] = {"point": len(points), "axes": {key: str(value) for key, value in point.items()}}
+        attributes |= proposal.attributes
         try:
-            plan = self.search.plan(point, self._engine)
+            plan = self.search.plan(point, self._engine, attributes.get("n_seeds"))
         except ConfigError as error:
             self._put(point, TrialState.PRUNED, {**attributes, "reason": str(error)})
             return True
@@ -171,7 +188,7 @@ class TrialQueue(WorkQueue):
         score = self._engine.score(found, self.search.objective) if not plan.missing else Score(None)
         if score.means is not None:  # finished by an earlier search, a grid or another point
             value = self.search.objective.value(score.means)
-            self._put(point, TrialState.COMPLETE, {**attributes, "means": dict(score.means)}, value)
+            self._put(point, TrialState.COMPLETE, {**attributes, **_found(score)}, value)
         elif score.diverged:
             self._put(point, TrialState.PRUNED, {**attributes, "reason": score.problem})
         else:
@@ -180,9 +197,13 @@ class TrialQueue(WorkQueue):
         return True
 
     def _describe(self, cell_hash: str, config: Config) -> None:
-        """Writes the cell's config for the report, unless there is one: a grid's may have more runs."""
-        if not self._folder.has_cell(cell_hash):
-            self._folder.write_cell(cell_hash, config)
+        """Writes the cell's config for the report, with the runs of the one that there is: a grid's may have more."""
+        if self._folder.has_cell(cell_hash):
+            known = self._folder.read_cell(cell_hash)
+            if covers(known, config):
+                return
+            config = with_runs_of(config, known, config)
+        self._folder.write_cell(cell_hash, config)
 
     def _put(self, point: Point, state: TrialState, attributes: Mapping[str, Any], value: float | None = None) -> None:
         trial = create_trial(
@@ -210,7 +231,21 @@ def best_first(trials: Sequence[FrozenTrial], search: Search) -> list[FrozenTria
     return sorted(valued, key=lambda trial: trial.values[0], reverse=search.objective.maximised)
 
 
+def limit_of(search: Search, folder: SweepFolder) -> int:
+    """Number of points in all: as asked for, or as many as have answered the question."""
+    path = folder.search(search.id) / ENOUGH
+    return min(search.config.n_trials, int(path.read_text()) if path.exists() else search.config.n_trials)
+
+
+def _found(score: Score) -> dict[str, Any]:
+    """The user attributes of a trial with a value."""
+    assert score.means is not None
+    return {"means": dict(score.means)} | ({"differences": list(score.differences)} if score.differences else {})
+
+
 def best_text(trials: Sequence[FrozenTrial], search: Search) -> str | None:
-    """The best value so far and its point."""
+    """The best value so far and its point, or the share of the map that is certain."""
+    if not search.strategy.finds_best:
+        return f"{trials[-1].user_attrs.get('certain', 0.0):.0%} of the map certain" if trials else None
     best = best_first(trials, search)
     return f"{best[0].values[0]:.4g} at {axes_text(best[0])}" if best else None

@@ -21,7 +21,7 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.search.search import make_search
 from src.sweep.search.summary import report_search
-from src.sweep.search.trials import Searched, TrialQueue, best_text
+from src.sweep.search.trials import Searched, TrialQueue, best_text, limit_of
 from src.sweep.work import Trials, Work
 
 
@@ -68,7 +68,7 @@ class SearchWork(Work):
     def progress(self, trials: Trials) -> SweepProgress:
         self.trials = list(trials.values())
         states = Counter(trial.state.name for trial in self.trials)
-        n = max(len(trials), self.search.config.n_trials)
+        n = max(len(trials), limit_of(self.search, self.folder))
         n_done = sum(trial.state.is_finished() for trial in self.trials)
         best = best_text(self.trials, self.search)
         shown = {
@@ -80,7 +80,7 @@ class SearchWork(Work):
             n_open=n - n_done,
             n_waiting=n - n_done - states["RUNNING"],
             counts=[f"trials {n_done}/{n}", *(f"{name} {count}" for name, count in shown.items() if count)],
-            result=f"best {best}" if best else "",
+            result=f"{'best ' * self.search.strategy.finds_best}{best}" if best else "",
         )
 
     def cells(self) -> list[ResolvedCell]:
