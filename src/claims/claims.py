@@ -88,7 +88,7 @@ class Study:
     on_demand: bool = False
     """Whether the study runs only if requested by name."""
     control: str = ""
-    """What makes the sentence false here, so that its probe must not support it; such studies run with ``controls=true``."""
+    """Of a control (see `Control`): why the sentence is false here."""
     overrides: tuple[str, ...] = ()
     axes: Any = field(default_factory=dict)
     regimes: Any
@@ -112,6 +112,25 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Control:
+    """A setting that takes away what the sentence needs, so that its statements must not be supported there.
+
+    It changes the first study of its claim; controls run with ``controls=true``.
+    """
+
+    where: str
+    """Name of the control, shown in place of the data."""
+    because: str
+    """Why the sentence is false here."""
+    settings: tuple[str, ...] = ()
+    """Replace those of the study, as settings on the command line do."""
+    regimes: Any = None
+    """Null: those of the study."""
+    statements: tuple[Statement, ...] = ()
+    """Empty: those of the study that still apply."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A sentence of the discussion or the literature."""
 
@@ -122,6 +141,7 @@ class Claim:
     fails: str = ""
     """Where theory says that the sentence is false."""
     studies: tuple[Study, ...]
+    controls: tuple[Control, ...] = ()
 
 
 def hydra_text(value: Any) -> str:
@@ -163,11 +183,11 @@ def parse_claim(given: Any) -> Claim:
     if not claim.studies:
         raise ConfigError(f"{key}.studies", [], "must list the studies of the claim, at least one")
     for study in claim.studies:
-        _check_study(study, f"{key}({study.where})")
+        check_study(study, f"{key}({study.where})")
     return claim
 
 
-def _check_study(study: Study, key: str) -> None:
+def check_study(study: Study, key: str) -> None:
     """Raises ConfigError if the study's grid or statements contradict each other."""
     if not isinstance(study.axes, Mapping) or not all(isinstance(v, list) and v for v in study.axes.values()):
         raise ConfigError(f"{key}.axes", study.axes, "must map each axis to the list of its values")

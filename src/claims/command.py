@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, claim_ids, load_claim
 from src.claims.evidence import Evidence
-from src.claims.overrides import key_of, override_study
+from src.claims.overrides import control_studies, key_of, override_study
 from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, judge_claim
 from src.comparison.pairing import by_cell, load_records
@@ -109,20 +109,21 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
         raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
     if options.get("controls", "false") not in ("true", "false"):
         raise ConfigError(
-            "controls", options["controls"], "is true or false; true runs the controls of the probes alone"
+            "controls", options["controls"], "is true or false; true runs the controls of the claims alone"
         )
     controls = options.get("controls") == "true"
     names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
     tasks = []
     for claim in map(load_claim, names):
         if "where" in options:
-            studies = [study for study in claim.studies if study.where == options["where"]]
+            everything = [*claim.studies, *control_studies(claim)]
+            studies = [study for study in everything if study.where == options["where"]]
         elif controls:
-            studies = [study for study in claim.studies if study.control]
+            studies = control_studies(claim)
         elif is_changed:
             studies = [claim.studies[0]]
         else:
-            studies = [study for study in claim.studies if not (study.on_demand or study.control)]
+            studies = [study for study in claim.studies if not study.on_demand]
         for study in studies:
             if is_changed:
                 study, dropped = override_study(study, settings)

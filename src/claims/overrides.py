@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import yaml
 
-from src.claims.claims import Study, listed
+from src.claims.claims import Claim, Study, check_study, listed
 
 
 def key_of(setting: str) -> str:
@@ -47,6 +47,24 @@ def override_study(study: Study, settings: Sequence[str]) -> tuple[Study, list[s
     added = [setting for setting in settings if key_of(setting) not in axes]
     changed = replace(study, axes=axes, overrides=(*kept, *added), statements=tuple(statements))
     return changed, dropped
+
+
+def control_studies(claim: Claim) -> list[Study]:
+    """The claim's controls as studies: its first study, changed. Raises ConfigError if one has no statement."""
+    studies = []
+    for control in claim.controls:
+        base = claim.studies[0]
+        study = replace(
+            base,
+            where=control.where,
+            control=control.because,
+            regimes=control.regimes or base.regimes,
+            statements=control.statements or base.statements,
+        )
+        study, _ = override_study(study, control.settings)
+        check_study(study, f"claim.{claim.id}({study.where})")
+        studies.append(study)
+    return studies
 
 
 def _is_replaced(key: str, given: Iterable[str]) -> bool:

@@ -35,7 +35,7 @@ def claim_entry(judged: ClaimVerdict, data: str, command: str) -> dict[str, Any]
         "predicted": f"{decisive.says} {decisive.prediction}",
         **{key: getattr(decisive, key) for key in ("effect", "ci_low", "ci_high", "p", "n")},
         "verdict": judged.verdict,
-        "expected": judged.study.expected,
+        "expected": "not supported, as a control" if judged.study.control else judged.study.expected,
         "as_expected": judged.as_expected,
         "reason": decisive.reason,
         "remarks": list(judged.remarks),

@@ -15,9 +15,9 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.claims.claims import claim_ids, hydra_text, load_claim, parse_claim
+from src.claims.claims import Control, claim_ids, hydra_text, load_claim, parse_claim
 from src.claims.command import cells_of, tasks_of
-from src.claims.overrides import override_study
+from src.claims.overrides import control_studies, override_study
 from src.comparison.metrics import metric_terms
 from src.errors import ConfigError
 from src.io import CONF_DIR
@@ -36,20 +36,29 @@ THE_CLAIMS = [
     "fewer-consistent-fits",
     "forgets-d1",
     "freezing-preserves",
+    "general-then-special",
+    "lost-in-the-mixture",
     "low-lr-gets-stuck",
+    "minimum-not-midway",
     "more-data-helps",
     "more-different-forgets-more",
     "prior-moves-first",
     "replay-preserves",
     "runs-vary",
     "sequential-never-wins-iid",
+    "serve-last-against-combined",
     "shrink-perturb-closes-it",
     "shuffled-beats-blocks",
     "small-data-noisy-surface",
+    "small-data-overfits",
     "small-shifted-d2-favours-sequential",
+    "smoother-surface",
     "specialist-against-generalist",
     "stop-before-convergence",
+    "stopping-narrows-the-gap",
+    "straight-path",
     "train-last-on-what-you-serve",
+    "used-weights-are-overwritten",
     "warm-start-gap",
 ]
 
@@ -69,7 +78,8 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         for name in claim_ids():
-            for study in load_claim(name).studies:
+            claim = load_claim(name)
+            for study in (*claim.studies, *control_studies(claim)):
                 cells = cells_of(study, loader, name)
                 assert len(cells) == len(study.coordinates), (name, study.where)
                 for statement in study.statements:
@@ -77,14 +87,17 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
                     assert set(statement.regimes) <= known, (name, statement.says)
 
 
-def test_every_refutation_by_theory_has_a_study_that_expects_it() -> None:
+def test_every_expected_refutation_has_a_study() -> None:
     refuted = {name for name in claim_ids() if any(s.expected == "refuted" for s in load_claim(name).studies)}
     assert refuted == {
         "more-data-helps",
         "sequential-never-wins-iid",
         "combined-optimum-off-path",
+        "low-lr-gets-stuck",
+        "minimum-not-midway",
         "more-different-forgets-more",
         "replay-preserves",
+        "small-data-overfits",
     }
 
 
@@ -188,9 +201,31 @@ def test_controls_run_alone_and_only_when_requested() -> None:
         loader = GlobalHydra.instance().config_loader()
         usual = tasks_of({"claim": "runs-vary"}, [], loader)
         controls = tasks_of({"claim": "runs-vary", "controls": "true"}, [], loader)
+        one = tasks_of({"claim": "forgets-d1", "where": "i.i.d. pair"}, [], loader)
     assert ([bool(task.study.control) for task in usual], [task.study.where for task in controls]) == (
         [False],
         ["large effect"],
     )
+    assert "split.shift.amount=90" in controls[0].study.overrides
+    assert [task.study.where for task in one] == ["i.i.d. pair"]
     with pytest.raises(ConfigError, match="controls=maybe: is true"):
         tasks_of({"controls": "maybe"}, [], loader)
+
+
+def test_every_claim_has_a_control_that_differs_from_its_study() -> None:
+    for claim in map(load_claim, claim_ids()):
+        controls = control_studies(claim)
+        assert controls, claim.id
+        for study in controls:
+            first = claim.studies[0]
+            parts = [(one.overrides, one.axes, one.regimes, one.statements) for one in (first, study)]
+            assert parts[0] != parts[1], (claim.id, study.where)
+            assert study.control, claim.id
+            assert any(one.decides for one in study.statements), (claim.id, study.where)
+
+
+def test_a_control_without_a_statement_is_refused() -> None:
+    claim = claim_of({"contrast": "value", "at": {"split.ratio": 10}, "predicted": "positive"})
+    control = Control(where="none", because="x", settings=("split.ratio=1",))
+    with pytest.raises(ConfigError, match=r"claim.plain\(none\).statements=\[\]"):
+        control_studies(dataclasses.replace(claim, controls=(control,)))

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.claims.cell import CellRuns, MissingEvidence
 from src.claims.claims import load_claim
+from src.claims.probes.curvature import curvature
 from src.claims.probes.gap import gap
-from src.claims.probes.noise import noise_slopes
+from src.claims.probes.noise import noise, noise_slopes
+from src.claims.probes.overwriting import overwriting
 from src.claims.probes.path import path
 from src.claims.probes.variation import variance_components
 from src.comparison.pairing import load_records
@@ -52,6 +55,37 @@ def test_the_path_reaches_the_combined_optimum_where_theory_says_so(tmp_path: Pa
     assert set(read) == {("sequential", 0), ("sequential", 1)}
     for values in read.values():
         assert values["distance"] < 1e-6
+        assert values["straightness"] == pytest.approx(1, abs=1e-6)
+        assert values["order_distance"] < 1e-6  # a full batch has one order
+
+
+def test_curvature_is_that_of_the_quadratic_loss(tmp_path: Path) -> None:
+    """Mean squared error of a linear network without bias: the Hessian is 2 X'X / n."""
+    overrides = ["study=linear_lab", "data.dim=4", "split.sizes=[30,10]", "regimes=[d1_only]", "seeds=1"]
+    evidence = trained(overrides, tmp_path)
+    x = evidence.factory.build(0).train[0].inputs(torch.float64).flatten(1).numpy()
+    eigenvalues = np.linalg.eigvalsh(2 * x.T @ x / len(x))
+    found = curvature(evidence).values["d1_only", 0]
+    assert found["sharpness"] == pytest.approx(eigenvalues[-1], rel=1e-3)
+    assert eigenvalues[0] < found["random"] < eigenvalues[-1]
+
+
+def test_a_penalty_on_important_weights_shows_in_what_is_overwritten(tmp_path: Path) -> None:
+    overrides = ["split.size=60", "split.shift.kind=permute", "split.shift.amount=1", "stopping.epochs=10", "seeds=2"]
+    regimes = "regimes=[sequential,{ewc:{strength:1000}},combined]"
+    found = overwriting(trained([*overrides, "optimizer.lr=0.02", regimes], tmp_path)).values
+    moved = {label: np.mean([found[label, seed]["important_moved"] for seed in (0, 1)]) for label, _ in found}
+    assert set(moved) == {"sequential", "ewc(strength=1000.0)"}  # combined has one stage
+    assert moved["ewc(strength=1000.0)"] < 1 < moved["sequential"]
+
+
+def test_a_larger_sample_has_the_surface_of_its_distribution(tmp_path: Path) -> None:
+    overrides = ["regimes=[d1_only]", "seeds=2", "stopping.epochs=20", "optimizer.lr=0.02"]
+    errors = []
+    for size in (40, 800):
+        read = noise(trained([*overrides, f"split.size={size}"], tmp_path / str(size))).values
+        errors.append([read["d1_only", seed]["surface_error"] for seed in (0, 1)])
+    assert max(errors[1]) < min(errors[0])
 
 
 def test_the_stability_gap_uses_every_update_and_the_lowest_point_of_the_other_seeds(tmp_path: Path) -> None:

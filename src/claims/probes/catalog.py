@@ -11,8 +11,10 @@ from collections.abc import Callable
 from src.claims.cell import CellRuns, ProbeResult
 from src.claims.probes.agreement import agreement
 from src.claims.probes.between import between
+from src.claims.probes.curvature import curvature
 from src.claims.probes.gap import gap
 from src.claims.probes.noise import noise
+from src.claims.probes.overwriting import overwriting
 from src.claims.probes.path import path
 from src.claims.probes.prior import prior
 from src.claims.probes.variation import variation
@@ -20,8 +22,10 @@ from src.claims.probes.variation import variation
 PROBES: dict[str, Callable[[CellRuns], ProbeResult]] = {
     "agreement": agreement,
     "between": between,
+    "curvature": curvature,
     "gap": gap,
     "noise": noise,
+    "overwriting": overwriting,
     "path": path,
     "prior": prior,
     "variation": variation,

@@ -1,4 +1,4 @@
-"""Probe `noise`: how the sampling noise of the loss surface falls with the sample size."""
+"""Probe `noise`: how far the loss surface of a sample is from that of its distribution."""
 
 from __future__ import annotations
 
@@ -10,29 +10,50 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from src.claims.cell import CellRuns, ProbeResult, dtype_of
+from src.claims.cell import CellRuns, ProbeResult, dtype_of, training_samples
 from src.data.stream import Stream
+from src.evaluation.drift import Weights
+from src.evaluation.landscape import Surface, along, interpolate
 from src.evaluation.metrics import sample_losses
+from src.models.build import build_model
 from src.seeds import generator
 
 N_DRAWS = 400
+N_POINTS = 21
 SAMPLE_SIZES = (10, 30, 100, 300, 1000)
 MAX_POOL = 400
 """Size of the pool that represents the distribution; bounded because each sample has its own gradient in memory."""
 
 
 def noise(cell: CellRuns) -> ProbeResult:
-    """``loss_slope``, ``gradient_slope``: slopes of log noise against log sample size, by least squares.
+    """``surface_error``: root mean square of the loss on Dataset 1's training samples minus that on its test set, over the
+    straight line from a run's initial to its final weights: a line that the training samples have chosen.
 
-    The noise is the variance of a sample's mean loss, and the mean squared error of its mean gradient, at the final weights
-    of a run. Samples come from the test set, so the weights do not depend on them. Draws are with replacement, which makes
-    them independent draws from a known distribution.
+    ``loss_slope``, ``gradient_slope``: slopes of log noise against log sample size, by least squares, at weights that the
+    samples have not chosen: -1 by the arithmetic of averages. The noise is the variance of a sample's mean loss, and the mean
+    squared error of its mean gradient, at the final weights of a run. Samples come from the test set, so the weights do
+    not depend on them. Draws are with replacement, which makes them independent draws from a known distribution.
     """
     values = {}
     for label, seed in cell.finished():
-        losses, gradients = _per_sample(cell, cell.factory.build(seed), cell.final_weights(label, seed))
-        values[label, seed] = noise_slopes(losses, gradients, generator(seed, "noise", "surface", cell.cell))
+        stream, weights = cell.factory.build(seed), cell.final_weights(label, seed)
+        losses, gradients = per_sample(cell, stream, weights)
+        slopes = noise_slopes(losses, gradients, generator(seed, "noise", "surface", cell.cell))
+        values[label, seed] = {**slopes, "surface_error": _surface_error(cell, stream, weights)}
     return ProbeResult(values)
+
+
+def _surface_error(cell: CellRuns, stream: Stream, weights: Weights) -> float:
+    dtype = dtype_of(weights)
+    initial = build_model(cell.config.arch, stream.input_shape, stream.n_outputs, stream.seed, dtype)
+    sets = {
+        "train": training_samples([stream.train[0]], dtype),
+        "test": training_samples([stream.test.pools[0]], dtype),
+    }
+    surface = Surface(initial, sets, cell.config.loss)
+    ends = [surface.vector(state) for state in (initial.state_dict(), weights)]
+    losses = surface.losses([interpolate(*ends, t) for t in along(N_POINTS)])
+    return float(np.sqrt(np.mean(np.subtract(losses["train"], losses["test"]) ** 2)))
 
 
 def noise_slopes(
@@ -49,7 +70,7 @@ def noise_slopes(
     return {"loss_slope": slopes[0], "gradient_slope": slopes[1]}
 
 
-def _per_sample(
+def per_sample(
     cell: CellRuns, stream: Stream, weights: Mapping[str, Tensor]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Loss [pool] and gradient [pool, parameters] of every sample."""

@@ -18,6 +18,7 @@ from src.evaluation.drift import (
     restoration,
 )
 from src.evaluation.labelled import Labelled, evaluation_set, training_set
+from src.models.build import build_model
 from src.models.structure import layers
 from src.training.trajectory import Trajectory
 
@@ -36,7 +37,8 @@ def prior(cell: CellRuns) -> ProbeResult:
     ``absent_done``, share of the initial mean probability that the classes absent from Dataset 2 have lost.
 
     After stage 2: ``lost``, accuracy lost, and the part of it that ``bias_back``, ``effective_bias_back``, ``head_back``
-    and ``features_back`` recover; ``probe_change``, accuracy of a linear probe of the features minus that before stage 2.
+    and ``features_back`` recover; ``probe_change``, accuracy of a linear probe of the features minus that before stage 2;
+    ``probe_gain``, the latter minus that of the untrained features: what training has added to them.
     """
     values, curves = {}, []
     seeds = cell.common_seeds("sequential")
@@ -49,12 +51,15 @@ def prior(cell: CellRuns) -> ProbeResult:
         train = training_set(stream.train[0], dtype_of(before), None)
         scores = restoration(model, before, after, held_out.x, held_out.accuracy)
         restored = {name: score - scores["later"] for name, score in scores.items() if name not in ("earlier", "later")}
-        probes = [feature_probe(model, weights, train, held_out, stream.n_outputs) for weights in (before, after)]
+        untrained = build_model(cell.config.arch, stream.input_shape, stream.n_outputs, seed, dtype_of(before))
+        states = (untrained.state_dict(), before, after)
+        probes = [feature_probe(model, weights, train, held_out, stream.n_outputs) for weights in states]
         values["sequential", seed] = {
             **_early_changes(model, before, early, after, stream, held_out),
             **{f"{name.replace(' ', '_')}_back": recovered for name, recovered in restored.items()},
             "lost": scores["earlier"] - scores["later"],
-            "probe_change": probes[1] - probes[0],
+            "probe_change": probes[2] - probes[1],
+            "probe_gain": probes[1] - probes[0],
         }
         absent = _absent_classes(stream)
         if absent and trajectory.updates[-1] >= NOTED_UPDATES[-1]:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
 from src.claims.cell import CellRuns, ProbeResult
-from src.evaluation.drift import Weights
-from src.models.build import build_model
+from src.claims.probes.retraining import retrain
 from src.training.devices import device_of
-from src.training.fit import fit
-from src.training.plan import make_plan
 from src.training.scoring import score_stages
 
 N_INITS = N_ORDERS = 4
@@ -57,21 +52,8 @@ def variance_components(table: NDArray[np.float64]) -> dict[str, float]:
 
 def _accuracies(cell: CellRuns, label: str, seed: int) -> NDArray[np.float64]:
     """Accuracy on union of a regime on the data of one seed, [inits, orders]."""
-    config, device = cell.config, device_of(cell.config.trainer)
-    stream = cell.factory.build(seed)
-    regime = next(regime for regime in config.regimes if regime.label == label)
-    plan = make_plan(config, {seed: stream}, [(regime, seed)])
     chance = [(1000 * (seed + 1) + i, 1000 * (seed + 1) + o) for i in range(N_INITS) for o in range(N_ORDERS)]
-    weights: list[Weights] = []
-    for key in plan.runs[0].stages:
-        node = plan.nodes[key]
-        nodes, models = [], []
-        for k, (init, order) in enumerate(chance):
-            nodes.append(dataclasses.replace(node, seed=init, data=dataclasses.replace(node.data, seed=order)))
-            model = build_model(config.arch, stream.input_shape, stream.n_outputs, init, device.dtype)
-            if weights:
-                model.load_state_dict(dict(weights[k]))
-            models.append(model)
-        weights = [result.weights for result in fit(config, nodes, models, device)]
-    scores = score_stages(config, [(stream, final) for final in weights], "test", device)
+    stream, weights = retrain(cell, label, seed, chance)
+    scored = [(stream, final) for final in weights]
+    scores = score_stages(cell.config, scored, "test", device_of(cell.config.trainer))
     return np.array([score["union/accuracy"] for score in scores], np.float64).reshape(N_INITS, N_ORDERS)
