@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from benchmarks import claim_pages
 from src.claims.claims import Control, claim_ids, hydra_text, load_claim, parse_claim
 from src.claims.command import cells_of, tasks_of
 from src.claims.overrides import control_studies, override_study
@@ -229,3 +231,21 @@ def test_a_control_without_a_statement_is_refused() -> None:
     control = Control(where="none", because="x", settings=("split.ratio=1",))
     with pytest.raises(ConfigError, match=r"claim.plain\(none\).statements=\[\]"):
         control_studies(dataclasses.replace(claim, controls=(control,)))
+
+
+def test_the_pages_say_what_the_recorded_results_say() -> None:
+    """docs/RESULTS.md, docs/CLAIMS.md and the comments of conf/claim agree with docs/claims.json, which covers all studies."""
+    entries = json.loads((claim_pages.DOCS / "claims.json").read_text())
+    for path, text in claim_pages.pages(entries).items():
+        assert path.read_text() == text, (
+            f"{path.name}: run python -m benchmarks.claim_pages multirun/claims/claims.json"
+        )
+    studies = {
+        (claim.id, study.where)
+        for claim in map(load_claim, claim_ids())
+        for study in (*claim.studies, *control_studies(claim))
+        if not study.on_demand
+    }
+    assert {(entry["id"], entry["place"]) for entry in entries} == studies
+    supported = [(e["id"], e["place"]) for e in entries if e["expected"].startswith("not") and not e["as_expected"]]
+    assert supported == []

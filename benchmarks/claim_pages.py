@@ -1,0 +1,121 @@
+"""Writes what docs/ and conf/claim say of the claims' results, from the claims.json of a run.
+
+    make claims && make claims ARGS=controls=true
+    python -m benchmarks.claim_pages multirun/claims/claims.json
+
+docs/claims.json receives the results, docs/RESULTS.md and docs/CLAIMS.md their tables between markers, and every file of
+conf/claim its "Expected" lines. tests/claims compares all of them with docs/claims.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.claims.claims import Claim, claim_ids, load_claim
+from src.claims.table import claims_table, value_texts
+from src.comparison.text_table import TextTable
+from src.io import CONF_DIR
+
+DOCS = CONF_DIR.parent / "docs"
+KEPT = (
+    "id",
+    "data",
+    "place",
+    "predicted",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "p",
+    "n",
+    "verdict",
+    "expected",
+    "as_expected",
+)
+OF_A_STATEMENT = ("says", "prediction", "decides", "verdict", "effect", "ci_low", "ci_high", "p", "n")
+WIDTH = 118
+
+Entry = Mapping[str, Any]
+
+
+def pages(entries: Sequence[Entry]) -> dict[Path, str]:
+    """The content of every page and claim file, given the results. Raises ValueError for a page without its markers."""
+    controls = {claim.id: [control.where for control in claim.controls] for claim in map(load_claim, claim_ids())}
+    of_controls = [entry for entry in entries if entry["place"] in controls[entry["id"]]]
+    others = [entry for entry in entries if entry not in of_controls]
+    results, claims = DOCS / "RESULTS.md", DOCS / "CLAIMS.md"
+    found = {
+        results: _between(results, "claims", claims_table(others).markdown()),
+        claims: _between(claims, "controls", _controls_table(of_controls).markdown()),
+    }
+    for name in claim_ids():
+        path = CONF_DIR / "claim" / f"{name}.yaml"
+        lines = _expected(load_claim(name), [entry for entry in others if entry["id"] == name])
+        found[path] = re.sub(
+            r"^# Expected: .*?(?=^id: )", lambda _: lines, path.read_text(), count=1, flags=re.M | re.S
+        )  # noqa: B023
+    return found
+
+
+def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The results without the values of single seeds."""
+    return [
+        {
+            **{key: entry[key] for key in KEPT},
+            "statements": [{key: one[key] for key in OF_A_STATEMENT} for one in entry["statements"]],
+        }
+        for entry in entries
+    ]
+
+
+def _between(path: Path, name: str, table: str) -> str:
+    """The page with the table between its markers."""
+    start, end = f"<!-- {name}: written by benchmarks.claim_pages -->\n", f"<!-- end of {name} -->\n"
+    before, is_there, rest = path.read_text(encoding="utf-8").partition(start)
+    _, is_closed, after = rest.partition(end)
+    if not (is_there and is_closed):
+        raise ValueError(f"{path.name} lacks the lines {start.strip()} and {end.strip()}")
+    return before + start + table + end + after
+
+
+def _controls_table(entries: Sequence[Entry]) -> TextTable:
+    """One row for each control, with its deciding statements."""
+    rows = []
+    for entry in entries:
+        because = next(one.because for one in load_claim(entry["id"]).controls if one.where == entry["place"])
+        found = "; ".join(_found(one, entry["verdict"]) for one in entry["statements"] if one["decides"])
+        rows.append((entry["id"], f"{entry['place']}: {because}", found, entry["verdict"]))
+    return TextTable(heads=("claim", "control", "effects", "verdict"), rows=tuple(rows), align="llll")
+
+
+def _found(statement: Entry, verdict: str) -> str:
+    """A statement's effect and interval, and its verdict if it is not the claim's."""
+    effect, interval, _, _ = value_texts(statement)
+    return f"{effect} {interval}" + ("" if statement["verdict"] == verdict else f" ({statement['verdict']})")
+
+
+def _expected(claim: Claim, entries: Sequence[Entry]) -> str:
+    """The comment of a claim's file, in lines of at most 118 characters."""
+    order = [study.where for study in claim.studies]
+    parts = []
+    for entry in sorted(entries, key=lambda entry: order.index(entry["place"])):
+        found = ", ".join(_found(one, entry["verdict"]) for one in entry["statements"] if one["decides"])
+        parts.append(f"{entry['place']}: {entry['verdict']}, {found}")
+    text = f"# Expected: {'; '.join(parts)}. Effects [95 % interval] of {claim.studies[0].seeds} seeds."
+    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="# ", break_on_hyphens=False)) + "\n"
+
+
+def main(path: Path) -> None:
+    entries = summary(json.loads(path.read_text(encoding="utf-8")))
+    (DOCS / "claims.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    for page, text in pages(entries).items():
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
