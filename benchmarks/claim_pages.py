@@ -61,13 +61,16 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
 
 
 def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The results without the values of single seeds."""
+    """The results without the values of single seeds, for the studies and controls that the claims have today."""
+    claims = map(load_claim, claim_ids())
+    known = {(claim.id, one.where) for claim in claims for one in (*claim.studies, *claim.controls)}
     return [
         {
             **{key: entry[key] for key in KEPT},
             "statements": [{key: one[key] for key in OF_A_STATEMENT} for one in entry["statements"]],
         }
         for entry in entries
+        if (entry["id"], entry["place"]) in known
     ]
 
 
