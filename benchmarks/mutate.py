@@ -7,7 +7,7 @@ mutation is not detected, or if a row fails without one. Measured: 7 mutations, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -93,12 +93,12 @@ def doubled_penalty() -> Mutation:
 
 def exchanged_test_sets() -> Mutation:
     """The metrics of d1 are computed on the samples of d2, and vice versa."""
-    original = metrics._set_weights
+    original = metrics._weights_of
 
-    def weights(evaluations: Any, name: str) -> torch.Tensor:
+    def weights(evaluations: Any, name: str) -> Mapping[int, torch.Tensor]:
         return original(evaluations, {"d1": "d2", "d2": "d1"}.get(name, name))
 
-    return patch.object(metrics, "_set_weights", weights)
+    return patch.object(metrics, "_weights_of", weights)
 
 
 @dataclass(frozen=True)

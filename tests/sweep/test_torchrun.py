@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -57,7 +58,14 @@ def test_the_first_error_is_the_reason(folder: SweepFolder, tmp_path: Path) -> N
 
 
 def test_a_stop_request_ends_a_group_after_the_current_run(folder: SweepFolder, tmp_path: Path) -> None:
-    (tmp_path / "stop").touch()
+    behave(folder, seconds=0.5)
+
+    def stop() -> None:
+        while not list(tmp_path.glob("s/cells/*/*/result.json")):
+            time.sleep(0.02)
+        (tmp_path / "stop").touch()
+
+    threading.Thread(target=stop, daemon=True).start()
     assert run_rank(folder, ENGINE, 0, tmp_path) == 0
     with pytest.raises(Interrupted):
         read_outcome(tmp_path, 2)

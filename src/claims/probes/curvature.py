@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
 from torch.func import grad, jvp
 
 from src.claims.cell import CellRuns, ProbeResult, dtype_of, training_samples
@@ -29,11 +30,12 @@ def curvature(cell: CellRuns) -> ProbeResult:
         gradient, point = grad(surface.loss_of("train")), surface.vector(weights)
 
         def product(direction: NDArray[np.float64]) -> NDArray[np.float64]:
-            _, changed = jvp(gradient, (point,), (torch.as_tensor(direction).reshape(point.shape),))  # noqa: B023
-            return changed.numpy()
+            tangent = torch.as_tensor(direction).reshape(point.shape)  # noqa: B023
+            changed: Tensor = jvp(gradient, (point,), (tangent,))[1]  # noqa: B023
+            return np.asarray(changed.numpy(), np.float64)
 
         n = len(point)
-        rng = generator(seed, "curvature", "directions", cell.cell)
+        rng = generator(seed, "noise", "curvature", cell.cell)
         hessian = LinearOperator((n, n), matvec=product, dtype=np.float64)
         largest = eigsh(hessian, k=1, which="LA", tol=1e-3, v0=rng.normal(size=n), return_eigenvectors=False)[0]
         directions = rng.normal(size=(N_DIRECTIONS, n))

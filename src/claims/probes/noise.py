@@ -51,8 +51,8 @@ def _surface_error(cell: CellRuns, stream: Stream, weights: Weights) -> float:
         "test": training_samples([stream.test.pools[0]], dtype),
     }
     surface = Surface(initial, sets, cell.config.loss)
-    ends = [surface.vector(state) for state in (initial.state_dict(), weights)]
-    losses = surface.losses([interpolate(*ends, t) for t in along(N_POINTS)])
+    start, end = (surface.vector(state) for state in (initial.state_dict(), weights))
+    losses = surface.losses([interpolate(start, end, t) for t in along(N_POINTS)])
     return float(np.sqrt(np.mean(np.subtract(losses["train"], losses["test"]) ** 2)))
 
 
