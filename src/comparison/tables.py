@@ -14,13 +14,14 @@ from src.comparison.pairing import RunRecord, grouped
 from src.comparison.sentences import WHERE
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, name_of, unit_of
-from src.comparison.verdicts import EQUIVALENT, INCONCLUSIVE, CellVerdict, by_pair, default_metric
+from src.comparison.verdicts import EQUIVALENT, INCONCLUSIVE, TOO_FEW, CellVerdict, by_pair, default_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 Cell = TypeVar("Cell", CellVerdict, RunRecord)
+CURE = "Collapsed runs often train with a tenth of optimizer.lr; tune=equal finds a rate for each regime."
 
 
 def varying_axes(verdicts: Sequence[CellVerdict] | Sequence[RunRecord]) -> dict[str, list[AxisValue]]:
@@ -199,8 +200,11 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
     """Remarks below the table, each once: with its row, or with the number of rows that it applies to."""
     rows: dict[str, list[CellVerdict]] = {}
+    has_sentences = all(len(group) == 1 for group in by_pair(verdicts).values())
     for verdict in verdicts:
         own = verdict.reason if verdict.p_holm is None or verdict.winner == EQUIVALENT else verdict.caveat
+        if has_sentences and verdict.winner in (INCONCLUSIVE, TOO_FEW):
+            own = ""  # the sentence of a single cell gives the reason
         added = verdict.exploratory and f"{verdict.exploratory}: Holm over {verdict.family} of its own"
         for remark in filter(None, (own, added, *verdict.notes)):
             rows.setdefault(remark, []).append(verdict)
@@ -214,6 +218,8 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         )
     if any(verdict.any_stop for verdict in verdicts):
         lines.append("seeds=auto: p and intervals hold at any stop")
+    if any(any(verdict.collapsed) for verdict in verdicts):
+        lines.append(CURE)
     if names := _test_sets(verdicts):
         where = ", ".join(f"{name}: the difference {WHERE[name]}" for name in names)
         lines.append(f"{where}; *: certain after a correction of its own")

@@ -19,7 +19,7 @@ from benchmarks.collapse import records_of, scenarios, winner_rates
 from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, unseen_collapses
 from src.comparison.pairing import Records, RunRecord
 from src.comparison.sentences import sentence, summary
-from src.comparison.tables import remarks, sweep_table
+from src.comparison.tables import CURE, remarks, sweep_table
 from src.comparison.verdicts import INCONCLUSIVE, judge
 
 BOTH = ("sequential", "combined")
@@ -92,6 +92,10 @@ def test_a_cell_with_a_collapse_gives_two_tested_statements_instead_of_a_winner(
     table = sweep_table([first, second])
     assert [row[table.heads.index("collapsed")] for row in table.rows] == ["1 / 0", "0 / 0"]
     assert "cell c0: sequential collapsed (seed 0): it predicts one class for all samples" in remarks([first, second])
+    assert f"cell c0: {first.reason}" in remarks([first, second])
+    assert first.reason not in remarks([first]), "the sentence of a single cell has it"
+    assert CURE in remarks([first])
+    assert CURE not in remarks([second])
     assert "collapsed" not in sweep_table([second]).heads
     assert "1 inconclusive" in summary([first, second])
     assert "Averaged over the 1 cells without collapsed or missing runs" in summary([first, second])
