@@ -25,6 +25,9 @@ NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 """What fsync answers on file systems that cannot sync a folder."""
 
+WRITERS = 8
+"""Number of folders written at the same time: a disk syncs several files as fast as one."""
+
 
 class AlreadyWritten(FileExistsError):
     """A file that is written once exists: another process has written it meanwhile."""

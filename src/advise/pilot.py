@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from src.advise.costs import Account, StageCost
 from src.cells.resolve import ResolvedCell
-from src.cells.tuning import regimes_as_trained
 from src.comparison.pairing import RunRecord, load_records
 from src.config import Config
 from src.config.tune import OFF
@@ -125,7 +124,7 @@ class Pilot:
         if tuned != OFF:
             (cell,) = self.run([self.config_at(ladder.tuned)])
             self._keep(cell, config.regimes)
-            self.chosen = tuple(dataclasses.replace(regime, named="") for regime in regimes_as_trained(cell))
+            self.chosen = tuple(dataclasses.replace(regime, named="") for regime in cell.regimes_as_trained)
         others = [fraction for fraction in ladder.fractions if tuned == OFF or fraction != ladder.tuned]
         for cell in self.run([self.config_at(f, tune=OFF, regimes=self.chosen) for f in others]):
             self._keep(cell, self.chosen)

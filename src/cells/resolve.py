@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from src.config import Config, cell_hash
-from src.data.source import Source
+from src.comparison.tuning import Tuned, read_tuned
+from src.config import Config, cell_hash, with_knobs
 from src.data.sources.base import SourceConfig
-from src.data.split import StreamFactory, load
 from src.data.split_config import SplitConfig
 from src.io import file_name, read_json_or
 from src.regimes.config import RegimeConfig
-from src.training.compatibility import check_cell
+
+if TYPE_CHECKING:  # they load torch, which an engine of another trainer does without
+    from src.data.source import Source
+    from src.data.split import StreamFactory
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,20 @@ class ResolvedCell:
         """``multirun/<sweep>/cells/<hash>``."""
         return self.sweep_dir / "cells" / self.hash
 
+    @property
+    def regimes_as_trained(self) -> tuple[RegimeConfig, ...]:
+        """The regimes with the values that tuning has chosen so far."""
+        found = {regime: read_tuned(self.folder, regime.label) for regime in self.config.regimes}
+        return tuple(regime if tuned is None else self.with_choice(regime, tuned) for regime, tuned in found.items())
+
+    def with_choice(self, regime: RegimeConfig, tuned: Tuned) -> RegimeConfig:
+        """The regime with the values that its tuning chose, under its own label."""
+        return replace(self.with_values(regime, tuned.chosen.values), named=regime.label)
+
+    def with_values(self, regime: RegimeConfig, values: Mapping[str, Any]) -> RegimeConfig:
+        """The regime with other values of its settings and of the optimizer's."""
+        return with_knobs(regime, values, self.config.n_parts, self.config.optimizer)
+
     def run_folder(self, regime: RegimeConfig, seed: int) -> Path:
         """The folder of one run."""
         return self.folder / file_name(f"{regime.label}-{seed}")
@@ -65,6 +82,9 @@ class ResolvedCell:
 
 def resolve(config: Config) -> ResolvedCell:
     """Loads the data of a cell and checks everything that depends on it. Raises ConfigError."""
+    from src.data.split import load
+    from src.training.compatibility import check_cell
+
     sources, known = _shared(config.data)
     if config.split not in known:
         known[config.split] = load(config.data, config.split, Path(config.multirun) / ".cache", sources)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from src.cells.resolve import ResolvedCell
 from src.comparison.tuning import Trial, Tuned, best_trial, read_tuned, write_tuned
-from src.config import with_knobs
 from src.config.tune import EqualTuning, plain_point
 from src.evaluation.flops import training_flops
 from src.io import digest
@@ -54,22 +52,8 @@ def tuned_regimes(
         tuned = from_first_rank(lambda regime=regime: read_tuned(cell.folder, regime.label), device)  # type: ignore[misc]
         if tuned is None and cell.config.tune.n_runs:
             tuned = _tune(cell, regime, store, device, StopsOnly(control))
-        chosen[regime] = regime if tuned is None else _chosen(cell, regime, tuned)
+        chosen[regime] = regime if tuned is None else cell.with_choice(regime, tuned)
     return chosen
-
-
-def regimes_as_trained(cell: ResolvedCell) -> tuple[RegimeConfig, ...]:
-    """The regimes of the cell with the values that tuning has chosen so far."""
-    found = {regime: read_tuned(cell.folder, regime.label) for regime in cell.config.regimes}
-    return tuple(regime if tuned is None else _chosen(cell, regime, tuned) for regime, tuned in found.items())
-
-
-def _chosen(cell: ResolvedCell, regime: RegimeConfig, tuned: Tuned) -> RegimeConfig:
-    return dataclasses.replace(_with(cell, regime, tuned.chosen.values), named=regime.label)
-
-
-def _with(cell: ResolvedCell, regime: RegimeConfig, values: Any) -> RegimeConfig:
-    return with_knobs(regime, values, cell.config.n_parts, cell.config.optimizer)
 
 
 def _tune(cell: ResolvedCell, regime: RegimeConfig, store: Store, device: Device, control: RunControl) -> Tuned:
@@ -82,7 +66,7 @@ def _tune(cell: ResolvedCell, regime: RegimeConfig, store: Store, device: Device
     space = tuning.space_of(regime)
     points = sample(tuning, space, cell.hash, regime.label)
     streams = {seed: cell.streams.build(seed) for seed in tuning.seeds_used}
-    trials = [_with(cell, regime, point) for point in points]
+    trials = [cell.with_values(regime, point) for point in points]
     plan = make_plan(cell.config, streams, [(trial, seed) for trial in trials for seed in streams])
     execution = execute(cell.config, plan, store, device, control)
     if execution.out_of_memory:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from src.cells.resolve import ResolvedCell
 from src.config import run_hash
 from src.config.serialize import run_text
-from src.io import AlreadyWritten
+from src.io import WRITERS, AlreadyWritten
 from src.regimes.config import RegimeConfig
 from src.tracking.outbox import Outbox
 from src.training.control import RunControl
@@ -31,9 +31,6 @@ from src.training.records import (
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
-
-WRITERS = 8
-"""Number of folders written at the same time: a disk syncs several files as fast as one."""
 
 log = logging.getLogger(__name__)
 

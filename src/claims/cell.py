@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from src.cells.resolve import ResolvedCell
-from src.cells.tuning import regimes_as_trained
 from src.comparison.pairing import RunRecord
 from src.config import Config
 from src.data.split import StreamFactory
@@ -46,7 +45,7 @@ class CellRuns:
     @classmethod
     def of(cls, cell: ResolvedCell, runs: Iterable[RunRecord], store: Store) -> CellRuns:
         by_key = {(run.regime, run.seed): run for run in runs}
-        config = replace(cell.config, regimes=regimes_as_trained(cell))
+        config = replace(cell.config, regimes=cell.regimes_as_trained)
         return cls(config=config, cell=cell.hash, runs=by_key, factory=cell.streams, store=store)
 
     def finished(self) -> Iterator[tuple[str, int]]:

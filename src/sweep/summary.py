@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
-from src.cells.tuning import regimes_as_trained
-from src.cells.write import WRITERS
 from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
@@ -38,7 +36,7 @@ from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, j
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.config.tune import OFF
-from src.io import read_json_or, write_atomically
+from src.io import WRITERS, read_json_or, write_atomically
 from src.progress import tracked
 from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
 from src.sweep.engine import Report
@@ -314,7 +312,7 @@ def cell_axes(cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict]) ->
 
 def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:
     """What was chosen, and the command of the comparison with these values, without the tuning."""
-    same = command(replace(cell.config, tune=OFF, regimes=regimes_as_trained(cell)))
+    same = command(replace(cell.config, tune=OFF, regimes=cell.regimes_as_trained))
     return "\n\n".join([*(f"Tuned {sentence_of(one)}." for one in tuned), f"With these values:\n```\n{same}\n```"])
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from src.cells.resolve import ResolvedCell, resolve
 from src.cells.run import run_cell
-from src.cells.tuning import edges_of, regimes_as_trained, sample
+from src.cells.tuning import edges_of, sample
 from src.comparison.tuning import Tuned, path_of, read_tuned
 from src.config import compose
 from src.config.command import command
@@ -89,7 +89,7 @@ def test_the_best_trial_by_validation_is_what_the_comparison_trains_with(cell: R
 
 
 def test_the_chosen_values_without_tuning_are_the_same_stages(cell: ResolvedCell, fits: list[int]) -> None:
-    config = dataclasses.replace(cell.config, tune=OFF, regimes=regimes_as_trained(cell))
+    config = dataclasses.replace(cell.config, tune=OFF, regimes=cell.regimes_as_trained)
     words = command(config)
     assert "tune" not in words
     assert "optimizer.lr:" in words

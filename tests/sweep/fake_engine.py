@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from src.cells.resolve import ResolvedCell
 from src.comparison.objective import Score
 from src.config import Config, Objective, cell_hash
-from src.data.split import StreamFactory
 from src.sweep.engine import Report
 from src.training.control import NO_CONTROL, RunControl
+
+if TYPE_CHECKING:  # loads torch: every command and worker of this engine would wait for it
+    from src.data.split import StreamFactory
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Outcome:
 
 def resolve(config: Config) -> ResolvedCell:
     """A cell without data."""
-    return ResolvedCell(config, cast(StreamFactory, SimpleNamespace(chosen_classes=None)), cell_hash(config, "fake"))
+    return ResolvedCell(config, cast("StreamFactory", SimpleNamespace(chosen_classes=None)), cell_hash(config, "fake"))
 
 
 def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:
