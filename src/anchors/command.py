@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
-from src.anchors.anchors import Anchor, AnchorRow, Comparison, anchor_ids, compare, load_anchor
+from src.anchors.anchors import Anchor, AnchorRow, Comparison, Verdict, anchor_ids, compare, load_anchor
 from src.comparison.metrics import run_metric
 from src.comparison.pairing import RunRecord, by_cell, load_records
 from src.comparison.text_table import TextTable
@@ -143,7 +143,7 @@ def summary(ledgers: Sequence[Ledger]) -> str:
     found = [
         one.verdict for ledger in ledgers for row in ledger.anchor.rows if (one := ledger.compared(row)) is not None
     ]
-    counts = ", ".join(f"{found.count(v)} {v}" for v in ("equivalent", "consistent", "differs"))
+    counts = ", ".join(f"{found.count(v)} {v}" for v in get_args(Verdict))
     return f"{len(found)} rows: {counts}; {sum(ledger.minutes for ledger in ledgers):.0f} minutes of processor time"
 
 
@@ -155,8 +155,9 @@ def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
         "Written by `python -m src.anchors write=docs/ANCHORS.md` (`make anchors` prints the table). Every file of conf/anchor/ is a",
         "published protocol and the study that follows it. Values are accuracies in %, or differences in points. z: the difference over its",
         "standard error, which combines ours with the published one where that was published. **equivalent**: shown to be within the margin at",
-        "5 % (two one-sided t tests); **consistent**: not shown to differ; **differs**: differs at 5 %, by a t test, so with two seeds a",
-        "large z may prove nothing. Margins were set before the first runs; a protocol that changed after them says so.",
+        "5 % (two one-sided t tests); **differs**: shown to differ at 5 % (a t test); **too few seeds**: not shown, though |z| is above 1.96,",
+        "which would show it with many seeds; **consistent**: neither. Margins were set before the first runs; a protocol that changed",
+        "after them says so.",
         "",
         summary(ledgers) + ".",
         "",

@@ -114,7 +114,8 @@ def _prepared(source: Source, split: SplitConfig) -> Source:
             f"split.{key}", value, f"is for images, and samples are {list(bank.input_shape)}; leave it out"
         )
     x = torch.nn.functional.pad(bank.x, [split.pad] * 4) if split.pad else bank.x
-    changed = Bank(x, bank.mean, bank.std) if split.pixels == "standard" else Bank(x)
+    half = torch.full((x.shape[1],), 0.5, dtype=torch.float64) if split.pixels == "signed" else None
+    changed = Bank(x, bank.mean, bank.std) if split.pixels == "standard" else Bank(x, half, half)
     address = f"{source.digest} pad={split.pad} pixels={split.pixels}"
     digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
     later = tuple(_prepared(one, split) for one in source.later)

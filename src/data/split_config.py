@@ -52,8 +52,8 @@ class SplitConfig:
     """Whether every data set has the same samples of the source, each under its own shift."""
     heads: Literal["shared", "seen", "own"] = "shared"
     """Classes in the softmax: all; those of the data sets learned so far (in training alone); or those of a sample's own data set."""
-    pixels: Literal["standard", "unit"] = "standard"
-    """Scale of images: mean 0 and deviation 1 for each channel, or 0 to 1."""
+    pixels: Literal["standard", "unit", "signed"] = "standard"
+    """Scale of images: mean 0 and deviation 1 for each channel, 0 to 1, or -1 to 1."""
     pad: int = field(default=0, metadata=bounds(ge=0))
     """Black pixels added on each side of an image."""
 

@@ -52,6 +52,8 @@ def test_verdicts_follow_margin_spread_and_seeds() -> None:
     assert compare(ROW, far).verdict == "differs"
     assert compare(ROW, far).z > 50
     assert compare(ROW, [40.0, 62.0, 45.0]).verdict == "consistent"
+    two = compare(ROW, [44.0, 46.0])
+    assert (two.verdict, two.z) == ("too few seeds", -5.0), "a t test of two seeds needs 12.7"
     wide = dataclasses.replace(ROW, spread=20.0, kind="SD", n=4)
     assert wide.error == 10
     assert compare(wide, far).verdict == "consistent"

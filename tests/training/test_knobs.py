@@ -141,6 +141,8 @@ def test_scale_padding_and_random_angles_of_images() -> None:
     assert x.min() == 0
     assert 0.9 < x.max() <= 1
     assert x[:, :, :2].abs().sum() + x[..., -2:].abs().sum() == 0
+    signed = _node(tiny("regimes=[combined]", "seeds=1", "split.pixels=signed", "split.pad=2")).stream
+    torch.testing.assert_close(signed.train[0].inputs(), 2 * x - 1)
     with pytest.raises(ConfigError, match=r"^split\.pixels=unit: is for images, and samples are \[50\]"):
         resolve(compose(["data=gaussian", "arch=linear", "loss=mse", "split.pixels=unit"]))
     rotated = "split.shift.kind=rotate_random"
