@@ -40,14 +40,20 @@ class OptimizerConfig(ABC):
     """Updates at the start of every stage over which the rate rises in equal steps to its full value."""
     clip: float | None = field(default=None, metadata=bounds(gt=0))
     """Largest norm of a model's whole gradient; a longer one is scaled down to it."""
+    span: Literal["stage", "run"] = "stage"
+    """What the schedule and its warm-up extend over: every stage anew, or once over all stages that continue one another."""
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values: the optimizer's part of a hash. Later ones are left out at their default."""
-        later = {name for name, default in (("warmup", 0), ("clip", None)) if getattr(self, name) == default}
+        later = {
+            name
+            for name, default in (("warmup", 0), ("clip", None), ("span", "stage"))
+            if getattr(self, name) == default
+        }
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in later}
 
     def rate(self, update: int, n_updates: int) -> float:
-        """The factor on the learning rate of an update, counted from 0, in a stage of `n_updates`."""
+        """The factor on the learning rate of an update, counted from 0, in a stage (or a span of stages) of `n_updates`."""
         n, k = max(n_updates - self.warmup, 1), update - self.warmup
         if k < 0:
             return (update + 1) / (self.warmup + 1)
@@ -64,6 +70,14 @@ class OptimizerConfig(ABC):
 
     def check(self) -> None:
         """Raise ConfigError for a setting without effect."""
+        if self.span == "run" and self.is_constant:
+            raise ConfigError(
+                "optimizer.span", "run", "has no effect at a constant rate; set optimizer.schedule or warmup"
+            )
+        self.check_own()
+
+    def check_own(self) -> None:
+        """The same for what only some optimizers have."""
         if self.momentum:
             raise ConfigError("optimizer.momentum", self.momentum, f"has no effect with optimizer={self.name}")
 
@@ -78,7 +92,7 @@ class OptimizerConfig(ABC):
 class SgdConfig(OptimizerConfig):
     """Stochastic gradient descent with momentum."""
 
-    def check(self) -> None:
+    def check_own(self) -> None:
         return
 
     def build(self, parameters: Sequence[Tensor], *, lr: float, foreach: bool) -> optim.Optimizer:

@@ -36,6 +36,11 @@ def check(config: Config) -> None:
     if trainer.precision == "16-mixed" and config.optimizer.clip is not None:
         problem = "would clip gradients that the loss scale multiplies; set trainer.precision=bf16-mixed or 32"
         raise ConfigError("optimizer.clip", config.optimizer.clip, problem)
+    if not config.stopping.is_fixed_length and "run" in {config.of(regime).optimizer.span for regime in config.regimes}:
+        problem = (
+            f"needs stages of a known length, and stopping={config.stopping.name} decides on it; take epochs or budget"
+        )
+        raise ConfigError("optimizer.span", "run", problem)
     if config.online and trainer.devices > 1:
         raise ConfigError("online", True, "is not counted over several devices; set trainer.devices=1 or online=false")
     if config.label_smoothing and config.loss != "cross_entropy":

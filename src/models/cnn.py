@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
+from src.models.initial import Initial, initialised
 from src.models.mlp import Activation, unit
 from src.typed import bounds
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class CnnArch(Architecture):
     """For each width a 3x3 convolution, activation and 2x2 max-pooling (odd sides lose their last pixel); then a linear head."""
 
-    later = frozenset({"activation", "dropout"})
+    later = frozenset({"activation", "dropout", "init"})
 
     widths: tuple[int, ...] = field(metadata=bounds(ge=1))
     """Channels of each convolution."""
@@ -27,6 +28,8 @@ class CnnArch(Architecture):
     """After every convolution."""
     dropout: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
     """Share of the head's inputs that each update leaves out."""
+    init: Initial = "default"
+    """How initial weights are drawn."""
 
     def check(self) -> None:
         if not self.widths:
@@ -54,4 +57,4 @@ class CnnArch(Architecture):
         if self.dropout:
             modules["dropout"] = nn.Dropout(self.dropout)
         modules["head"] = nn.Linear(channels * height * width_px, n_outputs)
-        return nn.Sequential(modules)
+        return initialised(nn.Sequential(modules), self.init)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.models.architecture import Architecture
+from src.models.initial import Initial, initialised
 from src.models.mlp import perceptron
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class LinearArch(Architecture):
 
     bias: bool
     """Whether the layer has a bias."""
-    init: Literal["default", "zero"]
-    """Initial weights: drawn from the seed, or all zero."""
+    init: Initial | Literal["zero"]
+    """How initial weights are drawn; or all zero."""
 
     @property
     def is_zero_linear(self) -> bool:
@@ -33,4 +34,5 @@ class LinearArch(Architecture):
         if self.init == "zero":
             for parameter in model.parameters():
                 parameter.data.zero_()
-        return model
+            return model
+        return initialised(model, self.init)

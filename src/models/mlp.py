@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
+from src.models.initial import Initial, initialised
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def perceptron(
 class MlpArch(Architecture):
     """Fully connected hidden layers, then a linear head."""
 
-    later = frozenset({"activation", "dropout"})
+    later = frozenset({"activation", "dropout", "init"})
     needs_images: ClassVar[bool] = False
 
     widths: tuple[int, ...] = field(metadata=bounds(ge=1))
@@ -64,6 +65,8 @@ class MlpArch(Architecture):
     """After every hidden layer."""
     dropout: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
     """Share of the hidden units that each update leaves out."""
+    init: Initial = "default"
+    """How initial weights are drawn."""
 
     def check(self) -> None:
         if not self.widths:
@@ -76,4 +79,5 @@ class MlpArch(Architecture):
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
         widths = self.widths * (self.depth or 1)
         activation, dropout = self.activation, self.dropout
-        return perceptron(input_shape, widths, n_outputs, bias=True, activation=activation, dropout=dropout)
+        model = perceptron(input_shape, widths, n_outputs, bias=True, activation=activation, dropout=dropout)
+        return initialised(model, self.init)

@@ -40,7 +40,7 @@ class GroupModule(pl.LightningModule):
         super().__init__()
         self.replicas, self.config = replicas, node.optimizer
         self.losses = losses or losses_of(config, node)
-        self.lr, self.n_updates = node.optimizer.lr * node.stage.lr_factor, node.length.updates
+        self.lr, self.span = node.optimizer.lr * node.stage.lr_factor, node.span
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
         self.world, self.n_done = world, n_done
         self.automatic_optimization = False
@@ -150,10 +150,9 @@ class GroupModule(pl.LightningModule):
             return optimizer
         for group in optimizer.param_groups:
             group["initial_lr"] = self.lr  # required by a schedule that resumes
+        before, n_updates = self.span
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: config.rate(step, self.n_updates),
-            last_epoch=self.n_done - 1,
+            optimizer, lambda step: config.rate(before + step, n_updates), last_epoch=self.n_done - 1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

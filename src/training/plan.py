@@ -26,6 +26,7 @@ class Node:
 
     `optimizer`: the settings of the run's regime. `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
     the stopping rule depends on the total length.
+    `span`: (updates before, updates in all) of the stages over which the learning rate's schedule extends.
     `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
     `penalty_parent`: key of the stage that its penalty refers to. `teachers`: keys of the stages whose networks give the
     replayed samples their targets, for each part but the last. `heads`: the softmaxes of the classes learned so far; none: one over all outputs. `monitor`: the validation set of early stopping.
@@ -39,6 +40,7 @@ class Node:
     optimizer: OptimizerConfig
     data: MixtureData
     length: Length
+    span: tuple[int, int]
     parents: tuple[str, ...]
     penalty_parent: str | None
     teachers: tuple[str, ...]
@@ -118,14 +120,30 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
         for k in trained
     ]
     lengths = dict(zip(trained, config.stopping.lengths(stage_sizes, sizes, config.optimizer.batch_size), strict=True))
+    spans = _spans(config, stages, lengths)
     node_of: dict[int, Node] = {}  # stage number -> the node that has its weights
     for k, stage in enumerate(stages):
         if k in present:
             length = lengths.get(k, Length(data[k].n_draws, 1, 0, 0))
-            node_of[k] = _node(config, stream, stage, data[k], length, node_of)
+            node_of[k] = _node(config, stream, stage, data[k], length, spans[k], node_of)
         elif stage.start.of and stage.start.of[0] in node_of:
             node_of[k] = node_of[stage.start.of[0]]
     return [node_of[k] for k in present]
+
+
+def _spans(config: Config, stages: Sequence[Stage], lengths: Mapping[int, Length]) -> list[tuple[int, int]]:
+    """See `Node.span`: of every stage its own updates, or those of all stages on the same fresh weights."""
+    own = [lengths[k].updates if k in lengths else 0 for k in range(len(stages))]
+    if config.optimizer.span == "stage":
+        return [(0, updates) for updates in own]
+    roots: list[int] = []
+    before: list[int] = []
+    for k, stage in enumerate(stages):
+        of = stage.start.of[0] if stage.start.of else None
+        roots.append(k if of is None else roots[of])
+        before.append(0 if of is None else before[of] + own[of])
+    ends = list(zip(roots, (b + n for b, n in zip(before, own, strict=True)), strict=True))
+    return [(b, max(end for other, end in ends if other == root)) for root, b in zip(roots, before, strict=True)]
 
 
 def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
@@ -142,7 +160,13 @@ def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
 
 
 def _node(
-    config: Config, stream: Stream, stage: Stage, data: MixtureData, length: Length, node_of: Mapping[int, Node]
+    config: Config,
+    stream: Stream,
+    stage: Stage,
+    data: MixtureData,
+    length: Length,
+    span: tuple[int, int],
+    node_of: Mapping[int, Node],
 ) -> Node:
     parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
     if len(parents) < len(stage.start.of):
@@ -165,6 +189,7 @@ def _node(
     monitor = _monitor(config, stage, stream)
     heads = _heads(config.split.heads, stage, stream, parents)
     recipe = _recipe(config, stage, stream) | ({"heads": [list(group) for group in heads]} if heads else {})
+    recipe |= {"span": list(span)} if length.updates and span != (0, length.updates) else {}
     shape = digest({**recipe, "length": dataclasses.asdict(length)})
     identity = {
         "schema": SCHEMA_VERSION,
@@ -189,6 +214,7 @@ def _node(
         optimizer=config.optimizer,
         data=data,
         length=length,
+        span=span,
         parents=tuple(parent.key for parent in parents),
         penalty_parent=holds.key if holds else None,
         teachers=tuple(teacher.key for teacher in teachers),
@@ -248,6 +274,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     shared = ("arch", "optimizer", "trainer", "loss", "online", "label_smoothing", "augment", "plugins")
     return {
         **{key: recipe[key] for key in shared if key in recipe},
+        "optimizer": {key: value for key, value in recipe["optimizer"].items() if key != "span"},  # see `_node`
         # a fixed length says it all: 5 epochs of a budget are 5 epochs
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,

@@ -20,10 +20,11 @@ from tests.training.cells import executed, planned, tiny
 
 ALL = f"regimes=[{','.join(REGIMES)}]"
 RAGGED = ("split.size=null", "split.sizes=[45,16]", "optimizer.batch_size=8")
+ONE_SCHEDULE = ("optimizer.schedule=cosine", "optimizer.warmup=2", "optimizer.span=run")
 RULES = {
     "epochs": ("stopping.epochs=2",),
     "updates": ("stopping=budget", "stopping.epochs=3", "stopping.match=updates"),
-    "samples": ("stopping=budget", "stopping.epochs=3", "stopping.match=samples"),
+    "samples": ("stopping=budget", "stopping.epochs=3", "stopping.match=samples", *ONE_SCHEDULE),
     "marginal": ("stopping=budget", "stopping.epochs=3", "stopping.match=marginal"),
     "early_stopping": ("stopping=early_stopping", "stopping.max_epochs=3", "stopping.patience=1"),
     "convergence": ("stopping=convergence", "stopping.max_epochs=3", "stopping.tolerance=1.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -43,6 +44,47 @@ def test_schedules_warm_up_and_fall() -> None:
     assert rates(10, schedule="stable_decay") == pytest.approx([1] * 9 + [0.5])
     cosine = rates(6, schedule="cosine", warmup=2)
     assert cosine == pytest.approx([1 / 3, 2 / 3, *(0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(4))])
+
+
+def test_a_schedule_extends_over_every_stage_or_once_over_all() -> None:
+    """The clipped updates of plain SGD at rate 1 are as long as the schedule says; a single stage has one key under both."""
+    one_each = ("optimizer.batch_size=full", "stopping.epochs=1", "optimizer.momentum=0", "optimizer.lr=1")
+    words = ("seeds=1", "split.parts=3", "split.size=90", *one_each, "optimizer.clip=0.01", "optimizer.warmup=2")
+    moved, keys = {}, {}
+    for span in ("stage", "run"):
+        config = tiny("regimes=[sequential,combined,average]", *words, f"optimizer.span={span}")
+        plan, execution = executed(config)
+        keys[span] = {run.regime.name: run.stages for run in plan.runs}
+        chain = [execution.results[key].weights for key in keys[span]["sequential"]]
+        chain.insert(0, initial_model(config, next(iter(plan.nodes.values())), torch.float32).state_dict())
+        pairs = itertools.pairwise(chain)
+        moved[span] = [sum(float((b[n] - a[n]).square().sum()) for n in a) ** 0.5 for a, b in pairs]
+    assert moved["stage"] == pytest.approx([0.01 / 3] * 3, rel=1e-3)
+    assert moved["run"] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01], rel=1e-3)
+    assert keys["run"]["combined"] == keys["stage"]["combined"]
+    assert keys["run"]["average"] == keys["stage"]["average"], "its stages do not continue one another"
+    assert keys["run"]["sequential"][2] != keys["stage"]["sequential"][2]
+    with pytest.raises(ConfigError, match=r"^optimizer\.span=run: has no effect at a constant rate"):
+        tiny("optimizer.span=run")
+    with pytest.raises(ConfigError, match=r"^optimizer\.span=run: needs stages of a known length"):
+        tiny("optimizer.span=run", "optimizer.schedule=cosine", "stopping=early_stopping")
+
+
+def test_initial_weights_are_drawn_by_the_named_function() -> None:
+    words = ("regimes=[combined]", "seeds=2")
+    assert resolve(tiny(*words, "arch.init=default")).hash == resolve(tiny(*words)).hash
+    config = tiny(*words, "arch.init=orthogonal")
+    weights = initial_model(config, _node(config), torch.float32).state_dict()
+    torch.testing.assert_close(weights["head.weight"] @ weights["head.weight"].T, torch.eye(10))
+    assert not weights["head.bias"].any()
+    assert same_alone(config)
+    convolution = tiny(*words, "arch=cnn", "arch.widths=[4]", "arch.init=kaiming_uniform")
+    drawn = initial_model(convolution, _node(convolution), torch.float32).state_dict()["conv_1.weight"]
+    assert 0.9 < float(drawn.abs().max()) / math.sqrt(6 / 9) <= 1
+    hashes = {
+        resolve(tiny(*words, "arch=linear", f"arch.init={name}")).hash for name in ("default", "zero", "orthogonal")
+    }
+    assert len(hashes) == 3
 
 
 @pytest.mark.parametrize("arch", ["arch=mlp", "arch=cnn"])
