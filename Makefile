@@ -50,8 +50,8 @@ sweep: setup ## compare sequential with combined over the default grid, changed 
 resume: setup ## resume an interrupted sweep: the same command, with the same ARGS, runs only what is missing
 	$(RUN) src.sweep -m $(GRID) $(ARGS)
 
-claims: setup ## test the claims of the discussion: minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000")
-	$(RUN) src.claims $(ARGS)
+claims: setup ## test the claims of the discussion: minutes   (ARGS="claim=forgets-d1 data=mnist split.size=5000"; STRONG=1: on photographs, tuned)
+	$(RUN) src.claims $(if $(STRONG),strong=true) $(ARGS)
 
 anchors: setup ## compare the laboratory with published rows: 50 minutes   (docs/ANCHORS.md; ARGS="anchor=vandeven-task")
 	$(RUN) src.anchors $(ARGS)

@@ -1,6 +1,6 @@
 """Writes what docs/ and conf/claim say of the claims' results, from the claims.json of a run.
 
-    make claims && make claims ARGS=controls=true
+    make claims && make claims ARGS=controls=true && make claims STRONG=1
     python -m benchmarks.claim_pages multirun/claims/claims.json
 
 docs/claims.json receives the results, docs/RESULTS.md and docs/CLAIMS.md their tables between markers, and every file of
@@ -46,11 +46,16 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
     """The content of every page and claim file, given the results. Raises ValueError for a page without its markers."""
     controls = {claim.id: [control.where for control in claim.controls] for claim in map(load_claim, claim_ids())}
     of_controls = [entry for entry in entries if entry["place"] in controls[entry["id"]]]
-    others = [entry for entry in entries if entry not in of_controls]
+    of_strong = [entry for entry in entries if entry["place"] == "strong"]
+    others = [entry for entry in entries if entry not in of_controls and entry not in of_strong]
     results, claims = DOCS / "RESULTS.md", DOCS / "CLAIMS.md"
     found = {
-        results: _between(results, "claims", claims_table(others).markdown()),
-        claims: _between(claims, "controls", _controls_table(of_controls).markdown()),
+        results: _between(
+            _between(results.read_text(encoding="utf-8"), "claims", claims_table(others).markdown()),
+            "strong",
+            _strong_table(others, of_strong).markdown(),
+        ),
+        claims: _between(claims.read_text(encoding="utf-8"), "controls", _controls_table(of_controls).markdown()),
     }
     for name in claim_ids():
         path = CONF_DIR / "claim" / f"{name}.yaml"
@@ -62,8 +67,11 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
 
 def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """The results without the values of single seeds, for the studies and controls that the claims have today."""
-    claims = map(load_claim, claim_ids())
-    known = {(claim.id, one.where) for claim in claims for one in (*claim.studies, *claim.controls)}
+    known = {
+        (claim.id, where)
+        for claim in map(load_claim, claim_ids())
+        for where in (*(one.where for one in (*claim.studies, *claim.controls)), *["strong"][: len(claim.strong)])
+    }
     return [
         {
             **{key: entry[key] for key in KEPT},
@@ -74,14 +82,32 @@ def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def _between(path: Path, name: str, table: str) -> str:
+def _between(page: str, name: str, table: str) -> str:
     """The page with the table between its markers."""
     start, end = f"<!-- {name}: written by benchmarks.claim_pages -->\n", f"<!-- end of {name} -->\n"
-    before, is_there, rest = path.read_text(encoding="utf-8").partition(start)
+    before, is_there, rest = page.partition(start)
     _, is_closed, after = rest.partition(end)
     if not (is_there and is_closed):
-        raise ValueError(f"{path.name} lacks the lines {start.strip()} and {end.strip()}")
+        raise ValueError(f"the page lacks the lines {start.strip()} and {end.strip()}")
     return before + start + table + end + after
+
+
+def _strong_table(others: Sequence[Entry], of_strong: Sequence[Entry]) -> TextTable:
+    """One row for each claim with a strong study: its first study's verdict, and that of the strong one."""
+    found = {entry["id"]: entry for entry in of_strong}
+    rows = []
+    for claim in filter(lambda claim: claim.strong, map(load_claim, claim_ids())):
+        first = next(e for e in others if (e["id"], e["place"]) == (claim.id, claim.studies[0].where))
+        cells = [claim.id, first["verdict"], _effects(first)]
+        strong = found.get(claim.id)
+        rows.append((*cells, "not run", "") if strong is None else (*cells, strong["verdict"], _effects(strong)))
+    heads = ("claim", "on digits", "effects", "on photographs, tuned", "effects")
+    return TextTable(heads=heads, rows=tuple(rows), align="lllll")
+
+
+def _effects(entry: Entry) -> str:
+    """The deciding statements of an entry."""
+    return "; ".join(_found(one, entry["verdict"]) for one in entry["statements"] if one["decides"])
 
 
 def _controls_table(entries: Sequence[Entry]) -> TextTable:
@@ -89,8 +115,7 @@ def _controls_table(entries: Sequence[Entry]) -> TextTable:
     rows = []
     for entry in entries:
         because = next(one.because for one in load_claim(entry["id"]).controls if one.where == entry["place"])
-        found = "; ".join(_found(one, entry["verdict"]) for one in entry["statements"] if one["decides"])
-        rows.append((entry["id"], f"{entry['place']}: {because}", found, entry["verdict"]))
+        rows.append((entry["id"], f"{entry['place']}: {because}", _effects(entry), entry["verdict"]))
     return TextTable(heads=("claim", "control", "effects", "verdict"), rows=tuple(rows), align="llll")
 
 

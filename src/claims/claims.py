@@ -142,6 +142,9 @@ class Claim:
     """Where theory says that the sentence is false."""
     studies: tuple[Study, ...]
     controls: tuple[Control, ...] = ()
+    strong: tuple[str, ...] = ()
+    """Settings of its first study on real images, every regime tuned, in addition to `src.claims.overrides.STRONG`; empty:
+    there is none. Strong studies run with ``strong=true``."""
 
 
 def hydra_text(value: Any) -> str:

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, claim_ids, load_claim
 from src.claims.evidence import Evidence
-from src.claims.overrides import control_studies, key_of, override_study
+from src.claims.overrides import control_studies, key_of, override_study, strong_studies
 from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, judge_claim
 from src.comparison.pairing import by_cell, load_records
@@ -37,7 +37,14 @@ from src.training.store.store import Store
 from src.urls import without_secrets
 
 SWEEP = "claims"
-OWN_KEYS = {"claim": "claim", "where": "where", "place": "where", "seeds": "seeds", "controls": "controls"}
+OWN_KEYS = {
+    "claim": "claim",
+    "where": "where",
+    "place": "where",
+    "seeds": "seeds",
+    "controls": "controls",
+    "strong": "strong",
+}
 """Keys of this command; `place` is the former name of `where`."""
 RESERVED_KEYS = ("sweep", "regimes", "regime", "seed")
 EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
@@ -107,19 +114,19 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
     if not options.get("seeds", "0").isdigit():
         raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
-    if options.get("controls", "false") not in ("true", "false"):
-        raise ConfigError(
-            "controls", options["controls"], "is true or false; true runs the controls of the claims alone"
-        )
-    controls = options.get("controls") == "true"
+    chosen = {"controls": control_studies, "strong": strong_studies}
+    for key in chosen:
+        if options.get(key, "false") not in ("true", "false"):
+            raise ConfigError(key, options[key], f"is true or false; true runs the {key} studies of the claims alone")
+    only = [studies_of for key, studies_of in chosen.items() if options.get(key) == "true"]
     names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
     tasks = []
     for claim in map(load_claim, names):
         if "where" in options:
-            everything = [*claim.studies, *control_studies(claim)]
+            everything = [*claim.studies, *control_studies(claim), *strong_studies(claim)]
             studies = [study for study in everything if study.where == options["where"]]
-        elif controls:
-            studies = control_studies(claim)
+        elif only:
+            studies = [study for studies_of in only for study in studies_of(claim)]
         elif is_changed:
             studies = [claim.studies[0]]
         else:

@@ -7,7 +7,25 @@ from dataclasses import replace
 
 import yaml
 
-from src.claims.claims import Claim, Study, check_study, listed
+from src.claims.claims import MIN_SEEDS, Claim, Study, check_study, listed
+
+STRONG = (
+    "data=fashion_mnist",
+    "arch=cnn",
+    "arch.widths=[8,16]",
+    "split.size=1000",
+    "split.val=0.02",
+    "split.test=0.05",
+    "stopping=epochs",
+    "stopping.epochs=10",
+    "optimizer.batch_size=32",
+    "tune=equal",
+    "tune.trials=8",
+    "tune.seeds=2",
+    "trainer.curve_points=1",
+)
+"""What strong studies have in common: photographs of clothes, a convolutional network, and every regime at settings of its own, by
+equally many trials on validation data."""
 
 
 def key_of(setting: str) -> str:
@@ -65,6 +83,17 @@ def control_studies(claim: Claim) -> list[Study]:
         check_study(study, f"claim.{claim.id}({study.where})")
         studies.append(study)
     return studies
+
+
+def strong_studies(claim: Claim) -> list[Study]:
+    """The claim's strong study, if it has one: its first study under `STRONG` and its own settings. Raises ConfigError."""
+    if not claim.strong:
+        return []
+    own = [key_of(setting) for setting in claim.strong]
+    settings = [setting for setting in STRONG if not _is_replaced(key_of(setting), own)] + list(claim.strong)
+    study, _ = override_study(replace(claim.studies[0], where="strong", seeds=MIN_SEEDS), settings)
+    check_study(study, f"claim.{claim.id}(strong)")
+    return [study]
 
 
 def _is_replaced(key: str, given: Iterable[str]) -> bool:

@@ -230,6 +230,19 @@ def test_every_claim_has_a_control_that_differs_from_its_study() -> None:
             assert any(one.decides for one in study.statements), (claim.id, study.where)
 
 
+def test_strong_studies_are_on_photographs_with_tuned_regimes() -> None:
+    """Everything of the claim's own recipe is replaced, and its deciding statements stay."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        tasks = tasks_of({"strong": "true"}, [], GlobalHydra.instance().config_loader())
+    assert len(tasks) >= 12
+    for task in tasks:
+        assert sum(one.decides for one in task.study.statements), task.claim.id
+        for cell in task.cells:
+            config = cell.config
+            assert (config.data.name, config.arch.name, config.stopping.name) == ("fashion_mnist", "cnn", "epochs")
+            assert (config.tune.name, len(config.seeds)) == ("equal", 10), task.claim.id
+
+
 def test_a_control_without_a_statement_is_refused() -> None:
     claim = claim_of({"contrast": "value", "at": {"split.ratio": 10}, "predicted": "positive"})
     control = Control(where="none", because="x", settings=("split.ratio=1",))
