@@ -1,7 +1,7 @@
 """seeds=auto: false alarms with a look after every seed, seeds until a decision, and the default grid.
 
     python -m benchmarks.seeding                        simulated: 10,000 comparisons a row, 48 seeds, 1 min
-    python -m benchmarks.seeding --train                1,000 real A/A comparisons, 96,000 tiny trainings: 15 min of processor time
+    python -m benchmarks.seeding --train                1,000 real A/A comparisons, 96,000 tiny trainings: 25 min of processor time
     python -m benchmarks.seeding --grid multirun        the default grid: 48 seeds of every cell in multirun/seeding-48, then the rounds
 
 `--grid` trains what multirun lacks (3 min of processor time) and repeats the rounds of seeds=auto on these results, to say after how

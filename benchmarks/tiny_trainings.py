@@ -6,6 +6,7 @@ writing 20,000 of them would dominate the run time.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,16 +37,22 @@ RECIPE = (
 )
 """digits, 60 samples, 2 epochs: far from converged, so that seeds differ visibly (accuracies by 11 points, one SD)."""
 GROUP_SIZE = 128
+BLOCKS_PER_PROCESS = 50
+"""A process grows by about 8 MiB a block, so it is replaced after so many."""
 
 
 def trained_values(seeds: Sequence[int], regime: str, metric: str) -> NDArray[np.float64]:
     """`metric` (``test/union/accuracy``) of a run of `regime` at each seed, on all processors of the machine."""
     blocks = [seeds[start : start + GROUP_SIZE] for start in range(0, len(seeds), GROUP_SIZE)]
     values: list[float] = []
-    with ProcessPoolExecutor(n_processors()) as pool:
-        for number, block in enumerate(pool.map(partial(_block, regime, metric), blocks), start=1):
-            values += block
-            print(f"\r{min(number * GROUP_SIZE, len(seeds)):,} of {len(seeds):,} trained", end="", file=sys.stderr)
+    spawn, wave = multiprocessing.get_context("spawn"), BLOCKS_PER_PROCESS * n_processors()
+    for start in range(
+        0, len(blocks), wave
+    ):  # a pool each: max_tasks_per_child hangs in Python 3.11 (cpython issue 115634)
+        with ProcessPoolExecutor(n_processors(), spawn) as pool:
+            for block in pool.map(partial(_block, regime, metric), blocks[start : start + wave]):
+                values += block
+                print(f"\r{len(values):,} of {len(seeds):,} trained", end="", file=sys.stderr)
     print(file=sys.stderr)
     return np.array(values)
 

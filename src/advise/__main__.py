@@ -15,6 +15,7 @@ serve=union             what the deployed model will see: d1, d2, union, or shar
 budget=auto             training that the advice may spend: 10min, 25%
 price.hour=2.5          price of an hour of training; value.point=100: worth of a point of accuracy, in the same currency
 checkpoint=model.pt     weights of a model that was trained on Dataset 1: that training is paid for
+arrivals=[200,400]      batches that will arrive: what to do at each, by their prices
 metric=accuracy margin=1 go=true    what counts, the difference that does not matter, and whether to run what settles a doubt
 
 All settings of a sweep apply: data, arch, split, stopping, optimizer, regimes=[the candidates], seeds, tune (docs/ADVICE.md).

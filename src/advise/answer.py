@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from src.advise.arrivals import Schedule
 from src.advise.costs import Cost, Rates, StageCost
 from src.advise.curves import Curve, forecast
 from src.advise.decision import Decision, decide
@@ -73,6 +74,8 @@ class Answer:
     """Training of the pilot as a share of training all candidates in full."""
     seconds_per_update: float
     remarks: tuple[str, ...] = ()
+    schedule: Schedule | None = None
+    """What to do as batches arrive, if that was asked."""
 
     @property
     def choice(self) -> Advised:
@@ -123,6 +126,13 @@ def curves_of(pilot: Pilot, question: Question) -> tuple[dict[int, Curve], dict[
     return curves, left_out
 
 
+def points_of(errors: NDArray[np.float64], question: Question) -> NDArray[np.float64]:
+    """Errors as values of which more is better: a loss with the other sign, a rate in points."""
+    if question.is_error:
+        return -errors
+    return unit_of(question.metric).scale * (1 - np.minimum(errors, 1.0))
+
+
 def _is_monotone(pilot: Pilot, number: int, question: Question) -> bool:
     """Whether more data cannot hurt in expectation: one stage, and it trains on what is served."""
     stages = pilot.full.config.regimes[number].stages(2)
@@ -145,10 +155,9 @@ def advise(
         raise CannotSay(f"fewer than two candidates trained ({reasons})")
     numbers, full = list(curves), sum(pilot.sizes)
     found = forecast([curves[k] for k in numbers], full)
-    scale = unit_of(question.metric).scale
-    points = -found.draws if question.is_error else scale * (1 - found.draws)
+    points = points_of(found.draws, question)
     paid = question.checkpoint is not None
-    lengths = [_length_used(pilot, k, stages[k]) for k in numbers]
+    lengths = [length_used(pilot, k, stages[k]) for k in numbers]
     costs = [Cost.of(stages[k], rates, paid=paid, scale=s) for k, s in zip(numbers, lengths, strict=True)]
     again = [Cost.of(stages[k], rates, paid=True, scale=s) for k, s in zip(numbers, lengths, strict=True)]
     worth, margin = question.value.point, question.margin_at(float(points.mean(axis=0).max()))
@@ -213,7 +222,7 @@ def _advised(
     )
 
 
-def _length_used(pilot: Pilot, number: int, stages: Sequence[StageCost]) -> float:
+def length_used(pilot: Pilot, number: int, stages: Sequence[StageCost]) -> float:
     """Share of the planned length that the runs on the largest subset used: 1 unless a rule stopped them earlier."""
     if pilot.full.config.stopping.is_fixed_length:
         return 1.0

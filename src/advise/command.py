@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.advise.answer import Answer, NextRuns, advise
+from src.advise.arrivals import schedule
 from src.advise.costs import Account, Rates, StageCost, flops_of, planned
+from src.advise.outlook import outlook_of
 from src.advise.pilot import CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
-from src.advise.sentences import notes, sentences, table
+from src.advise.sentences import notes, rivals_table, schedule_sentence, schedule_table, sentences, table
 from src.cells.resolve import ResolvedCell, resolve
 from src.cli import quote_space
 from src.config import Config, compose, with_knobs
@@ -154,6 +156,12 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
         account.spend(*price)
         pilot.extend(further.fraction, chosen, further.seeds)
         answer = advise(pilot, question, stages, rates, account.share, remarks)
+    if question.arrivals is not None:
+        try:
+            plan = schedule(outlook_of(pilot, question, stages, rates))
+        except CannotSay as reason:
+            return dataclasses.replace(answer, remarks=(*answer.remarks, f"no policy for the arrivals: {reason}"))
+        answer = dataclasses.replace(answer, schedule=plan)
     return answer
 
 
@@ -229,6 +237,10 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     terminal.print(table(answer).terminal())
     for note in notes(answer):
         terminal.print(note, style="dim")
+    if answer.schedule is not None:
+        terminal.print(f"\n{schedule_sentence(answer.schedule)}", style="bold")
+        for one in (schedule_table(answer, answer.schedule), rivals_table(answer.schedule)):
+            terminal.print(one.terminal())
     terminal.print(f"to do it: {line}", soft_wrap=True)
     terminal.print(f"page: {folder / PAGE}", soft_wrap=True)
     for failure in pilot.failures:
@@ -249,6 +261,9 @@ def metrics(answer: Answer) -> dict[str, float]:
         values = {name: getattr(one, name) for name in ("predicted", "low", "high", "p_best", "regret", "net")}
         values |= {f"cost/{name}": value for name, value in dataclasses.asdict(one.cost).items()}
         found |= {f"advice/{one.label}/{name}": float(value) for name, value in values.items() if value is not None}
+    if answer.schedule is not None:
+        found["advice/arrivals/net"] = answer.schedule.net
+        found |= {f"advice/arrivals/lead/{rival.action}": rival.lead for rival in answer.schedule.rivals}
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.advise.answer import Answer
-from src.advise.sentences import notes, sentences, table
+from src.advise.sentences import notes, rivals_table, schedule_sentence, schedule_table, sentences, table
 from src.io import write_atomically
 from src.report.page import TEMPLATES as REPORT_TEMPLATES
 from src.report.page import page_environment
@@ -22,7 +22,7 @@ def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: s
     from markupsafe import Markup
 
     folder.mkdir(parents=True, exist_ok=True)
-    plot = cost_plot(answer, folder)
+    plot, plan = cost_plot(answer, folder), answer.schedule
     environment = page_environment()
     environment.loader = FileSystemLoader(TEMPLATES)
     titles = {"decided": answer.choice.label, "close": f"{answer.choice.label} will do", "thin": "Not certain yet"}
@@ -36,6 +36,8 @@ def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: s
         plot=plot,
         table=page_table(table(answer)),
         notes=notes(answer),
+        arrivals=plan and schedule_sentence(plan),
+        schedule=plan and [page_table(schedule_table(answer, plan)), page_table(rivals_table(plan))],
         command=command,
         question=question,
     )

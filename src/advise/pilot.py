@@ -135,6 +135,22 @@ class Pilot:
         (cell,) = self.run([self.config_at(fraction, tune=OFF, regimes=regimes, seeds=tuple(seeds))])
         self._keep(cell, self.chosen)
 
+    def vary(
+        self, fraction: float, batches: Sequence[int], candidates: Sequence[int]
+    ) -> list[dict[int, list[RunRecord]]]:
+        """The runs of some candidates, by number, with each of `batches` in place of the samples of Dataset 2, on a fraction of the data."""
+        regimes, split = tuple(self.chosen[k] for k in candidates), self.full.config.split
+        configs = []
+        for batch in batches:
+            sizes = (self.sizes_at(fraction)[0], round(fraction * batch))
+            own = dataclasses.replace(split, size=None, ratio=None, sizes=sizes)
+            configs.append(dataclasses.replace(self.full.config, split=own, regimes=regimes, tune=OFF, baseline=None))
+        seeds, found = self.full.config.seeds, []
+        for cell in self.run(configs):
+            runs = list(self._records(cell, seeds).values())
+            found.append({k: [run for run in runs if run.regime == self.chosen[k].label] for k in candidates})
+        return found
+
     def _keep(self, cell: ResolvedCell, regimes: Sequence[RegimeConfig]) -> None:
         size = sum(cell.config.split.dataset_sizes())
         records = self._records(cell, cell.config.seeds)

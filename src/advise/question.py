@@ -18,6 +18,7 @@ from src.typed import bounds, build
 SETS = ("d1", "d2", "union")
 METRICS = ("accuracy", "balanced_accuracy", "loss")
 SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
+MAX_ARRIVALS = 12
 AUTO_SECONDS, AUTO_SHARE = 60.0, 0.25
 """budget=auto: this share, or this much training if that is more: small data need no thrift."""
 
@@ -53,6 +54,7 @@ class Question:
     price: Price
     value: Worth
     checkpoint: Any
+    arrivals: Any
     go: bool
 
     def __post_init__(self) -> None:
@@ -60,8 +62,22 @@ class Question:
             raise ConfigError("metric", self.metric, f"is unknown; choose one of {', '.join(METRICS)}")
         if self.value.point is not None and not self.price.hour:
             raise ConfigError("value.point", self.value.point, "is weighed against costs; give price.hour=... too")
+        if self.arrivals is not None:
+            self._check_arrivals()
         self.mix()
         self.allowance()
+
+    def _check_arrivals(self) -> None:
+        sizes = self.arrivals
+        if not isinstance(sizes, list) or not sizes or any(type(n) is not int or n < 1 for n in sizes):
+            raise ConfigError(
+                "arrivals", sizes, "must list the training samples of each arrival, e.g. arrivals=[200,200]"
+            )
+        if len(sizes) > MAX_ARRIVALS:
+            raise ConfigError("arrivals", sizes, f"has more than {MAX_ARRIVALS} batches; leave out the last ones")
+        if self.value.point is None or not self.price.hour:
+            problem = "weighs accuracy against training; give price.hour=... and value.point=... (of a point until the next arrival)"
+            raise ConfigError("arrivals", sizes, problem)
 
     def mix(self) -> dict[str, float]:
         """The share of each test set in what the deployed model will see."""

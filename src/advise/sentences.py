@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from src.advise.answer import Advised, Answer
+from src.advise.arrivals import NOTHING, Schedule
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.progress import duration
@@ -124,3 +125,43 @@ def notes(answer: Answer) -> list[str]:
     ]
     lines += [f"{label} is left out: {why}" for label, why in answer.left_out.items()]
     return lines + list(answer.remarks)
+
+
+def schedule_sentence(plan: Schedule) -> str:
+    """What to do at each arrival, and what that is worth against one rule for all."""
+    steps = ", ".join(f"{step.action} ({step.batch:,} samples)" for step in plan.steps)
+    policy = {step.action for step in plan.steps}
+    leads = [
+        f"{rival.lead:,.3g} [{rival.low:,.3g}, {rival.high:,.3g}] more than always {rival.action}"
+        for rival in plan.rivals
+        if rival.action != NOTHING and policy != {rival.action}
+    ]
+    against = f", {', '.join(leads)}" if leads else ""
+    return f"As batches arrive: {steps}; worth {plan.net:,.4g} less costs{against}."
+
+
+def schedule_table(answer: Answer, plan: Schedule) -> TextTable:
+    """A row for each arrival."""
+    rows = [
+        (
+            str(k),
+            f"{step.batch:,}",
+            step.action,
+            number(answer, abs(step.value)),
+            f"[{min(abs(step.low), abs(step.high)):.4g}, {max(abs(step.low), abs(step.high)):.4g}]",
+            f"{step.cost:,.3g}",
+        )
+        for k, step in enumerate(plan.steps, start=1)
+    ]
+    heads = ("arrival", "samples", "do", answer.question.metric.replace("_", " "), "90 % interval", "cost")
+    return TextTable(heads=heads, rows=tuple(rows), align="rrlrrr")
+
+
+def rivals_table(plan: Schedule) -> TextTable:
+    """A row for each rule that does the same at every arrival."""
+    rows = [
+        (f"always {rival.action}", f"{rival.net:,.4g}", f"{rival.lead:,.3g}", f"[{rival.low:,.3g}, {rival.high:,.3g}]")
+        for rival in plan.rivals
+    ]
+    heads = ("rule", "net worth", "the policy is worth more by", "90 % interval")
+    return TextTable(heads=heads, rows=(("the policy", f"{plan.net:,.4g}", "", ""), *rows), align="lrrr")

@@ -71,7 +71,7 @@ def advice(tmp_path_factory: pytest.TempPathFactory, empty_multirun: Path) -> Ad
             command.main(made.words)
     before = made.times()
     assert len(before) == 1 + 4 * 3
-    assert command.main(made.words) == 0
+    assert command.main([*made.words, "arrivals=[90,120]", "price.hour=2.5", "value.point=1"]) == 0
     assert {path: made.times()[path] for path in before} == before
     return made
 
@@ -107,6 +107,13 @@ def test_the_page_and_mlflow_have_the_answer(advice: Advice) -> None:
             (f"%{content['sentences'][0]}%",),
         ).fetchone()
     assert content["sentences"][2] in note
+    plan = content["schedule"]
+    assert [step["batch"] for step in plan["steps"]] == [90, 120]
+    assert {rival["action"] for rival in plan["rivals"]} == {"nothing", "retrain", "fine-tune"}
+    assert plan["steps"][0]["action"] != "nothing"  # which never learns class 3
+    assert "As batches arrive" in html
+    assert found["advice/arrivals/net"] == pytest.approx(plan["net"])
+    assert found["advice/arrivals/lead/retrain"] >= 0
     best = content["candidates"][0]
     assert found[f"advice/{best['label']}/predicted"] == pytest.approx(best["predicted"])
     assert found[f"advice/{best['label']}/cost/updates"] == best["cost"]["updates"]

@@ -35,6 +35,9 @@ def test_own_keys_are_read_and_the_rest_are_settings_of_the_training() -> None:
         (["margin=0"], "must be > 0"),
         (["serve=d1,d2"], "takes one value"),
         (["mnist"], "write key=value"),
+        (["arrivals=[100,200]"], "give price.hour=... and value.point"),
+        (["arrivals=[0]", "price.hour=1", "value.point=1"], "training samples of each arrival"),
+        (["arrivals=100", "price.hour=1", "value.point=1"], "training samples of each arrival"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_fix(words: list[str], problem: str) -> None:
