@@ -220,6 +220,8 @@ def judge(content: Mapping[str, Any]) -> dict[str, Any]:
     points = 100 * (1 - forecast(curves, sum(content["sizes"])).draws)
     decision = decide(points, [content["costs"][label] for label in labels], 1.0)
     truth = np.array([100 * np.mean(content["truth"][label]) for label in labels])
+    full = [Curve(sizes=[1], errors=1 - np.array([content["truth"][label]])) for label in labels]
+    measured = decide(100 * (1 - forecast(full, 1).draws), [content["costs"][label] for label in labels], 1.0)
     low, high = np.percentile(points, (5, 95), axis=0)
     order = np.argsort(-truth)
     return {
@@ -231,6 +233,10 @@ def judge(content: Mapping[str, Any]) -> dict[str, Any]:
         "regret_sequential": float(truth.max() - truth[labels.index("sequential")]),
         "covered": int(((low <= truth) & (truth <= high)).sum()),
         "n": len(labels),
+        "ruled_out": len(decision.ruled_out),
+        "ruled_out_rightly": sum(truth[k] < truth[decision.choice] for k in decision.ruled_out),
+        "apart": float(truth[order[0]] - truth[order[1]]) > 1,
+        "decided_in_full": measured.kind == "decided",
         "width": float((high - low).mean()),
         "off": float((points.mean(axis=0) - truth).mean()),
         "share": content["share"],
@@ -281,6 +287,11 @@ def print_table(folder: Path, names: Sequence[str]) -> None:
         f"\nregret at most 1 point: {good} of {len(rows)}; mean {np.mean([row['regret'] for row in rows]):.2f} points"
     )
     print(f"coverage of 90 % intervals: {covered} of {n}, {100 * covered / n:.0f} %")
+    ruled_out, rightly, apart, decided = (
+        sum(row[key] for row in rows) for key in ("ruled_out", "ruled_out_rightly", "apart", "decided_in_full")
+    )
+    print(f"ruled out: {ruled_out} candidates, {rightly} of which are worse than the choice")
+    print(f"the rule on all candidates in full: decided in {decided} of {len(rows)}; the best two are apart in {apart}")
     print(f"compute against all candidates in full on 10 seeds: {100 * np.mean([row['share'] for row in rows]):.0f} %")
     print(f"abstains between a candidate and itself: {n_abstains} of {n_same}, {100 * n_abstains / n_same:.1f} %")
 

@@ -19,6 +19,8 @@ from src.comparison.units import unit_of
 
 INTERVAL = (5, 95)
 """Percentiles of a 90 % interval."""
+ALMOST = 0.9
+"""Share of the data from which all of them are trained on: a measured value needs no forecast."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +248,7 @@ def _next_runs(
         fresh = [s for s in range(max(seeds) + 1 + 2 * n) if s not in seeds][: 2 * n - len(seeds)]
         fraction, seeds, n_new = 1.0, (*seeds, *fresh), n
     else:
-        fraction, n_new = min(1.0, 2 * reached), len(seeds)
+        fraction, n_new = 1.0 if 2 * reached > ALMOST else 2 * reached, len(seeds)
     scaled = [stage.at(fraction) for k in contenders for stage in stages[k]]
     cost = Cost.of(scaled, rates, paid=False, scale=n_new)
     return NextRuns(
@@ -262,6 +264,7 @@ def _reordered(decision: Decision, order: Sequence[int]) -> Decision:
         choice=place[decision.choice],
         second=place[decision.second],
         contenders=tuple(place[k] for k in decision.contenders),
+        ruled_out=tuple(sorted(place[k] for k in decision.ruled_out)),
         p_best=tuple(decision.p_best[k] for k in order),
         regret=tuple(decision.regret[k] for k in order),
     )

@@ -1,4 +1,4 @@
-"""Data that arrive in batches: what to do at each arrival, by dynamic programming over what each update is predicted to reach."""
+"""Data that arrive in batches: what to do at each arrival, by dynamic programming over predicted values."""
 
 from __future__ import annotations
 

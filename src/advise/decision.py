@@ -27,6 +27,7 @@ class Decision:
         choice: The candidate to take; of an abstention the cheapest of those that are as good as the leader.
         second: The best of the others.
         contenders: Those that more runs would have to compare, the most likely first; empty if there is nothing to gain.
+        ruled_out: Those that are worse than the choice, each with 90 % probability and by more than the margin on average.
         p_best: Probability of being best, of each.
         regret: Expected distance to the best, of each.
     """
@@ -35,6 +36,7 @@ class Decision:
     choice: int
     second: int
     contenders: tuple[int, ...]
+    ruled_out: tuple[int, ...]
     p_best: tuple[float, ...]
     regret: tuple[float, ...]
 
@@ -54,8 +56,14 @@ def decide(values: Array, costs: Sequence[float], margin: float) -> Decision:
     p_best = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
     regret = (best[:, None] - values).mean(axis=0)
     leader, *others = (int(k) for k in np.argsort(-means, kind="stable"))
-    leads = [(values[:, leader] > values[:, k]).mean() >= SURE and means[leader] - means[k] > margin for k in others]
-    kind: DecisionKind = "decided" if all(leads) else "thin" if regret[leader] > margin else "close"
+
+    def beaten_by(one: int) -> tuple[int, ...]:
+        rest = (k for k in range(len(means)) if k != one and means[one] - means[k] > margin)
+        return tuple(k for k in rest if (values[:, one] > values[:, k]).mean() >= SURE)
+
+    kind: DecisionKind = (
+        "decided" if len(beaten_by(leader)) == len(others) else "thin" if regret[leader] > margin else "close"
+    )
     as_good = [k for k in others if means[leader] - means[k] <= margin / 4]
     choice = leader if kind == "decided" else min((leader, *as_good), key=lambda k: (costs[k], -means[k]))
     matters = kind == "thin" or (kind == "close" and regret[leader] > margin / 4)
@@ -66,6 +74,7 @@ def decide(values: Array, costs: Sequence[float], margin: float) -> Decision:
         choice=choice,
         second=others[0] if choice == leader else leader,
         contenders=(leader, *rivals) if matters and rivals else (),
+        ruled_out=beaten_by(choice),
         p_best=tuple(p_best.tolist()),
         regret=tuple(regret.tolist()),
     )

@@ -20,7 +20,7 @@ def outlook_of(
 ) -> Outlook:
     """Trains the updates with the samples that have arrived by each batch, on a part of the data; raises CannotSay.
 
-    The error of an update at full size is its forecast times (error on the part with these samples / with all of Dataset 2).
+    The error of an update at full size is its forecast, times the error on the part with these samples over that with all.
     """
     curves, _ = curves_of(pilot, question)
     numbers, full, batches = list(curves), sum(pilot.sizes), list(question.arrivals)
@@ -71,6 +71,6 @@ def _size(pilot: Pilot, curves: Sequence[Curve], arrived: Sequence[int]) -> int:
     if not found or round(arrived[0] * max(found) / full) < least:
         needed = f"at least {least} of its samples at every arrival, and at most {n2}"
         raise CannotSay(
-            f"the pilot's parts of Dataset 2 are too small for these arrivals: they need {needed}; change arrivals or the budget"
+            f"the pilot's parts of Dataset 2 are too small for them: they need {needed}; change arrivals or the budget"
         )
     return max(found)

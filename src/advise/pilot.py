@@ -138,7 +138,7 @@ class Pilot:
     def vary(
         self, fraction: float, batches: Sequence[int], candidates: Sequence[int]
     ) -> list[dict[int, list[RunRecord]]]:
-        """The runs of some candidates, by number, with each of `batches` in place of the samples of Dataset 2, on a fraction of the data."""
+        """The runs of some candidates, by number, on a fraction of the data, with each of `batches` for the size of Dataset 2."""
         regimes, split = tuple(self.chosen[k] for k in candidates), self.full.config.split
         configs = []
         for batch in batches:

@@ -76,7 +76,7 @@ class Question:
         if len(sizes) > MAX_ARRIVALS:
             raise ConfigError("arrivals", sizes, f"has more than {MAX_ARRIVALS} batches; leave out the last ones")
         if self.value.point is None or not self.price.hour:
-            problem = "weighs accuracy against training; give price.hour=... and value.point=... (of a point until the next arrival)"
+            problem = "weighs points against training; give price.hour=... and value.point=... (until the next arrival)"
             raise ConfigError("arrivals", sizes, problem)
 
     def mix(self) -> dict[str, float]:

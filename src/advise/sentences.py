@@ -52,14 +52,19 @@ def sentences(answer: Answer) -> list[str]:
     loss = points(
         answer, choice.regret if answer.question.value.point is None else choice.regret / answer.question.value.point
     )
+    worse = [answer.candidates[k].label for k in answer.decision.ruled_out]
+    ruled_out = f"{', '.join(worse)} {'is' if len(worse) == 1 else 'are'} ruled out (90 %); " if worse else ""
     if kind == "decided":
         first = f"{instruction(choice.label)}."
     elif kind == "close":
-        first = f"{instruction(choice.label)}; {second.label} may be as good, but by this choice you lose {loss} or less on average."
+        first = (
+            f"{instruction(choice.label)}; {ruled_out}{second.label} may be as good, but by this choice you lose "
+            f"{loss} or less on average."
+        )
     else:
         first = (
             f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing now loses "
-            f"{loss} on average; if you must, {_lower(instruction(choice.label))}."
+            f"{loss} on average; {ruled_out}if you must, {_lower(instruction(choice.label))}."
         )
         if (runs := answer.next_runs) is not None:
             n = len(runs.candidates) * len(runs.seeds)

@@ -14,6 +14,7 @@ NOISE = RNG.standard_normal((2000, 3))
 def test_a_clear_winner_is_named_with_its_probability_and_no_regret() -> None:
     found = decide(np.array([90.0, 80.0, 70.0]) + NOISE, [3, 2, 1], margin=1)
     assert (found.kind, found.choice, found.second, found.contenders) == ("decided", 0, 1, ())
+    assert found.ruled_out == (1, 2)
     assert found.p_best[0] > 0.99
     assert found.regret[0] < 0.01
     assert 9 < found.regret[1] < 11
@@ -22,13 +23,13 @@ def test_a_clear_winner_is_named_with_its_probability_and_no_regret() -> None:
 def test_of_equals_it_claims_none_and_takes_the_cheaper() -> None:
     found = decide(90 + 0.05 * NOISE, [3, 1, 2], margin=1)
     assert found.abstains
-    assert (found.kind, found.choice, found.contenders) == ("close", 1, ())
+    assert (found.kind, found.choice, found.contenders, found.ruled_out) == ("close", 1, (), ())
 
 
 def test_thin_evidence_names_the_contenders_alone() -> None:
     found = decide(np.array([90.0, 89.0, 40.0]) + 4 * NOISE, [1, 1, 1], margin=1)
     assert found.abstains
-    assert (found.kind, found.contenders) == ("thin", (0, 1))
+    assert (found.kind, found.contenders, found.ruled_out) == ("thin", (0, 1), (2,))
 
 
 def test_a_lead_that_is_not_certain_is_close_if_little_is_lost() -> None:
