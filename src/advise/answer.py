@@ -248,12 +248,17 @@ def _next_runs(
         fresh = [s for s in range(max(seeds) + 1 + 2 * n) if s not in seeds][: 2 * n - len(seeds)]
         fraction, seeds, n_new = 1.0, (*seeds, *fresh), n
     else:
-        fraction, n_new = 1.0 if 2 * reached > ALMOST else 2 * reached, len(seeds)
+        fraction, n_new = next_fraction(reached), len(seeds)
     scaled = [stage.at(fraction) for k in contenders for stage in stages[k]]
     cost = Cost.of(scaled, rates, paid=False, scale=n_new)
     return NextRuns(
         candidates=tuple(contenders), fraction=fraction, seeds=tuple(seeds), seconds=cost.seconds, money=cost.money
     )
+
+
+def next_fraction(reached: float) -> float:
+    """The fraction of the data after `reached`: twice as much, or all."""
+    return 1.0 if 2 * reached > ALMOST else 2 * reached
 
 
 def _reordered(decision: Decision, order: Sequence[int]) -> Decision:

@@ -17,10 +17,9 @@ from src.errors import ConfigError
 from src.progress import duration
 from src.regimes.config import RegimeConfig
 from src.sweep import laboratory
-from src.sweep.command import run_work
+from src.sweep.command import run_plan
 from src.sweep.grid.cells import Cell
 from src.sweep.grid.plan import plan_sweep
-from src.sweep.work import GridWork
 
 PER_CLASS = 2
 LEAST = 8
@@ -102,7 +101,7 @@ class Pilot:
     def run(self, configs: Sequence[Config]) -> list[ResolvedCell]:
         """Runs what the cells lack; returns them."""
         plan = plan_sweep([Cell(config) for config in configs], laboratory)
-        self.failures += run_work(GridWork(plan, laboratory)) or []
+        self.failures += run_plan(plan, laboratory)
         return [plan.resolved[cell_hash] for cell_hash in plan.hashes]
 
     def seconds_per_update(self) -> float:

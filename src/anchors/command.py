@@ -20,12 +20,11 @@ from src.config import parse_regime
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
-from src.sweep.command import run_work
+from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import describe, plan_sweep
-from src.sweep.work import GridWork
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console
 from src.tracking.outbox import Deliverer
@@ -93,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(plan.config))))
         return 0
     deliverer = Deliverer(folder.root, plan.config.tracking).start()
-    failures = (run_work(GridWork(plan, laboratory)) or []) if options.get("run", "true") == "true" else []
+    failures = run_plan(plan, laboratory) if options.get("run", "true") == "true" else []
     runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
     ledgers = [Ledger(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
     others = [anchor for anchor in anchors if anchor not in chosen]

@@ -23,12 +23,11 @@ from src.comparison.pairing import by_cell, load_records
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
-from src.sweep.command import run_work
+from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import Plan, describe, plan_sweep
-from src.sweep.work import GridWork
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console
 from src.tracking.outbox import Deliverer, Outbox
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
         return 0
     deliverer = Deliverer(folder.root, config.tracking).start()
-    failures = run_work(GridWork(plan, laboratory)) or []
+    failures = run_plan(plan, laboratory)
     runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
     judged = [
         judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from hydra.core.config_loader import ConfigLoader
 
 from src.config import is_search
-from src.sweep.engine import load_engine
+from src.sweep.engine import Engine, load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine, compose_mapping
-from src.sweep.grid.plan import plan_sweep
+from src.sweep.grid.plan import Plan, plan_sweep
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 from src.sweep.work import GridWork, Work
@@ -74,6 +74,11 @@ def _run(work: Work) -> list[str]:
         failures = run_work(work, session.verdict)
         session.finish(work.cells(), work.report)
     return failures or []
+
+
+def run_plan(plan: Plan, engine: Engine) -> list[str]:
+    """Runs what the cells of a plan lack, without a report; returns a line for each failed cell."""
+    return run_work(GridWork(plan, engine)) or []
 
 
 def run_work(work: Work, verdict: Callable[[str], str | None] | None = None) -> list[str] | None:

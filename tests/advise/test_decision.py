@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from src.advise.answer import next_fraction
 from src.advise.curves import Curve, forecast
 from src.advise.decision import decide
 
@@ -48,3 +49,7 @@ def test_the_same_curve_under_two_names_is_no_preference() -> None:
         ]
         n += decide(100 * (1 - forecast(twins, 1600, n_draws=500).draws), [1, 1], margin=1).abstains
     assert n >= 38
+
+
+def test_the_last_step_of_the_pilot_is_all_data_so_that_nothing_is_forecast() -> None:
+    assert [next_fraction(reached) for reached in (0.2, 0.495, 0.6)] == [0.4, 1.0, 1.0]
