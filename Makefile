@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 RUN := $(BIN)/python -m
+COMPILE := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes pyproject.toml
 # Three workers on two cores: many tests wait for the start of a command.
 PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=10
 
@@ -39,9 +40,15 @@ $(VENV)/.installed: requirements.lock
 	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	@touch $@
 
-lock: setup ## regenerate requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes --all-extras --group dev \
-		pyproject.toml -o requirements.lock
+ray: $(VENV)/.ray ## install Ray, for launcher=ray (docs/LAUNCHING.md)
+
+$(VENV)/.ray: $(VENV)/.installed requirements-ray.lock
+	$(BIN)/uv pip install --quiet --require-hashes --no-deps --python $(BIN)/python -r requirements-ray.lock
+	@touch $@
+
+lock: setup ## regenerate requirements.lock, and what Ray needs beyond it, from pyproject.toml
+	$(COMPILE) --extra slurm --group dev -o requirements.lock
+	$(COMPILE) --extra ray --excludes requirements.lock -o requirements-ray.lock
 
 ##@ Measuring
 sweep: setup ## compare sequential with combined over the default grid, changed or extended by ARGS
@@ -120,8 +127,9 @@ attack: setup ## attack a sweep: hostile names, archives, folders, users, enviro
 		tests/test_names_and_urls.py tests/test_terminal.py tests/test_hostile_archives.py tests/test_environment.py \
 		tests/test_cli.py tests/data/test_foreign_files.py
 
-cluster-check: setup ## run the quick start for several hosts (docs/LAUNCHING.md) on this machine: minutes
+cluster-check: setup ray ## run the quick start for several hosts and a Ray cluster (docs/LAUNCHING.md) on this machine: minutes
 	$(RUN) benchmarks.cluster_check $(ARGS)
+	$(RUN) benchmarks.ray_check
 
 doctor: setup ## check devices, versions, databases, disk and locks; print a fix for each problem
 	$(RUN) src.doctor $(ARGS)
@@ -142,4 +150,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean clean-store help
+.PHONY: setup ray lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean clean-store help

@@ -13,7 +13,9 @@ import io
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +42,8 @@ CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line flags")."""
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
+STOPPED = "stopped; the same command continues from here"
+SECONDS_TO_LEAVE = 2.0
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -61,6 +65,8 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
 
     `usage`: printed for --help, if `main` does not answer it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     clean_process(started_by_torchrun=started_by_torchrun)
     sys.path.insert(0, str(CONF_DIR.parent))  # Hydra looks for hydra_plugins: ours, not one of another project
     outputs = _standard_streams()
@@ -77,7 +83,7 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         status = 130
     for name, output in outputs.items():
         getattr(sys, name).flush()
@@ -85,6 +91,20 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
             print(f"error: {name} cannot be written: {output.error.strerror}; nothing else is lost", file=sys.stderr)
             status = status or 1
     sys.exit(status)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Ends the command, also where a library that is being imported swallows the exception: killing it loses nothing."""
+    del number, frame
+
+    def leave() -> None:
+        os.write(2, f"{STOPPED}\n".encode())
+        os._exit(130)
+
+    timer = threading.Timer(SECONDS_TO_LEAVE, leave)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
 
 
 def _standard_streams() -> dict[str, _Output]:

@@ -35,7 +35,7 @@ TORCHRUN = (
 )
 """What torchrun tells the processes that it starts."""
 
-SET = {"MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+SET = {"MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 """Plots go to files, whatever a notebook or a matplotlibrc says."""
 
 

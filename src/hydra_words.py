@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 LAUNCHERS = {
     "joblib": "n_workers=N starts N workers on this machine",
+    "ray": "launcher=ray submits the workers as tasks",
     "submitit_local": "launcher=slurm launcher.cluster=local runs the same jobs on this machine",
     "submitit_slurm": "launcher=slurm submits the workers as jobs",
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,27 @@ def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_pa
     done = shell(f"CUDA_VISIBLE_DEVICES= WORLD_SIZE=1 python -m src.train {words}")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*/cells/*/*/result.json"))) == 1
+
+
+def test_ctrl_c_ends_a_command_whose_import_swallows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent 10 s after the start of a sweep, it had no effect: the sweep ran to its end."""
+    monkeypatch.setattr("src.cli.clean_process", lambda **_: None)
+    monkeypatch.setattr("src.cli.SECONDS_TO_LEAVE", 0.1)
+
+    def swallowing() -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    if not (child := os.fork()):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            command(swallowing)
+        finally:
+            os._exit(99)
+    began = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert time.monotonic() - began < 30
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

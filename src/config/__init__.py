@@ -3,13 +3,14 @@
 from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
 from src.config.parse import compose, parse, parse_seeds
 from src.config.regimes import parse_regime, with_knobs
-from src.config.schema import Config, SlurmLauncher, TrackingConfig, TrainerConfig
+from src.config.schema import Config, RayLauncher, SlurmLauncher, TrackingConfig, TrainerConfig
 from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
 
 __all__ = [
     "SCHEMA_VERSION",
     "Config",
     "Objective",
+    "RayLauncher",
     "SearchConfig",
     "SlurmLauncher",
     "TrackingConfig",

@@ -123,7 +123,28 @@ class SlurmLauncher(LauncherConfig):
         return self.jobs, self.gpus, self.cpus
 
 
-LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayLauncher(LauncherConfig):
+    """Workers are tasks of the Ray cluster at `address`: ``local`` (one for this command), ``auto`` or ``host:port``.
+
+    `cpus`: for each device of a worker; `mem` (GiB): for each worker.
+    """
+
+    name: Literal["ray"]
+    address: str
+    cpus: int = field(metadata=bounds(ge=1))
+    mem: float | None = field(metadata=bounds(gt=0))
+
+    def check(self, trainer: TrainerConfig) -> None:
+        if not re.fullmatch(r"local|auto|[^:/]+:\d+", self.address):
+            problem = "is no address of a cluster; write local, auto or HOST:PORT, on a node of that cluster"
+            raise ConfigError("launcher.address", self.address, problem)
+
+    def resources(self, gpus: int, cpus: int) -> tuple[int, int, int]:
+        return 1, gpus, max(1, cpus // self.cpus)
+
+
+LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher, "ray": RayLauncher}
 
 
 def _content(group: Any) -> dict[str, Any]:

@@ -77,6 +77,12 @@ DEFAULT_ENGINE = "src.sweep.laboratory"
 """The module that runs cells, unless a command line names another one."""
 
 
-def load_engine(name: str) -> Engine:
-    """Imports an engine by the name of its module."""
+RUN_MODULES = {DEFAULT_ENGINE: ("src.training.execute",)}
+"""By engine, the modules that its `run_cell` imports: seconds."""
+
+
+def load_engine(name: str, *, to_run: bool = False) -> Engine:
+    """Imports an engine by the name of its module; `to_run`: with what its `run_cell` imports."""
+    for module in RUN_MODULES.get(name, ()) if to_run else ():
+        importlib.import_module(module)
     return cast(Engine, importlib.import_module(name))

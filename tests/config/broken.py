@@ -139,6 +139,8 @@ CONTRADICTIONS = [
     ("launcher=slurm \"launcher.extra=['--qos=high']\"", "launcher.extra"),
     ("launcher=slurm launcher.extra=[qos=high]", "launcher.extra"),
     ("launcher=slurm launcher.gpus=1 trainer.devices=2", "launcher.gpus"),
+    ("launcher=ray launcher.address=ray://head:10001", "launcher.address"),
+    ("launcher=ray launcher.cpus=0", "launcher.cpus"),
     ("launcher.jobs=2", "launcher.jobs"),
     ("trainer.slots=0", "trainer.slots"),
     ("tracking.uri=postgresql://lab:geheim@host/db", "tracking.uri"),

@@ -59,6 +59,7 @@ STATED: Mapping[str, str] = {
         "stopping=budget stopping.epochs=3 stopping.match=marginal split.sizes=[100,10]"
     ),
     "launcher=slurm launcher.gpus=1 trainer.devices=2": "launcher=slurm launcher.gpus=2 trainer.devices=2",
+    "launcher=ray launcher.address=ray://head:10001": "launcher=ray launcher.address=head:6379",
     "tracking.uri=postgresql://lab:geheim@host/db": "tracking.uri=postgresql://lab@host/db",
     "arch.widths=[64,32] arch.depth=2": "arch.widths=[64] arch.depth=2",
 }

@@ -6,11 +6,11 @@ Queue, leases and processes are real; the engine counts, the list of GPUs is fak
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,13 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from src.config import Config, compose
-from src.errors import ConfigError
+from src.errors import ConfigError, Interrupted
+from src.sweep.engine import RUN_MODULES
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
+from src.sweep.workers.local import LocalWorkers
 from src.sweep.workers.slurm import WorkerJob
 from src.sweep.workers.worker import work
 from tests.sweep import fake_engine
@@ -172,20 +174,44 @@ def test_a_job_at_its_time_limit_returns_its_cell_and_is_requeued(folder: SweepF
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"]
 
 
-def test_a_signal_ends_a_worker_that_still_loads_its_engine(
-    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["the modules that a run needs", "the data of a cell"])
+def test_a_signal_ends_a_worker_that_still_loads(
+    step: str, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queued(folder, n_cells=1)
+    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     def slow(_: Config) -> None:
-        time.sleep(20)
+        importlib.import_module("slow")
 
-    monkeypatch.setattr(fake_engine, "resolve", slow)
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    if step == "the data of a cell":
+        monkeypatch.setattr(fake_engine, "resolve", slow)
+    else:
+        monkeypatch.setitem(RUN_MODULES, ENGINE, ("slow",))
     began = time.monotonic()
     assert work(folder, engine=ENGINE) == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert [trial.state.name for trial in trials(folder)] == ["WAITING"], "its cell is given back"
+
+
+def test_a_signal_ends_a_command_that_waits_for_its_first_worker(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", lambda: None)
+
+    def start(_: object) -> None:  # as long as the fork server loads its modules
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr("multiprocessing.context.ForkServerProcess.start", start)
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        LocalWorkers(folder, 1, ENGINE).keep_running(n_waiting=1, n_ended=0)
+    assert received == [signal.SIGINT], "its handler has counted it"
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

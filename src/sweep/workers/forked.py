@@ -6,32 +6,29 @@ would inherit.
 
 from __future__ import annotations
 
-import io
-import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Final, Protocol
 
 from src.environment import ONE_THREAD, replace_variables, temporary_variables
-from src.errors import ConfigError
-from src.sweep.engine import DEFAULT_ENGINE
+from src.errors import ConfigError, Interrupted
+from src.sweep.engine import RUN_MODULES
 from src.sweep.folder import SweepFolder
-from src.terminal import TextOutput
 
 METHOD: Final = "forkserver"
 MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or a cluster sends to all processes of a command: the fork server ends with its command.
 
 A worker is forked with this mask, which it lifts when it listens."""
-
-LOADED = {DEFAULT_ENGINE: ("src.training.execute",)}
-"""By engine, the modules that its `run_cell` imports."""
 
 
 class WorkerProcess(Protocol):
@@ -55,7 +52,9 @@ class ForkedWorker:
         self, folder: SweepFolder, search: str, engine: str, log: Path, environment: Mapping[str, str]
     ) -> None:
         """`log`: the file that receives the worker's output; `environment`: all of its variables."""
-        multiprocessing.set_forkserver_preload([__name__, "src.sweep.workers.worker", engine, *LOADED.get(engine, ())])
+        multiprocessing.set_forkserver_preload(
+            [__name__, "src.sweep.workers.worker", engine, *RUN_MODULES.get(engine, ())]
+        )
         self._process = multiprocessing.get_context(METHOD).Process(
             target=_run, args=(folder, search, engine, log, dict(environment)), daemon=True
         )
@@ -68,7 +67,8 @@ class ForkedWorker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._was_started = True
         try:
-            self._process.start()
+            with interruptible():  # the first waits until the fork server has loaded its modules
+                self._process.start()
         except (OSError, EOFError) as error:
             self._was_started = False
             log.write_text(f"the process that forks the workers has died: {type(error).__name__} {error}\n")
@@ -92,25 +92,34 @@ class ForkedWorker:
             os.kill(self._process.pid or 0, number)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A step in which a signal also raises Interrupted, after its handler has run."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        before[number](number, frame)
+        raise Interrupted
+
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {int(number): signal.getsignal(number) for number in MASKED[:3] if in_main}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _run(folder: SweepFolder, search: str, engine: str, log: Path, environment: dict[str, str]) -> None:
     """The forked process: a session of its own, the worker's variables and its log, then `src.worker`'s work."""
     parent = os.getppid()
     os.setsid()
-    with log.open("ab") as file, open(os.devnull, "rb") as null:
-        for number, stream in ((0, null), (1, file), (2, file)):
-            os.dup2(stream.fileno(), number)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        output = io.BufferedWriter(io.FileIO(number, "wb", closefd=False))
-        setattr(sys, name, TextOutput(output, "utf-8", errors="backslashreplace", line_buffering=True))
     replace_variables(os.environ, environment)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True
-    )
-    from src.sweep.workers.worker import work
+    from src.sweep.workers.worker import work_logged
 
     try:
-        n_cells = work(folder, search, engine, parent)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        work_logged(folder, search, engine, log, parent)
+    except ConfigError:
         sys.exit(2)
-    print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)

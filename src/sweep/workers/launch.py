@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from src.config import Config
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.workers import local, slurm
+from src.sweep.workers import local, ray, slurm
 
-LAUNCHERS = {"local": local.launch, "slurm": slurm.launch}
+LAUNCHERS = {"local": local.launch, "slurm": slurm.launch, "ray": ray.launch}
 """By `config.launcher.name`."""
 
 

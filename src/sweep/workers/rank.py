@@ -22,6 +22,7 @@ from src.io import write_atomically
 from src.sweep.engine import load_engine
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import is_locked
+from src.sweep.workers.torchrun import RUNNING
 from src.training.control import RunControl
 
 WATCH_SECONDS = 1.0
@@ -65,7 +66,9 @@ def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
     body: dict[str, object] = {"interrupted": False, "value": None, "failures": []}
 
     try:
-        runner = load_engine(engine)
+        runner = load_engine(engine, to_run=True)
+        if rank == 0:
+            (scratch / RUNNING).touch()
         cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))
         outcome = runner.run_cell(cell, GroupControl(scratch / "stop"))
         body |= {"value": outcome.value, "failures": list(outcome.failures)}

@@ -21,6 +21,8 @@ from src.errors import Interrupted
 from src.sweep.folder import SweepFolder
 
 POLL_SECONDS = 0.2
+RUNNING = "running"
+"""The file of a group that has loaded its modules. Before, nothing of it has to be saved."""
 END_SECONDS = 30.0
 """A group that is terminated has this long to exit."""
 
@@ -65,6 +67,8 @@ def run_group(
         try:
             while process.poll() is None:
                 if stop():
+                    if not (scratch / RUNNING).exists():
+                        raise Interrupted
                     (scratch / "stop").touch()
                 time.sleep(POLL_SECONDS)
         finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from src.environment import ONE_THREAD
-from src.errors import ClaimLost, Interrupted, Pruned
+from src.errors import ClaimLost, ConfigError, Interrupted, Pruned
 from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
@@ -27,6 +29,7 @@ from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
+from src.terminal import TextOutput
 from src.training.control import OnProgress, ProgressReport, RunControl
 
 IDLE_SECONDS = 0.5
@@ -109,6 +112,25 @@ def work(
             if stop.is_set():
                 break
     return n_ended
+
+
+def work_logged(folder: SweepFolder, search: str, engine: str, output: Path, parent: int | None = None) -> None:
+    """`work`, with the standard streams of this process in the file `output`, ConfigError included."""
+    with output.open("ab") as file, open(os.devnull, "rb") as null:
+        for number, stream in ((0, null), (1, file), (2, file)):
+            os.dup2(stream.fileno(), number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        buffer = io.BufferedWriter(io.FileIO(number, "wb", closefd=False))
+        setattr(sys, name, TextOutput(buffer, "utf-8", errors="backslashreplace", line_buffering=True))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True
+    )
+    try:
+        n_cells = work(folder, search, engine, parent)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise
+    print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
 
 
 def open_queues(
@@ -236,8 +258,8 @@ class Worker:
         if visible is not None:
             os.environ[MASK] = visible
         control = WorkerControl(is_stopped, queue.on_progress(claim), lambda: queue.owns(claim))
-        with self._stop.loading():  # the engine and the data: seconds, before the first cell
-            cell = self._engine.resolve(config)
+        with self._stop.loading():  # the engine, Lightning and the data: seconds, before the first cell
+            cell = load_engine(self._engine_name, to_run=True).resolve(config)
         return self._engine.run_cell(cell, control)
 
 
