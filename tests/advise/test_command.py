@@ -70,7 +70,7 @@ def advice(tmp_path_factory: pytest.TempPathFactory, empty_multirun: Path) -> Ad
         with pytest.raises(KeyboardInterrupt):
             command.main(made.words)
     before = made.times()
-    assert len(before) == 1 + 4 * 3
+    assert len(before) == 2 + 4 * 3
     assert command.main([*made.words, "arrivals=[90,120]", "price.hour=2.5", "value.point=1"]) == 0
     assert {path: made.times()[path] for path in before} == before
     return made
