@@ -70,7 +70,11 @@ def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     known = {
         (claim.id, where)
         for claim in map(load_claim, claim_ids())
-        for where in (*(one.where for one in (*claim.studies, *claim.controls)), *["strong"][: len(claim.strong)])
+        for where in (
+            *(study.where for study in claim.studies),
+            *(control.where for control in claim.controls),
+            *["strong"][: len(claim.strong)],
+        )
     }
     return [
         {

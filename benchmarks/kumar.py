@@ -58,7 +58,7 @@ def measured(
             outputs = model(x[rows][:, permutations[-1]])
             hits += int((outputs.argmax(1) == y[rows]).sum())
             optimizer.zero_grad()
-            cross_entropy(outputs, y[rows]).backward()
+            cross_entropy(outputs, y[rows]).backward()  # type: ignore[no-untyped-call]
             for weight, w0 in zip(model.parameters(), initial, strict=True):
                 assert weight.grad is not None
                 weight.grad.add_(weight.detach() - w0, alpha=strength)

@@ -66,8 +66,8 @@ def draw(sweep: str, target: Path, multirun: Path = Path("multirun")) -> None:
     """Draws the figure and prints its numbers."""
     figure, runs = FIGURES[sweep], load_records(multirun / sweep).runs
     values = {(figure.panel(run), run.regime, run.seed): 100 * run.result["metrics"][METRIC] for run in runs}
-    panels = list(dict.fromkeys(figure.panel(run) for run in runs))
-    shown, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), sharey=True, squeeze=False)
+    panels = sorted({figure.panel(run) for run in runs})
+    shown, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         regimes = {run.regime: run for run in runs if run.regime != figure.baseline}
         places = sorted(
