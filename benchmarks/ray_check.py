@@ -135,8 +135,11 @@ def on_two_devices(ray: Any, multirun: Path, log: Path) -> dict[str, bool]:
 def interrupted(multirun: Path, scratch: Path, log: Path) -> dict[str, bool]:
     """Interrupts a sweep in a cluster of its own as a terminal does, continues it, and returns the checks."""
     words = ["-m", *FEW, "sweep=nodes", f"multirun={multirun}"]
-    sweep = started("src.sweep", *words, "launcher=ray", log=log)
-    wait_for("a run is there", lambda: sweep.poll() is not None or bool(results(multirun / "nodes")))
+    for _ in range(STARTS):
+        sweep = started("src.sweep", *words, "launcher=ray", log=log)
+        wait_for("a run is there", lambda sweep=sweep: sweep.poll() is not None or bool(results(multirun / "nodes")))
+        if sweep.poll() is None:
+            break
     os.killpg(sweep.pid, signal.SIGINT)
     code, n_before = sweep.wait(SECONDS), len(results(multirun / "nodes"))
     end = time.monotonic() + TASK_SECONDS

@@ -184,7 +184,9 @@ def _connect(launcher: RayLauncher) -> Any:
     try:
         ray.init(launcher.address, logging_level="warning", **(of_cluster if is_local else {}))
     except Exception as error:  # Ray raises no narrower one where its processes do not start
-        fix = "start a cluster by ray start --head, with this project's Python, or set launcher.address=local"
+        fix = "start one by ray start --head, with this project's Python, or set launcher.address=local"
+        if is_local:
+            fix = "try again where the machine is busy, since Ray waits 30 s for a start, or set launcher=local"
         problem = f"cannot be reached ({' '.join(str(error).split())}); {fix}"
         raise ConfigError("launcher.address", launcher.address, problem) from error
     return ray
