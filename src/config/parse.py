@@ -74,7 +74,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
         values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
     for name in ("split", "trainer", "tracking"):
         values[name] = _group(name, _Given.of(given[name]))
-    for name in ("loss", "online", "label_smoothing", "augment", "multirun", "storage", "n_workers", "dry_run"):
+    for name in ("loss", "head", "online", "label_smoothing", "augment", "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
     entries = [given["regime"]] if single_run else given["regimes"]

@@ -167,6 +167,8 @@ class Config:
     tracking: TrackingConfig
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
+    head: Literal["full", "grow"] = "full"
+    """Whether the head has an output for every class from the start, or gets a class's row at the stage where it first appears."""
     online: bool = False
     """Whether every training sample is also scored by the update that trains on it, before it does: `online_accuracy`."""
     label_smoothing: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
@@ -202,6 +204,7 @@ class Config:
             "optimizer": self.optimizer.content(),
             "trainer": trainer,
             "loss": self.loss,
+            **({"head": self.head} if self.head != "full" else {}),
             **({"online": True} if self.online else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
             **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`

@@ -1,7 +1,9 @@
-"""Softmaxes over some of the outputs: the classes seen so far, or those of a sample's own data set (`split.heads`)."""
+"""Softmaxes over some of the outputs: the classes seen so far, those of a sample's own data set (`split.heads`), or those
+that a growing head has (`head=grow`)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +16,10 @@ Groups = tuple[tuple[int, ...], ...]
 
 OUTSIDE = -1e9
 """The output of a class outside of the softmax: its probability is exactly 0, and no gradient reaches it."""
+
+LEAST = torch.finfo(torch.float32).eps
+"""Probability of a class that the head lacks where held-out samples are scored: 0 would have an infinite loss, so it is
+clipped as in scikit-learn's `log_loss`."""
 
 
 def classes_by_part(stream: Stream) -> Groups:
@@ -32,6 +38,23 @@ def head_mask(groups: Groups, n_outputs: int) -> Tensor:
 def in_own_head(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     """The outputs [..., K] of samples of the classes `y` [...], with `OUTSIDE` for classes outside of their softmax."""
     return outputs if mask is None else outputs.masked_fill(~mask.to(outputs.device)[y.to(outputs.device)], OUTSIDE)
+
+
+def within(outputs: Tensor, classes: Sequence[int]) -> Tensor:
+    """The outputs [..., K] of a head that has `classes` alone, `OUTSIDE` for the others."""
+    if len(classes) == outputs.shape[-1]:
+        return outputs
+    missing = torch.ones(outputs.shape[-1], dtype=torch.bool, device=outputs.device)
+    missing[list(classes)] = False
+    return outputs.masked_fill(missing, OUTSIDE)
+
+
+def has_only(outputs: Tensor, classes: Sequence[int]) -> Tensor:
+    """The outputs [..., K] of a head that has `classes` alone: each other class gets the probability `LEAST`."""
+    if len(classes) == outputs.shape[-1]:
+        return outputs
+    masked = within(outputs, classes)
+    return torch.where(masked == OUTSIDE, masked.logsumexp(-1, keepdim=True) + math.log(LEAST), outputs)
 
 
 def test_mask(heads: str, streams: Sequence[Stream]) -> Tensor | None:

@@ -30,6 +30,12 @@ def layers(model: nn.Module) -> list[tuple[str, list[str]]]:
     return found
 
 
+def head_names(model: nn.Module, n_outputs: int) -> list[str]:
+    """Names of the last layer's parameters, if each has a row for every output; otherwise none."""
+    shapes, (_, names) = {name: p.shape for name, p in model.named_parameters()}, layers(model)[-1]
+    return names if all(shapes[name][:1] == (n_outputs,) for name in names) else []
+
+
 def prefers_stacking(model: nn.Module, device: str = "cpu") -> bool:
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 

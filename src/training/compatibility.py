@@ -15,7 +15,7 @@ from src.errors import ConfigError
 from src.evaluation.heads import classes_by_part
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
-from src.models.structure import has_batchnorm
+from src.models.structure import has_batchnorm, head_names
 from src.regimes.checkpoint import read, read_backbone
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement
@@ -46,10 +46,18 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
 
 def _check_heads(config: Config, streams: StreamFactory) -> None:
     """Refuses softmaxes over some classes where they have no meaning, or where a method reads all outputs."""
-    if (heads := config.split.heads) == "shared":
+    heads = config.split.heads
+    grows = config.head == "grow"
+    if heads == "shared" and not grows:
         return
+    key, value, fix = ("head", "grow", "take full") if grows else ("split.heads", heads, "take shared")
     if config.loss != "cross_entropy" or config.label_smoothing:
-        raise ConfigError("split.heads", heads, "needs loss=cross_entropy and label_smoothing=0; take shared")
+        raise ConfigError(key, value, f"needs loss=cross_entropy and label_smoothing=0; {fix}")
+    if config.trainer.precision == "16-mixed":
+        raise ConfigError(key, value, f"needs outputs that half precision cannot hold; {fix}, or trainer.precision=32")
+    if grows:
+        _check_growing_head(config, streams)
+        return
     every = [c for group in classes_by_part(streams.build(config.seeds[0])) for c in group]
     if heads == "own" and len(set(every)) < len(every):
         raise ConfigError(
@@ -60,6 +68,24 @@ def _check_heads(config: Config, streams: StreamFactory) -> None:
             if stage.penalty.kind in ("ewc", "ewc_full") or stage.targets.kind != "labels":
                 problem = f"is not defined for {regime.name}, which reads all outputs; leave it out or take shared"
                 raise ConfigError("split.heads", heads, problem)
+
+
+def _check_growing_head(config: Config, streams: StreamFactory) -> None:
+    """Refuses a growing head where another setting chooses outputs, or where its rows cannot be drawn or trained."""
+    if config.split.heads != "shared":
+        problem = "chooses among all outputs, and head=grow has none but those of the classes so far; leave it out"
+        raise ConfigError("split.heads", config.split.heads, problem)
+    model = build_meta_model(config.arch, streams.source.bank.input_shape, streams.n_outputs)
+    if not (names := head_names(model, streams.n_outputs)):
+        problem = f"needs a last layer with a row for each class, which {config.arch.name} does not have; take full"
+        raise ConfigError("head", "grow", problem)
+    for regime in config.regimes:
+        for stage in regime.stages(config.split.parts):
+            if not set(names) <= trainable_names(model, stage.trainable, f"regime.{regime.name}"):
+                problem = (
+                    f"freezes the head in {regime.label}, whose new rows must be trained; leave it out or take full"
+                )
+                raise ConfigError("head", "grow", problem)
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,6 +23,7 @@ from src.training.plan import Node
 from src.training.replicas import Penalty, Replicas, make_replicas
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
+from src.training.starting import without_new_rows
 
 UPDATES_AT_ONCE = 32
 """Number of updates per Lightning batch. A chunk never spans two epochs."""
@@ -63,11 +64,16 @@ def fit(
         optimizer_states = [start.optimizer for start in starts]
         for model, start in zip(models, starts, strict=True):
             model.load_state_dict(dict(start.weights))
+    elif optimizer_states:
+        each = zip(nodes, models, optimizer_states, strict=True)
+        optimizer_states = [without_new_rows(node, model, state) for node, model, state in each]
     n_done = starts[0].updates if starts else 0
     stacked = prefers_stacking(models[0], device.torch_device.type)
     replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
     mask = test_mask(config.split.heads, [node.stream for node in nodes])
-    scorer = Scorer([node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask)
+    scorer = Scorer(
+        [node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask, first.outputs
+    )
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
     module = GroupModule(replicas, config, first, device.world, n_done, penalty, losses, optimizer_states, observer)

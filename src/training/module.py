@@ -11,6 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from src.config import Config
+from src.evaluation.heads import has_only
 from src.training.feed import Batch, Feed, whole_epoch
 from src.training.losses import SampleLosses, losses_of
 from src.training.plan import Node
@@ -42,7 +43,7 @@ class GroupModule(pl.LightningModule):
         self.losses = losses or losses_of(config, node)
         self.lr, self.span = node.optimizer.lr * node.stage.lr_factor, node.span
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
-        self.world, self.n_done = world, n_done
+        self.world, self.n_done, self.classes = world, n_done, node.outputs
         self.automatic_optimization = False
         self.through_lightning = world > 1 or config.trainer.precision == "16-mixed"
         self.update_losses: list[Tensor] = []
@@ -64,7 +65,7 @@ class GroupModule(pl.LightningModule):
         losses = self.losses(outputs, y).sum(1) * (self.world / n_global)
         self.update_losses.append(losses.detach())
         if self.hits is not None:
-            hits = (outputs.detach().argmax(-1) == y).sum(1).cpu()
+            hits = (has_only(outputs.detach(), self.classes).argmax(-1) == y).sum(1).cpu()
             self.hits += hits * torch.tensor(self.replicas.active)
         if self.penalty is not None:
             # a mean over the rows of this rank
@@ -115,7 +116,7 @@ class GroupModule(pl.LightningModule):
             for x, y, _ in whole_epoch(feed, EVALUATION_BATCH):
                 outputs = replicas(x)
                 if quantity == "accuracy":
-                    total = total + (outputs.argmax(-1) == y).double().sum(1)
+                    total = total + (has_only(outputs, self.classes).argmax(-1) == y).double().sum(1)
                     continue
                 losses = self.losses(outputs, y).sum(1)
                 if self.penalty is not None:

@@ -29,7 +29,8 @@ class Node:
     `span`: (updates before, updates in all) of the stages over which the learning rate's schedule extends.
     `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
     `penalty_parent`: key of the stage that its penalty refers to. `teachers`: keys of the stages whose networks give the
-    replayed samples their targets, for each part but the last. `heads`: the softmaxes of the classes learned so far; none: one over all outputs. `monitor`: the validation set of early stopping.
+    replayed samples their targets, for each part but the last. `heads`: the softmaxes of the classes learned so far; none: one over all outputs.
+    `outputs`: the classes that the head has, all unless it grows; `parent_outputs`: those of each parent. `monitor`: the validation set of early stopping.
     `level`: 0 for a stage without parents. `shape`: stages of equal shape may train in one group.
     """
 
@@ -45,10 +46,17 @@ class Node:
     penalty_parent: str | None
     teachers: tuple[str, ...]
     heads: Groups
+    outputs: tuple[int, ...]
+    parent_outputs: tuple[tuple[int, ...], ...]
     monitor: EvaluationSet | None
     stream: Stream
     level: int
     shape: str
+
+    @property
+    def new_outputs(self) -> list[int]:
+        """Classes that first appear in this stage: a growing head draws their rows."""
+        return sorted(set(self.outputs).difference(*self.parent_outputs)) if self.parents else []
 
 
 @dataclass(frozen=True)
@@ -187,9 +195,17 @@ def _node(
     if start.path is not None:  # identified by its content, not its path
         start = dataclasses.replace(start, path=parts_of(start.path).identity)
     monitor = _monitor(config, stage, stream)
+    outputs = _outputs(config.head, stage, stream, parents)
+    parent_outputs = tuple(parent.outputs for parent in parents)
     heads = _heads(config.split.heads, stage, stream, parents)
+    if len(outputs) < stream.n_outputs:
+        heads = (outputs,)
     recipe = _recipe(config, stage, stream) | ({"heads": [list(group) for group in heads]} if heads else {})
     recipe |= {"span": list(span)} if length.updates and span != (0, length.updates) else {}
+    if any(own != outputs for own in parent_outputs):
+        recipe["parent_outputs"] = [list(own) for own in parent_outputs]
+    elif config.head == "grow" and heads:  # a head that is whole from the start is the full one
+        recipe["head"] = "grow"
     shape = digest({**recipe, "length": dataclasses.asdict(length)})
     identity = {
         "schema": SCHEMA_VERSION,
@@ -219,6 +235,8 @@ def _node(
         penalty_parent=holds.key if holds else None,
         teachers=tuple(teacher.key for teacher in teachers),
         heads=heads,
+        outputs=outputs,
+        parent_outputs=parent_outputs,
         monitor=monitor,
         stream=stream,
         level=level,
@@ -234,6 +252,20 @@ def _heads(heads: str, stage: Stage, stream: Stream, parents: Sequence[Node]) ->
     own = (by_part[part] for part in stage.mixture.parts if by_part[part])
     groups = tuple(dict.fromkeys([*(group for parent in parents for group in parent.heads), *own]))
     return groups if heads == "own" else (tuple(sorted({c for group in groups for c in group})),)
+
+
+def _outputs(head: str, stage: Stage, stream: Stream, parents: Sequence[Node]) -> tuple[int, ...]:
+    """The classes that the head has: all, or those of the data sets that the stage and its parents learn and of a checkpoint."""
+    every = tuple(range(stream.n_outputs))
+    if head == "full":
+        return every
+    known = {c for parent in parents for c in parent.outputs}
+    if stage.start.path is not None:
+        named = parts_of(stage.start.path).classes
+        names = stream.class_names or ()
+        known = set(every) if named is None else {names.index(name) for name in named if name in names}
+    own = {c for part in stage.mixture.parts for c in stream.train[part].y.tolist()}
+    return tuple(sorted(known | own))
 
 
 def _start_without(start: Start, there: frozenset[int]) -> Start:

@@ -77,7 +77,7 @@ def score_all(config: Config, plan: StagePlan, execution: Execution, device: Dev
         for group in plan.groups:
             keys = [k for k in group if k in wanted and k in execution.results and not execution.diverged(k)]
             stages = [(plan.nodes[key].stream, execution.results[key].weights) for key in keys]
-            rows = score_stages(config, stages, of, device) if stages else []
+            rows = score_stages(config, stages, of, device, plan.nodes[keys[0]].outputs) if stages else []
             scores.update(zip(keys, rows, strict=True))
             for key, (stream, _), row in zip(keys, stages, rows, strict=True):
                 sets = (stream.test if of == "test" else training_sets(stream.train)).sets

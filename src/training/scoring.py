@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.data.stream import Evaluations, EvaluationSet, Samples, Stream
-from src.evaluation.heads import in_own_head, test_mask
+from src.evaluation.heads import has_only, in_own_head, test_mask
 from src.evaluation.metrics import Loss, is_bounded, sample_losses, score
 from src.evaluation.population import population_risks
 from src.models.build import build_model
@@ -38,12 +38,21 @@ EVALUATION_BATCH = 256
 
 
 class Scorer:
-    """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long."""
+    """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long.
+
+    `mask`, `classes`: see `src.evaluation.heads`; the classes that the head has, None: all."""
 
     def __init__(
-        self, pools: Sequence[Sequence[Samples]], n_outputs: int, loss: Loss, device: Device, mask: Tensor | None = None
+        self,
+        pools: Sequence[Sequence[Samples]],
+        n_outputs: int,
+        loss: Loss,
+        device: Device,
+        mask: Tensor | None = None,
+        classes: Sequence[int] | None = None,
     ) -> None:
         self.loss, self.device, self.mask = loss, device, mask
+        self.classes = range(n_outputs) if classes is None else classes
         self.table = Table(list(pools), device)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
         sizes = [len(pool) for pool in pools[0]]
@@ -74,7 +83,7 @@ class Scorer:
     def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> Floats:
         losses, hits = [], []
         for x, labels in self._batches(rows, y):
-            outputs = in_own_head(replicas(x), labels, self.mask)
+            outputs = in_own_head(has_only(replicas(x), self.classes), labels, self.mask)
             if labels.is_floating_point():
                 labels = labels.to(outputs.dtype)
             sample_loss = sample_losses(outputs, labels, self.loss).double()
@@ -149,12 +158,17 @@ def set_names(n_parts: int) -> list[str]:
 
 
 def score_stages(
-    config: Config, stages: Sequence[tuple[Stream, Mapping[str, Tensor]]], of: Literal["test", "train"], device: Device
+    config: Config,
+    stages: Sequence[tuple[Stream, Mapping[str, Tensor]]],
+    of: Literal["test", "train"],
+    device: Device,
+    classes: Sequence[int] | None = None,
 ) -> list[Scores]:
     """Metrics ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
 
     `of`: the test sets, or the training samples themselves, every sample equally. Exact risks are included if the
-    distribution behind the test sets is known. The network is built once; only its weights change.
+    distribution behind the test sets is known. The network is built once; only its weights change. `classes`: those that
+    its head has; None: all.
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, device.dtype)
@@ -171,7 +185,8 @@ def score_stages(
         outputs = []
         for one, (_, weights) in zip(evaluations, some, strict=True):
             model.load_state_dict(dict(weights))
-            outputs.append([_outputs(model, pool, device, layout) for pool in one.pools])
+            found = [_outputs(model, pool, device, layout) for pool in one.pools]
+            outputs.append(found if classes is None else [has_only(each, classes) for each in found])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
         rows = score(evaluations, by_pool, config.loss, names, mask)
         if of == "test":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from src.config import Config
 from src.models.build import build_model
+from src.models.structure import head_names
 from src.regimes.checkpoint import read
 from src.training.dash import dash
 from src.training.devices import Device
@@ -75,7 +76,9 @@ def loaded_model(config: Config, node: Node, weights: Mapping[str, Tensor], dtyp
 def starting_model(config: Config, node: Node, results: Mapping[str, StageResult], device: Device) -> nn.Module:
     """The stage's network at its starting weights."""
     start, model = node.stage.start, initial_model(config, node, device.dtype)
-    parents = [results[key].weights for key in node.parents]
+    drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    head = head_names(model, node.stream.n_outputs)
+    parents = [with_rows(results[key].weights, drawn, head, node.new_outputs) for key in node.parents]
     if start.kind == "previous":
         model.load_state_dict(dict(parents[0]))
     elif start.kind == "shrink_perturb":
@@ -85,13 +88,41 @@ def starting_model(config: Config, node: Node, results: Mapping[str, StageResult
         model.load_state_dict(dict(parents[0]))
         model.load_state_dict(dict(dash(config, node, model, device)))
     elif start.kind == "average":
-        model.load_state_dict(average(parents, start.weights))
+        weights = average(parents, start.weights)
+        for c in node.outputs:  # a row is the mean of those of the models that have it
+            have = [k for k, outputs in enumerate(node.parent_outputs) if c in outputs]
+            if len(have) < len(parents):
+                total = sum(start.weights[k] for k in have)
+                shares = [start.weights[k] / total for k in have] if total else [1 / len(have)] * len(have)
+                weights = with_rows(weights, average([parents[k] for k in have], shares), head, [c])
+        model.load_state_dict(weights)
     elif start.kind == "file":
         assert start.path is not None
         model.load_state_dict(read(start.path, model.state_dict(), class_names=node.stream.class_names))
     else:
         assert start.kind == "fresh", start.kind
+    if node.new_outputs:  # whatever the regime does to weights at a boundary, new rows are as drawn
+        model.load_state_dict(with_rows(model.state_dict(), drawn, head, node.new_outputs))
     return model
+
+
+def without_new_rows(node: Node, model: nn.Module, state: Mapping[str, Tensor]) -> ModelState:
+    """An inherited optimizer state ``key/name``, with zeros for the rows that the stage has drawn."""
+    head = head_names(model, node.stream.n_outputs)
+    chosen = [key for key, tensor in state.items() if key.split("/", 1)[1] in head and tensor.ndim]
+    return with_rows(state, {key: torch.zeros_like(state[key]) for key in chosen}, chosen, node.new_outputs)
+
+
+def with_rows(
+    weights: Mapping[str, Tensor], others: Mapping[str, Tensor], names: Sequence[str], rows: Sequence[int]
+) -> ModelState:
+    """The weights, with these rows of the tensors `names` from `others`."""
+    if not rows:
+        return dict(weights)
+    changed = {name: weights[name].clone() for name in names}
+    for name, tensor in changed.items():
+        tensor[list(rows)] = others[name][list(rows)].to(tensor)
+    return {**weights, **changed}
 
 
 def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> ModelState:

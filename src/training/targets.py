@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from src.data.batches import Positions
+from src.evaluation.heads import OUTSIDE, within
 from src.training.losses import SampleLosses, losses_of
 from src.training.penalties.kind import PenaltyContext
 from src.training.plan import Node
@@ -26,7 +27,7 @@ class KeptOutputs:
     """
 
     outputs: Sequence[Tensor]
-    """Of every model [memory, K]."""
+    """Of every model [memory, K]; those of classes that its head lacked are not compared."""
     classes: Sequence[Tensor]
     """Of every model [memory]."""
     strength: float
@@ -39,7 +40,7 @@ class KeptOutputs:
         kept = torch.stack([own.to(outputs)[i] for own, i in zip(self.outputs, index, strict=True)])
         classes = torch.stack([own.to(y.device)[i] for own, i in zip(self.classes, index, strict=True)])
         losses = self.plain(outputs, torch.where(is_kept, classes, y))
-        distance = (outputs - kept).square().mean(-1)
+        distance = torch.where(kept == OUTSIDE, 0, outputs - kept).square().mean(-1)
         return torch.where(is_kept, self.strength * distance + self.labels * losses, losses)
 
 
@@ -80,5 +81,5 @@ def _kept(context: PenaltyContext, node: Node) -> tuple[Positions, Tensor]:
         with torch.no_grad():
             for rows in torch.split(part.rows[torch.from_numpy(own)], ROWS_AT_ONCE):
                 x = part.bank.scale(part.bank.x[rows].to(context.device.torch_device), context.device.dtype)
-                outputs.append(model(x).cpu())
+                outputs.append(within(model(x).cpu(), context.plan.nodes[teacher].outputs))
     return positions, torch.cat(outputs)

@@ -18,7 +18,7 @@ from src.training.fit import fit
 from src.training.plan import Node, make_plan
 from src.training.replicas import ModelState, Replicas
 from src.training.result import StageResult
-from src.training.starting import initial_model, loaded_model
+from src.training.starting import starting_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +96,8 @@ def _starting_model(config: Config, stage: TrajectoryRequest, device: Device) ->
         or (kind == "fresh") != is_fresh
     ):
         raise ValueError(f"a stage that starts from {kind} weights or has a penalty cannot be retrained")
-    if stage.parent is None:
-        return initial_model(config, node, device.dtype)
-    return loaded_model(config, node, stage.parent.weights, device.dtype)
+    results = {} if stage.parent is None else {node.parents[0]: stage.parent}
+    return starting_model(config, node, results, device)
 
 
 def _retrain(

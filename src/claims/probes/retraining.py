@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from src.claims.cell import CellRuns
 from src.data.stream import Stream
 from src.evaluation.drift import Weights
-from src.models.build import build_model
 from src.training.devices import device_of
 from src.training.fit import fit
 from src.training.plan import make_plan
+from src.training.result import StageResult
+from src.training.starting import starting_model
 
 
 def retrain(cell: CellRuns, label: str, seed: int, chance: Sequence[tuple[int, int]]) -> tuple[Stream, list[Weights]]:
@@ -20,15 +21,14 @@ def retrain(cell: CellRuns, label: str, seed: int, chance: Sequence[tuple[int, i
     stream = cell.factory.build(seed)
     regime = next(regime for regime in config.regimes if regime.label == label)
     plan = make_plan(config, {seed: stream}, [(regime, seed)])
-    weights: list[Weights] = []
+    results: list[dict[str, StageResult]] = [{} for _ in chance]
     for key in plan.runs[0].stages:
         node = plan.nodes[key]
-        nodes, models = [], []
-        for k, (init, order) in enumerate(chance):
-            nodes.append(dataclasses.replace(node, seed=init, data=dataclasses.replace(node.data, seed=order)))
-            model = build_model(config.arch, stream.input_shape, stream.n_outputs, init, device.dtype)
-            if weights:
-                model.load_state_dict(dict(weights[k]))
-            models.append(model)
-        weights = [result.weights for result in fit(config, nodes, models, device)]
-    return stream, weights
+        nodes = [
+            dataclasses.replace(node, seed=init, data=dataclasses.replace(node.data, seed=order))
+            for init, order in chance
+        ]
+        models = [starting_model(config, one, own, device) for one, own in zip(nodes, results, strict=True)]
+        for own, result in zip(results, fit(config, nodes, models, device), strict=True):
+            own[key] = result
+    return stream, [own[plan.runs[0].stages[-1]].weights for own in results]

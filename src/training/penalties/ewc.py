@@ -48,7 +48,8 @@ class Ewc(PenaltyKind):
         if key not in context.fishers:
             model = context.model(node).to(context.device.torch_device)
             loss, resident_mib = context.config.loss, context.config.trainer.resident_mib
-            given = FisherInput(model, node.data, node.stream.n_outputs, loss, context.device, resident_mib)
+            n_outputs, device = node.stream.n_outputs, context.device
+            given = FisherInput(model, node.data, n_outputs, loss, device, resident_mib, node.outputs)
             context.fishers[key] = self.fisher(given)
         total = context.fishers[key]
         if node.stage.penalty.kind == self.kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from src.data.batches import MixtureData
+from src.evaluation.heads import within
 from src.evaluation.metrics import Loss
 from src.models.structure import is_row_of_linears
 from src.seeds import generator
@@ -40,6 +41,8 @@ class FisherInput:
     loss: Loss
     device: Device
     resident_mib: int = 1024
+    classes: Sequence[int] | None = None
+    """The classes that its head has; None: all."""
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -54,7 +57,8 @@ class FisherInput:
         for x, _, _ in make_feed([data], length, replace(self.device, rank=0, world=1), self.resident_mib):
             with torch.no_grad():
                 uniform = torch.from_numpy(rng.random((x.shape[1], self.n_outputs))).to(x.device)
-                vectors = _output_vectors(self.model(x[0]), uniform, self.loss)
+                outputs = self.model(x[0]) if self.classes is None else within(self.model(x[0]), self.classes)
+                vectors = _output_vectors(outputs, uniform, self.loss)
             yield x[0], vectors
 
 

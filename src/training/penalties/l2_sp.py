@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from src.models.structure import head_names
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node
 from src.training.replicas import Penalty, Replicas
-from src.training.starting import initial_model
+from src.training.starting import initial_model, with_rows
 
 
 @dataclass
@@ -73,4 +74,11 @@ class L2Sp(PenaltyKind):
 
     def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
         weights = [context.results[node.key].weights for node in anchors]
-        return WeightPenalty(weights, None, nodes[0].stage.penalty.strength)
+        precisions = None
+        if nodes[0].new_outputs:  # rows that a growing head draws have nothing to be held near
+            head = head_names(context.model(anchors[0]), nodes[0].stream.n_outputs)
+            ones, zeros = (
+                {name: fill(t) for name, t in weights[0].items()} for fill in (torch.ones_like, torch.zeros_like)
+            )
+            precisions = [with_rows(ones, zeros, head, nodes[0].new_outputs)] * len(nodes)
+        return WeightPenalty(weights, precisions, nodes[0].stage.penalty.strength)
