@@ -12,6 +12,7 @@ from src.optimizers import OptimizerConfig
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import pin
 from src.regimes.config import RegimeConfig
+from src.regimes.stage import Stage
 from src.typed import convert, hints_of
 
 OPTIMIZER = "optimizer."
@@ -71,10 +72,23 @@ def with_knobs(
         if converted != default:
             chosen[knob] = converted
     changed = dataclasses.replace(regime, knobs=tuple(sorted(chosen.items())))
-    changed.stages(n_parts)  # a regime checks its own knobs
+    _check_stages(changed, n_parts)
     if optimizer is not None:
         changed_optimizer(optimizer, changed).check()
     return changed
+
+
+def _check_stages(regime: RegimeConfig, n_parts: int) -> None:
+    """A regime checks its own knobs; what one of the user's own raises or returns is reported as their mistake."""
+    try:
+        stages = regime.stages(n_parts)
+    except Exception as error:
+        if isinstance(error, ConfigError) or regime.function is None:
+            raise
+        problem = f"fails for {n_parts} data sets ({type(error).__name__}: {error}); mend its function"
+        raise ConfigError("regime", regime.name, problem) from error
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Stage) for stage in stages):
+        raise ConfigError("regime", regime.name, "must return a list of src.regimes.stage.Stage objects, at least one")
 
 
 def changed_optimizer(optimizer: OptimizerConfig, regime: RegimeConfig) -> OptimizerConfig:

@@ -12,9 +12,10 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from src.data.source import Source, content_digest, moments
 from src.data.stream import Bank
 from src.errors import ConfigError, foreign_file
-from src.io import write_atomically
+from src.io import read_json_or, write_atomically
 from src.locks import LONG_SECONDS, locked
 
+SHOWN = 10
+"""Damaged files that a line lists at most."""
 CACHE_VERSION = 2
 """Increase it when images are decoded in another way."""
 
@@ -47,12 +50,19 @@ class ImageFile:
 
 
 def load_images(
-    tree: Path, class_names: tuple[str, ...], files: Sequence[ImageFile], shape: tuple[int, int], caches: Sequence[Path]
+    tree: Path,
+    class_names: tuple[str, ...],
+    files: Sequence[ImageFile],
+    shape: tuple[int, int],
+    caches: Sequence[Path],
+    *,
+    skip_damaged: bool = False,
 ) -> Source:
     """Images as uint8 [N, channels, size, size], upright, scaled to fit their shorter side and cropped in the middle.
 
     `files`: all images below `tree`, in the order of the source. `shape`: channels and size. The first writable folder
-    of `caches` gets the cache. Raises ConfigError if an image is damaged (under `data.path`) or no cache is writable.
+    of `caches` gets the cache. Raises ConfigError (under `data.path`) if an image is damaged, unless `skip_damaged` leaves
+    it out, or if no cache is writable.
     """
     digests = file_digests(tree, [(file.path, file.status) for file in files], caches, "data.path")
     name = _address(class_names, files, digests, shape)
@@ -64,10 +74,30 @@ def load_images(
         found = _read(cache / name)  # another process may have decoded the images while this one waited
         if found is None:
             shutil.rmtree(cache / name, ignore_errors=True)
-            _decode_all(tree, class_names, files, digests, shape, cache / name)
+            damaged = read_json_or(cache / f"{name}.damaged.json", {}) or _decode_all(
+                tree, class_names, files, digests, shape, cache / name
+            )
             found = _read(cache / name)
-            assert found is not None
+    if found is None:
+        _report_damaged(tree, damaged, skip_damaged)
+        write_atomically(cache / f"{name}.damaged.json", json.dumps(damaged), durable=False)
+        whole = [file for row, file in enumerate(files) if str(row) not in damaged]
+        for label, class_name in enumerate(class_names):
+            if not any(file.label == label for file in whole):
+                raise ConfigError("data.path", str(tree), f"no image of {class_name} can be read; repair some")
+        return load_images(tree, class_names, whole, shape, caches)
     return found
+
+
+def _report_damaged(tree: Path, damaged: Mapping[str, str], skip: bool) -> None:
+    """Prints which images are left out. Raises ConfigError, which lists them, unless they are to be skipped."""
+    listed = ", ".join(list(damaged.values())[:SHOWN]) + (
+        f" and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+    )
+    if not skip:
+        problem = f"cannot read {listed}; repair or remove {'it' if len(damaged) == 1 else 'them'}"
+        raise ConfigError("data.path", str(tree), f"{problem}, or set data.skip_damaged=true")
+    print(f"data.path={tree}: left out {len(damaged)} damaged: {listed}", file=sys.stderr)
 
 
 def _address(
@@ -115,9 +145,13 @@ def _decode_all(
     digests: Sequence[str],
     shape: tuple[int, int],
     target: Path,
-) -> None:
-    """Write the cache folder. It is renamed to its final name last, so a folder of that name is complete."""
+) -> dict[str, str]:
+    """Write the cache folder. It is renamed to its final name last, so a folder of that name is complete.
+
+    Returns the damaged files with the reason, by their row, and writes nothing if there are any.
+    """
     channels, size = shape
+    damaged: dict[int, str] = {}
     work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         full = (len(files), channels, size, size)
@@ -125,11 +159,17 @@ def _decode_all(
 
         def decode(row: int) -> None:
             file = files[row].path
-            with foreign_file("data.path", str(tree), file, "repair or remove it"):
+            with foreign_file("data.path", str(tree), file, "make it readable or remove it"):
                 content = file.read_bytes()
                 if content_digest_of(content) != digests[row]:
                     raise ConfigError("data.path", str(tree), f"{file} changed while it was read; run again")
-                pixels[row] = decode_image(io.BytesIO(content), size, channels)
+                try:
+                    pixels[row] = decode_image(io.BytesIO(content), size, channels)
+                except MemoryError:
+                    raise
+                except Exception as error:  # a decoder raises whatever it runs into
+                    reason = str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{error!r}"
+                    damaged[row] = f"{file} ({' '.join(reason.split())[:300]})"
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
             try:
@@ -138,6 +178,9 @@ def _decode_all(
             except ConfigError:
                 pool.shutdown(cancel_futures=True)
                 raise
+        if damaged:
+            shutil.rmtree(work, ignore_errors=True)
+            return {str(row): damaged[row] for row in sorted(damaged)}
         pixels.flush()
         labels = np.array([file.label for file in files], np.int64)
         is_test = np.array([file.is_test for file in files])
@@ -156,6 +199,7 @@ def _decode_all(
         (work / "meta.json").write_text(json.dumps(meta, indent=1))
         work.chmod(0o755)
         work.rename(target)
+        return {}
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import pickle
 import re
 import warnings
 import zipfile
@@ -246,7 +247,8 @@ def _tensors(path: str, content: bytes, key: str) -> dict[str, Tensor]:
             _require_stored(content)
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file makes the parsers raise anything
-        reason = " ".join(str(error).split())[:120] or repr(error)
+        is_pickle = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds pickled objects" if is_pickle else " ".join(str(error).split())[:120] or repr(error)
         raise ConfigError(key, path, f"cannot be read as plain weights ({reason}); {HOW_TO_SAVE}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         known = ", ".join(str(name) for name in list(state)[:SHOWN]) if isinstance(state, Mapping) else type(state)

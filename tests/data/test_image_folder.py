@@ -39,10 +39,10 @@ def tree(folder: Path, classes: dict[str, int], shade: int = 0) -> Path:
 
 
 def of(
-    root: Path, path: str = "a", path2: str | None = None, image_size: int = 4, channels: Any = 3
+    root: Path, path: str = "a", path2: str | None = None, image_size: int = 4, channels: Any = 3, **given: Any
 ) -> ImageFolderData:
     return ImageFolderData(
-        name="image_folder", root=str(root), path=path, path2=path2, image_size=image_size, channels=channels
+        name="image_folder", root=str(root), path=path, path2=path2, image_size=image_size, channels=channels, **given
     )
 
 
@@ -223,3 +223,23 @@ def test_one_class_needs_another_in_dataset_two(tmp_path: Path) -> None:
         read_source(of(tmp_path))
     tree(tmp_path / "b", {"cat": 5})
     assert read_source(of(tmp_path, path2="b")).class_names == ("dog", "cat")
+
+
+def test_damaged_images_are_listed_all_at_once_and_may_be_left_out(
+    tmp_path: Path, decoded: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree(tmp_path / "a", {"cat": 3, "dog": 3})
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    bad = [tmp_path / "a" / "cat" / "001.png", tmp_path / "a" / "dog" / "002.png"]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:40])
+        (tmp_path / "b" / file.relative_to(tmp_path / "a")).unlink()
+    with pytest.raises(ConfigError, match=rf"{bad[0]} \(.*{bad[1]} \(.*them, or set data\.skip_damaged=true"):
+        read_source(of(tmp_path))
+    left = read_source(of(tmp_path, skip_damaged=True))
+    assert "left out 2 damaged" in capsys.readouterr().err
+    assert left.digest == read_source(of(tmp_path, "b")).digest
+    decoded.clear()
+    assert read_source(of(tmp_path, skip_damaged=True)).digest == left.digest
+    assert not decoded
+    assert "left out 2 damaged" in capsys.readouterr().err

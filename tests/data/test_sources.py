@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -130,6 +131,18 @@ def test_grey_images_features_texts_and_targets(tmp_path: Path) -> None:
     assert (features.bank.mean, features.class_names, features.y.tolist()[:2]) == (None, ("3", "9"), [0, 1])
     targets = read_source(arrays(saved(tmp_path, "t.npz", x=IMAGES, y=RNG.normal(size=(12, 2))), path="t.npz"))
     assert (targets.class_names, targets.n_outputs) == (None, 2)
+
+
+def test_arrays_of_a_folder_and_of_columns_are_those_of_an_archive(tmp_path: Path) -> None:
+    y = np.array(["dog", "cat", "emu"] * 4)
+    for x in (RNG.normal(size=(12, 4)), RNG.normal(size=(12, 3, 3))):
+        archive = read_source(arrays(saved(tmp_path, x=x, y=y)))
+        (tmp_path / "a").mkdir(exist_ok=True)
+        np.save(tmp_path / "a" / "x.npy", x)
+        np.save(tmp_path / "a" / "y.npy", y)
+        pd.DataFrame({"x": x.tolist(), "y": y}).to_parquet(tmp_path / "a.parquet")
+        for path in ("a", "a.parquet"):
+            assert read_source(arrays(tmp_path, path=path)).digest == archive.digest
 
 
 def test_images_are_resized_on_request(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""`data=arrays`: inputs and labels in a .npz file."""
+"""`data=arrays`: inputs and labels in a .npz file, in a folder of .npy files, or in columns of a Parquet file."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from src.data.source import Source
+
+WRITE = "write it with numpy.savez(file, x=..., y=...), of plain arrays"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +72,46 @@ class ArraysData(PathConfig):
     def _arrays(self, file: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
         import numpy as np
 
-        fix = "write it with numpy.savez(file, x=..., y=...), of plain arrays"
-        with foreign_file("data.path", self.path, file, fix):
+        with foreign_file("data.path", self.path, file, WRITE):
+            if file.is_dir():
+                self._require_names(file, sorted(each.stem for each in file.glob("*.npy")))
+                files = [file / f"{name}.npy" for name in (self.x_key, self.y_key)]
+                for each in files:
+                    require_loadable(each)
+                x, y = (np.load(each, allow_pickle=False) for each in files)
+                return x, y
             require_loadable(file)
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            if file.suffix.lower() == ".parquet":
+                return self._columns(file)
+            if file.suffix.lower() == ".npy":
+                fix = f"put it into a folder of {self.x_key}.npy and {self.y_key}.npy, and give the folder"
                 raise self._error(f"{file} holds one array without names; {fix}")
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz archive")
+            archive = np.load(file, allow_pickle=False)
             with archive:
-                for name_key, name in (("x_key", self.x_key), ("y_key", self.y_key)):
-                    if name not in archive.files:
-                        others = f"set data.{name_key} to one of {', '.join(archive.files)}"
-                        raise self._error(f"{file} has no array {name}; {others}")
+                self._require_names(file, archive.files)
                 require_loadable(file, sum(member.file_size for member in archive.zip.infolist()))
                 x, y = archive[self.x_key], archive[self.y_key]
                 if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
-                    raise self._error(f"{file} is no archive of arrays; {fix}")
+                    raise self._error(f"{file} is no archive of arrays; {WRITE}")
                 return x, y
+
+    def _require_names(self, file: Path, names: Sequence[str]) -> None:
+        for name_key, name in (("x_key", self.x_key), ("y_key", self.y_key)):
+            if name not in names:
+                others = f"set data.{name_key} to one of {', '.join(names)}" if names else WRITE
+                raise self._error(f"{file} has no array {name}; {others}")
+
+    def _columns(self, file: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        """The arrays in two columns of a Parquet file: a list, or a list of lists, is a sample of that shape."""
+        import numpy as np
+        import pyarrow.parquet
+
+        self._require_names(file, pyarrow.parquet.read_schema(file).names)
+        table = pyarrow.parquet.read_table(file, columns=[self.x_key, self.y_key])
+        x, y = (np.array(table[name].to_pylist()) for name in (self.x_key, self.y_key))
+        return x, y
 
     def _inputs(self, x: NDArray[np.generic]) -> Tensor:
         """Images as [n, c, h, w], whole-number pixels as bytes; features [n, d] as floating point."""

@@ -34,11 +34,14 @@ class ImageFolderData(PathConfig):
     """
 
     suffix = ""
+    where = PathConfig.where | {"skip_damaged"}  # the digest of the content says what is left out
 
     image_size: int = field(metadata=bounds(ge=1, le=1024))
     """The shorter side is scaled to this; the middle square is kept."""
     channels: Literal[1, 3]
     """1: grey, 3: RGB."""
+    skip_damaged: bool = False
+    """Whether images that cannot be read are left out (and listed) in place of being refused."""
 
     def read(self, path: Path, cache: Path) -> Source:
         from src.data.image_cache import load_images
@@ -51,7 +54,8 @@ class ImageFolderData(PathConfig):
                 kinds = ", ".join(f"{kind} ({n})" for kind, n in sorted(skipped.items()))
                 read = ", ".join(sorted(SUFFIXES))
                 print(f"data.path={self.path}: skipped {kinds}; images are {read} in class folders", file=sys.stderr)
-            return load_images(path, class_names, files, (self.channels, self.image_size), caches)
+            shape = (self.channels, self.image_size)
+            return load_images(path, class_names, files, shape, caches, skip_damaged=self.skip_damaged)
 
     @classmethod
     def as_shift(cls, value: str, data: SourceConfig, first: Source) -> SourceConfig:

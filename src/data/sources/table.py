@@ -142,14 +142,20 @@ class TableData(PathConfig):
             if path.suffix.lower() == ".parquet":
                 frame = pd.read_parquet(path)
             else:
-                frame = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", encoding="utf-8-sig")
+                separator = "\t" if path.suffix.lower() == ".tsv" else ","
+                frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+                header = pd.read_csv(path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype=str)
+                frame.columns = header.iloc[0].fillna("").tolist()  # read_csv numbers columns of one name
         frame.columns = [str(name).strip() for name in frame.columns]
         if self.target not in frame.columns:
             raise ConfigError(
                 "data.target", self.target, f"{path.name} has no such column; {_known(self.target, frame)}"
             )
-        if frame.columns.has_duplicates or frame.empty:
-            raise self._error(f"{path.name} has no rows, or two columns of one name; mend its header")
+        if frame.empty:
+            raise self._error(f"{path.name} has no rows; give a row for each sample")
+        if frame.columns.has_duplicates:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise self._error(f"{path.name} has two columns {twice}; rename or remove one")
         return frame
 
     def _error(self, problem: str) -> ConfigError:
