@@ -3,13 +3,15 @@
     python -m benchmarks.load [cells=2000] [repeats=3] [folder=PATH] [project=PATH] [parts=train,disk,rerun,...]
 
 `train` makes the sweep of `cells` cells of two regimes in `folder` (by default a temporary one) and measures the time from
-its last result to its table; the other parts measure commands on it. `project`: another checkout, whose commands are
-measured. Times are wall-clock medians [min, max] with the processor time of the command and its children.
+its last result to its table; the other parts measure commands on it, without `train` on a copy of what `folder` has, which
+stays as it is. `project`: another checkout, whose commands are measured. Times are wall-clock medians [min, max] with the
+processor time of the command and its children; the peak is that of the command's own process, without its workers.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -86,8 +89,16 @@ class Load:
         def read() -> None:
             lines.extend((time.time(), line.rstrip()) for line in process.stdout or ())
 
-        reader = threading.Thread(target=read)
-        reader.start()
+        def watch_memory() -> None:
+            with suppress(OSError, ProcessLookupError):  # it has ended
+                while found := re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()):
+                    peak_kib[0] = int(found[1])
+                    time.sleep(0.1)
+
+        peak_kib = [0]
+        threads = [threading.Thread(target=read), threading.Thread(target=watch_memory)]
+        for thread in threads:
+            thread.start()
         pressed = began
         while interrupt_when is not None and process.poll() is None:
             if interrupt_when(time.time() - began, lines[-1][1] if lines else ""):
@@ -95,17 +106,17 @@ class Load:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does
                 break
             time.sleep(0.02)
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         ended = time.time()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        reader.join()
+        for thread in threads:
+            thread.join()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         moments = [pressed, *(when for when, _ in lines if when > pressed), ended]
         return Observed(
             process.returncode,
             ended - pressed,
             after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            usage.ru_maxrss / 1024,
+            peak_kib[0] / 1024,
             max(later - earlier for earlier, later in pairwise(moments)),
             lines,
         )
@@ -135,7 +146,17 @@ def train(load: Load) -> list[list[str]]:
     gaps = [later - earlier for earlier, later in pairwise([last, *after])]
     rows = [row("train all cells, whole command", "", [found])]
     rows.append(["table after the last result", f"{table - last:.1f}", "", f"{max(gaps):.1f}", "", "10"])
+    estimates = [(when, match[1]) for when, line in found.lines if (match := re.search(r"\| left ([\w ]+)", line))]
+    when, text = estimates[0]
+    rows.append(["first estimate of the time left / what it took", f"{_seconds(text) / (last - when):.2f}", *[""] * 4])
+    rows[-1][-1] = "0.5 to 2"
     return rows
+
+
+def _seconds(text: str) -> int:
+    """The seconds of ``2 h 5 min``."""
+    units = {"s": 1, "min": 60, "h": 3600}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", text))
 
 
 def disk(load: Load) -> list[list[str]]:
@@ -197,6 +218,8 @@ def main() -> None:
     parts, repeats = given["parts"].split(","), range(int(given["repeats"]))
     with tempfile.TemporaryDirectory() as scratch:
         multirun = Path(given["folder"] or scratch).absolute()
+        if "train" not in parts:
+            multirun = Path(shutil.copytree(multirun, Path(scratch) / "copy"))
         load = Load(Path(given["project"]).absolute(), multirun, int(given["cells"]), int(given["workers"]))
         n = f"{load.n_cells:,} cells"
         commands = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ AXES = {
 NUMERIC_AXES = tuple(name for name, axis in AXES.items() if axis.is_numeric)
 
 
+@functools.cache
 def axis_of(setting: str, *, related: bool = False) -> str | None:
     """The axis that shows a setting (or a group's choice: ``arch``), if there is one."""
     for name, axis in AXES.items():

@@ -17,6 +17,10 @@ PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
 QUIET_SECONDS = 2.0
 """Longest step of a command that shows no progress."""
+RATED_ITEMS = 10
+"""Items after the first ones from which a rate is estimated at once."""
+SLOW_SECONDS = 60.0
+"""A first item that takes longer takes so because of its work: start-up takes less."""
 
 Item = TypeVar("Item")
 
@@ -76,6 +80,8 @@ class Display:
     def __init__(self, console: Console, start: SweepProgress) -> None:
         self._console = console
         self._start, self._began = start, time.monotonic()
+        self._first: tuple[float, int] | None = None
+        """When the first items were done, and how many there were: what came before is start-up as well."""
         self._plain_at, self._plain_line = -PLAIN_SECONDS, ""
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -98,12 +104,23 @@ class Display:
 
     def show(self, progress: SweepProgress, *, last: bool = False) -> None:
         """Updates the display; cheap, so callers need not limit the rate."""
-        n_new = progress.n_done - self._start.n_done
         elapsed = time.monotonic() - self._began
-        eta = elapsed / n_new * (progress.n - progress.n_done) if n_new > 0 else None
-        line = progress.line(eta)
+        line = progress.line(self._seconds_left(progress, elapsed))
         if self._bar is not None:
             self._bar.update(self._task, completed=progress.n_done, description=line)
         elif line != self._plain_line and (last or elapsed - self._plain_at >= PLAIN_SECONDS):
             self._plain_at, self._plain_line = elapsed, line
             self.say(line)
+
+    def _seconds_left(self, progress: SweepProgress, elapsed: float) -> float | None:
+        """Seconds left at the rate since the first items, or None while start-up would still distort it."""
+        n_left, n_new = progress.n - progress.n_done, progress.n_done - self._start.n_done
+        if n_new <= 0:
+            return None
+        if self._first is None:
+            self._first = elapsed, n_new
+        began, n_first = self._first
+        n_since, since = n_new - n_first, elapsed - began
+        if n_since >= RATED_ITEMS or (n_since and since >= began):
+            return since / n_since * n_left
+        return elapsed / n_new * n_left if began >= SLOW_SECONDS or since >= began > 0 else None

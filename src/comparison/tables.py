@@ -86,7 +86,8 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
     columns += [("collapsed", "r")] if has_collapsed else []
     is_any_stop = any(verdict.any_stop for verdict in verdicts)
     columns += [("decided by", "l")] if is_any_stop else []
-    columns += [(name, "r") for name in _test_sets(verdicts)]
+    test_sets = _test_sets(verdicts)
+    columns += [(name, "r") for name in test_sets]
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
     for verdict in in_order(verdicts):
@@ -94,7 +95,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
         sides += [verdict.decided_by] if is_any_stop else []
-        sides += [_elsewhere(verdict.elsewhere.get(name)) for name in _test_sets(verdicts)]
+        sides += [_elsewhere(verdict.elsewhere.get(name)) for name in test_sets]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
         winner += " (if trained)" if verdict.caveat else ""

@@ -292,27 +292,6 @@ def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[st
     return {"winner": winner, "reason": "the difference is certain", "p_holm": p_holm}
 
 
-def cell_metrics(
-    runs: Iterable[RunRecord], regimes: Sequence[str], alpha: float = 0.05, any_stop: AnyStop | None = None
-) -> dict[str, float]:
-    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
-
-    The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected, because a cell in the tracker belongs to
-    no family. Undefined values are left out.
-    """
-    records = Records(runs=tuple(runs))
-    assert len({run.cell for run in records.runs}) <= 1
-    metrics: dict[str, float | None] = {}
-    metric = default_metric(records.runs)
-    for name in (*elsewhere_of(metric).values(), metric):
-        for verdict in judge(records, regimes, name, alpha, any_stop=any_stop):
-            key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
-            metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}
-            metrics |= {f"{key}/ci_high": verdict.ci_high, f"{key}/p": verdict.p}
-            metrics |= {f"{key}/seeds": verdict.n} if any_stop is not None else {}
-    return {name: value for name, value in metrics.items() if value is not None}
-
-
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
     """The verdicts of each pair of regimes."""
     return grouped(verdicts, lambda verdict: (verdict.a, verdict.b))

@@ -39,7 +39,7 @@ def command(config: Config) -> str:
     usual = _default(())
     choices = (*plugins, *(f"{group}={name}" for group, name in chosen if name != getattr(usual, group).name))
     default, words = _default(choices), list(choices)
-    defaults = dict(flat(default))
+    defaults = _settings_of_default(choices)
     for key, value in flat(config):
         if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != defaults[key]:
             words.append(f"{key}={text_of(value)}")
@@ -72,6 +72,11 @@ def _default(choices: tuple[str, ...]) -> Config:
     for group, _, name in (choice.partition("=") for choice in choices):
         needed += getattr(BUILT_IN.get(group, {}).get(name), "needs", ())
     return compose([*choices, *needed])
+
+
+@functools.cache
+def _settings_of_default(choices: tuple[str, ...]) -> dict[str, Any]:
+    return dict(flat(_default(choices)))
 
 
 def text_of(value: Any) -> str:

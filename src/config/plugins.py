@@ -214,6 +214,7 @@ def _defaults_of(variant: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
+@functools.cache
 def knobs_of(regime: Callable[..., Any]) -> dict[str, Any]:
     """The knobs of a regime with their defaults."""
     parameters = inspect.signature(regime).parameters.values()

@@ -18,14 +18,14 @@ from src.cli import fail
 from src.comparison.families import declare, read_families
 from src.comparison.pairing import by_cell, grouped, load_records
 from src.comparison.sentences import beside, sentence
-from src.comparison.verdicts import cell_metrics, judge, judge_test_sets
+from src.comparison.verdicts import judge, judge_test_sets
 from src.config import SCHEMA_VERSION, compose
 from src.errors import ConfigError, did_you_mean
 from src.io import digest, file_name, read_json_or, write_atomically
 from src.locks import locked
 from src.record.rows import RecordedRun, read_runs
 from src.record.script import Script, chain, recorded, run_stages
-from src.sweep.columns import cell_means, cell_tags
+from src.sweep.columns import cell_means, cell_metrics, cell_tags
 from src.sweep.folder import RECORDED
 from src.sweep.summary import publication, winners
 from src.tracking.outbox import Deliverer, Outbox

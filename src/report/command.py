@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ from src.config import Config, compose
 from src.errors import ConfigError
 from src.io import read_json_or
 from src.progress import tracked
+from src.report.maps import MOST_CELLS
 from src.report.page import write_report
 from src.report.sweep import Sweep
 from src.sweep.folder import RECORDED, SweepFolder
@@ -111,9 +113,12 @@ def attach(sweep: Sweep) -> None:
 
 def main(usage: str) -> None:
     """Writes the report and prints its path."""
-    given = settings({"sweep": None, "multirun": "multirun", "paper": "false"}, usage=usage)
+    keys = {"sweep": None, "multirun": "multirun", "paper": "false", "most_cells": str(MOST_CELLS)}
+    given = settings(keys, usage=usage)
     if given["paper"] not in ("true", "false"):
         fail(f"paper={given['paper']}: must be true or false")
+    if not re.fullmatch("[1-9][0-9]*", most_cells := str(given["most_cells"])):
+        fail(f"most_cells={most_cells}: must be a whole number above 0, e.g. most_cells={MOST_CELLS}")
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
     torch.set_num_threads(1)  # the networks are small: threads would wait for each other
@@ -122,7 +127,7 @@ def main(usage: str) -> None:
     except ConfigError as error:
         fail(str(error))
     with ProcessPoolExecutor(1) as drawing:
-        html, *tables = write_report(sweep, drawing, paper=given["paper"] == "true")
+        html, *tables = write_report(sweep, drawing, paper=given["paper"] == "true", most_cells=int(most_cells))
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"

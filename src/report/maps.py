@@ -15,18 +15,23 @@ from src.report.plots import Plot, save_plot
 
 MOST_VECTOR_TILES = 250
 """Maps of more tiles are embedded as PNG: their SVG would be larger than the rest of the page."""
+MOST_CELLS = 500
+"""Cells that the page shows one by one; larger grids are shown by averages over axes first."""
 MOST_PAIRS = 10
 """Pairs of axes with a map of their own, those with the most levels first."""
 
 
-def maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str) -> list[tuple[str, Plot]]:
-    """(name, plot) of one contrast's maps: all cells, then every pair of axes if more than two vary."""
+def maps(
+    verdicts: Sequence[CellVerdict], folder: Path, *, title: str, most_cells: int = MOST_CELLS
+) -> list[tuple[str, Plot]]:
+    """(name, plot) of one contrast's maps: all cells, then every pair of axes if more than two vary.
+
+    Of more than `most_cells` cells only the maps of pairs are drawn, if there are any.
+    """
+    pairs = axis_pairs(verdicts)
+    found = [] if pairs and len(verdicts) > most_cells else [("all cells", _map_of_cells(verdicts, title, folder))]
     a, b = verdicts[0].a, verdicts[0].b
-    wins = [sum(v.winner == name for v in verdicts) for name in (a, b)]
-    counted = f"{wins[0]} cells where {a} is certainly better, {wins[1]} where {b} is, of {len(verdicts)}"
-    alt = f"Map of {a} minus {b}: {counted}. The numbers are in the table of cells."
-    found = [("all cells", _map(verdicts, title, folder, f"map-{a}-{b}", alt))]
-    for across, down in axis_pairs(verdicts):
+    for across, down in pairs:
         tiles = averaged(verdicts, across, down)
         axes = f"{axis_label(across)} by {axis_label(down)}"
         certain = f"{sum(tile.certain for tile in tiles)} of {len(tiles)} tiles are certain"
@@ -34,6 +39,14 @@ def maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str) -> list[t
         plot = _map(tiles, "averaged over the other axes", folder, f"map-{a}-{b}-{across}-{down}", alt)
         found.append((f"{across} × {down}", plot))
     return found
+
+
+def _map_of_cells(verdicts: Sequence[CellVerdict], title: str, folder: Path) -> Plot:
+    a, b = verdicts[0].a, verdicts[0].b
+    wins = [sum(v.winner == name for v in verdicts) for name in (a, b)]
+    counted = f"{wins[0]} cells where {a} is certainly better, {wins[1]} where {b} is, of {len(verdicts)}"
+    alt = f"Map of {a} minus {b}: {counted}. The numbers are in the table of cells."
+    return _map(verdicts, title, folder, f"map-{a}-{b}", alt)
 
 
 def _map(verdicts: Sequence[CellVerdict], title: str, folder: Path, name: str, alt: str) -> Plot:
@@ -50,14 +63,14 @@ def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
     return pairs[:MOST_PAIRS]
 
 
-def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: float = 0.05) -> list[CellVerdict]:
-    """One verdict for each pair of levels: the differences a - b, averaged over the other axes seed by seed.
+def averaged(verdicts: Sequence[CellVerdict], *axes: str, alpha: float = 0.05) -> list[CellVerdict]:
+    """One verdict for each combination of levels of `axes`: the differences a - b, averaged over the others seed by seed.
 
     Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
-    spans the tiles of this map.
+    spans the verdicts returned.
     """
     compared = []
-    for (x, y), group in grouped(verdicts, lambda v: (coordinate(v, across), coordinate(v, down))).items():
+    for levels, group in grouped(verdicts, lambda v: tuple(coordinate(v, axis) for axis in axes)).items():
         by_seed = mean_differences(group)
         n_left_out = sum(not verdict.is_averaged for verdict in group)
         pairs = Pairs(
@@ -69,5 +82,5 @@ def averaged(verdicts: Sequence[CellVerdict], across: str, down: str, alpha: flo
             problem=None if by_seed else "no seed finished in every cell",
             notes=(f"{n_left_out} of {len(group)} cells left out",) if n_left_out else (),
         )
-        compared.append((f"{x}-{y}", {across: x, down: y}, pairs))
+        compared.append(("-".join(map(str, levels)), dict(zip(axes, levels, strict=True)), pairs))
     return judge_pairs(compared, alpha, any_stop=verdicts[0].any_stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -28,10 +29,10 @@ from src.report.example import Example, load_example, path_of
 from src.report.forgetting import forgetting_plots
 from src.report.landscape import landscape_plots
 from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, run_costs
-from src.report.maps import maps
+from src.report.maps import MOST_CELLS, maps
 from src.report.plots import PAPER, LineStyle, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
-from src.report.tables import cells_table, claims_table, page_table, too_few_seeds
+from src.report.tables import cells_table, claims_table, largest, levels_table, page_table, too_few_seeds
 from src.report.tuning import tuning_section
 from src.terminal import printable
 from src.training.store.store import Store
@@ -44,10 +45,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "There is nothing to report yet: no run of this sweep has a result. Start it, or wait for its first runs."
 
 
-def write_report(sweep: Sweep, executor: Executor | None = None, *, paper: bool = False) -> list[Path]:
+def write_report(
+    sweep: Sweep, executor: Executor | None = None, *, paper: bool = False, most_cells: int = MOST_CELLS
+) -> list[Path]:
     """Writes ``<sweep>/report/``; returns the paths of report.html and of the tables.
 
-    `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`. `executor`: draws drift and landscape of one cell meanwhile, which takes about as long as everything else.
+    `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`. `executor`:
+    draws drift and landscape of one cell meanwhile, which takes about as long as everything else. `most_cells`: of a larger
+    grid the page shows averages over axes and the cells with the largest differences, and says so.
     """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,7 @@ def write_report(sweep: Sweep, executor: Executor | None = None, *, paper: bool 
         files["ledger.csv"] = ledger_csv(spent)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
-    content = _content(sweep, verdicts, metric, spent, folder, executor) | {"files": list(files)}
+    content = _content(sweep, verdicts, metric, spent, folder, executor, most_cells) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
     return [folder / "report.html", *(folder / name for name in files)]
 
@@ -101,6 +106,7 @@ def _content(
     spent: DataFrame,
     folder: Path,
     executor: Executor | None,
+    most_cells: int,
 ) -> dict[str, Any]:
     """Everything that the template shows."""
     runs, styles = sweep.records.runs, line_styles(sweep.labels)
@@ -118,9 +124,11 @@ def _content(
         "maps": [
             (name if len(judged) == 1 else f"{a} − {b}, {name}", plot)
             for (a, b), group in judged.items()
-            for name, plot in maps(group, folder, title=sweep.name)
+            for name, plot in maps(group, folder, title=sweep.name, most_cells=most_cells)
         ],
-        "cells": cells_table(all_judged) if judged else None,
+        "levels": levels_table(list(judged.values())) if len(first) > most_cells else None,
+        "left_out": _left_out(sweep, len({own.cell for own in all_judged}), most_cells),
+        "cells": cells_table(largest(all_judged, most_cells)) if judged else None,
         "tuning": tuning_section(verdicts, _tuning(sweep), styles, folder),
         "too_few": too_few_seeds(all_judged),
         "line_styles": styles,
@@ -136,6 +144,17 @@ def _content(
         **_ledger(sweep, first, spent),
     }
     return content | (pending.result() if pending is not None else _example(sweep, first, folder))
+
+
+def _left_out(sweep: Sweep, n_cells: int, most_cells: int) -> str:
+    """What the page lacks of a large grid, and how to get it; empty if it shows all cells."""
+    if n_cells <= most_cells:
+        return ""
+    show = shlex.join(["python", "-m", "src.report", f"sweep={sweep.name}", f"multirun={sweep.folder.parent}"])
+    return (
+        f"This page shows the {most_cells:,} cells with the largest differences of {n_cells:,}, and no map of single cells "
+        f"where there is one of averages. cells.csv next to it has all; {show} most_cells={n_cells} shows all here."
+    )
 
 
 def _tuning(sweep: Sweep) -> dict[tuple[str, str], Tuned]:

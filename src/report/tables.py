@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from src.axes import AxisValue, axis_order
+from src.axes import AxisValue, axis_order, axis_text
 from src.claims.table import ALIGN, HEADS, value_texts
-from src.comparison.tables import in_order, sweep_table
+from src.comparison.tables import coordinate, in_order, independent_axes, sweep_table
 from src.comparison.text_table import TextTable
+from src.comparison.units import format_p, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict
+from src.report.maps import averaged
 
 NUMBER = re.compile(r"[-+<]?(\d[\d,]*\.?\d*)")
 
@@ -72,6 +74,37 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
         css[len(table.heads)] = ["remark"] * len(remarks)
         table = replace(table, heads=(*table.heads, "remarks"), rows=rows, align=f"{table.align}l")
     return page_table(table, css)
+
+
+def largest(verdicts: Sequence[CellVerdict], most_cells: int) -> list[CellVerdict]:
+    """The verdicts of the `most_cells` cells with the largest differences; all if there are not more cells."""
+    by_size = sorted(verdicts, key=lambda own: (-abs(own.difference or 0.0), own.cell))
+    kept = set(list(dict.fromkeys(own.cell for own in by_size))[:most_cells])
+    return [own for own in verdicts if own.cell in kept]
+
+
+def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> Table | None:
+    """The average difference at every level of every axis, one row for each contrast; None where nothing varies.
+
+    `groups`: the verdicts of each contrast.
+    """
+    rows, css = [], []
+    for group in groups:
+        unit = unit_of(group[0].metric)
+        for axis, levels in independent_axes(group).items():
+            means = {own.axes[axis]: own for own in averaged(group, axis)} if axis != "cell" else {}
+            for level in (level for level in levels if level in means):
+                own, cells = means[level], [v for v in group if coordinate(v, axis) == level]
+                wins = [str(sum(cell.winner == name for cell in cells)) for name in (own.a, own.b)]
+                numbers = (unit.difference(own.difference), unit.interval(own.ci_low, own.ci_high))
+                texts = (axis, axis_text(level), f"{own.a} - {own.b}", *numbers, format_p(own.p_holm), str(own.n))
+                rows.append((*texts, str(len(cells)), *wins))
+                css.append(winner_class(own))
+    if not rows:
+        return None
+    difference = f"difference{unit_of(groups[0][0].metric).points}"
+    heads = ("axis", "level", "a - b", difference, "95 % interval", "p (Holm)", "n", "cells", "a wins", "b wins")
+    return page_table(TextTable(heads=heads, rows=tuple(rows), align="lllrrrrrrr"), {3: css})
 
 
 def too_few_seeds(verdicts: Sequence[CellVerdict]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from src.comparison.betting import AnyStop
+from src.comparison.families import pairs_of
+from src.comparison.pairing import Records, RunRecord
 from src.comparison.tables import independent_axes
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, by_pair, overall
+from src.comparison.verdicts import CellVerdict, by_pair, default_metric, elsewhere_of, judge, overall
 from src.tracking.record import run_name
 from src.tracking.reports import Comparison
 
@@ -31,6 +34,38 @@ def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
             if mean is not None:
                 tags.setdefault(f"mean/{regime}", f"{unit.value(mean)} {unit.of_values}".rstrip())
     return tags
+
+
+def cell_metrics(
+    runs: Iterable[RunRecord],
+    regimes: Sequence[str],
+    alpha: float = 0.05,
+    any_stop: AnyStop | None = None,
+    known: Sequence[CellVerdict] = (),
+) -> dict[str, float]:
+    """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
+
+    The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected,
+    because a cell in the tracker belongs to no family. Undefined values are left out. `known`: the cell's verdicts in its
+    family, whose difference, interval and uncorrected p are the same; what they lack is judged here.
+    """
+    records = Records(runs=tuple(runs))
+    assert len({run.cell for run in records.runs}) <= 1
+    if not records.runs:
+        return {}
+    given = {(own.metric, own.a, own.b): own for verdict in known for own in (verdict, *verdict.elsewhere.values())}
+    metrics: dict[str, float | None] = {}
+    metric = default_metric(records.runs)
+    for name in (*elsewhere_of(metric).values(), metric):
+        verdicts = [own for a, b in pairs_of(regimes) if (own := given.get((name, a, b))) and own.any_stop == any_stop]
+        if len(verdicts) < len(pairs_of(regimes)):
+            verdicts = judge(records, regimes, name, alpha, any_stop=any_stop)
+        for verdict in verdicts:
+            key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
+            metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}
+            metrics |= {f"{key}/ci_high": verdict.ci_high, f"{key}/p": verdict.p}
+            metrics |= {f"{key}/seeds": verdict.n} if any_stop is not None else {}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def cell_means(verdicts: Sequence[CellVerdict]) -> dict[str, float]:

@@ -32,13 +32,13 @@ from src.comparison.tuning import (
     tuning_table,
     with_remarks,
 )
-from src.comparison.verdicts import CellVerdict, by_pair, cell_metrics, judge, judge_test_sets
+from src.comparison.verdicts import CellVerdict, by_pair, judge, judge_test_sets
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.config.tune import OFF
 from src.io import WRITERS, read_json_or, write_atomically
 from src.progress import tracked
-from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
+from src.sweep.columns import cell_means, cell_metrics, cell_tags, comparison_of, sweep_metrics
 from src.sweep.engine import Report
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
@@ -283,7 +283,9 @@ def report_cells(
                 note="\n\n".join(notes),
                 command=command(cell.config),
                 metrics={
-                    **cell_metrics(runs.get(cell.hash, ()), labels, any_stop=own[0].any_stop if own else None),
+                    **cell_metrics(
+                        runs.get(cell.hash, ()), labels, any_stop=own[0].any_stop if own else None, known=own
+                    ),
                     **cell_means(own),
                     **trial.metrics,
                     **tuning_metrics(tuned),

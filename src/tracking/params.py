@@ -26,18 +26,20 @@ EXECUTION = (
 OTHERWISE_NAMED = ("regimes", "regime", "seeds", "seed", "study", "objective", "objective_direction")
 """Axes under another name, and what a search asks for."""
 
+NO_PARAMS = frozenset((*EXECUTION, *OTHERWISE_NAMED))
+
 
 def run_params(config: Mapping[str, Any], axes: Mapping[str, str]) -> dict[str, str]:
     """At most `MAX_PARAMS` params of a run with this config.yaml; its `axes` come first and all count."""
     settings = flatten(config)
-    excluded = {key for key in settings if {key, key.partition(".")[0]} & {*EXECUTION, *OTHERWISE_NAMED}}
+    excluded = {key for key in settings if key in NO_PARAMS or key.partition(".")[0] in NO_PARAMS}
     excluded |= {key for key in settings if axis_of(key) in axes and key != "split.sizes"}
     main = {key: settings[key] for key in MAIN if settings.get(key, "null") != "null"}
     defaults = _defaults_of(config)
     differing = {
         key: value
         for key, value in settings.items()
-        if key not in excluded and key not in main and number(value) != number(defaults.get(key, "null"))
+        if key not in excluded and key not in main and _differ(value, defaults.get(key, "null"))
     }
     params = dict(axes) | main | {key: value for key, value in differing.items() if key not in axes}
     if len(params) <= MAX_PARAMS:
@@ -45,6 +47,10 @@ def run_params(config: Mapping[str, Any], axes: Mapping[str, str]) -> dict[str, 
     n_kept = max(len(axes), MAX_PARAMS - 1)
     shown = dict(list(params.items())[:n_kept])
     return shown | {"further": f"{len(params) - n_kept} settings that differ from the defaults: see config.yaml"}
+
+
+def _differ(value: str, default: str) -> bool:
+    return value != default and number(value) != number(default)
 
 
 def _defaults_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -149,7 +149,9 @@ def _curves(path: Path, span: _Span) -> list[Point]:
         return []
     from pyarrow import parquet
 
-    table = parquet.ParquetFile(path).read(columns=["step", "name", "value"]).to_pydict()  # read_table opens a data set
+    # read_table opens a data set; threads cost more than the whole of so small a file
+    file = parquet.ParquetFile(path, pre_buffer=False)
+    table = file.read(columns=["step", "name", "value"], use_threads=False).to_pydict()
     points: dict[tuple[str, int], Point] = {}
     for step, raw_name, value in zip(table["step"], table["name"], table["value"], strict=True):
         name = clean_name(raw_name)

@@ -7,15 +7,19 @@ the verdicts by each metric; the map has a panel for each test set.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from benchmarks.collapse import records_of
+from src.comparison import tables
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Records
 from src.comparison.sentences import beside, summary
 from src.comparison.tables import remarks, sweep_table
-from src.comparison.verdicts import CellVerdict, cell_metrics, judge, judge_test_sets
+from src.comparison.verdicts import CellVerdict, judge, judge_test_sets
+from src.sweep import columns
+from src.sweep.columns import cell_metrics
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]
@@ -80,3 +84,45 @@ def test_the_tracker_has_the_differences_on_every_test_set() -> None:
     }
     assert found == pytest.approx({"d1/accuracy": -0.06, "d2/accuracy": 0, "union/accuracy": -0.03})
     assert metrics["delta/sequential-combined/union/balanced_accuracy"] == pytest.approx(-0.03)
+
+
+def changed(records: Records, cell: str, of: str, **changes: Any) -> Records:
+    """The records with other fields in the runs of one regime in one cell."""
+    runs = (
+        dataclasses.replace(run, **changes) if (run.cell, run.regime) == (cell, of) else run for run in records.runs
+    )
+    return Records(runs=tuple(runs))
+
+
+def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = changed(changed(forgetting(4), "c1", "combined", diverged=True), "c2", "sequential", regime="replay")
+    three = (*BOTH, "replay")
+    for regimes, baseline in ((BOTH, None), (three, None), (three, "combined")):
+        verdicts = judge_test_sets(
+            lambda metric, regimes=regimes, baseline=baseline: judge(records, regimes, metric, baseline=baseline)
+        )
+        for cell in ("c0", "c1", "c2", "c3"):
+            runs = [run for run in records.runs if run.cell == cell]
+            own = [verdict for verdict in verdicts if verdict.cell == cell]
+            alone = cell_metrics(runs, regimes)
+            assert cell_metrics(runs, regimes, known=own) == alone
+            assert list(cell_metrics(runs, regimes, known=own)) == list(alone), "in one order"
+            if baseline is None:
+                with monkeypatch.context() as patch:
+                    patch.setattr(columns, "judge", None)
+                    assert cell_metrics(runs, regimes, known=own) == alone, "nothing is judged twice"
+
+
+def test_the_table_looks_for_its_columns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts, asked = judge_test_sets(lambda metric: judge(forgetting(5), BOTH, metric)), []
+    original = tables._test_sets
+
+    def counted(given: Any) -> list[str]:
+        asked.append(len(given))
+        return original(given)
+
+    monkeypatch.setattr(tables, "_test_sets", counted)
+    assert len(sweep_table(verdicts).rows) == 5
+    assert asked == [5], "a look for each row would be quadratic"

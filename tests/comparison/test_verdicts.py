@@ -17,7 +17,8 @@ from src.comparison.pairing import Records, load_records
 from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import remarks
-from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, cell_metrics, default_metric, judge, overall
+from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, default_metric, judge, overall
+from src.sweep.columns import cell_metrics
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]

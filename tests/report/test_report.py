@@ -129,6 +129,37 @@ def test_three_axes_give_a_map_of_every_pair(page: Page) -> None:
     assert set(labels[1:4]) == {"ratio × imbalance", "ratio × epochs", "imbalance × epochs"}
 
 
+def test_a_large_grid_is_shown_by_averages_first_and_says_what_is_left_out(grid: Path, page: Page) -> None:
+    folder = grid / "grid" / "report"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    write_report(read_sweep(grid, "grid"), most_cells=3)
+    large, verdicts = Page(folder / "report.html"), judge(read_sweep(grid, "grid").records, ["sequential", "combined"])
+    left_out = f"This page shows the 3 cells with the largest differences of {len(GRID)}, and no map of single cells"
+    assert left_out in large.text
+    assert f"python -m src.report sweep=grid multirun={grid} most_cells={len(GRID)} shows all here." in large.text
+    assert (folder / "cells.csv").read_bytes() == before[folder / "cells.csv"], "the file has all cells"
+    assert [a["data-label"] for tag, a in large.tags if tag == "div" and "data-label" in a][:3] == [
+        a["data-label"] for tag, a in page.tags if tag == "div" and "data-label" in a
+    ][1:4], "the maps of averages alone"
+    assert not (folder / "map-sequential-combined.png").exists()
+    levels = large.rows("cells")
+    assert {row[0] for row in levels} == {"ratio", "imbalance", "epochs"}
+    for axis, level, _, difference, *_, n_cells, wins_a, wins_b in levels:
+        own = [verdict for verdict in verdicts if f"{verdict.axes[axis]:g}" == level]
+        assert int(n_cells) == len(own)
+        assert (int(wins_a), int(wins_b)) == tuple(sum(v.winner == r for v in own) for r in ("sequential", "combined"))
+        mean = 100 * sum(verdict.difference or 0.0 for verdict in own) / len(own)
+        assert float(difference) == pytest.approx(mean, abs=0.051)
+    shown = large.source[large.source.index("Effect in every cell") :]
+    assert shown[: shown.index("</table>")].count("<tr>") == 1 + 3
+    largest = sorted(verdicts, key=lambda verdict: -abs(verdict.difference or 0.0))[:3]
+    assert all(
+        f">{100 * abs(verdict.difference or 0.0):.1f}" in shown.replace("+", "").replace("-", "") for verdict in largest
+    )
+    write_report(read_sweep(grid, "grid"))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before, "the whole page again"
+
+
 def test_a_second_report_is_the_same_page(grid: Path, page: Page) -> None:
     assert report(grid, "grid").source == page.source
 

@@ -70,6 +70,21 @@ def test_a_cell_of_the_grid_equals_hydras_composition() -> None:
         assert cell.config == parse(cast(Mapping[str, Any], mapping))
 
 
+def test_every_kind_of_value_is_set_as_hydra_sets_it() -> None:
+    lists_and_mappings = (
+        "split.sizes=[60,60],[40,80]",
+        "arch.widths=[8],[8,4]",
+        "split.shift={kind:rotate,amount:5},{kind:noise,amount:1.0}",
+    )
+    plain = ("online=true,false", "optimizer.lr=1e-2,.1", "trainer.precision='64',32", "stopping.epochs=range(1,3)")
+    swept = cells_of(*lists_and_mappings, *plain, "stopping=epochs,budget")
+    assert len(swept) == 2**8
+    assert cells_of.n_composed == 2  # type: ignore[attr-defined]
+    for cell in (swept[0b01010101], swept[0b10101010], swept[0b00110011]):  # both values of every axis
+        mapping = OmegaConf.to_container(compose("config", list(cell.overrides)), resolve=True)
+        assert cell.config == parse(cast(Mapping[str, Any], mapping))
+
+
 def test_hydra_composes_once_per_choice_of_groups_not_per_cell() -> None:
     cells = cells_of("arch=mlp,linear", "split.ratio=0.1,0.5,1,2,10", "stopping.epochs=1,2,3,4")
     assert len(cells) == 40

@@ -16,11 +16,17 @@ from rich.console import Console
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.config import compose
+from src.environment import ONE_THREAD
+from src.errors import Interrupted
+from src.locks import abort_waits_if
+from src.progress import Display, SweepProgress
 from src.sweep import summary
+from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import expand_line
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.supervisor import Supervisor
 from src.sweep.work import JUDGING_SECONDS, GridWork
+from src.sweep.workers.forked import ForkedWorker
 from tests.sweep import fake_engine
 from tests.sweep.searches import line_of
 
@@ -116,3 +122,42 @@ def test_cells_share_the_groups_in_which_they_agree() -> None:
     assert (first.config.optimizer.lr, second.config.optimizer.lr) == (0.1, 0.2)
     line = line_of("seeds=1", "split.shift={kind:rotate,amount:5},{kind:noise,amount:1}", "multirun=m")
     assert [cell.config.axes()["shift"] for cell in expand_line(line)] == ["rotate:5", "noise:1"]
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("what", "looks", "shown"),
+    [
+        (
+            "start-up takes 20 s, then ten runs a second",
+            {20.0: 1, 20.5: 6, 21.0: 11, 30.0: 101},
+            [None, None, 399, 390],
+        ),
+        ("few slow runs after a start-up", {30.0: 2, 50.0: 4, 60.0: 5}, [None, None, 39950]),
+        ("runs of minutes", {600.0: 2, 1200.0: 4}, [1199400, 1198800]),
+        ("no further run for as long as the first took", {10.0: 1, 15.0: 1, 21.0: 1}, [None, None, 83979]),
+    ],
+)
+def test_the_first_estimate_of_the_time_left_does_not_count_start_up(
+    what: str, looks: dict[float, int], shown: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("src.progress.time", clock)
+
+    def progress(n_done: int) -> SweepProgress:
+        return SweepProgress(n=4000, n_done=n_done, n_open=1, n_waiting=1, counts=[])
+
+    with Display(Console(quiet=True), progress(0)) as display:
+        found = []
+        for clock.now, n_done in looks.items():
+            left = display._seconds_left(progress(n_done), clock.now)
+            found.append(None if left is None else round(left))
+    assert found == shown, what

@@ -13,11 +13,11 @@ from src.comparison.families import declare, read_families
 from src.comparison.pairing import load_records
 from src.comparison.sentences import sentence
 from src.comparison.tables import remarks, sweep_table
-from src.comparison.verdicts import CellVerdict, cell_metrics, judge
+from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
 from src.config.seeding import Seeding
 from src.errors import ConfigError
-from src.sweep.columns import cell_tags
+from src.sweep.columns import cell_metrics, cell_tags
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.processes import Process
