@@ -67,12 +67,20 @@ class ResolvedCell:
         """The folder of one run."""
         return self.folder / file_name(f"{regime.label}-{seed}")
 
+    @property
+    def runs(self) -> list[tuple[RegimeConfig, int]]:
+        """Regimes x seeds."""
+        return [(regime, seed) for regime in self.config.regimes for seed in self.config.seeds]
+
     def missing_runs(self) -> list[tuple[RegimeConfig, int]]:
-        """The runs of regimes x seeds that have no result on disk now; a damaged result is none."""
-        runs = [(regime, seed) for regime in self.config.regimes for seed in self.config.seeds]
+        """The runs that have no result on disk now; a damaged result is none."""
         if not self.folder.exists():  # as for most cells of a new grid
-            return runs
-        return [run for run in runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json", {})]
+            return self.runs
+        return [run for run in self.runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json", {})]
+
+    def unwritten_runs(self) -> list[tuple[RegimeConfig, int]]:
+        """The runs without a result file, which is not read: of cells whose workers have just ended them."""
+        return [run for run in self.runs if not (self.run_folder(*run) / "result.json").exists()]
 
     def damaged_results(self, missing: Iterable[tuple[RegimeConfig, int]]) -> list[Path]:
         """The results on disk that cannot be read, of runs that count as missing."""

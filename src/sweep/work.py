@@ -178,7 +178,7 @@ class GridWork(Work):
     def failures(self, trials: Trials) -> list[str]:
         mine = {key: trial for key, trial in trials.items() if key in self._queued}
         lacking = {
-            key: len(self._plan.resolved[key].missing_runs()) for key, t in mine.items() if t.state.name != "FAIL"
+            key: len(self._plan.resolved[key].unwritten_runs()) for key, t in mine.items() if t.state.name != "FAIL"
         }
         return super().failures(mine) + [
             f"cell {key} ({axes_text(mine[key])}): {n} runs have no result, though their worker reported none as failed"

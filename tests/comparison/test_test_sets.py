@@ -7,6 +7,7 @@ the verdicts by each metric; the map has a panel for each test set.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -100,9 +101,7 @@ def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alon
     records = changed(changed(forgetting(4), "c1", "combined", diverged=True), "c2", "sequential", regime="replay")
     three = (*BOTH, "replay")
     for regimes, baseline in ((BOTH, None), (three, None), (three, "combined")):
-        verdicts = judge_test_sets(
-            lambda metric, regimes=regimes, baseline=baseline: judge(records, regimes, metric, baseline=baseline)
-        )
+        verdicts = judge_test_sets(functools.partial(judge, records, regimes, baseline=baseline))
         for cell in ("c0", "c1", "c2", "c3"):
             runs = [run for run in records.runs if run.cell == cell]
             own = [verdict for verdict in verdicts if verdict.cell == cell]

@@ -7,26 +7,23 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import create_trial
 from rich.console import Console
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.config import compose
-from src.environment import ONE_THREAD
-from src.errors import Interrupted
-from src.locks import abort_waits_if
 from src.progress import Display, SweepProgress
-from src.sweep import summary
-from src.sweep.folder import SweepFolder
-from src.sweep.grid.cells import expand_line
+from src.sweep import laboratory, summary
+from src.sweep.grid.cells import Cell, expand_line
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.supervisor import Supervisor
 from src.sweep.work import JUDGING_SECONDS, GridWork
-from src.sweep.workers.forked import ForkedWorker
 from tests.sweep import fake_engine
 from tests.sweep.searches import line_of
 
@@ -114,6 +111,31 @@ def test_the_table_is_printed_before_its_files_are_written(
     summary.report(tmp_path / config.sweep, [resolve(config)], "the command")
     assert "too few seeds" in shown[0]
     assert "map-sequential-combined.png" in capsys.readouterr().out, "the files are named when they are there"
+
+
+def test_the_end_of_training_reads_no_result_before_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off", f"multirun={tmp_path}"])
+    run_cell(resolve(config))
+    work = GridWork(plan_sweep([Cell(config)], laboratory), laboratory)
+    (key,) = work._plan.cells
+    trial = create_trial(value=0.0, user_attrs={"cell": key, "axes": {"ratio": 1}})
+    n_read = Counter[str]()
+
+    def counted(path: Path, original: Any = Path.read_bytes) -> bytes:
+        n_read[path.name] += 1
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    assert work.failures({key: trial}) == []
+    work._queued = {key}
+    assert work.failures({key: trial}) == []
+    assert not n_read["result.json"]
+    summary.report(tmp_path / config.sweep, [resolve(config)], "the command")
+    n_runs = len(config.regimes) * len(config.seeds)
+    assert n_read["result.json"] <= 2 * n_runs, "each for its verdict, and for the time at which its cell started"
+    next(tmp_path.glob("*/cells/*/*/result.json")).unlink()
+    (line,) = work.failures({key: trial})
+    assert line == f"cell {key} (ratio=1): 1 runs have no result, though their worker reported none as failed"
 
 
 def test_cells_share_the_groups_in_which_they_agree() -> None:
