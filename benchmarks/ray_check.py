@@ -58,8 +58,8 @@ def node(*options: str, is_up: Callable[[], bool], log: Path) -> Iterator[subpro
         yield process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
+            process.terminate()  # it ends the other processes of the node
+            process.wait(SECONDS)
 
 
 def processes_of(folder: Path) -> list[str]:
