@@ -22,6 +22,7 @@ from src.config.command import command
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.stopping.rule import StoppingRule
+from tests.data.test_image_folder import save_image
 from tests.regimes import test_conformance as conformance
 from tests.training.cells import differences, executed, tiny, with_replicas
 
@@ -53,6 +54,20 @@ def test_every_command_runs_as_written(name: str, lab: Path, empty_multirun: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     results = list(lab.glob("multirun/*/cells/*/*/result.json"))
     assert len(results) == (8 if name == "my_regime.py" else 4)
+
+
+def test_a_transform_of_ones_own_changes_what_a_source_reads(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(from dataclasses.*?class Prepared.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "prepared.py").write_text(block)
+    for name in ("old", "new"):
+        for kind in ("cat", "dog"):
+            for number in range(6):
+                save_image(tmp_path / name / kind / f"{number}.png", (number, 0, 0), (60, 50))
+    words = [f"plugins=[{tmp_path / 'prepared.py'}]", "data=prepared", "arch=cnn", f"data.path={tmp_path / 'old'}"]
+    cell = resolve(compose([*words, f"data.path2={tmp_path / 'new'}", "seeds=1"]))
+    assert cell.streams.source.bank.input_shape == (3, 32, 32)
+    assert cell.streams.source.second is not None
+    assert cell.streams.source.second.bank.input_shape == (3, 32, 32)
 
 
 OPTIMIZER = """

@@ -7,6 +7,7 @@ from src.models.cnn import CnnArch
 from src.models.linear import LinearArch
 from src.models.mlp import MlpArch
 from src.models.resnet18 import Resnet18Arch
+from src.models.timm import TimmArch
 from src.models.torchvision import TorchvisionArch
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
@@ -15,4 +16,5 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "cnn": CnnArch,
     "resnet18": Resnet18Arch,
     "torchvision": TorchvisionArch,
+    "timm": TimmArch,
 }

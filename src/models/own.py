@@ -50,7 +50,7 @@ class OwnArch(Architecture):
                 object.__setattr__(self, own.name, tuple(value))
 
     def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
-        if (problem := _problem(self, input_shape, n_outputs)) is not None:
+        if (problem := problem_of(self, input_shape, n_outputs)) is not None:
             raise ConfigError("arch", self.name, problem)
 
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
@@ -87,7 +87,7 @@ def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 @cache
-def _problem(arch: OwnArch, input_shape: tuple[int, ...], n_outputs: int) -> str | None:
+def problem_of(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int) -> str | None:
     """Why the laboratory cannot train the network, with the fix, or None: found by building it and calling it once."""
     import torch
     from torch import nn
