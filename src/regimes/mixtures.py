@@ -16,6 +16,7 @@ from src.regimes.parts import (
     require,
     requiring,
     rest_and,
+    with_state,
 )
 from src.regimes.stage import Mixture, Stage, Targets
 
@@ -48,6 +49,7 @@ def self_replay(
     *,
     share: float = 0.1,
     memory: int | None = None,
+    reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
@@ -56,6 +58,7 @@ def self_replay(
     Pseudo-rehearsal (Robins 1995) on real inputs.
     """
     stages = _Replay("self_replay", share, memory=memory).stages(n_parts, lr_factor, checkpoint)
+    stages = with_state(stages, "self_replay", reset_optimizer, checkpoint)
     if share == 0:
         return stages
     later = (replace(s, targets=Targets(kind="model", of=(k,) * (k + 1))) for k, s in enumerate(stages[1:]))
@@ -70,6 +73,7 @@ def der(
     labels: float = 0.0,
     memory: int | None = 200,
     kept: Literal["reservoir", "balanced"] = "reservoir",
+    reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
@@ -82,6 +86,7 @@ def der(
     problem = "and der.labels=0 leave nothing to learn from the memory; raise one, or take share=0"
     require(strength > 0 or labels > 0 or share == 0, "der.strength", strength, problem)
     stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts, lr_factor, checkpoint)
+    stages = with_state(stages, "der", reset_optimizer, checkpoint)
     if share == 0 or (strength, labels) == (0.0, 1.0):
         return stages
     targets = Targets(kind="outputs", strength=strength, labels=labels)
@@ -152,13 +157,14 @@ def rebalanced(n_parts: int, *, share: float = 0.5) -> Stages:
     return [Stage(mixture=Mixture(parts=parts, shares=rest_and(share, n_parts)), counts_as=parts)]
 
 
-def chunked(n_parts: int, *, n_chunks: int = 2) -> Stages:
+def chunked(n_parts: int, *, n_chunks: int = 2, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
     """The union in the seed's order, cut into `n_chunks` pieces that are trained one after the other, weights kept.
 
     One piece is combined; as many pieces as samples is online training.
     """
     require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
-    stages = chain([Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)])
+    mixtures = [Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)]
+    stages = at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "chunked", lr_factor)
     problem = "is more than the {n} samples of the stream; lower it"
     needed = {"needs": "samples", "knob": "chunked.n_chunks", "value": n_chunks, "limit": n_chunks}
     return requiring(stages, True, problem=problem, **needed)

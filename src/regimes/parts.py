@@ -62,6 +62,13 @@ def at_rate(stages: Stages, regime: str, lr_factor: float) -> Stages:
     return [first, *(replace(stage, lr_factor=lr_factor) for stage in later)]
 
 
+def with_state(stages: Stages, regime: str, reset_optimizer: bool, checkpoint: str | None = None) -> Stages:
+    """The stages, all but the first with the optimizer's state kept unless `reset_optimizer`."""
+    check_state(regime, reset_optimizer, checkpoint)
+    first, *later = stages
+    return [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
+
+
 def requiring(stages: Stages, applies: bool, **condition: Any) -> Stages:
     """The same stages, under a condition on the cell (the fields of `Requirement`) if it `applies`."""
     return [replace(stages[0], requires=(Requirement(**condition),)), *stages[1:]] if applies else stages

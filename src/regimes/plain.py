@@ -44,6 +44,7 @@ def d2_only(n_parts: int) -> Stages:
     return [Stage(mixture=Mixture(parts=(1,)))]
 
 
-def reverse(n_parts: int) -> Stages:
+def reverse(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
     """The last data set first, Dataset 1 last, weights kept: sequential in the other order."""
-    return chain([Mixture(parts=(part,)) for part in reversed(range(n_parts))])
+    mixtures = [Mixture(parts=(part,)) for part in reversed(range(n_parts))]
+    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "reverse", lr_factor)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from src.regimes.parts import Stages, at_rate, held, on_dataset_1, one_after_the_other, previous, require, requiring
+from src.regimes.parts import (
+    Stages,
+    at_rate,
+    held,
+    on_dataset_1,
+    one_after_the_other,
+    previous,
+    require,
+    requiring,
+    with_state,
+)
 from src.regimes.stage import Mixture, Penalty, Stage, Trainable
 
 FULL_UP_TO = 2048
@@ -20,6 +30,7 @@ def freeze(
     layers: int = 1,
     first: int | None = None,
     pattern: str | None = None,
+    reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
@@ -41,7 +52,8 @@ def freeze(
         trainable = Trainable(kind="after", layers=first)
     else:
         trainable = Trainable(kind="last", layers=layers)
-    return at_rate(one_after_the_other(n_parts, checkpoint, trainable=trainable), "freeze", lr_factor)
+    stages = one_after_the_other(n_parts, checkpoint, trainable=trainable)
+    return at_rate(with_state(stages, "freeze", reset_optimizer, checkpoint), "freeze", lr_factor)
 
 
 def _compiles(pattern: str) -> bool:
@@ -56,6 +68,7 @@ def lp_ft(
     n_parts: int,
     *,
     probe: float = 0.5,
+    reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
@@ -73,7 +86,7 @@ def lp_ft(
             stages.append(replace(on_head, start=previous(len(stages)), budget=probe))
         if probe < 1:
             stages.append(replace(on_new, start=previous(len(stages)), budget=1 - probe))
-    return at_rate(stages, "lp_ft", lr_factor)
+    return at_rate(with_state(stages, "lp_ft", reset_optimizer, checkpoint), "lp_ft", lr_factor)
 
 
 def ewc(

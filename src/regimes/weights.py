@@ -14,6 +14,7 @@ from src.regimes.parts import (
     previous,
     require,
     rest_and,
+    with_state,
 )
 from src.regimes.stage import Mixture, Stage, Start
 
@@ -30,10 +31,8 @@ def warm_start(
 
     `grow_batch`: the batch of stage k is k times the first one's (De Lange et al. 2023).
     """
-    check_state("warm_start", reset_optimizer, checkpoint)
-    first, *later = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
-    stages = [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
-    stages = at_rate(stages, "warm_start", lr_factor)
+    stages = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
+    stages = at_rate(with_state(stages, "warm_start", reset_optimizer, checkpoint), "warm_start", lr_factor)
     return [replace(stage, batch_factor=len(stage.mixture.parts) if grow_batch else 1) for stage in stages]
 
 
@@ -50,7 +49,13 @@ def new_then_joint(n_parts: int, *, reset_optimizer: bool = True, lr_factor: flo
 
 
 def shrink_perturb(
-    n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1, lr_factor: float = 1.0, checkpoint: str | None = None
+    n_parts: int,
+    *,
+    shrink: float = 0.4,
+    perturb: float = 0.1,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    checkpoint: str | None = None,
 ) -> Stages:
     """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
     require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
@@ -61,11 +66,17 @@ def shrink_perturb(
         if (shrink, perturb) != (1.0, 0.0):
             start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
         stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
-    return at_rate(stages, "shrink_perturb", lr_factor)
+    return at_rate(with_state(stages, "shrink_perturb", reset_optimizer, checkpoint), "shrink_perturb", lr_factor)
 
 
 def dash(
-    n_parts: int, *, floor: float = 0.3, alpha: float = 0.3, lr_factor: float = 1.0, checkpoint: str | None = None
+    n_parts: int,
+    *,
+    floor: float = 0.3,
+    alpha: float = 0.3,
+    reset_optimizer: bool = True,
+    lr_factor: float = 1.0,
+    checkpoint: str | None = None,
 ) -> Stages:
     """Warm start after each unit's weights are multiplied by max(floor, cosine of them and the descent direction).
 
@@ -75,7 +86,8 @@ def dash(
     require(
         0 < alpha <= 1, "dash.alpha", alpha, "must be above 0 and at most 1: the newest gradient's share of the mean"
     )
-    stages = at_rate(warm_start(n_parts, checkpoint=checkpoint), "dash", lr_factor)
+    stages = with_state(warm_start(n_parts, checkpoint=checkpoint), "dash", reset_optimizer, checkpoint)
+    stages = at_rate(stages, "dash", lr_factor)
     if floor == 1:
         return stages
     shrunk = [replace(s, start=Start(kind="dash", of=s.start.of, shrink=floor, alpha=alpha)) for s in stages[1:]]

@@ -16,6 +16,7 @@ from src.config import Config
 from src.data.stream import Evaluations
 from src.regimes.catalog import REGIMES
 from src.training.plan import Run, StagePlan, make_plan
+from tests.regimes.test_catalog import CONTINUING
 from tests.training.cells import executed, planned, tiny
 
 ALL = f"regimes=[{','.join(REGIMES)}]"
@@ -115,6 +116,19 @@ def test_training_follows_the_plan_and_reads_no_test_set(rule: str) -> None:
             assert (ledger.updates, ledger.samples) == (node.length.updates, node.length.samples)
             assert ledger.stopped_by == "length"
         assert execution.results[key].curves.steps[-1] == ledger.updates
+
+
+def test_the_optimizer_state_may_be_kept_in_every_regime_that_continues() -> None:
+    """Adam's state crosses every boundary, whatever the stage before trained; and it makes a difference."""
+    words = ("seeds=1", "optimizer=adam", *RAGGED, *RULES["epochs"])
+    found = {}
+    for reset in ("true", "false"):
+        regimes = ",".join(f"{{{name}:{{reset_optimizer:{reset}}}}}" for name in CONTINUING)
+        plan, execution = executed(tiny(f"regimes=[{regimes}]", *words))
+        assert execution.failures == {}
+        last = {run.regime.name: plan.nodes[run.stages[-1]].key for run in plan.runs}
+        found[reset] = {name: execution.results[key].weights["head.weight"] for name, key in last.items()}
+    assert [n for n in CONTINUING if np.array_equal(found["true"][n], found["false"][n])] == []
 
 
 def test_a_stage_draws_from_its_mixture_alone() -> None:
