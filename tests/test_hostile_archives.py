@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from src.data.sources.arrays import ArraysData
-from src.errors import ConfigError
+from src.errors import ConfigError, memory_available
 from src.regimes import checkpoint
 from tests.data.samples import read_source
 
@@ -139,3 +139,30 @@ def test_checkpoint_without_plain_numbers_is_refused(kind: str, tmp_path: Path) 
         checkpoint.read(checkpoint.pin(str(tmp_path / kind), "checkpoint"), {"w": torch.zeros(3, 4)})
     assert "\n" not in str(caught.value)
     assert peak_mib() < before + MAX_MIB
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "left"),
+    [
+        ("0::/job/step\n", {"job/memory.max": 900, "job/memory.current": 300, "job/step/memory.max": "max"}, 600),
+        ("0::/job/step\n", {"job/step/memory.max": 900, "job/step/memory.current": 1000}, 50),
+        ("0::/\n", {"memory.max": 700, "memory.current": 100}, 600),
+        ("4:cpu:/a\n5:memory:/a\n", {"memory/a/memory.limit_in_bytes": 500, "memory/a/memory.usage_in_bytes": 90}, 410),
+        ("5:memory:/of/the/host\n", {"memory/memory.limit_in_bytes": 500, "memory/memory.usage_in_bytes": 90}, 410),
+        ("0::/\n", {}, 1000 * 1024),
+        ("", {}, 1000 * 1024),
+    ],
+)
+def test_the_memory_of_a_job_is_what_its_control_group_leaves(
+    tmp_path: Path, cgroup: str, files: dict[str, object], left: int
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(cgroup)
+    for name, value in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+        cached = 150 if "step/" in name else 0
+        (path.parent / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    assert memory_available(tmp_path) == left

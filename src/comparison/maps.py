@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_TILES = 2_000
 """Largest grid that is drawn whole, even if most of its points have no cell."""
+MOST_LABELS = 25
+"""Levels of an axis that are all labelled, however long their labels."""
 MAX_INCHES = (22.0, 40.0)
 DPI = 150
 TEST_SET = "on"
@@ -101,9 +103,11 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         _draw_tiles(ax, tiles, norm, unit, font_size)
         ax.set_xlim(-0.5, len(columns) - 0.5)
         ax.set_ylim(-0.5, len(rows) - 0.5)
-        ax.set_xticks(range(len(columns)), [axis_text(level) for level in columns] if across else [])
+        wide = _tick_step(columns, tile_w, 0.03 + LETTER * 7.5 / 72 * _longest(columns))
+        ax.set_xticks(range(len(columns))[::wide], [axis_text(level) for level in columns[::wide]] if across else [])
         is_labelled = bool(down) and column == 0
-        ax.set_yticks(range(len(rows)), [axis_text(level) for level in rows] if is_labelled else [])
+        high = _tick_step(rows, tile_h, 7.5 / 72)
+        ax.set_yticks(range(len(rows))[::high], [axis_text(level) for level in rows[::high]] if is_labelled else [])
         ax.tick_params(length=0, labelsize=7.5)
         ax.spines[:].set_visible(False)
         if across and index + n_wide >= len(panels):
@@ -150,6 +154,11 @@ def _layout(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[str, str, list[str
 
 def _longest(levels: Sequence[AxisValue]) -> int:
     return max(len(axis_text(level)) for level in levels)
+
+
+def _tick_step(levels: Sequence[AxisValue], tile: float, label: float) -> int:
+    """1, or with many levels the number of tiles that a label covers: every second, third, ... level is labelled."""
+    return math.ceil(label / tile) if len(levels) > MOST_LABELS else 1
 
 
 def _tile_size(n_columns: int, n_rows: int, n_panels: int, longest: int, n_sets: int) -> tuple[float, float]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 12
 MOST_LINES = 8
+MOST_TICKS = 25
+"""Labels of an axis in one panel; of more levels every second, third, ... is labelled."""
 
 
 class ForgettingEstimate(NamedTuple):
@@ -99,7 +101,9 @@ def _draw(
         for x, one in points:
             if np.isfinite(one.low):
                 ax.plot([x + shift] * 2, [100 * one.low, 100 * one.high], color=style.ink, linewidth=1.0)
-    ax.set_xticks(list(columns.values()) if across else [], list(map(axis_text, columns)) if across else [])
+    step = -(-len(columns) // MOST_TICKS)  # more labels would cover each other
+    ticks = list(columns.items())[::step] if across else []
+    ax.set_xticks([column for _, column in ticks], [axis_text(level) for level, _ in ticks])
     if len(columns) > 9:
         ax.tick_params(axis="x", labelrotation=60)
     ax.set_xlim(-0.6, len(columns) - 0.4)

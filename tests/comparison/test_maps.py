@@ -67,6 +67,19 @@ def test_nothing_touches_the_edge(tmp_path: Path, n_cells: int) -> None:
         assert np.all(edge == 1.0)
 
 
+@pytest.mark.parametrize("n", [20, 300])
+def test_labels_of_many_levels_leave_room_for_each_other(n: int) -> None:
+    verdicts = [verdict(0.01, UNDECIDED, ratio=1 + k / 1000, imbalance=float(i)) for k in range(n) for i in range(2)]
+    panel = difference_figure(verdicts).axes[0]
+    labels = [label.get_text() for label in panel.get_xticklabels()]
+    assert (len(labels) == n) == (n == 20)
+    inches = panel.get_position().width * panel.get_figure(root=True).get_size_inches()[0]
+    assert inches / len(labels) > 7.5 / 72 * 0.5 * max(map(len, labels)), "the width of a label"
+    step = n // len(labels)
+    assert labels[:2] == ["1", f"{1 + step / 1000:g}"]
+    assert list(panel.get_xticks()[:2]) == [0, step]
+
+
 def test_colour_indicates_the_better_regime_for_accuracies_and_losses(tmp_path: Path) -> None:
     for name, difference in (("up", 0.1), ("down", -0.1)):
         difference_figure([verdict(difference, "x")]).savefig(tmp_path / f"{name}.png")

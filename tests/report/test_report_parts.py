@@ -17,7 +17,7 @@ from src.comparison.pairing import RunRecord
 from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, CellVerdict
 from src.config import compose
 from src.report.curves import band, boundaries, representative
-from src.report.forgetting import forgetting_by_cell
+from src.report.forgetting import forgetting_by_cell, forgetting_plots
 from src.report.ledger import costs, match_of, run_costs
 from src.report.maps import averaged, axis_pairs
 from src.report.plots import bars, line_styles, panel
@@ -134,6 +134,18 @@ def test_forgetting_is_a_mean_with_its_interval() -> None:
     assert 0.1 <= found.low < 0.135 < found.high <= 0.17
     assert forgetting_by_cell(runs, "combined") == {}
     assert forgetting_by_cell(runs[:2], "sequential")["c"].low == -np.inf
+
+
+def test_of_many_levels_some_are_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("src.report.forgetting.save_plot", lambda ax, *_: drawn.append(ax))
+    for n, labelled in ((25, 25), (100, 25)):
+        cells = [verdict(f"c{k}", [0.0], ratio=float(k)) for k in range(n)]
+        runs = [run("sequential", 0, cell=f"c{k}", forgetting=0.1) for k in range(n)]
+        forgetting_plots(cells, runs, "sequential", tmp_path)
+        ax = drawn.pop()
+        assert len(ax.get_xticks()) == labelled
+        assert ax.get_lines()[1].get_xdata().size == n, "every level is drawn"
 
 
 def test_costs_are_compared_cell_by_cell_under_each_match() -> None:

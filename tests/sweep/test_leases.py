@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -117,6 +118,27 @@ def test_an_exclusive_gpu_is_leased_once_the_others_release_it_and_admits_no_oth
     assert not workers[0].shared
     assert take(workers[0], trainer) == one
     assert take(workers[2], trainer) == one, "shared again: the other worker may lease a slot"
+
+
+def test_a_long_wait_for_a_gpu_names_who_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    (gpu,) = pretend(1, tmp_path, monkeypatch)
+    monkeypatch.setattr("src.locks.NOTICE_SECONDS", 0.1)
+    ours, theirs = FORK.Pipe()
+    holders = [FORK.Process(target=_hold, args=(trainer, theirs)) for _ in range(2)]
+    for holder in holders:
+        holder.start()
+    assert {ours.recv(), ours.recv()} == {gpu}
+    looks = iter([False] * 3)
+    with pytest.raises(Interrupted):
+        devices().lease(trainer, whole=False, stop=lambda: next(looks, True))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"waiting for GPU {gpu}, held by process ")
+    assert {int(pid) for pid in re.findall(r"process (\d+) on", line)} == {holder.pid for holder in holders}
+    for holder in holders:
+        holder.kill()
+        holder.join()
 
 
 def test_several_gpus_are_had_all_or_none(

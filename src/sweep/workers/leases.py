@@ -5,6 +5,7 @@ The operating system releases the locks of a process when it dies, however it di
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
@@ -17,7 +18,8 @@ from filelock import FileLock
 
 from src.config import TrainerConfig
 from src.errors import ConfigError, Interrupted
-from src.sweep.processes import try_lock
+from src.locks import Notice, holder, sign
+from src.sweep.processes import is_locked, try_lock
 from src.sweep.workers.gpus import MASK, visible_gpus
 
 POLL_SECONDS = 0.2
@@ -113,11 +115,12 @@ class Devices:
         gpus = sorted([*request.gpus[start:], *request.gpus[:start]][: request.n])
         with ExitStack() as taken:
             for gpu in gpus:
+                notice = Notice(f"GPU {gpu}", functools.partial(self._holders, gpu))
                 with ExitStack() as turn:
                     while not self._lock(gpu, "turn", turn):
-                        _pause(stop)
+                        _pause(stop, notice)
                     while not self._lock_slots(gpu, request, range(request.slots), taken):
-                        _pause(stop)
+                        _pause(stop, notice)
             self._held = taken.pop_all()
         return gpus
 
@@ -137,11 +140,18 @@ class Devices:
         lock = FileLock(self._folder / f"{gpu}.{part}.lock")
         if not try_lock(lock):
             return False
+        sign(lock)
         stack.callback(lock.release)
         return True
 
+    def _holders(self, gpu: str) -> str:
+        """The processes that lease the GPU, or wait for it before this one."""
+        held = [path for path in sorted(self._folder.glob(f"{gpu}.*.lock")) if is_locked(path)]
+        others = [name for name in map(holder, held) if not name.startswith(f"process {os.getpid()} ")]
+        return ", ".join(dict.fromkeys(others)) or "a process that has just ended"
 
-def _pause(stop: Callable[[], bool]) -> None:
-    if stop():
+
+def _pause(stop: Callable[[], bool], notice: Notice) -> None:
+    if stop() or notice.after_waiting():
         raise Interrupted
     time.sleep(POLL_SECONDS)

@@ -17,15 +17,16 @@ from pathlib import Path
 
 from src.cli import command, fail
 from src.config.serialize import read_config
-from src.errors import Interrupted
+from src.errors import ClaimLost, Interrupted
 from src.io import write_atomically
 from src.sweep.engine import load_engine
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import is_locked
-from src.sweep.workers.torchrun import RUNNING
+from src.sweep.workers.torchrun import ANSWER, LOST, QUESTION, RUNNING
 from src.training.control import RunControl
 
 WATCH_SECONDS = 1.0
+ANSWER_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,22 @@ def main() -> int:
 
 
 class GroupControl(RunControl):
-    """Leaves the cell when the file `stop` exists, in all processes of the group together."""
+    """Leaves the cell when the file `stop` exists in `scratch`, in all processes of the group together."""
 
-    def __init__(self, stop: Path) -> None:
-        self._stop = stop
+    def __init__(self, scratch: Path, rank: int) -> None:
+        self._scratch, self._stop = scratch, scratch / "stop"
+        self._rank = rank
+
+    def before_run(self) -> None:
+        if self._rank:  # the first process writes
+            return
+        answer = self._scratch / ANSWER
+        answer.unlink(missing_ok=True)
+        (self._scratch / QUESTION).touch()
+        while not answer.exists():  # a worker that dies ends this process: see `exit_with`
+            time.sleep(ANSWER_SECONDS)
+        if answer.read_text() == LOST:
+            raise ClaimLost
 
     def on_run(self, folder: Path) -> None:
         log.info("finished %s/%s", folder.parent.name, folder.name)
@@ -70,7 +83,7 @@ def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
         if rank == 0:
             (scratch / RUNNING).touch()
         cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))
-        outcome = runner.run_cell(cell, GroupControl(scratch / "stop"))
+        outcome = runner.run_cell(cell, GroupControl(scratch, rank))
         body |= {"value": outcome.value, "failures": list(outcome.failures)}
     except Interrupted:
         body["interrupted"] = True

@@ -17,12 +17,15 @@ from pathlib import Path
 
 from src.config import Config
 from src.config.serialize import config_text
-from src.errors import Interrupted
+from src.errors import ClaimLost, Interrupted
+from src.io import write_atomically
 from src.sweep.folder import SweepFolder
 
 POLL_SECONDS = 0.2
 RUNNING = "running"
 """The file of a group that has loaded its modules. Before, nothing of it has to be saved."""
+QUESTION, ANSWER, LOST = "question", "answer", "lost"
+"""Files by which the group's first process asks its worker whether the cell is still theirs, and an answer."""
 END_SECONDS = 30.0
 """A group that is terminated has this long to exit."""
 
@@ -47,14 +50,22 @@ def torchrun(n: int, module: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run_group(
-    folder: SweepFolder, config: Config, engine: str, worker_lock: Path, visible: str | None, stop: Callable[[], bool]
+    folder: SweepFolder,
+    config: Config,
+    engine: str,
+    worker_lock: Path,
+    visible: str | None,
+    stop: Callable[[], bool],
+    owns: Callable[[], bool],
 ) -> GroupOutcome:
     """Runs the cell `config` on its `trainer.devices` and returns the outcome.
 
     `worker_lock`: the lock that this process holds; the group ends when it is released. `visible`: the GPUs of the group.
-    Raises Interrupted after `stop` returned True and the group has left the cell, and GroupFailed with the reason.
+    `owns`: whether no other worker has taken the cell over; the group asks before it writes a run. Raises Interrupted after
+    `stop` returned True and the group has left the cell, ClaimLost where it left because of `owns`, and GroupFailed with the
+    reason.
     """
-    n = config.trainer.devices
+    n, lost = config.trainer.devices, False
     with tempfile.TemporaryDirectory(prefix="group-") as name:
         scratch = Path(name)
         # the cell as it was claimed: the file in its folder may list more runs, of another command
@@ -70,10 +81,23 @@ def run_group(
                     if not (scratch / RUNNING).exists():
                         raise Interrupted
                     (scratch / "stop").touch()
+                lost |= answer_is_lost(scratch, owns)
                 time.sleep(POLL_SECONDS)
         finally:
             _terminate(process)
+        if lost:
+            raise ClaimLost
         return read_outcome(scratch, n)
+
+
+def answer_is_lost(scratch: Path, owns: Callable[[], bool]) -> bool:
+    """Answers a question of the group in `scratch`, if there is one; returns whether the answer was that the cell is lost."""
+    if not (question := scratch / QUESTION).exists():
+        return False
+    question.unlink()
+    lost = not owns()
+    write_atomically(scratch / ANSWER, LOST if lost else "", durable=False)
+    return lost
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

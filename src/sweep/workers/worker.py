@@ -250,8 +250,9 @@ class Worker:
         is_stopped = functools.partial(self._is_stopped, queue, claim)
         visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
         if config.trainer.devices > 1:
+            lock, owns = self._process.lock_path, functools.partial(queue.owns, claim)
             try:
-                return run_group(self._folder, config, self._engine_name, self._process.lock_path, visible, is_stopped)
+                return run_group(self._folder, config, self._engine_name, lock, visible, is_stopped, owns)
             except GroupFailed as error:
                 self._engine.record_failure(self._engine.resolve(config), str(error))
                 raise
