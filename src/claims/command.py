@@ -26,7 +26,7 @@ from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.line import compose_mapping
+from src.sweep.grid.line import Composer, GroupComposer
 from src.sweep.grid.plan import Plan, describe, plan_sweep
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console
@@ -119,7 +119,7 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
             raise ConfigError(key, options[key], f"is true or false; true runs the {key} studies of the claims alone")
     only = [studies_of for key, studies_of in chosen.items() if options.get(key) == "true"]
     names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
-    tasks = []
+    tasks, compose = [], GroupComposer(loader)
     for claim in map(load_claim, names):
         if "where" in options:
             everything = [*claim.studies, *control_studies(claim), *strong_studies(claim)]
@@ -141,7 +141,7 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
                 study = replace(study, overrides=(*study.overrides, *settings))
             if "seeds" in options:
                 study = replace(study, seeds=int(options["seeds"]))
-            tasks.append(Task(claim, study, cells_of(study, loader, f"claim={claim.id}")))
+            tasks.append(Task(claim, study, cells_of(study, compose, loader, f"claim={claim.id}")))
     if not tasks:
         raise ConfigError("where", options.get("where", ""), "is no study of these claims; see conf/claim/")
     return tasks
@@ -151,14 +151,13 @@ def _is_execution_key(key: str) -> bool:
     return any(key == own or key.startswith(f"{own}.") for own in EXECUTION_KEYS)
 
 
-def cells_of(study: Study, loader: ConfigLoader, key: str) -> tuple[Cell, ...]:
+def cells_of(study: Study, compose: Composer, loader: ConfigLoader, key: str) -> tuple[Cell, ...]:
     """The cells of a study, in the order of `study.coordinates`. Raises ConfigError if two of them are equal."""
 
-    def compose(overrides: list[str]) -> Mapping[str, Any]:
-        mapping = compose_mapping(loader, overrides)
-        return {**mapping, "sweep": SWEEP, "regimes": study.regimes, "seeds": study.seeds}
+    def of_study(overrides: list[str]) -> Mapping[str, Any]:
+        return {**compose(overrides), "sweep": SWEEP, "regimes": study.regimes, "seeds": study.seeds}
 
-    cells = expand(study.arguments, compose, loader)
+    cells = expand(study.arguments, of_study, loader)
     n_cells = len(study.coordinates)
     if len(cells) != n_cells:
         raise ConfigError(key, study.where, f"{n_cells} cells of its grid give only {len(cells)} distinct recipes")

@@ -23,6 +23,7 @@ from src.claims.overrides import control_studies, override_study
 from src.comparison.metrics import metric_terms
 from src.errors import ConfigError
 from src.io import CONF_DIR
+from src.sweep.grid.line import GroupComposer
 from tests.claims.made_up_claims import PLAIN, claim_of
 
 THE_CLAIMS = [
@@ -79,6 +80,7 @@ def test_every_file_starts_with_purpose_command_and_expected_result() -> None:
 def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
+        compose = GroupComposer(loader)
         for name in claim_ids():
             claim = load_claim(name)
             first_of_controls = [
@@ -86,7 +88,7 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
                 for study in control_studies(claim)
             ]
             for study in (*claim.studies, *first_of_controls):
-                cells = cells_of(study, loader, name)
+                cells = cells_of(study, compose, loader, name)
                 assert len(cells) == len(study.coordinates), (name, study.where)
                 for statement in study.statements:
                     known = set(cells[0].config.regimes)

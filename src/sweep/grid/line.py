@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ Composer = Callable[[list[str]], Mapping[str, Any]]
 """Composes conf/config.yaml under overrides without sweeps, to a resolved mapping."""
 
 OBJECTIVE_KEYS = ("search", "objective", "objective_direction")
+PLAIN = re.compile(r"\w+(\.\w+)*=[^{]*")
+"""``key=value`` whose value is no mapping, which Hydra would merge into the one that is there."""
 SWEEP_KEYS = (
     "sweep",
     "multirun",
@@ -48,6 +51,32 @@ def compose_mapping(
     with open_dict(composed):
         del composed["hydra"]
     return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=resolve))
+
+
+class GroupComposer:
+    """A `Composer` for many command lines: Hydra composes each combination of group choices once, in some 200 ms.
+
+    Plain values are set on its result; a line with anything else, or with an unknown key, is composed by Hydra as a whole.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+    def __call__(self, overrides: list[str]) -> Mapping[str, Any]:
+        if not all(PLAIN.fullmatch(override) for override in overrides):
+            return compose_mapping(self._loader, overrides)
+        groups = tuple(override for override in overrides if self._loader.get_group_options(key_of(override)))
+        if groups not in self._composed:
+            self._composed[groups] = compose_mapping(self._loader, groups, resolve=False)
+        mapping = dict(self._composed[groups])
+        try:
+            for override in overrides:
+                if override not in groups:
+                    set_value(mapping, override)
+        except ConfigError:
+            return compose_mapping(self._loader, overrides)
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(mapping), resolve=True))
 
 
 class CommandLine:
