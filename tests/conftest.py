@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from src.comparison.pairing import Records, load_records
+from src.sweep.engine import DEFAULT_ENGINE, RUN_MODULES
 from tests import postgres as server
 from tests.records import write_failure, write_run
 
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the modules in `LONG` first."""
     rank = {Path(__file__).parent / module: number for number, module in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_fork_server() -> None:
+    """Commands that run in this process share one fork server: it loads the laboratory, whatever engine starts it."""
+    needs = (DEFAULT_ENGINE, *RUN_MODULES[DEFAULT_ENGINE])
+    RUN_MODULES.update(dict.fromkeys(("tests.sweep.fake_engine", "tests.golden.engine"), needs))
 
 
 @pytest.fixture(scope="session")

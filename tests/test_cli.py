@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from src.cli import command
+from src.sweep import __main__ as sweep
+from tests.command import Command
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -38,10 +40,13 @@ def test_a_stream_that_is_closed_or_full_does_not_end_a_command(streams: str, co
 
 
 @pytest.mark.parametrize("words", ["seeds=2 -m split.ratio=0.1,1", "-m seeds=2 split.ratio=0.1,1"])
-def test_an_option_may_stand_between_settings(words: str, tmp_path: Path) -> None:
-    done = shell(f"python -m src.sweep {words} dry_run=true sweep=s multirun={tmp_path} trainer=cpu")
-    assert done.returncode == 0, done.stderr
-    assert "cells: 2" in done.stdout
+def test_an_option_may_stand_between_settings(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    always = ("dry_run=true", "sweep=s", f"multirun={tmp_path}", "trainer=cpu")
+    done = Command("sweep", sweep.main, monkeypatch, capsys, *always)(*words.split())
+    assert done.code == 0, done.err
+    assert "cells: 2" in done.out
 
 
 def test_an_unknown_option_is_refused_in_one_line() -> None:

@@ -11,15 +11,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from inspect import signature
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src import environment
+from src import cli, environment
 from src.environment import REMOVED, SET, TORCHRUN, Rank, clean, rank_of_process
+from src.sweep import __main__ as sweep
 from src.sweep.folder import SweepFolder
 from src.sweep.workers import local
 from src.sweep.workers.gpus import Gpu
@@ -116,18 +118,22 @@ def test_every_entry_starts_in_a_hostile_environment(entry: str, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def swept(empty_multirun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multirun/ whose name a URL would read differently, after a short sweep in a clean environment."""
-    return sweep_in(empty_multirun, tmp_path_factory.mktemp("clean") / "v%20p")
+    """A multirun/ whose name a URL would read differently, after a short sweep in this process."""
+    multirun = tmp_path_factory.mktemp("clean") / "v%20p"
+    shutil.copytree(empty_multirun, multirun)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        patch.setattr(sys, "argv", ["src/sweep.py", *words_in(multirun)])
+        cli.run(sweep.main)
+    return checked(multirun)
 
 
-def sweep_in(template: Path, multirun: Path, **variables: str) -> Path:
-    """Runs the short sweep in a copy of `template`."""
-    shutil.copytree(template, multirun)
-    done = start("sweep", "-m", *SHORT, "n_workers=1", f"multirun='{multirun}'", **variables)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) < 10, done.stderr
-    assert f"in {multirun}/s: table.csv".replace("\x1b", "\\x1b") in done.stdout
-    assert "\x1b" not in done.stdout + done.stderr
+def words_in(multirun: Path) -> list[str]:
+    """The short sweep."""
+    return ["-m", *SHORT, "n_workers=1", f"multirun='{multirun}'"]
+
+
+def checked(multirun: Path) -> Path:
+    """The folder, with the short sweep's runs in its own database."""
     with closing(sqlite3.connect(multirun / "mlflow.db")) as database:
         (levels,) = database.execute("SELECT count(*) FROM runs").fetchone()
     assert levels == 1 + 1 + 4, "sweep, cell and runs are in the database of this multirun/"
@@ -149,8 +155,14 @@ def test_a_sweep_in_a_hostile_environment_gives_the_results_of_a_clean_one(
     (tmp_path / "hostile").mkdir()
     assert len(of_lightning()) > 30
     variables = of_lightning() | HOSTILE | {"PYTHONPATH": str(other)}
-    multirun = sweep_in(empty_multirun, tmp_path / "hostile" / ODD_NAME, **variables)
-    assert results(multirun) == results(swept)
+    multirun = tmp_path / "hostile" / ODD_NAME
+    shutil.copytree(empty_multirun, multirun)
+    done = start("sweep", *words_in(multirun), **variables)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) < 10, done.stderr
+    assert f"in {multirun}/s: table.csv".replace("\x1b", "\\x1b") in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert results(checked(multirun)) == results(swept)
     assert len(results(swept)) == 4
 
 

@@ -6,12 +6,8 @@ source and optimizer hold what the built-in ones hold; plugins change the hash o
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +18,8 @@ from src.config.command import command
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.stopping.rule import StoppingRule
+from src.sweep import __main__ as sweep
+from tests.command import Command
 from tests.data.test_image_folder import save_image
 from tests.regimes import test_conformance as conformance
 from tests.training.cells import differences, executed, tiny, with_replicas
@@ -46,12 +44,14 @@ def test_the_page_shows_one_short_example_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_command_runs_as_written(name: str, lab: Path, empty_multirun: Path) -> None:
-    shutil.copytree(empty_multirun, lab / "multirun")
-    words = shlex.split(EXAMPLES[name][1])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *words[1:]], cwd=lab, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_every_command_runs_as_written(
+    name: str, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(lab)
+    python, option, module, *words = shlex.split(EXAMPLES[name][1])
+    assert (python, option, module) == ("python", "-m", "src.sweep")
+    done = Command("sweep", sweep.main, monkeypatch, capsys)(*words)
+    assert done.code == 0, done.out + done.err
     results = list(lab.glob("multirun/*/cells/*/*/result.json"))
     assert len(results) == (8 if name == "my_regime.py" else 4)
 

@@ -1,6 +1,6 @@
 """One worker = four workers in two jobs of a cluster of which one is killed, bit for bit; the same command again does nothing.
 
-With the real laboratory, as a user runs it; the cluster is submitit's local one.
+With the real laboratory; the cluster is submitit's local one.
 """
 
 from __future__ import annotations
@@ -8,27 +8,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from src.sweep import __main__ as main
 from src.sweep.processes import is_locked, live_processes
+from tests.command import Command
 
 GRID = ["split.ratio=0.5,2", "split.imbalance=1,2", "split.size=60", "stopping.epochs=2", "seeds=2", "sweep=s"]
-
-
-def sweep(multirun: Path, *words: str, meanwhile: Callable[[], None] | None = None) -> str:
-    """Runs the grid and returns what the command printed."""
-    command = [sys.executable, "-m", "src.sweep", "-m", *GRID, "tracking=off", f"multirun={multirun}", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        if meanwhile is not None:
-            meanwhile()
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    return out
 
 
 def kill_a_worker(multirun: Path) -> None:
@@ -49,14 +40,25 @@ def results(multirun: Path) -> dict[str, dict[str, Any]]:
     return {str(path.parent.relative_to(multirun)): json.loads(path.read_text())["result"] for path in found}
 
 
-def test_four_workers_in_two_jobs_one_killed_equal_one_worker_and_a_rerun_does_nothing(tmp_path: Path) -> None:
-    printed = sweep(tmp_path / "w1", "n_workers=1")
-    jobs = ("launcher=slurm", "launcher.cluster=local", "launcher.jobs=2", "n_workers=2")
-    again = sweep(tmp_path / "w4", *jobs, meanwhile=lambda: kill_a_worker(tmp_path / "w4"))
+def test_four_workers_in_two_jobs_one_killed_equal_one_worker_and_a_rerun_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command("sweep", main.main, monkeypatch, capsys, "tracking=off")
+
+    def sweep(folder: str, *words: str) -> str:
+        done = command("-m", *GRID, f"multirun={tmp_path / folder}", *words)
+        assert done.code == 0, done.err
+        return done.out
+
+    printed = sweep("w1", "n_workers=1")
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "w4",))
+    killer.start()
+    again = sweep("w4", "launcher=slurm", "launcher.cluster=local", "launcher.jobs=2", "n_workers=2")
+    killer.join()
     assert printed == again.replace(str(tmp_path / "w4"), str(tmp_path / "w1"))
     one = results(tmp_path / "w1")
     assert len(one) == 4 * 2 * 2
     assert one == results(tmp_path / "w4")
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "w1").rglob("*/cells/**/*") if path.is_file()}
-    assert sweep(tmp_path / "w1", "n_workers=1") == printed
+    assert sweep("w1", "n_workers=1") == printed
     assert {path: path.stat().st_mtime_ns for path in written} == written
