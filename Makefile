@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 RUN := $(BIN)/python -m
 COMPILE := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes pyproject.toml
-# Three workers on two cores: many tests wait for the start of a command.
+# Four workers on two cores: many tests wait for the start of a command.
 PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=10
 
 # The default grid: five size ratios x three class imbalances x two lengths, both regimes, 12 seeds: 720 runs.

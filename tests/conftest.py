@@ -16,15 +16,14 @@ from tests.records import write_failure, write_run
 
 LONG = (
     *(
-        "test_environment.py",
-        "test_extending.py",
-        "sweep/test_command.py",
         "golden/test_golden.py",
-        "sweep/test_workers.py",
+        "reliability/test_storage_restart.py",
+        "test_environment.py",
+        "sweep/test_damaged_files.py",
     ),
-    *("reliability/test_terminal.py", "reliability/test_storage_restart.py", "sweep/test_damaged_files.py"),
-    *("config/test_broken.py", "test_cli.py", "training/test_groups.py", "reliability/test_kills.py"),
-    *("report/test_report.py", "tracking/test_server.py", "record/test_script.py"),
+    *("config/test_broken.py", "test_cli.py", "sweep/test_command.py", "training/test_groups.py", "test_extending.py"),
+    *("reliability/test_terminal.py", "reliability/test_kills.py", "report/test_report.py", "tracking/test_server.py"),
+    *("record/test_script.py", "sweep/test_workers.py", "test_devices.py", "advise/test_command.py"),
 )
 """Modules that take longest, longest first: started last, one would keep a single worker of pytest-xdist busy at the end."""
 

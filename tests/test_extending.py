@@ -94,15 +94,23 @@ PLUGINS = {
 }
 
 
-@pytest.mark.parametrize("rule", conformance.RULES)
-@pytest.mark.parametrize("kind", PLUGINS)
-def test_every_regime_and_rule_takes_a_source_and_an_optimizer(
-    kind: str, rule: str, lab: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _ragged(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the conformance suite train on a plugin's source with a plugin's optimizer."""
     (lab / "my_optimizer.py").write_text(OPTIMIZER)
-    file, *words = PLUGINS[kind]
-    monkeypatch.setattr(conformance, "RAGGED", (*conformance.RAGGED, f"plugins=[{lab / file}]", *words))
+    files = ",".join(str(lab / file) for file, *_ in PLUGINS.values())
+    words = [word for _, *words in PLUGINS.values() for word in words]
+    monkeypatch.setattr(conformance, "RAGGED", (*conformance.RAGGED, f"plugins=[{files}]", *words))
+
+
+@pytest.mark.parametrize("rule", conformance.RULES)
+@pytest.mark.usefixtures("_ragged")
+def test_every_regime_and_rule_takes_a_source_and_an_optimizer(rule: str) -> None:
     conformance.test_training_follows_the_plan_and_reads_no_test_set(rule)
+
+
+@pytest.mark.usefixtures("_ragged")
+def test_a_stage_draws_from_its_mixture_of_a_plugins_source_alone() -> None:
     conformance.test_a_stage_draws_from_its_mixture_alone()
 
 

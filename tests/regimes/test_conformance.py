@@ -1,4 +1,4 @@
-"""Every regime under every stopping rule: properties of single regimes in addition to tests/regimes/test_catalog.py.
+"""Every regime under every stopping rule: properties of single regimes in addition to tests/regimes/test_equivalences.py.
 
 Properties: a matched budget is the same for every regime, to the update or sample; training follows the plan; test
 sets are not read before the end of training; each stage's samples are those of its mixture.
