@@ -142,7 +142,7 @@ def schedule_sentence(plan: Schedule) -> str:
         if rival.action != NOTHING and policy != {rival.action}
     ]
     against = f", {', '.join(leads)}" if leads else ""
-    return f"As batches arrive: {steps}; worth {plan.net:,.4g} less costs{against}."
+    return f"As batches arrive: {steps}; worth {plan.net:,.4g} net of costs{against}."
 
 
 def schedule_table(answer: Answer, plan: Schedule) -> TextTable:
