@@ -83,8 +83,8 @@ def refuse_of_one_run(overrides: Sequence[str]) -> str | None:
     """Why a command of a single run cannot obey settings of a sweep; None if there are none."""
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in ("seeds", "regimes", "baseline"):
-            one = {"seeds": "seed=N", "regimes": "regime=NAME", "baseline": "regime=NAME"}[key]
+        one = {"seeds": "seed=N", "regimes": "regime=NAME", "baseline": "regime=NAME", "margin": "regime=NAME"}.get(key)
+        if one is not None:
             return (
                 f"{override}: is of a comparison, and src.train trains one run; set {one}, or use python -m src.sweep"
             )

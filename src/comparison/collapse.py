@@ -37,7 +37,7 @@ def low_outliers(values: ArrayLike) -> NDArray[np.bool_]:
 
 
 def collapse_of(result: Mapping[str, Any], diverged: bool, constant: Mapping[str, float] | None = None) -> str:
-    """How a run collapsed, judged by itself, or "".
+    """How a run collapsed, judged by itself, or "": the first rule that holds of diverged, one class, constant prediction.
 
     A network whose last stage had samples of one class only may rightly predict that class alone, and no loss is below that
     of the shares of a single class. `constant`: the loss of the best constant prediction for each data set, ``d1``; without

@@ -38,6 +38,8 @@ class Family:
     """Those declared first; a later command may add some."""
     any_stop: AnyStop | None = None
     """Set if the results decide on the number of seeds."""
+    margin: float | None = None
+    """Of the tests of non-inferiority; None if there are none."""
 
     @property
     def label(self) -> str:
@@ -61,6 +63,7 @@ def read_families(sweep_dir: Path) -> list[Family]:
                 is_first=not number,
                 seeds=tuple(map(int, one["seeds"])),
                 any_stop=AnyStop(**one["any_stop"]) if "any_stop" in one else None,
+                margin=None if one.get("margin") is None else float(one["margin"]),
             )
             for number, one in enumerate(read_json(path)["families"])
         ]
@@ -78,6 +81,7 @@ def declare(
     baseline: str | None,
     seeds: Collection[int],
     any_stop: AnyStop | None = None,
+    margin: float | None = None,
 ) -> None:
     """Adds the comparisons of a command that the sweep lacks as a family, before the command's first run.
 
@@ -89,16 +93,24 @@ def declare(
         return
     with locked(sweep_dir / f"{FILE}.lock"):
         known = read_families(sweep_dir)
+        declared = [one for one in known if one.comparisons & wanted]
         if any_stop is not None:
-            _refuse_other_rules(sweep_dir.name, any_stop, [one for one in known if one.comparisons & wanted])
+            _refuse_other_rules(sweep_dir.name, any_stop, declared)
+        if margin is not None and (other := next((one for one in declared if one.margin != margin), None)) is not None:
+            theirs = "no margin" if other.margin is None else f"a margin of {other.margin:g}"
+            problem = f"sweep={sweep_dir.name} declared these comparisons on {other.declared[:10]} with {theirs}"
+            raise ConfigError("margin", margin, f"{problem}; take sweep=NEW, which finds the trained stages")
         new = wanted.difference(*(family.comparisons for family in known))
         if not new:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        added = Family(declared=now, comparisons=frozenset(new), is_first=not known, seeds=tuple(sorted(seeds)))
+        added = Family(
+            declared=now, comparisons=frozenset(new), is_first=not known, seeds=tuple(sorted(seeds)), margin=margin
+        )
         content = [
             {"declared": one.declared, "seeds": one.seeds, "comparisons": sorted(one.comparisons)}
             | ({} if one.any_stop is None else {"any_stop": asdict(one.any_stop)})
+            | ({} if one.margin is None else {"margin": one.margin})
             for one in (*known, replace(added, any_stop=any_stop))
         ]
         write_atomically(sweep_dir / FILE, json.dumps({"families": content}) + "\n")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from src.axes import AxisValue, axis_label, axis_rank, axis_text
 from src.comparison.tables import coordinate, in_order, independent_axes
 from src.comparison.units import Unit, name_of, unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict, by_pair
+from src.comparison.verdicts import BALANCED, INCONCLUSIVE, CellVerdict, by_pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,12 @@ MAX_INCHES = (22.0, 40.0)
 DPI = 150
 TEST_SET = "on"
 """The axis of the test sets."""
-TITLES = {"d1": "on Dataset 1", "d2": "on Dataset 2", "union": "on the union"}
+TITLES = {
+    "d1": "on Dataset 1",
+    "d2": "on Dataset 2",
+    "union": "on the union",
+    BALANCED: "on the union, classes balanced",
+}
 """In the order of the panels, which is alphabetical."""
 LETTER = 0.56
 """Mean width of a letter, in em."""

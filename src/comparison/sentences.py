@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from src.comparison.averages import mean_differences, overall
 from src.comparison.statistics import heterogeneity_p, seeds_needed
 from src.comparison.units import name_of, p_equals, unit_of
 from src.comparison.verdicts import (
@@ -16,8 +17,6 @@ from src.comparison.verdicts import (
     UNDECIDED,
     CellVerdict,
     by_pair,
-    mean_differences,
-    overall,
 )
 
 WHERE = {"d1": "on Dataset 1", "d2": "on Dataset 2", BALANCED: "in balanced accuracy"}
@@ -38,6 +37,10 @@ def sentence(verdict: CellVerdict) -> str:
     tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
     tail += f", n = {verdict.n} seeds"
     tail += f"; {verdict.reason}, valid at any stop" if verdict.any_stop else ""
+    if verdict.no_worse:
+        assert verdict.margin is not None
+        shown = " and ".join(f"{regime} ({p_equals(p)})" for regime, p in verdict.no_worse.items())
+        tail += f"; no worse by more than {unit.value(verdict.margin)}{points}: {shown}"
     if verdict.certain:
         assert verdict.ci_low is not None
         assert verdict.ci_high is not None
@@ -77,6 +80,9 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
         counts += f", {winners.count(INCONCLUSIVE)} inconclusive"
     if n_scoped := sum(bool(verdict.caveat) for verdict in verdicts):
         counts += f"; {n_scoped} of the leads may be outweighed by unseen collapses"
+    if first.margin is not None:
+        shown = ", ".join(f"{own} in {sum(own in verdict.no_worse for verdict in verdicts)}" for own in (b, a))
+        counts += f"; no worse by more than {unit.value(first.margin)} {unit.of_differences}".rstrip() + f": {shown}"
     lower = "" if unit.higher_is_better else " (lower is better)"
     sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
     holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))

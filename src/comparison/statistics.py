@@ -196,15 +196,17 @@ def seeds_needed(n_tests: int = 1, alpha: float = 0.05) -> int:
     return next(n for n in itertools.count(1) if n_tests * 2.0 ** (1 - n) <= alpha)
 
 
-def holm(p_values: ArrayLike, *, n_tests: int | None = None) -> Floats:
+def holm(p_values: ArrayLike, *, n_tests: int | None = None, most_true: int | None = None) -> Floats:
     """Holm's adjusted p-values (1979, Scand. J. Stat. 6:65), in the order given.
 
-    `n_tests`: size of the family if some of its members are not tested yet; at least the number given.
+    `n_tests`: size of the family if some of its members are not tested yet; at least the number given. `most_true`: of its null
+    hypotheses, if some exclude each other (Shaffer 1986, JASA 81:826).
     """
     p = np.asarray(p_values, dtype=np.float64)
     assert p.ndim == 1
     order = np.argsort(p, kind="stable")
     factors = max(len(p), n_tests or 0) - np.arange(len(p))
+    factors = factors if most_true is None else np.minimum(factors, most_true)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order])) if len(p) else p
     return adjusted

@@ -86,6 +86,8 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
     columns += [("collapsed", "r")] if has_collapsed else []
     is_any_stop = any(verdict.any_stop for verdict in verdicts)
     columns += [("decided by", "l")] if is_any_stop else []
+    has_margin = any(verdict.margin for verdict in verdicts)
+    columns += [("no worse", "l")] if has_margin else []
     test_sets = _test_sets(verdicts)
     columns += [(name, "r") for name in test_sets]
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
@@ -95,6 +97,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         sides = means if is_single else [verdict.a, means[0], verdict.b, means[1]]
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
         sides += [verdict.decided_by] if is_any_stop else []
+        sides += [no_worse_text(verdict)] if has_margin else []
         sides += [_elsewhere(verdict.elsewhere.get(name)) for name in test_sets]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
@@ -104,6 +107,11 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         rows.append((*level_texts(verdict, axes), *sides, *tail))
     heads, align = zip(*columns, strict=True)
     return TextTable(heads=heads, rows=tuple(rows), align="".join(align))
+
+
+def no_worse_text(verdict: CellVerdict) -> str:
+    """The regimes that are no worse than the other by more than the margin."""
+    return "both" if len(verdict.no_worse) == 2 else next(iter(verdict.no_worse), "-")
 
 
 def _test_sets(verdicts: Sequence[CellVerdict]) -> list[str]:
@@ -173,7 +181,9 @@ def csv_table(verdicts: Sequence[CellVerdict]) -> str:
     """The verdicts for a spreadsheet: every axis, values in the metric's unit, p with and without correction."""
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.axes))
     values, corrected = ("mean_a", "mean_b", "difference", "ci_low", "ci_high"), ("p", "p_holm")
+    has_margin = any(verdict.margin for verdict in verdicts)
     rows = [("cell", *names, "metric", "a", "b", *values, "unit", *corrected, "n", "winner", "reason", "notes")]
+    rows[0] += ("no_worse",) if has_margin else ()
     for verdict in in_order(verdicts):
         unit = unit_of(verdict.metric)
         numbers = [getattr(verdict, name) for name in values]
@@ -186,6 +196,7 @@ def csv_table(verdicts: Sequence[CellVerdict]) -> str:
                 unit.of_differences or "as logged",
                 *("" if (p := getattr(verdict, name)) is None else f"{p:.6f}" for name in corrected),
                 *(str(verdict.n), verdict.winner, verdict.reason, "; ".join(verdict.notes)),
+                *([no_worse_text(verdict)] if has_margin else []),
             )
         )
     return csv_text(rows)
@@ -221,6 +232,12 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         lines.append("seeds=auto: p and intervals hold at any stop")
     if any(any(verdict.collapsed) for verdict in verdicts):
         lines.append(CURE)
+    if margin := next((verdict.margin for verdict in verdicts if verdict.margin), None):
+        unit = unit_of(verdicts[0].metric)
+        within = f"{unit.value(margin)} {unit.of_differences}".rstrip()
+        lines.append(
+            f"no worse: certainly by no more than {within}, after a correction of its own; another regime may win"
+        )
     if names := _test_sets(verdicts):
         where = ", ".join(f"{name}: the difference {WHERE[name]}" for name in names)
         lines.append(f"{where}; *: certain after a correction of its own")

@@ -171,6 +171,28 @@ def tuning_table(verdicts: Sequence[CellVerdict], tuning: Mapping[tuple[str, str
     return TextTable(heads=(*axes, *regimes), rows=tuple(rows), align="r" * len(axes) + "l" * len(regimes), title=title)
 
 
+def side_by_side(default: Sequence[CellVerdict], tuned: Sequence[CellVerdict]) -> TextTable:
+    """One row for each cell that both have; a winner is emphasised."""
+    axes = [axis for axis in varying_axes(tuned) if axis != "tune"]
+    others: Mapping[tuple[str, ...], CellVerdict] = {level_texts(verdict, axes): verdict for verdict in default}
+    rows = []
+    for verdict in in_order(tuned):
+        place = level_texts(verdict, axes)
+        if (other := others.get(place)) is not None:
+            rows.append((*place, *(text for one in (other, verdict) for text in _texts(one))))
+    heads = (*axes, "default", "wins", "tuned", "wins")
+    return TextTable(heads=heads, rows=tuple(rows), align="r" * len(axes) + "rlrl")
+
+
+def _texts(verdict: CellVerdict) -> tuple[str, str]:
+    """The difference with its interval, and the winner."""
+    unit = unit_of(verdict.metric)
+    effect = (
+        unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high) if verdict.difference is not None else "-"
+    )
+    return effect, f"**{verdict.winner}**" if verdict.certain else verdict.winner
+
+
 def _field(tuned: Tuned | None) -> str:
     """``lr 0.03, lr_factor 0.96 (upper end): 95.3``."""
     if tuned is None:

@@ -20,7 +20,6 @@ from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_inter
 from src.comparison.collapse import UnseenCollapses, unseen_collapses
 from src.comparison.families import Comparison, Family, by_comparison, pairs_of
 from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
-from src.comparison.predictions import Judgement, judge_effect
 from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import p_equals, unit_of
 
@@ -60,6 +59,11 @@ class CellVerdict(Pairs):
     """Set if a later command added the comparison to its sweep: with the date."""
     caveat: str = ""
     """Of a winner: what its verdict is about if collapses that no run shows might outweigh the lead."""
+    margin: float | None = None
+    """Of the tests of non-inferiority."""
+    no_worse: Mapping[str, float] = field(default_factory=dict)
+    """The regimes shown to be worse than the other by less than the margin, if at all, with their corrected p. A statement of
+    its own: the other regime may win nevertheless."""
     elsewhere: Mapping[str, CellVerdict] = field(default_factory=dict, repr=False)
     """The same comparison by other metrics (`elsewhere_of`)."""
 
@@ -122,6 +126,7 @@ def judge(
     families: Sequence[Family] = (),
     cells: Collection[str] | None = None,
     any_stop: AnyStop | None = None,
+    margin: float | None = None,
 ) -> list[CellVerdict]:
     """The verdict for every cell of `records` and every two of `regimes`, which are in the command's order.
 
@@ -131,7 +136,7 @@ def judge(
         baseline: The regime that each of the others is compared with; None compares all pairs.
         families: Those of the sweep. Their comparisons are corrected together, as far as `records` has their cells.
         cells: Restricts the verdicts returned, though not the families; None for all.
-        any_stop: The rule of comparisons that no family contains.
+        any_stop, margin: The rules of comparisons that no family contains.
     """
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
@@ -150,7 +155,8 @@ def judge(
         rule = any_stop if family is None else family.any_stop
         n_lost = n_lost if rule is None else 0  # at any stop a cell that is lost now may return
         n_declared = n_tests if family is None else len(family.comparisons) - n_lost
-        verdicts = judge_pairs(compared, alpha, n_tests=n_declared, any_stop=rule)
+        within = margin if family is None else family.margin
+        verdicts = judge_pairs(compared, alpha, n_tests=n_declared, any_stop=rule, margin=within)
         label = "" if family is None else family.label
         judged |= {key: replace(own, exploratory=label) for key, own in zip(members, verdicts, strict=True)}
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
@@ -199,7 +205,8 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
         return replace(verdict, caveat=caveat)
     reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it collapse "
     reason += f"in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"
-    return replace(verdict, winner=INCONCLUSIVE, reason=reason, p_holm=None)
+    decided_by = verdict.decided_by and "collapses"
+    return replace(verdict, winner=INCONCLUSIVE, reason=reason, p_holm=None, decided_by=decided_by, no_worse={})
 
 
 def judge_pairs(
@@ -208,16 +215,20 @@ def judge_pairs(
     *,
     n_tests: int = 0,
     any_stop: AnyStop | None = None,
+    margin: float | None = None,
 ) -> list[CellVerdict]:
     """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem.
 
-    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of `seeds=auto`.
+    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of `seeds=auto`, which
+    has the margin of its own.
     """
+    margin = margin if any_stop is None else any_stop.margin
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
     tests = _test(testable, alpha, any_stop)
     family = max(len(testable), n_tests)
     tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
     equivalent = iter(_equivalences(testable, any_stop, family))
+    no_worse = iter(_no_worse(testable, margin, any_stop, family, alpha))
     verdicts = []
     for cell, axes, pairs in compared:
         found: dict[str, Any] = {"winner": INCONCLUSIVE, "reason": pairs.problem}
@@ -235,6 +246,8 @@ def judge_pairs(
                 found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
             found |= _decision(pairs, float(p_holm), family, alpha)
         own = {attribute.name: getattr(pairs, attribute.name) for attribute in fields(pairs)}
+        if margin is not None and pairs.problem is None:
+            found |= {"margin": margin, "no_worse": next(no_worse)}
         verdict = CellVerdict(cell=cell, axes=axes, family=family, **own, **found)
         if verdict.certain and is_skewed(pairs.differences):
             verdict = replace(verdict, notes=(*verdict.notes, SKEWED))
@@ -259,6 +272,25 @@ def _equivalences(testable: Sequence[Pairs], any_stop: AnyStop | None, family: i
         return [1.0] * len(testable)
     p_values = [float(anytime_equivalence_p(pairs.differences, any_stop.margin)) for pairs in testable]
     return list(map(float, holm(p_values, n_tests=family)))
+
+
+def _no_worse(
+    testable: Sequence[Pairs], margin: float | None, any_stop: AnyStop | None, family: int, alpha: float
+) -> list[dict[str, float]]:
+    """The regimes of each comparison that are certainly worse by less than the margin, with their p.
+
+    A family of its own, of both regimes of every comparison; at most one of a comparison's two can be worse by the margin.
+    """
+    if margin is None:
+        return []
+    p_of = sign_flip_p if any_stop is None else anytime_p
+    p_values = []
+    for pairs in testable:
+        lead = np.array(pairs.differences) * (1 if unit_of(pairs.metric).higher_is_better else -1)
+        p_values += [float(p_of(side * lead, null=-margin, alternative="greater")) for side in (1, -1)]
+    corrected = iter(holm(p_values, n_tests=2 * family, most_true=family).tolist())
+    both = [{pairs.a: next(corrected), pairs.b: next(corrected)} for pairs in testable]
+    return [{regime: p for regime, p in one.items() if p <= alpha} for one in both]
 
 
 def _any_stop_decision(
@@ -295,27 +327,3 @@ def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[st
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:
     """The verdicts of each pair of regimes."""
     return grouped(verdicts, lambda verdict: (verdict.a, verdict.b))
-
-
-def mean_differences(verdicts: Sequence[CellVerdict]) -> dict[int, float]:
-    """a - b averaged over cells, by seed, for the seeds that every conclusive cell has."""
-    by_seed = [dict(zip(v.seeds, v.differences, strict=True)) for v in verdicts if v.is_averaged]
-    shared = set.intersection(*map(set, by_seed)) if by_seed else set()
-    return {seed: float(np.mean([differences[seed] for differences in by_seed])) for seed in sorted(shared)}
-
-
-def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement | None:
-    """One test over all cells for one pair of regimes, on each seed's a - b averaged over the cells.
-
-    None without a seed that every conclusive cell has. `supported` means that a's metric is the larger.
-    """
-    conclusive = [verdict for verdict in verdicts if verdict.is_averaged]
-    assert len(by_pair(conclusive)) <= 1
-    differences = list(mean_differences(conclusive).values())
-    if not differences:
-        return None
-    judgement = judge_effect(differences, "positive", alpha=alpha)
-    if conclusive[0].any_stop is None or judgement.p is None:
-        return judgement
-    low, high = (float(end) if np.isfinite(end) else None for end in anytime_interval(differences, alpha=alpha))
-    return replace(judgement, p=float(anytime_p(differences)), ci_low=low, ci_high=high)

@@ -22,6 +22,7 @@ WHERE = (
     "n_workers",
     "dry_run",
     "baseline",
+    "margin",
     "sweep",
     "plugins",
     "trainer.name",

@@ -74,7 +74,8 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
         values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
     for name in ("split", "trainer", "tracking"):
         values[name] = _group(name, _Given.of(given[name]))
-    for name in ("loss", "head", "online", "label_smoothing", "augment", "multirun", "storage", "n_workers", "dry_run"):
+    plain = ("loss", "head", "online", "label_smoothing", "augment", "margin")
+    for name in (*plain, "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
     n_parts = values["split"].parts
     entries = [given["regime"]] if single_run else given["regimes"]
@@ -90,6 +91,10 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
             "baseline", values["baseline"], f"is no compared regime; {did_you_mean(str(values['baseline']), labels)}"
         )
     seeding = None if single_run else parse_seeding(given)
+    if seeding is not None and values["margin"] is not None:
+        raise ConfigError(
+            "margin", values["margin"], "is for a fixed number of seeds; with seeds=auto set seeding.margin"
+        )
     values["seeds"] = parse_seeds([given["seed"]] if single_run else seeding.max if seeding else given["seeds"])
     name = f"{values['data'].label}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

@@ -183,6 +183,8 @@ class Config:
     seeds: tuple[int, ...]
     baseline: str | None = None
     """Label of the regime that each of the others is compared with; None compares all pairs."""
+    margin: float | None = field(default=None, metadata=bounds(gt=0))
+    """Also tested: whether a regime is worse by less than this, in the metric's own unit (accuracy: 0.01 is a point)."""
     sweep: str
     multirun: str
     storage: str | None

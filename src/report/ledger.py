@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from src.axes import axis_text
+from src.comparison.averages import overall
 from src.comparison.pairing import RunRecord
 from src.comparison.tables import in_order, level_texts, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, overall
+from src.comparison.verdicts import CellVerdict
 from src.config import Config
 from src.report.tables import Table, page_table, winner_class
 from src.stopping.catalog import match_order

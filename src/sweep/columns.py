@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from src.comparison.averages import overall
 from src.comparison.betting import AnyStop
 from src.comparison.families import pairs_of
 from src.comparison.pairing import Records, RunRecord
-from src.comparison.tables import independent_axes
+from src.comparison.tables import independent_axes, no_worse_text
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, by_pair, default_metric, elsewhere_of, judge, overall
+from src.comparison.verdicts import CellVerdict, by_pair, default_metric, elsewhere_of, judge
 from src.tracking.record import run_name
 from src.tracking.reports import Comparison
 
@@ -18,7 +19,7 @@ from src.tracking.reports import Comparison
 def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
     """``difference`` with its interval and ``mean/{regime}`` as texts; with several pairs also the winner of each.
 
-    With seeds=auto ``decided_by``, too.
+    With seeds=auto ``decided_by``, with a margin ``no_worse``, too.
     """
     tags: dict[str, str] = {}
     for verdict in verdicts:
@@ -28,6 +29,8 @@ def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
             tags[f"difference{pair}"] = unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high)
         if verdict.decided_by:
             tags[f"decided_by{pair}"] = f"{verdict.decided_by}, {verdict.n} seeds"
+        if verdict.margin is not None:
+            tags[f"no_worse{pair}"] = no_worse_text(verdict)
         if pair:
             tags[f"winner{pair}"] = verdict.winner
         for regime, mean in ((verdict.a, verdict.mean_a), (verdict.b, verdict.mean_b)):

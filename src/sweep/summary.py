@@ -100,7 +100,12 @@ def judged(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records) -> 
         seeds = {seed for family in families for seed in family.seeds}
         elsewhere = load_records(sweep_dir, cells=others, seeds=seeds)
         records = replace(records, runs=(*records.runs, *elsewhere.runs), failed=(*records.failed, *elsewhere.failed))
-    settings: dict[str, Any] = {"baseline": configs[0].baseline, "families": families, "cells": own}
+    settings: dict[str, Any] = {
+        "baseline": configs[0].baseline,
+        "families": families,
+        "cells": own,
+        "margin": configs[0].margin,
+    }
     return judge_test_sets(lambda metric: judge(records, labels_of(configs), metric, **settings))
 
 

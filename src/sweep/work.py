@@ -110,7 +110,7 @@ class GridWork(Work):
     def declare(self) -> None:
         cells, config = self._plan.cells, self.config
         labels = list(dict.fromkeys(regime.label for cell in cells.values() for regime in cell.config.regimes))
-        declare(self.folder.root, cells, labels, config.baseline, config.seeds)
+        declare(self.folder.root, cells, labels, config.baseline, config.seeds, margin=config.margin)
 
     def description(self, n_workers: int) -> list[str]:
         return describe(self._plan, self.folder.root / "cells", n_workers)

@@ -17,7 +17,19 @@ MAIN = ("stopping.name", "optimizer.name", "optimizer.lr", "optimizer.batch_size
 """Settings that are params whatever their value."""
 
 EXECUTION = (
-    *("sweep", "multirun", "storage", "n_workers", "dry_run", "baseline", "plugins", "tracking", "search", "launcher"),
+    *(
+        "sweep",
+        "multirun",
+        "storage",
+        "n_workers",
+        "dry_run",
+        "baseline",
+        "margin",
+        "plugins",
+        "tracking",
+        "search",
+        "launcher",
+    ),
     *("trainer.name", "trainer.slots", "trainer.reuse", "trainer.store_gib", "trainer.checkpoint_seconds"),
     *("data.root", "data.download"),
 )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.collapse import records_of, scenarios, winner_rates
+from src.comparison.betting import AnyStop
 from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, unseen_collapses
 from src.comparison.pairing import Records, RunRecord
 from src.comparison.sentences import sentence, summary
@@ -120,6 +121,8 @@ def test_a_collapse_elsewhere_withholds_a_small_lead_and_no_large_one() -> None:
     )
     assert first.is_averaged, "an average over cells must not depend on their verdicts"
     assert second.winner == "sequential"
+    added = judge(Records(runs=(*collapsing, *small, *large)), BOTH, any_stop=AnyStop())[1]
+    assert (added.winner, added.decided_by) == (INCONCLUSIVE, "collapses"), "not the difference, which names a winner"
     losing = cell([v - 0.05 for v in FINE], FINE, "c3")
     assert judge(Records(runs=(*collapsing, *losing)), BOTH)[1].winner == "combined", "its lead would only grow"
 

@@ -15,7 +15,7 @@ from benchmarks.collapse import records_of
 from src.comparison.families import FILE, declare, pairs_of, read_families
 from src.comparison.pairing import Records
 from src.comparison.sentences import sentence, summary
-from src.comparison.statistics import heterogeneity_p
+from src.comparison.statistics import heterogeneity_p, holm, sign_flip_p
 from src.comparison.tables import remarks, sweep_table
 from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
@@ -97,3 +97,26 @@ def test_heterogeneity_keeps_its_level_and_finds_cells_that_differ() -> None:
     assert np.mean([heterogeneity_p(one) <= 0.05 for one in different]) >= 0.5
     assert heterogeneity_p(np.zeros((3, 8))) == 1
     assert heterogeneity_p(rng.normal(size=(3, 20)) + np.array([[0], [0], [3]])) < 0.01
+
+
+def test_a_margin_is_declared_before_the_runs_and_stays(tmp_path: Path) -> None:
+    declare(tmp_path, cells(4), BOTH, None, SEEDS, margin=0.05)
+    assert {verdict.margin for verdict in judged(tmp_path, 4)} == {0.05}
+    assert all(verdict.no_worse for verdict in judged(tmp_path, 4)), "0.05 is five standard deviations"
+    declare(tmp_path, cells(4), BOTH, None, SEEDS)  # a later command without one
+    assert len(read_families(tmp_path)) == 1
+    with pytest.raises(
+        ConfigError, match=r"^margin=0.01: sweep=.* declared these comparisons on .* with a margin of 0.05"
+    ):
+        declare(tmp_path, cells(4), BOTH, None, SEEDS, margin=0.01)
+    with pytest.raises(ConfigError, match=r"^margin=0.01: is for a fixed number of seeds; with seeds=auto set"):
+        compose(["margin=0.01", "seeds=auto"])
+
+
+def test_the_corrected_tests_of_a_margin_keep_their_level() -> None:
+    """1,000 families of 10 comparisons in which one regime is worse by exactly the margin of 1: called no worse in at most 5 %."""
+    differences = np.random.default_rng(0).normal(size=(1000, 10, 12)) - 1
+    p = np.stack([sign_flip_p(side * differences, null=-1.0, alternative="greater") for side in (1, -1)], axis=-1)
+    corrected = np.array([holm(own.ravel(), most_true=10) for own in p]).reshape(p.shape)
+    assert 0.03 <= (corrected[..., 0] <= 0.05).any(axis=1).mean() <= 0.05 + 2 * (0.05 * 0.95 / 1000) ** 0.5
+    assert (corrected[..., 1] <= 0.05).mean() > 0.99, "and the other one is found"

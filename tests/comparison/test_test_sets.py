@@ -75,7 +75,7 @@ def test_the_table_has_a_column_for_each_test_set() -> None:
 
 def test_the_map_has_a_panel_for_each_test_set() -> None:
     titles = [ax.get_title() for ax in difference_figure(verdicts_of(3)).axes]
-    assert titles[:3] == ["on Dataset 1", "on Dataset 2", "on the union"]
+    assert titles[:4] == ["on Dataset 1", "on Dataset 2", "on the union", "on the union, classes balanced"]
 
 
 def test_the_tracker_has_the_differences_on_every_test_set() -> None:

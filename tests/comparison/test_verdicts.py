@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.comparison.averages import overall
 from src.comparison.pairing import Records, load_records
 from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
-from src.comparison.tables import remarks
-from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, default_metric, judge, overall
+from src.comparison.tables import csv_table, remarks, sweep_table
+from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, default_metric, judge
 from src.sweep.columns import cell_metrics
 
 BOTH = ("sequential", "combined")
@@ -197,3 +198,26 @@ def test_summary_gives_the_number_of_seeds_needed(cell_of: Callable[..., Records
     cell_of({"sequential": LOW[:6], "combined": HIGH[:6]}, cell="c0")
     text = summary(judge(cell_of({"sequential": HIGH[:6], "combined": HIGH[:6]}, cell="c1"), BOTH))
     assert "0 undecided, 2 with too few seeds to test (7 needed)." in text
+
+
+def test_no_worse_is_a_statement_of_its_own(cell_of: Callable[..., Records]) -> None:
+    """Within the margin both are no worse though one certainly wins; beyond it the better one alone; by a loss alike."""
+    near = [value - 0.004 - seed / 9000 for seed, value in enumerate(HIGH)]
+    cell_of({"sequential": near, "combined": HIGH}, cell="near")
+    cell_of({"sequential": LOW, "combined": HIGH}, cell="far")
+    records = cell_of({"sequential": HIGH[:4], "combined": HIGH[:4]}, cell="few")
+    for cell, shown, text in (("near", list(BOTH), "both"), ("far", ["combined"], "combined")):
+        (verdict,) = judge(records, BOTH, margin=0.01, cells=[cell])
+        assert (verdict.winner, list(verdict.no_worse)) == ("combined", shown)
+        assert verdict.no_worse["combined"] == 2.0**-12, "of two one-sided tests one null hypothesis at most is true"
+        assert f"; no worse by more than 1.0 points: {' (p < 0.001) and '.join(shown)} (p < 0.001)" in sentence(verdict)
+        table = sweep_table([verdict])
+        assert table.rows[0][table.heads.index("no worse")] == text
+        assert csv_table([verdict]).splitlines()[1].endswith(f",{text}")
+        assert any(line.startswith("no worse: certainly by no more than 1.0 points") for line in remarks([verdict]))
+        (loss,) = judge(records, BOTH, "test/d2/loss", margin=0.01, cells=[cell])
+        assert list(loss.no_worse) == shown
+    (few,) = judge(records, BOTH, margin=0.01, cells=["few"])
+    assert (few.winner, few.no_worse) == (TOO_FEW, {})
+    (without,) = judge(records, BOTH, cells=["near"])
+    assert (without.margin, without.no_worse, "no worse" in sweep_table([without]).heads) == (None, {}, False)

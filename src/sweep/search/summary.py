@@ -43,7 +43,13 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     records = read(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
     rule = None if searched.search.strategy.finds_best else AnyStop()  # its results decided on the seeds
-    verdicts = judge(records, labels, baseline=cells[0].config.baseline if cells else None, any_stop=rule)
+    verdicts = judge(
+        records,
+        labels,
+        baseline=cells[0].config.baseline if cells else None,
+        any_stop=rule,
+        margin=cells[0].config.margin if cells else None,
+    )
     outbox = Outbox(sweep_dir)
     report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
