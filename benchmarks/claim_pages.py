@@ -3,7 +3,7 @@
     make claims && make claims ARGS=controls=true && make claims STRONG=1
     python -m benchmarks.claim_pages multirun/claims/claims.json
 
-docs/claims.json receives the results, docs/RESULTS.md and docs/CLAIMS.md their tables between markers, and every file of
+docs/claims.json receives the results and keeps those of claims that the run did not contain, docs/RESULTS.md and docs/CLAIMS.md their tables between markers, and every file of
 conf/claim its "Expected" lines. tests/claims compares all of them with docs/claims.json.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.claims.claims import Claim, claim_ids, load_claim
-from src.claims.table import claims_table, value_texts
+from src.claims.table import claims_table, merged, value_texts
 from src.comparison.text_table import TextTable
 from src.io import CONF_DIR
 
@@ -136,13 +136,17 @@ def _expected(claim: Claim, entries: Sequence[Entry]) -> str:
     for entry in sorted(entries, key=lambda entry: order.index(entry["place"])):
         found = ", ".join(_found(one, entry["verdict"]) for one in entry["statements"] if one["decides"])
         parts.append(f"{entry['place']}: {entry['verdict']}, {found}")
+    if not parts:
+        return "# Expected: not recorded, because it runs on demand\n"
     text = f"# Expected: {'; '.join(parts)}. Effects [95 % interval] of {claim.studies[0].seeds} seeds."
     return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="# ", break_on_hyphens=False)) + "\n"
 
 
 def main(path: Path) -> None:
-    entries = summary(json.loads(path.read_text(encoding="utf-8")))
-    (DOCS / "claims.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    recorded = DOCS / "claims.json"
+    old, new = (json.loads(one.read_text(encoding="utf-8")) for one in (recorded, path))
+    entries = summary(merged(old, new))
+    recorded.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     for page, text in pages(entries).items():
         page.write_text(text, encoding="utf-8")
 

@@ -124,12 +124,13 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
         if "where" in options:
             everything = [*claim.studies, *control_studies(claim), *strong_studies(claim)]
             studies = [study for study in everything if study.where == options["where"]]
-        elif only:
-            studies = [study for studies_of in only for study in studies_of(claim)]
-        elif is_changed:
-            studies = [claim.studies[0]]
         else:
-            studies = [study for study in claim.studies if not study.on_demand]
+            own = list(claim.studies[: 1 if is_changed else None])
+            everything = [study for studies_of in only for study in studies_of(claim)] if only else own
+            usual = [study for study in everything if not study.on_demand]
+            studies = usual or (everything if "claim" in options else [])
+            if everything and not studies:
+                print(f"{claim.id}: runs on demand, if named (claim={claim.id})", file=sys.stderr)
         for study in studies:
             if is_changed:
                 study, dropped = override_study(study, settings)

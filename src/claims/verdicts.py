@@ -146,10 +146,9 @@ def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
 
 
 def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
-    """Supported by Page's test if it holds without the largest step too, unless a single step is against the order, with
-    certainty and by more than the margin;
-    refuted by Page's test of the opposite order or by such a step. The values are last minus first condition, or that
-    step."""
+    """Supported by Page's test if it holds without the largest step too and no single step is against the order with
+    certainty; equivalent if one is, by less than the margin; refuted by Page's test of the opposite order or by a step of more
+    than the margin. The values are last minus first condition, or that step."""
     values = table.values
     change = values[:, -1] - values[:, 0]
     if len(values) < MIN_TREND_SEEDS or values.shape[1] < 3:
@@ -169,8 +168,10 @@ def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
         reason = f"one step carries it: without the largest one no trend is certain (p = {trend.rest_p:.3f})"
         return Finding("inconclusive", reason, change, trend.p)
     if trend.p <= ALPHA:
-        largest = f"largest step against the order {trend.largest_drop:.2g}, none certain"
-        return Finding("supported", f"Page p = {trend.p:.2g}; {largest}", change, trend.p)
+        within = min(trend.drop_p) <= ALPHA
+        largest = f"largest step against the order {trend.largest_drop:.2g}, {'certain' if within else 'none certain'}"
+        verdict: PredictionVerdict = "equivalent" if within else "supported"
+        return Finding(verdict, f"Page p = {trend.p:.2g}; {largest}", change, trend.p)
     return Finding("inconclusive", f"no trend is certain (Page p = {trend.p:.3f})", change, trend.p)
 
 

@@ -6,15 +6,19 @@ is supported if all its statements are; the forms of the table agree.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from src.claims.claims import Statement
+from src.claims.evidence import ContrastTable
 from src.claims.table import claim_entry, claims_table, merged, verdict_style
-from src.claims.verdicts import judge_claim
+from src.claims.verdicts import JUDGES, judge_claim
 from src.config import Config, compose
 from tests.claims.made_up_claims import Rule, claim_of, evidence_of, jitter, verdict_of
 
@@ -177,3 +181,17 @@ def test_the_forms_of_the_table_agree(config: Config, tmp_path: Path) -> None:
     newer = {**one, "verdict": "supported"}
     elsewhere_too = {**one, "data": "mnist"}
     assert merged([one, elsewhere_too], [newer]) == [newer, elsewhere_too]
+
+
+def test_a_trend_with_a_certain_small_step_against_it_is_not_supported() -> None:
+    """The corrected test finds the opposite there: within the margin the trend is equivalent, beyond it refuted."""
+    statement = Statement(
+        says="x", contrast="trend", metric="x", of="combined", along="x", predicted="increasing", margin=0.2
+    )
+    means = np.array([0.0, 1.0, 2.0, 1.9, 3.0, 4.0])
+    values = means + 0.01 * np.random.default_rng(0).normal(size=(12, 6))
+    table = ContrastTable(values=values, columns=tuple("abcdef"))
+    assert JUDGES["trend"](statement, table).verdict == "equivalent"
+    assert JUDGES["trend"](dataclasses.replace(statement, margin=0.05), table).verdict == "refuted"
+    rising = ContrastTable(values=values[:, [0, 1, 2, 4, 5]], columns=tuple("abcde"))
+    assert JUDGES["trend"](statement, rising).verdict == "supported"
