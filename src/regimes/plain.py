@@ -14,17 +14,21 @@ def sequential(
     reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     lr_decay: float = 1.0,
+    batch_factor: int = 1,
     checkpoint: str | None = None,
 ) -> Stages:
     """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
 
-    `lr_decay` multiplies the rate once more at every stage (stable SGD, Mirzadeh et al. 2020, with dropout and small batches).
+    `batch_factor` multiplies the batch of every stage but the first; `lr_decay` multiplies the rate once more at every stage
+    (stable SGD, Mirzadeh et al. 2020, with dropout and small batches).
     """
     require(lr_decay > 0, "sequential.lr_decay", lr_decay, "must be above 0")
+    require(batch_factor > 0, "sequential.batch_factor", batch_factor, "must be above 0: times the batch of stage 1")
     check_state("sequential", reset_optimizer, checkpoint)
     stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
     stages = at_rate(stages, "sequential", lr_factor)
-    return [replace(stage, lr_factor=stage.lr_factor * lr_decay**k) for k, stage in enumerate(stages)]
+    stages = [replace(stage, lr_factor=stage.lr_factor * lr_decay**k) for k, stage in enumerate(stages)]
+    return [stages[0], *(replace(stage, batch_factor=batch_factor) for stage in stages[1:])]
 
 
 def combined(n_parts: int) -> Stages:

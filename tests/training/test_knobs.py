@@ -147,10 +147,11 @@ def _node(config: Config):  # type: ignore[no-untyped-def]
 
 def test_rates_and_batches_of_stages() -> None:
     three = ("split.parts=3", "split.size=90", "seeds=1", "optimizer.batch_size=10")
-    regimes = "regimes=[{sequential:{lr_factor:0.5,lr_decay:0.5}},{warm_start:{grow_batch:true}}]"
+    regimes = "regimes=[{sequential:{lr_factor:0.5,lr_decay:0.5,batch_factor:3}},{warm_start:{grow_batch:true}}]"
     plan = planned(tiny(regimes, *three))
     decaying, growing = ([plan.nodes[key] for key in run.stages] for run in plan.runs)
     assert [node.stage.lr_factor for node in decaying] == [1, 0.25, 0.125]
+    assert [node.length.batch_size for node in decaying] == [10, 30, 30]
     assert [(node.length.batch_size, node.length.updates) for node in growing] == [(10, 6), (20, 6), (30, 6)]
 
 
