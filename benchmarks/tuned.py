@@ -1,51 +1,32 @@
 """The same grid with default and with tuned settings, side by side.   python -m benchmarks.tuned multirun/DEFAULT multirun/TUNED
 
-Reads two finished sweeps of equal axes; prints a Markdown table of the differences, and for each sweep its summary and how many
-of its runs collapsed or end at chance.
+Reads two finished sweeps of equal axes and regimes; prints, for each regime but combined, a Markdown table of its differences from
+combined with the verdicts of both sweeps, and for each sweep its summary and how many of its runs collapsed or end at chance; then
+what tuning chose, how often at an edge of its space, and the expected best score of fewer trials.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from src.comparison.pairing import RunRecord, load_records
+import numpy as np
+
+from src.comparison.families import read_families
+from src.comparison.pairing import RunRecord, grouped, load_records
 from src.comparison.sentences import summary
-from src.comparison.tables import in_order, level_texts, varying_axes
-from src.comparison.text_table import TextTable
-from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, judge
+from src.comparison.tables import level_texts
+from src.comparison.tuning import Tuned, best_of, side_by_side, tuning_of
+from src.comparison.verdicts import CellVerdict, by_pair, judge
 
 CHANCE = 0.12
 """Balanced accuracy on the union up to which a run of ten classes counts as at chance."""
-Place = tuple[str, ...]
 
 
 def verdicts_of(runs: Sequence[RunRecord], sweep: Path) -> list[CellVerdict]:
     regimes = sorted({run.regime for run in runs}, key=lambda name: name == "combined")
-    return judge(load_records(sweep), regimes)
-
-
-def side_by_side(default: Sequence[CellVerdict], tuned: Sequence[CellVerdict]) -> TextTable:
-    """One row for each cell that both have; a winner is emphasised."""
-    axes = [axis for axis in varying_axes(tuned) if axis != "tune"]
-    others: Mapping[Place, CellVerdict] = {level_texts(verdict, axes): verdict for verdict in default}
-    rows = []
-    for verdict in in_order(tuned):
-        place = level_texts(verdict, axes)
-        if (other := others.get(place)) is not None:
-            rows.append((*place, *(text for one in (other, verdict) for text in texts(one))))
-    heads = (*axes, "default", "wins", "tuned", "wins")
-    return TextTable(heads=heads, rows=tuple(rows), align="r" * len(axes) + "rlrl")
-
-
-def texts(verdict: CellVerdict) -> tuple[str, str]:
-    unit = unit_of(verdict.metric)
-    effect = (
-        unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high) if verdict.difference is not None else "-"
-    )
-    return effect, f"**{verdict.winner}**" if verdict.certain else verdict.winner
+    return judge(load_records(sweep), regimes, baseline="combined", families=read_families(sweep))
 
 
 def at_chance(runs: Sequence[RunRecord]) -> str:
@@ -55,13 +36,42 @@ def at_chance(runs: Sequence[RunRecord]) -> str:
     return f"{sum(bool(run.collapsed) for run in runs)} of {len(runs)} runs collapsed, {low} end at chance"
 
 
+def in_words(tuning: Iterable[Tuned]) -> list[str]:
+    """For each regime: the range of every chosen value, how many of them are at an edge, and the best of 1, 2, 4, ... trials."""
+    lines = []
+    for regime, cells in grouped(tuning, lambda one: one.regime).items():
+        for key in cells[0].chosen.values:
+            values = [one.chosen.values[key] for one in cells]
+            n_edge = sum(key in one.edges for one in cells)
+            lines.append(
+                f"{regime}: {key} {min(values):.3g} to {max(values):.3g}, at an edge in {n_edge} of {len(cells)} cells"
+            )
+        n = len(cells[0].trials)
+        means = np.mean([best_of(one.scores()) for one in cells], axis=0)
+        counts = [2**k for k in range(n.bit_length())]
+        best = ", ".join(f"{100 * means[k - 1]:.1f}" for k in counts)
+        lines.append(f"{regime}: expected best score after {', '.join(map(str, counts))} trials, %: {best}")
+    return lines
+
+
 def main() -> None:
     sweeps = [Path(word) for word in sys.argv[1:3]]
     runs = [load_records(sweep).runs for sweep in sweeps]
-    verdicts = [verdicts_of(own, sweep) for own, sweep in zip(runs, sweeps, strict=True)]
-    print(side_by_side(*verdicts).markdown())
-    for name, own, found in zip(("default", "tuned"), runs, verdicts, strict=True):
-        print(f"{name}: {summary(found)} {at_chance(own)}.")
+    judged = [by_pair(verdicts_of(own, sweep)) for own, sweep in zip(runs, sweeps, strict=True)]
+    for pair in judged[1]:
+        print(f"{pair[0]} - {pair[1]}\n\n{side_by_side(judged[0][pair], judged[1][pair]).markdown()}")
+        for name, found in zip(("default", "tuned"), judged, strict=True):
+            print(f"{name}: {summary(found[pair])}\n")
+        winners = [
+            {level_texts(own, [axis for axis in own.axes if axis != "tune"]): own.winner for own in found[pair]}
+            for found in judged
+        ]
+        flipped = sum(winners[0].get(place) != winner for place, winner in winners[1].items())
+        print(f"{flipped} of {len(winners[1])} verdicts differ\n")
+    for name, own in zip(("default", "tuned"), runs, strict=True):
+        print(f"{name}: {at_chance(own)}.")
+    cells, regimes = {run.cell for run in runs[1]}, {run.regime for run in runs[1]}
+    print("\n".join(in_words(tuning_of(sweeps[1], sorted(cells), sorted(regimes)).values())))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.comparison.tuning import Tuned, best_of, best_of_band, tuning_table
+from src.comparison.pairing import grouped
+from src.comparison.tuning import Tuned, best_of, best_of_band, side_by_side, tuning_table
 from src.comparison.units import name_of, unit_of
-from src.comparison.verdicts import CellVerdict
+from src.comparison.verdicts import CellVerdict, by_pair
 from src.report.plots import LineStyle, Plot, panel, save_plot
 from src.report.tables import page_table
 
@@ -34,7 +35,11 @@ def tuning_section(
         for regime in styles
     }
     curves = {regime: _mean_curve(cells) for regime, cells in groups.items() if cells}
+    by_kind = grouped(
+        next(iter(by_pair(verdicts).values())), lambda verdict: any(verdict.cell == cell for cell, _ in tuning)
+    )
     return {
+        "beside": page_table(side_by_side(by_kind[False], by_kind[True])) if len(by_kind) == 2 else None,
         "table": page_table(table),
         "caption": table.title,
         "plot": _plot(curves, objective, styles, folder),

@@ -211,6 +211,12 @@ def test_what_a_reader_sees(cell: ResolvedCell, capsys: pytest.CaptureFixture[st
     assert section is not None
     assert section["text"].startswith("Expected best after 1, 2, 4 trials, mean over 1 cells: sequential ")
     assert "sequential from" in section["plot"].alt
+    assert section["beside"] is None
+    both = [dataclasses.replace(one, cell="default", winner="combined") for one in verdicts] + verdicts
+    section = tuning_section(both, chosen, line_styles(LABELS), cell.sweep_dir)
+    assert section is not None
+    (row,) = section["beside"].rows
+    assert [field.text for field in row][1::2] == ["combined", verdicts[0].winner], "default, then tuned"
     assert tuning_section(verdicts, {}, line_styles(LABELS), cell.sweep_dir) is None
 
 
