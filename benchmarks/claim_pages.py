@@ -3,8 +3,8 @@
     make claims && make claims ARGS=controls=true && make claims STRONG=1
     python -m benchmarks.claim_pages multirun/claims/claims.json
 
-docs/claims.json receives the results and keeps those of claims that the run did not contain, docs/RESULTS.md and docs/CLAIMS.md their tables between markers, and every file of
-conf/claim its "Expected" lines. tests/claims compares all of them with docs/claims.json.
+docs/claims.json receives the results and keeps those of studies that the run did not contain; docs/RESULTS.md and docs/CLAIMS.md receive
+their tables between markers, and every file of conf/claim its "Expected" lines. tests/claims compares all of them with docs/claims.json.
 """
 
 from __future__ import annotations
