@@ -44,7 +44,7 @@ class Ledger:
 
     @property
     def minutes(self) -> float:
-        """Processor time of the runs."""
+        """Time of the trainings by the clock: on a loaded machine more than their processor time."""
         return sum(float(run.provenance["seconds"]) for run in self.runs) / 60
 
     def compared(self, row: AnchorRow) -> Comparison | None:
@@ -143,7 +143,9 @@ def summary(ledgers: Sequence[Ledger]) -> str:
         one.verdict for ledger in ledgers for row in ledger.anchor.rows if (one := ledger.compared(row)) is not None
     ]
     counts = ", ".join(f"{found.count(v)} {v}" for v in get_args(Verdict))
-    return f"{len(found)} rows: {counts}; {sum(ledger.minutes for ledger in ledgers):.0f} minutes of processor time"
+    return (
+        f"{len(found)} rows: {counts}; {sum(ledger.minutes for ledger in ledgers):.0f} minutes of training by the clock"
+    )
 
 
 def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
