@@ -187,7 +187,7 @@ def interrupt(load: Load) -> list[list[str]]:
 
     new = load.sweep(n_cells=10_000, name="new")
     folder = load.results()[0].parent
-    kept = folder.with_name(f".{folder.name}")
+    kept = load.multirun / f".{folder.name}"  # outside of the cell, whose folders are its runs
     moments: list[tuple[str, list[str], Callable[[float, str], bool]]] = [
         ("start-up: 1 s", new, after(1)),
         ("start-up: 3 s", new, after(3)),

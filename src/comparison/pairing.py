@@ -19,7 +19,7 @@ from src.axes import AxisValue
 from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, two_statements
 from src.comparison.units import unit_of
 from src.config.identity import SCHEMA_VERSION
-from src.io import read_json
+from src.io import file_name, read_json
 
 RELATIVE_TOLERANCE = 1e-12
 """Two values closer than this share of their size are equal, so that rounding never gives a difference a sign."""
@@ -152,6 +152,8 @@ def _read(path: Path) -> RunRecord | FailedRun:
     }
     if path.parent.parent.name != common["cell"]:
         raise ValueError(f"names the cell {common['cell']}, but is stored under {path.parent.parent.name}")
+    if path.parent.name != (expected := file_name(f"{common['regime']}-{common['seed']}")):
+        raise ValueError(f"belongs to the folder {expected}; this copy is not read")
     if path.name == "failed.json":
         return FailedRun(error=str(content["error"]), **common)
     if content["status"] not in ("finished", "diverged"):

@@ -83,6 +83,7 @@ def test_stages_that_did_not_converge_are_counted(cell_of: Callable[..., Records
         pytest.param("result", id="no result"),
         pytest.param("words", id="a metric that is a word"),
         pytest.param("elsewhere", id="another cell's record"),
+        pytest.param("copy", id="a copy of another run"),
     ],
 )
 def test_damaged_records_are_reported_and_not_used(
@@ -99,6 +100,8 @@ def test_damaged_records_are_reported_and_not_used(
         content = json.dumps(whole)
     elif content == "elsewhere":
         content = json.dumps(whole | {"cell": "c1"})
+    elif content == "copy":
+        content = json.dumps(whole | {"seed": 0})
     path.write_text(content)
     records = load_records(sweep)
     assert [run.seed for run in records.runs if run.regime == "a"] == [0]
