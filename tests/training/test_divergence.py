@@ -47,8 +47,8 @@ def test_outputs_that_are_infinite_on_test_samples_alone_are_a_divergence(
 ) -> None:
     scored = records.score_stages
 
-    def overflowing(config, stages, of, device):  # type: ignore[no-untyped-def]
-        rows = scored(config, stages, of, device)
+    def overflowing(config, stages, of, *more):  # type: ignore[no-untyped-def]
+        rows = scored(config, stages, of, *more)
         if of == "test":
             rows[0]["d1/loss"] = None
         return rows

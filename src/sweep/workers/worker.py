@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -83,9 +84,15 @@ class StopRequest:
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        if self._parent is not None and os.getppid() != self._parent:
+        if self._parent is not None and (os.getppid() != self._parent or not _command_lives()):
             self._requested.set()
         return self._requested.is_set()
+
+
+def _command_lives() -> bool:
+    """Whether the command that had this worker forked still runs; the process that forks lives as long as its workers."""
+    command = multiprocessing.parent_process()
+    return command is None or command.is_alive()
 
 
 def work(
