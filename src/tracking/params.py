@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.axes import axis_of, number
+from src.config.command import WHERE
 from src.io import CONF_DIR
 from src.tracking.record import flatten
 
@@ -16,23 +17,7 @@ MAX_PARAMS = 20
 MAIN = ("stopping.name", "optimizer.name", "optimizer.lr", "optimizer.batch_size", "split.size")
 """Settings that are params whatever their value."""
 
-EXECUTION = (
-    *(
-        "sweep",
-        "multirun",
-        "storage",
-        "n_workers",
-        "dry_run",
-        "baseline",
-        "margin",
-        "plugins",
-        "tracking",
-        "search",
-        "launcher",
-    ),
-    *("trainer.name", "trainer.slots", "trainer.reuse", "trainer.store_gib", "trainer.checkpoint_seconds"),
-    *("data.root", "data.download"),
-)
+EXECUTION = (*WHERE, "tracking", "search", "launcher", "trainer.reuse")
 """Settings, or groups of them, that say where and how a run is executed."""
 
 OTHERWISE_NAMED = ("regimes", "regime", "seeds", "seed", "study", "objective", "objective_direction")
