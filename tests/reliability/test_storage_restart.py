@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -27,6 +28,7 @@ from src.sweep.processes import Process
 from src.sweep.queue import retry
 from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
+from src.urls import with_driver
 from tests import postgres as servers
 from tests.postgres import NoPostgres, Server
 from tests.sweep.fake_engine import Outcome
@@ -182,6 +184,34 @@ def test_a_change_whose_reply_was_lost_is_made_once(queue: WorkQueue, monkeypatc
     queue.tell(again, Outcome(0.25))
     (trial,) = queue.trials()
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.25)
+
+
+def test_a_connection_that_breaks_while_trials_are_read_is_retried(
+    queue: WorkQueue, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna tries a second statement in the broken transaction, whose error says nothing of the connection."""
+    monkeypatch.setattr(retry, "INTERVAL_SECONDS", 0.0)
+    administrator = sqlalchemy.create_engine(with_driver(postgres))
+    broken: list[int] = []
+    reports: list[str] = []
+
+    def end_the_connection(_connection: sqlalchemy.Connection, cursor: Any, statement: str, *_: object) -> None:
+        if not broken and "FROM trial_intermediate_values" in statement:
+            broken.append(cursor.connection.info.backend_pid)
+            with administrator.begin() as other:
+                other.execute(sqlalchemy.text(f"SELECT pg_terminate_backend({broken[0]}, 10000)"))
+
+    queue._store.retry.report = reports.append
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", end_the_connection)
+    try:
+        assert [trial.state.name for trial in queue.trials()] == ["WAITING"]
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", end_the_connection)
+        administrator.dispose()
+    assert broken
+    (unavailable, available) = reports
+    assert "server closed the connection" in unavailable
+    assert available.endswith("is available again")
 
 
 def test_the_cell_of_a_dead_worker_is_requeued_once_and_reported_though_replies_are_lost(

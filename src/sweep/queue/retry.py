@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from src.errors import ConfigError
 from src.locks import NOTICE_SECONDS, abort_requested
@@ -105,19 +105,32 @@ class Retry:
 
 def is_unavailable(error: Exception) -> bool:
     """Whether a later try may succeed: no connection, a broken one, or a server that starts or stops."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return broken or isinstance(cause, (OperationalError, InterfaceError))
 
 
 def is_locked(error: Exception) -> bool:
     """Whether another connection holds a lock that the operation needs."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    original = getattr(cause, "orig", None)
+    original = getattr(_cause(error), "orig", None)
     return getattr(original, "pgcode", None) == LOCK_NOT_AVAILABLE or "database is locked" in str(original)
 
 
 def one_line(error: Exception) -> str:
     """The database's own message, without the statement and SQLAlchemy's link."""
-    cause = error.__cause__ or error
-    return " ".join(str(getattr(cause, "orig", None) or cause).split())
+    cause = _cause(error)
+    return " ".join(str(getattr(cause, "orig", None) or cause.__cause__ or cause).split())
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The database's error behind those that report it.
+
+    Optuna wraps it. When a connection breaks while trials are read, Optuna tries another statement in the same transaction
+    first, which SQLAlchemy refuses with a PendingRollbackError.
+    """
+    while isinstance(error, (StorageInternalError, PendingRollbackError)):
+        behind = error.__cause__ or error.__context__
+        if behind is None:
+            break
+        error = behind
+    return error

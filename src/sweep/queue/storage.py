@@ -71,7 +71,7 @@ class StudyStore:
         url: str | None = queue["storage"]
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
         self.retry = Retry(shown, lambda: _holder(url), is_journal=url is None)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # broken connections are reported by `retry`
         optuna.logging.disable_default_handler()  # it writes colours
         optuna.logging.enable_propagation()
         try:
