@@ -71,7 +71,11 @@ def with_state(stages: Stages, regime: str, reset_optimizer: bool, checkpoint: s
 
 def requiring(stages: Stages, applies: bool, **condition: Any) -> Stages:
     """The same stages, under a condition on the cell (the fields of `Requirement`) if it `applies`."""
-    return [replace(stages[0], requires=(Requirement(**condition),)), *stages[1:]] if applies else stages
+    return (
+        [replace(stages[0], requires=(*stages[0].requires, Requirement(**condition))), *stages[1:]]
+        if applies
+        else stages
+    )
 
 
 def check_state(regime: str, reset_optimizer: bool, checkpoint: str | None) -> None:

@@ -137,6 +137,7 @@ def lwf(
     strength: float = 1.0,
     temperature: float = TEMPERATURE,
     by_tasks: bool = False,
+    new_classes: bool = False,
     reset_optimizer: bool = True,
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
@@ -144,14 +145,17 @@ def lwf(
     """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
 
     Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for loss=mse.
-    `by_tasks`: times (k - 1) temperature^2 in the k-th stage (van de Ven & Tolias 2018).
+    `by_tasks`: times (k - 1) temperature^2 in the k-th stage (van de Ven & Tolias 2018). `new_classes`: the softmax of the
+    trained model includes the classes that are new in the stage, which the earlier model gives probability 0.
     """
     require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
-    penalty = Penalty(kind="lwf", strength=strength, temperature=temperature)
+    penalty = Penalty(kind="lwf", strength=strength, temperature=temperature, new_classes=new_classes)
     stages = held(n_parts, "lwf", penalty, reset_optimizer, lr_factor, checkpoint)
     if by_tasks:
         factors = [k * temperature**2 * strength for k in range(n_parts)]
         stages = [replace(s, penalty=replace(s.penalty, strength=f)) for s, f in zip(stages, factors, strict=True)]
+    knob, problem = "lwf.new_classes", "needs split.heads=seen, whose softmax grows; leave it out"
+    stages = requiring(stages, new_classes, needs="seen", knob=knob, value=True, problem=problem)
     knob, problem = "lwf.temperature", "has no effect with loss=mse; leave it out"
     is_set = temperature != TEMPERATURE
     return requiring(stages, is_set, needs="cross_entropy", knob=knob, value=temperature, problem=problem)

@@ -69,6 +69,9 @@ class Penalty:
     """Factor on the term."""
     temperature: float = 2.0
     """Of the softmaxes of learning without forgetting."""
+    new_classes: bool = False
+    """Whether the softmax of the trained model includes the classes that are new in the stage, which the earlier model gives
+    probability 0."""
     of: int | None = 0
     """The stage whose result the term refers to; None: the seed's initial weights."""
 
@@ -91,9 +94,9 @@ class Targets:
 class Requirement:
     """A condition on the cell without which a knob of a regime is refused, as `regime.{knob}={value}: {problem}`."""
 
-    needs: Literal["samples", "parameters", "classes", "cross_entropy"]
+    needs: Literal["samples", "parameters", "classes", "cross_entropy", "seen"]
     """``samples``: at least `limit` training samples. ``parameters``: at most `limit` of them in the network.
-    ``classes``: labels instead of regression targets. ``cross_entropy``: that loss."""
+    ``classes``: labels instead of regression targets. ``cross_entropy``: that loss. ``seen``: split.heads=seen."""
     knob: str
     """Regime and knob, e.g. ``chunked.n_chunks``."""
     value: object

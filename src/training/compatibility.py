@@ -141,6 +141,8 @@ def _check_requirement(config: Config, source: Source, n_outputs: int, required:
         holds = n <= required.limit
     elif required.needs == "classes":
         holds = not source.is_regression
+    elif required.needs == "seen":
+        holds = config.split.heads == "seen"
     else:
         holds = config.loss == required.needs
     if not holds:

@@ -255,6 +255,24 @@ def test_lwf_compares_each_head_alone() -> None:
     assert term(changed, ()) != pytest.approx(term(now, ()))
 
 
+def test_lwf_over_the_new_classes_holds_them_down() -> None:
+    """The teacher gives a new class 0, so the term is the divergence over earlier classes less the log of their share."""
+    before, now = torch.randn(1, 6, 5, dtype=torch.float64), torch.randn(1, 6, 5, dtype=torch.float64)
+
+    def term(seen: tuple[int, ...], taught: tuple[int, ...] | None) -> float:
+        penalty = OutputPenalty(lambda _: before, 1.0, 2.0, "cross_entropy", (seen,), taught)  # type: ignore[arg-type]
+        return float(penalty(None, now, now))  # type: ignore[arg-type]
+
+    share = (now[..., :4] / 2).softmax(-1)[..., :2].sum(-1)
+    assert term((0, 1, 2, 3), (0, 1)) == pytest.approx(term((0, 1), None) - float(share.log().mean()))
+    words = ("regimes=[lwf,{lwf:{new_classes:true}}]", *TASKS)
+    plan, execution = executed(tiny(*words, "split.heads=seen"))
+    plain, held = (execution.results[run.stages[1]].weights["head.bias"] for run in plan.runs)
+    assert float(held[2:4].mean()) < float(plain[2:4].mean()), "biases of the new classes"
+    with pytest.raises(ConfigError, match=r"^regime\.lwf\.new_classes=true: needs split\.heads=seen"):
+        resolve(tiny(*words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.evaluation.heads import Groups
+from src.evaluation.heads import Groups, within
 from src.evaluation.metrics import Loss
 from src.models.structure import prefers_stacking
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
@@ -32,11 +32,15 @@ class OutputPenalty:
     loss: Loss
     heads: Groups = ()
     """The softmaxes that are compared, each alone, with equal weights; none: one over all outputs."""
+    taught: tuple[int, ...] | None = None
+    """The classes that the teacher has learnt, whose softmax gives all others 0; None: all."""
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R]."""
         with torch.no_grad():
             targets = self.teacher(x)
+            if self.taught is not None:
+                targets = within(targets, self.taught)
         if self.loss == "mse":
             distance = (outputs - targets).square().mean(-1)
         else:
@@ -58,7 +62,10 @@ class Lwf(PenaltyKind):
         models = [context.model(node) for node in anchors]
         engine = StackedReplicas if prefers_stacking(models[0], device.type) else LoopReplicas
         teacher = engine(models, set()).to(device).eval()
-        return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss, anchors[0].heads)
+        heads, taught = anchors[0].heads, None
+        if settings.new_classes:
+            heads, (taught,) = nodes[0].heads, anchors[0].heads
+        return OutputPenalty(teacher, settings.strength, settings.temperature, context.config.loss, heads, taught)
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
         """The teacher's forward passes."""
