@@ -22,14 +22,14 @@ from unittest.mock import patch
 
 from src.cells import run, write
 from src.cells.resolve import ResolvedCell, resolve
-from src.cells.run import CellOutcome, free_device, score
+from src.cells.run import CellOutcome, free_device, help_cell, score
 from src.cells.write import record_failure
 from src.config import Config
 from src.data.split import StreamFactory
 from src.sweep import summary
 from src.training.control import NO_CONTROL, RunControl
 
-__all__ = ["free_device", "record_failure", "resolve", "run_cell", "score", "session"]
+__all__ = ["free_device", "help_cell", "record_failure", "resolve", "run_cell", "score", "session"]
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:

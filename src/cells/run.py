@@ -24,8 +24,8 @@ from src.config import Objective
 from src.environment import rank_of_process
 from src.errors import ConfigError
 from src.training.control import NO_CONTROL, RunControl
-from src.training.devices import device_of, join_world
-from src.training.plan import make_plan
+from src.training.devices import Device, device_of, join_world
+from src.training.plan import StagePlan, make_plan
 from src.training.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -69,19 +69,16 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
 
 
 def _run(cell: ResolvedCell, control: RunControl) -> CellOutcome:
-    from src.training.execute import execute, from_first_rank  # Lightning takes seconds to import
+    from src.training.execute import execute  # Lightning takes seconds to import
 
     config = cell.config
     device = device_of(config.trainer)
     join_world(device)
-    missing = from_first_rank(cell.missing_runs, device)
-    streams = {seed: cell.streams.build(seed) for seed in sorted({seed for _, seed in missing})}
     store = _store(config.multirun, config.trainer.store_gib)
     try:
-        regimes = tuned_regimes(cell, [regime for regime, _ in missing], store, device, control)
+        plan = _plan(cell, store, device, control)
     except torch.OutOfMemoryError as error:
         return _without_memory(cell, error)
-    plan = make_plan(config, streams, [(regimes[regime], seed) for regime, seed in missing])
     execution = execute(config, plan, store, device, control)
     if device.rank:
         return CellOutcome((), (), None)
@@ -90,6 +87,27 @@ def _run(cell: ResolvedCell, control: RunControl) -> CellOutcome:
     except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
         return _without_memory(cell, error)
     return CellOutcome(tuple(folders), tuple(failures), _value(cell), execution.out_of_memory)
+
+
+def help_cell(cell: ResolvedCell, control: RunControl) -> None:
+    """Trains stages of a cell that another worker runs, which reads them from the stage store; writes nothing else.
+
+    `control`: one that `helps`. A failure is the other worker's to meet and to record.
+    """
+    from src.training.execute import execute
+
+    device, store = device_of(cell.config.trainer), _store(cell.config.multirun, cell.config.trainer.store_gib)
+    execute(cell.config, _plan(cell, store, device, control), store, device, control)
+
+
+def _plan(cell: ResolvedCell, store: Store, device: Device, control: RunControl) -> StagePlan:
+    """The plan of the missing runs; tunes their regimes first."""
+    from src.training.execute import from_first_rank
+
+    missing = from_first_rank(cell.missing_runs, device)
+    streams = {seed: cell.streams.build(seed) for seed in sorted({seed for _, seed in missing})}
+    regimes = tuned_regimes(cell, [regime for regime, _ in missing], store, device, control)
+    return make_plan(cell.config, streams, [(regimes[regime], seed) for regime, seed in missing])
 
 
 def _without_memory(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,10 @@ class StopsOnly(RunControl):
     """Lets the caller of a cell stop its tuning, whose progress says nothing about the cell's own runs."""
 
     def __init__(self, control: RunControl) -> None:
-        self._control = control
+        self._control, self.helps = control, control.helps
+
+    def n_workers(self) -> int:
+        return self._control.n_workers()
 
     def on_stage(self) -> None:
         self._control.on_stage()
@@ -59,7 +63,7 @@ def tuned_regimes(
 def _tune(cell: ResolvedCell, regime: RegimeConfig, store: Store, device: Device, control: RunControl) -> Tuned:
     import torch
 
-    from src.training.execute import execute, from_first_rank
+    from src.training.execute import POLL_SECONDS, execute, from_first_rank
 
     tuning = cell.config.tune
     assert isinstance(tuning, EqualTuning)
@@ -71,6 +75,11 @@ def _tune(cell: ResolvedCell, regime: RegimeConfig, store: Store, device: Device
     execution = execute(cell.config, plan, store, device, control)
     if execution.out_of_memory:
         raise torch.OutOfMemoryError(f"while {regime.label} was tuned")
+    if control.helps:  # the choice is the other worker's
+        while (tuned := read_tuned(cell.folder, regime.label)) is None:
+            control.on_stage()
+            time.sleep(POLL_SECONDS)
+        return tuned
 
     def result() -> Tuned:
         metric = tuning.objective or f"val/union/{'loss' if cell.streams.source.is_regression else 'accuracy'}"

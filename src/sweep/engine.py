@@ -60,6 +60,9 @@ class Engine(Protocol):
     def run_cell(self, cell: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:
         """Trains the missing runs of a cell, under `control`."""
 
+    def help_cell(self, cell: ResolvedCell, control: RunControl) -> None:
+        """Takes work off the worker that runs a cell, and writes nothing to the cell's folder."""
+
     def score(self, cell: ResolvedCell, objective: Objective) -> Score:
         """The value of a search's objective, from a cell's results on disk; reads validation sets only."""
 

@@ -21,7 +21,8 @@ Role = Literal["sweep", "pool", "worker", "status"]
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """One process. `cell`: hash of the cell that it runs; `n_ended`: number of cells that it has ended.
+    """One process. `cell`: hash of the cell that it runs, or that it `helps` another worker to train; `n_ended`: number of
+    cells that it has ended.
 
     `in_rounds`: of a command that may queue further cells after those of now.
     """
@@ -33,6 +34,7 @@ class ProcessInfo:
     cell: str | None = None
     n_ended: int = 0
     in_rounds: bool = False
+    helps: bool = False
 
 
 class Process:
@@ -65,9 +67,9 @@ class Process:
         self._lock.release()
         self.lock_path.unlink(missing_ok=True)
 
-    def update(self, *, cell: str | None, n_ended: int = 0) -> None:
-        """Records the cell that this process runs now, and adds to the number of cells that it has ended."""
-        self.info = replace(self.info, cell=cell, n_ended=self.info.n_ended + n_ended)
+    def update(self, *, cell: str | None, n_ended: int = 0, helps: bool = False) -> None:
+        """Records the cell that this process runs or `helps` now, and adds to the number of cells that it has ended."""
+        self.info = replace(self.info, cell=cell, n_ended=self.info.n_ended + n_ended, helps=helps)
         self._write()
 
     def others(self, role: Role) -> list[ProcessInfo]:

@@ -74,10 +74,11 @@ def _worker_lines(trials: Sequence[FrozenTrial], workers: Sequence[ProcessInfo],
     lines = []
     running = {trial.user_attrs["cell"]: trial for trial in trials if trial.state == TrialState.RUNNING}
     for worker in workers if running or n_left else ():
-        now = f"runs {axes_text(running[worker.cell])}" if worker.cell in running else "between cells"
+        verb = "helps with" if worker.helps else "runs"
+        now = f"{verb} {axes_text(running[worker.cell])}" if worker.cell in running else "between cells"
         lines.append(f"  {worker.id}: {worker.n_ended} cells ended, {now}")
     for cell, trial in running.items():
-        if cell not in [worker.cell for worker in workers]:
+        if cell not in [worker.cell for worker in workers if not worker.helps]:
             lines.append(f"  the worker of {axes_text(trial)} is dead; the next worker or command requeues the cell")
     seconds = [trial.duration.total_seconds() for trial in trials if trial.state in GROUPS["done"] and trial.duration]
     if n_left and seconds and workers:

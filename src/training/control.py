@@ -31,6 +31,12 @@ class RunControl:
 
     wants_progress: bool = False
     """Set to True to receive `on_progress`. It is called only if the cell has one regime and none of its runs is finished."""
+    helps: bool = False
+    """Whether another worker runs the cell, which alone writes to its folder: this one only trains stages into the store."""
+
+    def n_workers(self) -> int:
+        """Number of workers that train the cell's stages, or are free to, this one included."""
+        return 1
 
     def before_run(self) -> None:
         """Called before the result or the failure of a run is written; raises `ClaimLost` where others write it."""

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -59,7 +59,7 @@ class Execution:
     store: Store
     results: dict[str, StageResult] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
-    """Stages that this execution trained; the others were loaded."""
+    """Stages that this execution trained, or workers that helped it; the others were loaded."""
     reused: dict[str, int] = field(default_factory=dict)
     """Samples of a trained stage that were trained for a shorter stage."""
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -79,12 +79,11 @@ def execute(
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    An exception of `control` ends the execution, with trained stages and resume points of the others in the store. It
+    A control that `helps` returns as soon as other workers train all stages that are left. An exception of `control` ends the execution, with trained stages and resume points of the others in the store. It
     receives progress reports only if the plan has all runs of the cell.
     """
     executor = _Executor(config, plan, Execution(store), device, control)
-    for group in plan.groups:
-        executor.run_group(group)
+    executor.run()
     return executor.execution
 
 
@@ -112,21 +111,50 @@ class _Executor:
         self.cache = StageCache(self.execution.store, **held)
         n_runs = len(self.config.regimes) * len(self.config.seeds)
         self.reports_progress = self.control.wants_progress and len(self.plan.runs) == n_runs
+        self.skipped: set[str] = set()
+        """Stages after a diverged one."""
+        self.missed: set[str] = set()
+        """Stages that the store lacked when this execution first looked."""
+        self.is_shared = False
+        """Whether another worker has been free to help."""
 
-    def run_group(self, group: Sequence[str]) -> None:
-        """Loads stored stages, trains free ones, then waits for the stages of other workers or takes them over."""
-        left, notice = list(group), None
-        while left:
-            self.control.on_stage()
-            self._load(left)
-            ready = self._ready(left)
-            limit = group_limit(self.config, ready[0], self.device) if ready else 1
-            n_locked = sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
-            left = [node.key for node in self._ready([node.key for node in ready])]
-            if left and not n_locked:
-                locks = self.execution.store.locks
-                notice = notice or Notice("a stage of this cell", partial(locks.holder, left))
-                from_first_rank(partial(self._wait, left, notice), self.device)
+    def run(self) -> None:
+        """Loads stored stages and trains free ones, then waits for the stages of other workers or takes them over."""
+        groups, notice = list(self.plan.groups), None
+        while groups:
+            n_locked = 0
+            waiting: list[str] = []
+            busy: set[str | None] = set()  # prefixes in training elsewhere, from which later groups resume
+            for group in groups:
+                self.control.on_stage()
+                self._load(group)
+                ready = [node for node in self._ready(group) if node.prefix_key not in busy]
+                n_locked += self._train_shares(ready)
+                waiting += self._open([node.key for node in ready])
+                busy |= {self.plan.nodes[key].prefix_key for key in self._open(group)} - {None}
+            groups = [left for group in groups if (left := self._open(group))]
+            if groups and not n_locked:
+                if self.control.helps and len(waiting) == sum(map(len, groups)):
+                    return
+                notice = notice or Notice("a stage of this cell", partial(self.execution.store.locks.holder, waiting))
+                from_first_rank(partial(self._wait, waiting, notice), self.device)
+
+    def _train_shares(self, ready: Sequence[Node]) -> int:
+        """Trains the stages that are free, in groups that leave the other workers their share; returns their number."""
+        if not ready:
+            return 0
+        limit = min(group_limit(self.config, ready[0], self.device), math.ceil(len(ready) / self._n_workers()))
+        return sum(self._train(ready[start : start + limit]) for start in range(0, len(ready), limit))
+
+    def _n_workers(self) -> int:
+        n_workers = self.control.n_workers()
+        self.is_shared |= n_workers > 1
+        return n_workers
+
+    def _open(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """The stages that are still to be loaded or trained."""
+        execution = self.execution
+        return tuple(k for k in keys if not (k in execution.results or k in execution.failures or k in self.skipped))
 
     def _load(self, keys: Sequence[str]) -> None:
         """Loads stored results; runs of CPU and of CUDA are never mixed."""
@@ -138,21 +166,26 @@ class _Executor:
             results = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
             return {key: one for key, one in results.items() if one is not None and one.ledger.device == kind}
 
-        for key, result in from_first_rank(stored, self.device).items():
+        found = from_first_rank(stored, self.device)
+        for key, result in found.items():
             self.execution.results[key] = self.cache.put(key, result)
+        late = self.missed & found.keys()
+        if late and (self._n_workers() > 1 or self.is_shared):  # trained for this cell
+            self.execution.trained |= late
+        self.missed |= set(keys) - found.keys()
 
     def _ready(self, keys: Sequence[str]) -> list[Node]:
         """The stages to train: those of failed parents fail, those of diverged parents are left out."""
         execution, ready = self.execution, []
-        for key in keys:
-            if key in execution.results or key in execution.failures:
-                continue
+        for key in self._open(keys):
             node = self.plan.nodes[key]
             needed = [parent for parent in (*node.parents, *node.teachers, node.penalty_parent) if parent is not None]
             failed = next((parent for parent in needed if parent in execution.failures), None)
             if failed is not None:
                 execution.failures[key] = execution.failures[failed]
-            elif all(parent in execution.results and not execution.diverged(parent) for parent in needed):
+            elif any(execution.diverged(parent) or parent in self.skipped for parent in needed):
+                self.skipped.add(key)
+            elif all(parent in execution.results for parent in needed):
                 ready.append(node)
         return ready
 

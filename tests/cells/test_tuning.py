@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from src.cells.resolve import ResolvedCell, resolve
-from src.cells.run import run_cell
+from src.cells.run import CellOutcome, help_cell, run_cell
 from src.cells.tuning import edges_of, sample
 from src.comparison.tuning import Tuned, path_of, read_tuned
 from src.config import compose
@@ -26,6 +26,7 @@ from src.report.tuning import tuning_section
 from src.sweep.summary import read, report
 from src.tracking.runs import record_of
 from tests.cells.running import cell as config_of
+from tests.cells.running import results
 from tests.training.cells import OnStage
 
 TUNE = ["tune=equal", "tune.trials=4", "tune.seeds=2", "seeds=2"]
@@ -101,6 +102,29 @@ def test_the_chosen_values_without_tuning_are_the_same_stages(cell: ResolvedCell
         files = (plain.run_folder(regime, 1), cell.folder / f"{label}-1")
         same, tuned = (json.loads((folder / "result.json").read_text())["result"] for folder in files)
         assert same == tuned
+
+
+def test_a_helper_tunes_into_the_store_and_leaves_choice_and_results_to_the_worker_of_the_cell(
+    cell: ResolvedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tuned_cell(tmp_path)
+    helper = OnStage(lambda: None)
+    helper.helps = True
+    outcomes: list[CellOutcome] = []
+
+    def sleep(_: float) -> None:  # the helper waits for the choice
+        assert len(outcomes) == len(tuning(again)) == 0
+        assert not list(again.folder.glob("*/*.json"))
+        outcomes.append(run_cell(again))
+
+    monkeypatch.setattr("src.cells.tuning.time.sleep", sleep)
+    help_cell(again, helper)
+    assert [outcome.failures for outcome in outcomes] == [()]
+    tuned = tuning(again)
+    assert {label: without_seconds(one) for label, one in tuned.items()} == {
+        label: without_seconds(one) for label, one in tuning(cell).items()
+    }
+    assert results(again.config) == results(cell.config)
 
 
 def test_interruption_and_order_change_no_choice(cell: ResolvedCell, tmp_path: Path) -> None:

@@ -110,10 +110,10 @@ def test_a_cluster_holds_what_its_live_nodes_hold_each() -> None:
     assert capacity(NODES, {"CPU": 1, "memory": 3 * 2**30}) == 4
 
 
-def test_tasks_are_as_many_as_the_cluster_holds_and_no_more_than_cells(folder: SweepFolder, ray: FakeRay) -> None:
-    workers = RayWorkers(folder, config("trainer.slots=2"), ENGINE)
-    workers.keep_running(n_waiting=4, n_ended=0)
-    workers.keep_running(n_waiting=4, n_ended=0)
+def test_tasks_are_as_many_as_the_cluster_holds_and_no_more_than_runs(folder: SweepFolder, ray: FakeRay) -> None:
+    workers = RayWorkers(folder, config("trainer.slots=2", "seeds=1", "regimes=[sequential,combined]"), ENGINE)
+    workers.keep_running(n_waiting=2, n_ended=0)
+    workers.keep_running(n_waiting=2, n_ended=0)
     assert len(ray.options) == 4, "none has claimed its cell yet"
     workers.keep_running(n_waiting=50, n_ended=0)
     assert len(ray.options) == 6

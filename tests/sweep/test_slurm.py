@@ -81,10 +81,14 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     assert sorted((tmp_path / "cancelled").read_text().split()) == ["71_0", "71_1", "71_2", "72"]
 
 
-def test_no_more_jobs_than_cells(folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("per_cell", [1, 3])
+def test_no_more_jobs_than_can_share_the_cells(
+    per_cell: int, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    SlurmWorkers(folder, launcher("jobs=8"), 1, ENGINE).keep_running(n_waiting=2, n_ended=0)
-    assert "#SBATCH --array=0-1%2\n" in (tmp_path / "submitted").read_text()
+    SlurmWorkers(folder, launcher("jobs=8"), 1, ENGINE, per_cell=per_cell).keep_running(n_waiting=2, n_ended=0)
+    n = 2 * per_cell
+    assert f"#SBATCH --array=0-{n - 1}%{n}\n" in (tmp_path / "submitted").read_text()
 
 
 def test_a_missing_requirement_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:

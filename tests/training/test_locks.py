@@ -6,6 +6,7 @@ within a stage (`kill -9`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -121,6 +122,48 @@ def test_a_worker_waits_for_a_stage_of_another_and_trains_it_if_that_one_dies(
     assert len(calls) >= 5
     assert execution.trained == set(plan.nodes)
     assert all(differences(execution.results[key], alone.results[key]) == [] for key in plan.nodes)
+
+
+class Sharing(OnStage):
+    """One of `n` workers at a cell."""
+
+    def __init__(self, n: int, call: Callable[[], None] = lambda: None, *, helps: bool = False) -> None:
+        super().__init__(call)
+        self._n, self.helps = n, helps
+
+    def n_workers(self) -> int:
+        return self._n
+
+
+def test_workers_at_a_cell_take_shares_and_a_helper_leaves_what_others_train(tmp_path: Path) -> None:
+    config = tiny("seeds=5", "regimes=[sequential,combined]")
+    plan, alone = executed(config)
+    place, store = device_of(config.trainer), Store(tmp_path)
+    held = [run.stages[0] for run in plan.runs if run.seed < 2]  # stage 1 of sequential, and combined
+    behind = {run.stages[1] for run in plan.runs if len(run.stages) == 2 and run.seed < 2}
+
+    free = plan.nodes.keys() - set(held) - behind
+
+    with contextlib.ExitStack() as others, store.locks.held(held[2:]):
+        others.enter_context(store.locks.held(held[:2]))
+
+        def go_on() -> None:
+            """What others train is finished when the helper has nothing else to do."""
+            if all(store.path(key).exists() for key in free):
+                for key in held[:2]:
+                    store.put(key, alone.results[key])
+                others.close()
+
+        helped = execute(config, plan, store, place, Sharing(3, go_on, helps=True))
+    assert helped.results.keys() == plan.nodes.keys() - set(held[2:]), "it waits only where more work follows"
+    assert helped.trained == plan.nodes.keys() - set(held[2:])
+    assert behind <= helped.trained
+    assert {helped.results[key].ledger.group for key in helped.trained - set(held)} <= {1, 2}, (
+        "a third of five, at most"
+    )
+    rest = execute(config, plan, store, place, Sharing(2))
+    assert rest.trained == set(held[2:]), "what was there before is no part of its cost"
+    assert all(differences(rest.results[key], alone.results[key]) == [] for key in plan.nodes)
 
 
 def test_a_waiting_worker_can_be_stopped(tmp_path: Path) -> None:

@@ -121,6 +121,13 @@ def covers(first: Config, second: Config) -> bool:
     return set(second.regimes) <= set(first.regimes) and set(second.seeds) <= set(first.seeds)
 
 
+def n_shares(config: Config) -> int:
+    """Number of workers that can train a cell at once: they share its runs, and those of its tuning, by the stage store."""
+    if config.trainer.devices > 1 or not config.trainer.reuse:
+        return 1
+    return len(config.regimes) * max(len(config.seeds), config.tune.n_runs)
+
+
 def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
     """Raises ConfigError if the list `plural` is given next to an axis over `single`."""
     for override in overrides:

@@ -214,6 +214,16 @@ class WorkQueue:
                 lock.release()
         return ClaimedCell(trial, lock) if is_started else None
 
+    @property
+    def has_seen_more(self) -> bool:
+        """Whether further cells waited when this process last looked, so that no worker is idle."""
+        return bool(self._waiting)
+
+    def running(self) -> list[ClaimedCell]:
+        """The cells that workers run and that others may help to train."""
+        cells = {trial.user_attrs["cell"]: trial for trial in self.trials(TrialState.RUNNING)}
+        return [ClaimedCell(t, self._lock_of(cell)) for cell, t in cells.items() if self._folder.has_cell(cell)]
+
     def config_of(self, trial: FrozenTrial) -> Config:
         """The config of a trial, with the runs to make."""
         return self._folder.read_cell(trial.user_attrs["cell"])
@@ -224,7 +234,7 @@ class WorkQueue:
         return None
 
     def owns(self, claim: ClaimedCell) -> bool:
-        """Whether the claimed cell is still this worker's.
+        """Whether the claimed cell is still its worker's.
 
         A file server drops the locks of a host that is silent for minutes, e.g. suspended; another worker then ends the
         trial as stale. While the study's server is unavailable, no other worker takes a cell over.

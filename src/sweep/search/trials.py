@@ -82,6 +82,10 @@ class TrialQueue(WorkQueue):
             pass
         return claim
 
+    def running(self) -> list[ClaimedCell]:
+        """None with a pruner, which needs the progress of all runs of a trial in one process."""
+        return super().running() if self.search.config.pruner == "none" else []
+
     def config_of(self, trial: FrozenTrial) -> Config:
         """The cell at the trial's point."""
         return self.search.cell(trial.params, trial.user_attrs.get("n_seeds")).config

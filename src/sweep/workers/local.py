@@ -15,6 +15,7 @@ from src.environment import ONE_THREAD, clean
 from src.errors import ConfigError
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
+from src.sweep.grid.cells import n_shares
 from src.sweep.workers.forked import METHOD, ForkedWorker, WorkerProcess
 from src.sweep.workers.gpus import visible_gpus
 
@@ -94,11 +95,11 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
 
         if not torch.cuda.is_available():
             raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
-    return LocalWorkers(folder, n_workers_here(config), engine, search=search)
+    return LocalWorkers(folder, n_workers_here(config), engine, search=search, per_cell=n_shares(config))
 
 
 class LocalWorkers(Workers):
-    """Up to `n_workers` processes, each in its own session, logging to ``logs/``.
+    """Up to `n_workers` processes, each in its own session, logging to ``logs/``. `per_cell`: see `n_shares`.
 
     A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are forked
     from one process where the system can and no GPU is visible, and otherwise start as ``python -m src.worker``.
@@ -107,9 +108,16 @@ class LocalWorkers(Workers):
     detached = False
 
     def __init__(
-        self, folder: SweepFolder, n_workers: int, engine: str, *, search: str = GRID, label: str = "worker"
+        self,
+        folder: SweepFolder,
+        n_workers: int,
+        engine: str,
+        *,
+        search: str = GRID,
+        label: str = "worker",
+        per_cell: int = 1,
     ) -> None:
-        self._folder, self._label = folder, label
+        self._folder, self._label, self._per_cell = folder, label, per_cell
         self.n_workers = n_workers
         self._engine, self._search = engine, search
         self._forks = METHOD in multiprocessing.get_all_start_methods() and not visible_gpus()
@@ -129,7 +137,7 @@ class LocalWorkers(Workers):
                     self._deaths[slot] += 1
                     n_died += 1
                 self._slots[slot] = None
-        n_wanted = min(self.n_workers, n_waiting + self.n_alive)
+        n_wanted = min(self.n_workers, n_waiting * self._per_cell + self.n_alive)
         while len(self._slots) < n_wanted:
             self._slots.append(None)
             self._deaths.append(0)

@@ -16,6 +16,7 @@ from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, load_engine
 from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
@@ -72,10 +73,15 @@ class WorkerPool:
     def _until_done(self, queue: WorkQueue, config: Config) -> None:
         n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
         label = f"{socket.gethostname()}-{os.getpid()}"
-        self._workers = workers = LocalWorkers(self._folder, n, self._engine, search=queue.search_id, label=label)
+        per_cell = n_shares(config)
+        self._workers = workers = LocalWorkers(
+            self._folder, n, self._engine, search=queue.search_id, label=label, per_cell=per_cell
+        )
+        n_running = len(queue.running()) if per_cell > 1 else 0  # to help with, once
         while not self._stopping:
             n_waiting = queue.n_waiting()
-            workers.keep_running(n_waiting, queue.n_ended())
+            workers.keep_running(max(n_waiting, n_running), queue.n_ended())
+            n_running = 0
             if workers.n_alive == 0:
                 if n_waiting:
                     log.error("every worker died; see %s", workers.log(0))

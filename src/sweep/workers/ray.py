@@ -16,6 +16,7 @@ from src.config import Config, RayLauncher, TrainerConfig
 from src.environment import ONE_THREAD, clean, replace_variables
 from src.errors import ConfigError
 from src.sweep.folder import GRID, SweepFolder
+from src.sweep.grid.cells import n_shares
 from src.sweep.workers.local import MAX_DEATHS, Workers, n_processors, python_path
 
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -66,7 +67,7 @@ class RayWorkers(Workers):
         has_gpus = any(node["Resources"].get("GPU") for node in self._ray.nodes() if node["Alive"])
         on_gpus = trainer.name != "cpu" and (has_gpus or trainer.name == "gpu")
         self._resources = request(launcher, trainer, on_gpus=on_gpus)
-        self._as_group = trainer.devices > 1
+        self._as_group, self._per_cell = trainer.devices > 1, n_shares(config)
         if launcher.address == "local" and not self._capacity():
             problem = f"a worker needs {self._resources}, which this machine lacks; lower launcher.* or trainer.devices"
             raise ConfigError("launcher", "ray", problem)
@@ -83,7 +84,8 @@ class RayWorkers(Workers):
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
         if n_ended > self._n_ended:
             self._n_ended, self._n_deaths = n_ended, 0
-        self._most_waiting = max(self._most_waiting, n_waiting)  # no more tasks than cells, while none has started yet
+        n_waiting *= self._per_cell
+        self._most_waiting = max(self._most_waiting, n_waiting)  # no more than can share, while none has started yet
         n_died = self._remove_ended()
         self._n_deaths += n_died
         n_workers = self._capacity() or 1 if self._n_workers == "auto" else self._n_workers

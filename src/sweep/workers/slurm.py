@@ -18,6 +18,7 @@ from src.errors import ConfigError
 from src.io import read_json_or, write_atomically
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import GRID, SweepFolder
+from src.sweep.grid.cells import n_shares
 from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
 from src.sweep.workers.pool import WorkerPool
 
@@ -57,7 +58,8 @@ class WorkerJob:
 
 def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
     """The jobs of a command. Raises ConfigError where submitit or Slurm is missing."""
-    return SlurmWorkers(folder, cast(SlurmLauncher, config.launcher), config.n_workers, engine, search)
+    per_cell = n_shares(config)
+    return SlurmWorkers(folder, cast(SlurmLauncher, config.launcher), config.n_workers, engine, search, per_cell)
 
 
 class SlurmWorkers(Workers):
@@ -73,8 +75,9 @@ class SlurmWorkers(Workers):
         n_workers: int | Literal["auto"],
         engine: str,
         search: str = GRID,
+        per_cell: int = 1,
     ) -> None:
-        self._launcher = launcher
+        self._launcher, self._per_cell = launcher, per_cell
         self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
         self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search, engine)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a job runs the pickles there
@@ -98,7 +101,7 @@ class SlurmWorkers(Workers):
         n_died = sum(job.exception() is not None for job in ended)
         self._n_deaths += n_died
         self._jobs = [job for job in self._jobs if job not in ended]
-        n_wanted = min(self._launcher.jobs, n_waiting + len(self._jobs)) - len(self._jobs)
+        n_wanted = min(self._launcher.jobs, n_waiting * self._per_cell + len(self._jobs)) - len(self._jobs)
         if n_wanted > 0 and self._n_deaths < MAX_DEATHS:
             self._submit(n_wanted)
         return n_died

@@ -1,4 +1,8 @@
-"""A worker: claims a cell, runs it, and reports its outcome, until nothing waits or it is asked to stop."""
+"""A worker: claims a cell, runs it, and reports its outcome, until nothing waits or it is asked to stop.
+
+While nothing waits it helps a worker that runs a cell: it trains stages of the cell into the stage store, by whose locks the
+two share them. The results are the other worker's, so a helper that dies or leaves costs at most what it was training.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +22,25 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from src.cells.resolve import ResolvedCell
+from src.config import Config
 from src.environment import ONE_THREAD
 from src.errors import ClaimLost, ConfigError, Interrupted, Pruned
 from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
 from src.sweep.folder import GRID, SweepFolder, searches_of
+from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
+from src.sweep.workers.control import LOOK_SECONDS, WorkerControl
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.terminal import TextOutput
-from src.training.control import OnProgress, ProgressReport, RunControl
 
 IDLE_SECONDS = 0.5
-LOOK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +180,7 @@ class Worker:
         self._folder, self._process, self._stop = folder, process, stop
         self._engine_name = engine
         self._looked_at, self._cell_stopped = 0.0, False
+        self._helped: set[tuple[str, int]] = set()
         self._devices = Devices(free=lambda: self._engine.free_device())
 
     @property
@@ -201,10 +208,39 @@ class Worker:
         self._devices.release()
         if failed := queue.requeue_stale():
             record_failed(queue, self._engine, failed)
-        if not queue.n_waiting() and not any(command.in_rounds for command in self._process.others("sweep")):
-            return False
+        if not queue.n_waiting():
+            if self._help(queue):
+                return True
+            if not any(command.in_rounds for command in self._process.others("sweep")):
+                return False
         time.sleep(IDLE_SECONDS)
         return True
+
+    def _help(self, queue: WorkQueue) -> bool:
+        """Trains stages of a cell that another worker runs; False if there is none that this worker has not helped."""
+        for claim in queue.running():
+            address, config = (queue.search_id, claim.trial.number), queue.config_of(claim.trial)
+            if address in self._helped or n_shares(config) == 1:
+                continue
+            self._process.update(cell=claim.cell, helps=True)
+            log.info("cell %s: another worker runs it; this one helps", claim.cell)
+            self._looked_at, self._cell_stopped = 0.0, False
+            is_left = functools.partial(self._is_stopped, lambda claim=claim: not queue.owns(claim))  # type: ignore[misc]
+            try:
+                cell = self._prepare(config, claim, is_left)
+                self._engine.help_cell(cell, self._control(queue, claim, is_left, helps=True))
+                self._helped.add(address)
+            except (Interrupted, KeyboardInterrupt):
+                log.info("cell %s: left", claim.cell)
+            except StorageUnavailable:
+                raise
+            except Exception:  # the worker that runs the cell meets it too, and records it
+                self._helped.add(address)
+                log.exception("cell %s: help failed", claim.cell)
+            finally:
+                self._process.update(cell=None)
+            return True
+        return False
 
     def _run(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
         """Runs a claimed cell; returns whether it ended here."""
@@ -244,57 +280,43 @@ class Worker:
         finally:
             claim.lock.release()
 
-    def _is_stopped(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
-        """Whether to leave the cell; whether a user has stopped it is looked up once a second, on a shared folder."""
+    def _is_stopped(self, has_ended: Callable[[], bool]) -> bool:
+        """Whether to leave the cell; `has_ended` looks that up once a second, on a shared folder or a server."""
         if time.monotonic() - self._looked_at > LOOK_SECONDS:
             self._looked_at = time.monotonic()
-            self._cell_stopped = queue.is_stopped(claim)
+            self._cell_stopped = has_ended()
         return self._stop.is_set() or self._cell_stopped
 
     def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> Outcome:
         """Runs the cell on the devices that its config asks for."""
         config = queue.config_of(claim.trial)
-        is_stopped = functools.partial(self._is_stopped, queue, claim)
+        is_stopped = functools.partial(self._is_stopped, functools.partial(queue.is_stopped, claim))
+        if config.trainer.devices == 1:
+            cell = self._prepare(config, claim, is_stopped)
+            return self._engine.run_cell(cell, self._control(queue, claim, is_stopped))
         visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
-        if config.trainer.devices > 1:
-            lock, owns = self._process.lock_path, functools.partial(queue.owns, claim)
-            try:
-                return run_group(self._folder, config, self._engine_name, lock, visible, is_stopped, owns)
-            except GroupFailed as error:
-                self._engine.record_failure(self._engine.resolve(config), str(error))
-                raise
+        lock, owns = self._process.lock_path, functools.partial(queue.owns, claim)
+        try:
+            return run_group(self._folder, config, self._engine_name, lock, visible, is_stopped, owns)
+        except GroupFailed as error:
+            self._engine.record_failure(self._engine.resolve(config), str(error))
+            raise
+
+    def _prepare(self, config: Config, claim: ClaimedCell, is_stopped: Callable[[], bool]) -> ResolvedCell:
+        """Leases the device of a cell and loads its data."""
+        visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=is_stopped)
         if visible is not None:
             os.environ[MASK] = visible
-        control = WorkerControl(is_stopped, queue.on_progress(claim), lambda: queue.owns(claim))
         with self._stop.loading():  # the engine, Lightning and the data: seconds, before the first cell
-            cell = load_engine(self._engine_name, to_run=True).resolve(config)
-        return self._engine.run_cell(cell, control)
+            return load_engine(self._engine_name, to_run=True).resolve(config)
 
+    def _control(
+        self, queue: WorkQueue, claim: ClaimedCell, is_stopped: Callable[[], bool], *, helps: bool = False
+    ) -> WorkerControl:
+        def n_workers() -> int:
+            others = () if queue.has_seen_more else self._process.others("worker")
+            return 1 + sum(other.cell in (None, claim.cell) for other in others)
 
-class WorkerControl(RunControl):
-    """Leaves the cell when this worker or the cell is asked to stop, or when others have taken it over.
-
-    `is_stopped`: whether to leave. `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no other worker has taken it over.
-    """
-
-    def __init__(
-        self, is_stopped: Callable[[], bool], report: OnProgress | None, owns_cell: Callable[[], bool]
-    ) -> None:
-        self._is_stopped, self._report, self._owns_cell = is_stopped, report, owns_cell
-        self.wants_progress = report is not None
-
-    def before_run(self) -> None:
-        if not self._owns_cell():
-            raise ClaimLost
-
-    def on_run(self, folder: Path) -> None:
-        log.info("finished %s/%s", folder.parent.name, folder.name)
-        self.on_stage()
-
-    def on_stage(self) -> None:
-        if self._is_stopped():
-            raise Interrupted
-
-    def on_progress(self, reports: Sequence[ProgressReport]) -> None:
-        assert self._report is not None
-        self._report(reports)
+        return WorkerControl(
+            is_stopped, queue.on_progress(claim), lambda: queue.owns(claim), n_workers=n_workers, helps=helps
+        )

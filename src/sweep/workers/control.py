@@ -1,0 +1,58 @@
+"""How a worker observes the training of a cell, its own or one that it helps with, and leaves it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from src.errors import ClaimLost, Interrupted
+from src.training.control import OnProgress, ProgressReport, RunControl
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at what a shared folder or a server says."""
+
+log = logging.getLogger(__name__)
+
+
+class WorkerControl(RunControl):
+    """Leaves the cell when this worker or the cell is asked to stop, or when others have taken it over.
+
+    `is_stopped`: whether to leave. `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no
+    other worker has taken it over. `n_workers`, `helps`: see `RunControl`; the number is looked up once a second.
+    """
+
+    def __init__(
+        self,
+        is_stopped: Callable[[], bool],
+        report: OnProgress | None,
+        owns_cell: Callable[[], bool],
+        n_workers: Callable[[], int] = lambda: 1,
+        *,
+        helps: bool = False,
+    ) -> None:
+        self._is_stopped, self._report, self._owns_cell = is_stopped, report, owns_cell
+        self.wants_progress, self.helps = report is not None, helps
+        self._count, self._counted_at, self._n_workers = n_workers, -LOOK_SECONDS, 1
+
+    def n_workers(self) -> int:
+        if not self.wants_progress and time.monotonic() - self._counted_at > LOOK_SECONDS:
+            self._n_workers, self._counted_at = self._count(), time.monotonic()
+        return self._n_workers
+
+    def before_run(self) -> None:
+        if not self._owns_cell():
+            raise ClaimLost
+
+    def on_run(self, folder: Path) -> None:
+        log.info("finished %s/%s", folder.parent.name, folder.name)
+        self.on_stage()
+
+    def on_stage(self) -> None:
+        if self._is_stopped():
+            raise Interrupted
+
+    def on_progress(self, reports: Sequence[ProgressReport]) -> None:
+        assert self._report is not None
+        self._report(reports)
