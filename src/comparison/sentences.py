@@ -69,8 +69,9 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
             filter(None, (f"{text[0].upper()}{text[1:]}.", f"Means over seeds{percent}: {means}.", beside(first)))
         )
     winners = [verdict.winner for verdict in verdicts]
-    counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}"
-    counts += f"; {winners.count(UNDECIDED)} undecided"
+    headline = _headline(verdicts)
+    counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}; " * (not headline)
+    counts += f"{winners.count(UNDECIDED)} undecided"
     if TOO_FEW in winners:
         needed = seeds_needed(max(1, first.family), alpha)
         counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
@@ -86,7 +87,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     lower = "" if unit.higher_is_better else " (lower is better)"
     sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
     holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
-    text = f"{_headline(verdicts)}{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
+    text = f"{headline}{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
     mean = overall(verdicts, alpha)
     if mean is None:
         return f"{text} No seed finished in every cell, so there is no mean over cells."
