@@ -17,13 +17,13 @@ from src.comparison.metrics import run_metric
 from src.comparison.pairing import RunRecord, by_cell, load_records
 from src.comparison.text_table import TextTable
 from src.config import parse_regime
+from src.config.composing import compose_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.line import compose_mapping
 from src.sweep.grid.plan import describe, plan_sweep
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console

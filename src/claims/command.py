@@ -20,13 +20,13 @@ from src.claims.overrides import control_studies, key_of, override_study, strong
 from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, judge_claim
 from src.comparison.pairing import by_cell, load_records
+from src.config.composing import Composer, GroupComposer
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.line import Composer, GroupComposer
 from src.sweep.grid.plan import Plan, describe, plan_sweep
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from src.config.search import SEARCH_KEYS, refuse_search
 from src.config.seeding import parse_seeding
 from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
-from src.io import CONF_DIR, MAX_OWN_NAME
+from src.io import MAX_OWN_NAME
 from src.regimes.checkpoint import pin
 from src.typed import build_variant, convert, hints_of
 
@@ -27,20 +26,10 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Config) if f.default i
 
 def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Config:
     """The `Config` of a command line: conf/config.yaml under `overrides`. `single_run`: see `parse`."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from src.config.composing import composer
 
     offer_plugins(overrides)
-    outer = GlobalHydra.instance().hydra  # a command that Hydra itself started; put back when done
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(overrides))
-    finally:
-        GlobalHydra.instance().hydra = outer
-    return parse(typing.cast(Mapping[str, Any], OmegaConf.to_container(composed, resolve=True)), single_run=single_run)
+    return parse(composer()(list(overrides)), single_run=single_run)
 
 
 def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from hydra.core.config_loader import ConfigLoader
 
 from src.config import is_search
+from src.config.composing import compose_mapping
 from src.sweep.engine import Engine, load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
-from src.sweep.grid.line import CommandLine, compose_mapping
+from src.sweep.grid.line import CommandLine
 from src.sweep.grid.plan import Plan, plan_sweep
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process

@@ -21,9 +21,9 @@ from src.claims.claims import Control, claim_ids, hydra_text, load_claim, parse_
 from src.claims.command import cells_of, tasks_of
 from src.claims.overrides import control_studies, override_study
 from src.comparison.metrics import metric_terms
+from src.config.composing import GroupComposer
 from src.errors import ConfigError
 from src.io import CONF_DIR
-from src.sweep.grid.line import GroupComposer
 from tests.claims.made_up_claims import PLAIN, claim_of
 
 THE_CLAIMS = [

@@ -8,16 +8,13 @@ from typing import Any, cast
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from src.config import parse
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
-from src.sweep.grid import line
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.line import GroupComposer, compose_mapping
 
 
 @pytest.fixture(autouse=True)
@@ -166,27 +163,3 @@ def test_a_cell_written_as_plain_yaml_is_read_as_the_same_config() -> None:
         "split.sizes=[90,30],null",
     ):
         assert parse(to_mapping(cell.config)) == cell.config
-
-
-LINES = [
-    ["stopping=convergence", "stopping.tolerance=0.1", "split.sizes=[400,40]", "arch.widths=[64,64]", "seeds=3"],
-    ["data=arrays", "data.root=elsewhere", "stopping=convergence", "tracking=off"],
-    ["stopping=convergence", "split.shift={kind:rotate,amount:30}"],
-    ["study=linear_lab", "data.noise=1", "stopping=convergence"],
-]
-
-
-def test_values_are_set_as_hydra_sets_them_and_groups_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values that interpolate a changed one, nested ones, and studies are among them."""
-    loader = GlobalHydra.instance().config_loader()
-    for words in LINES:
-        assert GroupComposer(loader)(words) == compose_mapping(loader, words)
-    composed: list[tuple[str, ...]] = []
-    monkeypatch.setattr(
-        line, "compose_mapping", lambda *given, **more: composed.append(given[1]) or compose_mapping(*given, **more)
-    )
-    several = GroupComposer(loader)
-    assert [several(["arch=cnn", f"split.size={size}"])["split"]["size"] for size in (100, 200)] == [100, 200]
-    assert composed == [("arch=cnn",)]
-    with pytest.raises(HydraException, match=r"split\.sise"):
-        several(["arch=cnn", "split.sise=100"])

@@ -20,10 +20,11 @@ from hydra.core.config_loader import ConfigLoader
 
 from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
+from src.config.composing import Composer, assignment
 from src.config.seeding import AUTO, Seeding, parse_seeding
 from src.errors import ConfigError
 from src.progress import tracked
-from src.sweep.grid.line import CommandLine, Composer, assignment, is_run_key, text_of
+from src.sweep.grid.line import CommandLine, is_run_key, text_of
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
 
-from src.errors import ConfigError, did_you_mean
-
-Composer = Callable[[list[str]], Mapping[str, Any]]
-"""Composes conf/config.yaml under overrides without sweeps, to a resolved mapping."""
+from src.config.composing import Composer, key_of, set_value
+from src.errors import ConfigError
 
 OBJECTIVE_KEYS = ("search", "objective", "objective_direction")
-PLAIN = re.compile(r"\w+(\.\w+)*=[^{]*")
-"""``key=value`` whose value is no mapping, which Hydra would merge into the one that is there."""
 SWEEP_KEYS = (
     "sweep",
     "multirun",
@@ -36,47 +28,6 @@ SWEEP_KEYS = (
     *OBJECTIVE_KEYS,
 )
 """Settings of the whole sweep, which cannot be axes."""
-
-
-def compose_mapping(
-    loader: ConfigLoader,
-    overrides: Sequence[str],
-    *,
-    config_name: str = "config",
-    hydra: Sequence[str] = (),
-    resolve: bool = True,
-) -> dict[str, Any]:
-    """The configuration under `overrides` as plain data, without Hydra's own settings, which `hydra` overrides."""
-    composed = loader.load_configuration(config_name, [*hydra, *overrides], RunMode.RUN, from_shell=False)
-    with open_dict(composed):
-        del composed["hydra"]
-    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=resolve))
-
-
-class GroupComposer:
-    """A `Composer` for many command lines: Hydra composes each combination of group choices once, in some 200 ms.
-
-    Plain values are set on its result; a line with anything else, or with an unknown key, is composed by Hydra as a whole.
-    """
-
-    def __init__(self, loader: ConfigLoader) -> None:
-        self._loader = loader
-        self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
-
-    def __call__(self, overrides: list[str]) -> Mapping[str, Any]:
-        if not all(PLAIN.fullmatch(override) for override in overrides):
-            return compose_mapping(self._loader, overrides)
-        groups = tuple(override for override in overrides if self._loader.get_group_options(key_of(override)))
-        if groups not in self._composed:
-            self._composed[groups] = compose_mapping(self._loader, groups, resolve=False)
-        mapping = dict(self._composed[groups])
-        try:
-            for override in overrides:
-                if override not in groups:
-                    set_value(mapping, override)
-        except ConfigError:
-            return compose_mapping(self._loader, overrides)
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(mapping), resolve=True))
 
 
 class CommandLine:
@@ -179,43 +130,3 @@ def text_of(override: Override) -> str:
 def is_run_key(key: str) -> bool:
     """Whether an axis over the key is one of runs."""
     return key in ("regime", "seed") or key.startswith("regime.")
-
-
-def key_of(override: str) -> str:
-    """``a.b`` of ``a.b=value``."""
-    return override.partition("=")[0]
-
-
-@functools.cache
-def assignment(override: str) -> tuple[Override, Any]:
-    """Parses an override; cached, since the grammar is slow and a grid repeats its values."""
-    parsed = OverridesParser.create().parse_override(override)
-    return parsed, parsed.value()
-
-
-def set_value(mapping: dict[str, Any], override: str) -> None:
-    """Sets ``a.b=value`` in the nested `mapping`, as Hydra would; ``+a.b=value`` may add the last key.
-
-    The groups on the way are copied first, so that other mappings may share them.
-    """
-    parsed, value = assignment(override)
-    *parents, last = parsed.key_or_group.split(".")
-    group: Any = mapping
-    for name in parents:
-        inner = group.get(name) if isinstance(group, dict) else None
-        if isinstance(inner, dict):
-            inner = group[name] = dict(inner)
-        group = inner
-    if not isinstance(group, dict) or (last not in group and not parsed.is_add()):
-        problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
-        raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
-    both_groups = isinstance(value, dict) and isinstance(group.get(last), dict)
-    group[last] = {**group[last], **value} if both_groups else copy.deepcopy(value)
-
-
-def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in mapping.items():
-        inner = _all_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
-        keys += [f"{prefix}{name}", *inner]
-    return keys

@@ -24,6 +24,7 @@ from optuna.distributions import FloatDistribution, distribution_to_json, json_t
 from optuna.trial import FrozenTrial
 
 from src.config import Config, Objective, SearchConfig, parse, parse_objective, parse_search
+from src.config.composing import key_of, set_value
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.config.seeding import AUTO
@@ -33,7 +34,7 @@ from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
-from src.sweep.grid.line import CommandLine, key_of, set_value
+from src.sweep.grid.line import CommandLine
 from src.sweep.grid.plan import Plan, plan_sweep
 from src.sweep.search.boundary import Floats
 from src.sweep.search.space import corners, overrides_of, space_of
