@@ -194,6 +194,7 @@ def test_a_worker_waits_for_the_next_round_and_leaves_with_the_command(tmp_path:
 
     class Empty:
         n_waiting = requeue_stale = staticmethod(lambda: 0)
+        running = staticmethod(list)
 
     with Process(work.folder, "worker") as process:
         worker = Worker(work.folder, process, fake_engine.__name__, StopRequest())
