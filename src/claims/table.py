@@ -6,12 +6,14 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from src.claims.verdicts import ClaimVerdict
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p
 from src.io import write_atomically
+
+if TYPE_CHECKING:  # loads torch, which a report's own process does without
+    from src.claims.verdicts import ClaimVerdict
 
 COLOURS = {"supported": "green", "refuted": "red", "equivalent": "cyan", "inconclusive": "yellow"}
 HEADS = ("claim", "data", "predicted", "effect", "95 % interval", "n", "p", "verdict")

@@ -201,6 +201,7 @@ def _draw_tiles(
 
     strokes = {"white": (1.0, 1.0, 1.0, 0.45), "black": (0.0, 0.0, 0.0, 0.28)}
     hatched: dict[str, list[list[tuple[float, float]]]] = {ink: [] for ink in strokes}
+    colours = colormaps[_colours(unit)]  # a copy, made at every look-up
     corners, faces = [], []
     for (x, y), verdict in tiles.items():
         square = [(x + dx, y + dy) for dx, dy in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
@@ -210,7 +211,7 @@ def _draw_tiles(
         elif verdict.difference is None or verdict.winner == INCONCLUSIVE:
             face, text, ink = (0.78, 0.78, 0.78), "×", "#303030"
         else:
-            red, green, blue, _ = colormaps[_colours(unit)](float(norm(unit.scale * verdict.difference)))
+            red, green, blue, _ = colours(float(norm(unit.scale * verdict.difference)))
             face, text = (red, green, blue), unit.difference(verdict.difference)
             ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
             if verdict.certain:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from src.axes import AxisValue
 from src.cli import fail, settings
@@ -40,13 +39,29 @@ RECIPE = (
 """Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
 
 
+def _require(folder: SweepFolder) -> None:
+    """Raises ConfigError if there is no such sweep."""
+    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
+        found = sorted(path.parent.name for path in folder.multirun.glob("*/cells"))
+        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+        problem = f"there is no such sweep under multirun={folder.multirun}; {known}"
+        raise ConfigError("sweep", folder.sweep, problem)
+
+
+def _prepare() -> None:
+    """Loads what draws the networks of a few cells, which takes seconds."""
+    import torch
+
+    import src.report.shown_cells  # noqa: F401
+
+    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
+    gc.freeze()  # modules stay, so no collection has to look at what they hold
+
+
 def read_sweep(multirun: Path, name: str) -> Sweep:
     """Reads a sweep's folder. Raises ConfigError if there is no such sweep."""
     folder = SweepFolder(multirun, name)
-    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
-        found = sorted(path.parent.name for path in multirun.glob("*/cells"))
-        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
-        raise ConfigError("sweep", name, f"there is no such sweep under multirun={multirun}; {known}")
+    _require(folder)
     configs: dict[str, Config] = {}
     problems = []
     paths = sorted(folder.root.glob("cells/*/cell.yaml"))
@@ -121,12 +136,15 @@ def main(usage: str) -> None:
         fail(f"most_cells={most_cells}: must be a whole number above 0, e.g. most_cells={MOST_CELLS}")
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
-    torch.set_num_threads(1)  # the networks are small: threads would wait for each other
+    multirun, name = Path(str(given["multirun"])), str(given["sweep"])
     try:
-        sweep = read_sweep(Path(str(given["multirun"])), str(given["sweep"]))
+        _require(SweepFolder(multirun, name))
     except ConfigError as error:
         fail(str(error))
     with ProcessPoolExecutor(1) as drawing:
+        drawing.submit(_prepare)  # meanwhile; started from here, it has no copy of the sweep
+        sweep = read_sweep(multirun, name)
+        gc.freeze()  # nor at the sweep, which stays too
         html, *tables = write_report(sweep, drawing, paper=given["paper"] == "true", most_cells=int(most_cells))
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cells.resolve import ResolvedCell, resolve
-from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.families import read_families
-from src.comparison.pairing import RunRecord, by_cell
+from src.comparison.pairing import Records, RunRecord
 from src.comparison.sentences import summary
 from src.comparison.tables import csv_table, sweep_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, judge_test_sets
-from src.errors import ConfigError
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
-from src.report.curves import CellPlots, cell_plots, cell_title, representative
-from src.report.drift import drift_plots
-from src.report.example import Example, load_example, path_of
+from src.report.curves import cell_title, representative
 from src.report.forgetting import forgetting_plots
-from src.report.landscape import landscape_plots
 from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, run_costs
 from src.report.maps import MOST_CELLS, maps
-from src.report.plots import PAPER, LineStyle, line_styles
+from src.report.plots import PAPER, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cells_table, claims_table, largest, levels_table, page_table, too_few_seeds
 from src.report.tuning import tuning_section
 from src.terminal import printable
-from src.training.store.store import Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,8 +44,8 @@ def write_report(
     """Writes ``<sweep>/report/``; returns the paths of report.html and of the tables.
 
     `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`. `executor`:
-    draws drift and landscape of one cell meanwhile, which takes about as long as everything else. `most_cells`: of a larger
-    grid the page shows averages over axes and the cells with the largest differences, and says so.
+    shows the representative cells meanwhile, which takes about as long as everything else. `most_cells`: of a larger grid
+    the page shows averages over axes and the cells with the largest differences, and says so.
     """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +105,9 @@ def _content(
     runs, styles = sweep.records.runs, line_styles(sweep.labels)
     judged = {pair: group for pair, group in by_pair(verdicts).items() if any(v.difference is not None for v in group)}
     first, all_judged = next(iter(judged.values()), []), [v for group in judged.values() for v in group]
-    pending = executor.submit(_example, sweep, first, folder) if executor is not None else None
+    shown = [(verdict, why, cell_title(verdict, first)) for verdict, why in representative(first)]
+    few = _without_others(sweep, {verdict.cell for verdict, *_ in shown})
+    pending = executor.submit(_shown_cells, few, shown, folder) if executor is not None else None
     content: dict[str, Any] = {
         "name": sweep.name,
         "title": " or ".join(sweep.labels[:2]) + "?" if len(sweep.labels) > 1 else sweep.name,
@@ -136,14 +131,27 @@ def _content(
         "streams": [(table.title, page_table(table)) for table in transfer_tables(sweep.records, sweep.labels)],
         "streams_explained": LEGEND,
         "forgetting": _forgetting(sweep, verdicts, folder),
-        "examples": _examples(sweep, first, styles, folder),
         "claims": claims_table(sweep.folder.parent / "claims" / "claims.json"),
         "problems_by_kind": problems_by_kind(sweep),
         "commands": commands(sweep, first),
         "made_with": made_with(runs),
         **_ledger(sweep, first, spent),
     }
-    return content | (pending.result() if pending is not None else _example(sweep, first, folder))
+    return content | (pending.result() if pending is not None else _shown_cells(few, shown, folder))
+
+
+def _without_others(sweep: Sweep, cells: Collection[str]) -> Sweep:
+    """The sweep with some of its cells alone, which is soon sent to another process."""
+    configs = {cell: config for cell, config in sweep.configs.items() if cell in cells}
+    return replace(
+        sweep, configs=configs, records=Records(runs=tuple(r for r in sweep.records.runs if r.cell in cells))
+    )
+
+
+def _shown_cells(sweep: Sweep, shown: Sequence[tuple[CellVerdict, str, str]], folder: Path) -> dict[str, Any]:
+    from src.report.shown_cells import shown_cells  # loads torch and Lightning, which nothing else of a report needs
+
+    return shown_cells(sweep, shown, folder)
 
 
 def _left_out(sweep: Sweep, n_cells: int, most_cells: int) -> str:
@@ -182,70 +190,3 @@ def _ledger(sweep: Sweep, first: Sequence[CellVerdict], spent: DataFrame) -> dic
         "match_notes": [] if found is None else [notes[m] for m in found.index.unique("match") if m in notes],
         "matches": matches_table(first, sweep.configs) if first else None,
     }
-
-
-def _resolved(sweep: Sweep, cell: str) -> ResolvedCell:
-    """A cell with its data. Raises MissingEvidence with the reason."""
-    if cell not in sweep.configs:
-        raise MissingEvidence("the cell's configuration is not on disk")
-    try:
-        return resolve(sweep.configs[cell])
-    except (ConfigError, OSError) as error:
-        raise MissingEvidence(f"its data cannot be read ({error})") from error
-
-
-def _class_names(sweep: Sweep, cell: str) -> Sequence[str] | None:
-    """None if the classes have no names, or the data are unavailable."""
-    with suppress(MissingEvidence):
-        return _resolved(sweep, cell).streams.class_names
-    return None
-
-
-def _examples(
-    sweep: Sweep, first: Sequence[CellVerdict], styles: Mapping[str, LineStyle], folder: Path
-) -> list[CellPlots]:
-    """Curves and recall of the representative cells."""
-    runs = by_cell(sweep.records.runs)
-    return [
-        cell_plots(v, why, cell_title(v, first), runs.get(v.cell, ()), styles, _class_names(sweep, v.cell), folder)
-        for v, why in representative(first)
-    ]
-
-
-def _example(sweep: Sweep, first: Sequence[CellVerdict], folder: Path) -> dict[str, Any]:
-    """Drift and landscape of the representative cell with the largest effect whose weights and data are available."""
-    chosen = sorted((verdict for verdict, _ in representative(first)), key=lambda v: -abs(v.difference or 0.0))
-    content: dict[str, Any] = {"example": None, "drift": None, "landscape": None, "landscape_styles": {}}
-    runs, store = by_cell(sweep.records.runs), Store(sweep.folder.parent / ".stages")
-    reasons = []
-    for verdict in chosen:
-        try:
-            cell = CellRuns.of(_resolved(sweep, verdict.cell), runs[verdict.cell], store)
-            example = load_example(cell, _median_seed(verdict), sweep.labels)
-        except MissingEvidence as why:
-            reasons.append(str(why))
-            continue
-        return content | _drift_and_landscape(example, cell_title(verdict, first), line_styles(sweep.labels), folder)
-    if chosen:
-        title, reason = cell_title(chosen[0], first), reasons[0]
-        content["example"] = {"title": title, "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
-    return content
-
-
-def _median_seed(verdict: CellVerdict) -> int:
-    """The seed with the (lower) median difference."""
-    ordered = sorted(zip(verdict.differences, verdict.seeds, strict=True))
-    return ordered[(len(ordered) - 1) // 2][1]
-
-
-def _drift_and_landscape(example: Example, title: str, styles: Mapping[str, LineStyle], folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = {"title": title, "seed": example.seed, "why_no_drift": "", "why_no_landscape": ""}
-    paths = {name: path_of(example, name) for name in (example.staged, example.other)}
-    drift = drift_plots(example, paths[example.staged], styles, folder)
-    landscape = None
-    try:
-        landscape = landscape_plots(example, paths, styles, folder)
-    except MissingEvidence as why:
-        about["why_no_landscape"] = str(why)
-    shown = {name: styles[name] for name in paths}
-    return {"example": about, "drift": drift, "landscape": landscape, "landscape_styles": shown}

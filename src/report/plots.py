@@ -160,10 +160,13 @@ def save_plot(
     figure = plot if isinstance(plot, Figure) else plot.get_figure(root=True)
     assert figure is not None
     file = f"{name.replace('/', '_')}.png"
+    if (engine := figure.get_layout_engine()) is not None:  # it would draw the whole figure once more in every format
+        figure.set_dpi(PNG_DPI)
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
     write_atomically(folder / file, png.getvalue())
-    figure.set_layout_engine("none")  # the layout is computed: the SVG reuses it
     kind, content = "image/png", png.getvalue()
     paper = folder / PAPER
     if vector or paper.is_dir():
