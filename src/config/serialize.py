@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from src.regimes.config import RegimeConfig
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+SECTION = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)
+"""Where a top-level key starts in the files written here."""
 
 OF_A_RUN = ("regime", "seed", "regimes", "seeds")
 """Keys in which the runs of a cell differ."""
@@ -50,10 +54,10 @@ def read_config(path: Path, multirun: Path) -> Config:
     """
     fix = "delete it, and repeat the sweep's command"
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-        if not isinstance(content, dict):
+        content = read_settings(path.read_text(encoding="utf-8"))
+        if not content:
             raise ValueError("it holds no settings")
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ConfigError("cell", path.parent.name, f"{path} is damaged ({error}); {fix}") from error
     require_trusted(content.get("plugins"), multirun)
     try:
@@ -61,6 +65,26 @@ def read_config(path: Path, multirun: Path) -> Config:
     except ConfigError as error:
         error.args = (f"{error} (in {path}; if it is damaged, {fix})",)
         raise
+
+
+def read_settings(text: str) -> dict[str, Any]:
+    """The content of a YAML file of settings, not to be modified: sections that many files share are parsed once.
+
+    Raises ValueError if it is damaged.
+    """
+    sections = [text] if "&" in text else SECTION.split(text)  # an anchor may stand for a value in other sections
+    return {key: value for section in sections for key, value in _section(section).items()}
+
+
+@functools.lru_cache(maxsize=1024)
+def _section(text: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, Loader=Loader) or {}
+    except (RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} instead of settings")
+    return content
 
 
 def to_mapping(config: Config) -> Mapping[str, Any]:

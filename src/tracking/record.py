@@ -154,6 +154,9 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
     return " ".join(words) or "the only cell"
 
 
+_encode = json.JSONEncoder(default=str).encode
+
+
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flattens a nested mapping to dotted params within MLflow's limits; masks passwords, writes None as ``null``."""
     flat: dict[str, str] = {}
@@ -162,6 +165,6 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{name}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = value if isinstance(value, str) else _encode(value)
             flat[clean_name(name)] = mask(text)[:MAX_PARAM]
     return flat

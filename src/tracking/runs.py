@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from src.axes import NUMERIC_AXES
+from src.config.serialize import read_settings
 from src.io import inside, read_json
 from src.tracking.params import run_params
 from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
@@ -112,8 +113,6 @@ def _failed_run(folder: Path, body: Body) -> Record:
 
 def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[str, str]) -> Record:
     """What the records of finished and of failed runs share."""
-    import yaml
-
     key = Key("run", body["sweep"], body["cell"], body["run"])
     provenance = body.get("provenance") or {}
     common = {"regime": str(body["regime"]), COLOUR: colour_of(str(body["regime"]))}
@@ -123,7 +122,11 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
     axes = _axis_params(body["axes"]) | {"seed": str(body["seed"]), "regime": str(body["regime"])}
     axes |= flatten({"knob": body["knobs"]}) if body.get("knobs") else {}
     text = _config_text(folder)
-    config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    try:
+        config = read_settings(text)
+    except ValueError as error:
+        fix = f"delete {folder}, and repeat the sweep's command"
+        raise OSError(f"{folder / 'config.yaml'} is damaged ({' '.join(str(error).split())}); {fix}") from error
     return Record(
         key=key,
         name=run_name(body["axes"], regime=body["regime"], seed=body["seed"]),

@@ -13,7 +13,7 @@ from mlflow.utils.validation import _validate_metric_name
 from src.tracking.params import MAX_PARAMS, run_params
 from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, run_name
 from src.tracking.reports import SweepReport, write_sweep
-from src.tracking.runs import record_of
+from src.tracking.runs import DAMAGED, record_of
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_report
 
 
@@ -117,6 +117,15 @@ def test_a_finished_run_has_all_fields_of_the_contract(tmp_path: Path) -> None:
         ("digits-d1", 30),
         ("digits-d2", 3),
     ]
+
+
+def test_settings_that_cannot_be_read_are_named_in_one_line(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "sweep", seed=3)
+    for damage in ("loss: [\nseed: 1", "- no settings"):
+        (folder / "config.yaml").write_text(damage)
+        with pytest.raises(DAMAGED, match=r"config\.yaml is damaged .*; delete .*, and repeat") as caught:
+            record_of(folder)
+        assert "\n" not in str(caught.value)
 
 
 def test_curves_run_over_one_axis_of_updates_within_the_run(tmp_path: Path) -> None:
