@@ -205,6 +205,8 @@ def _that_matter(
 ) -> dict[str, dict[int, str]]:
     """The collapses of two regimes without the outliers of one whose other runs do not lead: its mean is lower with them, too."""
     found = {name: dict(how.get(name, {})) for name in sides}
+    if not any(OUTLIER in own.values() for own in found.values()):
+        return found
     typical = {}
     for name, side in sides.items():
         values = [
@@ -215,6 +217,11 @@ def _that_matter(
         if typical[name] < max(typical.values()):
             found[name] = {seed: reason for seed, reason in found[name].items() if reason != OUTLIER}
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    """`np.mean` to the last bit, without what it does for arrays: a grid asks for many means of few values."""
+    return float(np.add.reduce(values)) / len(values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,7 +251,7 @@ class Pairs:
     @property
     def difference(self) -> float | None:
         """Mean of a - b over seeds; None without a pair."""
-        return float(np.mean(self.differences)) if self.differences else None
+        return _mean(self.differences) if self.differences else None
 
 
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
@@ -296,7 +303,7 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     if n_unconverged := converged.count(False):
         notes.append(f"{n_unconverged} of {len(converged)} stages not converged")
 
-    mean_a, mean_b = (float(np.mean(side)) for side in zip(*used.values(), strict=True)) if used else (None, None)
+    mean_a, mean_b = (_mean(side) for side in zip(*used.values(), strict=True)) if used else (None, None)
     differences = tuple(0.0 if math.isclose(x, y, rel_tol=RELATIVE_TOLERANCE) else x - y for x, y in used.values())
     problem = None
     if any(collapsed.values()):

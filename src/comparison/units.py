@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 UNSCALED = frozenset({"loss", "risk", "excess_risk", "rmse", "mae", "perplexity"})
@@ -44,6 +45,7 @@ class Unit:
         return self.difference(difference) + ("" if low is None else f" {self.interval(low, high)}")
 
 
+@functools.lru_cache
 def unit_of(metric: str) -> Unit:
     """The unit of a metric, from the last part of its name: ``test/union/accuracy`` is displayed in percent.
 

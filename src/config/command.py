@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import shlex
@@ -12,6 +11,7 @@ from typing import Any
 from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
+from src.typed import as_dict
 
 GROUPS = ("data", "arch", "stopping", "optimizer", "tune")
 WHERE = (
@@ -63,7 +63,7 @@ def flat(config: Config) -> Iterator[tuple[str, Any]]:
             else:
                 yield f"{prefix}{key}", value
 
-    return ((key, value) for key, value in walk(dataclasses.asdict(config)) if key not in ("regimes", "seeds"))
+    return ((key, value) for key, value in walk(as_dict(config)) if key not in ("regimes", "seeds"))
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from src.models.architecture import Architecture
 from src.optimizers import OptimizerConfig
 from src.regimes.config import RegimeConfig
 from src.stopping.rule import StoppingRule
-from src.typed import bounds
+from src.typed import as_dict, bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +151,7 @@ def _content(group: Any) -> dict[str, Any]:
     """A group as plain values, without keys at a default of the schema's: such keys came later, and what was finished
     before them keeps its address."""
     later = {f.name for f in dataclasses.fields(group) if getattr(group, f.name) == f.default}
-    return {key: value for key, value in dataclasses.asdict(group).items() if key not in later}
+    return {key: value for key, value in as_dict(group).items() if key not in later}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +193,7 @@ class Config:
 
     def recipe(self) -> dict[str, Any]:
         """What the result of a run depends on, as plain JSON: no paths, devices, workers, tracking or storage."""
-        data = {key: value for key, value in dataclasses.asdict(self.data).items() if key not in self.data.where}
+        data = {key: value for key, value in as_dict(self.data).items() if key not in self.data.where}
         trainer = {"precision": self.trainer.precision, "threads": self.trainer.threads}
         split = _content(self.split)
         split["sizes"] = list(self.split.dataset_sizes())  # size and ratio are another way to say sizes

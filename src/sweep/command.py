@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,6 +30,7 @@ def run_sweep(
     """
     compose = functools.partial(compose_mapping, loader, config_name=config_name, hydra=hydra)
     line, runner = CommandLine(arguments, compose, loader), load_engine(engine)
+    gc.freeze()  # modules stay, so no collection has to look at what they hold
     work: Work
     if is_search(line.first):
         from src.sweep.search.work import SearchWork  # loads Optuna, which a command with nothing to run does without

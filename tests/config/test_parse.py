@@ -12,11 +12,12 @@ import yaml
 from src.config import Config, cell_hash, compose, parse, parse_search, parse_seeds, run_hash
 from src.config.command import command
 from src.config.plugins import knobs_of
-from src.config.serialize import to_mapping
+from src.config.serialize import config_text, read_settings, run_text, to_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
+from src.typed import as_dict
 
 GROUPS = [
     path
@@ -171,3 +172,22 @@ def test_a_saved_config_parses_to_the_same_config() -> None:
     config = compose(["stopping=early_stopping", "split.classes=[[0,1],[2,3]]"])
     assert isinstance(config, Config)
     assert parse(yaml.safe_load(yaml.safe_dump(to_mapping(config)))) == config
+
+
+def test_a_file_read_section_by_section_is_the_whole_file() -> None:
+    config = compose(["arch.widths=[8,8]", "regimes=[{replay:{share:0.1}},combined]", f"data.root='{'a b ' * 60}x'"])
+    texts = [config_text(config), *(run_text(config, regime, 3) for regime in config.regimes)]
+    texts += ["# nothing\n", "", "---\na: {b: 1}\n\n# more\nc:\n- 2\n- d: 3\n", "a: &x [1]\nb: *x\n", "a: 1\na: 2\n"]
+    for text in texts:
+        assert read_settings(text) == (yaml.safe_load(text) or {}), text
+    for damaged in ("a: [", "a: 1\nb", "- a", "a: *x", "[" * 10_000):
+        with pytest.raises(ValueError, match=r"found|expected|holds|undefined|deep|recursion"):
+            read_settings(damaged)
+
+
+def test_settings_as_plain_values_are_those_of_asdict() -> None:
+    config = compose(
+        ["regimes=[{replay:{share:0.1}}]", "split.classes=[[0,1],[2]]", "data=gaussian", "arch=linear", "loss=mse"]
+    )
+    assert as_dict(config) == dataclasses.asdict(config)
+    assert repr(as_dict(config)) == repr(dataclasses.asdict(config))
