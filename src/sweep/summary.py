@@ -214,7 +214,7 @@ def publication(
 def attached(sweep_dir: Path) -> list[str]:
     """Files that `make report` attached to the sweep earlier; they stay attached."""
     before = read_json_or(sweep_dir / "summary.json", {}).get("artifacts", [])
-    return [name for name in before if re.fullmatch(r"report/[\w.-]+", name) and (sweep_dir / name).exists()]
+    return [name for name in before if re.fullmatch(r"report/[^/]+", name) and (sweep_dir / name).is_file()]
 
 
 def _write(

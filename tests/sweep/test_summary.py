@@ -15,7 +15,7 @@ from src.comparison.pairing import Records
 from src.comparison.verdicts import judge, judge_test_sets
 from src.config import compose
 from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
-from src.sweep.summary import axes_of, judged, read, report
+from src.sweep.summary import attached, axes_of, judged, read, report
 
 TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
 
@@ -77,6 +77,16 @@ def test_a_rerun_without_new_results_delivers_nothing(tmp_path: Path, capsys: py
     assert len(table) == 3
     assert "few seeds" in capsys.readouterr().out, "two seeds are too few, and the summary reports it"
     assert the_map.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rerun_keeps_every_plot_of_a_report_attached(tmp_path: Path) -> None:
+    names = ["report/forgetting-sequential-imbalance=1.1.png", "report/report.html"]
+    (tmp_path / "report").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    summary = {"artifacts": [*names, "report/missing.png", "report/..", "report/a/b", "table.csv", "../secret"]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert attached(tmp_path) == names
 
 
 def test_the_table_of_a_grown_grid_corrects_by_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
