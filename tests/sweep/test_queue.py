@@ -14,15 +14,18 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from src.config import Config, compose
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Process
+from src.sweep.processes import Process, Role, try_lock
+from src.sweep.queue import retry, storage
 from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
 
 FORK = multiprocessing.get_context("fork")
@@ -49,8 +52,8 @@ def cells(base: Config, n_cells: int, **changes: object) -> list[tuple[str, Cell
 
 
 @contextmanager
-def opened(folder: SweepFolder, storage: str | None) -> Iterator[WorkQueue]:
-    with Process(folder, "worker") as process:
+def opened(folder: SweepFolder, storage: str | None, role: Role = "worker") -> Iterator[WorkQueue]:
+    with Process(folder, role) as process:
         queue = WorkQueue(folder, process, folder.write_queue(storage))
         try:
             yield queue
@@ -308,10 +311,38 @@ def test_a_storage_that_serves_another_folder_of_that_name_is_refused(postgres: 
 
 
 def test_a_storage_out_of_reach_is_one_line_without_the_password(folder: SweepFolder) -> None:
-    with pytest.raises(ConfigError) as caught, opened(folder, "postgresql://lab:geheim@127.0.0.1:1/nowhere"):
+    with pytest.raises(ConfigError) as caught, opened(folder, "postgresql://lab:geheim@127.0.0.1:1/nowhere", "sweep"):
         pass
     assert "geheim" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_starts_while_the_server_restarts_waits_for_it_and_a_command_does_not(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opens, slept, url = storage._database, list[bool](), f"sqlite:///{folder.multirun}/study.db"
+
+    def starting(url: str) -> BaseStorage:
+        if len(slept) < 2:
+            raise OperationalError("SELECT 1", None, Exception("the database system is starting up"))
+        return opens(url)
+
+    def sleep(_: float) -> None:
+        slept.append(try_lock(FileLock(folder.root / "queue.lock"), keep=False))
+
+    monkeypatch.setattr(storage, "_database", starting)
+    monkeypatch.setattr(retry.time, "sleep", sleep)
+    with pytest.raises(ConfigError, match=r"starting up.*is the server running"), opened(folder, url, "sweep"):
+        pass
+    assert not slept
+    with opened(folder, url) as queue:
+        assert queue.trials() == []
+    assert slept == [True, True], "it waits without the lock, so that others may try"
+    events = [record.message.removeprefix(f"storage={url}: ") for record in caplog.records]
+    assert events == [
+        "does not answer (the database system is starting up); retrying for 5 min 0 s",
+        "is available again",
+    ]
 
 
 def test_the_error_for_a_damaged_queue_names_the_fix(folder: SweepFolder) -> None:

@@ -79,7 +79,8 @@ class WorkQueue:
         direction: Direction = "maximize",
     ) -> None:
         self._folder, self._process = folder, process
-        self._store = StudyStore(folder, queue, name or folder.sweep, direction)
+        waits = process.info.role == "worker"  # it joins a sweep that runs; a command may have been given a wrong URL
+        self._store = StudyStore(folder, queue, name or folder.sweep, direction, waits=waits)
         self._waiting: deque[FrozenTrial] = deque()
         self._listed_at = 0
         self._first = ""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from src.errors import ConfigError
 from src.locks import NOTICE_SECONDS, abort_requested
@@ -25,6 +24,13 @@ LOCK_NOT_AVAILABLE = "55P03"
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """What a database raises. Loads SQLAlchemy, which a journal does without."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError, StorageInternalError
 
 
 class StorageUnavailable(ConfigError):
@@ -62,7 +68,7 @@ class Retry:
                 began = time.monotonic()
                 try:
                     result = operation()
-                except (DBAPIError, StorageInternalError) as error:
+                except database_errors() as error:
                     if not (tolerates or is_unavailable)(error):
                         raise
                     now, is_lock = time.monotonic(), is_locked(error)
@@ -105,6 +111,8 @@ class Retry:
 
 def is_unavailable(error: Exception) -> bool:
     """Whether a later try may succeed: no connection, a broken one, or a server that starts or stops."""
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
     cause = _cause(error)
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return broken or isinstance(cause, (OperationalError, InterfaceError))
@@ -128,6 +136,8 @@ def _cause(error: BaseException) -> BaseException:
     Optuna wraps it. When a connection breaks while trials are read, Optuna tries another statement in the same transaction
     first, which SQLAlchemy refuses with a PendingRollbackError.
     """
+    from sqlalchemy.exc import PendingRollbackError
+
     while isinstance(error, (StorageInternalError, PendingRollbackError)):
         behind = error.__cause__ or error.__context__
         if behind is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import socket
@@ -13,19 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.schema import CreateSchema
 
 from src.errors import ConfigError
 from src.locks import held, holder, locked
 from src.sweep.folder import SweepFolder
-from src.sweep.queue.retry import Retry, StorageUnavailable, is_locked, is_unavailable, one_line
+from src.sweep.queue.retry import (
+    Retry,
+    StorageUnavailable,
+    database_errors,
+    is_locked,
+    is_unavailable,
+    one_line,
+)
 from src.urls import sqlite_file, with_driver, without_password
 
 SCHEMA = "sweeps"
@@ -63,11 +66,14 @@ class StudyStore:
     """One study of a sweep, named `name`.
 
     `queue`: the content of the sweep's queue.json, whose `storage` is a URL without a password or None (a journal file).
+    `waits`: whether it is opened again and again while its server is out of reach, as any later operation is repeated.
     Changes of a trial's state require that the caller holds the lock of the trial's cell.
     Raises ConfigError when the storage is out of reach, damaged, or serves another folder.
     """
 
-    def __init__(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> None:
+    def __init__(
+        self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction, *, waits: bool = False
+    ) -> None:
         url: str | None = queue["storage"]
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
         self.retry = Retry(shown, lambda: _holder(url), is_journal=url is None)
@@ -75,16 +81,17 @@ class StudyStore:
         optuna.logging.disable_default_handler()  # it writes colours
         optuna.logging.enable_propagation()
         try:
-            with locked(folder.root / "queue.lock"):  # two processes that create tables at once would collide
-                opened = functools.partial(self._open, folder, queue, name, direction)
-                served = self.retry(opened, is_locked) if url else opened()
-            self._id = self.storage.get_study_id_from_name(name)
-        except (SQLAlchemyError, StorageInternalError) as error:
-            raise ConfigError(
-                "storage", shown, f"cannot be used ({one_line(error)}); is the server running?"
-            ) from error
-        except ConfigError:  # of a lock
+
+            def opened() -> str:
+                with locked(folder.root / "queue.lock"):  # two processes that create tables at once would collide
+                    return self._open(folder, queue, name, direction)
+
+            served = self.retry(opened, None if waits else is_locked) if url else opened()
+        except ConfigError:  # of a lock, or of a server that does not come back
             raise
+        except database_errors() as error:
+            problem = f"cannot be used ({one_line(error)}); is the server running?"
+            raise ConfigError("storage", shown, problem) from error
         except (ValueError, KeyError, TypeError) as error:
             if url:
                 raise
@@ -112,6 +119,7 @@ class StudyStore:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     self.study.set_metric_names([VALUE])
+        self._id = self.storage.get_study_id_from_name(name)
         return served
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -128,7 +136,7 @@ class StudyStore:
             trial = self.retry(lambda: self.storage.get_trial(self._trial_id(number)), lambda _: False)
         except StorageUnavailable:  # a journal that was deleted meanwhile
             return True
-        except (DBAPIError, StorageInternalError) as error:
+        except database_errors() as error:
             if not is_unavailable(error):
                 raise
             return True
@@ -191,6 +199,8 @@ def _holder(url: str | None) -> str:
         return "another process"
     if (file := sqlite_file(url)) is not None:
         return holder(file)
+    import sqlalchemy
+
     engine = sqlalchemy.create_engine(with_driver(url), connect_args=POSTGRESQL)
     try:
         with engine.connect() as connection:
@@ -201,12 +211,14 @@ def _holder(url: str | None) -> str:
 
 
 def _database(url: str) -> BaseStorage:
+    import sqlalchemy
+
     dialect = sqlalchemy.make_url(url).get_backend_name()
     options: dict[str, Any] = {"connect_args": SQLITE if dialect == "sqlite" else {}}
     if dialect == "postgresql":
         engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": POSTGRESQL["connect_timeout"]})
         with engine.begin() as connection:
-            connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+            connection.execute(sqlalchemy.schema.CreateSchema(SCHEMA, if_not_exists=True))
         engine.dispose()
         name = f"process {os.getpid()} on {socket.gethostname()}"
         options = {"pool_pre_ping": True, "connect_args": {**POSTGRESQL, "application_name": name[:63]}}
