@@ -61,7 +61,8 @@ def build(cls: type[T], given: object, key: str) -> T:
 
 def as_dict(value: Any) -> Any:
     """`dataclasses.asdict` of settings, whose values are never modified: it copies each, which takes most of its time."""
-    if (names := _field_names(type(value))) is not None:
+    kind: Any = type(value)
+    if (names := _field_names(kind)) is not None:
         return {name: as_dict(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple)):
         return type(value)(map(as_dict, value))

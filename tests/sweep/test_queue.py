@@ -25,7 +25,7 @@ from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process, Role, try_lock
-from src.sweep.queue import retry, storage
+from src.sweep.queue import storage
 from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
 
 FORK = multiprocessing.get_context("fork")
@@ -331,7 +331,7 @@ def test_a_worker_that_starts_while_the_server_restarts_waits_for_it_and_a_comma
         slept.append(try_lock(FileLock(folder.root / "queue.lock"), keep=False))
 
     monkeypatch.setattr(storage, "_database", starting)
-    monkeypatch.setattr(retry.time, "sleep", sleep)
+    monkeypatch.setattr("src.sweep.queue.retry.time.sleep", sleep)
     with pytest.raises(ConfigError, match=r"starting up.*is the server running"), opened(folder, url, "sweep"):
         pass
     assert not slept
