@@ -123,7 +123,7 @@ campaign/%:
 
 attack: setup ## attack a sweep: hostile names, archives, folders, users, environments, passwords: minutes   (docs/SECURITY.md)
 	$(RUN) benchmarks.reliability passwords
-	$(PYTEST) tests/sweep/test_shared_folder.py tests/sweep/test_damaged_files.py tests/test_ui.py tests/test_urls.py \
+	$(PYTEST) -m "slow or not slow" tests/sweep/test_shared_folder.py tests/sweep/test_damaged_files.py tests/test_ui.py tests/test_urls.py \
 		tests/test_names_and_urls.py tests/test_terminal.py tests/test_hostile_archives.py tests/test_environment.py \
 		tests/test_cli.py tests/data/test_foreign_files.py
 

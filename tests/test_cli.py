@@ -56,6 +56,7 @@ def test_an_unknown_option_is_refused_in_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_path: Path) -> None:
     """WORLD_SIZE=1 was answered by the advice to use src.train, which this is."""
     words = f"trainer=ddp trainer.devices=2 split.size=40 stopping.epochs=1 tracking=off multirun={tmp_path}"

@@ -92,7 +92,7 @@ def test_a_run_on_several_devices_starts_itself_under_torchrun(
         started.append(words)
         return 3
 
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a shell's; it was answered by the advice to use src.train, which this is
     monkeypatch.setattr(train.subprocess, "call", call)
     words = [*SMALL, "trainer.devices=2", f"multirun={tmp_path}"]
     assert command(*words).code == 3, "its exit status is the group's"

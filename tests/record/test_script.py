@@ -45,22 +45,27 @@ def _lists(folder: Path) -> str:
     return f"data.lists=[{folder / 'old.csv'},{folder / 'new.csv'}]"
 
 
-@pytest.mark.parametrize("name", ["partial_fit.py", "train.py"])
-def test_a_script_of_the_page_is_driven(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "regimes"), [("partial_fit.py", ["sequential", "combined"]), ("train.py", ["sequential"])]
+)
+def test_a_script_of_the_page_is_driven(
+    name: str, regimes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / name).write_text(SCRIPTS[name])
     assert len([line for line in SCRIPTS[name].splitlines() if line.strip()]) <= 40
     weights = "--resume {weights} --out" if name == "train.py" else "{weights}"
     weights = weights.replace("{weights}", '"{weights}"')
     run = f"{sys.executable} {tmp_path / name} {{stage_data}} {weights} {{out}}"
     arguments = [f"engine.run={run}", _lists(tmp_path), "seeds=1", "sweep=s", "tracking=off", f"multirun={tmp_path}"]
+    arguments.append(f"regimes=[{','.join(regimes)}]")
     assert main(arguments) == 0
-    assert "2 runs in 1 cells, 2 of them new" in capsys.readouterr().out
+    assert f"{len(regimes)} runs in 1 cells, {len(regimes)} of them new" in capsys.readouterr().out
     runs = load_records(tmp_path / "s").runs
     values = [run.metric("test/union/accuracy") for run in runs]
     assert min(value or 0 for value in values) > 0.7, "it learned"
     assert all(run.metric("forgetting") is not None for run in runs if run.regime == "sequential")
     assert main(arguments) == 0
-    assert "2 runs in 1 cells, 0 of them new" in capsys.readouterr().out
+    assert f"{len(regimes)} runs in 1 cells, 0 of them new" in capsys.readouterr().out
 
 
 def test_a_script_that_fails_in_stage_2_is_resumed_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

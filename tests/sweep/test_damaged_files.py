@@ -47,17 +47,16 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "a list": lambda _: b"[]\n",
     "deleted": lambda _: None,
 }
+TRAINS = ("sweep", "search")
+"""They take seconds each."""
 CASES = [
-    (command, file, damage)
+    pytest.param(command, file, damage, marks=pytest.mark.slow if command in TRAINS and damage != "truncated" else ())
     for command, files in READ_BY.items()
     for file in files
-    for damage in (
-        ("truncated", "deleted") if command in ("sweep", "search") else DAMAGES
-    )  # those two take seconds each
+    for damage in DAMAGES
 ]
 
-
-STRIKES = [("a worker starts", "deleted"), ("a run is written", "garbage")]
+STRIKES = [("a worker starts", "deleted", ()), ("a run is written", "garbage", pytest.mark.slow)]
 WHILE_RUNNING = [
     *(*CELL_FILES, "cells/*/cell.yaml", "queue.json", "study.journal", "processes/*.json"),
     *("outbox/promised/0-killed.json", "outbox/0-waiting.json", "searches/*/search.json"),
@@ -217,8 +216,10 @@ def names_one_of(paths: Sequence[Path], done: Done) -> bool:
 
 @pytest.mark.parametrize(
     ("file", "moment", "kind"),
-    [(file, *strike) for file in WHILE_RUNNING for strike in STRIKES]
-    + [("study.journal", "a run is written", "deleted")],
+    [
+        *(pytest.param(file, *strike, marks=mark) for file in WHILE_RUNNING for *strike, mark in STRIKES),
+        ("study.journal", "a run is written", "deleted"),
+    ],
 )
 def test_a_file_damaged_while_a_command_runs_is_named_or_written_again_and_no_result_is_lost(
     file: str, kind: str, moment: str, finished: Path, tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
