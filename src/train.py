@@ -68,10 +68,19 @@ def show(folder: Path, is_new: bool) -> str:
     body = json.loads((folder / "result.json").read_text())
     metrics, cost = body["result"]["metrics"], body["result"]["cost"]
     table = Table(title=f"{body['regime']}, seed {body['seed']}: {body['status']}", title_justify="left")
-    for heading in ("test set", "accuracy", "loss", "balanced accuracy", "calibration error"):
-        table.add_column(heading, justify="left" if heading == "test set" else "right")
+    columns = {
+        "accuracy": "accuracy",
+        "loss": "loss",
+        "balanced_accuracy": "balanced accuracy",
+        "ece": "calibration error",
+    }
+    if "test/union/rmse" in metrics:  # a regression
+        columns = {"loss": "loss", "rmse": "RMSE", "r2": "R2"}
+    table.add_column("test set")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
     for name in dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("test/")):
-        values = [metrics.get(f"test/{name}/{kind}") for kind in ("accuracy", "loss", "balanced_accuracy", "ece")]
+        values = [metrics.get(f"test/{name}/{kind}") for kind in columns]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     terminal = console()
     terminal.print(table)

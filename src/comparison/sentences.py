@@ -19,7 +19,7 @@ from src.comparison.verdicts import (
     by_pair,
 )
 
-WHERE = {"d1": "on Dataset 1", "d2": "on Dataset 2", BALANCED: "in balanced accuracy"}
+WHERE = {"d1": "on Dataset 1", "d2": "on Dataset 2", BALANCED: "in balanced accuracy", "RMSE": "in RMSE", "R2": "in R2"}
 
 
 def sentence(verdict: CellVerdict) -> str:

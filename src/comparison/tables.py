@@ -239,7 +239,12 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
             f"no worse: certainly by no more than {within}, after a correction of its own; another regime may win"
         )
     if names := _test_sets(verdicts):
-        where = ", ".join(f"{name}: the difference {WHERE[name]}" for name in names)
+        better = unit_of(verdicts[0].metric).higher_is_better
+        metrics = {name: own.metric for verdict in verdicts for name, own in verdict.elsewhere.items()}
+        turned = [name for name in names if unit_of(metrics[name]).higher_is_better != better]
+        where = ", ".join(
+            f"{name}: the difference {WHERE[name]}{' (higher is better)' * (name in turned)}" for name in names
+        )
         lines.append(f"{where}; *: certain after a correction of its own")
     if verdicts and not unit_of(metric := verdicts[0].metric).higher_is_better:
         return [f"Lower {name_of(metric)} is better: a negative difference favours the first regime.", *lines]

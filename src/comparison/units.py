@@ -54,7 +54,7 @@ def unit_of(metric: str) -> Unit:
     parts = metric.split("/")
     kind = "recall" if "recall" in parts[-2:] and len(parts) > 2 else parts[-1].lower()
     better = kind not in LOWER_IS_BETTER and not kind.endswith("_loss")
-    if kind in UNSCALED or kind.endswith(("_loss", "_score")):
+    if kind in UNSCALED or kind == "r2" or kind.endswith(("_loss", "_score")):
         return Unit(scale=1.0, of_values="", of_differences="", decimals=4, higher_is_better=better)
     return Unit(scale=100.0, of_values="%", of_differences="points", decimals=1, higher_is_better=better)
 
@@ -62,6 +62,7 @@ def unit_of(metric: str) -> Unit:
 def name_of(metric: str) -> str:
     """A metric in words: ``test/union/balanced_accuracy`` is "balanced accuracy on union"."""
     parts = metric.replace("_", " ").split("/")
+    parts[-1] = {"rmse": "RMSE", "r2": "R2"}.get(parts[-1], parts[-1])
     if parts[0] in ("test", "val") and len(parts) >= 3:
         kind = f"recall of class {parts[3]}" if parts[2] == "recall" and len(parts) > 3 else parts[2]
         return f"{kind} on {parts[1]}" + (" (validation)" if parts[0] == "val" else "")

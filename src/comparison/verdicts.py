@@ -103,8 +103,9 @@ def elsewhere_of(metric: str) -> dict[str, str]:
     kind = metric.removeprefix("test/union/")
     if kind == metric:
         return {}
-    balanced = {BALANCED: "test/union/balanced_accuracy"} if kind == "accuracy" else {}
-    return {"d1": f"test/d1/{kind}", "d2": f"test/d2/{kind}"} | balanced
+    others = {"accuracy": {BALANCED: "balanced_accuracy"}, "loss": {"RMSE": "rmse", "R2": "r2"}}.get(kind, {})
+    on_union = {name: f"test/union/{other}" for name, other in others.items()}
+    return {"d1": f"test/d1/{kind}", "d2": f"test/d2/{kind}"} | on_union
 
 
 def judge_test_sets(judged: Callable[[str | None], list[CellVerdict]]) -> list[CellVerdict]:

@@ -19,6 +19,8 @@ from src.evaluation.heads import in_own_head
 
 N_CALIBRATION_BINS = 15
 METRICS = ("accuracy", "loss", "balanced_accuracy", "ece")
+REGRESSION_METRICS = ("rmse", "r2")
+"""What a regression has besides those."""
 LARGEST = 2.0**64
 """The largest weight or output of a model that has not diverged: single precision cannot hold the square of a larger one."""
 
@@ -61,15 +63,28 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
 
 
 def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
-    """loss alone: the weighted mean squared error, not halved, mean over target columns.
+    """loss, rmse and r2, weighted.
 
-    `predictions`: [R, n, K] or [n, K]; `targets`: [R, n, K] or [n, K]; `weights`: [R, n] or [n]. The excess risk is this
-    minus the variance of the targets' noise.
+    loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance of the
+    targets' noise. rmse: its root, in the targets' unit. r2: 1 - mean squared error / variance of the targets, mean over the
+    columns that vary; with equal weights torchmetrics' value. `predictions`: [R, n, K] or [n, K]; `targets`: [R, n, K] or
+    [n, K]; `weights`: [R, n] or [n].
     """
     predictions, targets, weights = _prepared(predictions, targets, weights)
     assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
-    losses = sample_losses(predictions, targets.to(torch.float64), "mse")
-    return _defined({"loss": _sums(weights * losses) / _sums(weights)}, predictions)
+    targets, total = targets.to(torch.float64), _sums(weights)
+    loss = _sums(weights * sample_losses(predictions, targets, "mse")) / total
+    explained = torch.stack(
+        [_r2(*columns, weights) for columns in zip(predictions.unbind(-1), targets.unbind(-1), strict=True)], -1
+    )
+    return _defined({"loss": loss, "rmse": loss.sqrt(), "r2": explained.nanmean(dim=-1)}, predictions)
+
+
+def _r2(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """1 - mean squared error / variance of one column [R, n]: [R]; NaN where the targets do not vary."""
+    mean = _sums(weights * targets) / _sums(weights)
+    spread = _sums(weights * (targets - mean.unsqueeze(-1)).square())
+    return (1 - _sums(weights * (predictions - targets).square()) / spread).where(spread > 0, math.nan)
 
 
 def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
@@ -112,8 +127,8 @@ def score(
     """Each model's metrics on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
 
     `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on a set
-    that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression. Recalls are given
-    for `union`. `mask`: see `src.evaluation.heads`.
+    that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression, which has rmse and
+    r2 too. Recalls are given for `union`. `mask`: see `src.evaluation.heads`.
     """
     pools = range(len(evaluations[0].pools))
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
@@ -126,7 +141,8 @@ def score(
         used = [pool for pool in pools if any(pool in _weights_of(one, name) for one in evaluations)] or list(pools)
         joined, y = torch.cat([scored[pool] for pool in used], dim=1), torch.cat([labels[pool] for pool in used], dim=1)
         has_recalls = name == "union" and not is_regression
-        metrics = [*METRICS, *(f"recall/{k}" for k in range(joined.shape[-1] if has_recalls else 0))]
+        metrics = [*METRICS, *(REGRESSION_METRICS if is_regression else ())]
+        metrics += [f"recall/{k}" for k in range(joined.shape[-1] if has_recalls else 0)]
         weights = torch.stack([_set_weights(one, name, used) for one in evaluations])
         if is_regression:
             scores = regression_metrics(joined, y, weights)

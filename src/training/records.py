@@ -19,7 +19,7 @@ from src.config import SCHEMA_VERSION, Config
 from src.data.stream import Stream
 from src.evaluation.flops import training_flops
 from src.evaluation.matrix import average_accuracy, backward_transfer, forgetting, forward_transfer, learning_accuracy
-from src.evaluation.metrics import METRICS, constant_loss
+from src.evaluation.metrics import METRICS, REGRESSION_METRICS, constant_loss
 from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically, write_files
 from src.models.build import build_model
 from src.regimes.config import RegimeConfig
@@ -108,7 +108,8 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
     tests = [*names, *(name for name in stream.test.sets if name not in names)]
-    metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in tests for metric in METRICS}
+    kinds = (*METRICS, *(REGRESSION_METRICS if stream.train[0].y.is_floating_point() else ()))
+    metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in tests for metric in kinds}
     metrics |= {"forgetting": None, "learning_accuracy": None}
     if not diverged:
         scores = [book.test[key] for key in done]

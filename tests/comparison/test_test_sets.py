@@ -87,6 +87,27 @@ def test_the_tracker_has_the_differences_on_every_test_set() -> None:
     assert metrics["delta/sequential-combined/union/balanced_accuracy"] == pytest.approx(-0.03)
 
 
+def test_a_regression_has_rmse_and_r2_beside_its_loss() -> None:
+    runs = []
+    for run in forgetting(1).runs:
+        rmse = (2.0 if run.regime == "combined" else 3.0) + run.seed / 100
+        found = {"test/union/accuracy": None, "test/union/loss": rmse**2, "test/union/rmse": rmse}
+        found |= {"test/union/r2": 0.8 if run.regime == "combined" else 0.55}
+        runs.append(dataclasses.replace(run, result={**run.result, "metrics": found}))
+    records = Records(runs=tuple(runs))
+    (verdict,) = judge_test_sets(lambda metric: judge(records, BOTH, metric))
+    assert beside(verdict) == "In RMSE: +1.0000 (combined); in R2: -0.2500 (combined)."
+    table = sweep_table([verdict])
+    start = table.heads.index("RMSE")
+    assert table.heads[start : start + 2] == ("RMSE", "R2")
+    assert table.rows[0][start : start + 2] == ("+1.0000*", "-0.2500*")
+    (line,) = [line for line in remarks([verdict]) if line.startswith("RMSE")]
+    assert line.startswith("RMSE: the difference in RMSE, R2: the difference in R2 (higher is better)")
+    metrics = cell_metrics(runs, BOTH)
+    assert metrics["delta/sequential-combined/union/r2"] == pytest.approx(-0.25)
+    assert "delta/sequential-combined/union/rmse" in metrics
+
+
 def changed(records: Records, cell: str, of: str, **changes: Any) -> Records:
     """The records with other fields in the runs of one regime in one cell."""
     runs = (

@@ -186,14 +186,27 @@ def test_a_missing_set_has_no_metrics() -> None:
     assert row["d1/loss"] == pytest.approx(math.log(3))
 
 
-def test_a_regression_has_only_a_loss() -> None:
-    pool = Samples(
-        bank=Bank(x=torch.zeros(4, 2)), rows=torch.arange(4), y=torch.ones(4, 1), ids=torch.arange(4), content="pool"
-    )
-    uniform = EvaluationSet({0: torch.full((4,), 0.25, dtype=torch.float64)})
-    evaluations = Evaluations(pools=(pool,), sets={"union": uniform})
-    (row,) = score([evaluations], [torch.full((1, 4, 1), 3.0)], "mse", ["union"])
-    assert row == {"union/accuracy": None, "union/loss": 4.0, "union/balanced_accuracy": None, "union/ece": None}
+def test_a_regression_has_loss_rmse_and_r2_and_no_accuracy() -> None:
+    from torchmetrics.functional.regression import mean_squared_error, r2_score
+
+    def scored(y: Tensor, outputs: Tensor) -> dict[str, float | None]:
+        n = len(y)
+        bank = Bank(x=torch.zeros(n, 2))
+        pool = Samples(bank=bank, rows=torch.arange(n), y=y, ids=torch.arange(n), content="pool")
+        uniform = EvaluationSet({0: torch.full((n,), 1 / n, dtype=torch.float64)})
+        (row,) = score([Evaluations(pools=(pool,), sets={"union": uniform})], [outputs[None]], "mse", ["union"])
+        return {name.removeprefix("union/"): value for name, value in row.items()}
+
+    none = dict.fromkeys(("accuracy", "balanced_accuracy", "ece"))
+    constant = scored(torch.ones(4, 1), torch.full((4, 1), 3.0))
+    assert constant == {**none, "loss": 4.0, "rmse": 2.0, "r2": None}, "targets that do not vary explain nothing"
+    y, outputs = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    row = scored(y, outputs)
+    assert row["r2"] == pytest.approx(float(r2_score(outputs, y)), abs=1e-5)
+    assert row["rmse"] == pytest.approx(float(mean_squared_error(outputs, y, squared=False)), abs=1e-6)
+    assert scored(y, y.mean(0).expand(50, 3))["r2"] == pytest.approx(0.0, abs=1e-6)
+    y[:, 1] = 7.0
+    assert scored(y, y)["r2"] == 1.0, "the mean over the columns that vary"
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
