@@ -27,10 +27,12 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue
 from src.sweep.status import status_lines
 from src.sweep.workers.control import WorkerControl
+from src.sweep.workers.pool import WorkerPool
 from src.sweep.workers.worker import work
 from src.training.result import StageResult
 from src.training.store.store import Store
 from tests.cells.running import results
+from tests.sweep import fake_engine
 from tests.training.cells import tiny
 
 FORK = multiprocessing.get_context("fork")  # a process with everything imported
@@ -169,3 +171,38 @@ def test_a_helper_is_counted_and_shown_and_a_pruned_or_unshareable_cell_is_one_w
         dataclasses.replace(config.trainer, devices=2),
     ):
         assert n_shares(dataclasses.replace(config, trainer=trainer)) == 1
+
+
+def test_a_worker_and_a_job_that_join_a_cell_in_progress_help_once_and_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(f"multirun={tmp_path}", "sweep=s", "seeds=2")
+    folder, asked = queued(config), []
+
+    class NoWorkers:
+        n_alive = 0
+
+        def __init__(self, *_: object, per_cell: int, **__: object) -> None:
+            asked.append(per_cell)
+
+        def keep_running(self, n_waiting: int, n_ended: int) -> int:
+            del n_ended
+            asked.append(n_waiting)
+            return 0
+
+    monkeypatch.setattr("src.sweep.workers.pool.LocalWorkers", NoWorkers)
+    with Process(folder, "worker") as owner:
+        queue = WorkQueue(folder, owner, folder.read_queue())
+        claim = queue.claim()  # holds the cell's lock
+        assert claim is not None
+        WorkerPool(folder, 2, engine=fake_engine.__name__).work()
+        assert asked == [2 * len(config.regimes), 1], "nothing waits, but one cell runs"
+        worker = FORK.Process(target=work, args=(folder, None, fake_engine.__name__))
+        worker.start()
+        worker.join(TIME_LIMIT)
+        assert worker.exitcode == 0
+        assert [trial.state.name for trial in queue.trials()] == ["RUNNING"]
+        claim.lock.release()
+        queue.close()
+    diary = (folder.root / "ran.txt").read_text().splitlines()
+    assert [line.split()[0] for line in diary] == ["helped"]
