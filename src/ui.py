@@ -34,6 +34,10 @@ comes from PGPASSWORD, never from the command line.
 """
 
 
+DEPRECATED = "ignore:starlette.middleware.wsgi is deprecated"
+"""A filter for what MLflow's server prints of its own imports, twice; nothing here uses that module."""
+
+
 def main() -> None:
     """Replace this process by MLflow's server; Ctrl-C ends it."""
     defaults = {"port": "5000", "multirun": "multirun", "storage": None, "login": "true", "sweep": None, "open": "true"}
@@ -61,6 +65,7 @@ def main() -> None:
         multirun.mkdir(parents=True, exist_ok=True)
     keep_mlflow_quiet()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
+    os.environ["PYTHONWARNINGS"] = DEPRECATED
     address = f"http://127.0.0.1:{port}"
     experiment = _experiment(uri, given["sweep"]) if exists else None
     if experiment is not None:

@@ -49,6 +49,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         _wait_until_healthy(f"http://127.0.0.1:{port}/health", log)
         printed = re.search(r"user (\S+), password (\S+) ", log.read_text())
         assert printed is not None, log.read_text()
+        assert "Deprecat" not in log.read_text(), "MLflow's own imports are no matter of the user"
         yield Page(f"http://127.0.0.1:{port}", printed[1], printed[2], root / "state")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
