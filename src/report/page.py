@@ -49,8 +49,7 @@ def write_report(
     """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):  # a plot that only an earlier report has would mislead
-        old.unlink()
+    before = {path: path.stat().st_ino for path in folder.glob("*.png")}
     shutil.rmtree(folder / PAPER, ignore_errors=True)
     if paper:
         (folder / PAPER).mkdir()
@@ -70,6 +69,9 @@ def write_report(
         write_atomically(folder / name, text.encode())
     content = _content(sweep, verdicts, metric, spent, folder, executor, most_cells) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
+    for path, inode in before.items():
+        if path.stat().st_ino == inode:  # a plot that only an earlier report has would mislead
+            path.unlink()
     return [folder / "report.html", *(folder / name for name in files)]
 
 

@@ -164,6 +164,18 @@ def test_a_second_report_is_the_same_page(grid: Path, page: Page) -> None:
     assert report(grid, "grid").source == page.source
 
 
+@pytest.mark.usefixtures("page")
+def test_an_interrupted_report_leaves_the_plots_of_the_one_before(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    files = {path.name for path in (grid / "grid" / "report").iterdir()}
+    monkeypatch.setattr("src.report.page._content", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(read_sweep(grid, "grid"))
+    assert {path.name for path in (grid / "grid" / "report").iterdir()} == files
+
+
 def test_the_ledger_counts_every_run(grid: Path, page: Page) -> None:
     with (grid / "grid" / "report" / "ledger.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
