@@ -52,11 +52,12 @@ def _differ(value: str, default: str) -> bool:
 
 def _defaults_of(config: Mapping[str, Any]) -> dict[str, str]:
     """The default of every setting, given the variant of each group that `config` names."""
-    usual, defaults = _file("config")
+    usual, own = _file("config")
+    defaults = dict(own)
     for group, variant in usual.items():
         settings = config.get(group)
         name = settings.get("name", variant) if isinstance(settings, Mapping) else variant
-        defaults = defaults | {f"{group}.{key}": value for key, value in _file(f"{group}/{name}")[1].items()}
+        defaults |= {f"{group}.{key}": value for key, value in _file(f"{group}/{name}")[1].items()}
         defaults[f"{group}.name"] = str(variant)
     return defaults
 

@@ -16,7 +16,7 @@ from src.tracking.record import Record
 from src.tracking.runs import DAMAGED, has_record, record_of
 from src.tracking.tracker import RecordRefused, Tracker, TrackerUnavailable
 
-BATCH = 500
+BATCH = 2_000
 """Records in one look-up: MLflow has no index of tags by value, so each reads the tags of all runs."""
 
 
