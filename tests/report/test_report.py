@@ -22,7 +22,7 @@ from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.comparison.sentences import summary
 from src.comparison.tables import csv_table
-from src.comparison.verdicts import judge
+from src.comparison.verdicts import judge, judge_test_sets
 from src.config import compose
 from src.errors import ConfigError
 from src.report.command import read_sweep
@@ -113,7 +113,7 @@ def test_ids_are_unique_and_every_link_has_a_target(page: Page) -> None:
 def test_its_numbers_are_those_of_the_analysis(grid: Path, page: Page) -> None:
     sweep = read_sweep(grid, "grid")
     verdicts = judge(sweep.records, sweep.labels)
-    assert summary(verdicts) in page.text
+    assert summary(judge_test_sets(lambda metric: judge(sweep.records, sweep.labels, metric))) in page.text
     assert (grid / "grid" / "report" / "cells.csv").read_text() == csv_table(verdicts)
     rows = page.rows("cells")
     assert len(rows) == len(GRID)
