@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,11 @@ class Penalty:
     probability 0."""
     of: int | None = 0
     """The stage whose result the term refers to; None: the seed's initial weights."""
+
+    def recipe(self) -> dict[str, Any]:
+        """What equal penalties have in common, whichever stage they refer to."""
+        recipe = asdict(replace(self, of=0))
+        return recipe if self.new_classes else {key: value for key, value in recipe.items() if key != "new_classes"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -311,7 +311,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,
         "trainable": dataclasses.asdict(stage.trainable),
-        "penalty": _penalty(stage.penalty),
+        "penalty": stage.penalty.recipe(),
         **(
             {"targets": dataclasses.asdict(dataclasses.replace(stage.targets, of=()))}
             if stage.targets.kind != "labels"
@@ -321,11 +321,6 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         "lr_factor": stage.lr_factor,
         "validation_sizes": [len(pool) for pool in stream.val.pools],
     }
-
-
-def _penalty(penalty: Penalty) -> dict[str, Any]:
-    recipe = dataclasses.asdict(dataclasses.replace(penalty, of=0))
-    return recipe if penalty.new_classes else {key: value for key, value in recipe.items() if key != "new_classes"}
 
 
 def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:

@@ -12,7 +12,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,14 +206,13 @@ class WorkQueue:
                 return None
         if not try_lock(lock):
             return None
-        is_started = False
-        try:
+        with ExitStack() as unless_started:
+            unless_started.callback(lock.release)
             os.utime(lock.lock_file)
-            is_started = self._store.start(trial.number)
-        finally:
-            if not is_started:
-                lock.release()
-        return ClaimedCell(trial, lock) if is_started else None
+            if not self._store.start(trial.number):
+                return None
+            unless_started.pop_all()
+        return ClaimedCell(trial, lock)
 
     @property
     def has_seen_more(self) -> bool:
@@ -231,7 +230,6 @@ class WorkQueue:
 
     def on_progress(self, claim: ClaimedCell) -> OnProgress | None:
         """The hook for progress reports of the claimed cell, which may raise `Pruned`; None if nothing subscribes."""
-        del claim
         return None
 
     def owns(self, claim: ClaimedCell) -> bool:
