@@ -7,6 +7,7 @@ devices holds a placement group; Ctrl-C in a cluster of the command's own ends i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -27,7 +28,7 @@ GRID = [
     "split.ratio=0.3,1,3",
     "split.imbalance=1,5",
     "split.size=200",
-    "stopping.epochs=50,100",
+    "stopping.epochs=100,200",
     "seeds=2",
     "tracking=off",
 ]
@@ -75,6 +76,12 @@ def held(ray: Any) -> tuple[float, float]:
     return cpus, gpus
 
 
+def n_at_work(sweep: Path) -> int:
+    """Number of workers that run a cell, or help with one."""
+    processes = [json.loads(path.read_text()) for path in sweep.glob("processes/*.json")]
+    return sum(one["role"] == "worker" and one["cell"] is not None for one in processes)
+
+
 def finished(sweep: Path) -> list[str]:
     """A line for each time that a worker finished a run."""
     logs = "\n".join(path.read_text() for path in sweep.glob("logs/*.log"))
@@ -90,10 +97,11 @@ def with_killed_node(ray: Any, multirun: Path, port: int, log: Path) -> dict[str
 
         def runs_on_both() -> bool:
             seen.add(held(ray))
-            logs = [path.read_text() for path in (multirun / "nodes").glob("logs/ray-*.log")]
-            return sweep.poll() is not None or sum("finished" in log for log in logs) == 4
+            return sweep.poll() is not None or (
+                n_at_work(multirun / "nodes") == 4 and bool(finished(multirun / "nodes"))
+            )
 
-        wait_for("all four workers have finished a run", runs_on_both)
+        wait_for("all four workers are at work and a run is finished", runs_on_both)
         n_before = len(results(multirun / "nodes"))
         os.killpg(second.pid, signal.SIGKILL)
         second.wait(60)
