@@ -274,7 +274,7 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     files = {"config.yaml": config_yaml.encode(), "history.parquet": sink.getvalue().to_pybytes()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
-    if "provenance" not in read_json_or(path, {}):
+    if path.exists() and "provenance" not in read_json_or(path, {}):  # one that is written after this look stays
         path.unlink(missing_ok=True)  # a damaged one
     write_files(folder, {**files, path.name: to_json(with_checksum(to_json(body)))}, once=True)
     (folder / "failed.json").unlink(missing_ok=True)

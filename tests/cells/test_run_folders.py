@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from src.comparison.pairing import load_records
 from src.errors import ConfigError
 from src.io import AlreadyWritten, read_json
 from src.models.build import build_model
+from src.training import records
 from src.training.control import RunControl
 from src.training.records import write_run
 from src.training.store.store import Store
@@ -31,6 +34,28 @@ def test_a_result_is_written_once_unless_it_is_damaged(tmp_path: Path) -> None:
     write_run(tmp_path, {"provenance": {}, "by": "two"}, {"step": [], "stage": [], "name": [], "value": []}, "")
     assert read_json(path)["by"] == "two"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "history.parquet", "result.json"]
+
+
+def test_a_result_that_another_worker_writes_after_the_look_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process was stopped between its look at a missing file and the deletion of a damaged one, and deleted a good one."""
+    path, nothing = tmp_path / "result.json", {"step": [], "stage": [], "name": [], "value": []}
+
+    def then_another_writes(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(*arguments: Any) -> Any:
+            found = look(*arguments)
+            if path in arguments and not found:
+                path.write_text(json.dumps({"provenance": {}, "by": "another"}))
+            return found
+
+        return looked
+
+    monkeypatch.setattr(Path, "exists", then_another_writes(Path.exists))
+    monkeypatch.setattr(records, "read_json_or", then_another_writes(records.read_json_or))
+    with pytest.raises(AlreadyWritten):
+        write_run(tmp_path, {"provenance": {}, "by": "one"}, nothing, "")
+    assert read_json(path)["by"] == "another"
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
