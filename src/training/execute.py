@@ -79,8 +79,9 @@ def execute(
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    A control that `helps` returns as soon as other workers train all stages that are left. An exception of `control` ends the execution, with trained stages and resume points of the others in the store. It
-    receives progress reports only if the plan has all runs of the cell.
+    With a `control` that `helps` it returns as soon as other workers train all stages that are left. An exception of `control`
+    ends the execution, with trained stages and resume points of the others in the store. It receives progress reports only
+    if the plan has all runs of the cell.
     """
     executor = _Executor(config, plan, Execution(store), device, control)
     executor.run()
