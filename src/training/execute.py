@@ -122,6 +122,8 @@ class _Executor:
     def run(self) -> None:
         """Loads stored stages and trains free ones, then waits for the stages of other workers or takes them over."""
         groups, notice = list(self.plan.groups), None
+        for group in groups:  # now, since what other workers train from here on is trained for this cell
+            self._load(group)
         while groups:
             n_locked = 0
             waiting: list[str] = []

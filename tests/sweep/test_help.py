@@ -139,10 +139,11 @@ def test_workers_share_a_cell_bit_for_bit_whoever_dies(
         queue = WorkQueue(folder, process, folder.read_queue())
         assert [trial.state.name for trial in queue.trials()] == ["FAIL"] * (dies == "owner") + ["COMPLETE"]
         queue.close()
-    if dies is None:  # what a helper trained was trained for the cell
-        assert [one["reused_samples"] for one in provenance(shared)] == [
-            one["reused_samples"] for one in provenance(alone)
-        ]
+    if (
+        dies is None
+    ):  # what a helper stored before the owner looked counts as reused; tests/training/test_locks.py has the rest
+        pairs = zip(provenance(shared), provenance(alone), strict=True)
+        assert all(one["reused_samples"] >= other["reused_samples"] for one, other in pairs)
 
 
 def test_a_helper_is_counted_and_shown_and_a_pruned_or_unshareable_cell_is_one_workers(tmp_path: Path) -> None:
