@@ -121,9 +121,9 @@ class _Executor:
 
     def run(self) -> None:
         """Loads stored stages and trains free ones, then waits for the stages of other workers or takes them over."""
-        groups, notice = list(self.plan.groups), None
-        for group in groups:  # now, since what other workers train from here on is trained for this cell
+        for group in self.plan.groups:  # now, since what other workers train from here on is trained for this cell
             self._load(group)
+        groups, notice = self._open_groups(self.plan.groups), None
         while groups:
             n_locked = 0
             waiting: list[str] = []
@@ -135,7 +135,7 @@ class _Executor:
                 n_locked += self._train_shares(ready)
                 waiting += self._open([node.key for node in ready])
                 busy |= {self.plan.nodes[key].prefix_key for key in self._open(group)} - {None}
-            groups = [left for group in groups if (left := self._open(group))]
+            groups = self._open_groups(groups)
             if groups and not n_locked:
                 if self.control.helps and len(waiting) == sum(map(len, groups)):
                     return
@@ -158,6 +158,9 @@ class _Executor:
         """The stages that are still to be loaded or trained."""
         execution = self.execution
         return tuple(k for k in keys if not (k in execution.results or k in execution.failures or k in self.skipped))
+
+    def _open_groups(self, groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+        return [left for group in groups if (left := self._open(group))]
 
     def _load(self, keys: Sequence[str]) -> None:
         """Loads stored results; runs of CPU and of CUDA are never mixed."""
