@@ -5,9 +5,13 @@ On a CPU the size matters little above a few models. On a GPU the best size depe
 
 from __future__ import annotations
 
+import copy
 import json
+import math
+import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,14 @@ GPU_SHARE = 0.5
 """Share of the GPU's free memory for the same; the rest is for data and activations."""
 WORTH = 1.05
 """Factor by which a larger group must be faster than the best smaller one."""
-STEPS = 10
+POINT_SECONDS, WINDOWS = 0.5, 3
+"""Time in which one size is measured after its warm-up, and the windows of which the median counts."""
+BUDGET_SECONDS = 5.0
+"""Time in which all sizes are measured, warm-up included; the first use of the device's libraries is not."""
+WARM_UP = 3
+
+Window = Callable[[float], float]
+"""Trains a group for at least so many seconds; returns updates per second of all its models together."""
 
 COPIES = 4
 """Weights, gradients, momentum, and the returned copy."""
@@ -64,7 +75,7 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
         "device": torch.cuda.get_device_name(device.torch_device),
     }
     folder = Path(config.multirun) / config.sweep
-    return decided(folder, what, lambda: measured(most, lambda n: rate(config, node, device, n)))
+    return decided(folder, what, lambda: measured(most, lambda n: group_in_training(config, node, device, n)))
 
 
 def by_memory(model: nn.Module, device: Device, n_bytes: int, most: int) -> int:
@@ -85,16 +96,24 @@ def decided(sweep_dir: Path, what: dict[str, Any], decide: Callable[[], dict[str
     return int(known[key]["replicas"])
 
 
-def measured(most: int, rate: Callable[[int], float]) -> dict[str, Any]:
+def measured(
+    most: int, prepare: Callable[[int], Window], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Any]:
     """The smallest group of 1, 2, 4, ... up to `most` models that no larger one beats by the factor `WORTH`.
 
-    `rate`: updates per second of all models of a group together. The search ends when a group does not fit the memory.
+    `prepare`: a group of n models, warmed up. The search ends when a group does not fit the memory, after two sizes in a row
+    without a gain, or where the next size would exceed `BUDGET_SECONDS`.
     """
+    with suppress(torch.cuda.OutOfMemoryError):
+        prepare(1)  # loads libraries, which training would do as well
     rates: dict[int, float] = {}
     best = n = 1
-    while n <= most:
+    started, expected = clock(), POINT_SECONDS
+    while n <= most and clock() - started + expected <= BUDGET_SECONDS:
+        begun = clock()
         try:
-            rates[n] = rate(n)
+            window = prepare(n)
+            rates[n] = statistics.median(window(POINT_SECONDS / WINDOWS) for _ in range(WINDOWS))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -102,16 +121,22 @@ def measured(most: int, rate: Callable[[int], float]) -> dict[str, Any]:
             best = n
         elif n >= 4 * best:  # two sizes in a row without a gain
             break
+        expected = 2 * (clock() - begun)  # twice the models take at most twice the time
         n *= 2
-    return {"replicas": best, "updates_per_second": {str(n): round(value, 1) for n, value in rates.items()}}
+    return {
+        "replicas": best,
+        "seconds": round(clock() - started, 2),
+        "updates_per_second": {str(n): round(value, 1) for n, value in rates.items()},
+    }
 
 
-def rate(config: Config, node: Node, device: Device, n: int) -> float:
-    """Updates per second of all `n` models of a group together, at the stage's batch size, without Lightning's overhead."""
+def group_in_training(config: Config, node: Node, device: Device, n: int) -> Window:
+    """A group of `n` models at the stage's batch size, warmed up, without Lightning's overhead."""
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
-    models = [build_model(config.arch, shape, n_outputs, 0, device.dtype) for _ in range(n)]
+    model = build_model(config.arch, shape, n_outputs, 0, device.dtype)
     on_gpu = device.torch_device.type == "cuda"
-    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(models[0], device.torch_device.type))
+    models = [copy.deepcopy(model) for _ in range(n)]
+    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(model, device.torch_device.type))
     replicas = replicas.to(device.torch_device)
     optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=on_gpu)
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)
@@ -120,20 +145,30 @@ def rate(config: Config, node: Node, device: Device, n: int) -> float:
         y = y.to(device.dtype).unsqueeze(-1).expand(-1, -1, n_outputs)
     mixed = config.trainer.precision.endswith("-mixed")
     low = torch.float16 if config.trainer.precision.startswith("16") else torch.bfloat16
-    start = 0.0
-    for step in range(2 + STEPS):
-        if step == 2:  # the first steps choose algorithms and allocate memory
-            _wait(device)
-            start = time.perf_counter()
-        optimizer.zero_grad()
-        with torch.autocast(device.torch_device.type, dtype=low, enabled=mixed):
-            losses = sample_losses(replicas(x), y, config.loss).mean(1)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    _wait(device)
-    return n * STEPS / (time.perf_counter() - start)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast(device.torch_device.type, dtype=low, enabled=mixed):
+                losses = sample_losses(replicas(x), y, config.loss).mean(1)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize(device.torch_device)
+
+    train(WARM_UP)  # chooses algorithms and allocates memory
+    return lambda seconds: n * steps_per_second(train, seconds)
 
 
-def _wait(device: Device) -> None:
-    if device.torch_device.type == "cuda":
-        torch.cuda.synchronize(device.torch_device)
+def steps_per_second(
+    train: Callable[[int], None], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The rate over at least `seconds`. `train` makes so many steps and waits for the device."""
+    start, steps, elapsed, batch = clock(), 0, 0.0, 1
+    while elapsed < seconds:
+        train(batch)
+        steps += batch
+        elapsed = clock() - start
+        missing = math.ceil(steps * (seconds / elapsed - 1)) if elapsed else steps
+        batch = max(1, min(steps, missing))  # few waits, and no long step too many
+    return steps / elapsed

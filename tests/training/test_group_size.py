@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ from src.regimes.stage import Trainable
 from src.training import execute as execute_module
 from src.training.devices import Device
 from src.training.fit import fit
-from src.training.group_size import decided, group_limit, measured, rate
+from src.training.group_size import (
+    BUDGET_SECONDS,
+    POINT_SECONDS,
+    Window,
+    decided,
+    group_in_training,
+    group_limit,
+    measured,
+    steps_per_second,
+)
 from src.training.replicas import make_replicas
 from tests.training.cells import CPU, executed, planned, tiny, with_replicas
 
@@ -36,36 +47,88 @@ def test_the_limit_on_a_cpu_follows_from_the_model_and_the_setting() -> None:
     assert 1 < group_limit(tiny("arch=resnet18"), node, CPU) < 16
 
 
+class FakeGpu:
+    """A clock, and groups whose warm-up takes `warm_up` seconds and whose step takes `step` seconds for each model."""
+
+    def __init__(self, rate: Callable[[int], float], warm_up: float = 0.0, step: float = 0.0) -> None:
+        self.rate, self.warm_up, self.step = rate, warm_up, step
+        self.now = 0.0
+        self.asked: list[int] = []
+        self.factors: Iterator[float] = itertools.repeat(1.0)
+        """Of the rates of the next windows: noise."""
+
+    def prepare(self, n: int) -> Window:
+        self.asked.append(n)
+        self.now += n * self.warm_up
+
+        def window(seconds: float) -> float:
+            self.now += max(seconds, n * self.step)
+            return self.rate(n) * next(self.factors)
+
+        return window
+
+    def measured(self, most: int = 512) -> dict[str, Any]:
+        return measured(most, self.prepare, lambda: self.now)
+
+
 @pytest.mark.parametrize(
     ("most", "updates_per_second", "best"),
     [
-        (512, lambda n: 100 * min(n, 64), 64),  # grows with the group up to 64
-        (32, lambda n: 100 * min(n, 64), 32),  # limited by memory
+        (512, lambda n: 100 * min(n, 32), 32),  # grows with the group up to 32
+        (16, lambda n: 100 * min(n, 64), 16),  # limited by memory
         (512, lambda n: 100 - n, 1),  # larger groups are slower
         (512, lambda n: 100 + n, 1),  # larger groups gain less than 5 %
         (512, lambda n: {1: 10, 2: 9, 4: 30}.get(n, 5), 4),  # one bad size does not end the measurement
     ],
 )
 def test_the_measurement_selects_the_smallest_size_that_no_larger_one_beats(
-    most: int, updates_per_second: Any, best: int
+    most: int, updates_per_second: Callable[[int], float], best: int
 ) -> None:
-    asked: list[int] = []
+    gpu = FakeGpu(updates_per_second)
+    assert gpu.measured(most)["replicas"] == best
+    assert max(gpu.asked) <= min(most, 4 * best)
 
-    def rate_of(n: int) -> float:
-        asked.append(n)
-        return float(updates_per_second(n))
 
-    assert measured(most, rate_of)["replicas"] == best
-    assert max(asked) <= min(most, 4 * best)
+@pytest.mark.parametrize(("warm_up", "step"), [(0, 0), (0.001, 0.0005), (0.1, 0.002), (0.4, 0.3), (0, 1.0)])
+def test_all_sizes_together_take_less_than_the_budget(warm_up: float, step: float) -> None:
+    gpu = FakeGpu(lambda n: n, warm_up, step)  # every size gains, so only the budget ends the measurement
+    found = gpu.measured()
+    assert found["seconds"] == pytest.approx(gpu.now - warm_up, abs=0.01)  # without the first use of the libraries
+    assert found["seconds"] <= BUDGET_SECONDS
+    assert found["replicas"] == max(gpu.asked) >= 1
+    assert gpu.now - warm_up >= len(found["updates_per_second"]) * POINT_SECONDS - 1e-9
+
+
+def test_one_disturbed_window_does_not_decide() -> None:
+    quiet = FakeGpu(lambda n: 100.0 * min(n, 8)).measured()
+    for slow_or_fast in (0.01, 100.0):
+        gpu = FakeGpu(lambda n: 100.0 * min(n, 8))
+        gpu.factors = itertools.cycle([1.0, slow_or_fast, 1.0])
+        assert gpu.measured() == quiet
 
 
 def test_a_size_that_exceeds_the_memory_ends_the_measurement() -> None:
-    def rate_of(n: int) -> float:
+    gpu = FakeGpu(float)
+
+    def prepare(n: int) -> Window:
         if n > 8:
             raise torch.cuda.OutOfMemoryError
-        return float(n)
+        return gpu.prepare(n)
 
-    assert measured(512, rate_of) == {"replicas": 8, "updates_per_second": {"1": 1.0, "2": 2.0, "4": 4.0, "8": 8.0}}
+    found = measured(512, prepare, lambda: gpu.now)
+    assert found == {"replicas": 8, "seconds": 2.0, "updates_per_second": {"1": 1.0, "2": 2.0, "4": 4.0, "8": 8.0}}
+
+
+@pytest.mark.parametrize("step", [0.0001, 0.01, 0.3])
+def test_a_window_lasts_as_long_as_required_and_waits_for_the_device_a_few_times(step: float) -> None:
+    waits: list[float] = [0.0]
+
+    def train(steps: int) -> None:
+        waits.append(waits[-1] + steps * step)
+
+    assert steps_per_second(train, 0.2, lambda: waits[-1]) == pytest.approx(1 / step)
+    assert max(0.2, step) <= waits[-1] + 1e-9 < 0.2 + 1.01 * step
+    assert len(waits) <= 15
 
 
 def test_the_size_is_decided_once_for_each_architecture_and_device_and_stored_with_the_sweep(tmp_path: Path) -> None:
@@ -85,7 +148,7 @@ def test_the_size_is_decided_once_for_each_architecture_and_device_and_stored_wi
 def test_the_rate_is_measured_with_the_stages_own_model_and_batch() -> None:
     for overrides in (["arch=cnn", "arch.widths=[4]"], ["trainer.precision=bf16-mixed"]):
         config = tiny("seeds=1", *overrides)
-        assert rate(config, next(iter(planned(config).nodes.values())), CPU, 2) > 0
+        assert group_in_training(config, next(iter(planned(config).nodes.values())), CPU, 2)(0.01) > 0
 
 
 def test_stacked_convolutions_are_the_plain_ones() -> None:
