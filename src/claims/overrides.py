@@ -20,12 +20,15 @@ STRONG = (
     "stopping.epochs=10",
     "optimizer.batch_size=32",
     "tune=equal",
-    "tune.trials=8",
+    "tune.trials=16",
     "tune.seeds=2",
+    'tune.space="{optimizer.lr: tag(log,interval(3e-3,0.3)), lr_factor: tag(log,interval(0.1,3))}"',
     "trainer.curve_points=1",
 )
 """What strong studies have in common: photographs of clothes, a convolutional network, and every regime at settings of its own, by
-equally many trials on validation data."""
+equally many trials on validation data. A claim about Dataset 2, or about what learning it costs, chooses them by Dataset 2.
+
+The space is narrow: of 8 points in the default one, none had both rates in the range where this network learns."""
 
 
 def key_of(setting: str) -> str:
