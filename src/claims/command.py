@@ -23,6 +23,7 @@ from src.comparison.pairing import by_cell, load_records
 from src.config.composing import Composer, GroupComposer
 from src.errors import ConfigError
 from src.io import CONF_DIR
+from src.progress import tracked
 from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
     judged = [
         judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
-        for task in tasks
+        for task in tracked(tasks, "claims judged", len(tasks))  # a probe may train for minutes
     ]
     _report(tasks, judged, folder, arguments)
     deliverer.stop()
