@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.oracles.phase_diagram import Setting
+from src.oracles.phase_diagram import PhaseSetting
 
 DIM, N, NOISE = 20, 200, 1.0
 LOW, HIGH = 0.5, 4.0
@@ -65,7 +65,7 @@ def distances(path: Path) -> list[tuple[float, bool]]:
     with path.open() as file:
         for row in csv.DictReader(file):
             n2 = round(N * float(row[RATIO]) / (1 + float(row[RATIO])))
-            exact = math.sqrt(Setting(dim=DIM, n1=N - n2, noise=NOISE).critical(n2))
+            exact = math.sqrt(PhaseSetting(dim=DIM, n1=N - n2, noise=NOISE).critical(n2))
             if LOW < exact < HIGH:  # not within 1 of d, where a risk is infinite
                 is_held = float(row["band_low"]) <= exact <= float(row["band_high"])
                 found.append((abs(math.log10(float(row[SHIFT]) / exact)), is_held))

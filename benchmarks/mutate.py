@@ -116,7 +116,7 @@ def _projections() -> Iterator[Row]:
 
 
 def _risks() -> Iterator[Row]:
-    return iter(montecarlo.two_data_sets(montecarlo.Setting(6, 6), block=0)[0])
+    return iter(montecarlo.two_data_sets(montecarlo.MonteCarloSetting(6, 6), block=0)[0])
 
 
 def _evaluations() -> Iterator[Row]:

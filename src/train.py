@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src import cli as entry
+from src import cli
 from src.environment import rank_of_process, under_torchrun
 from src.hydra_words import refuse_of_one_run
 from src.terminal import console
@@ -27,7 +27,7 @@ def main(composed: DictConfig) -> None:
     from src.config import parse
 
     if problem := refuse_of_one_run(list(HydraConfig.get().overrides.task)):
-        entry.fail(problem)
+        cli.fail(problem)
     config = parse(OmegaConf.to_container(composed, resolve=True), single_run=True)  # type: ignore[arg-type]
     config = replace(config, storage=None)  # no queue: config.yaml must not hold its password
     if config.trainer.devices > 1 and not under_torchrun():
@@ -92,4 +92,4 @@ def show(folder: Path, is_new: bool) -> str:
 
 
 if __name__ == "__main__":
-    entry.command(lambda: entry.run(main), started_by_torchrun=True)
+    cli.command(lambda: cli.run(main), started_by_torchrun=True)

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.reliability import claims, failures, kills, passwords, powercut, suspended, together, tracker
-from src.training.records import git_commit
+from src.training.run_files import git_commit
 
 GRID = [
     *("split.ratio=0.3,3", "split.imbalance=1,5", "stopping.epochs=3,30", "split.size=400"),

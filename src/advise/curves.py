@@ -28,7 +28,7 @@ REACH = 0.5
 
 
 @dataclass(frozen=True)
-class Family:
+class CurveFamily:
     """A family of curves: `phi(x, shape)` falls in x > 0. `has_limit`: whether the offset is its limit, which is no error below 0."""
 
     phi: Callable[[Array, float], Array]
@@ -42,12 +42,12 @@ class Family:
 
 
 _EXPONENTS = tuple(np.geomspace(0.1, 2.0, 16).tolist())
-FAMILIES: Mapping[str, Family] = {
-    "power": Family(lambda x, b: x**-b, _EXPONENTS, has_offset=False),
-    "power with offset": Family(lambda x, b: x**-b, _EXPONENTS),
-    "logarithm": Family(lambda x, _: -np.log(x), (0.0,), has_limit=False),
-    "arctangent": Family(lambda x, s: np.pi / 2 - np.arctan(x / s), tuple(np.geomspace(0.01, 3.0, 24).tolist())),
-    "constant": Family(lambda x, _: np.zeros_like(x), (0.0,)),
+FAMILIES: Mapping[str, CurveFamily] = {
+    "power": CurveFamily(lambda x, b: x**-b, _EXPONENTS, has_offset=False),
+    "power with offset": CurveFamily(lambda x, b: x**-b, _EXPONENTS),
+    "logarithm": CurveFamily(lambda x, _: -np.log(x), (0.0,), has_limit=False),
+    "arctangent": CurveFamily(lambda x, s: np.pi / 2 - np.arctan(x / s), tuple(np.geomspace(0.01, 3.0, 24).tolist())),
+    "constant": CurveFamily(lambda x, _: np.zeros_like(x), (0.0,)),
 }
 
 
@@ -78,7 +78,7 @@ class Forecast:
     weights: Sequence[Mapping[str, float]] = field(default=())
 
 
-def fit(family: Family, sizes: Array, means: Array, at: Array, *, monotone: bool) -> tuple[Array, Array]:
+def fit(family: CurveFamily, sizes: Array, means: Array, at: Array, *, monotone: bool) -> tuple[Array, Array]:
     """Least-squares fits of the rows of `means` [k, sizes]; returns predictions [k, at] and the sum of squares [k].
 
     An offset is at least 0, as errors are; with `monotone` the slope is too.

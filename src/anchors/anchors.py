@@ -75,7 +75,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class AnchorComparison:
     """A published value and ours."""
 
     mean: float
@@ -108,7 +108,7 @@ def load_anchor(name: str) -> Anchor:
     return anchor
 
 
-def compare(row: AnchorRow, ours: Sequence[float]) -> Comparison:
+def compare(row: AnchorRow, ours: Sequence[float]) -> AnchorComparison:
     """Our values, in the unit of the row, with the published one.
 
     ``equivalent``: shown to be within the margin at 5 % (two one-sided t tests, Welch's degrees of freedom);
@@ -127,4 +127,6 @@ def compare(row: AnchorRow, ours: Sequence[float]) -> Comparison:
     elif abs(z) < float(stdtrit(freedom, 0.975)):
         verdict = "consistent" if abs(z) < NORMAL_97_5 else "too few seeds"
     deviation = float(values.std(ddof=1))
-    return Comparison(mean=float(values.mean()), deviation=deviation, n=n, difference=difference, z=z, verdict=verdict)
+    return AnchorComparison(
+        mean=float(values.mean()), deviation=deviation, n=n, difference=difference, z=z, verdict=verdict
+    )

@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
-from src.anchors.anchors import Anchor, AnchorRow, Comparison, Verdict, anchor_ids, compare, load_anchor
+from src.anchors.anchors import Anchor, AnchorComparison, AnchorRow, Verdict, anchor_ids, compare, load_anchor
 from src.comparison.metrics import run_metric
 from src.comparison.pairing import RunRecord, by_cell, load_records
 from src.comparison.text_table import TextTable
@@ -36,7 +36,7 @@ ALIGN = "llrrrrrl"
 
 
 @dataclass(frozen=True)
-class Ledger:
+class AnchorRuns:
     """An anchor and the runs of its cell."""
 
     anchor: Anchor
@@ -47,7 +47,7 @@ class Ledger:
         """Time of the trainings by the clock: on a loaded machine more than their processor time."""
         return sum(float(run.provenance["seconds"]) for run in self.runs) / 60
 
-    def compared(self, row: AnchorRow) -> Comparison | None:
+    def compared(self, row: AnchorRow) -> AnchorComparison | None:
         """The row with ours; None with fewer than two seeds that have its metric."""
         n_parts = max((len(run.result["class_counts"]) for run in self.runs), default=2)
         labels = [parse_regime(entry, n_parts).label for entry in (row.of, row.minus) if entry is not None]
@@ -94,15 +94,15 @@ def main(arguments: Sequence[str]) -> int:
     deliverer = Deliverer(folder.root, plan.config.tracking).start()
     failures = run_plan(plan, laboratory) if options.get("run", "true") == "true" else []
     runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
-    ledgers = [Ledger(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
+    all_runs = [AnchorRuns(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
     others = [anchor for anchor in anchors if anchor not in chosen]
     terminal = console(width=None if sys.stdout.isatty() else 170)
-    terminal.print(table(ledgers).terminal())
-    print(summary(ledgers))
+    terminal.print(table(all_runs).terminal())
+    print(summary(all_runs))
     for anchor in others:
         print(f"anchor={anchor.id} runs on demand: {anchor.on_demand}")
     if "write" in options:
-        Path(options["write"]).write_text(page(ledgers, others), encoding="utf-8")
+        Path(options["write"]).write_text(page(all_runs, others), encoding="utf-8")
     deliverer.stop()
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -122,12 +122,12 @@ def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: 
     return cells[0]
 
 
-def table(ledgers: Sequence[Ledger]) -> TextTable:
+def table(all_runs: Sequence[AnchorRuns]) -> TextTable:
     """A line for each row."""
     lines = []
-    for ledger in ledgers:
-        for row in ledger.anchor.rows:
-            found, head = ledger.compared(row), (ledger.anchor.id, row.name, row.published)
+    for anchor_runs in all_runs:
+        for row in anchor_runs.anchor.rows:
+            found, head = anchor_runs.compared(row), (anchor_runs.anchor.id, row.name, row.published)
             if found is None:
                 lines.append((*head, "-", "-", "-", f"{row.margin:g}", "not run"))
                 continue
@@ -137,18 +137,19 @@ def table(ledgers: Sequence[Ledger]) -> TextTable:
     return TextTable(heads=HEADS, rows=tuple(lines), align=ALIGN)
 
 
-def summary(ledgers: Sequence[Ledger]) -> str:
+def summary(all_runs: Sequence[AnchorRuns]) -> str:
     """Verdicts and cost in one line."""
     found = [
-        one.verdict for ledger in ledgers for row in ledger.anchor.rows if (one := ledger.compared(row)) is not None
+        one.verdict
+        for anchor_runs in all_runs
+        for row in anchor_runs.anchor.rows
+        if (one := anchor_runs.compared(row)) is not None
     ]
     counts = ", ".join(f"{found.count(v)} {v}" for v in get_args(Verdict))
-    return (
-        f"{len(found)} rows: {counts}; {sum(ledger.minutes for ledger in ledgers):.0f} minutes of training by the clock"
-    )
+    return f"{len(found)} rows: {counts}; {sum(anchor_runs.minutes for anchor_runs in all_runs):.0f} minutes of training by the clock"
 
 
-def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
+def page(all_runs: Sequence[AnchorRuns], others: Sequence[Anchor]) -> str:
     """docs/ANCHORS.md: the table, then source, protocol, deviations and misses of every anchor."""
     lines = [
         "# Published rows, measured here",
@@ -160,17 +161,17 @@ def page(ledgers: Sequence[Ledger], others: Sequence[Anchor]) -> str:
         "which would show it with many seeds; **consistent**: neither. Margins were set before the first runs; a protocol that changed",
         "after them says so.",
         "",
-        summary(ledgers) + ".",
+        summary(all_runs) + ".",
         "",
-        table(ledgers).markdown(),
+        table(all_runs).markdown(),
     ]
-    for ledger in [*ledgers, *(Ledger(anchor, ()) for anchor in others)]:
-        anchor = ledger.anchor
+    for anchor_runs in [*all_runs, *(AnchorRuns(anchor, ()) for anchor in others)]:
+        anchor = anchor_runs.anchor
         estimate = f"not run yet, an estimated {anchor.minutes:g} minutes"
-        cost = f"{ledger.minutes:.1f} minutes" if ledger.runs else estimate
+        cost = f"{anchor_runs.minutes:.1f} minutes" if anchor_runs.runs else estimate
         cost += f" (on demand: {anchor.on_demand})" if anchor.on_demand else ""
         lines += [f"## {anchor.id}", f"{anchor.source}. {anchor.protocol} Cost: {cost}.", ""]
-        if not ledger.runs:
+        if not anchor_runs.runs:
             lines += [f"- published, {row.name}: {row.published}" for row in anchor.rows]
         lines += ["Deviations:", *(f"- {text}" for text in anchor.deviations)]
         lines += [f"- *{row.name} misses*: {row.miss}" for row in anchor.rows if row.miss]

@@ -78,14 +78,14 @@ def _run(cell: ResolvedCell, control: RunControl) -> CellOutcome:
     try:
         plan = _plan(cell, store, device, control)
     except torch.OutOfMemoryError as error:
-        return _without_memory(cell, error)
+        return _out_of_memory_outcome(cell, error)
     execution = execute(config, plan, store, device, control)
     if device.rank:
         return CellOutcome((), (), None)
     try:
         folders, failures = write_runs(cell, plan, execution, device, control)
     except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
-        return _without_memory(cell, error)
+        return _out_of_memory_outcome(cell, error)
     return CellOutcome(tuple(folders), tuple(failures), _value(cell), execution.out_of_memory)
 
 
@@ -110,7 +110,7 @@ def _plan(cell: ResolvedCell, store: Store, device: Device, control: RunControl)
     return make_plan(cell.config, streams, [(regimes[regime], seed) for regime, seed in missing])
 
 
-def _without_memory(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:
+def _out_of_memory_outcome(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:
     reason = _one_line(error)
     record_failure(cell, reason)
     return CellOutcome((), (reason,), None, out_of_memory=True)

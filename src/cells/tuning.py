@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src.cells.resolve import ResolvedCell
-from src.comparison.tuning import Trial, Tuned, best_trial, read_tuned, write_tuned
+from src.comparison.tuning import Tuned, TuningTrial, best_trial, read_tuned, write_tuned
 from src.config.tune import EqualTuning, plain_point
 from src.evaluation.flops import training_flops
 from src.io import digest
@@ -140,7 +140,7 @@ def edges_of(point: dict[str, Any], space: Space, n_trials: int) -> dict[str, st
 
 def _trial(
     cell: ResolvedCell, plan: StagePlan, execution: Execution, point: dict[str, Any], runs: Sequence[Run], metric: str
-) -> Trial:
+) -> TuningTrial:
     found = [_training(cell, plan, execution, run) for run in runs]
     values = [one["metrics"].get(metric) for one in found]
     problem = next((one["problem"] for one in found if one["problem"]), "")
@@ -148,7 +148,7 @@ def _trial(
         problem = f"{metric} is undefined"
     sums = {name: sum(one[name] for one in found) for name in ("updates", "samples", "flops", "seconds")}
     score = None if problem else math.fsum(values) / len(values)
-    return Trial(values=point, score=score, problem=problem, runs=found, **sums)
+    return TuningTrial(values=point, score=score, problem=problem, runs=found, **sums)
 
 
 def _training(cell: ResolvedCell, plan: StagePlan, execution: Execution, run: Run) -> dict[str, Any]:

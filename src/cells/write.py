@@ -18,7 +18,7 @@ from src.tracking.outbox import Outbox
 from src.training.control import RunControl
 from src.training.devices import Device, fingerprint
 from src.training.plan import Run, StagePlan
-from src.training.records import (
+from src.training.run_files import (
     constant_losses,
     head,
     history_of,
@@ -46,7 +46,7 @@ def write_runs(
     outbox = Outbox(cell.sweep_dir)
     failures: list[str] = []
     charged: set[str] = set()
-    book = score_all(cell.config, plan, execution, device)
+    scores = score_all(cell.config, plan, execution, device)
     folders: list[Path] = []
     pending: list[tuple[Run, Path, Future[None]]] = []
 
@@ -82,13 +82,13 @@ def write_runs(
             own = {key for key in run.stages if key in execution.trained} - charged
             charged |= own
             done = [key for key in run.stages if key in execution.results]
-            diverged = book.diverged(run.stages, execution)
+            diverged = scores.diverged(run.stages, execution)
             if diverged:
                 failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
             body = {
                 **_head(cell, run.regime, run.seed),
                 "status": "diverged" if diverged else "finished",
-                "result": result_of(cell.config, plan, run, execution, book),
+                "result": result_of(cell.config, plan, run, execution, scores),
                 "provenance": {
                     **provenance_of(run, execution, own, fingerprint(device)),
                     "constant_loss": constant_losses(cell.config, plan.nodes[run.stages[0]].stream),

@@ -28,7 +28,7 @@ from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.plan import Plan, describe, plan_sweep
+from src.sweep.grid.plan import SweepPlan, describe, plan_sweep
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console
 from src.tracking.outbox import Deliverer, Outbox
@@ -166,7 +166,7 @@ def cells_of(study: Study, compose: Composer, loader: ConfigLoader, key: str) ->
     return tuple(cells)
 
 
-def _cell_runs(plan: Plan, folder: SweepFolder) -> dict[str, CellRuns]:
+def _cell_runs(plan: SweepPlan, folder: SweepFolder) -> dict[str, CellRuns]:
     """The runs of every cell, by its hash."""
     runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
     store = Store(folder.multirun / ".stages")

@@ -200,7 +200,7 @@ def collapses(runs: Iterable[RunRecord], metric: str) -> dict[str, dict[int, str
     return found
 
 
-def _that_matter(
+def _without_harmless_outliers(
     how: Mapping[str, Mapping[int, str]], sides: Mapping[str, Mapping[int, RunRecord]], metric: str
 ) -> dict[str, dict[int, str]]:
     """The collapses of two regimes without the outliers of one whose other runs do not lead: its mean is lower with them, too."""
@@ -267,7 +267,7 @@ def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
         assert run.seed not in sides[run.regime], f"two runs of {run.regime} with seed {run.seed} in one cell"
         sides[run.regime][run.seed] = run
     shared = sorted(sides[a].keys() & sides[b].keys())
-    how = _that_matter(collapses(runs, metric), sides, metric)
+    how = _without_harmless_outliers(collapses(runs, metric), sides, metric)
     collapsed = {name: sorted(how[name]) for name in sides}
     used: dict[int, tuple[float, float]] = {}
     undefined, mixed = [], []

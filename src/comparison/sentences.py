@@ -66,7 +66,10 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
         percent = f" ({unit.of_values})" if unit.of_values else ""
         means = f"{a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}"
         return " ".join(
-            filter(None, (f"{text[0].upper()}{text[1:]}.", f"Means over seeds{percent}: {means}.", beside(first)))
+            filter(
+                None,
+                (f"{text[0].upper()}{text[1:]}.", f"Means over seeds{percent}: {means}.", sentence_elsewhere(first)),
+            )
         )
     winners = [verdict.winner for verdict in verdicts]
     headline = _headline(verdicts)
@@ -127,7 +130,7 @@ def _averages_elsewhere(verdicts: Sequence[CellVerdict], alpha: float) -> str:
     return f" Averages elsewhere: {', '.join(parts)}." if parts else ""
 
 
-def beside(verdict: CellVerdict) -> str:
+def sentence_elsewhere(verdict: CellVerdict) -> str:
     """The verdict's comparison on the other test sets: "On Dataset 1: -12.0 points (combined); on Dataset 2: ..."."""
     parts = [
         f"{WHERE[name]}: {unit_of(own.metric).difference(own.difference)} ({own.winner})"

@@ -27,7 +27,7 @@ FOLDER = "tuning"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TuningTrial:
     """One point of the space. `score`: the mean of the objective over the seeds; None, the worst, if a training failed or
     diverged. `runs`: seed, stages, validation metrics and cost of each training. `problem`: "" or why there is no score."""
 
@@ -47,12 +47,12 @@ class Tuned:
 
     regime: str
     objective: str
-    trials: Sequence[Trial]
+    trials: Sequence[TuningTrial]
     best: int
     edges: Mapping[str, str]
 
     @property
-    def chosen(self) -> Trial:
+    def chosen(self) -> TuningTrial:
         return self.trials[self.best]
 
     @property
@@ -99,7 +99,7 @@ def read_tuned(cell_dir: Path, regime: str) -> Tuned | None:
     try:
         body = read_json(path)
         fields = {key: body[key] for key in ("regime", "objective", "best", "edges")}
-        return Tuned(trials=[Trial(**trial) for trial in body["trials"]], **fields)
+        return Tuned(trials=[TuningTrial(**trial) for trial in body["trials"]], **fields)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

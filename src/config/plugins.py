@@ -20,7 +20,7 @@ from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.models.architecture import Architecture
 from src.models.catalog import ARCHITECTURES
-from src.models.own import as_architecture
+from src.models.custom import as_architecture
 from src.optimizers import OPTIMIZERS, OptimizerConfig
 from src.regimes.catalog import REGIMES
 from src.regimes.checkpoint import content_digest, split

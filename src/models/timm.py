@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
-from src.models.own import problem_of
+from src.models.custom import problem_of
 
 if TYPE_CHECKING:
     from torch import nn

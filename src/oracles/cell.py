@@ -19,8 +19,8 @@ from src.stopping.convergence import ConvergenceStopping
 from src.training.devices import device_of
 from src.training.execute import Execution, execute
 from src.training.plan import Node, Run, StagePlan, make_plan
-from src.training.records import ScoreBook, result_of, score_all
 from src.training.result import ResumePoint, StageResult
+from src.training.run_files import StageScores, result_of, score_all
 from src.training.store.store import Store
 
 Floats = NDArray[np.float64]
@@ -63,14 +63,14 @@ class Memory(Store):
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredCell:
     """A trained cell. Its arrays have one row a seed, in the order of `seeds`."""
 
     config: Config
     streams: Mapping[int, Stream]
     plan: StagePlan
     execution: Execution
-    book: ScoreBook
+    scores: StageScores
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class Measured:
 
     def metric(self, regime: str, name: str) -> Floats:
         """A metric of result.json, [seeds]; NaN where it is undefined."""
-        results = [result_of(self.config, self.plan, run, self.execution, self.book) for run in self.runs(regime)]
+        results = [result_of(self.config, self.plan, run, self.execution, self.scores) for run in self.runs(regime)]
         values = [result["metrics"][name] for result in results]
         return np.array([np.nan if value is None else value for value in values])
 
@@ -112,7 +112,7 @@ class Measured:
         return f"{text}; NOT CONVERGED" if self.unconverged else text
 
 
-def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float = 1.0) -> Measured:
+def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float = 1.0) -> MeasuredCell:
     """Trains every regime and seed of the cell.
 
     Args:
@@ -132,7 +132,7 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
     if execution.failures:
         line, trace = next(iter(execution.failures.values()))
         raise RuntimeError(f"{line}\n{trace}")
-    return Measured(config, streams, plan, execution, score_all(config, plan, execution, device))
+    return MeasuredCell(config, streams, plan, execution, score_all(config, plan, execution, device))
 
 
 def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float) -> Config:
@@ -182,7 +182,7 @@ def lab(*overrides: str, regimes: str, seeds: int | Sequence[int], study: str = 
     return compose([f"study={study}", f"regimes=[{regimes}]", f"seeds={chosen}", "tracking=off", *overrides])
 
 
-def bias_cell(n_samples: int, *overrides: str) -> Measured:
+def bias_cell(n_samples: int, *overrides: str) -> MeasuredCell:
     """Trains a classifier of three classes by its biases alone: all inputs are 0."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "zeros.npz"

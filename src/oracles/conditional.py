@@ -16,7 +16,7 @@ from src.data.stream import Stream
 from src.oracles.cell import (
     TO_THE_OPTIMUM,
     Floats,
-    Measured,
+    MeasuredCell,
     bias_cell,
     bias_descent,
     design,
@@ -58,7 +58,7 @@ def rows() -> Iterator[Row]:
         yield from some()
 
 
-def _starts(cell: Measured) -> list[Floats]:
+def _starts(cell: MeasuredCell) -> list[Floats]:
     """The starting weights of every seed."""
     from src.models.build import build_model
 
@@ -163,7 +163,7 @@ def orders() -> Iterator[Row]:
 def label_shift() -> Iterator[Row]:
     """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; the probability of an absent class falls as 1/t."""
 
-    def biases(*overrides: str) -> tuple[Measured, Floats, Floats]:
+    def biases(*overrides: str) -> tuple[MeasuredCell, Floats, Floats]:
         shared = ("split.sizes=[200,200]", "regimes=[sequential]", f"seeds={len(SEEDS)}")
         cell = bias_cell(1200, *shared, *overrides)
         return cell, cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")

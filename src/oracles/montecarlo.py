@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from src.cells.resolve import resolve
-from src.oracles.cell import Floats, Measured, bias_descent, lab, measure, without_convergence
+from src.oracles.cell import Floats, MeasuredCell, bias_descent, lab, measure, without_convergence
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
 from src.oracles.theory import boundary, noise, order, risks
 
@@ -24,7 +24,7 @@ GROUP = f"trainer.replicas={len(SEEDS)}"
 
 
 @dataclass(frozen=True)
-class Setting:
+class MonteCarloSetting:
     """Sizes, shift and noise (a standard deviation) of one cell; d = 20 unless said, |w*| = 1, w0 = 0."""
 
     n1: int
@@ -41,21 +41,21 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(6, 6),
-    Setting(8, 6, shift=1.0),
-    Setting(12, 16, shift=0.7),
-    Setting(14, 28),
-    Setting(28, 12, shift=1.0),
-    Setting(40, 5, shift=0.5),
-    Setting(5, 40, shift=0.5),
-    Setting(60, 60, shift=0.3, noise=1.0),
-    Setting(200, 30, shift=0.3, noise=1.0),
-    Setting(30, 30, shift=2.0, noise=0.0),
+    MonteCarloSetting(6, 6),
+    MonteCarloSetting(8, 6, shift=1.0),
+    MonteCarloSetting(12, 16, shift=0.7),
+    MonteCarloSetting(14, 28),
+    MonteCarloSetting(28, 12, shift=1.0),
+    MonteCarloSetting(40, 5, shift=0.5),
+    MonteCarloSetting(5, 40, shift=0.5),
+    MonteCarloSetting(60, 60, shift=0.3, noise=1.0),
+    MonteCarloSetting(200, 30, shift=0.3, noise=1.0),
+    MonteCarloSetting(30, 30, shift=2.0, noise=0.0),
 )
 """n1, n2 and N on both sides of d, in every combination that matters to sequential or combined."""
 
 
-NEAR_INTERPOLATION = (Setting(45, 45, dim=100), Setting(70, 70, dim=100))
+NEAR_INTERPOLATION = (MonteCarloSetting(45, 45, dim=100), MonteCarloSetting(70, 70, dim=100))
 """The union near N = d, where combined loses, and beyond it, where combined wins."""
 
 
@@ -89,13 +89,13 @@ def seeds_of(block: int) -> tuple[int, ...]:
 
 
 def _joined(
-    named: list[tuple[str, float, Floats]], setting: str, cell: Measured
+    named: list[tuple[str, float, Floats]], setting: str, cell: MeasuredCell
 ) -> tuple[list[Row], tuple[float, int]]:
     found = [monte_carlo(name, cell.setting(setting), theory, values) for name, theory, values in named]
     return found, joint_deviation([theory for _, theory, _ in named], np.stack([v for _, _, v in named], axis=1))
 
 
-def two_data_sets(setting: Setting, block: int = 0) -> tuple[list[Row], tuple[float, int]]:
+def two_data_sets(setting: MonteCarloSetting, block: int = 0) -> tuple[list[Row], tuple[float, int]]:
     """Risks of one stage, sequential and combined, on Dataset 1 and 2, and who wins by how much."""
     n1, n2, d, s2, shift = setting.n1, setting.n2, setting.dim, setting.noise**2, setting.shift**2
     overrides = (

@@ -25,7 +25,7 @@ METRIC = "test/d2/excess_risk"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class PhaseSetting:
     """What all cells of a diagram share: dimension, size of Dataset 1, standard deviation of the noise."""
 
     dim: int
@@ -48,7 +48,7 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class PhasePoint:
     """One cell: the measured difference sequential - combined on Dataset 2, its standard error, and the exact one.
 
     `shift`: |w1* - w2*|^2.
@@ -76,21 +76,21 @@ class Point:
         return not self.is_certain or (self.difference > 0) == (self.exact > 0)
 
 
-def verdict(points: Sequence[Point]) -> str:
+def verdict(points: Sequence[PhasePoint]) -> str:
     """The number of certain cells and of those with the wrong sign, as a sentence."""
     certain, wrong = sum(p.is_certain for p in points), sum(not p.agrees for p in points)
     against = "all of them with the exact sign" if not wrong else f"{wrong} of them against the exact sign"
     return f"{len(points)} cells, {certain} certain ({CERTAIN:g} standard errors), {against}"
 
 
-def point_of(setting: Setting, n2: int, shift: float, gaps: Floats) -> Point:
+def point_of(setting: PhaseSetting, n2: int, shift: float, gaps: Floats) -> PhasePoint:
     """A cell from the differences sequential - combined of its seeds."""
     error = float(gaps.std(ddof=1) / len(gaps) ** 0.5)
     exact = setting.difference(n2, shift)
-    return Point(n2=n2, shift=shift, difference=float(gaps.mean()), error=error, exact=exact)
+    return PhasePoint(n2=n2, shift=shift, difference=float(gaps.mean()), error=error, exact=exact)
 
 
-def draw(setting: Setting, points: Sequence[Point]) -> Figure:
+def draw(setting: PhaseSetting, points: Sequence[PhasePoint]) -> Figure:
     """Draws cells coloured by winner and z-score, and the exact boundary as a line."""
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from src.axes import number
 from src.cli import fail
 from src.comparison.families import declare, read_families
 from src.comparison.pairing import by_cell, grouped, load_records
-from src.comparison.sentences import beside, sentence
+from src.comparison.sentences import sentence, sentence_elsewhere
 from src.comparison.verdicts import judge, judge_test_sets
 from src.config import SCHEMA_VERSION, compose
 from src.errors import ConfigError, did_you_mean
@@ -30,7 +30,7 @@ from src.sweep.folder import RECORDED
 from src.sweep.summary import publication, winners
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, write_cell
-from src.training.records import write_run
+from src.training.run_files import write_run
 from src.urls import without_secrets
 
 KEYS = ("sweep", "multirun", "tracking", "tracking.uri", "tracking.experiment")
@@ -174,7 +174,7 @@ def _report(sweep_dir: Path, labels: Sequence[str], baseline: str | None, comman
                 cell=cell,
                 axes=own[0].axes,
                 verdict=winners(own),
-                note="\n\n".join(filter(None, (*map(sentence, own), *map(beside, own)))),
+                note="\n\n".join(filter(None, (*map(sentence, own), *map(sentence_elsewhere, own)))),
                 command=command_line,
                 metrics={**cell_metrics(runs[cell], labels), **cell_means(own)},
                 tags=cell_tags(own),

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.errors import ConfigError, foreign_file, require_loadable
+from src.errors import ConfigError, foreign_file
+from src.free_memory import require_loadable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.comparison.pairing import RunRecord, by_cell, pair
 from src.config import Config
-from src.oracles.phase_diagram import METRIC, Point, Setting, draw, point_of, verdict
+from src.oracles.phase_diagram import METRIC, PhasePoint, PhaseSetting, draw, point_of, verdict
 from src.report.plots import Plot, save_plot
 
 
@@ -18,8 +18,8 @@ def boundary_plot(configs: Mapping[str, Config], runs: Sequence[RunRecord], fold
 
     None if the sweep is a different one, or has fewer than two sizes or shifts.
     """
-    settings: set[Setting] = set()
-    points: list[Point] = []
+    settings: set[PhaseSetting] = set()
+    points: list[PhasePoint] = []
     for cell, some in by_cell(runs).items():
         if cell not in configs or (coordinates := _coordinates(configs[cell])) is None:
             continue
@@ -35,9 +35,9 @@ def boundary_plot(configs: Mapping[str, Config], runs: Sequence[RunRecord], fold
     return save_plot(draw(next(iter(settings)), points), folder, "boundary", alt, caption=f"{summary}.", vector=False)
 
 
-def _coordinates(config: Config) -> tuple[Setting, int, float] | None:
+def _coordinates(config: Config) -> tuple[PhaseSetting, int, float] | None:
     """A cell's coordinates in the phase diagram, if theory covers its kind."""
     data, sizes = config.data.shifted_target, config.split.dataset_sizes()
     if data is None or not config.arch.is_zero_linear or len(sizes) != 2 or not sizes[1]:
         return None
-    return Setting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.distance**2, 9)
+    return PhaseSetting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.distance**2, 9)

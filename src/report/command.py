@@ -23,7 +23,7 @@ from src.report.sweep import Sweep
 from src.sweep.folder import RECORDED, SweepFolder
 from src.sweep.summary import axes_of
 from src.tracking.outbox import Deliverer, Outbox
-from src.tracking.reports import Comparison, SweepReport, write_sweep
+from src.tracking.reports import SweepComparison, SweepReport, write_sweep
 
 RECIPE = (
     "data.",
@@ -116,7 +116,7 @@ def attach(sweep: Sweep) -> None:
         note=summary["note"],
         command=summary["command"],
         metrics=summary["metrics"],
-        comparison=Comparison(**summary["comparison"]) if summary.get("comparison") else None,
+        comparison=SweepComparison(**summary["comparison"]) if summary.get("comparison") else None,
         artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
     )
     write_sweep(sweep.folder, about)

@@ -14,7 +14,7 @@ from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
-from src.report.tables import Table, page_table, winner_class
+from src.report.tables import PageTable, page_table, winner_class
 from src.stopping.catalog import match_order
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def costs(spent: DataFrame, labels: Sequence[str]) -> DataFrame:
     return means.loc[[key for key in order if key in means.index]]
 
 
-def ledger_table(costs: DataFrame) -> Table:
+def ledger_table(costs: DataFrame) -> PageTable:
     """The ledger for the page."""
     *_, updates, samples = costs.columns
     numbers = ("runs", "updates a run", "samples a run", "FLOPs a run", "seconds a run", "of which reused")
@@ -113,7 +113,7 @@ def ledger_csv(spent: DataFrame) -> str:
     return text
 
 
-def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]) -> Table | None:
+def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]) -> PageTable | None:
     """Equal cells under different matches side by side, for one contrast; None if all cells match alike.
 
     The last row averages, for each match, over the cells that have all matches.

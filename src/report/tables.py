@@ -31,14 +31,14 @@ class TableField(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+class PageTable:
     """Headings, each with how to sort (``number`` or ``text``), and rows."""
 
     heads: tuple[tuple[str, str], ...]
     rows: tuple[tuple[TableField, ...], ...]
 
 
-def page_table(table: TextTable, css: Mapping[int, Sequence[str]] | None = None) -> Table:
+def page_table(table: TextTable, css: Mapping[int, Sequence[str]] | None = None) -> PageTable:
     """A table of texts for the page. `css`: column -> the CSS class of each of its fields, if it has its own."""
     kinds = ["text" if letter == "l" else "number" for letter in table.align]
     columns = []
@@ -47,7 +47,7 @@ def page_table(table: TextTable, css: Mapping[int, Sequence[str]] | None = None)
         classes = (css or {}).get(number, ["number" if kinds[number] == "number" else ""] * len(texts))
         fields = zip(texts, classes, strict=True)
         columns.append([TableField(text.replace("**", ""), ranks[sort_key(text)], kind) for text, kind in fields])
-    return Table(heads=tuple(zip(table.heads, kinds, strict=True)), rows=tuple(zip(*columns, strict=True)))
+    return PageTable(heads=tuple(zip(table.heads, kinds, strict=True)), rows=tuple(zip(*columns, strict=True)))
 
 
 def sort_key(text: str) -> tuple[int, tuple[int, str, float]]:
@@ -63,7 +63,7 @@ def winner_class(verdict: CellVerdict) -> str:
     return "wins-a" if verdict.winner == verdict.a else "wins-b" if verdict.winner == verdict.b else "open"
 
 
-def cells_table(verdicts: Sequence[CellVerdict]) -> Table:
+def cells_table(verdicts: Sequence[CellVerdict]) -> PageTable:
     """`sweep_table` with remarks; `too_few_seeds` explains missing p-values once for all rows."""
     table, ordered = sweep_table(verdicts), in_order(verdicts)
     css = {len(table.heads) - 1: [winner_class(verdict) for verdict in ordered]}
@@ -83,7 +83,7 @@ def largest(verdicts: Sequence[CellVerdict], most_cells: int) -> list[CellVerdic
     return [own for own in verdicts if own.cell in kept]
 
 
-def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> Table | None:
+def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> PageTable | None:
     """The average difference at every level of every axis, one row for each contrast; None where nothing varies.
 
     `groups`: the verdicts of each contrast.
@@ -116,7 +116,7 @@ def too_few_seeds(verdicts: Sequence[CellVerdict]) -> str:
     return f"In {n_rows} p is left out, for no result could make it small: {reasons[0]}."
 
 
-def claims_table(path: Path) -> Table | None:
+def claims_table(path: Path) -> PageTable | None:
     """The verdicts of ``claims.json``, one row per claim; None without such a file."""
     claims = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     rows = [(one["id"], one["data"], one["predicted"], *value_texts(one), one["verdict"]) for one in claims]

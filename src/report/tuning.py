@@ -39,7 +39,7 @@ def tuning_section(
         next(iter(by_pair(verdicts).values())), lambda verdict: any(verdict.cell == cell for cell, _ in tuning)
     )
     return {
-        "beside": page_table(side_by_side(by_kind[False], by_kind[True])) if len(by_kind) == 2 else None,
+        "side_by_side": page_table(side_by_side(by_kind[False], by_kind[True])) if len(by_kind) == 2 else None,
         "table": page_table(table),
         "caption": table.title,
         "plot": _plot(curves, objective, styles, folder),

@@ -29,5 +29,5 @@ class CappedRule(StoppingRule):
     def after_epoch(self, epoch: int, value: float, best_epoch: int | None) -> StoppingVerdict | None:
         return StoppingVerdict("tolerance", converged=True) if self.has_converged(value) else None
 
-    def at_end(self, best_epoch: int | None) -> StoppingVerdict:
+    def at_full_length(self, best_epoch: int | None) -> StoppingVerdict:
         return StoppingVerdict("cap", converged=False)

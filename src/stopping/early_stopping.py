@@ -46,5 +46,5 @@ class EarlyStopping(StoppingRule):
         assert best_epoch is not None
         return StoppingVerdict("patience", best_epoch=best_epoch) if epoch - best_epoch >= self.patience else None
 
-    def at_end(self, best_epoch: int | None) -> StoppingVerdict:
+    def at_full_length(self, best_epoch: int | None) -> StoppingVerdict:
         return StoppingVerdict("cap", best_epoch=best_epoch)

@@ -107,7 +107,7 @@ class StoppingRule(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} measures a value and must decide on it")
 
-    def at_end(self, best_epoch: int | None) -> StoppingVerdict:
+    def at_full_length(self, best_epoch: int | None) -> StoppingVerdict:
         """The verdict on a model that trained for its whole length."""
         return StoppingVerdict("length" if self.is_fixed_length else "cap")
 
@@ -147,9 +147,9 @@ class GroupStopping:
         verdicts = {m: self.rule.after_epoch(epoch, values[m], self._best_epoch(m)) for m in running}
         return {m: verdict for m, verdict in verdicts.items() if verdict is not None}
 
-    def at_end(self, model: int) -> StoppingVerdict:
+    def at_full_length(self, model: int) -> StoppingVerdict:
         """The verdict on a model that trained for its whole length."""
-        return self.rule.at_end(self._best_epoch(model))
+        return self.rule.at_full_length(self._best_epoch(model))
 
     def restored(self, model: int, verdict: StoppingVerdict) -> Mapping[str, Any] | None:
         """The weights that the verdict restores; None: the model keeps its own."""

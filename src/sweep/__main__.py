@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from src import cli as entry
+from src import cli
 
 
 def main(config: DictConfig) -> None:
@@ -29,4 +29,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    entry.command(lambda: entry.run(main))
+    cli.command(lambda: cli.run(main))

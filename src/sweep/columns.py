@@ -13,7 +13,7 @@ from src.comparison.tables import independent_axes, no_worse_text
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, elsewhere_of, judge
 from src.tracking.record import run_name
-from src.tracking.reports import Comparison
+from src.tracking.reports import SweepComparison
 
 
 def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
@@ -97,11 +97,11 @@ def sweep_metrics(verdicts: Sequence[CellVerdict]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def comparison_of(verdicts: Sequence[CellVerdict]) -> Comparison:
+def comparison_of(verdicts: Sequence[CellVerdict]) -> SweepComparison:
     """What the sweep's saved views show."""
     pairs = by_pair(verdicts)
     largest = max(verdicts, key=lambda verdict: abs(verdict.difference or 0.0))
-    return Comparison(
+    return SweepComparison(
         verdict="; ".join(_counts(own, f"{a} - {b}: " if len(pairs) > 1 else "") for (a, b), own in pairs.items()),
         pairs=list(pairs),
         metric=verdicts[0].metric.removeprefix("test/"),

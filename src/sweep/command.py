@@ -14,7 +14,7 @@ from src.config.composing import compose_mapping
 from src.sweep.engine import Engine, load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine
-from src.sweep.grid.plan import Plan, plan_sweep
+from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 from src.sweep.work import GridWork, Work
@@ -35,7 +35,7 @@ def run_sweep(
     if is_search(line.first):
         from src.sweep.search.work import SearchWork  # loads Optuna, which a command with nothing to run does without
 
-        if line.follows:  # a sampled value
+        if line.has_interpolation:  # a sampled value
             line = CommandLine(arguments, functools.partial(compose, resolve=False), loader, resolved=False)
         work = SearchWork(line, runner)
     else:
@@ -79,7 +79,7 @@ def _run(work: Work) -> list[str]:
     return failures or []
 
 
-def run_plan(plan: Plan, engine: Engine) -> list[str]:
+def run_plan(plan: SweepPlan, engine: Engine) -> list[str]:
     """Runs what the cells of a plan lack, without a report; returns a line for each failed cell."""
     return run_work(GridWork(plan, engine)) or []
 

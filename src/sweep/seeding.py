@@ -25,7 +25,7 @@ from src.config.seeding import Seeding
 from src.errors import ConfigError
 from src.progress import SweepProgress
 from src.sweep.engine import Engine
-from src.sweep.grid.plan import Plan
+from src.sweep.grid.plan import SweepPlan
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.work import GridWork, Trials
 
@@ -39,7 +39,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SeedingEvidence:
     """What the first seeds of a comparison say of each question: is there a difference, and is it within the margin?"""
 
     p: tuple[float, float]
@@ -57,12 +57,12 @@ class SeedingWork(GridWork):
 
     in_rounds = True
 
-    def __init__(self, plan: Plan, engine: Engine, seeding: Seeding) -> None:
+    def __init__(self, plan: SweepPlan, engine: Engine, seeding: Seeding) -> None:
         super().__init__(plan, engine)
         self._all, self._seeding = plan, seeding
         self._alone = False
         self._n_regimes = {key: len(cell.config.regimes) for key, cell in plan.cells.items()}
-        self._evidence: dict[tuple[str, int], list[Evidence]] = {}
+        self._evidence: dict[tuple[str, int], list[SeedingEvidence]] = {}
         self._complete: dict[str, int] = {}
         self._runs: dict[str, tuple[int, Sequence[RunRecord]]] = {}
         self.decided: dict[Comparison, str] = {}
@@ -155,8 +155,8 @@ class SeedingWork(GridWork):
         lacking = {seed for _, seed in found.missing_runs()}
         return next((n for n, seed in enumerate(found.config.seeds) if seed in lacking), self._seeding.max)
 
-    def _plan_of(self, seeds: Mapping[str, int]) -> Plan:
-        plan = Plan(hashes=self._all.hashes)
+    def _plan_of(self, seeds: Mapping[str, int]) -> SweepPlan:
+        plan = SweepPlan(hashes=self._all.hashes)
         for key, cell in self._all.cells.items():
             config = replace(cell.config, seeds=cell.config.seeds[: seeds[key]])
             plan.cells[key] = dataclasses.replace(cell, config=config)
@@ -216,7 +216,7 @@ class SeedingWork(GridWork):
         return [(key, a, b) for a, b in pairs_of(labels, self.config.baseline)]
 
     def _judge_all(
-        self, found: Mapping[Comparison, Evidence], families: Mapping[Comparison, Family]
+        self, found: Mapping[Comparison, SeedingEvidence], families: Mapping[Comparison, Family]
     ) -> tuple[dict[Comparison, str], dict[Comparison, list[tuple[float, float]]]]:
         """The decided comparisons; of the others, for each question, the bits that its wealth lacks and has gained."""
         decided = {key: "inconclusive" for key, evidence in found.items() if evidence.problem}
@@ -238,7 +238,7 @@ class SeedingWork(GridWork):
                     lacking[key] = [(needed[q] - bits[q], bits[q]) for q in range(questions)]
         return decided, lacking
 
-    def _read(self, key: str, n: int) -> list[Evidence]:
+    def _read(self, key: str, n: int) -> list[SeedingEvidence]:
         """The evidence of the first `n` seeds of a cell, for each of its comparisons."""
         if (key, n) not in self._evidence:
             known, runs = self._runs.get(key, (0, ()))
@@ -250,17 +250,17 @@ class SeedingWork(GridWork):
             self._evidence[key, n] = [self._weigh(own, a, b, metric) for _, a, b in self._of(key)]
         return self._evidence[key, n]
 
-    def _weigh(self, runs: Sequence[RunRecord], a: str, b: str, metric: str) -> Evidence:
+    def _weigh(self, runs: Sequence[RunRecord], a: str, b: str, metric: str) -> SeedingEvidence:
         pairs = pair(runs, a, b, metric)
         if pairs.problem is not None or pairs.difference is None:
-            return Evidence((1.0, 1.0), (0.0, 0.0), problem=any(pairs.collapsed))
+            return SeedingEvidence((1.0, 1.0), (0.0, 0.0), problem=any(pairs.collapsed))
         x, margin = np.array(pairs.differences), self._rule.margin
         sign = 1 if pairs.difference > 0 else -1
         p = min(1.0, 2 * float(anytime_p(sign * x, alternative="greater")))
         bits = float(log2_wealth(sign * x)[-1])
         leader = a if (sign > 0) == unit_of(metric).higher_is_better else b
         if margin is None:
-            return Evidence((p, 1.0), (bits, 0.0), leader)
+            return SeedingEvidence((p, 1.0), (bits, 0.0), leader)
         within = float(anytime_equivalence_p(x, margin))
         bits_within = min(float(log2_wealth(side * x, null=-margin)[-1]) for side in (1, -1))
-        return Evidence((p, within), (bits, bits_within), leader)
+        return SeedingEvidence((p, within), (bits, bits_within), leader)

@@ -19,7 +19,7 @@ from src.cells.resolve import ResolvedCell
 from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
-from src.comparison.sentences import beside, sentence, summary
+from src.comparison.sentences import sentence, sentence_elsewhere, summary
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
 from src.comparison.text_table import TextTable
 from src.comparison.transfer import LEGEND, markdown, transfer_tables
@@ -81,7 +81,7 @@ def _distinguishes(axis: Sequence[object], values: Sequence[object]) -> bool:
     return len({repr(a) for a in axis}) == len({(repr(a), repr(v)) for a, v in zip(axis, values, strict=True)})
 
 
-def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
+def read_records(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     """The records of a command's cells, regimes and seeds, with the coordinates of `axes_of`."""
     configs, hashes = [cell.config for cell in cells], [cell.hash for cell in cells]
     records = load_records(sweep_dir, cells=hashes, seeds={seed for config in configs for seed in config.seeds})
@@ -91,7 +91,7 @@ def read(sweep_dir: Path, cells: Sequence[ResolvedCell]) -> Records:
     return replace(records, runs=runs, failed=failed)
 
 
-def judged(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records) -> list[CellVerdict]:
+def judge_cells(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records) -> list[CellVerdict]:
     """The verdicts of a command's cells on every test set, each corrected over the family in which it was declared."""
     configs, own = [cell.config for cell in cells], {cell.hash for cell in cells}
     families = [family for family in read_families(sweep_dir) if any(cell in own for cell, *_ in family.comparisons)]
@@ -147,10 +147,10 @@ class Session:
 
 def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
     """Prints the table, and then writes table.csv, table.md, the maps and the records for MLflow."""
-    records = read(sweep_dir, cells)
+    records = read_records(sweep_dir, cells)
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
-    verdicts = with_remarks(judged(sweep_dir, cells, records), tuning)
+    verdicts = with_remarks(judge_cells(sweep_dir, cells, records), tuning)
     classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
     about: dict[str, Any] = {"n_cells": len(cells), "classes": classes, "tuning": tuning}
     with publication(sweep_dir, records, labels, verdicts, command_line, **about) as outbox:
@@ -274,7 +274,7 @@ def report_cells(
         for cell in tracked(cells, "written: cells", len(cells)):
             own = verdicts_of[cell.hash]
             trial = (trials or {}).get(cell.hash, TrialInfo())
-            notes = [note for note in (trial.note, *map(sentence, own), *map(beside, own)) if note]
+            notes = [note for note in (trial.note, *map(sentence, own), *map(sentence_elsewhere, own)) if note]
             if not notes:
                 continue
             tuned = list(tuning_of(cell.sweep_dir, [cell.hash], labels).values())

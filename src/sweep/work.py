@@ -14,7 +14,7 @@ from src.config import Config
 from src.progress import SweepProgress
 from src.sweep.engine import Engine, Report
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.grid.plan import Plan, describe
+from src.sweep.grid.plan import SweepPlan, describe
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 
@@ -98,7 +98,7 @@ class Work(ABC):
 class GridWork(Work):
     """The cells of a plan that lack runs."""
 
-    def __init__(self, plan: Plan, engine: Engine) -> None:
+    def __init__(self, plan: SweepPlan, engine: Engine) -> None:
         super().__init__(plan.config, engine)
         self._plan = plan
         self._queued: set[str] = set()

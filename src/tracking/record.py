@@ -44,7 +44,7 @@ class Key(NamedTuple):
         return self.run or self.cell or self.sweep
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of a metric. `timestamp`: milliseconds since the epoch; `step`: updates so far, through all stages."""
 
     name: str
@@ -78,7 +78,7 @@ class Record:
     end: int
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    points: tuple[Point, ...] = ()
+    points: tuple[MetricPoint, ...] = ()
     inputs: tuple[Input, ...] = ()
     artifacts: Mapping[str, bytes] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)

@@ -34,7 +34,7 @@ class CellReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class SweepComparison:
     """What a sweep's saved views in MLflow show. Names of regimes are as they are in metrics."""
 
     verdict: str
@@ -58,7 +58,7 @@ class SweepReport:
     command: str
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
-    comparison: Comparison | None = None
+    comparison: SweepComparison | None = None
 
 
 def write_cell(cell_dir: Path, report: CellReport, outbox: Outbox | None = None) -> Path:

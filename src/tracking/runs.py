@@ -20,7 +20,19 @@ from src.axes import NUMERIC_AXES
 from src.config.serialize import read_settings
 from src.io import inside, read_json
 from src.tracking.params import run_params
-from src.tracking.record import MAX_TAG, Input, Key, Point, Record, Status, clean_name, flatten, mask, number, run_name
+from src.tracking.record import (
+    MAX_TAG,
+    Input,
+    Key,
+    MetricPoint,
+    Record,
+    Status,
+    clean_name,
+    flatten,
+    mask,
+    number,
+    run_name,
+)
 from src.tracking.views import COLOUR, colour_of, saved_views
 
 Body = Mapping[str, Any]
@@ -85,7 +97,7 @@ def _finished_run(folder: Path, body: Body) -> Record:
     finals = {clean_name(name): value for name, value in metrics.items() if value is not None}
     final_points = [
         # The curve ends in the mean loss of a batch, so the value over the whole set gets a name of its own.
-        Point(f"{name}/final" if name in curve_names else name, value, span.end, span.n_updates)
+        MetricPoint(f"{name}/final" if name in curve_names else name, value, span.end, span.n_updates)
         for name, value in finals.items()
     ]
     tags = {
@@ -146,7 +158,7 @@ def _config_text(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def _curves(path: Path, span: _Span) -> list[Point]:
+def _curves(path: Path, span: _Span) -> list[MetricPoint]:
     """history.parquet as points over updates; a loss that is not finite is NaN, which MLflow can draw."""
     if not path.exists():
         return []
@@ -155,29 +167,29 @@ def _curves(path: Path, span: _Span) -> list[Point]:
     # read_table opens a data set; threads cost more than the whole of so small a file
     file = parquet.ParquetFile(path, pre_buffer=False)
     table = file.read(columns=["step", "name", "value"], use_threads=False).to_pydict()
-    points: dict[tuple[str, int], Point] = {}
+    points: dict[tuple[str, int], MetricPoint] = {}
     for step, raw_name, value in zip(table["step"], table["name"], table["value"], strict=True):
         name = clean_name(raw_name)
-        points[name, step] = Point(name, value if math.isfinite(value) else math.nan, span.at(step), step)
+        points[name, step] = MetricPoint(name, value if math.isfinite(value) else math.nan, span.at(step), step)
     return list(points.values())
 
 
-def _stage_curve(stages: Sequence[Body], span: _Span) -> list[Point]:
+def _stage_curve(stages: Sequence[Body], span: _Span) -> list[MetricPoint]:
     """The curve `stage`: the number of the stage, from 1, at its first and its last update."""
     points, done = [], 0
     for index, stage in enumerate(stages, start=1):
         first, last = done + 1, done + int(stage["updates"])
         steps = dict.fromkeys((min(first, last), last))
-        points += [Point("stage", float(index), span.at(step), step) for step in steps]
+        points += [MetricPoint("stage", float(index), span.at(step), step) for step in steps]
         done = last
     return points
 
 
-def _accuracy_matrix(result: Body, span: _Span) -> list[Point]:
+def _accuracy_matrix(result: Body, span: _Span) -> list[MetricPoint]:
     """R[i, j] of a stream of more than two data sets: curves ``R/d1``, ``R/d2``, ... of test accuracy after each stage."""
     steps = accumulate(int(stage["updates"]) for stage in result["stages"])
     return [
-        Point(f"R/d{part}", float(value), span.at(step), step)
+        MetricPoint(f"R/d{part}", float(value), span.at(step), step)
         for step, row in zip(steps, result["accuracy_matrix"], strict=False)  # a diverged run lacks rows
         for part, value in enumerate(row, start=1)
         if value is not None
@@ -237,7 +249,7 @@ def _with_report(record: Record, body: Body) -> Record:
     """The finished record: end, note and metrics of a CellReport or a SweepReport."""
     end = _milliseconds(body["finished_at"])
     metrics = {name: value for name, value in body["metrics"].items() if value is not None and math.isfinite(value)}
-    points = tuple(Point(clean_name(name), float(value), end, 0) for name, value in metrics.items())
+    points = tuple(MetricPoint(clean_name(name), float(value), end, 0) for name, value in metrics.items())
     command = mask(f"```\n{body['command']}\n```")
     if len(command) > MAX_TAG // 2:  # MLflow cuts a note, and half a command reproduces something else
         where = "the config.yaml of its runs" if record.key.level == "cell" else "the sweep's summary.json"
@@ -250,9 +262,9 @@ def _axis_params(axes: Body) -> dict[str, str]:
     return {clean_name(name): number(value) if isinstance(value, float) else str(value) for name, value in axes.items()}
 
 
-def _axis_points(axes: Body, when: int) -> tuple[Point, ...]:
+def _axis_points(axes: Body, when: int) -> tuple[MetricPoint, ...]:
     values = {name: axes[name] for name in NUMERIC_AXES if isinstance(axes.get(name), int | float)}
-    return tuple(Point(name, float(value), when, 0) for name, value in values.items() if math.isfinite(value))
+    return tuple(MetricPoint(name, float(value), when, 0) for name, value in values.items() if math.isfinite(value))
 
 
 def _milliseconds(iso: str) -> int:

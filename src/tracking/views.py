@@ -27,7 +27,7 @@ BEFORE_RESULTS: Mapping[str, Any] = {
     "axes": list(NUMERIC_AXES),
     "largest": None,
 }
-"""See `reports.Comparison`; of an experiment that has no finished sweep."""
+"""See `reports.SweepComparison`; of an experiment that has no finished sweep."""
 
 COLOUR = "mlflow.runColor"
 """The tag from which MLflow's charts take the colour of a run."""
@@ -61,7 +61,7 @@ def is_ours(view: str) -> bool:
 
 
 def saved_views(comparison: Mapping[str, Any] = BEFORE_RESULTS) -> dict[str, str]:
-    """Tags of the experiment by name. `comparison`: see `reports.Comparison`."""
+    """Tags of the experiment by name. `comparison`: see `reports.SweepComparison`."""
     pairs, metric = comparison["pairs"], comparison["metric"]
     regimes = list(dict.fromkeys(regime for pair in pairs for regime in pair))
     differences = [clean_name(f"delta/{a}-{b}/{metric}") for a, b in pairs]

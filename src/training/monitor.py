@@ -113,7 +113,7 @@ class StageMonitor(pl.Callback):
             ending[model] = verdict, self.module.n_done
         if self.module.n_done >= self.nodes[0].length.updates:
             for model in running:
-                ending.setdefault(model, (self.stopping.at_end(model), self.module.n_done))
+                ending.setdefault(model, (self.stopping.at_full_length(model), self.module.n_done))
         self._end(ending)
         trainer.should_stop = not self._running()
         regular = self.epoch % self.nodes[0].length.curve_every(self.curve_points) == 0

@@ -88,7 +88,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     for regime, seed in wanted:
         chain = _chain(config, regime, streams[seed])
         if not config.trainer.reuse:
-            chain = _of_its_own(chain, regime)
+            chain = _without_reuse(chain, regime)
         for node in chain:
             nodes.setdefault(node.key, node)
         runs.append(Run(regime, seed, tuple(node.key for node in chain)))
@@ -154,7 +154,7 @@ def _spans(config: Config, stages: Sequence[Stage], lengths: Mapping[int, Length
     return [(b, max(end for other, end in ends if other == root)) for root, b in zip(roots, before, strict=True)]
 
 
-def _of_its_own(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
+def _without_reuse(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
     """The same stages under keys of their own, so that nothing is reused."""
     named = {node.key: digest([node.key, regime.label]) for node in chain}
 

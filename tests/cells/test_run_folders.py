@@ -17,9 +17,9 @@ from src.comparison.pairing import load_records
 from src.errors import ConfigError
 from src.io import AlreadyWritten, read_json
 from src.models.build import build_model
-from src.training import records
+from src.training import run_files
 from src.training.control import RunControl
-from src.training.records import write_run
+from src.training.run_files import write_run
 from src.training.store.store import Store
 from tests.cells.running import cell, curves, results
 
@@ -52,7 +52,7 @@ def test_a_result_that_another_worker_writes_after_the_look_stays(
         return looked
 
     monkeypatch.setattr(Path, "exists", then_another_writes(Path.exists))
-    monkeypatch.setattr(records, "read_json_or", then_another_writes(records.read_json_or))
+    monkeypatch.setattr(run_files, "read_json_or", then_another_writes(run_files.read_json_or))
     with pytest.raises(AlreadyWritten):
         write_run(tmp_path, {"provenance": {}, "by": "one"}, nothing, "")
     assert read_json(path)["by"] == "another"

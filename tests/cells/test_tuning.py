@@ -23,7 +23,7 @@ from src.config.tune import FIRST_SEED, OFF, EqualTuning
 from src.errors import Interrupted
 from src.report.plots import line_styles
 from src.report.tuning import tuning_section
-from src.sweep.summary import read, report
+from src.sweep.summary import read_records, report
 from src.tracking.runs import record_of
 from tests.cells.running import cell as config_of
 from tests.cells.running import results
@@ -229,17 +229,17 @@ def test_what_a_reader_sees(cell: ResolvedCell, capsys: pytest.CaptureFixture[st
 
     from src.comparison.verdicts import judge
 
-    verdicts = judge(read(cell.sweep_dir, [cell]), LABELS)
+    verdicts = judge(read_records(cell.sweep_dir, [cell]), LABELS)
     chosen = {(cell.hash, label): tuned for label, tuned in found.items()}
     section = tuning_section(verdicts, chosen, line_styles(LABELS), cell.sweep_dir)
     assert section is not None
     assert section["text"].startswith("Expected best after 1, 2, 4 trials, mean over 1 cells: sequential ")
     assert "sequential from" in section["plot"].alt
-    assert section["beside"] is None
+    assert section["side_by_side"] is None
     both = [dataclasses.replace(one, cell="default", winner="combined") for one in verdicts] + verdicts
     section = tuning_section(both, chosen, line_styles(LABELS), cell.sweep_dir)
     assert section is not None
-    (row,) = section["beside"].rows
+    (row,) = section["side_by_side"].rows
     assert [field.text for field in row][1::2] == ["combined", verdicts[0].winner], "default, then tuned"
     assert tuning_section(verdicts, {}, line_styles(LABELS), cell.sweep_dir) is None
 
@@ -249,6 +249,6 @@ def test_a_best_value_at_the_edge_is_remarked(cell: ResolvedCell) -> None:
     from src.comparison.verdicts import judge
 
     tuned = dataclasses.replace(tuning(cell)["combined"], edges={"optimizer.lr": "upper"})
-    verdicts = with_remarks(judge(read(cell.sweep_dir, [cell]), LABELS), {(cell.hash, "combined"): tuned})
+    verdicts = with_remarks(judge(read_records(cell.sweep_dir, [cell]), LABELS), {(cell.hash, "combined"): tuned})
     noted = [verdict for verdict in verdicts if any("widen it (upper end of optimizer.lr)" in n for n in verdict.notes)]
     assert {(verdict.a, verdict.b) for verdict in noted} == {("sequential", "combined"), ("combined", "d1_only")}

@@ -16,7 +16,7 @@ from benchmarks.collapse import records_of
 from src.comparison import tables
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Records
-from src.comparison.sentences import beside, summary
+from src.comparison.sentences import sentence_elsewhere, summary
 from src.comparison.tables import remarks, sweep_table
 from src.comparison.verdicts import CellVerdict, judge, judge_test_sets
 from src.sweep import columns
@@ -60,9 +60,9 @@ def test_the_summary_counts_the_winners_on_every_test_set() -> None:
 def test_one_cell_is_described_on_every_test_set() -> None:
     (verdict,) = verdicts_of(1)
     expected = "On Dataset 1: -6.0 (combined); on Dataset 2: 0.0 (undecided); in balanced accuracy: -3.0 (combined)."
-    assert beside(verdict) == expected
+    assert sentence_elsewhere(verdict) == expected
     assert summary([verdict]).endswith(expected)
-    assert beside(judge(forgetting(1), BOTH)[0]) == ""
+    assert sentence_elsewhere(judge(forgetting(1), BOTH)[0]) == ""
 
 
 def test_the_table_has_a_column_for_each_test_set() -> None:
@@ -96,7 +96,7 @@ def test_a_regression_has_rmse_and_r2_beside_its_loss() -> None:
         runs.append(dataclasses.replace(run, result={**run.result, "metrics": found}))
     records = Records(runs=tuple(runs))
     (verdict,) = judge_test_sets(lambda metric: judge(records, BOTH, metric))
-    assert beside(verdict) == "In RMSE: +1.0000 (combined); in R2: -0.2500 (combined)."
+    assert sentence_elsewhere(verdict) == "In RMSE: +1.0000 (combined); in R2: -0.2500 (combined)."
     table = sweep_table([verdict])
     start = table.heads.index("RMSE")
     assert table.heads[start : start + 2] == ("RMSE", "R2")

@@ -39,7 +39,7 @@ def test_exact_rows(name: str) -> None:
 
 def test_monte_carlo_rows_and_their_joint_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(montecarlo, "SEEDS", montecarlo.SEEDS[:64])
-    rows, (deviation, freedom) = montecarlo.two_data_sets(montecarlo.Setting(40, 5, shift=0.5), block=5)
+    rows, (deviation, freedom) = montecarlo.two_data_sets(montecarlo.MonteCarloSetting(40, 5, shift=0.5), block=5)
     assert [row.name for row in rows][-1] == "sequential - combined on d2"
     assert all(row.passed for row in rows), [row.cells for row in rows]
     assert freedom == 5

@@ -12,10 +12,10 @@ import pytest
 
 from src.comparison.pairing import load_records
 from src.config import compose
-from src.oracles.phase_diagram import METRIC, Setting, point_of, verdict
+from src.oracles.phase_diagram import METRIC, PhaseSetting, point_of, verdict
 from src.report.boundary import boundary_plot
 
-SETTING = Setting(dim=20, n1=100, noise=1.0)
+SETTING = PhaseSetting(dim=20, n1=100, noise=1.0)
 LAB = ("study=linear_lab", "data.noise=1")
 
 

@@ -33,7 +33,7 @@ def ends(rule: StoppingRule, values: Sequence[float]) -> tuple[int, StoppingVerd
         stopped = group.after_epoch(epoch, [0])
         if stopped:
             return epoch, stopped[0], restored(stopped[0])
-    verdict = group.at_end(0)
+    verdict = group.at_full_length(0)
     return len(values), verdict, restored(verdict)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from src.config import compose
 from src.sweep.grid.cells import Cell
-from src.sweep.grid.plan import Plan
+from src.sweep.grid.plan import SweepPlan
 
 LENGTHS = {
     "stopping.epochs": ("stopping=epochs",),
@@ -22,5 +22,5 @@ def test_missing_cells_come_short_before_long(key: str) -> None:
     cells = {}
     for amount in (200, 9, 50):
         cells[str(amount)] = Cell(compose([*LENGTHS[key], f"{key}={amount}"]))
-    assert list(Plan(cells, {"200": 1, "9": 2, "50": 1}).missing) == ["9", "50", "200"]
-    assert list(Plan(cells, {"200": 1, "9": 0, "50": 1}).missing) == ["50", "200"]
+    assert list(SweepPlan(cells, {"200": 1, "9": 2, "50": 1}).missing) == ["9", "50", "200"]
+    assert list(SweepPlan(cells, {"200": 1, "9": 0, "50": 1}).missing) == ["50", "200"]

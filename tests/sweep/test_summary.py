@@ -15,7 +15,7 @@ from src.comparison.pairing import Records
 from src.comparison.verdicts import judge, judge_test_sets
 from src.config import compose
 from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
-from src.sweep.summary import attached, axes_of, judged, read, report
+from src.sweep.summary import attached, axes_of, judge_cells, read_records, report
 
 TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]
 
@@ -97,7 +97,10 @@ def test_the_table_of_a_grown_grid_corrects_by_family(tmp_path: Path, capsys: py
         declare(cells[0].sweep_dir, [cell.hash for cell in cells[:number]], ["sequential", "combined"], None, range(6))
     report(cells[0].sweep_dir, cells[1:], "the command")
     assert "exploratory, added on" in capsys.readouterr().out
-    verdicts = {verdict.cell: verdict for verdict in judged(cells[0].sweep_dir, cells, read(cells[0].sweep_dir, cells))}
+    verdicts = {
+        verdict.cell: verdict
+        for verdict in judge_cells(cells[0].sweep_dir, cells, read_records(cells[0].sweep_dir, cells))
+    }
     assert [verdicts[cell.hash].exploratory != "" for cell in cells] == [False, True]
     assert {verdict.family for verdict in verdicts.values()} == {1}
 

@@ -13,7 +13,7 @@ import yaml
 from pyarrow import parquet
 
 from src.tracking.record import run_name
-from src.tracking.reports import CellReport, Comparison, SweepReport, write_cell, write_sweep
+from src.tracking.reports import CellReport, SweepComparison, SweepReport, write_cell, write_sweep
 
 MORNING = datetime(2025, 3, 1, 9, 0, tzinfo=UTC)
 
@@ -151,7 +151,7 @@ def sweep_report(sweep_dir: Path, *, cell: str = "c0ffee", axes: dict[str, Any] 
         command="python -m src.sweep -m split.ratio=0.1",
         metrics={"cells": 4, "wins/combined": 1, "delta/sequential-combined/union/accuracy": -0.02},
         artifacts=("table.csv", "table.md"),
-        comparison=Comparison(
+        comparison=SweepComparison(
             verdict="combined 1, undecided 3 of 4 cells",
             pairs=[("sequential", "combined")],
             metric="union/accuracy",

@@ -11,7 +11,7 @@ import pytest
 from mlflow.utils.validation import _validate_metric_name
 
 from src.tracking.params import MAX_PARAMS, run_params
-from src.tracking.record import Key, Point, Record, clean_name, flatten, mask, run_name
+from src.tracking.record import Key, MetricPoint, Record, clean_name, flatten, mask, run_name
 from src.tracking.reports import SweepReport, write_sweep
 from src.tracking.runs import DAMAGED, record_of
 from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_report
@@ -75,7 +75,7 @@ def test_a_digest_follows_every_part_of_the_content() -> None:
         replace(record, status="FAILED"),
         replace(record, end=3),
         replace(record, tags={"a": "b"}),
-        replace(record, points=(Point("m", math.nan, 1, 1),)),
+        replace(record, points=(MetricPoint("m", math.nan, 1, 1),)),
         replace(record, artifacts={"f": b"x"}),
     ]
     assert len({record.digest(), *(other.digest() for other in others)}) == 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from src.training.records import git_commit
+from src.training.run_files import git_commit
 
 
 def repository(folder: Path) -> str:
@@ -19,7 +19,7 @@ def repository(folder: Path) -> str:
 
 def project(folder: Path) -> Path:
     (folder / "src" / "training").mkdir(parents=True)
-    (folder / "src" / "training" / "records.py").write_text("x = 1\n")
+    (folder / "src" / "training" / "run_files.py").write_text("x = 1\n")
     return folder
 
 
@@ -27,7 +27,7 @@ def test_of_the_project_itself(tmp_path: Path) -> None:
     folder = project(tmp_path / "own")
     commit = repository(folder)
     assert git_commit(folder) == commit
-    (folder / "src" / "training" / "records.py").write_text("x = 2\n")
+    (folder / "src" / "training" / "run_files.py").write_text("x = 2\n")
     git_commit.cache_clear()
     assert git_commit(folder) == f"{commit}+changes"
 

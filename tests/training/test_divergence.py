@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import src.training.records as records
+import src.training.run_files as run_files
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.config import compose
@@ -45,7 +45,7 @@ def test_a_run_of_an_absurd_rate_has_diverged_or_has_every_metric(words: list[st
 def test_outputs_that_are_infinite_on_test_samples_alone_are_a_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored = records.score_stages
+    scored = run_files.score_stages
 
     def overflowing(config, stages, of, *more):  # type: ignore[no-untyped-def]
         rows = scored(config, stages, of, *more)
@@ -53,7 +53,7 @@ def test_outputs_that_are_infinite_on_test_samples_alone_are_a_divergence(
             rows[0]["d1/loss"] = None
         return rows
 
-    monkeypatch.setattr(records, "score_stages", overflowing)
+    monkeypatch.setattr(run_files, "score_stages", overflowing)
     run_cell(resolve(compose([*WORDS, "seeds=1", "stopping.epochs=1", "regimes=[combined]", f"multirun={tmp_path}"])))
     (body,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/cells/*/*/result.json"))
     assert body["status"] == "diverged"

@@ -195,14 +195,14 @@ def test_a_penalty_reduces_the_movement() -> None:
 def test_the_cost_of_a_penalty_is_charged(tmp_path: Path) -> None:
     """A teacher's forward pass is a third of a pass for each sample seen; Fisher information 2 forward passes and one
     backward pass for each output, over Dataset 1; both are in the run's FLOPs, also when the stages come from the store."""
-    from src.training.records import result_of, score_all
+    from src.training.run_files import result_of, score_all
 
     config = tiny("regimes=[sequential,l2_sp,lwf,ewc]", "seeds=1")
     for _ in range(2):
         plan, execution = executed(config, tmp_path)
         stream = next(iter(plan.nodes.values())).stream
-        book = score_all(config, plan, execution, DOUBLE)
-        flops = [result_of(config, plan, run, execution, book)["cost"]["flops"] for run in plan.runs]
+        scores = score_all(config, plan, execution, DOUBLE)
+        flops = [result_of(config, plan, run, execution, scores)["cost"]["flops"] for run in plan.runs]
         of_one = training_flops(config.arch, stream.input_shape, stream.n_outputs)
         seen, n_first = 2 * 60, 30
         expected = [seen, seen, seen + 60 / 3, seen + n_first * (2 + 2 * 10) / 3]

@@ -40,7 +40,7 @@ class CommandLine:
         sweeps: The overrides that are axes. `regime` and `seed` are axes even with one value: they name compared runs.
         fixed: The overrides that all cells share.
         groups: The axes over a config group.
-        follows: Whether a value interpolates another one, so that both must be composed together or resolved later.
+        has_interpolation: Whether a value interpolates another one, so that both must be composed together or resolved later.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class CommandLine:
         self.groups = [
             key for key in self.sweeps if "." not in key and loader.get_group_options(key.lstrip("+").partition("@")[0])
         ]
-        self.follows = any("${" in argument for argument in arguments)
-        self._composed_keys = list(self.sweeps) if self.follows and resolved else self.groups
+        self.has_interpolation = any("${" in argument for argument in arguments)
+        self._composed_keys = list(self.sweeps) if self.has_interpolation and resolved else self.groups
         self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     @functools.cached_property

@@ -28,7 +28,7 @@ SAMPLED_RUNS = 200
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The cells of a command by their content hash.
 
     Attributes:
@@ -63,12 +63,12 @@ class Plan:
         return sum(self.n_missing.values())
 
 
-def plan_sweep(cells: Sequence[Cell], engine: Engine) -> Plan:
+def plan_sweep(cells: Sequence[Cell], engine: Engine) -> SweepPlan:
     """Resolves each cell and counts its missing runs; merges cells of equal content.
 
     Raises ConfigError for an invalid storage, and for a cell whose settings its data cannot satisfy.
     """
-    plan = Plan()
+    plan = SweepPlan()
     for cell in tracked(_with_storage(_one_sweep(cells)), "checked: cells", len(cells)):
         try:
             found = engine.resolve(cell.config)
@@ -114,7 +114,7 @@ def _with_setting(cells: Sequence[Cell], **setting: Any) -> list[Cell]:
     return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, **setting)) for cell in cells]
 
 
-def describe(plan: Plan, cells_dir: Path, n_workers: int) -> list[str]:
+def describe(plan: SweepPlan, cells_dir: Path, n_workers: int) -> list[str]:
     """The lines of a dry run: finished runs of each cell, then totals, time and disk space."""
     lines = []
     for cell_hash, cell in plan.cells.items():

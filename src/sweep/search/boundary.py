@@ -41,7 +41,7 @@ N_CANDIDATES = 250
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPoint:
     """The differences of the seeds at one point, in units of the space."""
 
     where: Floats
@@ -91,17 +91,17 @@ def check_axes(space: Space) -> None:
         raise ConfigError("search", "boundary", f"needs two or three axes, not {len(space)}")
 
 
-def measured(trials: Sequence[FrozenTrial], space: Space) -> list[Measured]:
+def measured(trials: Sequence[FrozenTrial], space: Space) -> list[MeasuredPoint]:
     """The differences at each point, from the finished trial with the most seeds."""
-    found: dict[tuple[Any, ...], Measured] = {}
+    found: dict[tuple[Any, ...], MeasuredPoint] = {}
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     for trial in sorted(finished, key=lambda trial: len(trial.user_attrs["differences"])):
         differences = np.array(trial.user_attrs["differences"])
-        found[tuple(trial.params.values())] = Measured(_unit(trial.params, space), differences)
+        found[tuple(trial.params.values())] = MeasuredPoint(_unit(trial.params, space), differences)
     return list(found.values())
 
 
-def map_of(points: Sequence[Measured], n_axes: int) -> Map:
+def map_of(points: Sequence[MeasuredPoint], n_axes: int) -> Map:
     """Fits the processes to the measured points."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor

@@ -12,7 +12,7 @@ from src.axes import axis_label, axis_of
 from src.comparison.tables import csv_text
 from src.comparison.units import name_of, unit_of
 from src.io import write_atomically
-from src.sweep.search.boundary import LEVELS, N_FIRST, WRONG, Floats, Map, Measured, map_of, measured, scale_of
+from src.sweep.search.boundary import LEVELS, N_FIRST, WRONG, Floats, Map, MeasuredPoint, map_of, measured, scale_of
 from src.sweep.search.trials import Searched
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SLICES = (0.0, 0.5, 1.0)
 """Places on the third axis of the maps that are drawn."""
 
 
-def known(searched: Searched) -> tuple[list[Measured], Map] | None:
+def known(searched: Searched) -> tuple[list[MeasuredPoint], Map] | None:
     """The measured points and the map; None while there are too few."""
     points = measured(searched.trials, searched.search.space)
     return (points, map_of(points, len(searched.search.space))) if len(points) >= 3 else None
@@ -90,7 +90,7 @@ def _setting(share: float, distribution: Any) -> float:
     return float(np.exp(value)) if log else float(value)
 
 
-def _draw(searched: Searched, points: Sequence[Measured], here: Map, path: Path) -> None:
+def _draw(searched: Searched, points: Sequence[MeasuredPoint], here: Map, path: Path) -> None:
     """A panel, or one for each of three values of the third axis."""
     from matplotlib.figure import Figure
 
@@ -111,7 +111,7 @@ def _draw(searched: Searched, points: Sequence[Measured], here: Map, path: Path)
     figure.savefig(path)
 
 
-def _panel(axes: Axes, searched: Searched, points: Sequence[Measured], here: Map, third: float | None) -> Any:
+def _panel(axes: Axes, searched: Searched, points: Sequence[MeasuredPoint], here: Map, third: float | None) -> Any:
     """Map, certainty (hatched where the sign is not certain), boundary, and the cells with their seeds."""
     space = searched.search.space
     keys, n = list(space)[:2], LEVELS[len(space)]

@@ -35,7 +35,7 @@ from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
 from src.sweep.grid.line import CommandLine
-from src.sweep.grid.plan import Plan, plan_sweep
+from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats
 from src.sweep.search.space import corners, overrides_of, space_of
 from src.sweep.search.strategy import STRATEGIES, OptunaStrategy, Proposal
@@ -73,7 +73,7 @@ class Search:
         cell = _cell(self.bases, point)
         return replace(cell, config=replace(cell.config, seeds=cell.config.seeds[:n_seeds]))
 
-    def plan(self, point: Point, engine: Engine, n_seeds: int | None = None) -> Plan:
+    def plan(self, point: Point, engine: Engine, n_seeds: int | None = None) -> SweepPlan:
         """The cell at a point with its missing runs. Raises ConfigError where it cannot be run."""
         return plan_sweep([self.cell(point, n_seeds)], engine)
 

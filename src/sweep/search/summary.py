@@ -24,7 +24,7 @@ from src.sweep.search.boundary_plot import boundary_sentences, write_boundary
 from src.sweep.search.plots import draw
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, best_first
-from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read, report_cells, stdout_console
+from src.sweep.summary import TrialInfo, attached, labels_of, print_troubles, read_records, report_cells, stdout_console
 from src.sweep.work import axes_text
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
@@ -40,7 +40,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     `cells`: those of the trials, each once.
     """
     best = best_first(searched.trials, searched.search)
-    records = read(sweep_dir, cells) if cells else Records(runs=())
+    records = read_records(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
     rule = None if searched.search.strategy.finds_best else AnyStop()  # its results decided on the seeds
     verdicts = judge(

@@ -43,7 +43,7 @@ def main() -> int:
     return run_rank(folder, job["engine"], int(os.environ["RANK"]), scratch)
 
 
-class GroupControl(RunControl):
+class RankControl(RunControl):
     """Leaves the cell when the file `stop` exists in `scratch`, in all processes of the group together."""
 
     def __init__(self, scratch: Path, rank: int) -> None:
@@ -83,7 +83,7 @@ def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
         if rank == 0:
             (scratch / RUNNING).touch()
         cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))
-        outcome = runner.run_cell(cell, GroupControl(scratch, rank))
+        outcome = runner.run_cell(cell, RankControl(scratch, rank))
         body |= {"value": outcome.value, "failures": list(outcome.failures)}
     except Interrupted:
         body["interrupted"] = True

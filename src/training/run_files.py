@@ -51,7 +51,7 @@ def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -
 
 
 @dataclass(frozen=True)
-class ScoreBook:
+class StageScores:
     """Scores of stages by key, without diverged stages: `test` of every stage, `train` of the last stage of every run.
 
     `initial`: scores of every seed's untrained network, for forward transfer on more than two data sets."""
@@ -67,7 +67,7 @@ class ScoreBook:
         return any(key in self.undefined or execution.diverged(key) for key in keys)
 
 
-def score_all(config: Config, plan: StagePlan, execution: Execution, device: Device) -> ScoreBook:
+def score_all(config: Config, plan: StagePlan, execution: Execution, device: Device) -> StageScores:
     """Scores every stage of the plan. Test sets are read only here, after all training."""
     last = {run.stages[-1] for run in plan.runs}
     undefined: set[str] = set()
@@ -87,7 +87,7 @@ def score_all(config: Config, plan: StagePlan, execution: Execution, device: Dev
 
     initial = _score_untrained(config, plan, device) if config.split.parts > 2 else {}
     test, train = scored("test", set(plan.nodes)), scored("train", last)
-    return ScoreBook(test, train, initial, frozenset(undefined))
+    return StageScores(test, train, initial, frozenset(undefined))
 
 
 def _score_untrained(config: Config, plan: StagePlan, device: Device) -> dict[int, Scores]:
@@ -98,12 +98,12 @@ def _score_untrained(config: Config, plan: StagePlan, device: Device) -> dict[in
     return dict(zip(streams, score_stages(config, stages, "test", device), strict=True))
 
 
-def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, book: ScoreBook) -> dict[str, Any]:
+def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, scores: StageScores) -> dict[str, Any]:
     """The `result` part of result.json, equal bit for bit for equal runs."""
     done = [key for key in run.stages if key in execution.results]
     nodes = [plan.nodes[key] for key in done]
     stages = [execution.results[key] for key in done]
-    diverged = book.diverged(done, execution)
+    diverged = scores.diverged(done, execution)
     stream = nodes[0].stream
     names = set_names(config.split.parts)
     matrix: list[list[float | None]] = []
@@ -112,14 +112,14 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, b
     metrics: dict[str, float | None] = {f"test/{name}/{metric}": None for name in tests for metric in kinds}
     metrics |= {"forgetting": None, "learning_accuracy": None}
     if not diverged:
-        scores = [book.test[key] for key in done]
-        matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in scores]
-        metrics |= {f"test/{name}": value for name, value in scores[-1].items()}
+        by_stage = [scores.test[key] for key in done]
+        matrix = [[s[f"{name}/accuracy"] for name in names[:-1]] for s in by_stage]
+        metrics |= {f"test/{name}": value for name, value in by_stage[-1].items()}
         if "new" in tests:
             metrics["harmonic_accuracy"] = _harmonic(metrics["test/old/accuracy"], metrics["test/new/accuracy"])
-        train = book.train[done[-1]].items()
+        train = scores.train[done[-1]].items()
         metrics |= {f"train/{name}": v for name, v in train if name.split("/")[1] in ("accuracy", "loss")}
-        initial = [book.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if book.initial else None
+        initial = [scores.initial[run.seed][f"{name}/accuracy"] for name in names[:-1]] if scores.initial else None
         counted = [(one.ledger.online, one.ledger.samples) for one in stages if one.ledger.online is not None]
         if counted:
             metrics["online_accuracy"] = sum(share * n for share, n in counted) / sum(n for _, n in counted)
@@ -230,7 +230,7 @@ def git_commit(project: Path = CONF_DIR.parent) -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != project.resolve():
             return None
-        git("ls-files", "--error-unmatch", "src/training/records.py")
+        git("ls-files", "--error-unmatch", "src/training/run_files.py")
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
