@@ -114,6 +114,9 @@ mutate: setup ## plant errors and check that the oracles detect them
 bench: setup ## measure speed: minutes   (docs/PERFORMANCE.md; BENCH="grid" ARGS="repeats=3 many=50", BENCH=gpu)
 	@for name in $(BENCH); do $(RUN) benchmarks.$$name $(ARGS) || exit 1; done
 
+gpu-check: setup ## check and measure a GPU and write its table to docs/GPU.md: 8 minutes at most
+	$(RUN) benchmarks.gpu_check $(ARGS)
+
 campaign: setup ## inject faults into sweeps, two parts at a time, and check that nothing is lost: 25 minutes   (docs/RELIABILITY.md)
 	@$(MAKE) --no-print-directory --keep-going -j 2 --output-sync=target $(addprefix campaign/,$(CAMPAIGN))
 	$(RUN) benchmarks.reliability suspended
@@ -150,4 +153,4 @@ help: ## print this list
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: setup ray lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench campaign attack cluster-check doctor clean clean-store help
+.PHONY: setup ray lock sweep resume advise claims anchors status worker report ui server sync test tests coverage lint style types oracles mutate bench gpu-check campaign attack cluster-check doctor clean clean-store help

@@ -1,248 +1,313 @@
-"""Throughput of groups of models on a GPU, for a CUDA machine with its own PyTorch.
+"""Training rates on a GPU: the laboratory, a raw loop and a raw CUDA graph of the same model, in turns, in one call.
 
-    python -m benchmarks.gpu [device=cuda] [models=mlp,cnn,resnet18] [replicas=1,2,4,...,512] [steps=30] [side=32]
-                             [channels=3] [batch=64] [precisions=32,bf16-mixed] [workers=1,2,4] [repeats=3]
+    python -m benchmarks.gpu [device=cuda] [cases=resnet18/64/bf16-mixed/1+4+16,...] [workers=1,2,4] [repeats=3]
+                             [seconds=2] [warm_up=1] [steps=64] [side=32] [channels=3] [product=8192]
 
-Measures updates per second of all models of a group, on random images of CIFAR-10's shape, through the complete fit of a sweep
-(feed on the device, Lightning, stopping rule). Values are slopes between a short and a long fit, so set-up does not count.
-Then measures one ResNet-18 at every precision against a raw loop, and several processes on one device, each with the best
-group. Groups that do not fit into memory are omitted. Needs neither Hydra nor MLflow: torch, pytorch-lightning, numpy,
-PyYAML, safetensors, filelock and rich. At most ten minutes; `device=cpu` runs the same code.
+A case is model/batch/precision/sizes of groups. Every value is the rate of one window of at least `seconds` inside one long
+fit (feed, Lightning, stopping rule, as in a sweep), after `warm_up`, synchronised at both ends; the rows of a case take
+turns, `repeats` times. A row whose values spread by more than 20 % of their median shows no median. FLOPs are those of
+`src.evaluation.flops` (a multiply-add is two operations); the peak is that of square matrix products in the same call.
+Then several processes on one device, with and without CUDA MPS where it starts without privileges. Needs neither Hydra nor
+MLflow. At most ten minutes on a GPU; `device=cpu` runs the same code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import statistics
+import functools
+import gc
+import logging
+import math
 import tempfile
 import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import yaml
-from torch import nn
 
-from benchmarks.harness import flags, show, spread
+from benchmarks.harness import flags, show
+from benchmarks.raw_loops import matrix_products, raw_loop, waiting
+from benchmarks.windows import Window, WindowTimer, derived, shown
 from src.config import Config, parse
 from src.data.source import Source
 from src.data.split import load
-from src.data.stream import Stream
+from src.evaluation.flops import training_flops
 from src.io import CONF_DIR
 from src.models.build import build_model
 from src.stopping.epochs import EpochsStopping
+from src.training import fit as fit_module
 from src.training.devices import device_of
-from src.training.fit import fit
+from src.training.monitor import StageMonitor
 from src.training.plan import Node, make_plan
 
 FLAGS = {
     "device": "cuda",
-    "models": "mlp,cnn,resnet18",
-    "replicas": "1,2,4,8,16,32,64,128,256,512",
-    "steps": "30",
-    "side": "32",
-    "channels": "3",
-    "batch": "64",
-    "precisions": "32,bf16-mixed",
+    "cases": "resnet18/64/bf16-mixed/1+4+16,resnet18/512/bf16-mixed/1+4,cnn/64/32/1+16+64+256,cnn/64/bf16-mixed/16+64,"
+    "mlp/64/32/1+64+512",
     "workers": "1,2,4",
     "repeats": "3",
+    "seconds": "2",
+    "warm_up": "1",
+    "steps": "64",
+    "side": "32",
+    "channels": "3",
+    "product": "8192",
 }
-WORKERS_TRAIN = "cnn"
-"""Architecture in the table of processes."""
+ENDLESS = 10**6
+"""Epochs of a fit that ends with its window."""
+RAW, GRAPH, ONE_BY_ONE = "raw eager loop", "raw graph loop", "laboratory, graph=off"
 
 
-def configured(arch: str, images: Path, given: dict[str, str], precision: str = "32") -> Config:
+@dataclass(frozen=True)
+class Case:
+    """A model at one batch size and precision, and the sizes of the groups that train it."""
+
+    arch: str
+    batch: int
+    precision: str
+    groups: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.arch}, batch {self.batch}, precision {self.precision}"
+
+
+@dataclass
+class Row:
+    """The rates of one implementation, of all its models together, in updates per second, and its largest memory."""
+
+    name: str
+    n_models: int
+    rates: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.n_models} model{'s' * (self.n_models > 1)}"
+
+
+def cases_of(text: str) -> list[Case]:
+    """The cases of the command line."""
+    words = [word.split("/") for word in text.split(",")]
+    return [Case(arch, int(b), precision, tuple(map(int, groups.split("+")))) for arch, b, precision, groups in words]
+
+
+def configured(case: Case, images: Path, given: Mapping[str, str], **trainer: Any) -> Config:
     """Compose conf/config.yaml with this benchmark's choices, without Hydra, which the machine may lack."""
     top = yaml.safe_load((CONF_DIR / "config.yaml").read_text())
     groups = {name: choice for entry in top["defaults"] if isinstance(entry, dict) for name, choice in entry.items()}
     chosen: dict[str, Any] = {name: choice for name, choice in groups.items() if choice and "/" not in name}
-    chosen |= {"data": "arrays", "arch": arch, "trainer": "cpu" if given["device"] == "cpu" else "gpu"}
+    chosen |= {"data": "arrays", "arch": case.arch, "trainer": "cpu" if given["device"] == "cpu" else "gpu"}
     mapping = {key: value for key, value in top.items() if key not in ("defaults", "hydra")}
     for group, choice in chosen.items():
         mapping[group] = yaml.safe_load((CONF_DIR / group / f"{choice}.yaml").read_text())
     mapping["data"] |= {"root": str(images.parent), "path": str(images)}
-    n = int(given["batch"]) * int(given["steps"])
-    mapping["split"] |= {"size": n, "val": 0.02, "test": 0.02}
-    mapping["trainer"] |= {"precision": precision, "curve_points": 1}
-    mapping["optimizer"]["batch_size"] = int(given["batch"])
+    mapping["split"] |= {"size": case.batch * int(given["steps"]), "val": 0.02, "test": 0.02}
+    mapping["trainer"] |= {"precision": case.precision, "curve_points": 1, **trainer}
+    mapping["optimizer"]["batch_size"] = case.batch
     mapping["regimes"] = ["combined"]
     return parse(mapping)
 
 
-def draw_images(path: Path, given: dict[str, str]) -> None:
-    """Write random images of ten classes; training on them takes as long as on real images."""
-    n = int(1.3 * int(given["batch"]) * int(given["steps"])) + 200
+def draw_images(path: Path, n: int, side: int, channels: int) -> Path:
+    """Write `n` random images of ten classes, for each class around a pattern of its own."""
     rng = np.random.default_rng(0)
-    side, channels = int(given["side"]), int(given["channels"])
-    x = rng.integers(0, 256, (n, channels, side, side), dtype=np.uint8)
-    np.savez(path, x=x, y=np.arange(n) % 10)
+    y = np.arange(n) % 10
+    patterns = rng.integers(0, 128, (10, channels, side, side), dtype=np.uint8)
+    np.savez(path, x=patterns[y] + rng.integers(0, 128, (n, channels, side, side), dtype=np.uint8), y=y)
+    return path
 
 
 def nodes_of(config: Config, n: int) -> list[Node]:
     """The combined stage of `n` seeds; the seeds share a few streams, because drawing data is slow."""
     loaded: dict[object, Source] = {}
     factory = load(config.data, config.split, Path(config.multirun) / ".cache", loaded)
-    streams: dict[int, Stream] = {seed: factory.build(seed) for seed in range(min(n, 4))}
-    plan = make_plan(
-        dataclasses.replace(config, split=factory.split), streams, [(config.regimes[0], s) for s in streams]
+    streams = {seed: factory.build(seed) for seed in range(min(n, 4))}
+    longer = dataclasses.replace(
+        config, split=factory.split, stopping=EpochsStopping(name="epochs", epochs=ENDLESS), multirun=config.multirun
     )
-    few = list(plan.nodes.values())
+    few = list(make_plan(longer, streams, [(config.regimes[0], seed) for seed in streams]).nodes.values())
     return [few[k % len(few)] for k in range(n)]
 
 
-def updates_per_second(config: Config, n: int, epochs: tuple[int, int]) -> float:
-    """Updates per second of all `n` models together: the slope between a short and a long fit."""
-    place = device_of(config.trainer)
-    seconds, updates = [], []
-    for length in epochs:
-        longer = dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=length))
-        nodes = nodes_of(longer, n)
-        shape = nodes[0].stream.input_shape
-        models = [build_model(config.arch, shape, 10, seed % 4) for seed in range(n)]
-        start = time.perf_counter()
-        fit(longer, nodes, models, place)
-        _wait(place.torch_device)
-        seconds.append(time.perf_counter() - start)
-        updates.append(n * nodes[0].length.updates)
-    return (updates[1] - updates[0]) / (seconds[1] - seconds[0])
+class _WindowClosed(Exception):
+    def __init__(self, window: Window) -> None:
+        super().__init__("the window has closed")
+        self.window = window
 
 
-def raw_updates_per_second(config: Config, epochs: int) -> float:
-    """Updates per second of a plain loop over tensors on the device: one model, at the configuration's precision."""
-    place = device_of(config.trainer)
-    (node,) = nodes_of(config, 1)
-    x = torch.cat([part.inputs() for part in node.data.parts]).to(place.torch_device)
-    y = node.data.labels.to(place.torch_device)
-    model = build_model(config.arch, x.shape[1:], 10, 0).to(place.torch_device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    n_steps = 0
-    start = 0.0
-    for epoch in range(epochs + 1):
-        if epoch == 1:  # the first one warms up
-            _wait(place.torch_device)
-            start = time.perf_counter()
-            n_steps = 0
-        for rows in torch.randperm(len(x), device=place.torch_device).split(config.optimizer.batch_size):  # type: ignore[arg-type]
-            optimizer.zero_grad()
-            with torch.autocast(
-                place.torch_device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"
-            ):
-                loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
-            loss.backward()
-            optimizer.step()
-            n_steps += 1
-    _wait(place.torch_device)
-    return n_steps / (time.perf_counter() - start)
+def laboratory(config: Config, nodes: Sequence[Node], timer: WindowTimer) -> Window:
+    """The window of one fit of a group: updates of all its models."""
+
+    class TimedMonitor(StageMonitor):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            super().on_train_batch_end(*arguments)
+            if (window := timer.tick(self.module.n_done)) is not None:
+                raise _WindowClosed(window)
+
+    device = device_of(config.trainer)
+    shape, n_outputs = nodes[0].stream.input_shape, nodes[0].stream.n_outputs
+    models = [build_model(config.arch, shape, n_outputs, seed) for seed in range(min(len(nodes), 4))]
+    models += [build_model(config.arch, shape, n_outputs, 0) for _ in nodes[len(models) :]]
+    try:
+        with patch.object(fit_module, "StageMonitor", TimedMonitor):
+            fit_module.fit(
+                dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=ENDLESS)),
+                nodes,
+                models,
+                device,
+            )
+    except _WindowClosed as closed:
+        window = closed.window
+    return dataclasses.replace(window, updates=window.updates * len(nodes))
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def measure(case: Case, images: Path, given: Mapping[str, str], until: float = math.inf) -> list[Row]:
+    """The rows of a case, in turns. A turn starts only if the time of the last one is left `until` (`time.monotonic`)."""
+    config = configured(case, images, given)
+    device = device_of(config.trainer)
+    wait = waiting(device.torch_device)
+    nodes = nodes_of(config, max(case.groups))
+    steps = min(32, int(given["steps"]))
+
+    def timer() -> WindowTimer:
+        return WindowTimer(float(given["warm_up"]), float(given["seconds"]), wait)
+
+    def raw(graph: bool) -> Window:
+        return timer().of(raw_loop(config, nodes[0], device, graph=graph), steps)
+
+    def ours(config: Config, n: int) -> Window:
+        return laboratory(config, nodes[:n], timer())
+
+    rows: list[tuple[Row, Callable[[], Window]]] = [
+        (Row(RAW, 1), functools.partial(raw, False)),
+        (Row(GRAPH, 1), functools.partial(raw, True)),
+        *((Row("laboratory", n), functools.partial(ours, config, n)) for n in case.groups),
+    ]
+    if hasattr(config.trainer, "graph"):
+        eager = configured(case, images, given, graph="off")
+        rows.insert(2, (Row(ONE_BY_ONE, 1), functools.partial(ours, eager, 1)))
+    last = 0.0
+    for _ in range(int(given["repeats"])):
+        started = time.monotonic()
+        if started + last > until:
+            break
+        for row, window in rows:
+            if not row.problem:
+                _one(row, window, device.torch_device)
+        last = time.monotonic() - started
+    return [row for row, _ in rows]
 
 
-def _quiet() -> None:
-    import logging
-    import warnings
+def _one(row: Row, window: Callable[[], Window], device: torch.device) -> None:
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        row.rates.append(window().rate)
+    except torch.cuda.OutOfMemoryError:
+        row.problem = "does not fit into the memory"
+    if on_gpu:
+        row.peak_mib = max(row.peak_mib, torch.cuda.max_memory_allocated(device) / 2**20)
+    gc.collect()
+    if on_gpu:
+        torch.cuda.empty_cache()
 
+
+def peak_of(precision: str, given: Mapping[str, str]) -> list[float]:
+    """Operations per second of matrix products, one value a window."""
+    device = torch.device("cpu" if given["device"] == "cpu" else "cuda")
+    train, operations = matrix_products(device, precision, int(given["product"]))
+    windows = (
+        WindowTimer(float(given["warm_up"]), float(given["seconds"]), waiting(device)).of(train, 8)
+        for _ in range(int(given["repeats"]))
+    )
+    return [operations * window.rate for window in windows]
+
+
+HEADINGS = ("implementation", "updates/s", "images/s", "TFLOP/s", "of the peak", "against raw", "peak MiB")
+
+
+def table_of(case: Case, rows: Sequence[Row], peak: Sequence[float], flops: int) -> list[list[str]]:
+    """The cells of a case's table under `HEADINGS`; what is derived from unsteady values is left empty."""
+    raw = next(row.rates for row in rows if row.name == RAW)
+    cells = []
+    for row in rows:
+        memory = f"{row.peak_mib:,.0f}" if row.peak_mib else ""
+        if not row.rates:
+            cells.append([row.label, row.problem or "not measured: no time left", "", "", "", "", memory])
+            continue
+        images = derived(row.rates, case.batch)
+        work = None if images is None else images * flops
+        share = derived(row.rates, case.batch * flops, peak)
+        ratio = derived(row.rates, 1, raw)
+        cells.append(
+            [
+                row.label,
+                shown(row.rates),
+                "" if images is None else f"{images:,.0f}",
+                "" if work is None else f"{work / 1e12:.3g}",
+                "" if share is None else f"{share:.1%}",
+                "" if ratio is None else f"{ratio:.2f}",
+                memory,
+            ]
+        )
+    return cells
+
+
+def flops_of(case: Case, given: Mapping[str, str], images: Path) -> int:
+    """Operations of one update per image."""
+    side = int(given["side"])
+    return training_flops(configured(case, images, given).arch, (int(given["channels"]), side, side), 10)
+
+
+def n_images(cases: Sequence[Case], given: Mapping[str, str]) -> int:
+    """Images that the largest of the cases trains on, with its validation and test sets."""
+    return int(1.3 * max(case.batch for case in cases) * int(given["steps"])) + 200
+
+
+def quiet() -> None:
+    """Leave out what Lightning logs and warns about each fit."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
 
 
-# ------------------------------------------------------------------------------------------------ the tables
-
-
-def groups_of_models(images: Path, given: dict[str, str]) -> dict[str, int]:
-    """Print the table of groups; return the best group size of every architecture."""
-    rows, best = [], {}
-    for arch in given["models"].split(","):
-        config = configured(arch, images, given)
-        medians: dict[int, float] = {}
-        for n in map(int, given["replicas"].split(",")):
-            try:
-                values = [updates_per_second(config, n, (1, 3)) for _ in range(int(given["repeats"]))]
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                rows.append([arch, str(n), "does not fit", "", ""])
-                break
-            medians[n] = statistics.median(values)
-            steps = config.stopping.amount
-            models = medians[n] / (steps * int(given["steps"]))
-            rows.append(
-                [arch, str(n), spread(values, 0), f"{models:,.2f}", f"{medians[n] / next(iter(medians.values())):.2f}"]
-            )
-        best[arch] = max(medians, key=lambda n: medians[n])
-    heading = "models per second, at the default epochs"
-    show(
-        f"groups of models on {given['device']}",
-        ("model", "models", "updates per second", heading, "relative to 1"),
-        rows,
-    )
-    return best
-
-
-def against_raw(images: Path, given: dict[str, str]) -> None:
-    """Compare one ResNet-18 at every precision with a raw loop."""
-    rows = []
-    for precision in given["precisions"].split(","):
-        config = configured("resnet18", images, given, precision)
-        ours, raw = [], []
-        for _ in range(int(given["repeats"])):  # alternating
-            raw.append(raw_updates_per_second(config, 2))
-            ours.append(updates_per_second(config, 1, (1, 3)))
-        ratio = [a / b for a, b in zip(raw, ours, strict=True)]
-        rows.append([precision, spread(raw, 1), spread(ours, 1), spread(ratio, 2)])
-    show("one ResNet-18: updates per second", ("precision", "raw loop", "laboratory", "time, laboratory / raw"), rows)
-
-
-def _worker(images: Path, given: dict[str, str], n: int, ready: Any, go: Any, out: Any) -> None:
-    _quiet()
-    config = configured(WORKERS_TRAIN, images, given)
-    updates_per_second(config, n, (1, 2))
-    ready.put(True)
-    go.wait()
-    out.put(updates_per_second(config, n, (1, 3)))
-
-
-def processes(images: Path, given: dict[str, str], n: int) -> None:
-    """Measure several processes on one device, each with a group of `n` models."""
-    rows = []
-    context = multiprocessing.get_context("spawn")
-    for count in map(int, given["workers"].split(",")):
-        ready, out, go = context.Queue(), context.Queue(), context.Event()
-        workers = [context.Process(target=_worker, args=(images, given, n, ready, go, out)) for _ in range(count)]
-        for worker in workers:
-            worker.start()
-        for _ in workers:
-            ready.get(timeout=300)
-        go.set()
-        rates = [out.get(timeout=300) for _ in workers]
-        for worker in workers:
-            worker.join()
-        rows.append([str(count), f"{sum(rates):,.0f}"])
-    title = f"processes on one device, each with a group of {n} {WORKERS_TRAIN} models"
-    show(title, ("processes", "updates per second in total"), rows)
+def name_of_device(given: Mapping[str, str]) -> str:
+    """The device and torch's version. Exits with one line if there is no GPU."""
+    if given["device"] == "cpu":
+        return f"CPU, torch {torch.__version__}"
+    if not torch.cuda.is_available():
+        raise SystemExit("device=cuda: no CUDA device is visible; device=cpu runs the same code")
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
 
 
 def main() -> None:
-    """Print the tables; exit with a message if there is no GPU."""
+    """Print a table for every case, then that of the processes."""
     given = flags(FLAGS, __doc__ or "")
-    if given["device"] == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no CUDA device is visible; device=cpu runs the same code")
-    _quiet()
-    name = torch.cuda.get_device_name() if given["device"] == "cuda" else "CPU"
-    print(
-        f"{name}, torch {torch.__version__}, batch {given['batch']}, {given['channels']}x{given['side']}x{given['side']}"
-    )
+    print(f"{name_of_device(given)}, images {given['channels']}x{given['side']}x{given['side']}")
+    quiet()
+    cases = cases_of(given["cases"])
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images.npz"
-        draw_images(images, given)
-        best = groups_of_models(images, given)
-        if given["precisions"]:
-            against_raw(images, given)
+        draw_images(images, n_images(cases, given), int(given["side"]), int(given["channels"]))
+        peaks = {precision: peak_of(precision, given) for precision in dict.fromkeys(case.precision for case in cases)}
+        for precision, peak in peaks.items():
+            print(f"matrix products, {precision}: {shown([value / 1e12 for value in peak], 2)} TFLOP/s")
+        for case in cases:
+            rows = measure(case, images, given)
+            cells = table_of(case, rows, peaks[case.precision], flops_of(case, given, images))
+            show(case.title, HEADINGS, cells)
         if given["workers"]:
-            processes(images, given, best.get(WORKERS_TRAIN, 1))
+            from benchmarks.gpu_slots import print_processes
+
+            print_processes(cases[-1], images, given)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks import clocked, gpu, grid, plain, scaling
+from benchmarks import clocked, grid, plain, scaling
 from benchmarks.harness import Grid, spread
 from src.cells.resolve import resolve
 from src.config import compose
@@ -63,26 +62,6 @@ def test_the_clocked_engine_accounts_for_the_whole_of_its_cells(tmp_path: Path) 
     assert clock.claiming == pytest.approx(0)
     assert clock.peak_mib > 100
     assert grid.reuse(tmp_path / "digits-mlp") == (4 * 120, 4 * 120)
-
-
-def test_the_gpu_benchmark_runs_on_a_cpu_in_miniature(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        "models=mlp,cnn",
-        "replicas=1,2",
-        "steps=4",
-        "side=8",
-        "channels=1",
-        "batch=8",
-        "precisions=32",
-        "workers=",
-    ]
-    monkeypatch.setattr(sys, "argv", ["gpu", "device=cpu", "repeats=1", *words])
-    gpu.main()
-    printed = capsys.readouterr().out
-    assert "groups of models on cpu" in printed
-    assert "one ResNet-18" in printed
 
 
 def test_the_benchmark_of_shared_stages_times_the_stages_of_the_additional_regimes(
