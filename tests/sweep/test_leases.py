@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import TrainerConfig, compose
+from src.config import Config, TrainerConfig, compose
 from src.errors import ConfigError, Interrupted
 from src.sweep.folder import SweepFolder
 from src.sweep.workers.launch import workers_for
@@ -185,6 +185,8 @@ def test_parts_of_a_gpu_are_leased_one_by_one_and_make_no_group(
         ([], 4, 4),
         (["trainer.slots=3"], 2, 6),
         (["trainer.devices=2"], 4, 2),
+        ([], 8, 8),
+        (["trainer.devices=2"], 8, 4),
         (["trainer=cpu"], 4, 6),
         (["trainer=cpu", "trainer.devices=2"], 4, 3),
         (["trainer.slots=3"], 0, 6),
@@ -197,6 +199,42 @@ def test_there_are_as_many_workers_as_slots(
     pretend(n_gpus, tmp_path, monkeypatch)
     monkeypatch.setattr("src.sweep.workers.local.n_processors", lambda: 6)
     assert n_workers_here(compose(words)) == expected
+
+
+def test_eight_gpus_are_eight_workers_with_a_lease_each_or_four_with_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: TrainerConfig
+) -> None:
+    uuids = pretend(8, tmp_path, monkeypatch)
+    one_each = dataclasses.replace(trainer, slots=1)
+    for n in (1, 2):
+        workers = [devices() for _ in range(n_workers_here(compose([f"trainer.devices={n}"])))]
+        leased = [(take(worker, one_each, n=n) or "").split(",") for worker in workers]
+        assert [len(gpus) for gpus in leased] == [n] * (8 // n)
+        assert sorted(gpu for gpus in leased for gpu in gpus) == uuids
+        with pytest.raises(Interrupted):
+            take(devices(), one_each)
+        for worker in workers:
+            worker.release()
+
+
+def test_slots_without_mps_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SweepFolder(tmp_path, "s")
+    pretend(2, tmp_path, monkeypatch)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "pipes"))
+    shared = compose(["trainer.slots=2"])
+
+    def printed(config: Config) -> str:
+        workers_for(folder, config, ENGINE)
+        return capsys.readouterr().err
+
+    assert re.fullmatch(r"trainer\.slots=2: gains nothing: without CUDA MPS .*; start .*\n", printed(shared))
+    assert not printed(compose(["trainer.slots=1"]))
+    assert not printed(compose(["trainer.slots=2", "trainer=cpu"]))
+    (tmp_path / "pipes").mkdir()
+    (tmp_path / "pipes/control").touch()
+    assert not printed(shared)
 
 
 def test_more_gpus_than_there_are_are_refused_before_anything_runs(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 MASK = "CUDA_VISIBLE_DEVICES"
+MPS_PIPES, DEFAULT_MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"
+"""Where the daemon of CUDA MPS and its clients meet."""
 
 
 class Gpu(NamedTuple):
@@ -24,6 +27,11 @@ class Gpu(NamedTuple):
 def visible_gpus() -> tuple[Gpu, ...]:
     """The GPUs that processes started from here may use; none without a driver."""
     return apply_mask(list_gpus(), os.environ.get(MASK))
+
+
+def mps_serves() -> bool:
+    """Whether the kernels of several processes started from here run on a GPU at once: by the daemon's pipe."""
+    return (Path(os.environ.get(MPS_PIPES) or DEFAULT_MPS_PIPES) / "control").exists()
 
 
 def list_gpus() -> list[list[str]]:

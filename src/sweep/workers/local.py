@@ -17,7 +17,7 @@ from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import n_shares
 from src.sweep.workers.forked import METHOD, ForkedWorker, WorkerProcess
-from src.sweep.workers.gpus import visible_gpus
+from src.sweep.workers.gpus import mps_serves, visible_gpus
 
 MAX_DEATHS = 5
 """Consecutive deaths of one slot, while no cell ends: more than a cell that kills its workers can cause."""
@@ -85,6 +85,15 @@ def _n_slots(config: Config, n_gpus: int, n_cpus: int) -> int:
     return n_gpus * trainer.slots if on_gpus else n_cpus
 
 
+def warn_of_idle_slots(config: Config) -> None:
+    """Prints one line where several workers share a GPU without CUDA MPS."""
+    trainer = config.trainer
+    if trainer.slots > 1 and trainer.devices == 1 and trainer.name != "cpu" and visible_gpus() and not mps_serves():
+        problem = "gains nothing: without CUDA MPS the workers of a GPU take turns"
+        fix = "start nvidia-cuda-mps-control -d, or set trainer.slots=1"
+        print(f"trainer.slots={trainer.slots}: {problem}; {fix}", file=sys.stderr)
+
+
 def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
     """The workers of a command on this machine. Raises ConfigError where it lacks the GPUs that every run asks for."""
     trainer, gpus = config.trainer, visible_gpus()
@@ -95,6 +104,7 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
 
         if not torch.cuda.is_available():
             raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
+    warn_of_idle_slots(config)
     return LocalWorkers(folder, n_workers_here(config), engine, search=search, per_cell=n_shares(config))
 
 

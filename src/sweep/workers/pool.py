@@ -20,7 +20,7 @@ from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
-from src.sweep.workers.local import LocalWorkers, n_workers_here
+from src.sweep.workers.local import LocalWorkers, n_workers_here, warn_of_idle_slots
 from src.sweep.workers.worker import open_queues, record_failed
 
 TICK_SECONDS = 1.0
@@ -74,6 +74,7 @@ class WorkerPool:
         n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
         label = f"{socket.gethostname()}-{os.getpid()}"
         per_cell = n_shares(config)
+        warn_of_idle_slots(config)
         self._workers = workers = LocalWorkers(
             self._folder, n, self._engine, search=queue.search_id, label=label, per_cell=per_cell
         )
