@@ -42,7 +42,8 @@ AXES = {
     "data": Axis(settings=("data.name", "data.dataset"), label="data"),
     "tune": Axis(settings=("tune.name",), label="tuning"),
 }
-"""By name, in the order of tables. Names are MLflow params and keys of result.json; `tune` is one of tuned cells alone."""
+"""By name, in the order of tables. Names are MLflow params and keys of result.json; `tune` is one of tuned cells
+alone."""
 
 NUMERIC_AXES = tuple(name for name, axis in AXES.items() if axis.is_numeric)
 

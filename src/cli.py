@@ -40,7 +40,8 @@ FLAGS = ("--help -h", "--hydra-help", "--version", "--resolve")
 OPTIONS = ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd")
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-"""Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line flags")."""
+"""Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line
+flags")."""
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 STOPPED = "stopped; the same command continues from here"
 SECONDS_TO_LEAVE = 2.0
@@ -48,7 +49,7 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 
 
 class _Output(io.FileIO):
-    """A standard stream that drops what cannot be written: a full disk must not end a command that has done its work."""
+    """A standard stream that drops what cannot be written: a full disk must not end a command."""
 
     error: OSError | None = None
 
@@ -94,7 +95,7 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    """Ends the command, also where a library that is being imported swallows the exception: killing it loses nothing."""
+    """Ends the command, even if a library under import swallows the exception: killing it loses nothing."""
     del number, frame
 
     def leave() -> None:
@@ -170,7 +171,8 @@ def _refuse_axes_without_multirun() -> None:
 
     for key, values in (HydraConfig.get().sweeper.get("params") or {}).items():
         fail(
-            f"{key}={values}: is an axis of a file, and axes need -m; add it, or leave the file's hydra.sweeper.params out"
+            f"{key}={values}: is an axis of a file, and axes need -m; add it, or leave the file's "
+            "hydra.sweeper.params out"
         )
 
 

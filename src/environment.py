@@ -1,7 +1,7 @@
 """The environment variables of a command and of the processes that it starts.
 
-Libraries read many variables that a notebook, a cluster or another program left behind. The command line decides what runs,
-so a command removes those that would change it, and sets those that it relies on.
+Libraries read many variables that a notebook, a cluster or another program left behind. The command line decides what
+runs, so a command removes those that would change it, and sets those that it relies on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ ONE_THREAD = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""Read by the libraries when they load: workers divide the processors among themselves (`trainer.threads` raises it)."""
+"""Read by the libraries when they load: workers divide the processors among themselves (`trainer.threads` raises
+it)."""
 
 
 class Rank(NamedTuple):

@@ -52,7 +52,8 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 class Interrupted(BaseException):
-    """Raised by a hook of `RunControl` to leave the cell at once; finished runs and trained stages stay, the rest waits.
+    """Raised by a hook of `RunControl` to leave the cell at once; finished runs and trained stages stay, the rest
+    waits.
 
     Not an Exception, so that no handler of a run's failure catches it.
     """

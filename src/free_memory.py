@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def memory_available(system: Path = Path("/")) -> int:
-    """Bytes of memory that this process can still get: from the machine and, in a container or a batch job, within its limit."""
+    """Bytes that this process can still get from the machine, within the limit of a container or a batch job."""
     return min([_machine_memory(system), *_left_in_cgroups(system)])
 
 
@@ -24,7 +24,7 @@ def _machine_memory(system: Path) -> int:
 
 
 def _left_in_cgroups(system: Path) -> Iterator[int]:
-    """What each limit of Linux's control groups, of both versions, leaves; cached files that can be dropped count as free."""
+    """What each limit of Linux's control groups (v1, v2) leaves; cached files that can be dropped count as free."""
     with suppress(OSError):
         for line in (system / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -43,7 +43,7 @@ def _left_in_cgroups(system: Path) -> Iterator[int]:
 
 
 def require_loadable(file: Path, n_bytes: int = 0) -> None:
-    """Raise ValueError unless `file` is a regular file whose content, and `n_bytes` that it unpacks to, fit in memory."""
+    """Raise ValueError unless `file` is regular and its content and `n_bytes`, its unpacked size, fit in memory."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")

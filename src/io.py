@@ -154,7 +154,8 @@ def with_checksum(text: bytes) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError if it is damaged: no object, or not that of its `checksum`, if it has one.
+    """The JSON object in a file. Raises ValueError if it is damaged: no object, or not that of its `checksum`, if it
+    has one.
 
     Raises OSError if it cannot be read.
     """
@@ -179,7 +180,7 @@ def read_json_or(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file `name` of a folder. Raises ValueError if it lies elsewhere: a shared folder must not name other files."""
+    """The file `name` of a folder. Raises ValueError if it lies elsewhere: a shared folder may name no other."""
     path = folder / name
     if os.path.basename(name) == name not in ("", "..") and not path.is_symlink():
         return path

@@ -45,7 +45,7 @@ def abort_requested() -> bool:
 
 @contextmanager
 def locked(path: Path, *, seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Holds the lock file `path`. Raises ConfigError after `seconds` of waiting, and Interrupted; see `abort_waits_if`."""
+    """Holds the lock file `path`. Raises ConfigError after `seconds`, and Interrupted; see `abort_waits_if`."""
     with held(FileLock(path), seconds):
         yield
 

@@ -34,14 +34,14 @@ class OptimizerConfig(ABC):
     weight_decay: float = field(metadata=bounds(ge=0))
     """Factor on the weights that is added to the gradient (`adamw`: subtracted from the weights, times the rate)."""
     schedule: Literal["constant", "cosine", "linear", "stable_decay"]
-    """Learning rate over a stage after its warm-up: constant; a cosine or a line that falls to 0; or constant, then a line to 0
-    over the last fifth (warm-up, stable, decay: Hu et al. 2024)."""
+    """Learning rate over a stage after its warm-up: constant; a cosine or a line that falls to 0; or constant, then a
+    line to 0 over the last fifth (warm-up, stable, decay: Hu et al. 2024)."""
     warmup: int = field(default=0, metadata=bounds(ge=0))
     """Updates at the start of every stage over which the rate rises in equal steps to its full value."""
     clip: float | None = field(default=None, metadata=bounds(gt=0))
     """Largest norm of a model's whole gradient; a longer one is scaled down to it."""
     span: Literal["stage", "run"] = "stage"
-    """What the schedule and its warm-up extend over: every stage anew, or once over all stages that continue one another."""
+    """What the schedule and its warm-up extend over: every stage anew, or all stages on the same fresh weights."""
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values: the optimizer's part of a hash. Later ones are left out at their default."""
@@ -53,7 +53,7 @@ class OptimizerConfig(ABC):
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in later}
 
     def rate(self, update: int, n_updates: int) -> float:
-        """The factor on the learning rate of an update, counted from 0, in a stage (or a span of stages) of `n_updates`."""
+        """The factor on the learning rate of an update (from 0) in a stage or span of `n_updates`."""
         n, k = max(n_updates - self.warmup, 1), update - self.warmup
         if k < 0:
             return (update + 1) / (self.warmup + 1)

@@ -48,7 +48,8 @@ def _counted(what: str, n_done: int, n: int) -> SweepProgress:
 class SweepProgress:
     """Progress of a command. `n`, `n_done`: of the runs or trials from which the time left is estimated.
 
-    `n_open`, `n_waiting`: cells that wait or run, and that wait; `counts`, `result`: shown before and after the time left.
+    `n_open`, `n_waiting`: cells that wait or run, and that wait; `counts`, `result`: shown before and after the time
+    left.
     """
 
     n: int

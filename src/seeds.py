@@ -1,8 +1,8 @@
 """Random generators addressed by content, so that nothing depends on what ran before.
 
 Four kinds of randomness derive from the one seed of a run: the draw of the data, the initial weights, the batch order,
-and noise (dropout, augmentation). Each generator is named by (seed, kind, address...); equal names give equal numbers in
-any process, in any order, however often asked.
+and noise (dropout, augmentation). Each generator is named by (seed, kind, address...); equal names give equal numbers
+in any process, in any order, however often asked.
 """
 
 from __future__ import annotations

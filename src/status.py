@@ -13,10 +13,9 @@ from src.sweep.folder import SweepFolder
 
 USAGE = """python -m src.status [sweep=NAME] [multirun=multirun] [watch=true] [stop=CELL|first=CELL]
 
-watch=true shows the status again every two seconds until nothing runs or waits. stop=CELL ends a cell of the grid that runs
-or waits, and the sweep's command tries it again; first=CELL is the next that a worker takes. CELL: the first letters of its
-hash, as dry_run=true lists them.
-"""
+watch=true shows the status again every two seconds until nothing runs or waits. stop=CELL ends a cell of the grid
+that runs or waits, and the sweep's command tries it again; first=CELL is the next that a worker takes. CELL: the
+first letters of its hash, as dry_run=true lists them."""
 WATCH_SECONDS = 2.0
 ACTIVE = re.compile(r": \d+ done,.* [1-9]\d* (running|waiting|left)")
 

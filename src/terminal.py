@@ -24,7 +24,7 @@ UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """The text with control characters, bidirectional overrides and lone surrogates escaped; all other Unicode stays."""
+    """The text with control characters, bidirectional overrides and lone surrogates escaped."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -53,7 +53,7 @@ class _Escapes:
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """rich's console on standard output or standard error, where texts are plain: no markup, no emoji codes, `printable`."""
+    """rich's console on stdout or stderr, where texts are plain: no markup, no emoji codes, `printable`."""
     stream = sys.stderr if stderr else sys.stdout
     file = stream.escapes if isinstance(stream, TextOutput) else None
     return _console_class()(file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False)

@@ -24,7 +24,7 @@ UNIONS = (Union, types.UnionType)
 
 
 def bounds(**limits: float) -> dict[str, float]:
-    """Limits (`ge`, `gt`, `le`, `lt`) of a number, or of each number in a list, as field metadata that `build` checks."""
+    """Limits (`ge`, `gt`, `le`, `lt`) of a number, or of a list's numbers, as metadata that `build` checks."""
     assert limits.keys() <= COMPARISONS.keys(), limits
     return limits
 
@@ -60,7 +60,7 @@ def build(cls: type[T], given: object, key: str) -> T:
 
 
 def as_dict(value: Any) -> Any:
-    """`dataclasses.asdict` of settings, whose values are never modified: it copies each, which takes most of its time."""
+    """`dataclasses.asdict` of settings without its copies, which take most of its time: values are never modified."""
     kind: Any = type(value)
     if (names := _field_names(kind)) is not None:
         return {name: as_dict(getattr(value, name)) for name in names}

@@ -24,8 +24,8 @@ from src.urls import without_password
 
 USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true] [sweep=NAME] [open=true]
 
-Prints the address of the comparison of the sweep that ended last (sweep=NAME: of another), and on a desktop opens it in a
-browser (open=false does not).
+Prints the address of the comparison of the sweep that ended last (sweep=NAME: of another), and on a desktop opens it
+in a browser (open=false does not).
 
 Listens on loopback, where every user of this machine can connect, so the page asks for a user and a password. They are
 printed, and stay the same from start to start. login=false does without: for a machine that nobody else uses.
@@ -51,7 +51,8 @@ def main() -> None:
     storage, password = without_password(given["storage"] or "")
     if password is not None:
         fail(
-            f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD instead"
+            f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD "
+            "instead"
         )
     for key in ("login", "open"):
         if given[key] not in ("true", "false"):
@@ -99,7 +100,8 @@ def _experiment(uri: str, sweep: str | None) -> FinishedSweep | None:
     known = {one.name: one for one in reversed(found)}
     if sweep not in known:
         fail(
-            f"sweep={sweep}: MLflow has no result of it, `make sync` writes what is on disk; {did_you_mean(sweep, list(known))}"
+            f"sweep={sweep}: MLflow has no result of it, `make sync` writes what is on disk; "
+            f"{did_you_mean(sweep, list(known))}"
         )
     return known[sweep]
 

@@ -1,4 +1,5 @@
-"""The answer: what is measured and predicted of every candidate, its cost, the decision, and what would settle an open one."""
+"""The answer: what is measured and predicted of every candidate, its cost, the decision, and what would settle an open
+one."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ class Outlook:
     An update trains on what has arrived since the last one; retraining on everything.
 
     Attributes:
-        start: Samples of Dataset 1, on which the model at the beginning was trained.
+        start: Samples of Dataset 1, on which the initial model was trained.
         batches: Samples of each arrival.
-        before: Value of the model at the beginning [draws].
+        before: Value of the initial model [draws].
         after: Action -> the value of a model that it updated at each arrival [draws, arrivals].
         price: Action -> price of training on one sample.
         worth: Worth of a point, in the unit of the price.

@@ -1,4 +1,5 @@
-"""The command `python -m src.advise`: pilot, forecast, decision, and the answer on the terminal, as a page and in MLflow."""
+"""The command `python -m src.advise`: pilot, forecast, decision, and the answer on the terminal, as a page and in
+MLflow."""
 
 from __future__ import annotations
 
@@ -168,7 +169,7 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
 def _affordable(
     further: NextRuns, stages: Mapping[int, Sequence[StageCost]], account: Account
 ) -> tuple[list[int], tuple[float, float]]:
-    """The better half of the contenders, at least two, as far as the budget allows their runs, and the price of these."""
+    """The better half of the contenders, at least two, as far as the budget allows, and the price."""
     for n in range(max(2, (len(further.candidates) + 1) // 2), 1, -1):
         chosen = list(further.candidates[:n])
         if account.allows(*(price := _price(chosen, further, stages, account))):
@@ -198,7 +199,8 @@ def _plan_text(pilot: Pilot, question: Question) -> str:
         f"Dataset 1: {n1} training samples, Dataset 2: {n2}",
     ]
     lines.append(
-        f"served: {question.served}; budget: {question.budget}; tuning: {pilot.full.config.tune.n_runs} trainings a candidate"
+        f"served: {question.served}; budget: {question.budget}; tuning: {pilot.full.config.tune.n_runs} trainings a "
+        "candidate"
     )
     samples = sum(stage.samples for own in _planned(pilot, regimes).values() for stage in own)
     return "\n".join([*lines, f"all candidates once at full size: {samples:,} samples"])

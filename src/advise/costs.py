@@ -18,7 +18,7 @@ FULL_SEEDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """Planned training of one stage. `first`: whether it makes the model of Dataset 1, which a checkpoint has paid for."""
+    """Planned training of one stage. `first`: whether it makes the model of Dataset 1, which a checkpoint pays."""
 
     updates: int
     samples: int
@@ -52,7 +52,7 @@ class Cost:
 
     @classmethod
     def of(cls, stages: Iterable[StageCost], rates: Rates, *, paid: bool, scale: float = 1.0) -> Cost:
-        """`paid`: whether the model of Dataset 1 exists; `scale`: share of the planned length, where a rule stops earlier."""
+        """`paid`: whether the model of Dataset 1 exists; `scale`: share of the planned length that is trained."""
         due = [stage for stage in stages if not (paid and stage.first)]
         updates, samples = (scale * sum(getattr(s, name) for s in due) for name in ("updates", "samples"))
         seconds = updates * rates.seconds

@@ -1,8 +1,10 @@
-"""Learning curves: several families fitted to measured errors, weighted by held-out fit, predicted with their uncertainty.
+"""Learning curves: several families fitted to measured errors, weighted by held-out fit, predicted with their
+uncertainty.
 
-Every family is ``error = offset + slope * phi(n; shape)``. For each shape of a grid, offset and slope have a closed form
-(variable projection, Golub & Pereyra 1973), so that thousands of bootstrap replicates are fitted at once: 90,000 fits in 0.3 s, which
-take `scipy.optimize.curve_fit` 3 ms each. Families and their comparison: Viering & Loog 2023, "The Shape of Learning Curves".
+Every family is ``error = offset + slope * phi(n; shape)``. For each shape of a grid, offset and slope have a closed
+form (variable projection, Golub & Pereyra 1973), so that thousands of bootstrap replicates are fitted at once: 90,000
+fits in 0.3 s, which take `scipy.optimize.curve_fit` 3 ms each. Families and their comparison: Viering & Loog 2023, "The
+Shape of Learning Curves".
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ REACH = 0.5
 
 @dataclass(frozen=True)
 class CurveFamily:
-    """A family of curves: `phi(x, shape)` falls in x > 0. `has_limit`: whether the offset is its limit, which is no error below 0."""
+    """A family of curves: `phi(x, shape)` falls in x > 0. `has_limit`: whether the offset is its limit, which is no
+    error below 0."""
 
     phi: Callable[[Array, float], Array]
     shapes: tuple[float, ...]
@@ -69,7 +72,8 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forecast:
-    """Errors at the full size: `draws` [N_DRAWS, candidates], in which candidates share seeds and the error of forecasts.
+    """Errors at the full size: `draws` [N_DRAWS, candidates], in which candidates share seeds and the error of
+    forecasts.
 
     `weights`: the weight of each family, for each candidate; empty where the full size was measured.
     """
@@ -146,7 +150,8 @@ def _held_out(curve: Curve) -> dict[str, float]:
 
 
 def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:
-    """The weight of each family: its inverse squared held-out error, each curve's in units of its own mean over families.
+    """The weight of each family: its inverse squared held-out error, each curve's in units of its own mean over
+    families.
 
     Candidates share the weights, so that a draw takes one family for all, and differences are not those of families.
     """
@@ -162,9 +167,10 @@ def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], nam
 def forecast(curves: Sequence[Curve], full: int, seed: int = 0, n_draws: int = N_DRAWS) -> Forecast:
     """The errors of all candidates at the `full` size.
 
-    Uncertainty: seeds (a Bayesian bootstrap that all candidates share, widened to the variance of a mean), families (each
-    draw takes one, by weight), and the error of forecasts, measured by hindcasts: by which share of it the forecast of each
-    largest measured error from the smaller sizes was off. Its mean over candidates is common to all, the rest is each one's own.
+    Uncertainty: seeds (a Bayesian bootstrap that all candidates share, widened to the variance of a mean), families
+    (each draw takes one, by weight), and the error of forecasts, measured by hindcasts: by which share of it the
+    forecast of each largest measured error from the smaller sizes was off. Its mean over candidates is common to all,
+    the rest is each one's own.
     """
     rng = np.random.default_rng(seed)
     n_seeds = max(curve.errors.shape[1] for curve in curves)
@@ -181,8 +187,8 @@ def forecast(curves: Sequence[Curve], full: int, seed: int = 0, n_draws: int = N
             all_weights.append({})
             continue
         names = list(scores[k]) or ["constant"]
-        alike = [j for j, other in enumerate(curves) if len(other.sizes) == len(curve.sizes)]
-        weights = _weights([curves[j] for j in alike], [scores[j] for j in alike], names)
+        same_sizes = [j for j, other in enumerate(curves) if len(other.sizes) == len(curve.sizes)]
+        weights = _weights([curves[j] for j in same_sizes], [scores[j] for j in same_sizes], names)
         predictions = _predict(curve, rows, len(curve.sizes), full, names)
         family = np.searchsorted(np.cumsum(weights), chosen, side="right").clip(max=len(names) - 1)
         reach = _reach(curve, full)
@@ -200,7 +206,8 @@ def _reach(curve: Curve, full: int) -> float:
 
 
 def _hindcast(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
-    """Relative error of forecasts by one step: what is corrected, what is left in common, and the deviation in each candidate.
+    """Relative error of forecasts by one step: what is corrected, what is left in common, and the deviation in each
+    candidate.
 
     A candidate's hindcast weighs families by the held-out errors of the others, so that it does not know its own end.
     """

@@ -22,12 +22,15 @@ class Decision:
     """What to do, by candidate number.
 
     Attributes:
-        kind: ``decided``: the leader is better than any other by more than the margin. Or an abstention: ``close`` (another may
-            be as good, and little is lost by the choice) or ``thin`` (the choice is expected to lose more than the margin).
+        kind: ``decided``: the leader is better than any other by more than the margin. Or an abstention: ``close``
+            (another may be as good, and little is lost by the choice) or ``thin`` (the choice is expected to lose more
+            than the margin).
         choice: The candidate to take; of an abstention the cheapest of those that are as good as the leader.
         second: The best of the others.
-        contenders: Those that more runs would have to compare, the most likely first; empty if there is nothing to gain.
-        ruled_out: Those that are worse than the choice, each with 90 % probability and by more than the margin on average.
+        contenders: Those that more runs would have to compare, the most likely first; empty if there is nothing to
+            gain.
+        ruled_out: Those that are worse than the choice, each with 90 % probability and by more than the margin on
+            average.
         p_best: Probability of being best, of each.
         regret: Expected distance to the best, of each.
     """
@@ -48,8 +51,8 @@ class Decision:
 def decide(values: Array, costs: Sequence[float], margin: float) -> Decision:
     """The decision from draws of the candidates' values [draws, candidates]; of equals the one of least cost is taken.
 
-    `margin`: the difference of values that does not matter. The choice minimises the expected opportunity cost, which also
-    says when to stop measuring (Chick & Inoue 2001).
+    `margin`: the difference of values that does not matter. The choice minimises the expected opportunity cost, which
+    also says when to stop measuring (Chick & Inoue 2001).
     """
     best, means = values.max(axis=1), values.mean(axis=0)
     is_best = np.isclose(values, best[:, None], rtol=1e-12, atol=1e-12)

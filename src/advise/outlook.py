@@ -20,7 +20,8 @@ def outlook_of(
 ) -> Outlook:
     """Trains the updates with the samples that have arrived by each batch, on a part of the data; raises CannotSay.
 
-    The error of an update at full size is its forecast, times the error on the part with these samples over that with all.
+    The error of an update at full size is its forecast, times the error on the part with these samples over that with
+    all.
     """
     curves, _ = curves_of(pilot, question)
     numbers, full, batches = list(curves), sum(pilot.sizes), list(question.arrivals)

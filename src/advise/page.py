@@ -1,4 +1,5 @@
-"""The answer as one self-contained HTML page: the sentences, one picture of value against cost, the table, the commands."""
+"""The answer as one self-contained HTML page: the sentences, one picture of value against cost, the table, the
+commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The pilot: the candidates on nested subsets of the data, as ordinary cells of a sweep, which resume and share stages."""
+"""The pilot: the candidates on nested subsets of the data, as ordinary cells of a sweep, which resume and share
+stages."""
 
 from __future__ import annotations
 
@@ -105,7 +106,7 @@ class Pilot:
         return [plan.resolved[cell_hash] for cell_hash in plan.hashes]
 
     def seconds_per_update(self) -> float:
-        """Measured by runs of the first candidate alone, on a small part of the data; the first of a process is slow."""
+        """Measured by runs of the first candidate alone, on a small part of the data; a process's first is slow."""
         trainer = dataclasses.replace(self.full.config.trainer, replicas=1)
         fraction = max(self.smallest(), 1 / 16)
         regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:2]
@@ -138,7 +139,7 @@ class Pilot:
     def vary(
         self, fraction: float, batches: Sequence[int], candidates: Sequence[int]
     ) -> list[dict[int, list[RunRecord]]]:
-        """The runs of some candidates, by number, on a fraction of the data, with each of `batches` for the size of Dataset 2."""
+        """The runs of some candidates, by number, on a fraction of the data, for each size of Dataset 2."""
         regimes, split = tuple(self.chosen[k] for k in candidates), self.full.config.split
         configs = []
         for batch in batches:
@@ -168,7 +169,8 @@ class Pilot:
 def choose_ladder(pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], account: Account) -> Ladder:
     """The ladder with the largest sizes that its part of the budget allows, which the account then has spent.
 
-    `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a budget.
+    `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a
+    budget.
     """
     every = [stage for own in stages.values() for stage in own]
     config, budget = pilot.full.config, account.budget

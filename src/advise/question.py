@@ -1,4 +1,5 @@
-"""What the user asks: the serving mix, prices and values, and the budget of the advice; the keys of conf/advice/question.yaml."""
+"""What the user asks: the serving mix, prices and values, and the budget of the advice; the keys of
+conf/advice/question.yaml."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Worth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """What the advice may spend: seconds of training, a share of the training of all candidates in full, or the larger of both."""
+    """What the advice may spend: seconds of training, a share of training all candidates in full, or the larger."""
 
     seconds: float | None = None
     share: float | None = None
@@ -121,7 +122,7 @@ class Question:
         return not unit_of(self.metric).higher_is_better
 
     def margin_at(self, best: float) -> float:
-        """The difference in points that does not matter, given the best predicted value: by default 1 point, or 2 % of a loss."""
+        """The difference in points that does not matter, given the best prediction: by default 1 point (loss: 2 %)."""
         if self.margin is not None:
             return self.margin
         return 0.02 * abs(best) if self.is_error else 1.0

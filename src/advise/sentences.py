@@ -63,7 +63,8 @@ def sentences(answer: Answer) -> list[str]:
         )
     else:
         first = (
-            f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing now loses "
+            f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing "
+            "now loses "
             f"{loss} on average; {ruled_out}if you must, {_lower(instruction(choice.label))}."
         )
         if (runs := answer.next_runs) is not None:
@@ -78,7 +79,8 @@ def sentences(answer: Answer) -> list[str]:
         gain = f", {points(answer, abs(change))} {'better' if change >= 0 else 'worse'} than doing nothing"
     brings = (
         f"On {answer.question.served} it is expected to reach {_metric(answer)} {number(answer, choice.predicted)} "
-        f"(90 % interval {interval(answer, choice)}){gain}; the probability that it is the best of {len(answer.candidates)} candidates "
+        f"(90 % interval {interval(answer, choice)}){gain}; the probability that it is the best of "
+        f"{len(answer.candidates)} candidates "
         f"is {100 * choice.p_best:.0f} %."
     )
     retrain = next((one for one in answer.candidates if one.label == "combined"), None)

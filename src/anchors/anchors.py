@@ -112,8 +112,8 @@ def compare(row: AnchorRow, ours: Sequence[float]) -> AnchorComparison:
     """Our values, in the unit of the row, with the published one.
 
     ``equivalent``: shown to be within the margin at 5 % (two one-sided t tests, Welch's degrees of freedom);
-    ``differs``: shown to differ at 5 %; ``too few seeds``: not shown, though the difference is above 1.96 standard errors, which
-    would show it with many seeds; else ``consistent``.
+    ``differs``: shown to differ at 5 %; ``too few seeds``: not shown, though the difference is above 1.96 standard
+    errors, which would show it with many seeds; else ``consistent``.
     """
     values: Floats = np.array(ours, np.float64)
     n, own = len(values), float(values.std(ddof=1)) / math.sqrt(len(values))

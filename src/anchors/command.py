@@ -64,7 +64,7 @@ class AnchorRuns:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Composes and checks all studies, runs those that lack results, and prints the table; returns 1 if a cell failed."""
+    """Checks all studies, runs those that lack results and prints the table; returns 1 if a cell failed."""
     options, settings = {}, []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -146,7 +146,8 @@ def summary(all_runs: Sequence[AnchorRuns]) -> str:
         if (one := anchor_runs.compared(row)) is not None
     ]
     counts = ", ".join(f"{found.count(v)} {v}" for v in get_args(Verdict))
-    return f"{len(found)} rows: {counts}; {sum(anchor_runs.minutes for anchor_runs in all_runs):.0f} minutes of training by the clock"
+    minutes = sum(anchor_runs.minutes for anchor_runs in all_runs)
+    return f"{len(found)} rows: {counts}; {minutes:.0f} minutes of training by the clock"
 
 
 def page(all_runs: Sequence[AnchorRuns], others: Sequence[Anchor]) -> str:
@@ -154,11 +155,16 @@ def page(all_runs: Sequence[AnchorRuns], others: Sequence[Anchor]) -> str:
     lines = [
         "# Published rows, measured here",
         "",
-        "Written by `python -m src.anchors write=docs/ANCHORS.md` (`make anchors` prints the table). Every file of conf/anchor/ is a",
-        "published protocol and the study that follows it. Values are accuracies in %, or differences in points. z: the difference over its",
-        "standard error, which combines ours with the published one where that was published. **equivalent**: shown to be within the margin at",
-        "5 % (two one-sided t tests); **differs**: shown to differ at 5 % (a t test); **too few seeds**: not shown, though |z| is above 1.96,",
-        "which would show it with many seeds; **consistent**: neither. Margins were set before the first runs; a protocol that changed",
+        "Written by `python -m src.anchors write=docs/ANCHORS.md` (`make anchors` prints the table). Every file of "
+        "conf/anchor/ is a",
+        "published protocol and the study that follows it. Values are accuracies in %, or differences in points. z: "
+        "the difference over its",
+        "standard error, which combines ours with the published one where that was published. **equivalent**: shown "
+        "to be within the margin at",
+        "5 % (two one-sided t tests); **differs**: shown to differ at 5 % (a t test); **too few seeds**: not shown, "
+        "though |z| is above 1.96,",
+        "which would show it with many seeds; **consistent**: neither. Margins were set before the first runs; a "
+        "protocol that changed",
         "after them says so.",
         "",
         summary(all_runs) + ".",

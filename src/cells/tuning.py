@@ -44,7 +44,8 @@ class StopsOnly(RunControl):
 def tuned_regimes(
     cell: ResolvedCell, regimes: Iterable[RegimeConfig], store: Store, device: Device, control: RunControl
 ) -> dict[RegimeConfig, RegimeConfig]:
-    """Each of the `regimes` with the values that its tuning chose, under its own label; itself in a cell without tuning.
+    """Each of the `regimes` with the values that its tuning chose, under its own label; itself in a cell without
+    tuning.
 
     Tunes what no file in the folder of the cell has. A choice depends on the cell and the regime alone. Raises
     torch.OutOfMemoryError, so that a larger device may repeat it.
@@ -152,7 +153,7 @@ def _trial(
 
 
 def _training(cell: ResolvedCell, plan: StagePlan, execution: Execution, run: Run) -> dict[str, Any]:
-    """One training of a trial as plain JSON: validation metrics of its final weights, cost, and the keys of its stages."""
+    """One training of a trial as plain JSON: final validation metrics, cost and stage keys."""
     done = [key for key in run.stages if key in execution.results]
     ledgers = [execution.results[key].ledger for key in done]
     problem, metrics = "", {}

@@ -1,7 +1,7 @@
 """A claim as a file: its sentence, the studies that test it, and the statements that decide it.
 
-conf/claim/NAME.yaml holds one claim. A study is a grid of cells with regimes and seeds; a statement computes one value per
-seed from its runs and predicts that value. docs/CLAIMS.md explains both.
+conf/claim/NAME.yaml holds one claim. A study is a grid of cells with regimes and seeds; a statement computes one value
+per seed from its runs and predicts that value. docs/CLAIMS.md explains both.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Statement:
     """The statement in words."""
     contrast: Contrast = "difference"
     """How the value follows from `metric`. ``value``: the metric of regime `of`. ``difference``: minus that of regime
-    `minus`. ``between_cells``: in the cells `at` minus that in the cells `minus_at`. ``trend``: along the axis `along`, or
-    over the list of regimes `of`. ``everywhere``: the difference, cell by cell."""
+    `minus`. ``between_cells``: in the cells `at` minus that in the cells `minus_at`. ``trend``: along the axis `along`,
+    or over the list of regimes `of`. ``everywhere``: the difference, cell by cell."""
     metric: str
     """A metric or sum of metrics (docs/CLAIMS.md)."""
     of: Any
@@ -143,8 +143,8 @@ class Claim:
     studies: tuple[Study, ...]
     controls: tuple[Control, ...] = ()
     strong: tuple[str, ...] = ()
-    """Settings of its first study on real images, every regime tuned, in addition to `src.claims.overrides.STRONG`; empty:
-    there is none. Strong studies run with ``strong=true``."""
+    """Settings of its first study on real images, every regime tuned, in addition to `src.claims.overrides.STRONG`;
+    empty: there is none. Strong studies run with ``strong=true``."""
 
 
 def hydra_text(value: Any) -> str:

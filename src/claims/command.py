@@ -108,8 +108,8 @@ def main(arguments: Sequence[str]) -> int:
 def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: ConfigLoader) -> list[Task]:
     """The requested claims and studies, composed and checked. Raises ConfigError.
 
-    Without settings that change what is measured: all studies that are not on demand; with such settings: the first study
-    of each claim, under them.
+    Without settings that change what is measured: all studies that are not on demand; with such settings: the first
+    study of each claim, under them.
     """
     is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
     if not options.get("seeds", "0").isdigit():

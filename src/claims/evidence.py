@@ -52,7 +52,7 @@ class Evidence:
     cells: tuple[CellRuns, ...]
 
     def values(self, cell: int, regime: RegimeConfig, metric: str) -> Floats:
-        """The metric of one cell and regime, [seeds]; NaN where undefined. Raises MissingEvidence if a run is missing."""
+        """The metric of one cell and regime, [seeds]; NaN where undefined. Raises MissingEvidence without a run."""
         if len(self.devices) > 1:
             raise MissingEvidence("some runs were made on CPU and some on CUDA, which are never paired")
         runs = self.cells[cell]
@@ -94,7 +94,7 @@ class ContrastTable:
 
 
 def contrast_table(statement: Statement, evidence: Evidence) -> ContrastTable:
-    """The table of a statement, for the seeds with all values. Raises MissingEvidence if a run is missing or diverged."""
+    """A statement's table, for the seeds with all values. Raises MissingEvidence if a run is missing or diverged."""
     study, at, along = evidence.study, statement.at, statement.along
 
     def column(cell: int, regime: RegimeConfig) -> Floats:

@@ -25,8 +25,9 @@ STRONG = (
     'tune.space="{optimizer.lr: tag(log,interval(3e-3,0.3)), lr_factor: tag(log,interval(0.1,3))}"',
     "trainer.curve_points=1",
 )
-"""What strong studies have in common: photographs of clothes, a convolutional network, and every regime at settings of its own, by
-equally many trials on validation data. A claim about Dataset 2, or about what learning it costs, chooses them by Dataset 2.
+"""What strong studies have in common: photographs of clothes, a convolutional network, and every regime at settings of
+its own, by equally many trials on validation data. A claim about Dataset 2, or about what learning it costs, chooses
+them by Dataset 2.
 
 The space is narrow: of 8 points in the default one, none had both rates in the range where this network learns."""
 
@@ -39,8 +40,8 @@ def key_of(setting: str) -> str:
 def override_study(study: Study, settings: Sequence[str]) -> tuple[Study, list[str]]:
     """The study under settings that replace its own, and the statements that no longer apply, in words.
 
-    Several values for an axis of the study become its values; a single value removes the axis, and with it the statements
-    about other values. Another choice of a group also drops the settings of the study's own choice.
+    Several values for an axis of the study become its values; a single value removes the axis, and with it the
+    statements about other values. Another choice of a group also drops the settings of the study's own choice.
     """
     given = {key_of(setting): setting.partition("=")[2] for setting in settings}
     axes, fixed = {}, {}
@@ -89,7 +90,7 @@ def control_studies(claim: Claim) -> list[Study]:
 
 
 def strong_studies(claim: Claim) -> list[Study]:
-    """The claim's strong study, if it has one: its first study under `STRONG` and its own settings. Raises ConfigError."""
+    """The claim's strong study, if any: its first study under `STRONG` and its settings. Raises ConfigError."""
     if not claim.strong:
         return []
     own = [key_of(setting) for setting in claim.strong]

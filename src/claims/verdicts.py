@@ -20,7 +20,7 @@ MIN_TREND_SEEDS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatementVerdict:
-    """The verdict on a statement. Values are None if nothing was measured, `p` and the interval also with too few seeds."""
+    """The verdict on a statement. None: not measured; `p` and the interval: or too few seeds."""
 
     says: str
     prediction: str
@@ -121,8 +121,8 @@ def _judge_mean(statement: Statement, table: ContrastTable) -> Finding:
 
 def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
     """Supported if shown to be above -margin in every cell (level alpha each, intersection-union), but equivalent if,
-    Holm-corrected over the cells, one is below 0; refuted if one is worse by more than the margin. The values are those of
-    the worst cell."""
+    Holm-corrected over the cells, one is below 0; refuted if one is worse by more than the margin. The values are those
+    of the worst cell."""
     values, margin = table.values - statement.against, statement.margin
     assert margin is not None
     n, n_cells = values.shape
@@ -147,8 +147,8 @@ def _judge_everywhere(statement: Statement, table: ContrastTable) -> Finding:
 
 def _judge_trend(statement: Statement, table: ContrastTable) -> Finding:
     """Supported by Page's test if it holds without the largest step too and no single step is against the order with
-    certainty; equivalent if one is, by less than the margin; refuted by Page's test of the opposite order or by a step of more
-    than the margin. The values are last minus first condition, or that step."""
+    certainty; equivalent if one is, by less than the margin; refuted by Page's test of the opposite order or by a step
+    of more than the margin. The values are last minus first condition, or that step."""
     values = table.values
     change = values[:, -1] - values[:, 0]
     if len(values) < MIN_TREND_SEEDS or values.shape[1] < 3:

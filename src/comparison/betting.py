@@ -1,14 +1,15 @@
 """Tests and intervals of paired differences that hold at any stop: after every seed, whatever decided to add another.
 
-If a and b perform equally well, a difference x_t is symmetric around 0 given the earlier ones, so 1 + b(|x_t|) sign(x_t) has
-the mean 1 for every stake |b| <= 1 that does not depend on the sign of x_t. The product of these factors, E_t, is the wealth of
-a gambler in a fair game, and so is an average over several gamblers. By Ville's inequality P(max_t E_t >= 1/p) <= p: hence
-1 / max E is a p-value at every t, also at a t that depends on other cells and on the future (Ramdas et al. 2023, Stat.
-Sci. 38:576; Howard et al. 2021, Ann. Stat. 49:1055, Lemma 3). docs/STATISTICS.md has the proof.
+If a and b perform equally well, a difference x_t is symmetric around 0 given the earlier ones, so 1 + b(|x_t|)
+sign(x_t) has the mean 1 for every stake |b| <= 1 that does not depend on the sign of x_t. The product of these factors,
+E_t, is the wealth of a gambler in a fair game, and so is an average over several gamblers. By Ville's inequality
+P(max_t E_t >= 1/p) <= p: hence 1 / max E is a p-value at every t, also at a t that depends on other cells and on the
+future (Ramdas et al. 2023, Stat. Sci. 38:576; Howard et al. 2021, Ann. Stat. 49:1055, Lemma 3). docs/STATISTICS.md has
+the proof.
 
 The stakes are tanh(effect x_t / s_t): if the differences are normal with this mean and the deviation s_t, that is the
-log-optimal stake. s_t comes from the spread of the earlier differences, so it is the same for x and x - mean: a larger null
-mean lowers every factor of "the mean is greater", and the means that are not rejected form an interval.
+log-optimal stake. s_t comes from the spread of the earlier differences, so it is the same for x and x - mean: a larger
+null mean lowers every factor of "the mean is greater", and the means that are not rejected form an interval.
 
 Differences have shape [..., n], in the order of the seeds; results have shape [...].
 """
@@ -33,7 +34,7 @@ HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class AnyStop:
-    """A comparison whose number of seeds depends on its results. `margin`: equivalence within it is a decision as well."""
+    """A comparison whose number of seeds depends on its results. `margin`: of equivalence, a decision as well."""
 
     margin: float | None = None
 

@@ -1,8 +1,9 @@
 """Collapsed runs: their training failed, so the mean of their regime says little about the runs that trained.
 
-A run is collapsed if its loss diverged, if it predicts one class for every test sample, if it learned none of its data sets
-(the training loss on each is not below that of the best constant prediction), or if it is a low outlier of its regime: more
-than `OUTLIER_SPREADS` robust standard deviations and `OUTLIER_SHARE` of the median below the median of its cell's runs.
+A run is collapsed if its loss diverged, if it predicts one class for every test sample, if it learned none of its data
+sets (the training loss on each is not below that of the best constant prediction), or if it is a low outlier of its
+regime: more than `OUTLIER_SPREADS` robust standard deviations and `OUTLIER_SHARE` of the median below the median of its
+cell's runs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OUTLIER = "it is far below the other runs of its regime"
 
 
 def low_outliers(values: ArrayLike) -> NDArray[np.bool_]:
-    """Which of the values [n] of one regime in one cell, of a metric whose larger values are better, are low outliers."""
+    """Which values [n] of one regime in one cell, larger ones being better, are low outliers."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < FEWEST_RUNS:
         return np.zeros(len(values), bool)
@@ -37,11 +38,12 @@ def low_outliers(values: ArrayLike) -> NDArray[np.bool_]:
 
 
 def collapse_of(result: Mapping[str, Any], diverged: bool, constant: Mapping[str, float] | None = None) -> str:
-    """How a run collapsed, judged by itself, or "": the first rule that holds of diverged, one class, constant prediction.
+    """How a run collapsed, judged by itself, or "": the first rule that holds of diverged, one class, constant
+    prediction.
 
-    A network whose last stage had samples of one class only may rightly predict that class alone, and no loss is below that
-    of the shares of a single class. `constant`: the loss of the best constant prediction for each data set, ``d1``; without
-    it, as in older records, the cross-entropy of the class shares.
+    A network whose last stage had samples of one class only may rightly predict that class alone, and no loss is below
+    that of the shares of a single class. `constant`: the loss of the best constant prediction for each data set,
+    ``d1``; without it, as in older records, the cross-entropy of the class shares.
     """
     if diverged:
         return "its loss is not finite"
@@ -101,8 +103,8 @@ def _tested(signs: Any) -> str:
 class UnseenCollapses:
     """How many runs of a regime may collapse, though a cell shows none.
 
-    A cell of 12 seeds shows none of its collapses in 28 % of cases if one run in ten collapses, and nothing in its values
-    tells the lead of the others from a real one. The other cells may.
+    A cell of 12 seeds shows none of its collapses in 28 % of cases if one run in ten collapses, and nothing in its
+    values tells the lead of the others from a real one. The other cells may.
     """
 
     n_runs: int

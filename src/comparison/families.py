@@ -1,9 +1,10 @@
 """Families of comparisons: what one command declares before its first run, and is corrected together for good.
 
-A comparison (a cell and two regimes) belongs to the first command of its sweep that declared it, whatever later commands
-contain. A larger grid therefore changes no earlier verdict: its new comparisons form a family of their own, with its own
-correction and date, and are labelled exploratory. ``families.json`` in the sweep's folder has all of them. A command with too
-few seeds to decide a single comparison declares nothing. A family of `seeds=auto` is tested at any stop, for good.
+A comparison (a cell and two regimes) belongs to the first command of its sweep that declared it, whatever later
+commands contain. A larger grid therefore changes no earlier verdict: its new comparisons form a family of their own,
+with its own correction and date, and are labelled exploratory. ``families.json`` in the sweep's folder has all of them.
+A command with too few seeds to decide a single comparison declares nothing. A family of `seeds=auto` is tested at any
+stop, for good.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def declare(
 ) -> None:
     """Adds the comparisons of a command that the sweep lacks as a family, before the command's first run.
 
-    `any_stop`: of `seeds=auto`. Raises ConfigError if the sweep declared one of them with fixed seeds or another margin.
+    `any_stop`: of `seeds=auto`. Raises ConfigError if the sweep declared one of them with fixed seeds or another
+    margin.
     """
     sweep_dir.mkdir(parents=True, exist_ok=True)
     wanted = {(cell, a, b) for cell in cells for a, b in pairs_of(regimes, baseline)}

@@ -1,8 +1,8 @@
 """The map of differences: one tile per cell, coloured by which regime is better and by how much.
 
-Two axes span a panel; the others number the panels. The colours (purple to orange, distinguishable by colour-blind readers)
-are symmetric around zero and shared by all panels. Hatching marks differences that are not certain after Holm's correction,
-so the map also reads in black and white.
+Two axes span a panel; the others number the panels. The colours (purple to orange, distinguishable by colour-blind
+readers) are symmetric around zero and shared by all panels. Hatching marks differences that are not certain after
+Holm's correction, so the map also reads in black and white.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _side_by_side(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
 
 
 def _map_axes(verdicts: Sequence[CellVerdict]) -> dict[str, list[AxisValue]]:
-    """The axes of the map: the independent ones, or the cells one after the other if most of that grid would be empty."""
+    """The axes of the map: the independent ones, or the cells in a row if most of that grid would be empty."""
     axes = independent_axes(verdicts)
     sets = {TEST_SET: axes.pop(TEST_SET)} if TEST_SET in axes else {}
     is_grid = math.prod(map(len, axes.values())) <= max(MAX_TILES, 4 * len(verdicts))

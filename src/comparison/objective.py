@@ -13,7 +13,8 @@ from src.config import Objective
 
 @dataclass(frozen=True)
 class Score:
-    """A cell's score. `means`: the objective's metric averaged over seeds, by regime; None with the reason in `problem`.
+    """A cell's score. `means`: the objective's metric averaged over seeds, by regime; None with the reason in
+    `problem`.
 
     `diverged`: training the cell again would not help, because a loss was not finite.
     """

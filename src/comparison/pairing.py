@@ -189,7 +189,7 @@ def by_cell(runs: Iterable[AnyRun]) -> dict[str, list[AnyRun]]:
 
 
 def collapses(runs: Iterable[RunRecord], metric: str) -> dict[str, dict[int, str]]:
-    """How runs of one cell collapsed, by regime and seed: judged by themselves or, as outliers, by the regime's others."""
+    """How runs of a cell collapsed, by regime and seed: judged alone or, as outliers, by the regime's others."""
     found: dict[str, dict[int, str]] = {}
     for regime, own in grouped(runs, lambda run: run.regime).items():
         found[regime] = {run.seed: run.collapsed for run in own if run.collapsed}
@@ -203,7 +203,7 @@ def collapses(runs: Iterable[RunRecord], metric: str) -> dict[str, dict[int, str
 def _without_harmless_outliers(
     how: Mapping[str, Mapping[int, str]], sides: Mapping[str, Mapping[int, RunRecord]], metric: str
 ) -> dict[str, dict[int, str]]:
-    """The collapses of two regimes without the outliers of one whose other runs do not lead: its mean is lower with them, too."""
+    """The collapses of two regimes without the outliers of one that trails anyway: its mean is lower with them, too."""
     found = {name: dict(how.get(name, {})) for name in sides}
     if not any(OUTLIER in own.values() for own in found.values()):
         return found
@@ -257,9 +257,9 @@ class Pairs:
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     """Pairs the runs of one cell that belong to regimes `a` and `b`, by seed.
 
-    Uses only seeds for which both runs finished on one kind of device, and of these the ones that trained in both, if any
-    did. A collapsed run makes the cell inconclusive, because the outcome selected the remaining seeds; `problem` then states
-    what is known of both regimes.
+    Uses only seeds for which both runs finished on one kind of device, and of these the ones that trained in both, if
+    any did. A collapsed run makes the cell inconclusive, because the outcome selected the remaining seeds; `problem`
+    then states what is known of both regimes.
     """
     sides: dict[str, dict[int, RunRecord]] = {a: {}, b: {}}
     runs = [run for run in runs if run.regime in sides]

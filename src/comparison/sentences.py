@@ -57,7 +57,7 @@ def sentence(verdict: CellVerdict) -> str:
 
 
 def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
-    """One pair of regimes in words: the cells that each wins on every test set, verdicts on the union, means over the cells."""
+    """One pair of regimes in words: wins on every test set, verdicts on the union, means over the cells."""
     ((a, b),) = by_pair(verdicts)
     first = verdicts[0]
     unit, metric = unit_of(first.metric), name_of(first.metric)

@@ -1,19 +1,19 @@
 """Exact statistics of paired differences: one value per seed, few seeds, no assumption of normality.
 
 All of them rest on the sign-flip test. If a and b perform equally well, the difference of a pair is +d or -d with equal
-probability, so the 2^n assignments of signs to n differences are equally likely (Fisher 1935, The Design of Experiments,
-section 21). Let S(F) be the sum of the differences in a subset F of the pairs. Flipping the pairs of F lowers the total by
-2 S(F); hence
+probability, so the 2^n assignments of signs to n differences are equally likely (Fisher 1935, The Design of
+Experiments, section 21). Let S(F) be the sum of the differences in a subset F of the pairs. Flipping the pairs of F
+lowers the total by 2 S(F); hence
 
     p(mean > 0) = #{F : S(F) <= 0} / 2^n,    p(mean < 0) = #{F : S(F) >= 0} / 2^n,    two-sided p = min(1, 2 min)
 
-where the empty F is the data as observed. For a null mean mu, subtract mu from every difference: S(F) <= |F| mu states that
-the mean over F is at most mu, so the ends of the interval that inverts the test are order statistics of the 2^n - 1 subset
-means (Hartigan 1969, JASA 64:1303). Up to `MAX_EXACT` differences nothing is approximated.
+where the empty F is the data as observed. For a null mean mu, subtract mu from every difference: S(F) <= |F| mu states
+that the mean over F is at most mu, so the ends of the interval that inverts the test are order statistics of the 2^n -
+1 subset means (Hartigan 1969, JASA 64:1303). Up to `MAX_EXACT` differences nothing is approximated.
 
-Differences have shape [..., n], seeds on the last axis; results have shape [...]. Zeros count as differences. Sums within
-`TIE` times the sum of magnitudes are ties, and ties count against the alternative: accuracies are fractions k/N, so ties are
-common and rounding must not decide them.
+Differences have shape [..., n], seeds on the last axis; results have shape [...]. Zeros count as differences. Sums
+within `TIE` times the sum of magnitudes are ties, and ties count against the alternative: accuracies are fractions k/N,
+so ties are common and rounding must not decide them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ MAX_ENUMERATED = 14
 MAX_EXACT = 32
 """Up to this n, subsets are counted exactly by meeting in the middle: 2^(n/2) operations instead of 2^n."""
 N_DRAWN = 1 << 17
-"""Number of random subsets for larger n. They include the empty one, which keeps the test valid (Hemerik and Goeman 2018,
-TEST 27:811), and are drawn once for each n, so p-values are reproducible. Enough for 3,276 Holm-corrected tests at 5 %."""
+"""Number of random subsets for larger n. They include the empty one, which keeps the test valid (Hemerik and Goeman
+2018, TEST 27:811), and are drawn once for each n, so p-values are reproducible. Enough for 3,276 Holm-corrected tests
+at 5 %."""
 TIE = 1e-10
 CHUNK = 1 << 22
 """Number of sums held in memory at once."""
@@ -145,7 +146,7 @@ def _smallest_subset_mean(values: Floats, rank: int) -> Floats:
 
 
 def _bisect_subset_mean(values: Floats, rank: int) -> float:
-    """The same for one row too long to enumerate: the least mu with `rank` subset means below, to 1e-12 of the range."""
+    """The same for one row too long to enumerate: the least mu with `rank` subset means below (1e-12 of the range)."""
     left, right = _halves(values)
     left_sizes, right_sizes = _halves(np.ones(len(values)))
     low, high = float(values.min()), float(values.max())
@@ -168,8 +169,8 @@ def _bisect_subset_mean(values: Floats, rank: int) -> float:
 def heterogeneity_p(differences: ArrayLike) -> float:
     """p-value of "the cells' means differ": `differences` [cells, n], the same seeds in every cell.
 
-    What a seed has beyond its mean over the cells is flipped in all cells at once, which keeps the correlation of cells that
-    share runs. The statistic is the sum over cells of the squared standardised mean.
+    What a seed has beyond its mean over the cells is flipped in all cells at once, which keeps the correlation of cells
+    that share runs. The statistic is the sum over cells of the squared standardised mean.
     """
     values = np.asarray(differences, dtype=np.float64)
     beyond = values - values.mean(axis=0)
@@ -199,8 +200,8 @@ def seeds_needed(n_tests: int = 1, alpha: float = 0.05) -> int:
 def holm(p_values: ArrayLike, *, n_tests: int | None = None, most_true: int | None = None) -> Floats:
     """Holm's adjusted p-values (1979, Scand. J. Stat. 6:65), in the order given.
 
-    `n_tests`: size of the family if some of its members are not tested yet; at least the number given. `most_true`: of its null
-    hypotheses, if some exclude each other (Shaffer 1986, JASA 81:826).
+    `n_tests`: size of the family if some of its members are not tested yet; at least the number given. `most_true`: of
+    its null hypotheses, if some exclude each other (Shaffer 1986, JASA 81:826).
     """
     p = np.asarray(p_values, dtype=np.float64)
     assert p.ndim == 1

@@ -165,7 +165,7 @@ def _compact(table: TextTable, *, narrow: bool, stacked: bool) -> TextTable:
 
 
 def means_table(runs: Sequence[RunRecord]) -> Table:
-    """Mean, minimum and maximum over seeds for every cell and regime, for runs that have no other to be compared with."""
+    """Mean, minimum and maximum over seeds for every cell and regime, for runs without a comparison."""
     metric = default_metric(runs)
     unit, axes = unit_of(metric), varying_axes(runs)
     rows = []

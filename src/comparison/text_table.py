@@ -56,7 +56,7 @@ class TextTable:
         no_wrap: Collection[str] = (),
         last_style: Callable[[str], str] = lambda _: "",
     ) -> Table:
-        """The table for rich. `no_wrap`: headings of columns that keep their width; `last_style`: of the last column."""
+        """The table for rich. `no_wrap`: headings of columns of fixed width; `last_style`: of the last column."""
         from rich import box
         from rich.table import Table
         from rich.text import Text

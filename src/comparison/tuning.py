@@ -1,4 +1,5 @@
-"""What tuning found for each regime of a cell: the chosen values, whether they lie at the edge of the space, best-of-k curves."""
+"""What tuning found for each regime of a cell: the chosen values, whether they lie at the edge of the space, best-of-k
+curves."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ FOLDER = "tuning"
 
 @dataclass(frozen=True, kw_only=True)
 class TuningTrial:
-    """One point of the space. `score`: the mean of the objective over the seeds; None, the worst, if a training failed or
-    diverged. `runs`: seed, stages, validation metrics and cost of each training. `problem`: "" or why there is no score."""
+    """One point of the space. `score`: the mean of the objective over the seeds; None, the worst, if a training failed
+    or diverged. `runs`: seed, stages, validation metrics and cost of each training. `problem`: "" or why there is no
+    score."""
 
     values: Mapping[str, Any]
     score: float | None
@@ -43,7 +45,7 @@ class TuningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The tuning of one regime in one cell. `edges`: the chosen values at an end of their range, with ``lower`` or ``upper``."""
+    """The tuning of one regime in one cell. `edges`: chosen values at the ``lower`` or ``upper`` end of their range."""
 
     regime: str
     objective: str
@@ -249,9 +251,9 @@ Floats = NDArray[np.float64]
 def best_of(scores: Sequence[float]) -> Floats:
     """Expected best score of k = 1, ..., n trials, from n scores of which larger is better: [n].
 
-    The mean over all subsets of k of the n trials: the unbiased estimate of Tang et al. (2020, "Showing Your Work Doesn't Always
-    Work", ACL); the expectation itself is Dodge et al.'s (2019, "Show Your Work", EMNLP). Trial i of the sorted scores is the
-    best of C(i - 1, k - 1) of the C(n, k) subsets.
+    The mean over all subsets of k of the n trials: the unbiased estimate of Tang et al. (2020, "Showing Your Work
+    Doesn't Always Work", ACL); the expectation itself is Dodge et al.'s (2019, "Show Your Work", EMNLP). Trial i of the
+    sorted scores is the best of C(i - 1, k - 1) of the C(n, k) subsets.
     """
     ordered, n = sorted(scores), len(scores)
     return np.array(
@@ -260,11 +262,13 @@ def best_of(scores: Sequence[float]) -> Floats:
 
 
 def best_of_band(scores: Sequence[float], lowest: float, highest: float, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Lower and upper end of a band that holds the whole curve of expected best scores with probability `level`: [n] each.
+    """Lower and upper end of a band that holds the whole curve of expected best scores with probability `level`: [n]
+    each.
 
-    The exact Kolmogorov-Smirnov band of the score's distribution, carried to the curve (Lourie, Cho & He 2024, "Show Your Work
-    with Confidence", NAACL): the distribution of the best of k is F^k, which falls as F rises. Scores lie in [lowest, highest].
-    Valid for independent trials of any continuous distribution, conservative with ties and with evenly spread points.
+    The exact Kolmogorov-Smirnov band of the score's distribution, carried to the curve (Lourie, Cho & He 2024, "Show
+    Your Work with Confidence", NAACL): the distribution of the best of k is F^k, which falls as F rises. Scores lie in
+    [lowest, highest]. Valid for independent trials of any continuous distribution, conservative with ties and with
+    evenly spread points.
     """
     ordered, n = np.sort(np.asarray(scores, dtype=float)), len(scores)
     margin, steps, k = _margin(n, level), np.arange(n + 1) / n, np.arange(1, n + 1)[:, None]

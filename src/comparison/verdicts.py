@@ -1,9 +1,8 @@
 """Decides which regime wins in each cell: paired by seed, tested by the exact sign-flip test, corrected by Holm.
 
-The family of the correction is everything that one command declared: its cells times its pairs of regimes, for one metric
-(`families`).
-A cell's 95 % interval inverts the uncorrected test, so in a large family it may exclude zero while the corrected test names
-no winner; the winner is always that of the corrected test.
+The family of the correction is everything that one command declared: its cells times its pairs of regimes, for one
+metric (`families`). A cell's 95 % interval inverts the uncorrected test, so in a large family it may exclude zero while
+the corrected test names no winner; the winner is always that of the corrected test.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ class CellVerdict(Pairs):
     family: int
     """Number of comparisons that the correction spans."""
     winner: str
-    """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was tested;
-    "equivalent", certainly within the margin of `seeds=auto`; "inconclusive", see `reason`."""
+    """Label of the winning regime, or a word: "undecided", the difference is uncertain; "too few seeds", nothing was
+    tested; "equivalent", certainly within the margin of `seeds=auto`; "inconclusive", see `reason`."""
     reason: str
     decided_by: str = ""
     """With `seeds=auto`: "difference", "equivalence", "collapses" or `OPEN`. Its p and interval hold at any stop."""
@@ -62,8 +61,8 @@ class CellVerdict(Pairs):
     margin: float | None = None
     """Of the tests of non-inferiority."""
     no_worse: Mapping[str, float] = field(default_factory=dict)
-    """The regimes shown to be worse than the other by less than the margin, if at all, with their corrected p. A statement of
-    its own: the other regime may win nevertheless."""
+    """The regimes shown to be worse than the other by less than the margin, if at all, with their corrected p. A
+    statement of its own: the other regime may win nevertheless."""
     elsewhere: Mapping[str, CellVerdict] = field(default_factory=dict, repr=False)
     """The same comparison by other metrics (`elsewhere_of`)."""
 
@@ -86,7 +85,8 @@ class CellVerdict(Pairs):
 def default_metric(runs: Iterable[RunRecord]) -> str:
     """The metric that regimes are compared by unless another is given: accuracy on the union of the test sets.
 
-    For a regression, which has no accuracy: the exact risk if every run has it, else the loss. For recorded runs without
+    For a regression, which has no accuracy: the exact risk if every run has it, else the loss. For recorded runs
+    without
     either: their first metric on the union.
     """
     finished = [run for run in runs if not run.diverged]
@@ -99,7 +99,7 @@ def default_metric(runs: Iterable[RunRecord]) -> str:
 
 
 def elsewhere_of(metric: str) -> dict[str, str]:
-    """The metrics that stand next to one of the union, since a verdict on it may be one on what is forgotten of Dataset 1."""
+    """The metrics next to one of the union, since a verdict on it may rest on what is forgotten of Dataset 1."""
     kind = metric.removeprefix("test/union/")
     if kind == metric:
         return {}
@@ -204,8 +204,8 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
         seen = f"none of {unseen.n_runs} runs of {verdict.winner} collapsed"
         caveat = f"about runs that train: {seen}, which leaves a share of up to {100 * unseen.share:.0f} % possible"
         return replace(verdict, caveat=caveat)
-    reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it collapse "
-    reason += f"in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"
+    reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it "
+    reason += f"collapse in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"
     decided_by = verdict.decided_by and "collapses"
     return replace(verdict, winner=INCONCLUSIVE, reason=reason, p_holm=None, decided_by=decided_by, no_worse={})
 
@@ -220,8 +220,8 @@ def judge_pairs(
 ) -> list[CellVerdict]:
     """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem.
 
-    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of `seeds=auto`, which
-    has the margin of its own.
+    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of
+    `seeds=auto`, which has the margin of its own.
     """
     margin = margin if any_stop is None else any_stop.margin
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
@@ -280,7 +280,8 @@ def _no_worse(
 ) -> list[dict[str, float]]:
     """The regimes of each comparison that are certainly worse by less than the margin, with their p.
 
-    A family of its own, of both regimes of every comparison; at most one of a comparison's two can be worse by the margin.
+    A family of its own, of both regimes of every comparison; at most one of a comparison's two can be worse by the
+    margin.
     """
     if margin is None:
         return []

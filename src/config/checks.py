@@ -79,7 +79,8 @@ def _check_tuning(config: Config) -> None:
 def check_targets(config: Config, *, is_regression: bool) -> None:
     """Refuses a loss or a stopping rule that the targets or the sizes do not allow.
 
-    Settings say too little of what is in a user's files, so `src.training.compatibility` repeats it with the loaded data.
+    Settings say too little of what is in a user's files, so `src.training.compatibility` repeats it with the loaded
+    data.
     """
     if is_regression and config.loss != "mse":
         problem = "needs classes, and the targets are numbers; set loss=mse, or store whole numbers or texts as classes"

@@ -1,4 +1,5 @@
-"""Composition of conf/config.yaml under overrides; many command lines with the same choices of groups cost little each."""
+"""Composition of conf/config.yaml under overrides; many command lines with the same choices of groups cost little
+each."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def compose_mapping(
 class GroupComposer:
     """A `Composer` for many command lines: Hydra composes each combination of group choices once, in some 100 ms.
 
-    Plain values are set on its result; a line with anything else, or with an unknown key, is composed by Hydra as a whole.
+    Plain values are set on its result; a line with anything else, or with an unknown key, is composed by Hydra as a
+    whole.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:

@@ -53,7 +53,7 @@ GIVEN = {
 
 
 def pin_plugins(given: object) -> tuple[str, ...]:
-    """``path@digest`` of every plugin, from paths or from such texts. Raises ConfigError if a file is missing or changed."""
+    """``path@digest`` of every plugin, from paths or such texts. Raises ConfigError if a file is missing or changed."""
     if not isinstance(given, (list, tuple)) or not all(isinstance(path, str) for path in given):
         raise ConfigError("plugins", given, "must be a list of Python files, e.g. plugins=[my_lab.py]")
     return tuple(_pin(path) for path in given)

@@ -40,7 +40,7 @@ class TrainerConfig:
     reuse: bool
     """Equal stages are trained once and found in the store; false: every run trains all of its own stages."""
     checkpoint_seconds: float = field(default=60, metadata=bounds(ge=0))
-    """How often it is kept how far a stage has come; 0: never. (Defaults here: for cells written before there was this.)"""
+    """Time between two resume points of a stage; 0: none. (Defaults are for cells written before this setting.)"""
     store_gib: float = field(default=20, metadata=bounds(ge=0))
     """Size of the stage store; 0: no limit."""
 
@@ -87,8 +87,9 @@ class LocalLauncher(LauncherConfig):
 class SlurmLauncher(LauncherConfig):
     """Workers run in `jobs` jobs of Slurm, one array, submitted with submitit.
 
-    `gpus`, `cpus`, `mem` (GiB): of each job; `minutes`: its time limit; `extra`: further options of sbatch, ``name=value``.
-    `cluster=local`: the same jobs as processes of this machine. `wait`: the command stays until the sweep is done.
+    `gpus`, `cpus`, `mem` (GiB): of each job; `minutes`: its time limit; `extra`: further options of sbatch,
+    ``name=value``. `cluster=local`: the same jobs as processes of this machine. `wait`: the command stays until the
+    sweep is done.
     """
 
     name: Literal["slurm"]
@@ -168,9 +169,9 @@ class Config:
     launcher: LauncherConfig
     loss: Literal["cross_entropy", "mse"]
     head: Literal["full", "grow"] = "full"
-    """Whether the head has an output for every class from the start, or gets a class's row at the stage where it first appears."""
+    """Whether the head has an output for every class from the start, or gets one when its class appears."""
     online: bool = False
-    """Whether every training sample is also scored by the update that trains on it, before it does: `online_accuracy`."""
+    """Whether each training sample is scored just before the update that trains on it: `online_accuracy`."""
     label_smoothing: float = field(default=0.0, metadata=bounds(ge=0, lt=1))
     """Share of each training label that is spread over all classes; scores use the labels themselves."""
     augment: tuple[Literal["flip", "crop"], ...] = ()
@@ -184,7 +185,7 @@ class Config:
     baseline: str | None = None
     """Label of the regime that each of the others is compared with; None compares all pairs."""
     margin: float | None = field(default=None, metadata=bounds(gt=0))
-    """Also tested: whether a regime is worse by less than this, in the metric's own unit (accuracy: 0.01 is a point)."""
+    """Also tested: whether a regime is worse by less, in the metric's own unit (accuracy: 0.01 is a point)."""
     sweep: str
     multirun: str
     storage: str | None

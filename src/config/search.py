@@ -124,8 +124,8 @@ def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:
 
 
 def check_pruner(search: SearchConfig, objective: Objective, config: Config) -> None:
-    """Refuses a pruner where cutting runs of `config` short would bias what is found, could not be decided, or would lose
-    what was trained. Raises ConfigError with the reason and the fix."""
+    """Refuses a pruner where cutting runs of `config` short would bias what is found, could not be decided, or would
+    lose what was trained. Raises ConfigError with the reason and the fix."""
     problem = None if search.pruner == "none" else _against_pruning(objective, config)
     if problem is not None:
         raise ConfigError("search.pruner", search.pruner, problem)
@@ -135,7 +135,8 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
     first, *others = objective.of
     trainer, stopping = config.trainer, config.stopping
     if others:
-        return f"would bias the comparison {'-'.join(objective.of)}; take search.pruner=none, or objective={first}/val/... with regimes=[{first}]"
+        fix = f"take search.pruner=none, or objective={first}/val/... with regimes=[{first}]"
+        return f"would bias the comparison {'-'.join(objective.of)}; {fix}"
     unread = [regime.label for regime in config.regimes if regime.label != first]
     if unread:
         return f"would cut short {', '.join(unread)} too, which the objective does not read; take 'regimes=[{first}]'"

@@ -25,7 +25,7 @@ class Seeding:
 
 
 def parse_seeding(given: Mapping[str, Any]) -> Seeding | None:
-    """The limits of a composed mapping with `seeds=auto`; None without. Raises ConfigError for limits of other seeds."""
+    """The limits of a mapping with `seeds=auto`; otherwise None. Raises ConfigError for limits without it."""
     seeding: Seeding = build(Seeding, given.get("seeding") or asdict(Seeding()), "seeding")
     if given["seeds"] == AUTO:
         return seeding

@@ -1,7 +1,7 @@
 """A space of settings: Hydra's grammar of sweeps as Optuna's distributions, and points with few digits.
 
-``interval(a,b)`` is a number between a and b, ``int(interval(a,b))`` and ``range(a,b)`` whole ones (b of a range is left
-out), ``tag(log, ...)`` counts in decades, and ``a,b,c`` is one of its values.
+``interval(a,b)`` is a number between a and b, ``int(interval(a,b))`` and ``range(a,b)`` whole ones (b of a range is
+left out), ``tag(log, ...)`` counts in decades, and ``a,b,c`` is one of its values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Point = Mapping[str, Any]
 """One value for each key of a space."""
 
 PLACES = 5e-4
-"""Of an interval (of the value itself on a logarithmic scale): finer differences of a sampled number are rounded away."""
+"""Of an interval (of the value itself on a logarithmic scale): finer differences of a sampled number are rounded
+away."""
 
 
 def distribution_of(key: str, override: Override) -> BaseDistribution:

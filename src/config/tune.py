@@ -61,11 +61,12 @@ class NotTuned(TuneConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EqualTuning(TuneConfig):
-    """`tune=equal`: `trials` trials for each regime, each on `seeds` seeds, of points that `seed` and the cell determine.
+    """`tune=equal`: `trials` trials for each regime, each on `seeds` seeds, of points that `seed` and the cell
+    determine.
 
-    `space`: the values to try, ``{optimizer.lr: tag(log,interval(1e-3,1)), lr_factor: ...}``, in Hydra's grammar of sweeps;
-    a regime takes the settings of the optimizer and the knobs that it has and does not set. `objective`: the validation
-    metric that decides; None: accuracy on the union, or the loss of a regression.
+    `space`: the values to try, ``{optimizer.lr: tag(log,interval(1e-3,1)), lr_factor: ...}``, in Hydra's grammar of
+    sweeps; a regime takes the settings of the optimizer and the knobs that it has and does not set. `objective`: the
+    validation metric that decides; None: accuracy on the union, or the loss of a regression.
     """
 
     name: Literal["equal"]

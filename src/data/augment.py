@@ -1,7 +1,7 @@
 """Augmentation: flips or shifts every image of a training batch at random, independently for each draw.
 
-The randomness of a draw is addressed by seed, data, epoch and position in the epoch alone: it depends neither on the other
-models of a group, nor on where an epoch was interrupted, nor on the device, which only moves pixels.
+The randomness of a draw is addressed by seed, data, epoch and position in the epoch alone: it depends neither on the
+other models of a group, nor on where an epoch was interrupted, nor on the device, which only moves pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Chances = NDArray[np.int64]
 
 
 def margins(shape: Sequence[int]) -> tuple[int, int]:
-    """Pixels by which an image [C, H, W] may move vertically and horizontally: an eighth of it (4 of 32), at least 1."""
+    """Pixels by which an image [C, H, W] may move in both directions: an eighth of it (4 of 32), at least 1."""
     return max(1, shape[1] // 8), max(1, shape[2] // 8)
 
 

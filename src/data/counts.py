@@ -33,8 +33,8 @@ class Allotment:
     """The counts of a split. A regression counts as one class.
 
     `classes[c]`: the source's number of the stream's class c. `train` [data sets, classes]: training samples.
-    `data_source[k]`: the number of the source that data set k draws from. `val`, `test` [sources, classes]: held-out samples.
-    `uses_official[s]`: whether the test set of source s is its own.
+    `data_source[k]`: the number of the source that data set k draws from. `val`, `test` [sources, classes]: held-out
+    samples. `uses_official[s]`: whether the test set of source s is its own.
     """
 
     classes: tuple[int, ...]
@@ -145,9 +145,9 @@ def numbered_classes(split: SplitConfig, source: Source) -> tuple[list[tuple[int
 def class_priors(split: SplitConfig, n_classes: int, nested: Sequence[tuple[int, ...]] = ()) -> Weights:
     """Share of each class in each data set, [data sets, classes], in rows that sum to 1.
 
-    `nested`: the numbers of each data set's classes, if they have different ones.
-    Class k of K has weight imbalance^(-k/(K-1)) in Dataset 1, and in the reverse order in Dataset 2 (and every second one
-    after) if `split.opposed`; a data set with a class subset counts k within it.
+    `nested`: the numbers of each data set's classes, if they have different ones. Class k of K has weight
+    imbalance^(-k/(K-1)) in Dataset 1, and in the reverse order in Dataset 2 (and every second one after) if
+    `split.opposed`; a data set with a class subset counts k within it.
     """
     if split.priors is not None:
         return np.array(split.priors, np.float64)
@@ -281,8 +281,10 @@ def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: A
             key, value = _size_key(split)
             owners = " and ".join(f"Dataset {part + 1}" for part in parts)
             problem = (
-                f"{owners} would need {needed[c]} training samples of {names[allotment.classes[c]]}, but {left[number, c]} "
-                f"are left besides {allotment.val[number, c]} for validation and {allotment.test[number, c]} for the test"
+                f"{owners} would need {needed[c]} training samples of {names[allotment.classes[c]]}, but "
+                f"{left[number, c]} "
+                f"are left besides {allotment.val[number, c]} for validation and {allotment.test[number, c]} for the "
+                "test"
             )
             fixes = _fixes(split, sources, allotment.classes[c])
             raise ConfigError(key, value, f"{problem}; {' or '.join(fixes)}")

@@ -1,8 +1,8 @@
 """Which samples of a source each data set gets, and how it sees them: shifted or not, under the stream's labels.
 
-One permutation per class, drawn by the seed, orders the samples of that class: first the test set (unless the source has
-its own), then the validation set, then training samples. So held-out sets depend on the seed alone, never on sizes, ratios,
-imbalance or shift, and training samples come from the front of what is left.
+One permutation per class, drawn by the seed, orders the samples of that class: first the test set (unless the source
+has its own), then the validation set, then training samples. So held-out sets depend on the seed alone, never on sizes,
+ratios, imbalance or shift, and training samples come from the front of what is left.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Draw:
 
 
 def draw(number: int, source: Source, allotment: Allotment, seed: int, *, is_shared: bool = False) -> Draw:
-    """Draw the training and held-out samples of source `number` (0: Dataset 1's). `is_shared`: all data sets from the same ones."""
+    """Draw the training and held-out samples of source `number` (0: Dataset 1's). `is_shared`: for all data sets."""
     labels = class_labels(source)
     is_official = np.zeros(len(labels), bool)
     if uses_official := allotment.uses_official[number]:
@@ -68,8 +68,8 @@ def draw(number: int, source: Source, allotment: Allotment, seed: int, *, is_sha
 def divide(order: Rows, counts: Sequence[int]) -> list[Rows]:
     """Divide the first sum(counts) of `order` among the data sets.
 
-    Sample i goes to the last data set iff floor((i+1)f) > floor(i f), f being its share of all samples, in exact integer
-    arithmetic; the same rule divides the rest among the others.
+    Sample i goes to the last data set iff floor((i+1)f) > floor(i f), f being its share of all samples, in exact
+    integer arithmetic; the same rule divides the rest among the others.
     """
     rest = order[: sum(counts)]
     divided = []
@@ -86,7 +86,7 @@ def _merge(rows: Sequence[Rows]) -> Rows:
 
 
 def plain_view(source: Source, drawn: Draw, first_id: int, labels: Rows | None = None) -> View:
-    """The source without a shift, under the stream's class numbers, or under the `labels` [classes] of those classes."""
+    """The source without a shift, under the stream's class numbers, or under the `labels` of those [classes]."""
     y = source.y if source.is_regression else torch.from_numpy(drawn.classes)
     if labels is not None:
         y = torch.from_numpy(np.append(labels, -1)[drawn.classes])  # rows of no class have class -1, the last entry
@@ -130,10 +130,11 @@ def evaluations(
 ) -> Evaluations:
     """The evaluation sets `d1`, `d2`, ..., `union` over the held-out rows, and, `by_novelty`, `old` and `new`.
 
-    `old` and `new` are the union's samples of the classes that Dataset 1 has, and of the others; they exist if Dataset 2
-    has both kinds, since else they are `d1` and `d2`. Within a pool a sample of class c weighs prior_c / n_c: its data set's training prior over the pool's count. The union
-    mixes the data sets by their training sizes. A regression is one class, so its weights are uniform. Equal views share
-    a pool. `held_out`: rows of each data set's source. `train` [data sets, classes]: training counts.
+    `old` and `new` are the union's samples of the classes that Dataset 1 has, and of the others; they exist if Dataset
+    2 has both kinds, since else they are `d1` and `d2`. Within a pool a sample of class c weighs prior_c / n_c: its
+    data set's training prior over the pool's count. The union mixes the data sets by their training sizes. A regression
+    is one class, so its weights are uniform. Equal views share a pool. `held_out`: rows of each data set's source.
+    `train` [data sets, classes]: training counts.
     """
     parts = [part for part in range(len(views)) if train[part].any()]
     pool_views = list({id(views[part]): views[part] for part in parts}.values())

@@ -1,7 +1,8 @@
 """Samples of Gaussian distributions whose exact risks are known.
 
-Data set k has inputs x = A_k z, z ~ N(0, I), and targets y = w_k* . x + noise: A_k A_k' is its covariance, w_k* its true
-weights. With the squared error its expected loss is (w - w_k*)' A_k A_k' (w - w_k*) + noise^2, known without a test set.
+Data set k has inputs x = A_k z, z ~ N(0, I), and targets y = w_k* . x + noise: A_k A_k' is its covariance, w_k* its
+true weights. With the squared error its expected loss is (w - w_k*)' A_k A_k' (w - w_k*) + noise^2, known without a
+test set.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Decoded images of a folder: decoded once, kept as one array on disk that all processes map to memory.
 
-The array is addressed by the digests of the files; a file is read again unless its file system vouches that it is unchanged.
-Names, sizes and modification times can be equal for different files (`touch -d`, `tar`, `rsync -t`). The index of digests is
-therefore keyed by inode and change time as well, which no program can set, and is used only on file systems that keep both.
+The array is addressed by the digests of the files; a file is read again unless its file system vouches that it is
+unchanged. Names, sizes and modification times can be equal for different files (`touch -d`, `tar`, `rsync -t`). The
+index of digests is therefore keyed by inode and change time as well, which no program can set, and is used only on file
+systems that keep both.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def load_images(
     """Images as uint8 [N, channels, size, size], upright, scaled to fit their shorter side and cropped in the middle.
 
     `files`: all images below `tree`, in the order of the source. `shape`: channels and size. The first writable folder
-    of `caches` gets the cache. Raises ConfigError (under `data.path`) if an image is damaged, unless `skip_damaged` leaves
-    it out, or if no cache is writable.
+    of `caches` gets the cache. Raises ConfigError (under `data.path`) if an image is damaged, unless `skip_damaged`
+    leaves it out, or if no cache is writable.
     """
     digests = file_digests(tree, [(file.path, file.status) for file in files], caches, "data.path")
     name = _address(class_names, files, digests, shape)
@@ -236,7 +237,8 @@ def pixels_of(image: Image.Image, size: int | None, channels: int) -> NDArray[np
 
 
 VOUCHING = frozenset({"beegfs", "ceph", "ext2", "ext3", "ext4", "f2fs", "lustre", "nfs", "nfs4", "tmpfs", "xfs", "zfs"})
-"""File systems that date every change of a file by their own clock. Others (FAT, squashfs, FUSE) may derive that date."""
+"""File systems that date every change of a file by their own clock. Others (FAT, squashfs, FUSE) may derive that
+date."""
 SETTLED_NS = 2 * 10**9
 """A file that changed more recently may change again under the same date, so its digest is not kept."""
 

@@ -1,4 +1,5 @@
-"""Which samples a memory keeps: addressed by seed and content, so that a later memory draws on what an earlier one kept."""
+"""Which samples a memory keeps: addressed by seed and content, so that a later memory draws on what an earlier one
+kept."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def remembered(
 ) -> Positions:
     """Positions in the concatenated `parts` of at most `size` samples, in ascending order.
 
-    Every sample has a random key. ``reservoir`` keeps those of the smallest keys: a uniform sample, the one that Vitter's
-    algorithm R keeps of the stream in distribution. ``balanced`` keeps the smallest keys of each class in turn.
+    Every sample has a random key. ``reservoir`` keeps those of the smallest keys: a uniform sample, the one that
+    Vitter's algorithm R keeps of the stream in distribution. ``balanced`` keeps the smallest keys of each class in
+    turn.
     ``greedy`` passes through the parts in order (see `_greedy`).
     """
     keys = np.concatenate([_keys(part, seed) for part in parts])
@@ -45,8 +47,8 @@ def _keys(part: Samples, seed: int) -> NDArray[np.float64]:
 
 
 def _greedy(arriving: Positions, labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> Positions:
-    """GDumb's sampler (Prabhu et al. 2020, algorithm 1): a sample is taken while its class has fewer than its equal share of
-    the memory; when the memory is full, a random sample of the largest class makes room."""
+    """GDumb's sampler (Prabhu et al. 2020, algorithm 1): a sample is taken while its class has fewer than its equal
+    share of the memory; when the memory is full, a random sample of the largest class makes room."""
     held: dict[int, list[int]] = {}
     n_held = 0
     for position in arriving.tolist():

@@ -1,7 +1,7 @@
 """How Dataset 2 may differ from Dataset 1 beyond its class balance: one function per kind, and the table of kinds.
 
-An input shift maps raw rows of a bank to raw rows of the same shape and type. Every draw is addressed by (seed, data set)
-and, where each sample has its own, by the sample's id: a sample shifts alike in whatever subset it appears.
+An input shift maps raw rows of a bank to raw rows of the same shape and type. Every draw is addressed by (seed, data
+set) and, where each sample has its own, by the sample's id: a sample shifts alike in whatever subset it appears.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class ShiftConfig:
     kind: Literal["none", "rotate", "rotate_random", "permute", "noise", "relabel", "source"]
     """A key of SHIFTS."""
     amount: float = field(metadata=bounds(ge=0))
-    """Degrees (rotate; rotate_random: the largest), share of pixels (permute), standard deviation on the 0-1 pixel scale (noise), share of classes
-    whose labels are exchanged (relabel)."""
+    """Degrees (rotate; rotate_random: the largest), share of pixels (permute), standard deviation on the 0-1 pixel
+    scale (noise), share of classes whose labels are exchanged (relabel)."""
     source: str | None
     """Another source with the same classes, for kind ``source``: a name (digits, mnist, fashion_mnist, cifar10), a .npz
     file or a folder of class folders."""

@@ -39,7 +39,7 @@ class Source:
     official_test: Tensor | None = None
     """bool [N]: whether a sample is in the source's own test set."""
     later: tuple[Source, ...] = ()
-    """The own sources of Dataset 2, 3, ... (`data.path2`, `data.paths`), in the shape, scale and classes of this one."""
+    """The own sources of Dataset 2, 3, ... (`data.path2`, `data.paths`), in this one's shape, scale and classes."""
     are_numbered: bool = False
     """Whether class numbers are labels that the data set itself defines: `split.classes` may use them like names."""
     generator: Generator | None = None
@@ -108,7 +108,8 @@ def content_digest(x: Tensor, y: Tensor, class_names: ClassNames, official_test:
 
 
 def moments(x: Tensor, left_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, float64 [C], of pixels on the 0-1 scale, without the rows in `left_out`.
+    """Mean and standard deviation of each channel, float64 [C], of pixels on the 0-1 scale, without the rows in
+    `left_out`.
 
     A constant channel has deviation 1, so that it can be a divisor.
     """
@@ -166,8 +167,8 @@ def match(second: Source, first: Source, key: str, value: str, *, same_classes: 
     """Convert `second`, Dataset 2's source, to the shape, type, scale and class numbers of `first`.
 
     Images are resized, converted to grey or RGB, and standardised by the mean and deviation of `first`: one network
-    sees both. Raises ConfigError under `key` if shapes cannot agree, if `second` has classes that `first` lacks, or, with
-    `same_classes`, if it lacks some.
+    sees both. Raises ConfigError under `key` if shapes cannot agree, if `second` has classes that `first` lacks, or,
+    with `same_classes`, if it lacks some.
     """
     y = _match_labels(second, first, key, value, same_classes)
     x = _match_inputs(second.bank.x, first.bank.x, key, value)

@@ -50,7 +50,7 @@ class StreamFactory:
 
     @property
     def chosen_classes(self) -> str | None:
-        """The names of the classes that the split selects, or to which it gives priors or labels; None if it does not."""
+        """The classes that the split selects or gives priors or labels; None if it does not."""
         names, split = self.source.class_names, self.split
         if names is None or not (split.classes or split.priors or split.labels):
             return None
@@ -135,7 +135,7 @@ def _matched(split: SplitConfig, source: Source) -> SplitConfig:
 
 
 def _labelled(split: SplitConfig, source: Source) -> SplitConfig:
-    """The split with every class under its label, or its name if it has none, so that equal subsets are written alike."""
+    """The split with every class under its label, or its name if it has none, so that equal subsets have equal text."""
     if split.classes is None or source.is_regression:
         return split
     nested, flat = numbered_classes(split, source)
@@ -186,8 +186,8 @@ def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
 def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: Source | None = None) -> Stream:
     """The stream of one seed: equal arguments give equal streams in any process.
 
-    Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids of a
-    later source continue those of the one before.
+    Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids of
+    a later source continue those of the one before.
     """
     sources = sources_of(source, shift_source)
     allotment = allot(split, sources)

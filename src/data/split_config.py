@@ -41,8 +41,8 @@ class SplitConfig:
     labels: tuple[int, ...] | Literal["union", "same"] | None = field(default=None, metadata=bounds(ge=0))
     """The label of every class of the source, in order; no output distinguishes classes that share one.
 
-    `same` refuses two sources of the user's own whose classes differ; `union`, like null, gives the network an output for
-    every class that either has."""
+    `same` refuses two sources of the user's own whose classes differ; `union`, like null, gives the network an output
+    for every class that either has."""
     label_noise: float = field(metadata=bounds(ge=0, lt=1))
     """Share of training labels that are wrong, in all data sets."""
     shift: ShiftConfig
@@ -51,7 +51,8 @@ class SplitConfig:
     shared: bool = False
     """Whether every data set has the same samples of the source, each under its own shift."""
     heads: Literal["shared", "seen", "own"] = "shared"
-    """Classes in the softmax: all; those of the data sets learned so far (in training alone); or those of a sample's own data set."""
+    """Classes in the softmax: all; those of the data sets learned so far (in training alone); or those of a sample's
+    own data set."""
     pixels: Literal["standard", "unit", "signed"] = "standard"
     """Scale of images: mean 0 and deviation 1 for each channel, 0 to 1, or -1 to 1."""
     pad: int = field(default=0, metadata=bounds(ge=0))

@@ -47,10 +47,10 @@ class Bank:
 class Samples:
     """A set of labelled samples: rows of a bank with their labels.
 
-    `rows`: int64 [n] into `bank.x`. `y`: int64 [n] classes, or float [n, k] targets. `ids`: int64 [n], the samples' names
-    in their source; unique inside one source and the same whatever the seed, subset or shift.
-    `content`: names the inputs (source digest, shift, seed where it matters), so that equal digests mean equal tensors.
-    `classes`: int64 [n], the stream's class of every sample if several classes share a label; None: the labels are the classes.
+    `rows`: int64 [n] into `bank.x`. `y`: int64 [n] classes, or float [n, k] targets. `ids`: int64 [n], the samples'
+    names in their source; unique inside one source and the same whatever the seed, subset or shift. `content`: names
+    the inputs (source digest, shift, seed where it matters), so that equal digests mean equal tensors. `classes`: int64
+    [n], the stream's class of every sample if several classes share a label; None: the labels are the classes.
     """
 
     bank: Bank
@@ -159,8 +159,9 @@ class Stream:
     """The data of one seed: `train[k]` is Dataset k+1; `val` and `test` are held out and never trained on.
 
     `n_outputs`: classes, or target columns for regression. `class_counts[k][c]`: samples of class c in Dataset k+1.
-    `class_names`: in the order of the labels; None for regression. `imbalance`: realised n_max / n_min of Dataset 1 (None for regression, or if a prior leaves a class out).
-    `populations`: the distribution of each data set, if it is known (data=gaussian, regression, no shift of inputs).
+    `class_names`: in the order of the labels; None for regression. `imbalance`: realised n_max / n_min of Dataset 1
+    (None for regression, or if a prior leaves a class out). `populations`: the distribution of each data set, if it is
+    known (data=gaussian, regression, no shift of inputs).
     """
 
     seed: int

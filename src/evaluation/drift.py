@@ -87,9 +87,9 @@ def probe_accuracy(
 ) -> float:
     """Accuracy on the test samples of a linear classifier fitted to frozen features [n, d].
 
-    Ridge least squares to one-hot targets with an intercept that is not shrunk (Alain and Bengio 2017 use a linear classifier
-    too; least squares has one solution and no training to tune). A class without training samples is never predicted.
-    `test_weights` [n], >= 0: the set that the test samples stand for; equal weights unless given.
+    Ridge least squares to one-hot targets with an intercept that is not shrunk (Alain and Bengio 2017 use a linear
+    classifier too; least squares has one solution and no training to tune). A class without training samples is never
+    predicted. `test_weights` [n], >= 0: the set that the test samples stand for; equal weights unless given.
     """
     features, test_features = features.double(), test_features.double()
     mean = features.mean(dim=0)
@@ -109,7 +109,7 @@ def probe_accuracy(
 
 
 def parts_of(model: nn.Module) -> dict[str, list[str]]:
-    """The parts that can be restored: the head's bias, the head, and the features (all parameters and buffers before it)."""
+    """The parts that can be restored: the head's bias, the head, and the features (all before it)."""
     path, head = head_of(model)
     prefix = f"{path}." if path else ""
     in_head = [f"{prefix}{name}" for name, _ in head.named_parameters()]

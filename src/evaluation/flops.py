@@ -15,9 +15,9 @@ def training_flops(arch: Architecture, input_shape: tuple[int, ...], n_outputs: 
     """Floating-point operations of one forward and backward pass per sample: three times those of the forward pass.
 
     Counted by torch's FlopCounterMode on the meta device, so nothing is computed: matrix products, convolutions and
-    attention, a multiply-add being two operations; activations, normalisation, pooling, the loss and the optimizer are left
-    out. The backward pass counts twice the forward one (gradients of inputs and of weights: Kaplan et al. 2020, section 2.1)
-    for every regime alike, frozen layers and the first layer's input included.
+    attention, a multiply-add being two operations; activations, normalisation, pooling, the loss and the optimizer are
+    left out. The backward pass counts twice the forward one (gradients of inputs and of weights: Kaplan et al. 2020,
+    section 2.1) for every regime alike, frozen layers and the first layer's input included.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, which only those who train have to wait for
 

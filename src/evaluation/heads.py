@@ -1,5 +1,5 @@
-"""Softmaxes over some of the outputs: the classes seen so far, those of a sample's own data set (`split.heads`), or those
-that a growing head has (`head=grow`)."""
+"""Softmaxes over some of the outputs: the classes seen so far, those of a sample's own data set (`split.heads`), or
+those that a growing head has (`head=grow`)."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def has_only(outputs: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def test_mask(heads: str, streams: Sequence[Stream]) -> Tensor | None:
-    """The mask under which held-out samples are scored: each in its own data set's softmax, with ``heads=own`` alone."""
+    """The mask under which held-out samples are scored: each in its data set's softmax (``heads=own``)."""
     stream = streams[0]
     return head_mask(classes_by_part(stream), stream.n_outputs) if heads == "own" else None

@@ -27,8 +27,8 @@ class Surface:
     """Losses of a network as functions of its parameters.
 
     `sets`: name -> (inputs [n, ...], labels [n] or targets [n, k]). Buffers are those of `model`; a network with batch
-    normalisation uses the statistics of the set itself (a training-mode pass), since the statistics of a mixture of weights
-    are not the mixture of their statistics.
+    normalisation uses the statistics of the set itself (a training-mode pass), since the statistics of a mixture of
+    weights are not the mixture of their statistics.
     """
 
     def __init__(self, model: nn.Module, sets: Mapping[str, tuple[Tensor, Tensor]], loss: Loss) -> None:
@@ -82,8 +82,8 @@ def along(n: int) -> list[float]:
 def barrier(losses: Sequence[float]) -> float:
     """The barrier of a path from the losses along it, ends included: max L(t) - max(L(0), L(1)), at least 0.
 
-    Draxler et al. 2018 and Garipov et al. 2018 look for paths on which this is about 0. (Frankle et al. 2020 subtract the
-    mean of the two ends instead; with ends of unequal loss that calls a plain slope a barrier.) NaN if a loss is.
+    Draxler et al. 2018 and Garipov et al. 2018 look for paths on which this is about 0. (Frankle et al. 2020 subtract
+    the mean of the two ends instead; with ends of unequal loss that calls a plain slope a barrier.) NaN if a loss is.
     """
     assert len(losses) >= 2
     return math.nan if any(map(math.isnan, losses)) else max(losses) - max(losses[0], losses[-1])
@@ -162,8 +162,8 @@ def connect(loss: LossOf, a: Tensor, b: Tensor, *, n_steps: int = 100, n_positio
     """The control point [P] of a curve of low loss from a to b: mode connectivity (Garipov et al. 2018, eq. 2).
 
     Minimises the mean loss over `n_positions` inner positions of the curve with Adam, from the straight line; the steps
-    are as long, per parameter, as two hundredths of the root mean square of b - a. Deterministic: the positions are fixed,
-    where the paper draws them. Returns the control point with the lowest mean loss.
+    are as long, per parameter, as two hundredths of the root mean square of b - a. Deterministic: the positions are
+    fixed, where the paper draws them. Returns the control point with the lowest mean loss.
     """
     positions = [(k + 1) / (n_positions + 1) for k in range(n_positions)]
     control = interpolate(a, b, 0.5).clone().requires_grad_(True)

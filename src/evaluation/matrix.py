@@ -1,8 +1,9 @@
 """Forgetting and transfer, from the accuracy matrix of a run.
 
-`matrix[i][j]` is the accuracy on data set j after stage i, both counted from 0; None where it is undefined. `parts[i]` lists
-the data sets in the mixture of stage i. A data set is learned by the first stage whose mixture contains it; "after its stage"
-means after that one. The last row is the model that is kept. Undefined is None, never 0: it stays so through every mean.
+`matrix[i][j]` is the accuracy on data set j after stage i, both counted from 0; None where it is undefined. `parts[i]`
+lists the data sets in the mixture of stage i. A data set is learned by the first stage whose mixture contains it;
+"after its stage" means after that one. The last row is the model that is kept. Undefined is None, never 0: it stays so
+through every mean.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ def average_accuracy(matrix: Matrix) -> float | None:
 
 
 def learning_accuracy(matrix: Matrix, parts: Parts) -> float | None:
-    """Mean over the data sets that some stage trained on of the accuracy right after that stage (Riemer et al. 2019)."""
+    """Mean accuracy over the trained data sets, each right after its stage (Riemer et al. 2019)."""
     return _mean([matrix[stage][part] for part, stage in _learned_by(matrix, parts).items()])
 
 
 def backward_transfer(matrix: Matrix, parts: Parts) -> float | None:
-    """Mean over the data sets learned before the last stage of accuracy at the end minus accuracy right after their stage.
+    """Mean over the data sets learned before the last stage of accuracy at the end minus accuracy right after their
+    stage.
 
     BWT of Lopez-Paz & Ranzato 2017, eq. 3. None if every data set is learned in the last stage, as in combined.
     """
@@ -34,14 +36,15 @@ def backward_transfer(matrix: Matrix, parts: Parts) -> float | None:
 
 
 def forward_transfer(matrix: Matrix, parts: Parts, initial: Sequence[float | None]) -> float | None:
-    """Mean over the data sets learned after the first stage of accuracy just before their stage minus `initial`, that of the
-    untrained network (FWT of Lopez-Paz & Ranzato 2017, eq. 4). None if every data set is learned in the first stage."""
+    """Mean over the data sets learned after the first stage of accuracy just before their stage minus `initial`, that
+    of the untrained network (FWT of Lopez-Paz & Ranzato 2017, eq. 4). None if stage 1 learns every data set."""
     later = {part: stage for part, stage in _learned_by(matrix, parts).items() if stage}
     return _mean([_difference(matrix[stage - 1][part], initial[part]) for part, stage in later.items()])
 
 
 def forgetting(matrix: Matrix, parts: Parts) -> float | None:
-    """Mean over the data sets learned before the last stage of best accuracy after an earlier stage minus that at the end.
+    """Mean over the data sets learned before the last stage of best accuracy after an earlier stage minus that at the
+    end.
 
     Chaudhry et al. 2018, eq. 3; stages before the data set's own count too, as they do there. With two stages this is
     matrix[0][0] - matrix[1][0], minus the backward transfer. None if every data set is learned in the last stage.

@@ -1,7 +1,7 @@
 """Metrics of many models at once, from their outputs on weighted samples.
 
-R is the number of models scored side by side (replicas), n that of samples, K that of outputs. Labels and weights are the
-models' own, [R, n], or shared by all, [n]. A model's metrics have the same bits for every number of models.
+R is the number of models scored side by side (replicas), n that of samples, K that of outputs. Labels and weights are
+the models' own, [R, n], or shared by all, [n]. A model's metrics have the same bits for every number of models.
 Everything is computed in float64. An undefined metric is NaN here and None in the result of `score`, never 0.
 """
 
@@ -22,7 +22,8 @@ METRICS = ("accuracy", "loss", "balanced_accuracy", "ece")
 REGRESSION_METRICS = ("rmse", "r2")
 """What a regression has besides those."""
 LARGEST = 2.0**64
-"""The largest weight or output of a model that has not diverged: single precision cannot hold the square of a larger one."""
+"""The largest weight or output of a model that has not diverged: single precision cannot hold the square of a larger
+one."""
 
 Loss = Literal["cross_entropy", "mse"]
 Scores = dict[str, Tensor]
@@ -32,12 +33,13 @@ Scores = dict[str, Tensor]
 def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> Scores:
     """accuracy, loss, balanced_accuracy, ece and recall/<class>, each a weighted mean over samples.
 
-    `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n], with
-    any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight. `ece`: expected
-    calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum over bins of
+    `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n],
+    with any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight.
+    `ece`: expected calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum
+    over bins of
     |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its ECE gives a
-    confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample that
-    has weight is not bounded; the recall of a class without weight.
+    confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample
+    that has weight is not bounded; the recall of a class without weight.
     """
     logits, y, weights = _prepared(logits, y, weights)
     n_classes = logits.shape[-1]
@@ -65,10 +67,10 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
 def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
     """loss, rmse and r2, weighted.
 
-    loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance of the
-    targets' noise. rmse: its root, in the targets' unit. r2: 1 - mean squared error / variance of the targets, mean over the
-    columns that vary; with equal weights torchmetrics' value. `predictions`: [R, n, K] or [n, K]; `targets`: [R, n, K] or
-    [n, K]; `weights`: [R, n] or [n].
+    loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance of
+    the targets' noise. rmse: its root, in the targets' unit. r2: 1 - mean squared error / variance of the targets, mean
+    over the columns that vary; with equal weights torchmetrics' value. `predictions`: [R, n, K] or [n, K]; `targets`:
+    [R, n, K] or [n, K]; `weights`: [R, n] or [n].
     """
     predictions, targets, weights = _prepared(predictions, targets, weights)
     assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
@@ -90,7 +92,8 @@ def _r2(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """The loss of every sample: `outputs` [R, n, K] and `y`, classes [R, n] or targets [R, n, K], to [R, n].
 
-    ``cross_entropy``: in nats. ``mse``: squared error, not halved, mean over the K columns; classes count as one-hot rows.
+    ``cross_entropy``: in nats. ``mse``: squared error, not halved, mean over the K columns; classes count as one-hot
+    rows.
     """
     if loss == "cross_entropy":
         return -outputs.log_softmax(dim=-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
@@ -100,7 +103,7 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 
 def smoothed_losses(outputs: Tensor, y: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy with the labels (1 - smoothing) one-hot + smoothing/K (Szegedy et al. 2016): [R, n, K], [R, n] -> [R, n]."""
+    """Cross entropy with labels (1 - smoothing) one-hot + smoothing/K (Szegedy 2016): [R, n, K], [R, n] -> [R, n]."""
     log_p = outputs.log_softmax(dim=-1)
     own = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     return -(1 - smoothing) * own - smoothing * log_p.mean(dim=-1)
@@ -124,11 +127,12 @@ def score(
     sets: Sequence[str],
     mask: Tensor | None = None,
 ) -> list[dict[str, float | None]]:
-    """Each model's metrics on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a number.
+    """Each model's metrics on the named `sets`: one dict per model, of "d1/accuracy", ..., "union/recall/3" to a
+    number.
 
-    `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on a set
-    that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression, which has rmse and
-    r2 too. Recalls are given for `union`. `mask`: see `src.evaluation.heads`.
+    `evaluations`: one per model, with equally long pools; `outputs[pool]`: [R, len(pool), K]. None where undefined: on
+    a set that the evaluations lack (an empty data set), and accuracy, balanced_accuracy and ece of a regression, which
+    has rmse and r2 too. Recalls are given for `union`. `mask`: see `src.evaluation.heads`.
     """
     pools = range(len(evaluations[0].pools))
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
@@ -137,7 +141,7 @@ def score(
     is_regression = labels[0].is_floating_point()
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:
-        # a pool without weight in the set adds zeros to every sum: a stream of 20 data sets would spend most of its time on them
+        # a pool without weight only adds zeros, most of the time in a stream of 20 data sets
         used = [pool for pool in pools if any(pool in _weights_of(one, name) for one in evaluations)] or list(pools)
         joined, y = torch.cat([scored[pool] for pool in used], dim=1), torch.cat([labels[pool] for pool in used], dim=1)
         has_recalls = name == "union" and not is_regression
@@ -161,7 +165,7 @@ def _weights_of(evaluations: Evaluations, name: str) -> Mapping[int, Tensor]:
 
 
 def _set_weights(evaluations: Evaluations, name: str, pools: Sequence[int]) -> Tensor:
-    """Weight in the set of every sample of these pools, one pool after the other: [n]; zeros if there is no such set."""
+    """The set's weights [n] of the samples of these pools, in order; zeros if there is no such set."""
     chosen = _weights_of(evaluations, name)
     return torch.cat([chosen.get(k, torch.zeros(len(evaluations.pools[k]))).double() for k in pools])
 

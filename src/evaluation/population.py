@@ -15,7 +15,7 @@ HEAD, BIAS = "head.weight", "head.bias"
 
 
 def excess_risk(weights: NDArray[np.float64], bias: float, population: Population) -> float:
-    """E(f(x) - target . x)^2 = |root' (weights - target)|^2 + bias^2: what noiseless targets would cost. `weights` [d]."""
+    """E(f(x) - target . x)^2 = |root' (weights - target)|^2 + bias^2: the cost of noiseless targets. `weights` [d]."""
     off = population.root.T @ (weights - population.target)
     return float(off @ off + bias**2)
 

@@ -7,9 +7,9 @@ from src import cli
 USAGE = """python -m src.export sweep=NAME regime=REGIME [cell=HASH] [seed=best] [register=NAME] [to=FOLDER] [multirun=multirun]
 
 Writes model.pt2 (the network with its preprocessing), weights.safetensors, load.py (ten lines, without this project),
-model.json (classes, input) and README.md (the model card) to multirun/NAME/export/. `cell`: the first letters of its hash, if the
-sweep has several. `seed`: a number, `all`, or `best` by the validation set. `register`: registers the model in MLflow, with the
-alias champion.
+model.json (classes, input) and README.md (the model card) to multirun/NAME/export/. `cell`: the first letters of its
+hash, if the sweep has several. `seed`: a number, `all`, or `best` by the validation set. `register`: registers the
+model in MLflow, with the alias champion.
 
   python -m src.export sweep=digits-mlp regime=combined
   python -m src.export sweep=photos-cnn cell=3fa2 regime=sequential seed=3 register=photos

@@ -47,7 +47,8 @@ def main(usage: str) -> None:
         try:
             weights = of_cell.final_weights(run.regime, run.seed)
         except MissingEvidence as error:
-            fix = f"delete {run.path.parent} and repeat the sweep's command with trainer.store_gib=0, which keeps all weights"
+            repeat = "repeat the sweep's command with trainer.store_gib=0, which keeps all weights"
+            fix = f"delete {run.path.parent} and {repeat}"
             raise ConfigError(
                 "seed", run.seed, f"the weights of {run.regime} are not in the stage store; {fix}"
             ) from error

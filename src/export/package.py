@@ -166,11 +166,13 @@ def _card(cell: CellRuns, run: RunRecord, about: Mapping[str, Any], notes: Seque
         f"A network `{about['arch']}`, trained by the regime {run.regime} on {' and '.join(sizes) or 'its data sets'}.",
         *notes,
         f"Classes: {classes}.",
-        f"Inputs: {about['input']['shape']}, {about['input']['dtype']}, {about['input']['content']}. The program scales them itself.",
+        f"Inputs: {about['input']['shape']}, {about['input']['dtype']}, {about['input']['content']}. The program "
+        "scales them itself.",
         "```\nfrom load import predict, ABOUT\nscores = predict(x)\n```",
         "\n".join(["| on held-out test data | |", "|---|---:|", *metrics]),
         "Test data follow the distribution of the training data; elsewhere these numbers say little.",
         f"The cell again:\n```\n{command(cell.config)}\n```",
-        f"Weights {about['weights']}, cell {run.cell}, run {run.run}. `weights.safetensors` has the network's state dict.",
+        f"Weights {about['weights']}, cell {run.cell}, run {run.run}. `weights.safetensors` has the network's state "
+        "dict.",
     ]
     return "\n\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ class Architecture(ABC):
     """A subclass is the settings of one architecture (`arch=NAME`) and its behaviour."""
 
     later: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: at their default a hash leaves them out, so that what was finished before keeps its address."""
+    """Settings that came later: a hash omits their defaults, so that finished work keeps its address."""
     needs_images: ClassVar[bool] = True
     """Whether samples must have the shape [channels, height, width]."""
     is_linear: ClassVar[bool] = False
@@ -29,7 +29,7 @@ class Architecture(ABC):
     name: str
     """The architecture's key in the catalog."""
     weights: str | None = None
-    """A file of weights, as ``path@digest``, at which every regime starts; the head is drawn anew. null: all are drawn."""
+    """A file of weights, as ``path@digest``, at which every regime starts, with a new head. null: all are drawn."""
 
     @property
     def label(self) -> str:

@@ -26,9 +26,10 @@ def build_model(
 ) -> nn.Module:
     """The network of `arch` on the CPU: samples [n, *input_shape] to outputs [n, n_outputs].
 
-    The initial weights depend only on `arch`, the shapes and the generator (seed, init, *address); `address` names further
-    draws of the same seed, which ignore `arch.weights`. They are drawn in float32 whatever the `dtype`, so every precision starts at the same point.
-    Changes no random state of the process. Raises ConfigError like `Architecture.validate`.
+    The initial weights depend only on `arch`, the shapes and the generator (seed, init, *address); `address` names
+    further draws of the same seed, which ignore `arch.weights`. They are drawn in float32 whatever the `dtype`, so
+    every precision starts at the same point. Changes no random state of the process. Raises ConfigError like
+    `Architecture.validate`.
     """
     arch.validate(input_shape, n_outputs)
     with drawing(derive(seed, "init", *address)):

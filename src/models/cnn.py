@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CnnArch(Architecture):
-    """For each width a 3x3 convolution, activation and 2x2 max-pooling (odd sides lose their last pixel); then a linear head."""
+    """For each width a 3x3 convolution, activation and 2x2 max-pooling (odd sides lose a pixel); then a linear head."""
 
     later = frozenset({"activation", "dropout", "init"})
 

@@ -39,7 +39,7 @@ KNOWN = given_by_data((1, 1, 1), 1).keys()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnArch(Architecture):
-    """A network of the user's own: the parameters of its class or function that the data do not give are its settings."""
+    """A network of the user's own: parameters that the data do not give are its settings."""
 
     needs_images: ClassVar[bool] = False
     factory: ClassVar[Callable[..., Any]]
@@ -62,7 +62,7 @@ class OwnArch(Architecture):
 
 
 def as_architecture(name: str, factory: Callable[..., Any]) -> type[Architecture]:
-    """The architecture whose networks `factory` returns. Raises TypeError, with the fix, for a parameter without a value."""
+    """The architecture whose networks `factory` returns. Raises TypeError for a parameter without a value."""
     fields: list[tuple[str, Any, Any]] = []
     hints = _hints(factory.__init__ if inspect.isclass(factory) else factory)
     for parameter in inspect.signature(factory).parameters.values():

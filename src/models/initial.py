@@ -11,7 +11,8 @@ Initial = Literal["default", "kaiming_uniform", "kaiming_normal", "xavier_unifor
 
 
 def initialised(model: nn.Sequential, init: str) -> nn.Sequential:
-    """The model, its linear and convolutional weights drawn by `torch.nn.init.{init}_` with its defaults and their biases 0.
+    """The model, its linear and convolutional weights drawn by `torch.nn.init.{init}_` with its defaults and their
+    biases 0.
 
     ``default`` leaves what the layers drew for themselves; normalisation layers keep theirs.
     """

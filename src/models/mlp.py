@@ -35,7 +35,7 @@ def perceptron(
     activation: Activation = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Hidden layers of `widths` units with their activation and dropout, then the head; without widths a linear model."""
+    """Hidden layers of `widths` units with their activation and dropout, then the head; no widths: linear."""
     from torch import nn
 
     modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

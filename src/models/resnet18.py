@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Resnet18Arch(Architecture):
-    """torchvision's ResNet-18 with the stem for small images of He et al. 2016, section 4.2: 3x3, stride 1, no pooling."""
+    """torchvision's ResNet-18 with He et al.'s (2016, section 4.2) stem for small images: 3x3, stride 1, no pooling."""
 
     def network(self, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
         from torch import nn

@@ -19,8 +19,8 @@ docs/PERFORMANCE.md has the measurements. Larger batches favour the loop, yet on
 def layers(model: nn.Module) -> list[tuple[str, list[str]]]:
     """Layers with parameters of their own, input first, head last: (module path, its parameters' names in the model).
 
-    A layer is a module that holds parameters directly, so a convolution and the normalisation after it are two. The order
-    is that of registration, which is that of the forward pass in every architecture offered here.
+    A layer is a module that holds parameters directly, so a convolution and the normalisation after it are two. The
+    order is that of registration, which is that of the forward pass in every architecture offered here.
     """
     found = []
     for path, module in model.named_modules():
@@ -39,11 +39,11 @@ def head_names(model: nn.Module, n_outputs: int) -> list[str]:
 def prefers_stacking(model: nn.Module, device: str = "cpu") -> bool:
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 
-    On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model is
-    the time to start its kernels, and a stack starts them once for all.
+    On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model
+    is the time to start its kernels, and a stack starts them once for all.
 
-    It depends on the model and the kind of device alone, whose results are never compared with another's, and never on how
-    many are trained together, so that a group's size cannot change a result.
+    It depends on the model and the kind of device alone, whose results are never compared with another's, and never on
+    how many are trained together, so that a group's size cannot change a result.
     """
     if device == "cuda":
         parts = _row(model)
@@ -60,8 +60,9 @@ SMALL_MAP = 4
 
 
 def memory_layout(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> torch.memory_format:
-    """Memory format of inputs and weights. On a CPU, convolutions are faster with channels last unless some of them read
-    very small feature maps (measurements in docs/PERFORMANCE.md). A GPU gets torch's default: nothing else was measured.
+    """Memory format of inputs and weights. On a CPU, convolutions are faster with channels last unless some of them
+    read very small feature maps (measurements in docs/PERFORMANCE.md). A GPU gets torch's default: nothing else was
+    measured.
     """
     pays = device.type == "cpu" and SMALL_MAP < _smallest_map(model, input_shape) < math.inf
     return torch.channels_last if pays else torch.contiguous_format

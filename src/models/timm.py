@@ -1,4 +1,5 @@
-"""`arch=timm`: any image model of timm by its name, from random weights. The package is an extra that is not installed by default."""
+"""`arch=timm`: any image model of timm by its name, from random weights. The package is an extra that is not installed
+by default."""
 
 from __future__ import annotations
 

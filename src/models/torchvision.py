@@ -29,7 +29,7 @@ class TorchvisionArch(Architecture):
         return self.model
 
     def weights_file(self, given: str) -> str:
-        """A file, or the name of pretrained weights such as DEFAULT or IMAGENET1K_V1, which torchvision downloads once."""
+        """A file, or the name of pretrained weights (DEFAULT, IMAGENET1K_V1), which torchvision downloads once."""
         if not given.isidentifier() or Path(given).exists():
             return given
         self.check()

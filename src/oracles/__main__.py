@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 USAGE = """python -m src.oracles [write=PAGE.md] [boundary=PLOT.png]
 
-Trains the linear lab for every formula of src/oracles/theory and prints theory, measurement and whether they agree; exit
-code 1 if a row fails. `write`: also writes the table as a page. `boundary`: measures the phase boundary instead and draws it.
-"""
+Trains the linear lab for every formula of src/oracles/theory and prints theory, measurement and whether they agree;
+exit code 1 if a row fails. `write`: also writes the table as a page. `boundary`: measures the phase boundary instead
+and draws it."""
 WIDTHS = (44, 46, 14, 24, 10, 4)
 
 

@@ -1,4 +1,5 @@
-"""Trains one cell of the linear lab as every cell is trained, except that results stay in memory, with their weights."""
+"""Trains one cell of the linear lab as every cell is trained, except that results stay in memory, with their
+weights."""
 
 from __future__ import annotations
 
@@ -116,8 +117,8 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
     """Trains every regime and seed of the cell.
 
     Args:
-        accuracy: Error of the weights at which descent may stop; learning rate, momentum and tolerance follow from it and
-            from the Hessians of all stages. None: as configured.
+        accuracy: Error of the weights at which descent may stop; learning rate, momentum and tolerance follow from it
+            and from the Hessians of all stages. None: as configured.
         stiffness: The largest factor by which a penalty multiplies the largest curvature.
     """
     factory = resolve(config).streams
@@ -136,7 +137,7 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
 
 
 def tuned(config: Config, nodes: Sequence[Node], accuracy: float, stiffness: float) -> Config:
-    """Sets the rate and momentum of the fastest descent, and the gradient's tolerance that keeps weights within `accuracy`."""
+    """Sets the rate and momentum of the fastest descent, and the gradient tolerance for weights within `accuracy`."""
     spectra = [curvatures(node) for node in nodes]
     largest = stiffness * max(float(values.max()) for values in spectra)
     smallest = min(float(values.min()) for values in spectra)

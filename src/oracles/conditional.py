@@ -83,7 +83,7 @@ def projections(setting: str, overrides: tuple[str, ...]) -> Iterator[Row]:
 
 
 def warm_starts() -> Iterator[Row]:
-    """Warm starts end where cold starts do if they start in the row space or the union has rank d; chunks in sequence."""
+    """Warm starts end where cold starts do from the row space or at rank d; chunks in sequence."""
     for setting, sizes in (("d=20, n=60+40", "[60,40]"), ("d=20, n=8+6", "[8,6]")):
         overrides = (f"split.sizes={sizes}", "arch.init=default", "data.target_shift=0.7")
         regimes = ["combined", "warm_start", *(["shrink_perturb"] if "60" in sizes else [])]
@@ -161,7 +161,7 @@ def orders() -> Iterator[Row]:
 
 
 def label_shift() -> Iterator[Row]:
-    """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; the probability of an absent class falls as 1/t."""
+    """Priors 80/10/10, then others: the bias moves by log pi2 - log pi1; an absent class's probability falls as 1/t."""
 
     def biases(*overrides: str) -> tuple[MeasuredCell, Floats, Floats]:
         shared = ("split.sizes=[200,200]", "regimes=[sequential]", f"seeds={len(SEEDS)}")

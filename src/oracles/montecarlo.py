@@ -1,6 +1,7 @@
 """Monte Carlo rows: means over independent draws of the data against their exact expectations.
 
-Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have infinite variance, so
+Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have infinite variance,
+so
 |n - d| is at least 4 for every n that matters. The seeds are fixed here.
 """
 
@@ -135,7 +136,7 @@ def chunks(n_chunks: int, size: int, block: int) -> tuple[list[Row], tuple[float
 
 
 def surface_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
-    """The spread of the test loss at given weights: Var = 4 (|e|^2 + s2)^2 / (2n) of the squared error, n test samples."""
+    """The spread of the test loss at given weights: Var = 4 (|e|^2 + s2)^2 / (2n) of the squared error, n samples."""
     overrides = ("split.sizes=[40,40]", "data.n_samples=400", f"split.test={n / 400}")
     cell = measure(lab(*overrides, GROUP, regimes="d1_only", seeds=seeds_of(block)), accuracy=ACCURACY)
     loss, excess = cell.metric("d1_only", "test/d1/loss"), cell.metric("d1_only", "test/d1/excess_risk")

@@ -1,5 +1,5 @@
-"""Exact rows on quadratic losses with given Hessians: where regimes and penalties end, the path of stage 2, and the effect of
-a larger weight on Dataset 1 (for a cross entropy as well)."""
+"""Exact rows on quadratic losses with given Hessians: where regimes and penalties end, the path of stage 2, and the
+effect of a larger weight on Dataset 1 (for a cross entropy as well)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def quadratics(first: Floats, second: Floats, sizes: tuple[int, int]) -> tuple[s
 
 
 def path() -> Iterator[Row]:
-    """Stage 2 from o1: along the gradient flow, past the combined optimum; through it where Hessians are multiples of I."""
+    """Stage 2 from o1: along the gradient flow, past the combined optimum, or through it if Hessians are c I."""
     n_steps, rate = 400, 0.5  # of a Hessian 2 I: stage 1 is at its optimum after one step
     times = np.geomspace(0.02, 4, 12)
     regimes = [f"{{sequential:{{lr_factor:{float(s / (n_steps * rate))!r}}}}}" for s in times]
@@ -82,7 +82,7 @@ def path() -> Iterator[Row]:
 
 
 def held_back() -> Iterator[Row]:
-    """EWC with the whole Hessian is combined, exactly; with its diagonal it is so where the Hessian is diagonal, else not."""
+    """EWC with the whole Hessian is combined, exactly; with its diagonal only where the Hessian is diagonal."""
     for first, is_diagonal in ((np.diag([2.0, 0.5]), True), (SKEW, False)):
         regimes = "combined,sequential,ewc,{ewc:{strength:0.3}},{ewc:{full:true}},{l2_sp:{strength:0.7}}"
         cell = measure(lab(*quadratics(first, SECOND, (30, 10)), regimes=regimes, seeds=SEEDS), stiffness=6)
@@ -120,8 +120,8 @@ def averaged() -> Iterator[Row]:
 
 
 def heavier_first() -> Iterator[Row]:
-    """At the minimum of L2 + rho L1, L1 does not increase with rho: quadratics (rho a strength of EWC with the full Hessian),
-    and a cross entropy (rho a ratio of sizes)."""
+    """At the minimum of L2 + rho L1, L1 does not increase with rho: quadratics (rho a strength of EWC with the full
+    Hessian), and a cross entropy (rho a ratio of sizes)."""
     rhos = (0.1, 0.3, 1.0, 3.0, 10.0)
     regimes = [f"{{ewc:{{full:true,strength:{rho}}}}}" for rho in rhos]
     cell = measure(lab(*quadratics(SKEW, SECOND, (20, 20)), regimes=",".join(regimes), seeds=SEEDS), stiffness=20)

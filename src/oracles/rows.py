@@ -93,8 +93,8 @@ def monte_carlo(name: str, setting: str, theory: float, values: npt.ArrayLike) -
 def joint_deviation(theory: npt.ArrayLike, values: npt.ArrayLike) -> tuple[float, int]:
     """Joint deviation of k means over the same seeds from theory, as (chi-square, degrees of freedom).
 
-    `theory` [k], `values` [seeds, k]. Rows of one cell share their data, so Hotelling's T^2 accounts for their correlation;
-    its F distribution is mapped to the chi-square of the same tail probability.
+    `theory` [k], `values` [seeds, k]. Rows of one cell share their data, so Hotelling's T^2 accounts for their
+    correlation; its F distribution is mapped to the chi-square of the same tail probability.
     """
     from scipy.stats import chi2, f
 

@@ -1,4 +1,5 @@
-"""Claims that fail in theory: studies of conf/study where the verdict must be *refuted*, each next to one that holds."""
+"""Claims that fail in theory: studies of conf/study where the verdict must be *refuted*, each next to one that
+holds."""
 
 from __future__ import annotations
 

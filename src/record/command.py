@@ -1,4 +1,5 @@
-"""The command `python -m src.record`: runs of another trainer, finished or driven here, become a sweep and are reported."""
+"""The command `python -m src.record`: runs of another trainer, finished or driven here, become a sweep and are
+reported."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     drives = "engine.run" in settings
     if len(files) != (not drives):
         fail(
-            "csv=: give one file of runs, or engine.run='COMMAND': python -m src.record FILE.csv sweep=NAME (see --help)"
+            "csv=: give one file of runs, or engine.run='COMMAND': python -m src.record FILE.csv sweep=NAME (see "
+            "--help)"
         )
     for key in settings:
         if key not in KEYS and not (drives and (key in SCRIPT_KEYS or key.startswith(AXIS))):

@@ -43,7 +43,7 @@ class RecordedRun:
 
 
 def read_runs(file: Path) -> list[RecordedRun]:
-    """The runs of a CSV file, separated by commas, semicolons or tabs. Raises ConfigError that names the line and the fix."""
+    """The runs of a CSV file, separated by commas, semicolons or tabs. Raises ConfigError, which names the line."""
     refuse = functools.partial(ConfigError, "csv", str(file))
     with foreign_file("csv", str(file), file, "give a CSV file in UTF-8, with a row of headings"):
         text = file.read_text(encoding="utf-8-sig")

@@ -1,7 +1,8 @@
-"""Drives a training script of the user's own, stage by stage: what each stage trains on, resumption, failures and costs.
+"""Drives a training script of the user's own, stage by stage: what each stage trains on, resumption, failures and
+costs.
 
-A stage is a folder named by everything that it depends on: the command, its lists, the seed and the stages before it. Regimes share
-equal stages, and a stage that is done is never run again.
+A stage is a folder named by everything that it depends on: the command, its lists, the seed and the stages before it.
+Regimes share equal stages, and a stage that is done is never run again.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Script:
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptStage:
-    """One stage to run: its key, the stage before it, what it trains on and what the script is told."""
+    """One stage to run: its key, the stage before it, what it trains on and the arguments of the script."""
 
     key: str
     parent: str | None
@@ -145,7 +146,7 @@ def _require_plain(regime: RegimeConfig, stage: Stage, number: int) -> None:
 
 
 def _training_list(mixture: Mixture, data: Sequence[Sequence[str]], seed: int) -> list[str]:
-    """The lines of a stage. With shares the last part is whole, and as many lines of the others are drawn as its share asks."""
+    """The lines of a stage. With shares the last part is whole, and the others give lines by their shares."""
     own = [data[part] for part in mixture.parts]
     if mixture.shares is not None:
         total = len(own[-1]) / mixture.shares[-1] if mixture.shares[-1] else 0.0
@@ -232,7 +233,7 @@ def _measured(path: Path) -> dict[str, Any]:
 
 
 def recorded(script: Script, regime: RegimeConfig, seed: int, stages: Sequence[ScriptStage], root: Path) -> RecordedRun:
-    """The finished run: metrics of its last stage, costs of all, and forgetting if accuracy on each data set is known."""
+    """The finished run: metrics of its last stage, costs of all, and forgetting where it is known."""
     found = [json.loads((root / stage.key / "done.json").read_text()) for stage in stages]
     metrics: dict[str, float | None] = dict(found[-1]["metrics"])
     names = [f"test/d{k}/accuracy" for k in range(1, len(script.data) + 1)]

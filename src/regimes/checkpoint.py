@@ -1,8 +1,8 @@
 """A user's own model in place of a stage: a file that is identified by its content, whatever its path.
 
 Inside a `Config` a checkpoint is the text ``path@digest``: a sweep that resumes elsewhere or later trains from the same
-weights, or refuses the file if it has changed. ``path@digest["cat","dog"]`` names the classes of the file's outputs as well:
-they need not be the data's.
+weights, or refuses the file if it has changed. ``path@digest["cat","dog"]`` names the classes of the file's outputs as
+well: they need not be the data's.
 """
 
 from __future__ import annotations
@@ -121,10 +121,11 @@ def read(
 ) -> dict[str, Tensor]:
     """The weights in the file as a state dict of the architecture whose state dict is `model`.
 
-    Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it has
-    tensors of exactly the same shapes in the same order. If the text names the file's classes, the rows of its head go to
-    the outputs of those names among `class_names`, the data's; other outputs keep the weights of `model`. Without them,
-    shapes alone are read of `model`. `sums_colours`: see `read_backbone`. Raises ConfigError, naming what does not match.
+    Names must be the architecture's; a file none of whose names are known is taken by position, with a warning, if it
+    has tensors of exactly the same shapes in the same order. If the text names the file's classes, the rows of its head
+    go to the outputs of those names among `class_names`, the data's; other outputs keep the weights of `model`. Without
+    them, shapes alone are read of `model`. `sums_colours`: see `read_backbone`. Raises ConfigError, naming what does
+    not match.
     """
     checkpoint = parts_of(pinned)
     path, digest, classes = checkpoint.path, checkpoint.digest, checkpoint.classes
@@ -209,7 +210,7 @@ def _with_head(
 
 
 def _as_grey(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state`, a convolution over three colours summed over them where the model's is over one: equal for grey images."""
+    """The `state`, a convolution over three colours summed where the model's is over one: equal for grey images."""
 
     def is_of_colours(name: str, tensor: Tensor) -> bool:
         own = tuple(model[name].shape) if name in model else ()

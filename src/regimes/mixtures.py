@@ -36,8 +36,8 @@ def replay(
     """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
 
     The number of updates is that of sequential. Earlier data sets share the replayed draws equally; `balanced` balances
-    these draws over classes. Experience replay (Chaudhry et al. 2019); `memory`: how many earlier samples are kept, chosen
-    as `kept` says; `even`: every batch has the share.
+    these draws over classes. Experience replay (Chaudhry et al. 2019); `memory`: how many earlier samples are kept,
+    chosen as `kept` says; `even`: every batch has the share.
     """
     check_state("replay", reset_optimizer, checkpoint)
     mixed = _Replay("replay", share, balanced, memory, kept, even)
@@ -77,7 +77,8 @@ def der(
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
-    """Replay of a memory that holds the outputs at the end of each sample's own stage: their squared distance is the loss.
+    """Replay of a memory that holds the outputs at the end of each sample's own stage: their squared distance is the
+    loss.
 
     Dark experience replay (Buzzega et al. 2020); `labels` above 0 adds the loss of the kept labels (DER++).
     """
@@ -149,7 +150,8 @@ class _Replay:
 def rebalanced(n_parts: int, *, share: float = 0.5) -> Stages:
     """Combined, but a fraction `share` of the draws comes from the last data set, however small it is.
 
-    The other data sets share the rest equally. An epoch has as many draws as combined, so small data sets are drawn repeatedly.
+    The other data sets share the rest equally. An epoch has as many draws as combined, so small data sets are drawn
+    repeatedly.
     """
     problem = "must lie between 0 and 1: the last data set's share of the draws"
     require(0 < share < 1, "rebalanced.share", share, problem)
@@ -173,8 +175,8 @@ def chunked(n_parts: int, *, n_chunks: int = 2, reset_optimizer: bool = True, lr
 def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> Stages:
     """Combined, but each sample (or piece of `piece` samples) is drawn `repeats` times in a row: an order, not a stage.
 
-    An epoch of the budget stays as many samples as one pass: 10 epochs with repeats=10 are one pass over the blocks, where
-    combined makes 10 shuffled passes; 1 epoch covers the first tenth of the samples, 10 times each.
+    An epoch of the budget stays as many samples as one pass: 10 epochs with repeats=10 are one pass over the blocks,
+    where combined makes 10 shuffled passes; 1 epoch covers the first tenth of the samples, 10 times each.
     """
     require(repeats >= 1, "blocks.repeats", repeats, "must be at least 1")
     require(piece >= 1, "blocks.piece", piece, "must be at least 1 sample")

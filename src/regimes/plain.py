@@ -19,8 +19,8 @@ def sequential(
 ) -> Stages:
     """Dataset 1, then 2, ..., weights kept: naive fine-tuning, the field's lower bound.
 
-    `batch_factor` multiplies the batch of every stage but the first; `lr_decay` multiplies the rate once more at every stage
-    (stable SGD, Mirzadeh et al. 2020, with dropout and small batches).
+    `batch_factor` multiplies the batch of every stage but the first; `lr_decay` multiplies the rate once more at every
+    stage (stable SGD, Mirzadeh et al. 2020, with dropout and small batches).
     """
     require(lr_decay > 0, "sequential.lr_decay", lr_decay, "must be above 0")
     require(batch_factor > 0, "sequential.batch_factor", batch_factor, "must be above 0: times the batch of stage 1")

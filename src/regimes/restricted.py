@@ -36,8 +36,8 @@ def freeze(
 ) -> Stages:
     """Sequential, but later stages train the last `layers` layers alone; the others keep Dataset 1's features.
 
-    Instead of `layers`: `first`, the number of layers that are frozen; or `pattern`, a regular expression that the names of
-    trained parameters match.
+    Instead of `layers`: `first`, the number of layers that are frozen; or `pattern`, a regular expression that the
+    names of trained parameters match.
     """
     given = {knob: value for knob, value in {"first": first, "pattern": pattern}.items() if value is not None}
     problem = "give one of freeze.layers, freeze.first and freeze.pattern"
@@ -98,10 +98,11 @@ def ewc(
     lr_factor: float = 1.0,
     checkpoint: str | None = None,
 ) -> Stages:
-    """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights before.
+    """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights
+    before.
 
-    Elastic weight consolidation (Kirkpatrick et al. 2017), scaled so that strength 1 counts each earlier sample as much as
-    a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
+    Elastic weight consolidation (Kirkpatrick et al. 2017), scaled so that strength 1 counts each earlier sample as much
+    as a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
     """
     penalty = Penalty(kind="ewc_full" if full else "ewc", strength=strength)
     stages = held(n_parts, "ewc", penalty, reset_optimizer, lr_factor, checkpoint)
@@ -144,9 +145,10 @@ def lwf(
 ) -> Stages:
     """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
 
-    Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for loss=mse.
-    `by_tasks`: times (k - 1) temperature^2 in the k-th stage (van de Ven & Tolias 2018). `new_classes`: the softmax of the
-    trained model includes the classes that are new in the stage, which the earlier model gives probability 0.
+    Learning without forgetting (Li & Hoiem 2017): cross entropy of softmax(outputs / temperature); squared for
+    loss=mse. `by_tasks`: times (k - 1) temperature^2 in the k-th stage (van de Ven & Tolias 2018). `new_classes`: the
+    softmax of the trained model includes the classes that are new in the stage, which the earlier model gives
+    probability 0.
     """
     require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
     penalty = Penalty(kind="lwf", strength=strength, temperature=temperature, new_classes=new_classes)

@@ -36,10 +36,11 @@ class Start:
     """The origin of a stage's initial weights."""
 
     kind: Literal["fresh", "previous", "shrink_perturb", "dash", "average", "file"] = "fresh"
-    """``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``: those
-    times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``dash``: those shrunk by direction
-    to no less than `shrink` (see `src.training.dash`), from gradients averaged with weight `alpha`. ``average``: the mean of the
-    final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see `src.regimes.checkpoint`)."""
+    """``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``:
+    those times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``dash``: those shrunk
+    by direction to no less than `shrink` (see `src.training.dash`), from gradients averaged with weight `alpha`.
+    ``average``: the mean of the final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see
+    `src.regimes.checkpoint`)."""
     of: tuple[int, ...] = ()
     shrink: float = 1.0
     perturb: float = 0.0
@@ -53,8 +54,8 @@ class Trainable:
     """The parameters that a stage trains."""
 
     kind: Literal["all", "last", "after", "pattern"] = "all"
-    """``last``: the last `layers` layers with parameters. ``after``: all but the first `layers` layers. ``pattern``: those
-    whose names match the regular expression `pattern`."""
+    """``last``: the last `layers` layers with parameters. ``after``: all but the first `layers` layers. ``pattern``:
+    those whose names match the regular expression `pattern`."""
     layers: int = 1
     pattern: str = ""
 
@@ -70,8 +71,8 @@ class Penalty:
     temperature: float = 2.0
     """Of the softmaxes of learning without forgetting."""
     new_classes: bool = False
-    """Whether the softmax of the trained model includes the classes that are new in the stage, which the earlier model gives
-    probability 0."""
+    """Whether the softmax of the trained model includes the classes that are new in the stage, which the earlier model
+    gives probability 0."""
     of: int | None = 0
     """The stage whose result the term refers to; None: the seed's initial weights."""
 
@@ -86,7 +87,8 @@ class Targets:
     """What the samples of the parts before the last are trained to give."""
 
     kind: Literal["labels", "model", "outputs"] = "labels"
-    """``labels``: their own labels. ``model``: the labels that a trained network gives them. ``outputs``: its outputs."""
+    """``labels``: their own labels. ``model``: the labels that a trained network gives them. ``outputs``: its
+    outputs."""
     of: tuple[int, ...] = ()
     """The stage whose network that is, for each of these parts."""
     strength: float = 1.0
@@ -125,8 +127,8 @@ class Stage:
     batch_factor: int = 1
     """Factor on the batch size."""
     counts_as: tuple[int, ...] | None = None
-    """Data sets whose size decides the stage's share of the budget (None: the mixture's own). Replay trains on the mixture
-    but makes the updates of Dataset 2 alone."""
+    """Data sets whose size decides the stage's share of the budget (None: the mixture's own). Replay trains on the
+    mixture but makes the updates of Dataset 2 alone."""
     budget: float = 1.0
     """Factor on the stage's budget; 0: no training at all (the average of two models)."""
     requires: tuple[Requirement, ...] = field(default=(), compare=False)

@@ -95,9 +95,11 @@ def dash(
 
 
 def average(n_parts: int, *, weight: float = 0.5) -> Stages:
-    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, without further training.
+    """Models of each data set alone, from one initialisation; then (1 - weight) w1 + weight w2, without further
+    training.
 
-    `weight` is the weight of the last data set's model; the others share the rest equally (Wortsman et al. 2022, soups).
+    `weight` is the weight of the last data set's model; the others share the rest equally (Wortsman et al. 2022,
+    soups).
     """
     require(0 <= weight <= 1, "average.weight", weight, "must lie between 0 and 1: the last model's share of the mean")
     parts = tuple(range(n_parts))

@@ -37,7 +37,7 @@ class CellPlots:
 
 
 def representative(verdicts: Sequence[CellVerdict]) -> list[tuple[CellVerdict, str]]:
-    """At most four cells of one contrast with the reason for each: both extremes, the median, the smallest difference."""
+    """At most four cells of one contrast with the reason for each: extremes, median, smallest difference."""
     known = sorted((v for v in verdicts if v.difference is not None), key=lambda v: (v.difference or 0.0, v.cell))
     if not known:
         return []

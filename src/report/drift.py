@@ -1,4 +1,5 @@
-"""Drift: how far each layer moves, what the classes and accuracies do along the way, and which part recovers Dataset 1."""
+"""Drift: how far each layer moves, what the classes and accuracies do along the way, and which part recovers Dataset
+1."""
 
 from __future__ import annotations
 
@@ -179,7 +180,8 @@ def _probabilities(example: Example, path: WeightPath, folder: Path) -> Plot:
     alt = f"Mean predicted probability of classes on Dataset 1's held-out samples, {shown}. In the last stage: {ends}."
     caption = (
         "The classes that the network expects on samples of Dataset 1: see how fast the lines leave their level after "
-        f"the boundary for the last data set's class shares (triangles at the right{'; grey: other classes' if others else ''})."
+        "the boundary for the last data set's class shares (triangles at the "
+        f"right{'; grey: other classes' if others else ''})."
     )
     return save_plot(ax, folder, "drift-probabilities", alt, caption=caption)
 
@@ -187,7 +189,8 @@ def _probabilities(example: Example, path: WeightPath, folder: Path) -> Plot:
 def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
     """Validation accuracy on every data set over the first updates of the last stage.
 
-    De Lange, van de Ven & Tuytelaars 2023: accuracy on earlier data falls within tens of updates and may partly recover.
+    De Lange, van de Ven & Tuytelaars 2023: accuracy on earlier data falls within tens of updates and may partly
+    recover.
     """
     start = path.boundaries[-1]
     shown = [k for k, update in enumerate(path.updates) if start <= update <= start + GAP_UPDATES]
@@ -209,9 +212,11 @@ def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
         summaries.append(f"{fall}, at the end {end:.0f} %")
     ax.set_xlim(0, x[-1])
     legend_below(ax, columns=4)
-    alt = f"Lines of validation accuracy over the first updates of the last stage, seed {example.seed}: {'; '.join(summaries)}."
+    lines = f"Lines of validation accuracy over the first updates of the last stage, seed {example.seed}"
+    alt = f"{lines}: {'; '.join(summaries)}."
     caption = (
-        "The stability gap: how far accuracy on earlier data falls right after the boundary, and how much of it recovers "
+        "The stability gap: how far accuracy on earlier data falls right after the boundary, and how much of it "
+        "recovers "
         "by the end of the stage (triangles at the right)."
     )
     return save_plot(ax, folder, "drift-gap", alt, caption=caption)
@@ -252,7 +257,8 @@ def _restorations(example: Example, folder: Path) -> Plot:
     means = ", ".join(f"{PARTS[key]} {np.mean(scores[key]):.0f}" for key in keys)
     alt = f"Bars of accuracy on Dataset 1 in percent, mean of {len(scores[keys[0]])} seeds: {means}."
     caption = (
-        "If restoring the head (or the mean outputs) recovers Dataset 1, the loss is in the last layer; if the linear probe "
+        "If restoring the head (or the mean outputs) recovers Dataset 1, the loss is in the last layer; if the linear "
+        "probe "
         "has not fallen, the features still separate what the head forgot."
     )
     return save_plot(ax, folder, "drift-restoration", alt, caption=caption)

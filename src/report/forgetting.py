@@ -88,7 +88,7 @@ def _draw(
     lines: str,
     styles: Sequence[LineStyle],
 ) -> str:
-    """Draws a line for each level of `lines` over the levels of `across` ("" for none); returns the largest in words."""
+    """Draws a line for each level of `lines` over the levels of `across` ("" for none); returns the largest as text."""
     ax.axhline(0, color="#555555", linewidth=0.8)
     columns = {level: k for k, level in enumerate(axes.get(across, ["-"]))}
     levels = list(axes.get(lines, ["-"]))

@@ -52,8 +52,8 @@ class Landscape:
     paths: Mapping[str, Floats]
     """Regime -> coordinates of its path [n, 2]."""
     profiles: Mapping[str, Floats]
-    """Union losses along the straight lines between the models, and along a curve of low loss between the ends of the two
-    regimes unless that is too costly."""
+    """Union losses along the straight lines between the models, and along a curve of low loss between the ends of the
+    two regimes unless that is too costly."""
     off_path: float
     """Least distance from the other regime's end to the staged regime's path through its last stage, relative to the
     length of that stage."""
@@ -134,8 +134,10 @@ def landscape_plots(
     plots = [_plane(example, found, name, styles, folder) for name in names]
     plots.append(_barriers(found.profiles, folder))
     notes = [
-        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their projection "
-        f"onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from the nearest "
+        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as "
+        "their projection "
+        f"onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from "
+        "the nearest "
         f"point of {example.staged}'s path through that stage: 0 % would mean that training passed through it."
     ]
     for name, path in paths.items():
@@ -206,7 +208,8 @@ def _barriers(profiles: Mapping[str, Floats], folder: Path) -> Plot:
     legend_below(ax, columns=2)
     heights = "; ".join(f"{tag} {barrier(losses.tolist()):.2g}" for tag, losses in profiles.items())
     alt = (
-        "Lines of the union's training loss along straight lines between the three models, and along a curve trained to "
+        "Lines of the union's training loss along straight lines between the three models, and along a curve trained "
+        "to "
         f"stay low. Barriers (above the higher end): {heights}."
     )
     caption = f"A hump is a barrier. Heights above the higher end: {heights}."

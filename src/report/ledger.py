@@ -26,7 +26,7 @@ RECORDED = "recorded"
 
 
 def match_of(config: Config | None) -> str:
-    """The unit in which a cell's budgets match, or the stopping rule that matches nothing; ``epochs`` for unknown cells."""
+    """The unit in which a cell's budgets match, or the name of its rule; ``epochs`` for unknown cells."""
     return "epochs" if config is None else config.stopping.budgets_match_in
 
 
@@ -55,7 +55,8 @@ def run_costs(runs: Sequence[RunRecord], configs: Mapping[str, Config]) -> DataF
 def costs(spent: DataFrame, labels: Sequence[str]) -> DataFrame:
     """Means per run by (match, regime): `runs`, what they spend, `reused` as a share of the samples.
 
-    `updates : BASE` and `samples : BASE` are the range over cells of the ratio to the first of `labels`, as (low, high).
+    `updates : BASE` and `samples : BASE` are the range over cells of the ratio to the first of `labels`, as (low,
+    high).
     """
     import pandas as pd
 

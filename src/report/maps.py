@@ -65,7 +65,8 @@ def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
 
 
 def averaged(verdicts: Sequence[CellVerdict], *axes: str, alpha: float = 0.05) -> list[CellVerdict]:
-    """One verdict for each combination of levels of `axes`: the differences a - b, averaged over the others seed by seed.
+    """One verdict for each combination of levels of `axes`: the differences a - b, averaged over the others seed by
+    seed.
 
     Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
     spans the verdicts returned.

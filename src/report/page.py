@@ -1,4 +1,5 @@
-"""The report of a sweep: one self-contained HTML page, with its plots as PNG and its tables as CSV in the same folder."""
+"""The report of a sweep: one self-contained HTML page, with its plots as PNG and its tables as CSV in the same
+folder."""
 
 from __future__ import annotations
 
@@ -43,9 +44,9 @@ def write_report(
 ) -> list[Path]:
     """Writes ``<sweep>/report/``; returns the paths of report.html and of the tables.
 
-    `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`. `executor`:
-    shows the representative cells meanwhile, which takes about as long as everything else. `most_cells`: of a larger grid
-    the page shows averages over axes and the cells with the largest differences, and says so.
+    `paper`: also writes every plot as PDF and SVG, and the table of the cells in LaTeX, into its folder `PAPER`.
+    `executor`: shows the representative cells meanwhile, which takes about as long as everything else. `most_cells`: of
+    a larger grid the page shows averages over axes and the cells with the largest differences, and says so.
     """
     folder = sweep.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,8 @@ def _left_out(sweep: Sweep, n_cells: int, most_cells: int) -> str:
         return ""
     show = shlex.join(["python", "-m", "src.report", f"sweep={sweep.name}", f"multirun={sweep.folder.parent}"])
     return (
-        f"This page shows the {most_cells:,} cells with the largest differences of {n_cells:,}, and no map of single cells "
+        f"This page shows the {most_cells:,} cells with the largest differences of {n_cells:,}, and no map of single "
+        "cells "
         f"where there is one of averages. cells.csv next to it has all; {show} most_cells={n_cells} shows all here."
     )
 

@@ -68,7 +68,7 @@ def line_styles(names: Sequence[str], *, first: int = 0) -> dict[str, LineStyle]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """A plot on the page. `source`: a data URI; `width`: its natural width in CSS pixels; `file`: the PNG next to the page."""
+    """A plot on the page. `source`: a data URI; `width`: in CSS pixels; `file`: the PNG next to the page."""
 
     source: str
     alt: str
@@ -111,8 +111,8 @@ def bars(
 ) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Grouped bars with error bars of one standard deviation; returns the means of each series.
 
-    `series`: (label, ink, hatch) of each; `values[series][group]`: the samples of a bar (none: no bar). No error bar leaves
-    `ends`, the values that are possible.
+    `series`: (label, ink, hatch) of each; `values[series][group]`: the samples of a bar (none: no bar). No error bar
+    leaves `ends`, the values that are possible.
     """
     width = 0.84 / max(1, len(series))
     means = []
@@ -153,7 +153,7 @@ def end_marker(ax: Axes, x: float, y: float, style: LineStyle) -> None:
 def save_plot(
     plot: Axes | Figure, folder: Path, name: str, alt: str, *, caption: str = "", vector: bool = True
 ) -> Plot:
-    """Writes ``NAME.png`` into `folder`, and PDF and SVG into its folder `PAPER` if it has one; returns the plot for the page."""
+    """Writes ``NAME.png`` into `folder`, and PDF and SVG into its `PAPER` folder if any; returns the plot."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -20,8 +20,9 @@ MOST_LINES = 40
 class Sweep:
     """The content of a sweep's folder.
 
-    `configs`: cell -> its last configuration; `labels`: its regimes, in the order of differences; `problems`: unreadable
-    files; `command`: the last command line; `baseline`: the regime that the others are compared with, if one is.
+    `configs`: cell -> its last configuration; `labels`: its regimes, in the order of differences; `problems`:
+    unreadable files; `command`: the last command line; `baseline`: the regime that the others are compared with, if one
+    is.
     """
 
     folder: Path

@@ -35,9 +35,9 @@ class BudgetStopping(StoppingRule):
     updates_per_part: int | None = field(default=None, metadata=bounds(ge=1))
     """Updates of every stage of sequential, whatever its size; other regimes divide the total into equal parts."""
     match: Literal["epochs", "updates", "samples", "marginal"]
-    """The unit in which every regime gets the same: ``epochs`` (each stage its own passes), ``updates`` or ``samples`` (the
-    total of sequential, divided over the stages by mixture size, remainder to the last), ``marginal`` (stages on Dataset 1
-    alone are sunk cost; the others share epochs * ceil(n2 / B) updates)."""
+    """The unit in which every regime gets the same: ``epochs`` (each stage its own passes), ``updates`` or ``samples``
+    (the total of sequential, divided over the stages by mixture size, remainder to the last), ``marginal`` (stages on
+    Dataset 1 alone are sunk cost; the others share epochs * ceil(n2 / B) updates)."""
 
     @property
     def given(self) -> dict[str, int]:
@@ -103,7 +103,7 @@ class BudgetStopping(StoppingRule):
 
 
 def _divide(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` in whole parts by weight; the last part with a weight gets the remainder. All 0 if no weight is positive."""
+    """`total` in whole parts by weight; the last part with a weight gets the remainder. All 0 without weights."""
     if not any(weights):
         return [0] * len(weights)
     amounts = [int(total * weight // sum(weights)) for weight in weights]

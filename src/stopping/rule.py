@@ -1,4 +1,5 @@
-"""What every stopping rule has in common: its settings, the lengths it gives, and its decision on each model of a group."""
+"""What every stopping rule has in common: its settings, the lengths it gives, and its decision on each model of a
+group."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class StoppingRule(ABC):
         """A sentence for the report: how budgets match."""
         if self.is_fixed_length:
             return (
-                "Budgets match in epochs: every stage makes its own passes over its own data, so sequential and combined "
+                "Budgets match in epochs: every stage makes its own passes over its own data, so sequential and "
+                "combined "
                 "see equally many samples in all."
             )
         return f"stopping={self.name} matches nothing: the columns below show how long each stage trained."

@@ -48,9 +48,9 @@ def cell_metrics(
 ) -> dict[str, float]:
     """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
 
-    The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is uncorrected,
-    because a cell in the tracker belongs to no family. Undefined values are left out. `known`: the cell's verdicts in its
-    family, whose difference, interval and uncorrected p are the same; what they lack is judged here.
+    The union has ``balanced_accuracy`` too. A regression has ``risk`` or ``loss`` in place of accuracy. p is
+    uncorrected, because a cell in the tracker belongs to no family. Undefined values are left out. `known`: the cell's
+    verdicts in its family, whose difference, interval and uncorrected p are the same; what they lack is judged here.
     """
     records = Records(runs=tuple(runs))
     assert len({run.cell for run in records.runs}) <= 1
@@ -82,7 +82,7 @@ def cell_means(verdicts: Sequence[CellVerdict]) -> dict[str, float]:
 
 
 def sweep_metrics(verdicts: Sequence[CellVerdict]) -> dict[str, float]:
-    """MLflow metrics of a sweep: ``wins/{regime}``, and its differences averaged over cells, named like those of a cell."""
+    """MLflow metrics of a sweep: ``wins/{regime}``, and its differences averaged over cells, named as in a cell."""
     metrics: dict[str, float | None] = {}
     for (a, b), own in by_pair(verdicts).items():
         for regime in (a, b):

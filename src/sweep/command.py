@@ -85,7 +85,7 @@ def run_plan(plan: SweepPlan, engine: Engine) -> list[str]:
 
 
 def run_work(work: Work, verdict: Callable[[str], str | None] | None = None) -> list[str] | None:
-    """Runs workers until the work is done; returns a line for each failed cell, None where workers continue by themselves."""
+    """Runs workers until the work is done; returns a line for each failed cell, None if detached workers continue."""
     if work.is_finished():
         with Process(work.folder, "sweep"):  # removes the entries of processes that were killed during shutdown
             return []

@@ -1,4 +1,5 @@
-"""Which workers may join a sweep: those at the commit of the command that started it, on libraries of the same versions."""
+"""Which workers may join a sweep: those at the commit of the command that started it, on libraries of the same
+versions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The interface between a sweep and what runs its cells: a module that the configuration names.
 
-`src.sweep.laboratory` is the default; tests and benchmarks name modules of their own, which worker processes import too.
+`src.sweep.laboratory` is the default; tests and benchmarks name modules of their own, which worker processes import
+too.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ GRID = "grid"
 """Takes the place of a search's id for the cells of a grid."""
 
 RECORDED = "recorded.json"
-"""Of runs that another trainer made: their regimes in the order of differences, the baseline, the settings of tracking."""
+"""Of runs that another trainer made: their regimes in the order of differences, the baseline, the settings of
+tracking."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class SweepFolder:
         return self.root / "searches" / search_id
 
     def write_queue(self, storage: str | None) -> dict[str, Any]:
-        """Writes queue.json and returns its content: the folder's random id, the storage, and the versions of this code.
+        """Writes queue.json and returns its content: the folder's random id, the storage, and the versions of this
+        code.
 
         `storage` has no password; None stands for a journal file here. The study holds the id too, so that a worker
         notices a study that serves another folder of that name.

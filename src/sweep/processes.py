@@ -21,8 +21,8 @@ Role = Literal["sweep", "pool", "worker", "status"]
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """One process. `cell`: hash of the cell that it runs, or that it `helps` another worker to train; `n_ended`: number of
-    cells that it has ended.
+    """One process. `cell`: hash of the cell that it runs, or that it `helps` another worker to train; `n_ended`: number
+    of cells that it has ended.
 
     `in_rounds`: of a command that may queue further cells after those of now.
     """

@@ -1,8 +1,9 @@
-"""The work of `seeds=auto`: rounds of further seeds for the cells that are not decided, those closest to a decision first.
+"""The work of `seeds=auto`: rounds of further seeds for the cells that are not decided, those closest to a decision
+first.
 
-A round follows from the results of the earlier ones alone, so a repeated command repeats the rounds on the results that it
-finds, and a finished one finds nothing to run. The verdicts hold at any stop (`src.comparison.betting`): no rule here can
-invalidate them.
+A round follows from the results of the earlier ones alone, so a repeated command repeats the rounds on the results that
+it finds, and a finished one finds nothing to run. The verdicts hold at any stop (`src.comparison.betting`): no rule
+here can invalidate them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from src.sweep.work import GridWork, Trials
 FIRST = 4
 """Seeds of every cell in the first round."""
 STEP = 0.25
-"""Most seeds that a round adds to a cell, as a share of those that it has, or `FIRST`; fewer where fewer can decide it."""
+"""Most seeds that a round adds to a cell, as a share of those that it has, or `FIRST`; fewer where fewer can decide
+it."""
 SHARE = 0.25
 """Share of the undecided cells that a round adds seeds to, or `FIRST` of them."""
 ALPHA = 0.05

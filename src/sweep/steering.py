@@ -14,7 +14,7 @@ from src.sweep.work import axes_text
 
 
 def stop_cell(folder: SweepFolder, cell: str) -> str:
-    """Ends a waiting or running cell as failed, so that the next command tries it again; returns a line for the user."""
+    """Ends an open cell as failed, so that the next command tries it again; returns a line for the user."""
     with Process(folder, "status") as process, closing(WorkQueue(folder, process, folder.read_queue())) as queue:
         trial = _find(queue, "stop", cell)
         is_over = queue.stop(trial)

@@ -97,7 +97,7 @@ class Supervisor:
             progress = self._work.progress(latest)
             if not progress.n_open and not self._n_interrupts and self._work.extend(queue):
                 continue
-            reading = time.monotonic() - began
+            read_seconds = time.monotonic() - began
             failed = {key: trial for key, trial in latest.items() if trial.state.name == "FAIL"}
             failed_before = set(failed) if failed_before is None else failed_before
             for key in failed.keys() - failed_before:
@@ -122,7 +122,7 @@ class Supervisor:
                 lines = path.read_text(errors="replace").splitlines()[-5:] if path.exists() else ["(no log)"]
                 display.say("\n".join([f"every worker died; the last lines of {path}:", *lines]))
                 sys.exit(1)
-            self._sleep(max(TICK_SECONDS, 4 * reading))  # a long study on a server is read slowly
+            self._sleep(max(TICK_SECONDS, 4 * read_seconds))  # a long study on a server is read slowly
 
     def _sleep(self, seconds: float) -> None:
         """Sleeps until the next signal, which would not end `time.sleep`."""

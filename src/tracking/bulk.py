@@ -88,7 +88,8 @@ def _unknown_columns(inspector: Inspector) -> str | None:
 
 
 def open_experiment(uri: str, name: str) -> Experiment | None:
-    """The experiment of a SQLite file, created if there is none; None where MLflow may have something to create or upgrade.
+    """The experiment of a SQLite file, created if there is none; None where MLflow may have something to create or
+    upgrade.
 
     MLflow takes 4 s of processor time to start, and most commands find everything in place.
     """

@@ -1,7 +1,8 @@
 """The password of the MLflow servers that a user starts on this machine (`src.ui`).
 
 Every account of a machine can connect to its loopback ports. An MLflow server without a password lets whoever connects
-delete experiments, and read each file of the server's owner through an experiment whose artifacts lie at a `file:` path.
+delete experiments, and read each file of the server's owner through an experiment whose artifacts lie at a `file:`
+path.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def create() -> Credentials:
 
 
 def use_for(uri: str) -> None:
-    """Let MLflow's client log in to a server on this machine by the stored credentials, unless the user names others."""
+    """Let MLflow's client log in to a server on this machine by the stored credentials, unless others are set."""
     if urlsplit(uri).hostname not in LOOPBACK or any(os.environ.get(name) for name in OF_CLIENT):
         return
     known = stored()

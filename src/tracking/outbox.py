@@ -47,7 +47,7 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """Outcome of a delivery. `error`: why it stopped early; `busy`: another process delivers; `refused`: (entry, reason)."""
+    """Outcome of a delivery. `error`: why it stopped; `busy`: another process delivers; `refused`: (entry, reason)."""
 
     n_delivered: int = 0
     n_left: int = 0
@@ -216,7 +216,8 @@ class Deliverer:
     def stop(self) -> Delivery:
         """Ends the thread, makes one more round and returns its outcome.
 
-        Waits for an MLflow that hangs for at most `STOP_TIMEOUT_S`: the thread then dies with the process; nothing is lost.
+        Waits for an MLflow that hangs for at most `STOP_TIMEOUT_S`: the thread then dies with the process; nothing is
+        lost.
         """
         self._stopping.set()
         if self._thread is not None:

@@ -1,4 +1,5 @@
-"""The params of a run: its axes, the main settings of training, and what differs from the defaults; config.yaml has all."""
+"""The params of a run: its axes, the main settings of training, and what differs from the defaults; config.yaml has
+all."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ class Input(NamedTuple):
 class Record:
     """One MLflow run. `start`, `end`: milliseconds since the epoch. Artifacts: file name to content.
 
-    `parent` is created if MLflow has no run of its key; it never replaces one. `views`: the experiment's saved views by tag.
+    `parent` is created if MLflow has no run of its key; it never replaces one. `views`: the experiment's saved views by
+    tag.
     """
 
     key: Key

@@ -19,8 +19,8 @@ class CellReport:
     """Result of a cell's comparison.
 
     `metrics`: ``delta/{a}-{b}/{test}/accuracy``, ``.../ci_low``, ...; None is omitted. `verdict`: ``combined``,
-    ``undecided``, ...; `note`: the verdict as a sentence; `command` reproduces the cell. `tags`: differences and means as
-    text, for the columns of MLflow's table.
+    ``undecided``, ...; `note`: the verdict as a sentence; `command` reproduces the cell. `tags`: differences and means
+    as text, for the columns of MLflow's table.
     """
 
     sweep: str
@@ -51,7 +51,7 @@ class SweepComparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepReport:
-    """Result of a sweep's command. `metrics`: counts and means; `artifacts`: files to attach, relative to the sweep's folder."""
+    """Result of a sweep's command. `metrics`: counts, means; `artifacts`: files to attach, in the sweep's folder."""
 
     sweep: str
     note: str

@@ -186,7 +186,7 @@ def _stage_curve(stages: Sequence[Body], span: _Span) -> list[MetricPoint]:
 
 
 def _accuracy_matrix(result: Body, span: _Span) -> list[MetricPoint]:
-    """R[i, j] of a stream of more than two data sets: curves ``R/d1``, ``R/d2``, ... of test accuracy after each stage."""
+    """R[i, j] of more than two data sets: curves ``R/d1``, ``R/d2``, ... of test accuracy after each stage."""
     steps = accumulate(int(stage["updates"]) for stage in result["stages"])
     return [
         MetricPoint(f"R/d{part}", float(value), span.at(step), step)

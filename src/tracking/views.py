@@ -1,7 +1,8 @@
 """Saved views of an experiment's runs, which MLflow's page lists in its menu Views.
 
-MLflow 3 keeps a saved view in a tag of the experiment: a name and the state of the page, its table and its charts. A view's
-address is ``/#/experiments/<id>/runs?viewStateShareKey=cells&workflowType=machine_learning``; without the last part MLflow
+MLflow 3 keeps a saved view in a tag of the experiment: a name and the state of the page, its table and its charts. A
+view's address is ``/#/experiments/<id>/runs?viewStateShareKey=cells&workflowType=machine_learning``; without the last
+part MLflow
 3.17 opens its pages for GenAI, whatever the tag of the experiment's kind. ``&compareRunsMode=CHART`` opens its charts.
 """
 

@@ -24,8 +24,8 @@ from src.training.replicas import trainable_names
 
 
 def check_cell(config: Config, streams: StreamFactory) -> None:
-    """Raises ConfigError if the loss, stopping rule, augmentation, batches, or a regime's requirements, frozen layers or
-    checkpoint do not fit the loaded data or the network."""
+    """Raises ConfigError if the loss, stopping rule, augmentation, batches, or a regime's requirements, frozen layers
+    or checkpoint do not fit the loaded data or the network."""
     source, n_outputs = streams.source, streams.n_outputs
     shape = source.bank.input_shape
     check_targets(config, is_regression=source.is_regression)

@@ -30,9 +30,9 @@ class RunControl:
     """
 
     wants_progress: bool = False
-    """Set to True to receive `on_progress`. It is called only if the cell has one regime and none of its runs is finished."""
+    """Whether to call `on_progress`, for a cell with one regime and no finished run."""
     helps: bool = False
-    """Whether another worker runs the cell, which alone writes to its folder: this one only trains stages into the store."""
+    """Whether another worker runs the cell, which writes to its folder; this one only trains stages into the store."""
 
     def n_workers(self) -> int:
         """Number of workers that train the cell's stages, or are free to, this one included."""

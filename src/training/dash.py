@@ -20,8 +20,8 @@ def dash(config: Config, node: Node, model: nn.Module, device: Device) -> Mappin
     """The weights of `model` shrunk for the stage `node`: w <- max(floor, cos(w, -g)) w for each unit.
 
     g: the gradients of the batches of the stage's first epoch, each new one with weight alpha in the moving average, in
-    evaluation mode. A unit is a row of a linear layer, one kernel [h, w] of a convolution, or a layer's vector of biases;
-    other parameters stay. As in the authors' code.
+    evaluation mode. A unit is a row of a linear layer, one kernel [h, w] of a convolution, or a layer's vector of
+    biases; other parameters stay. As in the authors' code.
     """
     start, place = node.stage.start, device.torch_device
     model = model.to(place).eval()

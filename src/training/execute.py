@@ -79,9 +79,9 @@ def execute(
 ) -> Execution:
     """Loads or trains every stage of the plan, parents first. Stages after a diverged one are not trained.
 
-    With a `control` that `helps` it returns as soon as other workers train all stages that are left. An exception of `control`
-    ends the execution, with trained stages and resume points of the others in the store. It receives progress reports only
-    if the plan has all runs of the cell.
+    With a `control` that `helps` it returns as soon as other workers train all stages that are left. An exception of
+    `control` ends the execution, with trained stages and resume points of the others in the store. It receives progress
+    reports only if the plan has all runs of the cell.
     """
     executor = _Executor(config, plan, Execution(store), device, control)
     executor.run()
@@ -295,7 +295,7 @@ class _Executor:
         return [_charged(self.plan, node, result) for node, result in zip(group, results, strict=True)]
 
     def _group_control(self, group: Sequence[Node]) -> GroupControl | None:
-        """None without checkpoints, and with a loss scale or counts of `online`, which are no part of a resume point."""
+        """None without checkpoints, and with a loss scale or `online`, which no resume point holds."""
         trainer = self.config.trainer
         if not trainer.checkpoint_seconds or self.config.online or trainer.precision == "16-mixed":
             return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from src.config import SCHEMA_VERSION, Config
@@ -22,36 +21,39 @@ from src.stopping.length import Length, StageSize
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One stage to train; its key is a digest of everything its result depends on.
-
-    `optimizer`: the settings of the run's regime. `prefix_key`: the digest without the length; stages with the same one share their first updates. None if the schedule or
-    the stopping rule depends on the total length.
-    `span`: (updates before, updates in all) of the stages over which the learning rate's schedule extends.
-    `parents`: keys of the stages that its starting weights come from, in the order of `stage.start.of`.
-    `penalty_parent`: key of the stage that its penalty refers to. `teachers`: keys of the stages whose networks give the
-    replayed samples their targets, for each part but the last. `heads`: the softmaxes of the classes learned so far; none: one over all outputs.
-    `outputs`: the classes that the head has, all unless it grows; `parent_outputs`: those of each parent. `monitor`: the validation set of early stopping.
-    `level`: 0 for a stage without parents. `shape`: stages of equal shape may train in one group.
-    """
+    """One stage to train."""
 
     key: str
+    """Digest of everything that the stage's result depends on."""
     prefix_key: str | None
+    """Digest without the length: stages with the same one share their first updates. None if the schedule or the
+    stopping rule depends on the length."""
     seed: int
     stage: Stage
     optimizer: OptimizerConfig
+    """The settings of the run's regime."""
     data: MixtureData
     length: Length
     span: tuple[int, int]
+    """(Updates before, updates in all) of the stages over which the learning rate's schedule extends."""
     parents: tuple[str, ...]
+    """Stages that the starting weights come from, in the order of `stage.start.of`."""
     penalty_parent: str | None
+    """The stage that the penalty refers to."""
     teachers: tuple[str, ...]
+    """Stages whose networks give the replayed samples their targets, for each part but the last."""
     heads: Groups
+    """The softmaxes of the classes learned so far; none: one over all outputs."""
     outputs: tuple[int, ...]
+    """The classes that the head has: all unless it grows."""
     parent_outputs: tuple[tuple[int, ...], ...]
     monitor: EvaluationSet | None
+    """The validation set of early stopping."""
     stream: Stream
     level: int
+    """0 for a stage without parents, otherwise 1 above its highest parent."""
     shape: str
+    """Stages of equal shape may train in one group."""
 
     @property
     def new_outputs(self) -> list[int]:
@@ -161,8 +163,8 @@ def _without_reuse(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
     def renamed(node: Node) -> Node:
         parents, held = tuple(named[key] for key in node.parents), named.get(node.penalty_parent or "")
         taught = tuple(named[key] for key in node.teachers)
-        renamed_node = dataclasses.replace(node, key=named[node.key], prefix_key=None)
-        return dataclasses.replace(renamed_node, parents=parents, penalty_parent=held, teachers=taught)
+        changes: dict[str, Any] = {"parents": parents, "penalty_parent": held, "teachers": taught}
+        return replace(node, key=named[node.key], prefix_key=None, **changes)
 
     return [renamed(node) for node in chain]
 
@@ -178,22 +180,22 @@ def _node(
 ) -> Node:
     parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
     if len(parents) < len(stage.start.of):
-        stage = dataclasses.replace(stage, start=_start_without(stage.start, frozenset(node_of)))
+        stage = replace(stage, start=_start_without(stage.start, frozenset(node_of)))
     of = stage.penalty.of
     holds = None if of is None or stage.penalty.kind == "none" else node_of.get(of)
     if holds is None and of is not None:
-        stage = dataclasses.replace(stage, penalty=Penalty())
+        stage = replace(stage, penalty=Penalty())
     teachers: tuple[Node, ...] = ()
     if stage.targets.kind != "labels" and data.counts is not None:
         earlier = zip(stage.mixture.parts[:-1], stage.targets.of, strict=True)
         teachers = tuple(node_of[k] for part, k in earlier if len(stream.train[part]))
     if not teachers:
-        stage = dataclasses.replace(stage, targets=Targets())
+        stage = replace(stage, targets=Targets())
     if parents and not parents[0].length.updates:  # an optimizer without updates has no state
-        stage = dataclasses.replace(stage, reset_optimizer=True)
-    start = dataclasses.replace(stage.start, of=())
+        stage = replace(stage, reset_optimizer=True)
+    start = replace(stage.start, of=())
     if start.path is not None:  # identified by its content, not its path
-        start = dataclasses.replace(start, path=parts_of(start.path).identity)
+        start = replace(start, path=parts_of(start.path).identity)
     monitor = _monitor(config, stage, stream)
     outputs = _outputs(config.head, stage, stream, parents)
     parent_outputs = tuple(parent.outputs for parent in parents)
@@ -206,7 +208,7 @@ def _node(
         recipe["parent_outputs"] = [list(own) for own in parent_outputs]
     elif config.head == "grow" and heads:  # a head that is whole from the start is the full one
         recipe["head"] = "grow"
-    shape = digest({**recipe, "length": dataclasses.asdict(length)})
+    shape = digest({**recipe, "length": asdict(length)})
     identity = {
         "schema": SCHEMA_VERSION,
         "shape": shape,
@@ -245,7 +247,7 @@ def _node(
 
 
 def _heads(heads: str, stage: Stage, stream: Stream, parents: Sequence[Node]) -> Groups:
-    """The softmaxes of the classes that a stage and those before it learn: one of all (``seen``), or one a data set (``own``)."""
+    """The softmaxes of the classes learned so far: one of all (``seen``), or one a data set (``own``)."""
     if heads == "shared":
         return ()
     by_part = classes_by_part(stream)
@@ -255,7 +257,7 @@ def _heads(heads: str, stage: Stage, stream: Stream, parents: Sequence[Node]) ->
 
 
 def _outputs(head: str, stage: Stage, stream: Stream, parents: Sequence[Node]) -> tuple[int, ...]:
-    """The classes that the head has: all, or those of the data sets that the stage and its parents learn and of a checkpoint."""
+    """The classes that the head has: all, or those that the stage, its parents and a checkpoint learn."""
     every = tuple(range(stream.n_outputs))
     if head == "full":
         return every
@@ -277,7 +279,7 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
     if not total:
         problem = "is all on a model without data; lower it or change split.sizes"
         raise ConfigError("regime.average.weight", 1.0, problem)
-    return dataclasses.replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
+    return replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 
 def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
@@ -291,10 +293,10 @@ def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str
 
 
 def _content(settings: Any, *later: str) -> dict[str, Any]:
-    """Settings as plain values without those of the names `later` at their default: such fields came later, and what was
-    finished before them keeps its address."""
-    defaults = {f.name: f.default for f in dataclasses.fields(settings)}
-    own = dataclasses.asdict(settings)
+    """Settings as plain values without those of the names `later` at their default: such fields came later, and what
+    was finished before them keeps its address."""
+    defaults = {f.name: f.default for f in fields(settings)}
+    own = asdict(settings)
     return {
         name: value for name, value in own.items() if name not in later or getattr(settings, name) != defaults[name]
     }
@@ -310,13 +312,9 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         # a fixed length says it all: 5 epochs of a budget are 5 epochs
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,
-        "trainable": dataclasses.asdict(stage.trainable),
+        "trainable": asdict(stage.trainable),
         "penalty": stage.penalty.recipe(),
-        **(
-            {"targets": dataclasses.asdict(dataclasses.replace(stage.targets, of=()))}
-            if stage.targets.kind != "labels"
-            else {}
-        ),
+        **({"targets": asdict(replace(stage.targets, of=()))} if stage.targets.kind != "labels" else {}),
         "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
         "lr_factor": stage.lr_factor,
         "validation_sizes": [len(pool) for pool in stream.val.pools],
@@ -324,7 +322,7 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
 
 
 def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | None:
-    """The validation set that the stopping rule measures; None if it measures none."""
+    """The validation set that the stopping rule measures, by default weighted like the stage's mixture."""
     measurement = config.stopping.measurement
     if measurement is None or measurement.data != "validation":
         return None
@@ -335,15 +333,10 @@ def _monitor(config: Config, stage: Stage, stream: Stream) -> EvaluationSet | No
     if mixture.shares is not None:
         for part, share in zip(mixture.parts, mixture.shares, strict=True):
             sizes[part] = share if sizes[part] else 0
-    return own_set(mixture.parts, sizes, stream.val.sets)
-
-
-def own_set(parts: tuple[int, ...], sizes: Sequence[float], sets: Mapping[str, EvaluationSet]) -> EvaluationSet:
-    """The held-out samples weighted like the union of the data sets `parts` (0-based) of these sizes."""
-    present = [part for part in parts if sizes[part]]
+    present = [part for part in mixture.parts if sizes[part]]
     total = sum(sizes[part] for part in present)
     weights: dict[int, Any] = {}
     for part in present:
-        for pool, w in sets[f"d{part + 1}"].weights.items():
+        for pool, w in stream.val.sets[f"d{part + 1}"].weights.items():
             weights[pool] = weights.get(pool, 0) + w * (sizes[part] / total)
     return EvaluationSet(weights)

@@ -37,7 +37,7 @@ class Ledger:
     online: float | None = None
     """Share of the training draws that were classified correctly just before their update, if the cell asks for it."""
     machines: tuple[str, ...] = ()
-    """Kinds of machine that trained the stage, by `fingerprint`; several if it was resumed on another. Older files: none."""
+    """Kinds of machine that trained the stage, by `fingerprint`. Older files: none."""
     split: str | None = None
     """Failure that split a larger group (out of memory, or another model's exception)."""
 
@@ -52,9 +52,9 @@ class Curves:
     """Validation curves of a stage at T points.
 
     `steps` int64 [T]: updates since the stage began. `train_loss` [T]: mean over the updates since the previous point.
-    `recall`, `loss`: for every validation pool [T, n_classes], mean over the pool's samples of each class (regression: one
-    column, recall undefined). A set's accuracy follows by its class weights, so cells whose sets weight the same pools
-    differently share stages.
+    `recall`, `loss`: for every validation pool [T, n_classes], mean over the pool's samples of each class (regression:
+    one column, recall undefined). A set's accuracy follows by its class weights, so cells whose sets weight the same
+    pools differently share stages.
     """
 
     steps: NDArray[np.int64]

@@ -145,8 +145,8 @@ def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, s
 def _transfer(
     matrix: list[list[float | None]], parts: list[list[int]], initial: list[float | None] | None
 ) -> dict[str, float | None]:
-    """Forgetting and learning accuracy; with more than two data sets, where `initial` is known, also average accuracy, forward
-    transfer and backward transfer, which with two stages is forgetting with its sign turned."""
+    """Forgetting and learning accuracy; with more than two data sets, where `initial` is known, also average accuracy,
+    forward transfer and backward transfer, which with two stages is forgetting with its sign turned."""
     metrics = {"forgetting": forgetting(matrix, parts), "learning_accuracy": learning_accuracy(matrix, parts)}
     if initial is not None:
         metrics["average_accuracy"] = average_accuracy(matrix)
@@ -176,7 +176,7 @@ def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, An
 
 
 def constant_losses(config: Config, stream: Stream) -> dict[str, float]:
-    """The lowest training loss of a constant prediction on each data set, ``d1``: what a run must beat to have learned."""
+    """The lowest training loss of a constant prediction on each data set: what a run must beat."""
     parts = [(f"d{number}", samples.y) for number, samples in enumerate(stream.train, start=1) if len(samples)]
     return {name: constant_loss(y, stream.n_outputs, config.loss) for name, y in parts}
 

@@ -1,7 +1,7 @@
 """Scores of models on held-out samples.
 
-While a group trains: on shared pools by class, from which the metrics of any set follow. After training: every metric of
-the test sets, one plain model at a time, so that a score's bits depend on the weights alone.
+While a group trains: on shared pools by class, from which the metrics of any set follow. After training: every metric
+of the test sets, one plain model at a time, so that a score's bits depend on the weights alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PoolScores = Floats
 [2, P, R, n_classes]. A regression has one class and no recall (NaN)."""
 
 EVALUATION_BATCH = 256
-"""Rows evaluated at once, per model: their activations stay in the cache (the small CNN on 32x32 images takes 86 us a row at
-256, 156 us at 1,024), and the rows of twelve models do not fill the memory."""
+"""Rows evaluated at once, per model: their activations stay in the cache (the small CNN on 32x32 images takes 86 us a
+row at 256, 156 us at 1,024), and the rows of twelve models do not fill the memory."""
 
 
 class Scorer:
@@ -167,8 +167,8 @@ def score_stages(
     """Metrics ``d1/accuracy``, ..., ``union/recall/3`` of each (stream, weights), streams of one split.
 
     `of`: the test sets, or the training samples themselves, every sample equally. Exact risks are included if the
-    distribution behind the test sets is known. The network is built once; only its weights change. `classes`: those that
-    its head has; None: all.
+    distribution behind the test sets is known. The network is built once; only its weights change. `classes`: those
+    that its head has; None: all.
     """
     stream = stages[0][0]
     model = build_model(config.arch, stream.input_shape, stream.n_outputs, stream.seed, device.dtype)

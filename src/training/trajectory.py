@@ -46,7 +46,7 @@ class TrajectoryRequest:
 
 
 def points(n_updates: int, n_most: int) -> list[int]:
-    """About `n_most` numbers of updates from 0 to `n_updates`, densest at the start, where the weights change fastest."""
+    """About `n_most` numbers of updates from 0 to `n_updates`, densest at the start, where weights change fastest."""
     if n_updates + 1 <= n_most:
         return list(range(n_updates + 1))
     spaced = np.geomspace(1, n_updates, n_most - 1)
@@ -68,8 +68,8 @@ def nodes_of(config: Config, stream: Stream, label: str, keys: Sequence[str]) ->
 def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], device: Device) -> Iterator[Trajectory]:
     """Retrains stages and yields the trajectory of each, in order.
 
-    Stacked models train side by side; others one by one on demand, since their weights may be large. Raises ValueError for
-    a stage with a penalty or another start than fresh or previous weights.
+    Stacked models train side by side; others one by one on demand, since their weights may be large. Raises ValueError
+    for a stage with a penalty or another start than fresh or previous weights.
     """
     groups: dict[str, dict[int, nn.Module]] = {}  # shape -> the models that train side by side, by stage
     for k, stage in enumerate(stages):

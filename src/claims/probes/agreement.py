@@ -14,8 +14,8 @@ from src.data.stream import Stream
 def agreement(cell: CellRuns) -> ProbeResult:
     """``disagreement``: share of samples for which two models of different seeds predict different classes.
 
-    Seeds form disjoint pairs; the value is recorded under the first seed. The two differ in data draw, initial weights and
-    batch order. The samples are those of Dataset 1's test pool that both seeds hold out.
+    Seeds form disjoint pairs; the value is recorded under the first seed. The two differ in data draw, initial weights
+    and batch order. The samples are those of Dataset 1's test pool that both seeds hold out.
     """
     values: dict[tuple[str, int], dict[str, float]] = {}
     for key, streams, weights in cell.trained_pairs():

@@ -19,8 +19,8 @@ N_DIRECTIONS = 20
 def curvature(cell: CellRuns) -> ProbeResult:
     """Curvature of the loss on Dataset 1's training samples at the final weights of a run, in nats.
 
-    ``sharpness``: the largest eigenvalue of the Hessian (Lanczos); ``random``: the mean of v'Hv over 20 directions v of length 1,
-    uniform on the sphere, which estimates the trace over the number of parameters (Hutchinson 1990).
+    ``sharpness``: the largest eigenvalue of the Hessian (Lanczos); ``random``: the mean of v'Hv over 20 directions v of
+    length 1, uniform on the sphere, which estimates the trace over the number of parameters (Hutchinson 1990).
     """
     values = {}
     for label, seed in cell.finished():

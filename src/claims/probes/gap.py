@@ -19,9 +19,9 @@ NOTED_UPDATES = (0, 1, 2, 5, 10, 20, 50)
 def gap(cell: CellRuns) -> ProbeResult:
     """Validation accuracy on Dataset 1 after each of the first 50 updates of the last stage, per regime of two stages.
 
-    ``drop``: accuracy at the start of the stage minus the lowest; ``regained``: accuracy at its end minus the lowest, the
-    gap proper. The minimum of a single curve is low by chance too. Therefore the lowest point of a seed is the update at
-    which the mean of the *other* seeds is lowest, and both values have expectation 0 without an effect.
+    ``drop``: accuracy at the start of the stage minus the lowest; ``regained``: accuracy at its end minus the lowest,
+    the gap proper. The minimum of a single curve is low by chance too. Therefore the lowest point of a seed is the
+    update at which the mean of the *other* seeds is lowest, and both values have expectation 0 without an effect.
     """
     values: dict[tuple[str, int], dict[str, float]] = {}
     notes = []
@@ -40,7 +40,8 @@ def gap(cell: CellRuns) -> ProbeResult:
             values[label, seed] = {"drop": float(early[k, 0]) - lowest, "regained": float(final[k]) - lowest}
         noted = [k for k in NOTED_UPDATES if k < n]
         notes.append(
-            f"{label}: mean validation accuracy on d1 after {', '.join(map(str, noted))} updates of stage 2 and at its end, "
+            f"{label}: mean validation accuracy on d1 after {', '.join(map(str, noted))} updates of stage 2 and at "
+            "its end, "
             f"%: {', '.join(f'{100 * early[:, k].mean():.1f}' for k in noted)}, {100 * final.mean():.1f}; lowest after "
             f"{int(early.mean(axis=0).argmin())}"
         )

@@ -26,13 +26,14 @@ MAX_POOL = 400
 
 
 def noise(cell: CellRuns) -> ProbeResult:
-    """``surface_error``: root mean square of the loss on Dataset 1's training samples minus that on its test set, over the
-    straight line from a run's initial to its final weights: a line that the training samples have chosen.
+    """``surface_error``: root mean square of the loss on Dataset 1's training samples minus that on its test set, over
+    the straight line from a run's initial to its final weights: a line that the training samples have chosen.
 
-    ``loss_slope``, ``gradient_slope``: slopes of log noise against log sample size, by least squares, at weights that the
-    samples have not chosen: -1 by the arithmetic of averages. The noise is the variance of a sample's mean loss, and the mean
-    squared error of its mean gradient, at the final weights of a run. Samples come from the test set, so the weights do
-    not depend on them. Draws are with replacement, which makes them independent draws from a known distribution.
+    ``loss_slope``, ``gradient_slope``: slopes of log noise against log sample size, by least squares, at weights that
+    the samples have not chosen: -1 by the arithmetic of averages. The noise is the variance of a sample's mean loss,
+    and the mean squared error of its mean gradient, at the final weights of a run. Samples come from the test set, so
+    the weights do not depend on them. Draws are with replacement, which makes them independent draws from a known
+    distribution.
     """
     values = {}
     for label, seed in cell.finished():

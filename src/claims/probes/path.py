@@ -18,12 +18,12 @@ SEGMENT_POINTS = 5
 def path(cell: CellRuns) -> ProbeResult:
     """How close the trajectory of stage 2 passes to the combined optimum of the same seed, for the regime `sequential`.
 
-    ``distance``: smallest distance of the combined weights from the polygon through up to 60 points of stage 2, over the
-    distance between its ends. ``straightness``: the latter over the length of the polygon. ``excess_loss``: lowest training loss on the union along the polygon, at five points per
-    segment, minus that of the combined weights.
+    ``distance``: smallest distance of the combined weights from the polygon through up to 60 points of stage 2, over
+    the distance between its ends. ``straightness``: the latter over the length of the polygon. ``excess_loss``: lowest
+    training loss on the union along the polygon, at five points per segment, minus that of the combined weights.
 
-    The reference is what chance alone moves the combined weights, over the same distance: ``order_distance`` to those of
-    the same data and initial weights in another batch order, ``second_order_distance`` to those of a third order.
+    The reference is what chance alone moves the combined weights, over the same distance: ``order_distance`` to those
+    of the same data and initial weights in another batch order, ``second_order_distance`` to those of a third order.
     """
     values = {}
     seeds = cell.common_seeds("sequential", "combined")

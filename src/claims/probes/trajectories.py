@@ -15,8 +15,8 @@ def last_stage_trajectories(
 ) -> Iterator[tuple[Stream, Trajectory]]:
     """The stream and the trajectory of the last stage for each seed, for runs of two stages.
 
-    `updates`: from the stage's number of updates to those after which its weights are recorded. Raises MissingEvidence if
-    the stage cannot be trained as before.
+    `updates`: from the stage's number of updates to those after which its weights are recorded. Raises MissingEvidence
+    if the stage cannot be trained as before.
     """
     streams, stages = [], []
     try:

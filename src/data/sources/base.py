@@ -36,7 +36,7 @@ class SourceConfig(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Overrides without which `data=NAME` does not compose."""
     suffix: ClassVar[str | None] = None
-    """`split.shift.source=PATH` is read by the source whose suffix the path ends with; the longest wins. None: by name."""
+    """`split.shift.source=PATH` is read by the source with the path's longest suffix. None: by name."""
 
     name: str
     """The source's key in the catalog."""
@@ -85,7 +85,7 @@ class SourceConfig(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PathConfig(SourceConfig):
-    """A source of the user's own files: `path` alone to split, `path` and `path2`, or `paths`, one for each data set."""
+    """A source of the user's own files: `path` alone, which is split, `path` and `path2`, or `paths`."""
 
     where = frozenset({"root", "path", "path2", "paths"})
     needs: ClassVar[tuple[str, ...]] = ("data.path=.",)

@@ -1,8 +1,8 @@
 """`data=mnist`, `fashion_mnist` and `cifar10`: files in torchvision's layout, which torchvision downloads.
 
 The files are read as downloaded, packed, and checked against torchvision's MD5 sums every time: the data root may be
-read-only, and nothing is unpacked. torchvision's own classes need unpacked files, do not check them again, and take longer
-to import than the files take to read, so they only download.
+read-only, and nothing is unpacked. torchvision's own classes need unpacked files, do not check them again, and take
+longer to import than the files take to read, so they only download.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Linear regression given its design matrix: where gradient descent ends, with no average over data.
 
 Descent from w on data (X, y) with squared loss moves inside the row space of X only, so it converges to the affine
-projection of w on the least-squares solutions: w -> (I - P) w + X^+ y, P = X^+ X (Evron et al. 2022, "How catastrophic can
-catastrophic forgetting be in linear regression?"). A trained run is compared with these weights on its own matrix.
+projection of w on the least-squares solutions: w -> (I - P) w + X^+ y, P = X^+ X (Evron et al. 2022, "How catastrophic
+can catastrophic forgetting be in linear regression?"). A trained run is compared with these weights on its own matrix.
 
 Shapes: inputs (n, d), targets (n,), weights (d,); n may be 0. Everything is float64. Exact for every shape and rank;
 numerically the error grows with the condition number, so compare to 1e-6 only where that is at most 1,000.
@@ -45,7 +45,7 @@ def affine_projection(start: npt.ArrayLike, inputs: npt.ArrayLike, targets: npt.
 
 
 def sequential_weights(start: npt.ArrayLike, parts: Sequence[Part]) -> list[Array]:
-    """The weights after each stage of sequential training: one affine projection per part, in turn (Evron et al. 2022)."""
+    """The weights after each stage of sequential training: one projection per part (Evron et al. 2022)."""
     weights, ends = vector("start", start), []
     for inputs, targets in parts:
         weights = affine_projection(weights, inputs, targets)
@@ -76,9 +76,9 @@ def weights_after(
 ) -> Array:
     """The weights after exactly `n_steps` of full-batch descent: a stage stopped too early, or at too low a rate.
 
-    `curvature` c is the loss's convention, Hessian c X^T X / n: 2 for the mean squared error, 1 for half of it. Valid for
-    n >= 1, every constant rate and plain descent (no momentum, no decay). Source: after T steps (1 - lr l)^T of the error
-    along an eigenvector of the Hessian remains; it vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
+    `curvature` c is the loss's convention, Hessian c X^T X / n: 2 for the mean squared error, 1 for half of it. Valid
+    for n >= 1, every constant rate and plain descent (no momentum, no decay). Source: after T steps (1 - lr l)^T of the
+    error along an eigenvector of the Hessian remains; it vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
     """
     weights = vector("start", start)
     design = _inputs(inputs, weights.size)

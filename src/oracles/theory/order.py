@@ -1,6 +1,7 @@
 """The order of samples: plain SGD, one sample a step, on losses f_i(w) = a (w - c_i)^2 / 2 of one weight.
 
-One step with rate eta keeps q = 1 - eta a of the weight's distance to c_i, so every formula is exact algebra in q. Valid for
+One step with rate eta keeps q = 1 - eta a of the weight's distance to c_i, so every formula is exact algebra in q.
+Valid for
 |q| < 1, that is 0 < eta a < 2.
 """
 
@@ -40,8 +41,8 @@ def weight_after_epoch(start: float, centres: npt.ArrayLike, q: float) -> float:
 def long_run_variance(centre_variance: float, q: float) -> float:
     """Variance of the weight in the long run, s2 (1 - q)/(1 + q), each block's sample drawn afresh with variance s2.
 
-    Seen at the ends of blocks, q of `retention`: q^m for blocks of m. Longer blocks (smaller |q|) are noisier, s2 at worst
-    for q >= 0. Source: stationary variance of the autoregression w' = q w + (1-q) c.
+    Seen at the ends of blocks, q of `retention`: q^m for blocks of m. Longer blocks (smaller |q|) are noisier, s2 at
+    worst for q >= 0. Source: stationary variance of the autoregression w' = q w + (1-q) c.
     """
     require_nonnegative(centre_variance=centre_variance)
     require(abs(q) < 1, "q", q, "must lie strictly between -1 and 1")

@@ -14,9 +14,9 @@ from src.oracles.theory.validity import Array, require, require_counts, require_
 def bias_change(priors1: npt.ArrayLike, priors2: npt.ArrayLike) -> Array:
     """The optimal change of each logit's bias under label shift, log pi2_k - log pi1_k, up to one constant for all k.
 
-    -inf for a class absent from Dataset 2: no finite training reaches it. Valid where p(x|k) is the same in both and the
-    model is at Dataset 1's optimum; every class must occur in Dataset 1. Priors (K,) may be counts. Source: Bayes' rule
-    (Saerens, Latinne and Decaestecker 2002).
+    -inf for a class absent from Dataset 2: no finite training reaches it. Valid where p(x|k) is the same in both and
+    the model is at Dataset 1's optimum; every class must occur in Dataset 1. Priors (K,) may be counts. Source: Bayes'
+    rule (Saerens, Latinne and Decaestecker 2002).
     """
     first, second = vector("priors1", priors1), vector("priors2", priors2)
     require(second.size == first.size, "priors2", second.size, f"must have {first.size} classes as priors1 has")
@@ -28,10 +28,11 @@ def bias_change(priors1: npt.ArrayLike, priors2: npt.ArrayLike) -> Array:
 
 
 def absent_class_growth(n_present: int) -> float:
-    """d(1/p)/d(eta t) in the long run for the probability p of a class absent from the data: 1 + 1/m, m classes present.
+    """d(1/p)/d(eta t) in the long run for the probability p of a class absent from the data: 1 + 1/m, m classes
+    present.
 
-    Setting of `absent_class_probability`; unequal priors of the present classes give the same slope in the end. So p falls
-    like 1/t only, never exponentially.
+    Setting of `absent_class_probability`; unequal priors of the present classes give the same slope in the end. So p
+    falls like 1/t only, never exponentially.
     """
     require_counts(1, n_present=n_present)
     return 1.0 + 1.0 / n_present

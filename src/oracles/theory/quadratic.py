@@ -1,7 +1,7 @@
 """Quadratic losses L_i(w) = (w - o_i)' H_i (w - o_i) / 2: where every regime ends, and the path it takes.
 
-o_i (d,) is the optimum and H_i (d, d) the Hessian, symmetric and positive semidefinite, of the *mean* loss of data set i;
-n_i its number of samples. Linear regression is the special case H_i = c X_i' X_i / n_i.
+o_i (d,) is the optimum and H_i (d, d) the Hessian, symmetric and positive semidefinite, of the *mean* loss of data set
+i; n_i its number of samples. Linear regression is the special case H_i = c X_i' X_i / n_i.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def ewc_optimum(
 ) -> Array:
     """Where stage 2 ends under EWC: the minimum of L_2(w) + (weight/2) (w - anchor)' F (w - anchor).
 
-    With anchor = o_1, F = the full H_1 and weight = `matched_weight` this *is* `combined_optimum`, exactly, for quadratic
-    losses; with F = diag(H_1) it is not, unless H_1 is diagonal. Valid if H_2 + weight F has full rank.
+    With anchor = o_1, F = the full H_1 and weight = `matched_weight` this *is* `combined_optimum`, exactly, for
+    quadratic losses; with F = diag(H_1) it is not, unless H_1 is diagonal. Valid if H_2 + weight F has full rank.
     Source: Kirkpatrick et al. 2017 (Laplace approximation, exact here); Huszar 2018.
     """
     return combined_optimum([hessian, fisher], [optimum, anchor], [1.0, weight])
@@ -61,9 +61,10 @@ def ewc_optimum(
 def lwf_weights(before: npt.ArrayLike, sequential: npt.ArrayLike, new_share: float) -> Array:
     """Where learning without forgetting ends: the weight average (1-a) w1 + a w_seq.
 
-    Setting: linear model, squared losses on Dataset 2's inputs, a |X2 w - y2|^2 + (1-a) |X2 w - X2 w1|^2 with a = `new_share` in
-    [0, 1], descent from `before` = w1 to convergence; `sequential` = w_seq is the end of the same stage at a = 1. A penalty
-    of weight l on an unscaled loss is a = 1/(1+l). Valid for every n2, d and rank: the projection is affine in the targets.
+    Setting: linear model, squared losses on Dataset 2's inputs, a |X2 w - y2|^2 + (1-a) |X2 w - X2 w1|^2 with a =
+    `new_share` in [0, 1], descent from `before` = w1 to convergence; `sequential` = w_seq is the end of the same stage
+    at a = 1. A penalty of weight l on an unscaled loss is a = 1/(1+l). Valid for every n2, d and rank: the projection
+    is affine in the targets.
     """
     require(0 <= new_share <= 1, "new_share", new_share, "must lie in [0, 1]")
     first = vector("before", before)
@@ -72,7 +73,8 @@ def lwf_weights(before: npt.ArrayLike, sequential: npt.ArrayLike, new_share: flo
 
 
 def flow_path(hessian: npt.ArrayLike, optimum: npt.ArrayLike, start: npt.ArrayLike, times: npt.ArrayLike) -> Array:
-    """The path of stage 2 under gradient flow, o2 + exp(-s H2)(start - o2), one row (d,) for each time s >= 0 (inf too).
+    """The path of stage 2 under gradient flow, o2 + exp(-s H2)(start - o2), one row (d,) for each time s >= 0 (inf
+    too).
 
     Descent at rate lr follows it at s = lr x steps as lr -> 0.
     """
@@ -94,9 +96,10 @@ def path_distance(
 ) -> float:
     """Least distance from the flow path of stage 2 to `target` (the combined optimum), over |start - optimum|.
 
-    0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined optimum
-    lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic grid of times,
-    both ends included, then by golden section around every local minimum; valid for start != optimum, H_2 not 0.
+    0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined
+    optimum lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic
+    grid of times, both ends included, then by golden section around every local minimum; valid for start != optimum,
+    H_2 not 0.
     """
     end, goal = vector("optimum", optimum), vector("target", target)
     length = float(np.linalg.norm(vector("start", start, end.size) - end))

@@ -59,7 +59,8 @@ def sequential_risk(
     """Risk after Dataset 1, then Dataset 2.
 
     On d2: (1 - n2/d)(R1 + D2) + s2 n2/(d-n2-1), R1 the risk after stage 1; s2 d/(n2-d-1) for n2 > d+1: Dataset 1 is
-    erased, so n1 may then be anything, and the risk without shift is (N-d-1)/(n2-d-1) times the combined one. On d1: (1 - n2/d) R1 + (n2/d) D2 + the same noise; D2 + s2 d/(n2-d-1) above.
+    erased, so n1 may then be anything, and the risk without shift is (N-d-1)/(n2-d-1) times the combined one. On d1: (1
+    - n2/d) R1 + (n2/d) D2 + the same noise; D2 + s2 d/(n2-d-1) above.
     """
     intercept, slope = sequential_line(dim, n1, n2, noise=noise, initial=initial, judge=judge)
     require_nonnegative(shift=shift)
@@ -81,10 +82,10 @@ def sequential_line(
 def shift_weight(dim: int, n_other: int, n_judged: int) -> float:
     """b1: the share of a target's shift that combined training keeps, judged on the data set of `n_judged` samples.
 
-    E|S^-1 S_other delta|^2 = b1 |delta|^2 with S = S_other + S_judged Wishart matrices. S is independent of the matrix beta
-    U = S^-1/2 S_other S^-1/2, whose second moments E[U A U] = (p+q) A + q tr(A) I are the solution of the two equations of
-    E tr(S_other)^2 and E tr(S_other^2) (Muirhead 1982, sections 3.2 and 3.3). Solved in closed form, valid from dim = 1, with n
-    the other, m the judged number and N = n + m:
+    E|S^-1 S_other delta|^2 = b1 |delta|^2 with S = S_other + S_judged Wishart matrices. S is independent of the matrix
+    beta U = S^-1/2 S_other S^-1/2, whose second moments E[U A U] = (p+q) A + q tr(A) I are the solution of the two
+    equations of E tr(S_other)^2 and E tr(S_other^2) (Muirhead 1982, sections 3.2 and 3.3). Solved in closed form, valid
+    from dim = 1, with n the other, m the judged number and N = n + m:
 
         q = n m / (N (N-1) (N+2)),   p + 2q = n (n+2) / (N (N+2)),   b1 = p + 2q + q (d-1)(N+1)/(N-d-1)
 
@@ -104,11 +105,12 @@ def combined_risk(
 ) -> float:
     """Risk of training on both data sets together.
 
-    Without shift: `one_stage_risk` of N samples. With shift and N > d+1: b1 D2 + s2 d/(N-d-1), see `shift_weight`. With shift
-    and N < d-1, n the other and m the judged number of samples, e the starting error on the judged target:
-    (1 - N/d)|e|^2 + D2 (n/d)(d-n-1)/(d-N-1) + s2 N/(d-N-1). Derivation of the latter: |X^+ v|^2 = v'(XX')^-1 v with
-    v = X_other delta on the other rows, whose block of (XX')^-1 is the inverse of a Schur complement ~ Wishart(d - m)
-    independent of the part of X_other inside the judged rows' span. Raises for |N - d| <= 1 when there is shift or noise.
+    Without shift: `one_stage_risk` of N samples. With shift and N > d+1: b1 D2 + s2 d/(N-d-1), see `shift_weight`. With
+    shift and N < d-1, n the other and m the judged number of samples, e the starting error on the judged target: (1 -
+    N/d)|e|^2 + D2 (n/d)(d-n-1)/(d-N-1) + s2 N/(d-N-1). Derivation of the latter: |X^+ v|^2 = v'(XX')^-1 v with v =
+    X_other delta on the other rows, whose block of (XX')^-1 is the inverse of a Schur complement ~ Wishart(d - m)
+    independent of the part of X_other inside the judged rows' span. Raises for |N - d| <= 1 when there is shift or
+    noise.
     """
     _check(dim, n1, n2, noise, initial, judge)
     require_nonnegative(shift=shift)
@@ -157,11 +159,13 @@ def chunks_risk(dim: int, n_per_chunk: int, n_chunks: int, *, noise: float, init
 
 
 def forgetting_at_angle(angle: float, initial: float = 1.0) -> float:
-    """Squared error on Dataset 1 after Dataset 2, for noiseless realisable data: cos^2 t sin^2 t, peak 1/4 at 45 degrees.
+    """Squared error on Dataset 1 after Dataset 2, for noiseless realisable data: cos^2 t sin^2 t, peak 1/4 at 45
+    degrees.
 
-    `angle` t (radians, 0 to pi/2) lies between the unit input of Dataset 1 and that of Dataset 2, or is the one principal
-    angle between two input subspaces; `initial` is the squared part of w0 - w* in the span of both that is orthogonal to
-    Dataset 1's inputs (the part along them is learnt in stage 1). Before stage 2 the error is 0, so this is forgetting.
+    `angle` t (radians, 0 to pi/2) lies between the unit input of Dataset 1 and that of Dataset 2, or is the one
+    principal angle between two input subspaces; `initial` is the squared part of w0 - w* in the span of both that is
+    orthogonal to Dataset 1's inputs (the part along them is learnt in stage 1). Before stage 2 the error is 0, so this
+    is forgetting.
     Source: Evron et al. 2022, section 4 (two projections in a plane).
     """
     require(0 <= angle <= math.pi / 2, "angle", angle, "must lie between 0 and pi/2")

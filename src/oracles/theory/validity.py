@@ -1,4 +1,5 @@
-"""Where a formula holds: checks that raise ValueError naming the argument, so that no closed form is read outside it."""
+"""Where a formula holds: checks that raise ValueError naming the argument, so that no closed form is read outside
+it."""
 
 from __future__ import annotations
 

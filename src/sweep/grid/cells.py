@@ -123,7 +123,7 @@ def covers(first: Config, second: Config) -> bool:
 
 
 def n_shares(config: Config) -> int:
-    """Number of workers that can train a cell at once: they share its runs, and those of its tuning, by the stage store."""
+    """Number of workers that can train a cell at once: they share its runs and its tuning by the stage store."""
     if config.trainer.devices > 1 or not config.trainer.reuse:
         return 1
     return len(config.regimes) * max(len(config.seeds), config.tune.n_runs)

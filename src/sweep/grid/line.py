@@ -40,7 +40,8 @@ class CommandLine:
         sweeps: The overrides that are axes. `regime` and `seed` are axes even with one value: they name compared runs.
         fixed: The overrides that all cells share.
         groups: The axes over a config group.
-        has_interpolation: Whether a value interpolates another one, so that both must be composed together or resolved later.
+        has_interpolation: Whether a value interpolates another one, so that both must be composed together or resolved
+            later.
     """
 
     def __init__(

@@ -145,7 +145,7 @@ def describe(plan: SweepPlan, cells_dir: Path, n_workers: int) -> list[str]:
 
 
 def _training_samples(cell: ResolvedCell) -> list[str]:
-    """The training samples of each data set and class, of the first seed; none if the class balance is not the data's own."""
+    """The training samples of each data set and class, of the first seed; none if the class balance is set."""
     names = cell.streams.class_names
     if names is None or not cell.config.split.priors:
         return []

@@ -16,7 +16,8 @@ class Parameters:
     """The parameters of a grid's trials: the axes in which its cells differ.
 
     A study fixes the kind of a parameter and the choices of a categorical one. So numbers are floats, whose range may
-    grow, and a value that does not fit what earlier trials recorded is left out (`axes` among the user attributes has it).
+    grow, and a value that does not fit what earlier trials recorded is left out (`axes` among the user attributes has
+    it).
     """
 
     def __init__(self, cells: Sequence[Axes], recorded: Iterable[FrozenTrial] = ()) -> None:

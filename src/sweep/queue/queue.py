@@ -1,8 +1,8 @@
 """The work queue of a sweep: an Optuna study whose WAITING trials are the cells to run.
 
 The lock file of a cell decides who runs it: only the holder of the lock changes the state of the cell's trials, and the
-operating system releases it when the holder dies. The results on disk say what is missing, never the study: a lost study
-costs nothing, since the same command fills it again.
+operating system releases it when the holder dies. The results on disk say what is missing, never the study: a lost
+study costs nothing, since the same command fills it again.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class WorkQueue:
         self._store.add(new)
 
     def drop_waiting(self, kept: Collection[str]) -> None:
-        """Drops cells that only commands that have ended wait for, except `kept`; none while another command is alive."""
+        """Drops cells, except `kept`, that only ended commands wait for; none while another command is alive."""
         with locked(self._folder.root / "queue.lock"):
             if self._process.others("sweep"):
                 return
@@ -276,7 +276,7 @@ class WorkQueue:
     # ------------------------------------------------------------------------------------------------ dead workers
 
     def requeue_stale(self, *, reset_attempts: bool = False) -> list[FrozenTrial]:
-        """Requeues cells whose workers died; returns the trials of those that failed for good, by `MAX_ATTEMPTS` deaths.
+        """Requeues cells whose workers died; returns the trials of those that died `MAX_ATTEMPTS` times.
 
         `reset_attempts` counts from 1 again: for a new command.
         """

@@ -40,8 +40,9 @@ class StorageUnavailable(ConfigError):
 class Retry:
     """Retries operations on the storage with the URL `storage`, or on the journal in the file `storage`.
 
-    `report` receives one line when the server becomes unavailable, or when a lock there is held for seconds, and one when
-    it is back. Nothing is retried once `should_abort` returns True. `holder`: names who holds locks of the storage.
+    `report` receives one line when the server becomes unavailable, or when a lock there is held for seconds, and one
+    when it is back. Nothing is retried once `should_abort` returns True. `holder`: names who holds locks of the
+    storage.
     """
 
     def __init__(
@@ -133,8 +134,8 @@ def one_line(error: Exception) -> str:
 def _cause(error: BaseException) -> BaseException:
     """The database's error behind those that report it.
 
-    Optuna wraps it. When a connection breaks while trials are read, Optuna tries another statement in the same transaction
-    first, which SQLAlchemy refuses with a PendingRollbackError.
+    Optuna wraps it. When a connection breaks while trials are read, Optuna tries another statement in the same
+    transaction first, which SQLAlchemy refuses with a PendingRollbackError.
     """
     from sqlalchemy.exc import PendingRollbackError
 

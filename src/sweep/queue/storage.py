@@ -1,4 +1,5 @@
-"""The Optuna study of a sweep, in a journal file of the sweep's folder or in a database. Only Optuna's public interface."""
+"""The Optuna study of a sweep, in a journal file of the sweep's folder or in a database. Only Optuna's public
+interface."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ from src.sweep.queue.retry import (
 from src.urls import sqlite_file, with_driver, without_password
 
 SCHEMA = "sweeps"
-"""Schema of Optuna's tables on PostgreSQL. MLflow, whose tables may be in the same database, also has an `alembic_version`."""
+"""Schema of Optuna's tables on PostgreSQL. MLflow, whose tables may be in the same database, also has an
+`alembic_version`."""
 
 POSTGRESQL = {
     "options": f"-csearch_path={SCHEMA} -clock_timeout=1s -cidle_in_transaction_session_timeout=60s",
@@ -43,9 +45,9 @@ POSTGRESQL = {
 }
 """Connection arguments; times in seconds. Keepalives detect a dead connection within one minute.
 
-Waits for a lock return every second, so that signals are obeyed (`Retry` repeats them). The server ends the transaction of
-a process that is suspended within it after a minute; the process repeats the operation when it wakes.
-The results on disk are the truth, so no commit waits for the disk of the server.
+Waits for a lock return every second, so that signals are obeyed (`Retry` repeats them). The server ends the transaction
+of a process that is suspended within it after a minute; the process repeats the operation when it wakes. The results on
+disk are the truth, so no commit waits for the disk of the server.
 """
 
 SQLITE = {"timeout": 1}
@@ -65,10 +67,10 @@ VALUE = "first regime minus second"
 class StudyStore:
     """One study of a sweep, named `name`.
 
-    `queue`: the content of the sweep's queue.json, whose `storage` is a URL without a password or None (a journal file).
-    `waits`: whether it is opened again and again while its server is out of reach, as any later operation is repeated.
-    Changes of a trial's state require that the caller holds the lock of the trial's cell.
-    Raises ConfigError when the storage is out of reach, damaged, or serves another folder.
+    `queue`: the content of the sweep's queue.json, whose `storage` is a URL without a password or None (a journal
+    file). `waits`: whether it is opened again and again while its server is out of reach, as any later operation is
+    repeated. Changes of a trial's state require that the caller holds the lock of the trial's cell. Raises ConfigError
+    when the storage is out of reach, damaged, or serves another folder.
     """
 
     def __init__(

@@ -1,13 +1,15 @@
 """`search=boundary`: where the sign of the difference of two regimes changes, over two or three numeric axes.
 
-Two Gaussian processes (scikit-learn) describe the paired differences: one the logarithm of their standard deviation, the other the
-*effect*, mean / deviation, whose sign is that of the difference and whose noise is 1 / sqrt(seeds) everywhere (the two steps of
-Kersting et al. 2007, ICML 393). The next seeds go where they lower the expected number of points of the map with a wrong sign most
-for their cost: stepwise uncertainty reduction (Bect et al. 2012, Stat. Comput. 22:773). A point may be measured again.
+Two Gaussian processes (scikit-learn) describe the paired differences: one the logarithm of their standard deviation,
+the other the
+*effect*, mean / deviation, whose sign is that of the difference and whose noise is 1 / sqrt(seeds) everywhere (the two
+steps of Kersting et al. 2007, ICML 393). The next seeds go where they lower the expected number of points of the map
+with a wrong sign most for their cost: stepwise uncertainty reduction (Bect et al. 2012, Stat. Comput. 22:773). A point
+may be measured again.
 
-Let the effect at a point of the map have mean m and deviation s, and let r be its correlation with the new measurement. Then the
-new mean has the deviation r s, the deviation that is left is s sqrt(1 - r^2), and the expected probability of a wrong sign is
-2 T(m / s, sqrt(1 - r^2) / r) with Owen's function T. Without a measurement, r = 0, it is Phi(-|m| / s).
+Let the effect at a point of the map have mean m and deviation s, and let r be its correlation with the new measurement.
+Then the new mean has the deviation r s, the deviation that is left is s sqrt(1 - r^2), and the expected probability of
+a wrong sign is 2 T(m / s, sqrt(1 - r^2) / r) with Owen's function T. Without a measurement, r = 0, it is Phi(-|m| / s).
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class MeasuredPoint:
 
 @dataclass(frozen=True)
 class Map:
-    """What is known of the effect. `where` [points, axes]: the map, each axis from 0 to 1; `mean`, `deviation` [points]."""
+    """What is known of the effect. `where` [points, axes]: from 0 to 1; `mean`, `deviation` [points]."""
 
     where: Floats
     mean: Floats
@@ -141,7 +143,8 @@ def next_visit(
     most: int,
     certain: float,
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The next point with the attributes of its trial, `n_seeds` and the share `certain` of the map; None if that is enough.
+    """The next point with the attributes of its trial, `n_seeds` and the share `certain` of the map; None if that is
+    enough.
 
     Args:
         costs: From points of the map [points, axes] to the relative cost of a seed there.
@@ -171,7 +174,7 @@ def next_visit(
 
 
 def _with_pending(here: Map, trials: Sequence[FrozenTrial], space: Space) -> Map:
-    """The map as if the trials that run had found what is expected (the kriging believer of Ginsbourger et al. 2010)."""
+    """The map as if running trials found what is expected (the kriging believer of Ginsbourger et al. 2010)."""
     pending = [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
     if not pending:
         return here

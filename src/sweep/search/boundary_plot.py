@@ -1,4 +1,5 @@
-"""The result of a boundary search: in words, as tables, and as a map with the boundary, its band and the measured cells."""
+"""The result of a boundary search: in words, as tables, and as a map with the boundary, its band and the measured
+cells."""
 
 from __future__ import annotations
 
@@ -41,9 +42,11 @@ def boundary_sentences(searched: Searched) -> list[str]:
     n_seeds = sum(len(point.differences) for point in points)
     limit = "" if here.certain >= search.config.certain else f", short of search.certain={search.config.certain:g}"
     return [
-        f"The better regime in {name_of(search.objective.metric)} is certain on {here.certain:.0%} of the map{limit}: {a} on "
+        f"The better regime in {name_of(search.objective.metric)} is certain on {here.certain:.0%} of the map{limit}: "
+        f"{a} on "
         f"{np.mean(certain & positive):.0%}, {b} on {np.mean(certain & ~positive):.0%}. Measured: {len(points)} cells, "
-        f"{n_seeds} seeds, {2 * n_seeds} runs. A sign is certain if the model gives it {1 - WRONG:.0%}; it is no test of a cell."
+        f"{n_seeds} seeds, {2 * n_seeds} runs. A sign is certain if the model gives it {1 - WRONG:.0%}; it is no test "
+        "of a cell."
     ]
 
 

@@ -1,7 +1,7 @@
 """Early stopping of a search's trials by Optuna's pruners, on the mean over all seeds at tenths of the last stage.
 
-Tenths are common to trials of different lengths: at the same number of epochs a trial of 5 is done and one of 50 has hardly
-begun, and the learning-rate schedule depends on the fraction too.
+Tenths are common to trials of different lengths: at the same number of epochs a trial of 5 is done and one of 50 has
+hardly begun, and the learning-rate schedule depends on the fraction too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def prune_reason(trial: FrozenTrial, search: Search) -> str:
     step = trial.last_step
     assert step is not None
     text, value = search.objective.text, trial.intermediate_values[step]
-    return f"{PRUNED_AT} {step}/{N_STEPS} of its last stage by search.pruner={search.config.pruner}: {text} was {value:.4g}"
+    by = f"search.pruner={search.config.pruner}"
+    return f"{PRUNED_AT} {step}/{N_STEPS} of its last stage by {by}: {text} was {value:.4g}"
 
 
 def is_pruned_early(trial: FrozenTrial) -> bool:

@@ -1,8 +1,8 @@
 """A search: cells at points of a space, each chosen by the values of the earlier ones.
 
-A search is a file ``searches/<id>/search.json``, from which every worker builds the same cells, and an Optuna study of its
-own (`src.sweep.search.trials`). The id is a digest of the space, the objective, regimes, seeds, all fixed settings, the
-sampler with its seed, and the pruner: if one of them changes, it is another search.
+A search is a file ``searches/<id>/search.json``, from which every worker builds the same cells, and an Optuna study of
+its own (`src.sweep.search.trials`). The id is a digest of the space, the objective, regimes, seeds, all fixed settings,
+the sampler with its seed, and the pruner: if one of them changes, it is another search.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ if TYPE_CHECKING:  # loads torch, which `status` does without
 
 @dataclass(frozen=True)
 class Search:
-    """A search. `bases`: for each choice of the groups in the space (``arch=mlp``, as a tuple of overrides) the composed
-    mapping of conf/config.yaml, in which ``${...}`` may be unresolved."""
+    """A search. `bases`: for each choice of the groups in the space (``arch=mlp``, as a tuple of overrides) the
+    composed mapping of conf/config.yaml, in which ``${...}`` may be unresolved."""
 
     id: str
     config: SearchConfig
@@ -143,7 +143,8 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
 def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
     """The search of a command line, its first valid corner, and the error of each invalid corner.
 
-    ``${...}`` is unresolved in the command line. Raises ConfigError if the space, the objective or every corner is invalid.
+    ``${...}`` is unresolved in the command line. Raises ConfigError if the space, the objective or every corner is
+    invalid.
     """
     space = space_of(line)
     raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}

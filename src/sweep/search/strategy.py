@@ -50,7 +50,8 @@ class OptunaStrategy:
         n_seeds: int,
         costs: Callable[[Floats], Floats],
     ) -> Proposal | None:
-        """The next point after all earlier trials: a function of these and the settings. None: no further one is needed.
+        """The next point after all earlier trials: a function of these and the settings. None: no further one is
+        needed.
 
         `n_seeds`: of a cell; `costs`: see `next_visit`.
         """

@@ -1,8 +1,9 @@
-"""The trials of a search: a work queue that asks the sampler for the next point whenever a worker finds no waiting cell.
+"""The trials of a search: a work queue that asks the sampler for the next point whenever a worker finds no waiting
+cell.
 
-Each trial carries the number of its point. A failed point is tried by the next command as another trial of the same point;
-`n_trials` counts points. A trial ends with the objective's value; pruned, if its point is refused, a run diverges or the
-pruner stops it (samplers count this as bad, TPE, or leave it out); failed, if something raises.
+Each trial carries the number of its point. A failed point is tried by the next command as another trial of the same
+point; `n_trials` counts points. A trial ends with the objective's value; pruned, if its point is refused, a run
+diverges or the pruner stops it (samplers count this as bad, TPE, or leave it out); failed, if something raises.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class TrialQueue(WorkQueue):
     def claim(self) -> ClaimedCell | None:
         """Claims the first waiting cell, or else asks for further points until one is to be run.
 
-        None when all points have been asked for, or when another worker runs the cell of the one that waits.
+        None when all points have been requested, or when another worker runs the cell of the one that waits.
         """
         while (claim := super().claim()) is None and self._ask():
             pass
@@ -108,7 +109,7 @@ class TrialQueue(WorkQueue):
         return on_progress
 
     def _record_progress(self, claim: ClaimedCell, values: Mapping[int, float]) -> tuple[FrozenTrial, bool]:
-        """Stores the claimed trial's values for the decisions on later trials; returns it, and whether it stops here."""
+        """Stores the claimed trial's values for later decisions; returns it, and whether it stops here."""
         points = self.latest()
         point = claim.trial.user_attrs["point"]
         trial, stops = replay(self.search, list(points.values()), point, values)
@@ -236,7 +237,7 @@ def best_first(trials: Sequence[FrozenTrial], search: Search) -> list[FrozenTria
 
 
 def limit_of(search: Search, folder: SweepFolder) -> int:
-    """Number of points in all: as asked for, or as many as have answered the question."""
+    """Number of points in all: the requested number, or those that answered the question."""
     path = folder.search(search.id) / ENOUGH
     return min(search.config.n_trials, int(path.read_text()) if path.exists() else search.config.n_trials)
 

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class WorkerControl(RunControl):
     """Leaves the cell when this worker or the cell is asked to stop, or when others have taken it over.
 
-    `is_stopped`: whether to leave. `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether no
-    other worker has taken it over. `n_workers`, `helps`: see `RunControl`; the number is looked up once a second.
+    `is_stopped`: whether to leave. `report`: receives the progress of a trial that may be pruned. `owns_cell`: whether
+    no other worker has taken it over. `n_workers`, `helps`: see `RunControl`; the number is looked up once a second.
     """
 
     def __init__(

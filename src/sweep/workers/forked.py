@@ -1,7 +1,7 @@
 """Workers forked from one process that has loaded what they need, so that a further one starts in milliseconds.
 
-That process is multiprocessing's fork server: it runs nothing but imports, so it has no thread, lock or GPU that a worker
-would inherit.
+That process is multiprocessing's fork server: it runs nothing but imports, so it has no thread, lock or GPU that a
+worker would inherit.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ MPS_PIPES, DEFAULT_MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"
 
 
 class Gpu(NamedTuple):
-    """A GPU or a MIG partition of one. `visible_as`: its name in CUDA_VISIBLE_DEVICES, as the user wrote it if he did."""
+    """A GPU or a MIG partition of one. `visible_as`: its name in CUDA_VISIBLE_DEVICES, as the user wrote it."""
 
     visible_as: str
     uuid: str
@@ -66,8 +66,8 @@ def _partitions(handle: object) -> Iterator[str]:
 def apply_mask(gpus: Sequence[Sequence[str]], mask: str | None) -> tuple[Gpu, ...]:
     """The GPUs that `mask` leaves, in its order; all without one. `gpus`: see `list_gpus`.
 
-    As CUDA reads a mask: an index counts whole GPUs, a UUID may be shortened, and the first entry that names no GPU ends
-    the list. A GPU with MIG partitions is its partitions.
+    As CUDA reads a mask: an index counts whole GPUs, a UUID may be shortened, and the first entry that names no GPU
+    ends the list. A GPU with MIG partitions is its partitions.
     """
     if mask is None:
         return tuple(Gpu(uuid, uuid) for whole, *partitions in gpus for uuid in partitions or [whole])

@@ -41,9 +41,9 @@ class Request:
 class Devices:
     """The GPUs that this worker leases for each cell.
 
-    A process that has used a GPU cannot exchange it for another one, so it leases the same one again. If others wait for
-    it, they come first: `free` is then called, which releases this process's memory there. Nothing is leased on a machine
-    without GPUs or for a trainer that wants none.
+    A process that has used a GPU cannot exchange it for another one, so it leases the same one again. If others wait
+    for it, they come first: `free` is then called, which releases this process's memory there. Nothing is leased on a
+    machine without GPUs or for a trainer that wants none.
     """
 
     def __init__(self, free: Callable[[], None], folder: Path | None = None) -> None:

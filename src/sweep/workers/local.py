@@ -45,10 +45,11 @@ class Workers(Protocol):
         """Whether every worker has died so often that none is replaced."""
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
-        """Starts or replaces workers while `n_waiting` cells wait; returns the number that have died since the last call.
+        """Starts or replaces workers while `n_waiting` cells wait; returns the number that have died since the last
+        call.
 
-        `n_ended`: number of cells that have ended, on any worker. A worker that exits in good order while cells wait (it
-        found none free) is replaced too; one that keeps dying while no cell ends is not.
+        `n_ended`: number of cells that have ended, on any worker. A worker that exits in good order while cells wait
+        (it found none free) is replaced too; one that keeps dying while no cell ends is not.
         """
 
     def interrupt(self) -> None:
@@ -111,8 +112,8 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
 class LocalWorkers(Workers):
     """Up to `n_workers` processes, each in its own session, logging to ``logs/``. `per_cell`: see `n_shares`.
 
-    A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are forked
-    from one process where the system can and no GPU is visible, and otherwise start as ``python -m src.worker``.
+    A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are
+    forked from one process where the system can and no GPU is visible, and otherwise start as ``python -m src.worker``.
     """
 
     detached = False

@@ -54,8 +54,8 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
 class RayWorkers(Workers):
     """The tasks of a sweep's grid or of one of its searches; see `src.sweep.workers.local.Workers`.
 
-    With ``n_workers=auto`` there are as many as the cluster holds, counted again as nodes come and go. A given number is
-    submitted whatever the cluster holds, so that Ray's autoscaler sees the demand.
+    With ``n_workers=auto`` there are as many as the cluster holds, counted again as nodes come and go. A given number
+    is submitted whatever the cluster holds, so that Ray's autoscaler sees the demand.
     """
 
     detached = False
@@ -138,7 +138,7 @@ class RayWorkers(Workers):
         return n_failed
 
     def _submit(self, slot: int) -> Any:
-        """Submits one worker. Its devices, if several, are a placement group, which stays its own while it is retried."""
+        """Submits one worker. Several devices are a placement group, which it keeps while it is retried."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         self._folder.logs.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _connect(launcher: RayLauncher) -> Any:
     """The module ray, connected to the launcher's cluster; ``local``: one of its own, which ends with this process."""
     is_local = launcher.address == "local"
     if is_local:
-        # Ray listens on all interfaces, so its cluster obeys only those who know a token. Ray reads it when it is imported.
+        # Ray listens on all interfaces, so its cluster asks for a token, which Ray reads at import.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:

@@ -60,10 +60,10 @@ def run_group(
 ) -> GroupOutcome:
     """Runs the cell `config` on its `trainer.devices` and returns the outcome.
 
-    `worker_lock`: the lock that this process holds; the group ends when it is released. `visible`: the GPUs of the group.
-    `owns`: whether no other worker has taken the cell over; the group asks before it writes a run. Raises Interrupted after
-    `stop` returned True and the group has left the cell, ClaimLost where it left because of `owns`, and GroupFailed with the
-    reason.
+    `worker_lock`: the lock that this process holds; the group ends when it is released. `visible`: the GPUs of the
+    group. `owns`: whether no other worker has taken the cell over; the group asks before it writes a run. Raises
+    Interrupted after `stop` returned True and the group has left the cell, ClaimLost where it left because of `owns`,
+    and GroupFailed with the reason.
     """
     n, lost = config.trainer.devices, False
     with tempfile.TemporaryDirectory(prefix="group-") as name:
@@ -91,7 +91,7 @@ def run_group(
 
 
 def answer_is_lost(scratch: Path, owns: Callable[[], bool]) -> bool:
-    """Answers a question of the group in `scratch`, if there is one; returns whether the answer was that the cell is lost."""
+    """Answers a question of the group in `scratch`, if there is one; returns whether the cell is lost."""
     if not (question := scratch / QUESTION).exists():
         return False
     question.unlink()

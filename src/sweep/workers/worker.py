@@ -1,7 +1,8 @@
 """A worker: claims a cell, runs it, and reports its outcome, until nothing waits or it is asked to stop.
 
-While nothing waits it helps a worker that runs a cell: it trains stages of the cell into the stage store, by whose locks the
-two share them. The results are the other worker's, so a helper that dies or leaves costs at most what it was training.
+While nothing waits it helps a worker that runs a cell: it trains stages of the cell into the stage store, by whose
+locks the two share them. The results are the other worker's, so a helper that dies or leaves costs at most what it was
+training.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class StopRequest:
 
 
 def _command_lives() -> bool:
-    """Whether the command that had this worker forked still runs; the process that forks lives as long as its workers."""
+    """Whether the worker's command still runs; the process that forks lives as long as its workers."""
     command = multiprocessing.parent_process()
     return command is None or command.is_alive()
 
@@ -106,8 +107,9 @@ def work(
 ) -> int:
     """Works on the sweep until nothing is left for this worker; returns the number of cells that it ended.
 
-    `search`: the id of a search, or `GRID` for the cells of a grid; None: all of the sweep. `engine`: see `load_engine`.
-    `parent`: the process id of the command of this checkout that started the worker; None: the worker joins.
+    `search`: the id of a search, or `GRID` for the cells of a grid; None: all of the sweep. `engine`: see
+    `load_engine`. `parent`: the process id of the command of this checkout that started the worker; None: the worker
+    joins.
     """
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
@@ -204,7 +206,7 @@ class Worker:
         return n_ended
 
     def _wait_for_more(self, queue: WorkQueue) -> bool:
-        """Whether a cell waits that cannot be claimed yet, or that a dead worker left, or may follow from the results."""
+        """Whether a cell waits that is not to be claimed yet, was left by a dead worker, or may follow from results."""
         self._devices.release()
         if failed := queue.requeue_stale():
             record_failed(queue, self._engine, failed)

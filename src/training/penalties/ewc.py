@@ -1,4 +1,5 @@
-"""Elastic weight consolidation (Kirkpatrick et al. 2017): L2-SP with weights of its terms from the Fisher information."""
+"""Elastic weight consolidation (Kirkpatrick et al. 2017): L2-SP with weights of its terms from the Fisher
+information."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Ewc(PenaltyKind):
         return MatrixPenalty(weights, [own[WHOLE] for own in precisions], names, strength)
 
     def _accumulated(self, context: PenaltyContext, node: Node) -> ModelState:
-        """Fisher information of the data of `node` and, if the stage was itself held by this penalty, of all data before
+        """Fisher information of the data of `node` and, if the stage was itself held by this penalty, of all data
+        before
         it: a sum over samples, each data set's at the weights at the end of its own stage."""
         key = f"{node.key}/{self.kind}"
         if key not in context.fishers:
@@ -75,7 +77,8 @@ class EwcFull(Ewc):
 
 @dataclass
 class MatrixPenalty:
-    """strength/2 x (w - w')' A (w - w') with a whole matrix A over all parameters, one after the other in the order `names`.
+    """strength/2 x (w - w')' A (w - w') with a whole matrix A over all parameters, one after the other in the order
+    `names`.
 
     `anchors`: w' of every model. `matrices`: A of every model, [P, P].
     """

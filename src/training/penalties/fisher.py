@@ -48,7 +48,7 @@ class FisherInput:
         self.model.eval()
 
     def batches(self, n_numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: kept in memory for each of these vectors."""
+        """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: in memory for each vector."""
         data = self.data
         assert data.n_draws == data.n_samples, "a stage with a Fisher information draws every sample once an epoch"
         rng = generator(data.seed, "noise", "fisher", data.digest)
@@ -65,11 +65,11 @@ class FisherInput:
 def fisher_sum(given: FisherInput) -> ModelState:
     """Diagonal of the Fisher information, summed over the samples, by parameter.
 
-    The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is
-    sum_c (J's_c)^2 elementwise, s_c the columns of a root of the loss's Hessian in the outputs: sqrt(p_c) (e_c - p) for
-    cross entropy, sqrt(2/K) e_c for the mean squared error (the negative log-likelihood of variance K/2). Above
-    `EXACT_UP_TO` outputs one random vector with the same second moments takes their place: e_y - p with y drawn from p, or
-    random signs times sqrt(2/K).
+    The true Fisher: labels follow the model, not the data. With J the Jacobian of one sample's outputs it is sum_c
+    (J's_c)^2 elementwise, s_c the columns of a root of the loss's Hessian in the outputs: sqrt(p_c) (e_c - p) for cross
+    entropy, sqrt(2/K) e_c for the mean squared error (the negative log-likelihood of variance K/2). Above `EXACT_UP_TO`
+    outputs one random vector with the same second moments takes their place: e_y - p with y drawn from p, or random
+    signs times sqrt(2/K).
     """
     model = given.model
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
@@ -110,8 +110,8 @@ def _fastest_squares(model: nn.Module, device: Device) -> Callable[[nn.Module, T
 
 
 def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
-    """`_squares_together` for a row of Linear layers: with h a layer's inputs and d the gradients at its outputs, the square of
-    a weight's gradient is d_i^2 h_j^2, so its sum over samples and vectors is one product of matrices."""
+    """`_squares_together` for a row of Linear layers: with h a layer's inputs and d the gradients at its outputs, the
+    square of a weight's gradient is d_i^2 h_j^2, so its sum over samples and vectors is one product of matrices."""
     with torch.no_grad():
         inputs = []
         for layer in model if isinstance(model, nn.Sequential) else [model]:
@@ -168,8 +168,8 @@ def _squares_in_turn(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState
 
 
 def _output_vectors(outputs: Tensor, uniform: Tensor, loss: Loss) -> Tensor:
-    """Vectors [b, C, K] whose outer products sum to the Hessian of each sample's loss in its outputs [b, K], exactly up to
-    `EXACT_UP_TO` outputs (C = K), else in expectation over `uniform` [b, K] (C = 1)."""
+    """Vectors [b, C, K] whose outer products sum to the Hessian of each sample's loss in its outputs [b, K], exactly up
+    to `EXACT_UP_TO` outputs (C = K), else in expectation over `uniform` [b, K] (C = 1)."""
     n_outputs = outputs.shape[-1]
     unit = torch.eye(n_outputs, dtype=outputs.dtype, device=outputs.device)
     exact = n_outputs <= EXACT_UP_TO

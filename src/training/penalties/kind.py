@@ -43,7 +43,8 @@ class PenaltyKind(ABC):
         nothing if that is the initial weights."""
 
     def extra_passes(self, plan: StagePlan, node: Node, samples: int) -> float:
-        """Its cost besides the updates, in forward and backward passes of one sample (a forward pass is a third of one).
+        """Its cost besides the updates, in forward and backward passes of one sample (a forward pass is a third of
+        one).
 
         `samples`: seen in the stage's updates.
         """

@@ -21,8 +21,8 @@ from src.training.replicas import LoopReplicas, Penalty, Replicas, StackedReplic
 class OutputPenalty:
     """strength x mean over the batch of the distance between each model's outputs and its teacher's on the same inputs.
 
-    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy of
-    Li & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the
+    Kullback-Leibler divergence of softmax(outputs / temperature) from softmax(teacher / temperature): the cross entropy
+    of Li & Hoiem 2017 less a constant, without a factor temperature^2, as theirs. For ``mse`` the squared error of the
     outputs, mean over columns, without a temperature.
     """
 

@@ -66,7 +66,7 @@ def acquired(path: Path) -> FileLock | None:
 
 
 def remove(lock: FileLock) -> None:
-    """Delete a lock's file while it is held, so that a process that has it open sees that it is gone; then release it."""
+    """Delete a lock's file while it is held, so that others that have it open notice; then release it."""
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 

@@ -38,9 +38,9 @@ class Store:
     """Stages below `root`, in folders named by the first two letters of their keys.
 
     ``KEY.safetensors``: a result. ``KEY.part.safetensors``: the resume point of an unfinished stage.
-    ``PREFIX-UPDATES.end.safetensors``: the resume point at the end of a stage, for longer stages with the same prefix key;
-    its weights are those of the stage's result. `limit_gib` is for processes that train: it marks this process as live
-    and, above 0, limits the store's size (see `Eviction`).
+    ``PREFIX-UPDATES.end.safetensors``: the resume point at the end of a stage, for longer stages with the same prefix
+    key; its weights are those of the stage's result. `limit_gib` is for processes that train: it marks this process as
+    live and, above 0, limits the store's size (see `Eviction`).
     """
 
     def __init__(self, root: Path, limit_gib: float | None = None) -> None:
