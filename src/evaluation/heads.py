@@ -3,6 +3,7 @@ those that a growing head has (`head=grow`)."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -44,9 +45,15 @@ def within(outputs: Tensor, classes: Sequence[int]) -> Tensor:
     """The outputs [..., K] of a head that has `classes` alone, `OUTSIDE` for the others."""
     if len(classes) == outputs.shape[-1]:
         return outputs
-    missing = torch.ones(outputs.shape[-1], dtype=torch.bool, device=outputs.device)
+    return outputs.masked_fill(_missing(tuple(classes), outputs.shape[-1], outputs.device), OUTSIDE)
+
+
+@functools.lru_cache(maxsize=64)
+def _missing(classes: tuple[int, ...], n_outputs: int, device: torch.device) -> Tensor:
+    """Whether a head of `classes` alone lacks an output [K]; kept, so that an update copies nothing to the device."""
+    missing = torch.ones(n_outputs, dtype=torch.bool)
     missing[list(classes)] = False
-    return outputs.masked_fill(missing, OUTSIDE)
+    return missing.to(device)
 
 
 def has_only(outputs: Tensor, classes: Sequence[int]) -> Tensor:

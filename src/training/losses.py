@@ -20,6 +20,8 @@ def losses_of(config: Config, node: Node) -> SampleLosses:
     mask = head_mask(node.heads, node.stream.n_outputs) if node.heads else None
 
     def losses(outputs: Tensor, y: Tensor) -> Tensor:
+        nonlocal mask
+        mask = None if mask is None else mask.to(outputs.device)  # copied by the first update only
         if config.label_smoothing:
             return smoothed_losses(outputs, y, config.label_smoothing)
         return sample_losses(in_own_head(outputs, y, mask), y, config.loss)

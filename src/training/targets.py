@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,11 +34,16 @@ class KeptOutputs:
     labels: float
     plain: SampleLosses
     """The loss of a sample's class."""
+    _placed: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
+    """`outputs` on the device, by precision."""
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         is_kept, index = y < 0, (-1 - y).clamp(min=0)
-        kept = torch.stack([own.to(outputs)[i] for own, i in zip(self.outputs, index, strict=True)])
-        classes = torch.stack([own.to(y.device)[i] for own, i in zip(self.classes, index, strict=True)])
+        if outputs.dtype not in self._placed:
+            self._placed[outputs.dtype] = [own.to(outputs) for own in self.outputs]
+            self.classes = [own.to(y.device) for own in self.classes]
+        kept = torch.stack([own[i] for own, i in zip(self._placed[outputs.dtype], index, strict=True)])
+        classes = torch.stack([own[i] for own, i in zip(self.classes, index, strict=True)])
         losses = self.plain(outputs, torch.where(is_kept, classes, y))
         distance = torch.where(kept == OUTSIDE, 0, outputs - kept).square().mean(-1)
         return torch.where(is_kept, self.strength * distance + self.labels * losses, losses)

@@ -4,7 +4,7 @@ information."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -87,6 +87,8 @@ class MatrixPenalty:
     matrices: Sequence[Tensor]
     names: Sequence[str]
     strength: float
+    _placed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Anchor [P] and matrix of a model, on the device."""
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R], whatever the batch."""
@@ -96,10 +98,15 @@ class MatrixPenalty:
                 if replicas.active[r] or model is None:  # a stopped module gets no gradient, not even of zero
                     found[r][name] = parameter[r] if model is None else parameter
         terms = []
-        for own, anchor, matrix in zip(found, self.anchors, self.matrices, strict=True):
+        for r, own in enumerate(found):
             if own:
-                gap = torch.cat([(own[name] - anchor[name].to(own[name])).flatten() for name in self.names])
-                terms.append(gap @ matrix.to(gap) @ gap)
+                weights = torch.cat([own[name].flatten() for name in self.names])
+                if r not in self._placed:
+                    anchor = torch.cat([self.anchors[r][name].flatten() for name in self.names])
+                    self._placed[r] = (anchor.to(weights), self.matrices[r].to(weights))
+                anchor, matrix = self._placed[r]
+                gap = weights - anchor
+                terms.append(gap @ matrix @ gap)
             else:
                 terms.append(torch.zeros((), dtype=outputs.dtype, device=outputs.device))
         return 0.5 * self.strength * torch.stack(terms)

@@ -34,6 +34,8 @@ class OutputPenalty:
     """The softmaxes that are compared, each alone, with equal weights; none: one over all outputs."""
     taught: tuple[int, ...] | None = None
     """The classes that the teacher has learnt, whose softmax gives all others 0; None: all."""
+    _columns: list[Any] | None = None
+    """The outputs of each softmax, as indices on the device."""
 
     def __call__(self, replicas: Replicas, x: Tensor, outputs: Tensor) -> Tensor:
         """The addition to each model's loss [R]."""
@@ -44,8 +46,10 @@ class OutputPenalty:
         if self.loss == "mse":
             distance = (outputs - targets).square().mean(-1)
         else:
-            columns: list[Any] = [list(group) for group in self.heads] or [slice(None)]
-            distance = torch.stack([self._divergence(targets[..., c], outputs[..., c]) for c in columns]).mean(0)
+            if self._columns is None:
+                self._columns = [torch.tensor(group, device=outputs.device) for group in self.heads] or [slice(None)]
+            pairs = [(targets[..., c], outputs[..., c]) for c in self._columns]
+            distance = torch.stack([self._divergence(*pair) for pair in pairs]).mean(0)
         penalty: Tensor = self.strength * distance.mean(1)
         return penalty
 
