@@ -68,6 +68,11 @@ class OptimizerConfig(ABC):
         """Whether the rate is the same in all updates of a stage, however long it is."""
         return self.schedule == "constant" and not self.warmup
 
+    @property
+    def is_capturable(self) -> bool:
+        """Whether there is a `build_capturable`."""
+        return type(self).build_capturable is not OptimizerConfig.build_capturable
+
     def check(self) -> None:
         """Raise ConfigError for a setting without effect."""
         if self.span == "run" and self.is_constant:
@@ -88,6 +93,11 @@ class OptimizerConfig(ABC):
         Every operation must be elementwise: `parameters` may hold many models, which must not affect each other.
         """
 
+    def build_capturable(self, parameters: Sequence[Tensor], *, lr: Tensor) -> optim.Optimizer:
+        """The same optimizer in a form whose steps a CUDA graph can record: the learning rate and all state are tensors on
+        the device. An optimizer without this form trains eagerly."""
+        raise NotImplementedError
+
 
 class SgdConfig(OptimizerConfig):
     """Stochastic gradient descent with momentum."""
@@ -100,6 +110,13 @@ class SgdConfig(OptimizerConfig):
 
         return SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=foreach)
 
+    def build_capturable(self, parameters: Sequence[Tensor], *, lr: Tensor) -> optim.Optimizer:
+        from torch.optim import SGD
+
+        momentum, decay = self.momentum, self.weight_decay
+        # its foreach form reads the value of the rate, which waits for the device
+        return SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, foreach=False, fused=lr.is_cuda)
+
 
 class AdamConfig(OptimizerConfig):
     """Adam (Kingma & Ba 2015)."""
@@ -107,10 +124,16 @@ class AdamConfig(OptimizerConfig):
     decouples_decay: ClassVar[bool] = False
 
     def build(self, parameters: Sequence[Tensor], *, lr: float, foreach: bool) -> optim.Optimizer:
+        return self._kind()(parameters, lr=lr, weight_decay=self.weight_decay, foreach=foreach, fused=False)
+
+    def build_capturable(self, parameters: Sequence[Tensor], *, lr: Tensor) -> optim.Optimizer:
+        decay, on_gpu = self.weight_decay, lr.is_cuda
+        return self._kind()(parameters, lr=lr, weight_decay=decay, foreach=on_gpu, fused=False, capturable=on_gpu)
+
+    def _kind(self) -> type[optim.Adam]:
         from torch.optim import Adam, AdamW
 
-        kind = AdamW if self.decouples_decay else Adam
-        return kind(parameters, lr=lr, weight_decay=self.weight_decay, foreach=foreach, fused=False)
+        return AdamW if self.decouples_decay else Adam
 
 
 class AdamwConfig(AdamConfig):

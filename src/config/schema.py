@@ -43,6 +43,8 @@ class TrainerConfig:
     """Time between two resume points of a stage; 0: none. (Defaults are for cells written before this setting.)"""
     store_gib: float = field(default=20, metadata=bounds(ge=0))
     """Size of the stage store; 0: no limit."""
+    graph: Literal["auto", "off"] = "auto"
+    """Whether updates on a GPU are recorded as a CUDA graph where they can be; no effect on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

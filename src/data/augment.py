@@ -33,14 +33,14 @@ def chances(data: MixtureData, epoch: int) -> Chances:
     return rng.integers(0, [2, 2 * high + 1, 2 * wide + 1], (data.n_draws, 3))
 
 
-def augmented(x: Tensor, chosen: Chances, names: Sequence[str]) -> Tensor:
-    """Augment images [..., C, H, W] by the randomness `chosen` [..., 3] of each.
+def augmented(x: Tensor, chosen: Tensor, names: Sequence[str]) -> Tensor:
+    """Augment images [..., C, H, W] by the randomness `chosen` [..., 3] of each, from `chances`.
 
     ``flip``: mirrors half of the images left to right. ``crop``: crops each at random from the image padded with zeros,
     `margins` wide (after scaling: black, or the mean if images are standardised).
     """
     flat = x.flatten(0, -4)
-    flipped, row, column = torch.from_numpy(chosen).to(x.device).reshape(-1, 3).unbind(1)
+    flipped, row, column = chosen.to(x.device).reshape(-1, 3).unbind(1)
     if "flip" in names:
         flat = torch.where(flipped.bool().view(-1, 1, 1, 1), flat.flip(-1), flat)
     if "crop" in names:

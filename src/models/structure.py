@@ -36,18 +36,20 @@ def head_names(model: nn.Module, n_outputs: int) -> list[str]:
     return names if all(shapes[name][:1] == (n_outputs,) for name in names) else []
 
 
-def prefers_stacking(model: nn.Module, device: str = "cpu") -> bool:
+def prefers_stacking(model: nn.Module, device: str = "cpu", is_captured: bool = False) -> bool:
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 
     On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model
-    is the time to start its kernels, and a stack starts them once for all.
+    is the time to start its kernels, and a stack starts them once for all. A CUDA graph
+    (`is_captured`) starts all kernels of an update at once, so there convolutions run as each model's own.
 
     It depends on the model and the kind of device alone, whose results are never compared with another's, and never on
     how many are trained together, so that a group's size cannot change a result.
     """
     if device == "cuda":
         parts = _row(model)
-        return any(type(part) is nn.Linear for part in parts) and all(is_stackable(part) for part in parts)
+        is_known = any(type(part) is nn.Linear for part in parts) and all(is_stackable(part) for part in parts)
+        return is_row_of_linears(model) if is_captured else is_known
     if not is_row_of_linears(model):
         return False
     linears = [part for part in model.modules() if type(part) is nn.Linear]

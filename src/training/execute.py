@@ -23,6 +23,7 @@ from src.locks import Notice
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
 from src.training.devices import Device, fingerprint
 from src.training.fit import fit
+from src.training.graph.choice import is_trained_by
 from src.training.group_size import group_limit
 from src.training.monitor import GroupControl
 from src.training.penalties import extra_passes, make_penalty
@@ -166,11 +167,13 @@ class _Executor:
         """Loads stored results; runs of CPU and of CUDA are never mixed."""
         if not self.config.trainer.reuse:
             return
-        store, kind = self.execution.store, self.device.torch_device.type
+        store, kind, graph = self.execution.store, self.device.torch_device.type, self.config.trainer.graph
 
         def stored() -> dict[str, StageResult]:
             results = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
-            return {key: one for key, one in results.items() if one is not None and one.ledger.device == kind}
+            return {
+                key: one for key, one in results.items() if one is not None and is_trained_by(one.ledger, kind, graph)
+            }
 
         found = from_first_rank(stored, self.device)
         for key, result in found.items():

@@ -25,11 +25,27 @@ Batch = tuple[Tensor, Tensor, int]
 """Inputs [R, b, ...], labels [R, b] (or targets [R, b, k]), and b over all ranks together."""
 
 
+class IndexChunk:
+    """Batches of a `ResidentFeed` before their inputs are gathered, on the CPU; not a dataclass, since Lightning moves those.
+
+    `rows`: of the table [U, R, b]. `labels` [U, R, b, ...]. `chosen`: the randomness of the augmentation [U, R, b, 3].
+    """
+
+    def __init__(self, rows: Tensor, labels: Tensor, chosen: Tensor | None) -> None:
+        self.rows, self.labels, self.chosen = rows, labels, chosen
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 RAW_ABOVE_MIB = 64
 """Size above which a table keeps bytes and scales them batch by batch, in a quarter of the memory."""
 
 ROWS_AT_ONCE = 4096
 """Rows that are scaled together; all at once would take three times the memory."""
+
+UPDATES_AT_ONCE = 256
+"""Largest number of updates of an index chunk: a fraction of a second on a GPU."""
 
 CHUNK_MIB = 32
 """Size of a Lightning batch; Lightning requests the next one before it has used the last."""
@@ -44,7 +60,7 @@ class Table:
         n_rows = sum(len(rows) for _, rows in used.values())
         scaled_bits = n_rows * math.prod(banks[0].input_shape) * torch.finfo(device.dtype).bits
         is_large = scaled_bits / 8 > RAW_ABOVE_MIB * 2**20
-        self._scale_by = banks[0] if is_large and _scaled_alike(banks) else None
+        self._scale_by = _placed(banks[0], device) if is_large and _scaled_alike(banks) else None
         self._dtype = device.dtype
         self.rows: list[Tensor]
         """For every group of sample sets, the table's row of each position in their concatenation."""
@@ -85,6 +101,12 @@ def _rows_of_banks(groups: Sequence[Sequence[Samples]]) -> dict[int, tuple[Bank,
     for samples in (s for group in groups for s in group):
         used.setdefault(id(samples.bank), (samples.bank, []))[1].append(samples.rows)
     return {key: (bank, torch.unique(torch.cat(rows))) for key, (bank, rows) in used.items()}
+
+
+def _placed(bank: Bank, device: Device) -> Bank:
+    """The bank with its scaling on the device, so that scaling a batch copies nothing there."""
+    mean, std = (None if s is None else s.to(device.torch_device, device.dtype) for s in (bank.mean, bank.std))
+    return dataclasses.replace(bank, mean=mean, std=std)
 
 
 def _scaled_alike(banks: Sequence[Bank]) -> bool:
@@ -137,18 +159,27 @@ class Feed(ABC):
         self.epoch, self.skip = divmod(n_done, length.updates_per_epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, skip = self.epoch, self.skip
-        self.epoch, self.skip = epoch + 1, 0
+        epoch, skip = self._begin_epoch()
         batches = self._batches(epoch, skip)
         if not self.augment:
             yield from batches
             return
-        chosen = np.stack([chances(member, epoch) for member in self.members])
+        chosen = self._chances(epoch)
         start = skip * self.length.batch_size
         for x, y, n in batches:
             mine = chosen[:, start : start + n][:, self.device.rank :: self.device.world]
             yield augmented(x, mine, self.augment), y, n
             start += n
+
+    def _begin_epoch(self) -> tuple[int, int]:
+        """The next epoch, and the number of its updates that are done."""
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        return epoch, skip
+
+    def _chances(self, epoch: int) -> Tensor:
+        """The randomness of all draws of an epoch [R, n_draws, 3]."""
+        return torch.from_numpy(np.stack([chances(member, epoch) for member in self.members]))
 
     @abstractmethod
     def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
@@ -172,14 +203,37 @@ class ResidentFeed(Feed):
             yield self._whole
             return
         for positions in itertools.islice(batch_positions(self.members, self.length, epoch), skip, None):
-            mine = positions[:, device.rank :: device.world]
-            rows = torch.from_numpy(np.stack([rows[p] for rows, p in zip(self.rows, mine, strict=True)]))
-            y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
+            rows, y = self._looked_up(positions[:, device.rank :: device.world])
             rows, y = rows.to(device.torch_device, non_blocking=True), y.to(device.torch_device, non_blocking=True)
             batch = (self.table.take(rows), y, positions.shape[1])
             if in_one_batch(self.members, self.length):
                 self._whole = batch
             yield batch
+
+    def _looked_up(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """The table's rows and the labels of positions [R, b], on the CPU."""
+        rows = np.stack([rows[p] for rows, p in zip(self.rows, positions, strict=True)])
+        labels = [labels[torch.from_numpy(p)] for labels, p in zip(self.labels, positions, strict=True)]
+        return torch.from_numpy(rows), torch.stack(labels)
+
+    def index_chunks(self) -> Iterator[IndexChunk]:
+        """The next epoch without its inputs: runs of batches of one shape. For a single rank."""
+        epoch, skip = self._begin_epoch()
+        batches = itertools.islice(batch_positions(self.members, self.length, epoch), skip, None)
+        chosen = self._chances(epoch) if self.augment else None
+        start = skip * self.length.batch_size
+        for n, run in itertools.groupby(batches, key=lambda positions: positions.shape[1]):
+            while found := [self._looked_up(positions) for positions in itertools.islice(run, self.chunk_size(n))]:
+                rows, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
+                end = start + len(found) * n
+                own = None if chosen is None else chosen[:, start:end].view(len(chosen), -1, n, 3).transpose(0, 1)
+                yield IndexChunk(rows, labels, own)
+                start = end
+
+    def chunk_size(self, n: int) -> int:
+        """Largest number of batches of `n` draws in an index chunk; the largest of all for n=0."""
+        each = n * len(self.members) * (4 if self.augment else 1) * torch.int64.itemsize
+        return min(UPDATES_AT_ONCE, max(1, CHUNK_MIB * 2**20 // max(1, each)))
 
 
 class _Rows(Dataset[Batch]):
@@ -220,6 +274,16 @@ class StreamingFeed(Feed):
             pin_memory=on_gpu,
             generator=torch.Generator(),  # its workers' seeds are drawn from it instead of the global generator
         )
+
+
+class IndexChunks:
+    """The same epochs as `Chunks`, as index chunks."""
+
+    def __init__(self, feed: ResidentFeed) -> None:
+        self.feed = feed
+
+    def __iter__(self) -> Iterator[IndexChunk]:
+        return self.feed.index_chunks()
 
 
 class Chunks:

@@ -15,7 +15,10 @@ from src.evaluation.heads import test_mask
 from src.models.structure import prefers_stacking
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
-from src.training.feed import Chunks, Feed, make_feed
+from src.training.feed import Chunks, Feed, IndexChunks, ResidentFeed, make_feed
+from src.training.graph.capture import capture_on
+from src.training.graph.choice import eager_reason, kind_of_update, log_once, uncapturable
+from src.training.graph.updates import GraphedUpdates
 from src.training.losses import SampleLosses
 from src.training.module import GroupModule
 from src.training.monitor import GroupControl, StageMonitor
@@ -68,7 +71,10 @@ def fit(
         each = zip(nodes, models, optimizer_states, strict=True)
         optimizer_states = [without_new_rows(node, model, state) for node, model, state in each]
     n_done = starts[0].updates if starts else 0
-    stacked = prefers_stacking(models[0], device.torch_device.type)
+    capture = capture_on(device.torch_device)
+    uncaptured = None if capture is None else uncapturable(config, models[0], device)
+    is_capturable = capture is not None and uncaptured is None
+    stacked = prefers_stacking(models[0], device.torch_device.type, is_capturable)
     replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
     mask = test_mask(config.split.heads, [node.stream for node in nodes])
     scorer = Scorer(
@@ -76,7 +82,25 @@ def fit(
     )
     data = [node.data for node in nodes]
     feed = make_feed(data, first.length, device, config.trainer.resident_mib, n_done, config.augment)
-    module = GroupModule(replicas, config, first, device.world, n_done, penalty, losses, optimizer_states, observer)
+    module = GroupModule(
+        replicas,
+        config,
+        first,
+        device.world,
+        n_done,
+        penalty,
+        losses,
+        optimizer_states,
+        observer,
+        is_capturable=is_capturable,
+    )
+    module.eager_reason = eager_reason(config, feed, observer) if is_capturable else uncaptured
+    if module.eager_reason is not None:
+        log_once(module.eager_reason)
+    elif capture is not None:
+        assert isinstance(feed, ResidentFeed)
+        kind = kind_of_update(config, first, replicas)
+        module.graphed = GraphedUpdates(module, feed, capture, config.trainer.precision, kind)
 
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""
@@ -132,7 +156,12 @@ def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: 
             use_distributed_sampler=False,
             **trainer_arguments(trainer, device),
         )
-        lightning.fit(module, train_dataloaders=Chunks(feed, 1 if device.world > 1 else UPDATES_AT_ONCE))
+        if module.graphed is not None:
+            assert isinstance(feed, ResidentFeed)
+            lightning.fit(module, train_dataloaders=IndexChunks(feed))
+            module.graphed.release()
+        else:
+            lightning.fit(module, train_dataloaders=Chunks(feed, 1 if device.world > 1 else UPDATES_AT_ONCE))
     if lightning.interrupted:
         raise KeyboardInterrupt
     assert module.n_done == monitor.nodes[0].length.updates or lightning.should_stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -12,11 +12,24 @@ from torch import Tensor
 
 from src.config import Config
 from src.evaluation.heads import has_only
-from src.training.feed import Batch, Feed, whole_epoch
+from src.training.feed import Batch, Feed, IndexChunk, whole_epoch
 from src.training.losses import SampleLosses, losses_of
 from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
 from src.training.scoring import EVALUATION_BATCH
+
+
+class IndexTrainer(Protocol):
+    """Makes the updates of index chunks, as a graph where it can."""
+
+    reason: str | None
+    """Why all updates so far were eager; None once some were replayed."""
+
+    def train(self, chunk: IndexChunk) -> None:
+        """All updates of the chunk."""
+
+    def release(self) -> None:
+        """Frees the memory of the graphs."""
 
 
 class GroupModule(pl.LightningModule):
@@ -37,8 +50,15 @@ class GroupModule(pl.LightningModule):
         losses: SampleLosses | None,
         optimizer_states: Sequence[Mapping[str, Tensor]] | None,
         observer: Callable[[Replicas], None] | None,
+        *,
+        is_capturable: bool = False,
     ) -> None:
         super().__init__()
+        self.is_capturable = is_capturable
+        self.graphed: IndexTrainer | None = None
+        """Set before the fit where updates run as a graph: `training_step` then receives index chunks."""
+        self.eager_reason: str | None = None
+        """Why there is none on a device that has graphs."""
         self.replicas, self.config = replicas, node.optimizer
         self.losses = losses or losses_of(config, node)
         self.lr, self.span = node.optimizer.lr * node.stage.lr_factor, node.span
@@ -50,30 +70,76 @@ class GroupModule(pl.LightningModule):
         self.hits: Tensor | None = torch.zeros(replicas.n, dtype=torch.int64) if config.online else None
         """Draws that each model classified correctly before their update."""
 
-    def training_step(self, chunk: Sequence[Batch], batch_idx: int) -> None:
-        """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
-        for batch in chunk:
-            self._update(batch)
+    @property
+    def capture(self) -> tuple[Literal["", "graph", "eager"], str]:
+        """How updates ran, and why not as a graph; empty on a device without graphs."""
+        reason = self.graphed.reason if self.graphed is not None else self.eager_reason
+        if reason is not None:
+            return "eager", reason
+        return ("", "") if self.graphed is None else ("graph", "")
 
-    def _update(self, batch: Batch) -> None:
-        """Descends on the sum over models of the mean loss over the global batch; then stopped models are put back."""
+    def training_step(self, chunk: Sequence[Batch] | IndexChunk, batch_idx: int) -> None:
+        """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
+        if isinstance(chunk, IndexChunk):
+            assert self.graphed is not None
+            self.graphed.train(chunk)
+            return
+        for batch in chunk:
+            self.update(batch)
+
+    def update(self, batch: Batch) -> None:
+        """One update, with everything that is recorded of it."""
         x, y, n_global = batch
         if self.observer is not None:
             self.observer(self.replicas)
+        self._set_rate(self.rate(self.n_done))
+        losses, outputs = self.descend(x, y, n_global)
+        self.update_losses.append(losses)
+        if self.hits is not None:
+            hits = (has_only(outputs, self.classes).argmax(-1) == y).sum(1).cpu()
+            self.hits += hits * torch.tensor(self.replicas.active)
+        self.n_done += 1
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update of the stage, counted from 0."""
+        before, n_updates = self.span
+        return self.lr * self.config.rate(before + update, n_updates)
+
+    def _set_rate(self, rate: float) -> None:
+        if self.is_capturable:
+            self.capturable_rate.fill_(rate)
+        elif not self.config.is_constant:
+            for group in self._optimizer().param_groups:
+                group["lr"] = rate
+
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer without Lightning's wrapper."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def _optimizer(self) -> torch.optim.Optimizer | LightningOptimizer:
+        optimizer = self.optimizers(use_pl_optimizer=self.through_lightning)
+        assert isinstance(optimizer, torch.optim.Optimizer | LightningOptimizer)
+        return optimizer
+
+    def descend(self, x: Tensor, y: Tensor, n_global: int) -> tuple[Tensor, Tensor]:
+        """Descends on the sum over models of the mean loss over the global batch; then stopped models are put back.
+
+        Nothing here reads a value from the device, so that a CUDA graph can record it.
+
+        Returns:
+            Each model's loss without penalty [R], and the outputs [R, b, K] before the update.
+        """
         outputs = self.replicas(x)
         # the mean over the global batch: ranks hold parts of it, and their gradients are averaged over the world
-        losses = self.losses(outputs, y).sum(1) * (self.world / n_global)
-        self.update_losses.append(losses.detach())
-        if self.hits is not None:
-            hits = (has_only(outputs.detach(), self.classes).argmax(-1) == y).sum(1).cpu()
-            self.hits += hits * torch.tensor(self.replicas.active)
+        mean_losses = losses = self.losses(outputs, y).sum(1) * (self.world / n_global)
         if self.penalty is not None:
             # a mean over the rows of this rank
             losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)
         if not all(self.replicas.active):
-            losses = torch.where(torch.tensor(self.replicas.active, device=losses.device), losses, 0.0)
-        optimizer = self.optimizers(use_pl_optimizer=self.through_lightning)
-        assert isinstance(optimizer, torch.optim.Optimizer | LightningOptimizer)
+            losses = torch.where(self.replicas.active_mask(losses.device), losses, 0.0)
+        optimizer = self._optimizer()
         optimizer.zero_grad()
         if self.through_lightning:
             self.manual_backward(losses.sum())
@@ -82,11 +148,8 @@ class GroupModule(pl.LightningModule):
         if self.config.clip is not None:
             self._clip(self.config.clip)
         optimizer.step()
-        schedule = self.lr_schedulers()
-        if schedule is not None:
-            schedule.step()  # type: ignore[union-attr]
-        self.n_done += 1
         self.replicas.hold()
+        return mean_losses.detach(), outputs.detach()
 
     def _clip(self, largest: float) -> None:
         """Scales down the gradient of each model whose norm is above `largest`; no model sees another's."""
@@ -143,19 +206,18 @@ class GroupModule(pl.LightningModule):
         config = self.config
         named = list(self.replicas.named_trainable())
         parameters = [parameter for _, parameter, _ in named]
-        optimizer = config.build(parameters, lr=self.lr, foreach=self.device.type == "cuda")
+        on_gpu = self.device.type == "cuda"
+        if self.is_capturable:
+            # torch's steps on a CPU compute with double precision, a fused one on a GPU reads a float
+            dtype = torch.float32 if on_gpu else torch.float64
+            self.capturable_rate = torch.tensor(self.lr, dtype=dtype, device=self.device)
+            optimizer = config.build_capturable(parameters, lr=self.capturable_rate)
+        else:
+            optimizer = config.build(parameters, lr=self.lr, foreach=on_gpu)
         if self.optimizer_states is not None:
             for name, parameter, model in named:
                 optimizer.state[parameter] = self._restored(name, parameter, model)
-        if config.is_constant:
-            return optimizer
-        for group in optimizer.param_groups:
-            group["initial_lr"] = self.lr  # required by a schedule that resumes
-        before, n_updates = self.span
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: config.rate(before + step, n_updates), last_epoch=self.n_done - 1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer
 
     def _restored(self, name: str, parameter: Tensor, model: int | None) -> ModelState:
         """The optimizer state of one parameter, from the states of the models that share it."""
@@ -170,7 +232,8 @@ class GroupModule(pl.LightningModule):
                 value = values[0].clone()  # a step count, the same for all
             else:  # a dummy, where there is one, has the last model's state
                 value = torch.stack(values + [values[-1]] * (len(parameter) - len(values)))
-            restored[key] = value if key == "step" else value.to(parameter.device)  # torch keeps step counts on the CPU
+            stays = key == "step" and not self.is_capturable  # torch keeps step counts on the CPU
+            restored[key] = value if stays else value.to(parameter.device)
         return restored
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[ModelState]:

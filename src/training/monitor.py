@@ -149,9 +149,7 @@ class StageMonitor(pl.Callback):
             self.module.replicas.stop(model, self.stopping.restored(model, verdict))
 
     def _optimizer_states(self) -> list[ModelState]:
-        optimizer = self.module.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        return self.module.optimizer_state(optimizer)
+        return self.module.optimizer_state(self.module.plain_optimizer())
 
     # ------------------------------------------------------------------------------------------------ interruption
 
@@ -221,6 +219,7 @@ class StageMonitor(pl.Callback):
         whole, rest = divmod(updates, length.updates_per_epoch)
         samples = length.samples if updates == length.updates else whole * length.n_draws + rest * length.batch_size
         hits = self.module.hits
+        capture, capture_reason = self.module.capture
         ledger = Ledger(
             updates=updates,
             samples=samples,
@@ -234,6 +233,8 @@ class StageMonitor(pl.Callback):
             engine="loop" if isinstance(self.module.replicas, LoopReplicas) else "vmap",
             device=self.device.torch_device.type,
             machines=self._machines(r),
+            capture=capture,
+            capture_reason=capture_reason,
         )
         has_point = self.keep_resume_point and verdict.stopped_by == "length"
         point = self._resume_point(r, updates, state, self.optimizers[r]) if has_point else None

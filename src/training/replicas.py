@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +49,18 @@ class Replicas(nn.Module):
     """R models of equal shape. `active[r]` is false once model r has stopped; its weights then stay fixed."""
 
     active: list[bool]
+    _active_mask: Tensor | None = None
 
     @property
     def n(self) -> int:
         """Number of models, R."""
         return len(self.active)
+
+    def active_mask(self, device: torch.device) -> Tensor:
+        """`active` as a tensor [R] on the device; copied there once for each model that stops."""
+        if self._active_mask is None:
+            self._active_mask = torch.tensor(self.active, device=device)
+        return self._active_mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [R, b, n_outputs] of inputs [R, b, ...]; rows of stopped models are not defined."""
@@ -81,6 +89,16 @@ Its gradient is elementwise in the models, so a model has the same bits in a gro
 """
 
 
+class Branches(Protocol):
+    """Work of several models that may run at the same time: fork with `branch`, then `join`."""
+
+    def branch(self, model: int) -> AbstractContextManager[Any]:
+        """The context in which the work of one model is launched."""
+
+    def join(self) -> None:
+        """Orders all work that follows after that of every branch."""
+
+
 class LoopReplicas(Replicas):
     """Plain modules, one after the other."""
 
@@ -90,6 +108,8 @@ class LoopReplicas(Replicas):
         self._layout: torch.memory_format | None = None
         self.active = [True] * len(models)
         self.noise: list[Tensor] | None = None
+        self.branches: Branches | None = None
+        """Where models in training run at the same time; None: one after the other."""
         for model in models:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in trainable)
@@ -136,12 +156,15 @@ class LoopReplicas(Replicas):
             self._layout = memory_layout(self.models[0], x.shape[2:], x.device)
             self.models.to(memory_format=self._layout)
         out: list[Tensor | None] = []
+        branches = self.branches if self.training else None
         for r, model in enumerate(self.models):
             if self.active[r] or not self.training:
-                with self._noise_of(r, x.device):
+                with self._noise_of(r, x.device), nullcontext() if branches is None else branches.branch(r):
                     out.append(model(x[r].contiguous(memory_format=self._layout)))
             else:
                 out.append(None)
+        if branches is not None:
+            branches.join()
         blank = next(o for o in out if o is not None).detach()
         return torch.stack([torch.zeros_like(blank) if o is None else o for o in out])
 
@@ -160,7 +183,7 @@ class LoopReplicas(Replicas):
 
     def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
         # optimizers skip parameters without a gradient: no momentum, no decay, no drift
-        self.active[model] = False
+        self.active[model], self._active_mask = False, None
         if state is not None:
             self.models[model].load_state_dict(dict(state))
         for parameter in self.models[model].parameters():
@@ -216,7 +239,7 @@ class StackedReplicas(Replicas):
         return [{name: t[r].clone() for name, t in zip(self.names, whole, strict=True)} for r in range(self.n)]
 
     def stop(self, model: int, state: Mapping[str, Tensor] | None = None) -> None:
-        self.active[model] = False
+        self.active[model], self._active_mask = False, None
         with torch.no_grad():
             for name, parameter in zip(self.names, self.stacked, strict=True):
                 if state is not None:
@@ -226,8 +249,9 @@ class StackedReplicas(Replicas):
     def hold(self) -> None:
         # the loss of a stopped model is masked, yet momentum and decay would still change its weights
         if self._stopped:
-            stopped = torch.tensor([not active for active in self.active] + [False] * self.n_dummies)
-            stopped = stopped.to(self.stacked[0].device)
+            stopped = ~self.active_mask(self.stacked[0].device)
+            if self.n_dummies:
+                stopped = functional.pad(stopped, (0, self.n_dummies))
             with torch.no_grad():
                 for parameter, tensor in zip(self.stacked, self._stopped, strict=True):
                     mask = stopped.view(-1, *[1] * (parameter.ndim - 1))

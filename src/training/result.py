@@ -38,6 +38,10 @@ class Ledger:
     """Share of the training draws that were classified correctly just before their update, if the cell asks for it."""
     machines: tuple[str, ...] = ()
     """Kinds of machine that trained the stage, by `fingerprint`. Older files: none."""
+    capture: Literal["", "graph", "eager"] = ""
+    """Whether updates were replayed as a CUDA graph; empty on a CPU, and in older files."""
+    capture_reason: str = ""
+    """Why they were not."""
     split: str | None = None
     """Failure that split a larger group (out of memory, or another model's exception)."""
 

@@ -25,7 +25,7 @@ from src.models.build import build_model
 from src.regimes.config import RegimeConfig
 from src.training.devices import Device
 from src.training.plan import Node, Run, StagePlan
-from src.training.result import StageResult
+from src.training.result import Ledger, StageResult
 from src.training.scoring import Scores, score_stages, set_names, training_sets, validation_curves
 from src.training.store import weights_digest
 
@@ -195,6 +195,7 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
         "split": next((ledger.split for ledger in ledgers.values() if ledger.split is not None), None),
         "engine": first.engine,
         "device": first.device,
+        **_captures(list(ledgers.values())),
         "host": platform.node(),
         "fingerprint": fingerprint,
         "machines": [list(ledger.machines) for ledger in ledgers.values()],
@@ -203,6 +204,14 @@ def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: s
         "stage_keys": list(run.stages),
         "finished_at": datetime.now(UTC).isoformat(),
     }
+
+
+def _captures(ledgers: Sequence[Ledger]) -> dict[str, str]:
+    """Whether the run's updates were replayed as CUDA graphs and, of the first stage that ran eagerly, why not."""
+    eager = next((ledger.capture_reason for ledger in ledgers if ledger.capture == "eager"), None)
+    if eager is not None:
+        return {"capture": "eager", "capture_reason": eager}
+    return {"capture": "graph"} if any(ledger.capture for ledger in ledgers) else {}
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def test_every_image_is_flipped_and_cropped_as_drawn(names: tuple[str, ...], sha
     x = torch.from_numpy(rng.random((2, 30, *shape), dtype=np.float32))
     high, wide = margins(shape)
     chosen = rng.integers(0, [2, 2 * high + 1, 2 * wide + 1], (2, 30, 3))
-    out = augmented(x, chosen, names)
+    out = augmented(x, torch.from_numpy(chosen), names)
     for r in range(2):
         for k in range(30):
             one, (mirrored, row, column) = x[r, k], chosen[r, k].tolist()

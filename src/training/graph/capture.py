@@ -1,0 +1,98 @@
+"""Recording of device work: a CUDA graph replays in one launch what took a launch for every kernel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from src.training.replicas import Branches
+
+N_STREAMS = 16
+"""Models whose kernels may run at the same time; every stream keeps a workspace for matrix products."""
+
+
+class Capture(Protocol):
+    """What `GraphedUpdates` needs of a device; tests on a CPU have an implementation of their own."""
+
+    branches: Branches
+
+    def warm_up(self, update: Callable[[], None]) -> None:
+        """Runs an update so that allocations and choices of algorithms are made before a recording."""
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        """Records the launches of `update`, without executing them; the returned function executes them."""
+
+    def upload(self, tensor: Tensor, target: Tensor) -> None:
+        """Copies a tensor from the CPU into one on the device, after the work launched so far."""
+
+
+class CudaBranches:
+    """A CUDA stream for each model, at most `N_STREAMS`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._streams = device, _streams(device)
+        self._forked: set[torch.cuda.Stream] = set()
+
+    def branch(self, model: int) -> AbstractContextManager[Any]:
+        """The context in which the work of one model is launched; autograd launches its backward pass on the same stream."""
+        stream = self._streams[model % N_STREAMS]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._forked.add(stream)
+        return torch.cuda.stream(stream)
+
+    def join(self) -> None:
+        """Makes the current stream wait for every branch since the last `join`."""
+        current = torch.cuda.current_stream(self._device)
+        for stream in self._forked:
+            current.wait_stream(stream)
+        self._forked.clear()
+
+
+@functools.cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """The streams of all fits of this process: their workspaces are allocated once."""
+    return tuple(torch.cuda.Stream(device) for _ in range(N_STREAMS))  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class CudaCapture:
+    """`torch.cuda.CUDAGraph`; the graphs of one fit share a memory pool, since they never replay at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.branches: Branches = CudaBranches(device)
+        self._device, self._stream = device, _capture_stream(device)
+        self._pool: Any = None
+
+    def warm_up(self, update: Callable[[], None]) -> None:
+        """Runs the update on the stream of the recordings, as torch requires."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            update()
+        current.wait_stream(self._stream)
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        """Records `update` as a graph, and returns its replay."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            update()
+        self._pool = graph.pool()
+        return graph.replay
+
+    def upload(self, tensor: Tensor, target: Tensor) -> None:
+        """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
+        target.copy_(tensor.pin_memory(), non_blocking=True)
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """The recorder of a device; None where there is none."""
+    return CudaCapture(device) if device.type == "cuda" else None

@@ -1,0 +1,291 @@
+"""Updates as a CUDA graph: their form with static buffers, the comparison with eager updates, and the ways back to those.
+
+Oracle: the same cell through the plain updates, bit for bit. A CPU has no graphs: here a recording is a function that every
+replay calls, so all but `CudaCapture` runs as on a GPU. What that records is checked where a CUDA device is visible.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import src.training.fit as fit_module
+from src.models.build import build_model
+from src.models.structure import prefers_stacking
+from src.training.execute import Execution
+from src.training.fit import fit
+from src.training.graph import choice, updates
+from src.training.graph.choice import uncapturable
+from src.training.plan import StagePlan
+from src.training.result import StageResult
+from src.training.run_files import provenance_of
+from tests.training.cells import CPU, differences, executed, planned, tiny
+
+EARLY = ("stopping=early_stopping", "stopping.max_epochs=9", "stopping.patience=1", "optimizer.lr=0.3")
+CNN = ("arch=cnn", "arch.widths=[4]", "optimizer.batch_size=7")
+KEPT = "regimes=[{sequential: {reset_optimizer: false}}]"
+CELLS = {
+    "regression, no momentum": (
+        "data=gaussian",
+        "arch=linear",
+        "loss=mse",
+        "optimizer.lr=0.01",
+        "optimizer.momentum=0",
+    ),
+    "linear, whole Fisher matrix": ("data=gaussian", "arch=linear", "loss=mse", "regimes=[{ewc: {full: true}}]"),
+    "mlp, one at a time": ("seeds=1", "regimes=[sequential,{replay: {share: 0.5}}]", "optimizer.weight_decay=0.01"),
+    "mlp, adam kept, linear schedule": ("optimizer=adam", "optimizer.schedule=linear", "optimizer.warmup=3", KEPT),
+    "mlp, the whole data at once": ("optimizer.batch_size=full", "stopping.epochs=9"),
+    "mlp, clipped, label smoothing, bf16": (
+        "optimizer.clip=0.05",
+        "label_smoothing=0.1",
+        "trainer.precision=bf16-mixed",
+    ),
+    "mlp, early stopping": (*EARLY, "seeds=4"),
+    "mlp, convergence": ("stopping=convergence", "stopping.max_epochs=9", "stopping.tolerance=1", "optimizer=adam"),
+    "mlp, penalties": ("regimes=[l2_sp,l2_init,ewc,lwf]",),
+    "mlp, own heads": ("split.classes=[[0,1],[2,3]]", "split.heads=own", "regimes=[lwf]"),
+    "mlp, growing head, kept outputs": ("split.classes=[[0,1],[2,3]]", "head=grow", "regimes=[lwf,der]"),
+    "cnn, adamw, cosine, augmented": (*CNN, "optimizer=adamw", "optimizer.schedule=cosine", "augment=[flip,crop]"),
+    "cnn, frozen, clipped": (*CNN, "regimes=[{freeze: {first: 1}}]", "optimizer.clip=0.1"),
+    "cnn, early stopping": (*CNN, *EARLY, "regimes=[l2_sp]"),
+}
+
+
+class NoBranches:
+    """One model after the other; counts forks and joins."""
+
+    def __init__(self) -> None:
+        self.forked, self.n_joins = 0, 0
+
+    def branch(self, model: int) -> AbstractContextManager[None]:
+        self.forked += 1
+        return nullcontext()
+
+    def join(self) -> None:
+        self.n_joins += 1
+
+
+class CalledAgain:
+    """A capture whose replay calls the recorded function."""
+
+    def __init__(self) -> None:
+        self.branches, self.n_recorded = NoBranches(), 0
+
+    def warm_up(self, update: Callable[[], None]) -> None:
+        update()
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        self.n_recorded += 1
+        return update
+
+    def upload(self, tensor: Tensor, target: Tensor) -> None:
+        target.copy_(tensor)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "_verdicts", {})
+    monkeypatch.setattr(updates, "_n_compared", Counter())
+    monkeypatch.setattr(choice, "_logged", set())
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], CalledAgain], *overrides: str
+) -> tuple[StagePlan, Execution, dict[str, list[str]]]:
+    """The plan, its execution through `make()`, and by stage what differs from plain updates."""
+    given = " ".join(overrides)
+    short = [] if "stopping" in given else ["stopping.epochs=4"]
+    config = tiny("seeds=2", "regimes=[combined]", "optimizer.batch_size=8", *short, *overrides)
+    plan, plain = executed(config)
+    monkeypatch.setattr(fit_module, "capture_on", lambda _: make())
+    _, graphed = executed(config, plan=plan)
+    assert not plain.failures
+    assert not graphed.failures
+    found = {}
+    for key in plan.nodes:
+        one, other = plain.results[key], graphed.results[key]
+        assert one.ledger.capture == ""
+        blank = dataclasses.replace(other.ledger, capture="", capture_reason="")
+        found[key] = differences(one, dataclasses.replace(other, ledger=blank))
+    return plan, graphed, {key: what for key, what in found.items() if what}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_updates_from_static_buffers_are_the_plain_ones_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, execution, different = both(monkeypatch, CalledAgain, *CELLS[name])
+    assert different == {}
+    ledgers = [execution.results[key].ledger for key, node in plan.nodes.items() if node.length.updates > 8]
+    assert ledgers
+    assert {(ledger.capture, ledger.capture_reason) for ledger in ledgers} == {("graph", "")}
+    if "early" in name:
+        assert len({ledger.epochs for ledger in ledgers}) > 1, "models must stop at different epochs"
+
+
+def test_statistics_of_normalisation_are_static_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("regimes=[combined]", "seeds=2", *CNN, "stopping.epochs=6")
+    nodes = list(planned(config).nodes.values())
+    layers = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+    def trained() -> list[StageResult]:
+        models = [copy.deepcopy(nn.Sequential(*layers)) for _ in nodes]
+        return fit(config, nodes, models, CPU, keep_optimizer=True)
+
+    plain = trained()
+    monkeypatch.setattr(fit_module, "capture_on", lambda _: CalledAgain())
+    for one, other in zip(plain, trained(), strict=True):
+        assert other.ledger.capture == "graph"
+        assert differences(one, dataclasses.replace(other, ledger=one.ledger)) == []
+
+
+def test_models_of_a_loop_fork_and_join_where_they_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CalledAgain] = []
+
+    def make() -> CalledAgain:
+        made.append(CalledAgain())
+        return made[-1]
+
+    _, _, different = both(monkeypatch, make, *CNN, "seeds=3")
+    assert different == {}
+    (capture,) = made
+    assert capture.n_recorded == 2, "one for whole batches, one for the ragged last one of every epoch"
+    assert capture.branches.forked == 3 * capture.branches.n_joins > 0
+
+
+def no_update() -> None:
+    """A replay that trains nothing."""
+
+
+class Wrong(CalledAgain):
+    """A recording that trains in every second replay."""
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        n_replays = iter(range(10**6))
+        return lambda: no_update() if next(n_replays) % 2 else update()
+
+
+class Stale(CalledAgain):
+    """A recording that replays nothing at all."""
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        return no_update
+
+
+class Failing(CalledAgain):
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        self.n_recorded += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("capture", "reason"),
+    [(Wrong, "off by"), (Stale, "off by"), (Failing, "could not be recorded: RuntimeError: operation not permitted")],
+)
+@pytest.mark.parametrize("cell", [("optimizer=adam", "seeds=1"), (*CNN, "stopping.epochs=7")])
+def test_a_recording_that_fails_or_replays_wrong_values_leaves_eager_updates(
+    capture: type[CalledAgain],
+    reason: str,
+    cell: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="src.training.graph"):
+        plan, execution, different = both(monkeypatch, capture, *cell, "regimes=[sequential]")
+    assert different == {}
+    for result in execution.results.values():
+        assert result.ledger.capture == "eager"
+        assert reason in result.ledger.capture_reason
+    told = [record.message for record in caplog.records if record.name.startswith("src.training.graph")]
+    assert len(told) == len(set(told)) > 0
+    provenance = provenance_of(plan.runs[0], execution, set(plan.nodes), "")
+    assert provenance["capture"] == "eager"
+    assert reason in provenance["capture_reason"]
+
+
+def test_a_verdict_holds_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Failing] = []
+
+    def make() -> Failing:
+        made.append(Failing())
+        return made[-1]
+
+    both(monkeypatch, make, "trainer.replicas=1", "seeds=3")
+    assert [capture.n_recorded for capture in made] == [1, 0, 0]
+
+
+def test_a_group_whose_recording_does_not_fit_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Large(CalledAgain):
+        def record(self, update: Callable[[], None]) -> Callable[[], None]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    plan, execution, different = both(monkeypatch, Large, "seeds=2")
+    assert different == {}
+    for key in plan.nodes:
+        ledger = execution.results[key].ledger
+        assert (ledger.group, ledger.capture) == (1, "eager")
+        assert ledger.split is not None
+        assert "memory" in ledger.capture_reason
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("trainer.graph=off",), "trainer.graph=off"),
+        (("trainer.precision=64",), "trainer.precision=64"),
+        (("online=true",), "online=true"),
+        (("trainer.resident_mib=0",), "streamed"),
+    ],
+)
+def test_what_cannot_be_recorded_trains_eagerly_for_a_reason(
+    overrides: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, execution, different = both(monkeypatch, CalledAgain, *overrides)
+    assert different == {}
+    for key in plan.nodes:
+        assert execution.results[key].ledger.capture == "eager"
+        assert reason in execution.results[key].ledger.capture_reason
+
+
+def test_dropout_several_devices_and_an_own_optimizer_are_not_recorded() -> None:
+    config = tiny()
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert uncapturable(config, model, CPU) is None
+    assert "dropout" in str(uncapturable(config, torch.nn.Sequential(torch.nn.Dropout(0.1)), CPU))
+    assert "trainer.devices=2" in str(uncapturable(config, model, dataclasses.replace(CPU, world=2)))
+
+    class Own(type(config.optimizer).__mro__[1]):  # type: ignore[misc]
+        build = type(config.optimizer).build
+
+    own = Own(**{f.name: getattr(config.optimizer, f.name) for f in dataclasses.fields(config.optimizer)})
+    assert "optimizer=sgd" in str(uncapturable(dataclasses.replace(config, optimizer=own), model, CPU))
+
+
+def test_a_graph_runs_each_models_own_convolutions_and_stacks_linear_layers() -> None:
+    cnn, mlp = (build_model(tiny(arch, "arch.widths=[4]").arch, (1, 8, 8), 10, 0) for arch in ("arch=cnn", "arch=mlp"))
+    assert [prefers_stacking(cnn, "cuda", captured) for captured in (False, True)] == [True, False]
+    assert [prefers_stacking(mlp, "cuda", captured) for captured in (False, True)] == [True, True]
+
+
+def test_a_stage_trained_kernel_by_kernel_is_not_taken_for_one_of_a_graph() -> None:
+    _, execution = executed(tiny("seeds=1", "regimes=[combined]"))
+    (result,) = execution.results.values()
+    cpu = result.ledger
+    auto, off = tiny(), tiny("trainer.graph=off")
+    for ledger, fits_auto, fits_off in [
+        (cpu, True, True),
+        (dataclasses.replace(cpu, device="cuda", capture="graph"), True, False),
+        (dataclasses.replace(cpu, device="cuda", capture="eager", capture_reason="dropout"), True, False),
+        (dataclasses.replace(cpu, device="cuda", capture="eager", capture_reason=choice.OFF), False, True),
+        (dataclasses.replace(cpu, device="cuda"), False, True),
+    ]:
+        assert choice.is_trained_by(ledger, ledger.device, auto.trainer.graph) is fits_auto, ledger
+        assert choice.is_trained_by(ledger, ledger.device, off.trainer.graph) is fits_off, ledger
+    assert not choice.is_trained_by(cpu, "cuda", "auto")
