@@ -145,6 +145,8 @@ def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: 
     with warnings.catch_warnings():
         # the feed is an iterable of whole batches, so advice on loaders and their workers does not apply
         warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+        # torch's advice on updates before the recording
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
         lightning = pl.Trainer(
             max_epochs=n_epochs,
             callbacks=[monitor],
