@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
+from src.sweep.workers.torchrun import torchrun
 from src.sweep.workers.worker import work
 from src.training.store.store import Store
 
@@ -77,3 +80,22 @@ def test_runs_on_two_devices_have_the_metrics_of_one(tmp_path: Path, monkeypatch
     ]
     assert set(written[1]) - set(written[0]) == {".lock", "cell.yaml"}
     assert "WORLD_SIZE" not in os.environ
+
+
+@pytest.mark.parametrize("way", ["hang", pytest.param("kill", marks=pytest.mark.slow)])
+def test_a_rank_that_hangs_or_dies_ends_the_run_within_a_minute(way: str) -> None:
+    words = torchrun(2, "tests.training.dying_rank", [way])
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    printed, failed_at = [], None
+    for line in process.stdout:
+        printed.append(line)
+        if "fails now" in line:
+            failed_at = time.monotonic()
+    assert process.wait() != 0
+    assert failed_at is not None, "".join(printed)
+    assert time.monotonic() - failed_at < 60
+    if way == "hang":
+        told = {rank for line in printed for rank in "01" if f"rank {rank} is told to train" in line}
+        assert told == {"0", "1"}, "a decision may take longer than a step"
+        assert any("Timed out" in line for line in printed)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 
 from src.config import TrainerConfig
 from src.environment import rank_of_process
 from src.errors import ConfigError
+
+T = TypeVar("T")
+
+STEP_SECONDS = {"cuda": 40.0, "cpu": 600.0}
+"""Longest that a rank waits for another in an operation of training. One that hangs has no other sign: processes that die are
+noticed by torchrun and by their peers. On a CPU nothing but an overloaded machine makes a rank wait."""
+DECISION_SECONDS = 6 * 3600.0
+"""Longest that ranks wait for a decision of rank 0, which may wait for another worker, and scores and writes alone, and for
+each other's start."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,34 @@ def same_bits_anywhere() -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
+_decisions: Any = None
+"""The group of `broadcast_decision`, which waits longer than training does."""
+
+
 def join_world(device: Device) -> None:
     """Joins the process group of a data-parallel run before Lightning does: rank 0 broadcasts what to train."""
-    if device.world > 1 and not torch.distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.torch_device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend)
+    global _decisions
+    if device.world == 1 or torch.distributed.is_initialized():
+        return
+    kind, patience = device.torch_device.type, timedelta(seconds=DECISION_SECONDS)
+    store, rank, world = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    store.set(f"started/{rank}", "")
+    store.wait([f"started/{other}" for other in range(world)], patience)  # the group itself waits as long as a step may
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=STEP_SECONDS[kind]),
+    )
+    _decisions = torch.distributed.new_group(backend="gloo", timeout=patience)
+
+
+def broadcast_decision(decision: T | None) -> T:
+    """The value that rank 0 passes, on all ranks."""
+    box = [decision]
+    torch.distributed.broadcast_object_list(box, src=0, group=_decisions)
+    return box[0]  # type: ignore[return-value]
 
 
 def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.locks import Notice
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
-from src.training.devices import Device, fingerprint
+from src.training.devices import Device, broadcast_decision, fingerprint
 from src.training.fit import fit
 from src.training.graph.choice import is_trained_by
 from src.training.group_size import group_limit
@@ -93,9 +93,7 @@ def from_first_rank(decide: Callable[[], T], device: Device) -> T:
     """The value that rank 0 computes, on all ranks."""
     if device.world == 1:
         return decide()
-    box: list[T | None] = [decide() if device.rank == 0 else None]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]  # type: ignore[return-value]
+    return broadcast_decision(decide() if device.rank == 0 else None)
 
 
 @dataclass

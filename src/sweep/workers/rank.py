@@ -101,10 +101,9 @@ def _broadcast(question: Callable[[], bool]) -> bool:
     """The answer of process 0, in all processes: they leave a cell together or not at all."""
     import torch.distributed
 
-    answer = [question()]
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(answer, src=0)
-    return answer[0]
+    from src.training.devices import broadcast_decision
+
+    return broadcast_decision(question()) if torch.distributed.is_initialized() else question()
 
 
 def exit_with(worker_lock: Path) -> None:
