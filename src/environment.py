@@ -33,7 +33,7 @@ TORCHRUN = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "TORCHELASTIC_*"),
 )
-"""What torchrun tells the processes that it starts."""
+"""Variables that torchrun sets for the processes that it starts."""
 
 SET = {"MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 """Plots go to files, whatever a notebook or a matplotlibrc says."""

@@ -40,12 +40,12 @@ def write_atomically(
     write_files(path.parent, {path.name: content}, durable=durable, named=named, mode=mode)
 
 
-def read_text_or(path: Path, default: str = "") -> str:
-    """The text of a file, or `default` where there is none."""
+def read_text_or(path: Path) -> str:
+    """The text of a file, or "" where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return default
+        return ""
 
 
 def write_files(

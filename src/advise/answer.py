@@ -166,12 +166,27 @@ def advise(
     worth, margin = question.value.point, question.margin_at(float(points.mean(axis=0).max()))
     values = points if worth is None else worth * points - np.array([cost.money for cost in costs])
     decision = decide(values, [c.seconds for c in costs], margin if worth is None else worth * margin)
-    candidates = [
-        _advised(
-            pilot, question, k, curves[k], points[:, i], costs[i], again[i], decision, i, values[:, i], found.weights[i]
+
+    def advised(i: int, k: int) -> Advised:
+        mean, (low, high) = float(points[:, i].mean()), np.percentile(points[:, i], INTERVAL)
+        now, knobs = float(curves[k].means[-1]), pilot.chosen[k].knobs
+        shown = (f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in knobs)
+        return Advised(
+            label=pilot.full.config.regimes[k].label,
+            settings=" ".join(shown),
+            now=now if question.is_error else unit_of(question.metric).scale * (1 - now),
+            now_size=curves[k].sizes[-1],
+            predicted=abs(mean) if question.is_error else mean,
+            low=float(-high if question.is_error else low),
+            high=float(-low if question.is_error else high),
+            cost=costs[i],
+            again=again[i],
+            p_best=decision.p_best[i],
+            regret=decision.regret[i],
+            net=None if worth is None else float(values[:, i].mean()),
+            families=found.weights[i],
         )
-        for i, k in enumerate(numbers)
-    ]
+
     next_runs = None
     if decision.contenders:
         next_runs = _next_runs(pilot, [numbers[i] for i in decision.contenders], curves, stages, rates)
@@ -179,7 +194,7 @@ def advise(
     return Answer(
         question=question,
         decision=_reordered(decision, order),
-        candidates=[candidates[i] for i in order],
+        candidates=[advised(i, numbers[i]) for i in order],
         left_out=left_out,
         next_runs=next_runs,
         margin=margin,
@@ -187,41 +202,6 @@ def advise(
         share=share,
         seconds_per_update=rates.seconds,
         remarks=tuple(remarks),
-    )
-
-
-def _advised(
-    pilot: Pilot,
-    question: Question,
-    number: int,
-    curve: Curve,
-    points: NDArray[np.float64],
-    cost: Cost,
-    again: Cost,
-    decision: Decision,
-    position: int,
-    values: NDArray[np.float64],
-    families: Mapping[str, float],
-) -> Advised:
-    low, high = np.percentile(points, INTERVAL)
-    now = float(curve.means[-1])
-    knobs = dict(pilot.chosen[number].knobs)
-    return Advised(
-        label=pilot.full.config.regimes[number].label,
-        settings=" ".join(
-            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in knobs.items()
-        ),
-        now=now if question.is_error else unit_of(question.metric).scale * (1 - now),
-        now_size=curve.sizes[-1],
-        predicted=abs(float(points.mean())) if question.is_error else float(points.mean()),
-        low=float(-high if question.is_error else low),
-        high=float(-low if question.is_error else high),
-        cost=cost,
-        again=again,
-        p_best=decision.p_best[position],
-        regret=decision.regret[position],
-        net=None if question.value.point is None else float(values.mean()),
-        families=families,
     )
 
 

@@ -164,7 +164,7 @@ def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], nam
     return np.asarray(inverse / inverse.sum())
 
 
-def forecast(curves: Sequence[Curve], full: int, seed: int = 0, n_draws: int = N_DRAWS) -> Forecast:
+def forecast(curves: Sequence[Curve], full: int, n_draws: int = N_DRAWS) -> Forecast:
     """The errors of all candidates at the `full` size.
 
     Uncertainty: seeds (a Bayesian bootstrap that all candidates share, widened to the variance of a mean), families
@@ -172,7 +172,7 @@ def forecast(curves: Sequence[Curve], full: int, seed: int = 0, n_draws: int = N
     forecast of each largest measured error from the smaller sizes was off. Its mean over candidates is common to all,
     the rest is each one's own.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     n_seeds = max(curve.errors.shape[1] for curve in curves)
     seed_weights = rng.dirichlet(np.ones(n_seeds), n_draws) if n_seeds > 1 else np.ones((n_draws, 1))
     chosen, common = rng.random(n_draws), rng.standard_normal(n_draws)

@@ -15,9 +15,7 @@ from src.advise.pilot import CannotSay, Pilot
 from src.advise.question import Question
 
 
-def outlook_of(
-    pilot: Pilot, question: Question, stages: Mapping[int, Sequence[StageCost]], rates: Rates, seed: int = 0
-) -> Outlook:
+def outlook_of(pilot: Pilot, question: Question, stages: Mapping[int, Sequence[StageCost]], rates: Rates) -> Outlook:
     """Trains the updates with the samples that have arrived by each batch, on a part of the data; raises CannotSay.
 
     The error of an update at full size is its forecast, times the error on the part with these samples over that with
@@ -37,7 +35,7 @@ def outlook_of(
     arrived, updates = list(accumulate(batches)), {action: k for action, k in chosen.items() if action != NOTHING}
     size = _size(pilot, [curves[k] for k in updates.values()], arrived)
     runs = pilot.vary(size / full, arrived, list(updates.values()))
-    rng, after, price = np.random.default_rng(seed), {}, {}
+    rng, after, price = np.random.default_rng(0), {}, {}
     for action, k in updates.items():
         base = float(curves[k].means[list(curves[k].sizes).index(size)])
         columns = []

@@ -36,7 +36,7 @@ class ResolvedCell:
 
     @property
     def classes(self) -> str | None:
-        """Names of the classes that the split selects or weighs; None if it takes all alike."""
+        """Names of the classes that the split selects or weighs; None if it takes all with equal weight."""
         return self.streams.chosen_classes
 
     @property

@@ -12,9 +12,8 @@ from src.claims.cell import MissingEvidence
 from src.claims.claims import Claim, Statement, Study
 from src.claims.evidence import ContrastTable, Evidence, contrast_table
 from src.comparison.predictions import PredictionVerdict, finite_interval, increasing_trend, judge_effect
-from src.comparison.statistics import Floats, everywhere_p, holm, non_inferiority_p, seeds_needed, sign_flip_p
+from src.comparison.statistics import ALPHA, Floats, everywhere_p, holm, non_inferiority_p, seeds_needed, sign_flip_p
 
-ALPHA = 0.05
 MIN_TREND_SEEDS = 3
 
 
@@ -87,7 +86,7 @@ def judge_statement(statement: Statement, evidence: Evidence) -> StatementVerdic
     has_columns = statement.contrast in JUDGES
     found = JUDGES.get(statement.contrast, _judge_mean)(statement, table)
     null = 0.0 if statement.contrast == "trend" else statement.against
-    low, high = (None if end is None else end + null for end in finite_interval(found.values - null, ALPHA))
+    low, high = (None if end is None else end + null for end in finite_interval(found.values - null))
     means = zip(table.columns, table.values.mean(axis=0).tolist(), strict=True)
     return replace(
         verdict,
@@ -115,7 +114,7 @@ class Finding(NamedTuple):
 def _judge_mean(statement: Statement, table: ContrastTable) -> Finding:
     values = table.values[:, 0]
     predicted: Any = statement.predicted  # `increasing` and `decreasing` are those of trends
-    judgement = judge_effect(values - statement.against, predicted, margin=statement.margin, alpha=ALPHA)
+    judgement = judge_effect(values - statement.against, predicted, margin=statement.margin)
     return Finding(judgement.verdict, judgement.reason, values, judgement.p)
 
 

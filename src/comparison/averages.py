@@ -19,7 +19,7 @@ def mean_differences(verdicts: Sequence[CellVerdict]) -> dict[int, float]:
     return {seed: float(np.mean([differences[seed] for differences in by_seed])) for seed in sorted(shared)}
 
 
-def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement | None:
+def overall(verdicts: Iterable[CellVerdict]) -> Judgement | None:
     """One test over all cells for one pair of regimes, on each seed's a - b averaged over the cells.
 
     None without a seed that every conclusive cell has. `supported` means that a's metric is the larger.
@@ -29,8 +29,8 @@ def overall(verdicts: Iterable[CellVerdict], alpha: float = 0.05) -> Judgement |
     differences = list(mean_differences(conclusive).values())
     if not differences:
         return None
-    judgement = judge_effect(differences, "positive", alpha=alpha)
+    judgement = judge_effect(differences, "positive")
     if conclusive[0].any_stop is None or judgement.p is None:
         return judgement
-    low, high = (float(end) if np.isfinite(end) else None for end in anytime_interval(differences, alpha=alpha))
+    low, high = (float(end) if np.isfinite(end) else None for end in anytime_interval(differences))
     return replace(judgement, p=float(anytime_p(differences)), ci_low=low, ci_high=high)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from src.comparison.statistics import TIE, Alternative, Floats
+from src.comparison.statistics import ALPHA, TIE, Alternative, Floats
 
 GAMBLERS = ((0.5, 1.0, 1), (1.0, 1.0, 1), (2.0, 1.0, 1), (4.0, 1.0, 2), (2.0, 0.85, 1))
 """(effect, largest stake, share of the initial wealth): the last one survives a large difference of the other sign."""
@@ -80,18 +80,18 @@ def anytime_equivalence_p(differences: ArrayLike, margin: float) -> Floats:
     return np.asarray(np.maximum(above, anytime_p(differences, null=margin, alternative="less")))
 
 
-def anytime_interval(differences: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+def anytime_interval(differences: ArrayLike) -> tuple[Floats, Floats]:
     """The means that no `anytime_p` rejected so far: (low, high), each of shape [...]; infinite if none is rejected."""
     x = np.asarray(differences, dtype=np.float64)
-    return _lowest_mean(x, alpha / 2), -_lowest_mean(-x, alpha / 2)
+    return _lowest_mean(x), -_lowest_mean(-x)
 
 
-def _lowest_mean(x: Floats, alpha: float) -> Floats:
+def _lowest_mean(x: Floats) -> Floats:
     """The largest mean below which every mean is rejected, by bisection: the wealth falls as the mean rises."""
     low, high = x.min(axis=-1) - 1e6 * (np.abs(x).max(axis=-1) + 1e-300), x.max(axis=-1)
 
     def rejects(mean: Floats) -> NDArray[np.bool_]:
-        return np.asarray(log2_wealth(x, null=mean).max(axis=-1) >= -math.log2(alpha))
+        return np.asarray(log2_wealth(x, null=mean).max(axis=-1) >= -math.log2(ALPHA / 2))
 
     is_bounded = rejects(low)
     for _ in range(HALVINGS):
@@ -102,9 +102,9 @@ def _lowest_mean(x: Floats, alpha: float) -> Floats:
 
 
 @functools.cache
-def fewest_seeds(n_tests: int = 1, alpha: float = 0.05) -> int:
+def fewest_seeds(n_tests: int = 1) -> int:
     """Fewest seeds that can decide one of `n_tests` Holm-corrected comparisons: all of one sign, far from 0."""
     assert n_tests >= 1
     best = 1e6 + np.arange(64) % 2
-    reached = np.flatnonzero(2 * n_tests * np.exp2(-log2_wealth(best)) <= alpha)
+    reached = np.flatnonzero(2 * n_tests * np.exp2(-log2_wealth(best)) <= ALPHA)
     return int(reached[0]) + 1

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from src.comparison.statistics import (
+    ALPHA,
     equivalence_p,
     holm,
     non_inferiority_p,
@@ -80,20 +81,18 @@ class Judgement:
     reason: str
 
 
-def finite_interval(differences: ArrayLike, alpha: float) -> tuple[float | None, float | None]:
+def finite_interval(differences: ArrayLike) -> tuple[float | None, float | None]:
     """The sign-flip interval of differences [n]; None for the ends where there are too few seeds."""
-    low, high = (float(end) for end in sign_flip_interval(differences, alpha=alpha))
+    low, high = (float(end) for end in sign_flip_interval(differences))
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
-def judge_effect(
-    differences: ArrayLike, predicted: Prediction, *, margin: float | None = None, alpha: float = 0.05
-) -> Judgement:
+def judge_effect(differences: ArrayLike, predicted: Prediction, *, margin: float | None = None) -> Judgement:
     """Judges one contrast by one difference per seed, `differences` [n].
 
     positive, negative: *supported* or *refuted* by the sign of the mean if the two-sided test rejects 0; otherwise
     *equivalent* if a margin is given and the mean is shown to lie within it. non_inferior: *supported* if the mean is
-    shown to be above -margin (level alpha, one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if
+    shown to be above -margin (one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if
     the whole interval lies below -margin. equivalent:
     *supported* if shown within the margin; *refuted* if the whole interval lies outside. Otherwise *inconclusive*.
     """
@@ -103,19 +102,19 @@ def judge_effect(
     if by_margin and margin is None:
         raise ValueError(f"margin=None: the prediction {predicted} needs a margin, fixed before any run")
     n, effect = len(values), float(np.mean(values))
-    needed = seeds_needed(1, 2 * alpha if by_margin else alpha)
-    low, high = finite_interval(values, alpha)
+    needed = seeds_needed(1, 2 * ALPHA if by_margin else ALPHA)
+    low, high = finite_interval(values)
     verdict: PredictionVerdict = "inconclusive"
     p: float | None = None
     if n < needed:
-        reason = f"too few seeds: {n} cannot reach {alpha:g}, {needed} can"
+        reason = f"too few seeds: {n} cannot reach {ALPHA:g}, {needed} can"
     elif by_margin:
         assert margin is not None
         p = float((non_inferiority_p if predicted == "non_inferior" else equivalence_p)(values, margin))
         within = f"{'above -' if predicted == 'non_inferior' else 'within '}{margin:g}"
-        if p <= alpha and predicted == "non_inferior" and effect < 0 and float(sign_flip_p(values)) <= alpha:
+        if p <= ALPHA and predicted == "non_inferior" and effect < 0 and float(sign_flip_p(values)) <= ALPHA:
             verdict, reason = "equivalent", f"the mean is below 0 with certainty, but shown to be {within}"
-        elif p <= alpha:
+        elif p <= ALPHA:
             verdict, reason = "supported", f"the mean is shown to be {within}"
         elif (high is not None and high < -margin) or (predicted == "equivalent" and low is not None and low > margin):
             verdict, reason = "refuted", "the interval lies beyond the margin"
@@ -123,10 +122,10 @@ def judge_effect(
             reason = f"the mean is shown to be neither {within} nor beyond"
     else:
         p = float(sign_flip_p(values))
-        if p <= alpha:
+        if p <= ALPHA:
             verdict = "supported" if (effect > 0) == (predicted == "positive") else "refuted"
             reason = f"the mean is {'above' if effect > 0 else 'below'} 0"
-        elif margin is not None and float(equivalence_p(values, margin)) <= alpha:
+        elif margin is not None and float(equivalence_p(values, margin)) <= ALPHA:
             verdict, reason = "equivalent", f"the mean is shown to be within {margin:g} of 0"
         else:
             reason = "the sign of the mean is uncertain"

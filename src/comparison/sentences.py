@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.comparison.averages import mean_differences, overall
-from src.comparison.statistics import heterogeneity_p, seeds_needed
+from src.comparison.statistics import ALPHA, heterogeneity_p, seeds_needed
 from src.comparison.units import name_of, p_equals, unit_of
 from src.comparison.verdicts import (
     BALANCED,
@@ -56,7 +56,7 @@ def sentence(verdict: CellVerdict) -> str:
     return f"{verdict.winner} {where}: {difference}{tail}"
 
 
-def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
+def summary(verdicts: Sequence[CellVerdict]) -> str:
     """One pair of regimes in words: wins on every test set, verdicts on the union, means over the cells."""
     ((a, b),) = by_pair(verdicts)
     first = verdicts[0]
@@ -76,7 +76,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}; " * (not headline)
     counts += f"{winners.count(UNDECIDED)} undecided"
     if TOO_FEW in winners:
-        needed = seeds_needed(max(1, first.family), alpha)
+        needed = seeds_needed(max(1, first.family))
         counts += f", {winners.count(TOO_FEW)} with too few seeds to test ({needed} needed)"
     if EQUIVALENT in winners:
         counts += f", {winners.count(EQUIVALENT)} equivalent"
@@ -91,7 +91,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
     holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
     text = f"{headline}{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
-    mean = overall(verdicts, alpha)
+    mean = overall(verdicts)
     if mean is None:
         return f"{text} No seed finished in every cell, so there is no mean over cells."
     points = f"{unit.difference(mean.effect)} {unit.of_differences}".rstrip()
@@ -101,7 +101,7 @@ def summary(verdicts: Sequence[CellVerdict], alpha: float = 0.05) -> str:
     if mean.p is None:
         return f"{text} ({mean.n} seeds, too few for an interval)."
     text += f" {unit.interval(mean.ci_low, mean.ci_high)}, {p_equals(mean.p)}, n = {mean.n} seeds"
-    return f"{text}{_heterogeneity(verdicts, alpha)}.{_averages_elsewhere(verdicts, alpha)}"
+    return f"{text}{_heterogeneity(verdicts)}.{_averages_elsewhere(verdicts)}"
 
 
 def _headline(verdicts: Sequence[CellVerdict]) -> str:
@@ -120,12 +120,12 @@ def _headline(verdicts: Sequence[CellVerdict]) -> str:
     return f"{text}; {second} {', '.join(map(str, others))}. "
 
 
-def _averages_elsewhere(verdicts: Sequence[CellVerdict], alpha: float) -> str:
+def _averages_elsewhere(verdicts: Sequence[CellVerdict]) -> str:
     """The averages over cells that do not rest on the union."""
     parts = []
     for name in verdicts[0].elsewhere:
         own = [verdict.elsewhere[name] for verdict in verdicts]
-        if (mean := overall(own, alpha)) is not None:
+        if (mean := overall(own)) is not None:
             parts.append(f"{unit_of(own[0].metric).estimate(mean.effect, mean.ci_low, mean.ci_high)} {WHERE[name]}")
     return f" Averages elsewhere: {', '.join(parts)}." if parts else ""
 
@@ -140,14 +140,14 @@ def sentence_elsewhere(verdict: CellVerdict) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _heterogeneity(verdicts: Sequence[CellVerdict], alpha: float) -> str:
+def _heterogeneity(verdicts: Sequence[CellVerdict]) -> str:
     """Whether the cells of an average differ in more than chance."""
     averaged = [verdict for verdict in verdicts if verdict.is_averaged]
     seeds = list(mean_differences(averaged))
-    if len(averaged) < 2 or len(seeds) < seeds_needed(1, alpha) or averaged[0].any_stop:
+    if len(averaged) < 2 or len(seeds) < seeds_needed(1) or averaged[0].any_stop:
         return ""
     by_seed = [dict(zip(verdict.seeds, verdict.differences, strict=True)) for verdict in averaged]
     p = heterogeneity_p([[own[seed] for seed in seeds] for own in by_seed])
     unit, means = unit_of(averaged[0].metric), [verdict.difference or 0.0 for verdict in averaged]
     spread = f"from {unit.difference(min(means))} to {unit.difference(max(means))}"
-    return f"; the cells {'differ' if p <= alpha else 'are not shown to differ'}, {spread} ({p_equals(p)})"
+    return f"; the cells {'differ' if p <= ALPHA else 'are not shown to differ'}, {spread} ({p_equals(p)})"

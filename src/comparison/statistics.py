@@ -29,6 +29,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Alternative = Literal["two-sided", "greater", "less"]
 
+ALPHA = 0.05
+"""Level of every verdict; intervals have 1 - ALPHA."""
+
 MAX_ENUMERATED = 14
 """Up to this n, all 2^n subsets are enumerated, for many tests at once."""
 MAX_EXACT = 32
@@ -56,7 +59,7 @@ def sign_flip_p(differences: ArrayLike, *, null: float = 0.0, alternative: Alter
     return p.reshape(np.shape(differences)[:-1])
 
 
-def sign_flip_interval(differences: ArrayLike, *, alpha: float = 0.05) -> tuple[Floats, Floats]:
+def sign_flip_interval(differences: ArrayLike, *, alpha: float = ALPHA) -> tuple[Floats, Floats]:
     """The means that the two-sided test does not reject at level `alpha`: (low, high), each of shape [...].
 
     (-inf, inf) if n < `seeds_needed(1, alpha)`, where the test rejects no mean.
@@ -190,7 +193,7 @@ def is_skewed(differences: ArrayLike) -> bool:
     return spread > 0 and abs(float(np.mean((centred / spread) ** 3))) > 2.5 * math.sqrt(6 / len(values))
 
 
-def seeds_needed(n_tests: int = 1, alpha: float = 0.05) -> int:
+def seeds_needed(n_tests: int = 1, alpha: float = ALPHA) -> int:
     """Fewest seeds that can decide one of `n_tests` Holm-corrected two-sided tests: n >= 1 + log2(n_tests / alpha)."""
     assert n_tests >= 1
     assert 0 < alpha < 1

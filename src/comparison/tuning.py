@@ -3,16 +3,12 @@ curves."""
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from src.axes import axis_text
 from src.comparison.tables import csv_text, in_order, level_texts, varying_axes
@@ -206,81 +202,21 @@ def _field(tuned: Tuned | None) -> str:
 
 def tuning_csv(tuning: Mapping[tuple[str, str], Tuned]) -> str:
     """Every trial: cell, regime, values, score, cost."""
-    rows: list[tuple[object, ...]] = [
-        (
-            "cell",
-            "regime",
-            "trial",
-            "values",
-            "objective",
-            "score",
-            "chosen",
-            "updates",
-            "samples",
-            "flops",
-            "seconds",
-            "problem",
-        )
-    ]
+    heads = "cell regime trial values objective score chosen updates samples flops seconds problem"
+    rows: list[tuple[object, ...]] = [tuple(heads.split())]
     for (cell, regime), tuned in tuning.items():
         for k, trial in enumerate(tuned.trials):
             values = " ".join(f"{key}={value}" for key, value in trial.values.items())
             score, cost = "" if trial.score is None else trial.score, (trial.updates, trial.samples, trial.flops)
-            rows.append(
-                (
-                    cell,
-                    regime,
-                    k,
-                    values,
-                    tuned.objective,
-                    score,
-                    int(k == tuned.best),
-                    *cost,
-                    f"{trial.seconds:.3f}",
-                    trial.problem,
-                )
+            own = (
+                k,
+                values,
+                tuned.objective,
+                score,
+                int(k == tuned.best),
+                *cost,
+                f"{trial.seconds:.3f}",
+                trial.problem,
             )
+            rows.append((cell, regime, *own))
     return csv_text(rows)
-
-
-# ------------------------------------------------------------------------------------------------ best of k
-
-Floats = NDArray[np.float64]
-
-
-def best_of(scores: Sequence[float]) -> Floats:
-    """Expected best score of k = 1, ..., n trials, from n scores of which larger is better: [n].
-
-    The mean over all subsets of k of the n trials: the unbiased estimate of Tang et al. (2020, "Showing Your Work
-    Doesn't Always Work", ACL); the expectation itself is Dodge et al.'s (2019, "Show Your Work", EMNLP). Trial i of the
-    sorted scores is the best of C(i - 1, k - 1) of the C(n, k) subsets.
-    """
-    ordered, n = sorted(scores), len(scores)
-    return np.array(
-        [sum(math.comb(i, k - 1) * score for i, score in enumerate(ordered)) / math.comb(n, k) for k in range(1, n + 1)]
-    )
-
-
-def best_of_band(scores: Sequence[float], lowest: float, highest: float, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Lower and upper end of a band that holds the whole curve of expected best scores with probability `level`: [n]
-    each.
-
-    The exact Kolmogorov-Smirnov band of the score's distribution, carried to the curve (Lourie, Cho & He 2024, "Show
-    Your Work with Confidence", NAACL): the distribution of the best of k is F^k, which falls as F rises. Scores lie in
-    [lowest, highest]. Valid for independent trials of any continuous distribution, conservative with ties and with
-    evenly spread points.
-    """
-    ordered, n = np.sort(np.asarray(scores, dtype=float)), len(scores)
-    margin, steps, k = _margin(n, level), np.arange(n + 1) / n, np.arange(1, n + 1)[:, None]
-    pessimistic = np.clip(steps + margin, 0, 1)  # F at `lowest` and at each score
-    optimistic = np.append(np.clip(steps - margin, 0, 1), 1.0)  # F at lowest and each score, and at highest
-    low = np.diff(pessimistic**k, axis=1, prepend=0) @ np.concatenate([[lowest], ordered])
-    high = np.diff(optimistic**k, axis=1, prepend=0) @ np.concatenate([[lowest], ordered, [highest]])
-    return low, high
-
-
-@functools.cache
-def _margin(n: int, level: float) -> float:
-    from scipy.stats import kstwo
-
-    return float(kstwo.ppf(level, n))

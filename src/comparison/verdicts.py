@@ -19,7 +19,7 @@ from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_inter
 from src.comparison.collapse import UnseenCollapses, unseen_collapses
 from src.comparison.families import Comparison, Family, by_comparison, pairs_of
 from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
-from src.comparison.statistics import holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.statistics import ALPHA, holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import p_equals, unit_of
 
 UNDECIDED = "undecided"
@@ -120,7 +120,6 @@ def judge(
     records: Records,
     regimes: Sequence[str],
     metric: str | None = None,
-    alpha: float = 0.05,
     *,
     n_tests: int = 0,
     baseline: str | None = None,
@@ -157,7 +156,7 @@ def judge(
         n_lost = n_lost if rule is None else 0  # at any stop a cell that is lost now may return
         n_declared = n_tests if family is None else len(family.comparisons) - n_lost
         within = margin if family is None else family.margin
-        verdicts = judge_pairs(compared, alpha, n_tests=n_declared, any_stop=rule, margin=within)
+        verdicts = judge_pairs(compared, n_tests=n_declared, any_stop=rule, margin=within)
         label = "" if family is None else family.label
         judged |= {key: replace(own, exploratory=label) for key, own in zip(members, verdicts, strict=True)}
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
@@ -212,7 +211,6 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
 
 def judge_pairs(
     compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]],
-    alpha: float = 0.05,
     *,
     n_tests: int = 0,
     any_stop: AnyStop | None = None,
@@ -225,11 +223,11 @@ def judge_pairs(
     """
     margin = margin if any_stop is None else any_stop.margin
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
-    tests = _test(testable, alpha, any_stop)
+    tests = _test(testable, any_stop)
     family = max(len(testable), n_tests)
     tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
     equivalent = iter(_equivalences(testable, any_stop, family))
-    no_worse = iter(_no_worse(testable, margin, any_stop, family, alpha))
+    no_worse = iter(_no_worse(testable, margin, any_stop, family))
     verdicts = []
     for cell, axes, pairs in compared:
         found: dict[str, Any] = {"winner": INCONCLUSIVE, "reason": pairs.problem}
@@ -240,12 +238,12 @@ def judge_pairs(
             p, *ends = test
             low, high = (end if np.isfinite(end) else None for end in ends)
             found = {"p": p, "p_holm": float(p_holm), "ci_low": low, "ci_high": high}
-            found |= _any_stop_decision(pairs, float(p_holm), next(equivalent), any_stop, alpha)
+            found |= _any_stop_decision(pairs, float(p_holm), next(equivalent), any_stop)
         elif pairs.problem is None:
             test, p_holm = next(tested)
-            if pairs.n >= seeds_needed(1, alpha):
+            if pairs.n >= seeds_needed(1):
                 found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
-            found |= _decision(pairs, float(p_holm), family, alpha)
+            found |= _decision(pairs, float(p_holm), family)
         own = {attribute.name: getattr(pairs, attribute.name) for attribute in fields(pairs)}
         if margin is not None and pairs.problem is None:
             found |= {"margin": margin, "no_worse": next(no_worse)}
@@ -256,13 +254,13 @@ def judge_pairs(
     return verdicts
 
 
-def _test(testable: Sequence[Pairs], alpha: float, any_stop: AnyStop | None) -> list[tuple[float, float, float]]:
+def _test(testable: Sequence[Pairs], any_stop: AnyStop | None) -> list[tuple[float, float, float]]:
     """(p, low, high) of each comparison; those with equally many seeds are computed together."""
     p_of, interval_of = (sign_flip_p, sign_flip_interval) if any_stop is None else (anytime_p, anytime_interval)
     tests: dict[int, tuple[float, float, float]] = {}
     for indices in grouped(range(len(testable)), lambda index: testable[index].n).values():
         differences = np.array([testable[index].differences for index in indices])
-        columns = [values.tolist() for values in (p_of(differences), *interval_of(differences, alpha=alpha))]
+        columns = [values.tolist() for values in (p_of(differences), *interval_of(differences))]
         tests |= dict(zip(indices, zip(*columns, strict=True), strict=True))
     return [tests[index] for index in range(len(testable))]
 
@@ -276,7 +274,7 @@ def _equivalences(testable: Sequence[Pairs], any_stop: AnyStop | None, family: i
 
 
 def _no_worse(
-    testable: Sequence[Pairs], margin: float | None, any_stop: AnyStop | None, family: int, alpha: float
+    testable: Sequence[Pairs], margin: float | None, any_stop: AnyStop | None, family: int
 ) -> list[dict[str, float]]:
     """The regimes of each comparison that are certainly worse by less than the margin, with their p.
 
@@ -292,34 +290,32 @@ def _no_worse(
         p_values += [float(p_of(side * lead, null=-margin, alternative="greater")) for side in (1, -1)]
     corrected = iter(holm(p_values, n_tests=2 * family, most_true=family).tolist())
     both = [{pairs.a: next(corrected), pairs.b: next(corrected)} for pairs in testable]
-    return [{regime: p for regime, p in one.items() if p <= alpha} for one in both]
+    return [{regime: p for regime, p in one.items() if p <= ALPHA} for one in both]
 
 
-def _any_stop_decision(
-    pairs: Pairs, p_holm: float, p_equivalent: float, any_stop: AnyStop, alpha: float
-) -> dict[str, str]:
+def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_stop: AnyStop) -> dict[str, str]:
     """Winner, reason and what decided, with `seeds=auto`."""
     assert pairs.difference is not None
     unit, after = unit_of(pairs.metric), f"after {pairs.n} seed{'s' if pairs.n > 1 else ''}"
     side = anytime_p(pairs.differences, alternative="greater" if pairs.difference > 0 else "less")
-    if p_holm <= alpha and side <= alpha:
+    if p_holm <= ALPHA and side <= ALPHA:
         winner = pairs.a if (pairs.difference > 0) == unit.higher_is_better else pairs.b
         return {"winner": winner, "reason": f"decided by the difference {after}", "decided_by": "difference"}
-    if p_equivalent <= alpha:
+    if p_equivalent <= ALPHA:
         within = f"within {unit.value(any_stop.margin)} {unit.of_differences}".rstrip()
         reason = f"decided by equivalence {after}: {within}, {p_equals(p_equivalent)}"
         return {"winner": EQUIVALENT, "reason": reason, "decided_by": "equivalence"}
     return {"winner": UNDECIDED, "reason": f"undecided {after}", "decided_by": OPEN}
 
 
-def _decision(pairs: Pairs, p_holm: float, family: int, alpha: float) -> dict[str, str | float]:
+def _decision(pairs: Pairs, p_holm: float, family: int) -> dict[str, str | float]:
     """Winner, reason and corrected p of a tested comparison; without the p if the seeds are too few for the family."""
-    n, difference, needed = pairs.n, pairs.difference, seeds_needed(family, alpha)
+    n, difference, needed = pairs.n, pairs.difference, seeds_needed(family)
     assert difference is not None
-    if n < seeds_needed(1, alpha) or (p_holm > alpha and n < needed):
+    if n < seeds_needed(1) or (p_holm > ALPHA and n < needed):
         scope = "a comparison" if family == 1 else f"{family} comparisons at once"
         return {"winner": TOO_FEW, "reason": f"too few seeds: {n} cannot decide {scope}, {needed} can"}
-    if p_holm > alpha:
+    if p_holm > ALPHA:
         return {"winner": UNDECIDED, "reason": "the difference is not certain", "p_holm": p_holm}
     is_a_better = (difference > 0) == unit_of(pairs.metric).higher_is_better
     winner = pairs.a if is_a_better else pairs.b

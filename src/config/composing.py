@@ -75,7 +75,7 @@ class GroupComposer:
             return False
         try:
             return not assignment(override)[0].is_sweep_override()
-        except HydraException:  # told with the whole line
+        except HydraException:  # reported with the whole line
             return False
 
     def _is_group(self, key: str) -> bool:

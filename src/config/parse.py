@@ -99,7 +99,7 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class _Given:
-    """Plain settings as the key of a cache: equal if they are written alike, so that 1 is not 1.0."""
+    """Plain settings as the key of a cache: equal if their text is equal, so that 1 is not 1.0."""
 
     text: str
     settings: object = dataclasses.field(compare=False)

@@ -1,7 +1,7 @@
 """How Dataset 2 may differ from Dataset 1 beyond its class balance: one function per kind, and the table of kinds.
 
 An input shift maps raw rows of a bank to raw rows of the same shape and type. Every draw is addressed by (seed, data
-set) and, where each sample has its own, by the sample's id: a sample shifts alike in whatever subset it appears.
+set) and, where each sample has its own, by the sample's id: a sample has the same shift in every subset.
 """
 
 from __future__ import annotations

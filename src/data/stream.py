@@ -20,7 +20,7 @@ class Bank:
     """A table of inputs that many sample sets share; batches gather and scale its rows.
 
     `x`: [N, C, H, W] (or [N, features]) on the CPU, uint8 (0..255) or floating point, possibly memory-mapped.
-    `mean`, `std`: [C] of pixels scaled to 0..1, for uint8 and float images alike; None: x is used as it is.
+    `mean`, `std`: [C] of pixels scaled to 0..1, for uint8 and float images; None: x is used as it is.
     """
 
     x: Tensor

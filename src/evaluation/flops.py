@@ -17,7 +17,7 @@ def training_flops(arch: Architecture, input_shape: tuple[int, ...], n_outputs: 
     Counted by torch's FlopCounterMode on the meta device, so nothing is computed: matrix products, convolutions and
     attention, a multiply-add being two operations; activations, normalisation, pooling, the loss and the optimizer are
     left out. The backward pass counts twice the forward one (gradients of inputs and of weights: Kaplan et al. 2020,
-    section 2.1) for every regime alike, frozen layers and the first layer's input included.
+    section 2.1) for every regime, frozen layers and the first layer's input included.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, which only those who train have to wait for
 

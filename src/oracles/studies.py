@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from src.comparison.predictions import Judgement, PredictionVerdict, increasing_trend, judge_effect
+from src.comparison.statistics import ALPHA
 from src.oracles.cell import Floats, lab, measure
 from src.oracles.rows import Row
 from src.oracles.theory import risks
 
 ACCURACY = 1e-5
 N_SEEDS = 12
-ALPHA = 0.05
 
 
 def rows() -> Iterator[Row]:
@@ -48,7 +48,7 @@ def combined_wins(n: int, expected: PredictionVerdict) -> Row:
     config = lab(*overrides, regimes="sequential,combined", seeds=N_SEEDS, study="near_interpolation")
     cell = measure(config, accuracy=ACCURACY)
     found = [cell.metric(regime, "test/union/excess_risk") for regime in ("sequential", "combined")]
-    judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
+    judgement = judge_effect(found[0] - found[1], "positive")
     combined = risks.combined_risk(100, n, n, noise=0.25, initial=1.0)
     sequential = risks.sequential_risk(100, n, n, noise=0.25, initial=1.0)
     setting = f"near_interpolation, n={n}+{n}, d=100: theory {sequential:.3g} - {combined:.3g}"
@@ -96,6 +96,6 @@ def replay_preserves(study: str, expected: PredictionVerdict) -> Row:
     assert not cell.unconverged, study
     labels = [regime.label for regime in config.regimes]
     found = [cell.metric(label, "test/d1/excess_risk") for label in labels]
-    judgement = judge_effect(found[0] - found[1], "positive", alpha=ALPHA)
+    judgement = judge_effect(found[0] - found[1], "positive")
     setting = study if study != "linear_lab" else "d=20, n=4+4, no noise"
     return _row("replay preserves", setting, expected, judgement.verdict, _text(judgement), judgement.p)

@@ -123,8 +123,8 @@ def chain(script: Script, regime: RegimeConfig, seed: int) -> list[ScriptStage]:
             "val": [line for part in parts for line in held_out[part]["val"]],
         }
         parent = stages[stage.start.of[0]].key if stage.start.kind == "previous" else None
-        told = {name: value for name, value in about.items() if name != "stage"}
-        key = digest([script.digest, seed, parent, told, lists["train"]])
+        arguments = {name: value for name, value in about.items() if name != "stage"}
+        key = digest([script.digest, seed, parent, arguments, lists["train"]])
         stages.append(ScriptStage(key=key, parent=parent, seed=seed, parts=parts, lists=lists | tests, about=about))
     return stages
 

@@ -115,7 +115,7 @@ def ledger_csv(spent: DataFrame) -> str:
 
 
 def matches_table(verdicts: Sequence[CellVerdict], configs: Mapping[str, Config]) -> PageTable | None:
-    """Equal cells under different matches side by side, for one contrast; None if all cells match alike.
+    """Equal cells under different matches side by side, for one contrast; None if all cells have the same match.
 
     The last row averages, for each match, over the cells that have all matches.
     """

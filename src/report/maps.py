@@ -64,7 +64,7 @@ def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
     return pairs[:MOST_PAIRS]
 
 
-def averaged(verdicts: Sequence[CellVerdict], *axes: str, alpha: float = 0.05) -> list[CellVerdict]:
+def averaged(verdicts: Sequence[CellVerdict], *axes: str) -> list[CellVerdict]:
     """One verdict for each combination of levels of `axes`: the differences a - b, averaged over the others seed by
     seed.
 
@@ -85,4 +85,4 @@ def averaged(verdicts: Sequence[CellVerdict], *axes: str, alpha: float = 0.05) -
             notes=(f"{n_left_out} of {len(group)} cells left out",) if n_left_out else (),
         )
         compared.append(("-".join(map(str, levels)), dict(zip(axes, levels, strict=True)), pairs))
-    return judge_pairs(compared, alpha, any_stop=verdicts[0].any_stop)
+    return judge_pairs(compared, any_stop=verdicts[0].any_stop)

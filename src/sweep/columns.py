@@ -42,7 +42,6 @@ def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
 def cell_metrics(
     runs: Iterable[RunRecord],
     regimes: Sequence[str],
-    alpha: float = 0.05,
     any_stop: AnyStop | None = None,
     known: Sequence[CellVerdict] = (),
 ) -> dict[str, float]:
@@ -62,7 +61,7 @@ def cell_metrics(
     for name in (*elsewhere_of(metric).values(), metric):
         verdicts = [own for a, b in pairs_of(regimes) if (own := given.get((name, a, b))) and own.any_stop == any_stop]
         if len(verdicts) < len(pairs_of(regimes)):
-            verdicts = judge(records, regimes, name, alpha, any_stop=any_stop)
+            verdicts = judge(records, regimes, name, any_stop=any_stop)
         for verdict in verdicts:
             key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
             metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}

@@ -1,4 +1,4 @@
-"""notify=COMMAND: a command of the user's that hears of the first failure and of the end of a sweep."""
+"""notify=COMMAND: a command of the user's, run at the first failure and at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class Notifier:
         self._has_failed = False
 
     def failed(self, message: str) -> None:
-        """Tells the first failure."""
+        """Reports the first failure."""
         if not self._has_failed:
             self._has_failed = True
-            self._tell("failed", message)
+            self._notify("failed", message)
 
     @contextmanager
     def end(self) -> Iterator[list[str]]:
-        """Tells how the block ends; it adds a line for each failed cell to the list."""
+        """Reports how the block ends, which adds a line for each failed cell to the list."""
         failures: list[str] = []
         try:
             yield failures
         except BaseException as error:
             is_exit = isinstance(error, SystemExit | KeyboardInterrupt)
-            self._tell("stopped" if is_exit else "error", "" if is_exit else f"{type(error).__name__}: {error}")
+            self._notify("stopped" if is_exit else "error", "" if is_exit else f"{type(error).__name__}: {error}")
             raise
-        self._tell("done", f"{len(failures)} cells failed" if failures else "all cells are done")
+        self._notify("done", f"{len(failures)} cells failed" if failures else "all cells are done")
 
-    def _tell(self, event: str, message: str) -> None:
+    def _notify(self, event: str, message: str) -> None:
         if self._command is None:
             return
         variables = {**os.environ, "SWEEP": self._sweep, "EVENT": event, "MESSAGE": message}

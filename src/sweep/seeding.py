@@ -19,7 +19,7 @@ import numpy as np
 from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_p, fewest_seeds, log2_wealth
 from src.comparison.families import Comparison, Family, by_comparison, declare, pairs_of, read_families
 from src.comparison.pairing import RunRecord, grouped, load_records, pair
-from src.comparison.statistics import holm
+from src.comparison.statistics import ALPHA, holm
 from src.comparison.units import unit_of
 from src.comparison.verdicts import default_metric
 from src.config.seeding import Seeding
@@ -37,7 +37,6 @@ STEP = 0.25
 it."""
 SHARE = 0.25
 """Share of the undecided cells that a round adds seeds to, or `FIRST` of them."""
-ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class SeedingWork(GridWork):
         return [
             *super().description(n_workers),
             f"seeds=auto: this round; at most {min(most, n_runs * self._seeding.max):,} runs in all, seeding.max="
-            f"{self._seeding.max} a cell; {fewest_seeds(n_tests, ALPHA)} can decide one of {n_tests} comparisons",
+            f"{self._seeding.max} a cell; {fewest_seeds(n_tests)} can decide one of {n_tests} comparisons",
         ]
 
     def fill(self, queue: WorkQueue, *, alone: bool) -> Iterator[int]:

@@ -89,7 +89,7 @@ class CommandLine:
 
     @property
     def notify(self) -> str | None:
-        """The user's command that hears of failures and the end."""
+        """The user's command that runs at the first failure and at the end."""
         command = self._notify if self.first else None
         if command is not None and not isinstance(command, str):
             raise ConfigError(

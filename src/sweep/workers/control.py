@@ -11,7 +11,7 @@ from src.errors import ClaimLost, Interrupted
 from src.training.control import OnProgress, ProgressReport, RunControl
 
 LOOK_SECONDS = 1.0
-"""Time between two looks at what a shared folder or a server says."""
+"""Time between two reads of a shared folder or a server."""
 
 log = logging.getLogger(__name__)
 

@@ -46,10 +46,10 @@ class Devices:
     machine without GPUs or for a trainer that wants none.
     """
 
-    def __init__(self, free: Callable[[], None], folder: Path | None = None) -> None:
+    def __init__(self, free: Callable[[], None]) -> None:
         self._free = free
         self._gpus = {gpu.uuid: gpu for gpu in visible_gpus()}
-        self._folder = folder or Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
+        self._folder = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
         self._held = ExitStack()
         self._used: str | None = None
         self.shared = False

@@ -1,4 +1,4 @@
-"""What the processes that use a store tell each other by locked files, which the system releases at their death."""
+"""Locked files by which the processes that use a store coordinate; the system releases them at a process's death."""
 
 from __future__ import annotations
 
