@@ -31,7 +31,8 @@ WHERE = ("hydra.run.", "hydra.sweep.", "hydra.output_subdir", "hydra.job.chdir",
 COMPLETION = """_src_completion() {
     local words=($COMP_LINE)
     [[ "${words[1]}" == -m && "${words[2]}" == src.* ]] || return
-    local found=$(COMP_POINT=$COMP_POINT COMP_LINE="$COMP_LINE" "${words[0]}" -m "${words[2]}" -sc query=bash 2> /dev/null)
+    local found=$(COMP_POINT=$COMP_POINT COMP_LINE="$COMP_LINE" \\
+        "${words[0]}" -m "${words[2]}" -sc query=bash 2> /dev/null)
     COMPREPLY=($(compgen -o nospace -o default -W "$found" -- "${words[$COMP_CWORD]}"))
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from src.tracking.finished import FinishedSweep
 from src.urls import without_password
 
-USAGE = """python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true] [sweep=NAME] [open=true]
+USAGE = """\
+python -m src.ui [port=5000] [multirun=multirun] [storage=postgresql://...] [login=true] [sweep=NAME] [open=true]
 
 Prints the address of the comparison of the sweep that ended last (sweep=NAME: of another), and on a desktop opens it
 in a browser (open=false does not).

@@ -1,4 +1,4 @@
-"""Hydra 1.3 finds plugins in this namespace only, and by the module that defines them: the sweeper itself is elsewhere."""
+"""Hydra 1.3 finds plugins in this namespace only, by the module that defines them; the sweeper itself is elsewhere."""
 
 from src.sweep import sweeper
 

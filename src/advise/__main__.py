@@ -17,7 +17,7 @@ budget=auto             training that the advice may spend: 10min, 25%
 price.hour=2.5          price of an hour of training; value.point=100: worth of a point of accuracy
 checkpoint=model.pt     weights of a model that was trained on Dataset 1: that training is paid for
 arrivals=[200,400]      batches that will arrive: what to do at each, by their prices
-metric=accuracy margin=1 go=true    the metric, the difference that does not matter, and whether to train on until certain
+metric=accuracy         the metric; margin=1: the difference that does not matter; go=true: trains on until certain
 
 All settings of a sweep apply: data, arch, split, stopping, optimizer, regimes=[the candidates], seeds, tune
 (docs/ADVICE.md)."""

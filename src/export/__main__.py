@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from src import cli
 
-USAGE = """python -m src.export sweep=NAME regime=REGIME [cell=HASH] [seed=best] [register=NAME] [to=FOLDER] [multirun=multirun]
+USAGE = """\
+python -m src.export sweep=NAME regime=REGIME [cell=HASH] [seed=best] [register=NAME] [to=FOLDER] [multirun=multirun]
 
 Writes model.pt2 (the network with its preprocessing), weights.safetensors, load.py (ten lines, without this project),
 model.json (classes, input) and README.md (the model card) to multirun/NAME/export/. `cell`: the first letters of its

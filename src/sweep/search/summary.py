@@ -91,10 +91,11 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
 def _trial_infos(searched: Searched, valued: Sequence[FrozenTrial]) -> dict[str, TrialInfo]:
     """The additions of the search to the report of each cell."""
     search = searched.search
+    text = search.objective.text
     return {
         trial.user_attrs["cell"]: TrialInfo(
             axes={key: value for key, value in trial.params.items() if axis_of(key) is None},
-            note=f"Trial {trial.user_attrs['point']} of {search.id}: {search.objective.text} = {_shown(trial, searched)}",
+            note=f"Trial {trial.user_attrs['point']} of {search.id}: {text} = {_shown(trial, searched)}",
             metrics={"objective": trial.values[0]},
         )
         for trial in valued
