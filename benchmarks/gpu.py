@@ -13,6 +13,7 @@ MLflow. At most ten minutes on a GPU; `device=cpu` runs the same code.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import gc
@@ -87,10 +88,13 @@ class Row:
     rates: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
     problem: str = ""
+    capture: str = ""
+    """How the laboratory's updates ran on a GPU: as a graph, or why eagerly."""
 
     @property
     def label(self) -> str:
-        return f"{self.name}, {self.n_models} model{'s' * (self.n_models > 1)}"
+        how = f" ({self.capture})" if self.capture and self.name != ONE_BY_ONE else ""
+        return f"{self.name}, {self.n_models} model{'s' * (self.n_models > 1)}{how}"
 
 
 def cases_of(text: str) -> list[Case]:
@@ -138,35 +142,31 @@ def nodes_of(config: Config, n: int) -> list[Node]:
 
 
 class _WindowClosed(Exception):
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, capture: str) -> None:
         super().__init__("the window has closed")
-        self.window = window
+        self.window, self.capture = window, capture
 
 
-def laboratory(config: Config, nodes: Sequence[Node], timer: WindowTimer) -> Window:
-    """The window of one fit of a group: updates of all its models."""
+def laboratory(config: Config, nodes: Sequence[Node], timer: WindowTimer) -> tuple[Window, str]:
+    """The window of one fit of a group: updates of all its models, and how they ran."""
 
     class TimedMonitor(StageMonitor):
         def on_train_batch_end(self, *arguments: Any) -> None:
             super().on_train_batch_end(*arguments)
             if (window := timer.tick(self.module.n_done)) is not None:
-                raise _WindowClosed(window)
+                raise _WindowClosed(window, ": ".join(filter(None, self.module.capture)))
 
     device = device_of(config.trainer)
     shape, n_outputs = nodes[0].stream.input_shape, nodes[0].stream.n_outputs
     models = [build_model(config.arch, shape, n_outputs, seed) for seed in range(min(len(nodes), 4))]
-    models += [build_model(config.arch, shape, n_outputs, 0) for _ in nodes[len(models) :]]
+    models += [copy.deepcopy(models[k % 4]) for k in range(len(models), len(nodes))]
+    endless = dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=ENDLESS))
     try:
         with patch.object(fit_module, "StageMonitor", TimedMonitor):
-            fit_module.fit(
-                dataclasses.replace(config, stopping=EpochsStopping(name="epochs", epochs=ENDLESS)),
-                nodes,
-                models,
-                device,
-            )
+            fit_module.fit(endless, nodes, models, device)
     except _WindowClosed as closed:
-        window = closed.window
-    return dataclasses.replace(window, updates=window.updates * len(nodes))
+        window, capture = closed.window, closed.capture
+    return dataclasses.replace(window, updates=window.updates * len(nodes)), capture
 
 
 def measure(case: Case, images: Path, given: Mapping[str, str], until: float = math.inf) -> list[Row]:
@@ -180,20 +180,18 @@ def measure(case: Case, images: Path, given: Mapping[str, str], until: float = m
     def timer() -> WindowTimer:
         return WindowTimer(float(given["warm_up"]), float(given["seconds"]), wait)
 
-    def raw(graph: bool) -> Window:
-        return timer().of(raw_loop(config, nodes[0], device, graph=graph), steps)
+    def raw(graph: bool) -> tuple[Window, str]:
+        return timer().of(raw_loop(config, nodes[0], device, graph=graph), steps), ""
 
-    def ours(config: Config, n: int) -> Window:
+    def ours(config: Config, n: int) -> tuple[Window, str]:
         return laboratory(config, nodes[:n], timer())
 
-    rows: list[tuple[Row, Callable[[], Window]]] = [
+    rows: list[tuple[Row, Callable[[], tuple[Window, str]]]] = [
         (Row(RAW, 1), functools.partial(raw, False)),
         (Row(GRAPH, 1), functools.partial(raw, True)),
+        (Row(ONE_BY_ONE, 1), functools.partial(ours, configured(case, images, given, graph="off"), 1)),
         *((Row("laboratory", n), functools.partial(ours, config, n)) for n in case.groups),
     ]
-    if hasattr(config.trainer, "graph"):
-        eager = configured(case, images, given, graph="off")
-        rows.insert(2, (Row(ONE_BY_ONE, 1), functools.partial(ours, eager, 1)))
     last = 0.0
     for _ in range(int(given["repeats"])):
         started = time.monotonic()
@@ -206,12 +204,13 @@ def measure(case: Case, images: Path, given: Mapping[str, str], until: float = m
     return [row for row, _ in rows]
 
 
-def _one(row: Row, window: Callable[[], Window], device: torch.device) -> None:
+def _one(row: Row, window: Callable[[], tuple[Window, str]], device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        row.rates.append(window().rate)
+        found, row.capture = window()
+        row.rates.append(found.rate)
     except torch.cuda.OutOfMemoryError:
         row.problem = "does not fit into the memory"
     if on_gpu:

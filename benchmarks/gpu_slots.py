@@ -91,5 +91,5 @@ def _work(case: Any, images: Path, given: dict[str, str], barrier: Any, out: Any
     for _ in range(int(given["repeats"])):
         barrier.wait(START_SECONDS)
         timer = WindowTimer(float(given["warm_up"]), float(given["seconds"]), wait)
-        rates.append(laboratory(config, nodes, timer).rate)
+        rates.append(laboratory(config, nodes, timer)[0].rate)
     out.put(rates)

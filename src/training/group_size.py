@@ -27,8 +27,10 @@ from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, prefers_stacking
 from src.regimes.stage import Trainable
 from src.training.devices import Device
+from src.training.graph.capture import Capture, capture_on
+from src.training.graph.choice import uncapturable
 from src.training.plan import Node
-from src.training.replicas import make_replicas
+from src.training.replicas import LoopReplicas, make_replicas
 
 CPU_MEBIBYTES = 512
 """Limit for weights, gradients and optimizer state of a group on a CPU."""
@@ -72,6 +74,7 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
         "n_outputs": node.stream.n_outputs,
         "batch_size": node.length.batch_size,
         "precision": config.trainer.precision,
+        "graph": config.trainer.graph,
         "device": torch.cuda.get_device_name(device.torch_device),
     }
     folder = Path(config.multirun) / config.sweep
@@ -131,14 +134,17 @@ def measured(
 
 
 def group_in_training(config: Config, node: Node, device: Device, n: int) -> Window:
-    """A group of `n` models at the stage's batch size, warmed up, without Lightning's overhead."""
+    """A group of `n` models at the stage's batch size, warmed up, without Lightning's overhead: as a graph where stages train
+    as one."""
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
-    model = build_model(config.arch, shape, n_outputs, 0, device.dtype)
-    on_gpu = device.torch_device.type == "cuda"
+    model, kind = build_model(config.arch, shape, n_outputs, 0, device.dtype), device.torch_device.type
+    capture = capture_on(device.torch_device)
+    if capture is not None and uncapturable(config, model, device) is not None:
+        capture = None
     models = [copy.deepcopy(model) for _ in range(n)]
-    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(model, device.torch_device.type))
+    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(model, kind, capture is not None))
     replicas = replicas.to(device.torch_device)
-    optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=on_gpu)
+    optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=kind == "cuda")
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)
     y = torch.zeros(n, batch, dtype=torch.int64, device=device.torch_device)
     if node.data.labels.is_floating_point():
@@ -146,18 +152,37 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
     mixed = config.trainer.precision.endswith("-mixed")
     low = torch.float16 if config.trainer.precision.startswith("16") else torch.bfloat16
 
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(kind, dtype=low, enabled=mixed, cache_enabled=False):
+            losses = sample_losses(replicas(x), y, config.loss).mean(1)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    if capture is not None and isinstance(replicas, LoopReplicas):
+        replicas.branches = capture.branches
+    for _ in range(WARM_UP):  # chooses algorithms and allocates memory
+        step() if capture is None else capture.warm_up(step)
+    update = step if capture is None else _recorded(capture, step)
+
     def train(steps: int) -> None:
         for _ in range(steps):
-            optimizer.zero_grad()
-            with torch.autocast(device.torch_device.type, dtype=low, enabled=mixed):
-                losses = sample_losses(replicas(x), y, config.loss).mean(1)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        if on_gpu:
+            update()
+        if kind == "cuda":
             torch.cuda.synchronize(device.torch_device)
 
-    train(WARM_UP)  # chooses algorithms and allocates memory
+    train(1)
     return lambda seconds: n * steps_per_second(train, seconds)
+
+
+def _recorded(capture: Capture, step: Callable[[], None]) -> Callable[[], None]:
+    """The step as a graph; as it is where it cannot be recorded, since stages then train eagerly, too, and log why."""
+    try:
+        return capture.record(step)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception:
+        return step
 
 
 def steps_per_second(

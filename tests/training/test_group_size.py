@@ -21,6 +21,7 @@ from src.training.fit import fit
 from src.training.group_size import (
     BUDGET_SECONDS,
     POINT_SECONDS,
+    WARM_UP,
     Window,
     decided,
     group_in_training,
@@ -30,6 +31,7 @@ from src.training.group_size import (
 )
 from src.training.replicas import make_replicas
 from tests.training.cells import CPU, executed, planned, tiny, with_replicas
+from tests.training.test_graph import NoBranches
 
 
 def test_batch_normalisation_over_several_devices_needs_gpus() -> None:
@@ -149,6 +151,45 @@ def test_the_rate_is_measured_with_the_stages_own_model_and_batch() -> None:
     for overrides in (["arch=cnn", "arch.widths=[4]"], ["trainer.precision=bf16-mixed"]):
         config = tiny("seeds=1", *overrides)
         assert group_in_training(config, next(iter(planned(config).nodes.values())), CPU, 2)(0.01) > 0
+
+
+class Recorder:
+    """Records an update as a function, and counts replays."""
+
+    def __init__(self, *, can_record: bool) -> None:
+        self.branches, self.can_record = NoBranches(), can_record
+        self.n_warm_up = self.n_replays = 0
+
+    def warm_up(self, update: Callable[[], None]) -> None:
+        self.n_warm_up += 1
+        update()
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        if not self.can_record:
+            raise RuntimeError("planted")
+
+        def replay() -> None:
+            self.n_replays += 1
+            update()
+
+        return replay
+
+    def upload(self, tensor: torch.Tensor, target: torch.Tensor) -> None:
+        raise AssertionError("the probe uploads nothing")
+
+
+@pytest.mark.parametrize(("graph", "can_record"), [("auto", True), ("auto", False), ("off", True)])
+def test_the_rate_is_that_of_the_graph_by_which_stages_train(
+    graph: str, can_record: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(can_record=can_record)
+    monkeypatch.setattr("src.training.group_size.capture_on", lambda _: recorder)
+    config = tiny("seeds=1", "arch=cnn", "arch.widths=[4]", f"trainer.graph={graph}")
+    window = group_in_training(config, next(iter(planned(config).nodes.values())), CPU, 3)
+    assert window(0.01) > 0
+    assert (recorder.n_replays > 0) == (graph == "auto" and can_record)
+    assert recorder.n_warm_up == (WARM_UP if graph == "auto" else 0)
+    assert (recorder.branches.forked > 0) == (graph == "auto"), "a CNN's models run side by side in a graph"
 
 
 def test_stacked_convolutions_are_the_plain_ones() -> None:
