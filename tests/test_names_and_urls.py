@@ -39,7 +39,7 @@ def test_the_url_of_a_file_leads_to_that_file(name: str, tmp_path: Path) -> None
 
 
 def test_mlflow_makes_no_folder_but_that_of_its_database(tmp_path: Path) -> None:
-    """It made one beside it, named by the quoted path."""
+    """It made one next to it, named by the quoted path."""
     multirun = tmp_path / "v%20p?q"
     for _ in ("created", "opened"):
         tracker = open_tracker(TrackingConfig(name="local", uri=None, experiment="lab"), multirun)

@@ -1,4 +1,4 @@
-"""A local MLflow beside the results, and a real tracking server on a loopback port, each made once."""
+"""A local MLflow next to the results, and a real tracking server on a loopback port, each made once."""
 
 from __future__ import annotations
 

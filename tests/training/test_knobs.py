@@ -120,8 +120,8 @@ def test_stopping_at_a_training_accuracy() -> None:
     for run in plan.runs:
         first = execution.results[run.stages[0]]
         assert first.ledger.stopped_by == "tolerance"
-        at_end = score_stages(config, [(plan.nodes[run.stages[0]].stream, first.weights)], "train", CPU)[0]
-        assert float(at_end["d1/accuracy"] or 0) >= 0.9
+        final = score_stages(config, [(plan.nodes[run.stages[0]].stream, first.weights)], "train", CPU)[0]
+        assert float(final["d1/accuracy"] or 0) >= 0.9
     capped = tiny(
         "regimes=[combined]", "seeds=1", "stopping=train_accuracy", "stopping.target=1", "stopping.max_epochs=1"
     )
