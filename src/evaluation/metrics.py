@@ -96,7 +96,7 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
     rows.
     """
     if loss == "cross_entropy":
-        return -outputs.log_softmax(dim=-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        return _surprise(outputs.log_softmax(dim=-1), y)
     if not y.is_floating_point():
         y = torch.nn.functional.one_hot(y, outputs.shape[-1]).to(outputs.dtype)
     return (outputs - y).square().mean(dim=-1)
@@ -105,8 +105,18 @@ def sample_losses(outputs: Tensor, y: Tensor, loss: Loss) -> Tensor:
 def smoothed_losses(outputs: Tensor, y: Tensor, smoothing: float) -> Tensor:
     """Cross entropy with labels (1 - smoothing) one-hot + smoothing/K (Szegedy 2016): [R, n, K], [R, n] -> [R, n]."""
     log_p = outputs.log_softmax(dim=-1)
-    own = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-    return -(1 - smoothing) * own - smoothing * log_p.mean(dim=-1)
+    return (1 - smoothing) * _surprise(log_p, y) - smoothing * log_p.mean(dim=-1)
+
+
+def _surprise(log_p: Tensor, y: Tensor) -> Tensor:
+    """-log p of the classes y [...], of log-probabilities [..., K].
+
+    On a GPU the deterministic gradient of `gather` sorts its indices; that of `nll_loss`, with the same bits, does not.
+    """
+    if log_p.is_cuda:
+        flat = torch.nn.functional.nll_loss(log_p.flatten(0, -2), y.flatten(), reduction="none")
+        return flat.view(y.shape)
+    return -log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
 
 def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:

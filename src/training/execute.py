@@ -169,9 +169,7 @@ class _Executor:
 
         def stored() -> dict[str, StageResult]:
             results = {key: store.get(key, need_optimizer=key in self.plan.keep_optimizer) for key in keys}
-            return {
-                key: one for key, one in results.items() if one is not None and is_trained_by(one.ledger, kind, graph)
-            }
+            return {key: one for key, one in results.items() if one and is_trained_by(one.ledger, kind, graph)}
 
         found = from_first_rank(stored, self.device)
         for key, result in found.items():

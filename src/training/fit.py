@@ -160,8 +160,10 @@ def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: 
         )
         if module.graphed is not None:
             assert isinstance(feed, ResidentFeed)
-            lightning.fit(module, train_dataloaders=IndexChunks(feed))
-            module.graphed.release()
+            try:
+                lightning.fit(module, train_dataloaders=IndexChunks(feed))
+            finally:
+                module.graphed.release()
         else:
             lightning.fit(module, train_dataloaders=Chunks(feed, 1 if device.world > 1 else UPDATES_AT_ONCE))
     if lightning.interrupted:

@@ -27,7 +27,7 @@ from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, prefers_stacking
 from src.regimes.stage import Trainable
 from src.training.devices import Device
-from src.training.graph.capture import Capture, capture_on
+from src.training.graph.capture import Capture, RecordingError, capture_on, recorded
 from src.training.graph.choice import uncapturable
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, make_replicas
@@ -178,10 +178,8 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
 def _recorded(capture: Capture, step: Callable[[], None]) -> Callable[[], None]:
     """The step as a graph; as it is where it cannot be recorded, since stages then train eagerly, too, and log why."""
     try:
-        return capture.record(step)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception:
+        return recorded(capture, step)
+    except RecordingError:
         return step
 
 

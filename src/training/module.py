@@ -138,7 +138,7 @@ class GroupModule(pl.LightningModule):
             # a mean over the rows of this rank
             losses = losses + self.penalty(self.replicas, x, outputs) * (x.shape[1] * self.world / n_global)
         if not all(self.replicas.active):
-            losses = torch.where(self.replicas.active_mask(losses.device), losses, 0.0)
+            losses = torch.where(self.replicas.active_mask(losses.device), losses, torch.zeros_like(losses))
         optimizer = self._optimizer()
         optimizer.zero_grad()
         if self.through_lightning:

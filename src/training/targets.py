@@ -45,7 +45,7 @@ class KeptOutputs:
         kept = torch.stack([own[i] for own, i in zip(self._placed[outputs.dtype], index, strict=True)])
         classes = torch.stack([own[i] for own, i in zip(self.classes, index, strict=True)])
         losses = self.plain(outputs, torch.where(is_kept, classes, y))
-        distance = torch.where(kept == OUTSIDE, 0, outputs - kept).square().mean(-1)
+        distance = (outputs - kept).masked_fill(kept == OUTSIDE, 0).square().mean(-1)
         return torch.where(is_kept, self.strength * distance + self.labels * losses, losses)
 
 

@@ -78,7 +78,7 @@ class CalledAgain:
     """A capture whose replay calls the recorded function."""
 
     def __init__(self) -> None:
-        self.branches, self.n_recorded = NoBranches(), 0
+        self.branches, self.n_recorded, self.n_released = NoBranches(), 0, 0
 
     def warm_up(self, update: Callable[[], None]) -> None:
         update()
@@ -89,6 +89,9 @@ class CalledAgain:
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         target.copy_(tensor)
+
+    def release(self) -> None:
+        self.n_released += 1
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +161,7 @@ def test_models_of_a_loop_fork_and_join_where_they_are_recorded(monkeypatch: pyt
     (capture,) = made
     assert capture.n_recorded == 2, "one for whole batches, one for the ragged last one of every epoch"
     assert capture.branches.forked == 3 * capture.branches.n_joins > 0
+    assert capture.n_released == 1
 
 
 def no_update() -> None:
@@ -289,3 +293,22 @@ def test_a_stage_trained_kernel_by_kernel_is_not_taken_for_one_of_a_graph() -> N
         assert choice.is_trained_by(ledger, ledger.device, auto.trainer.graph) is fits_auto, ledger
         assert choice.is_trained_by(ledger, ledger.device, off.trainer.graph) is fits_off, ledger
     assert not choice.is_trained_by(cpu, "cuda", "auto")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+@pytest.mark.parametrize("name", CELLS)
+def test_on_a_gpu_replayed_updates_are_the_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same form of the optimizer without a recording; twice the same has the same bits."""
+    config = tiny("seeds=2", "regimes=[combined]", "optimizer.batch_size=8", *CELLS[name])
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, name="gpu"))
+    plan, once = executed(config)
+    _, twice = executed(config, plan=plan)
+    monkeypatch.setattr(fit_module, "capture_on", lambda _: Failing())
+    monkeypatch.setattr(updates, "_verdicts", {})
+    _, eager = executed(config, plan=plan)
+    for key, node in plan.nodes.items():
+        assert differences(once.results[key], twice.results[key]) == []
+        if node.length.updates > 8:
+            assert once.results[key].ledger.capture == "graph", once.results[key].ledger.capture_reason
+        for weight, tensor in eager.results[key].weights.items():
+            torch.testing.assert_close(once.results[key].weights[weight], tensor, rtol=1e-3, atol=1e-4)

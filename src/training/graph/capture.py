@@ -30,6 +30,9 @@ class Capture(Protocol):
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         """Copies a tensor from the CPU into one on the device, after the work launched so far."""
 
+    def release(self) -> None:
+        """Frees what is kept for further recordings."""
+
 
 class CudaBranches:
     """A CUDA stream for each model, at most `N_STREAMS`."""
@@ -70,7 +73,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self.branches: Branches = CudaBranches(device)
         self._device, self._stream = device, _capture_stream(device)
-        self._pool: Any = None
+        self._last: torch.cuda.CUDAGraph | None = None
 
     def warm_up(self, update: Callable[[], None]) -> None:
         """Runs the update on the stream of the recordings, as torch requires."""
@@ -83,14 +86,34 @@ class CudaCapture:
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
         """Records `update` as a graph, and returns its replay."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        pool = None if self._last is None else self._last.pool()
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
             update()
-        self._pool = graph.pool()
+        self._last = graph  # a pool can be shared only while a graph uses it
         return graph.replay
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
         target.copy_(tensor.pin_memory(), non_blocking=True)
+
+    def release(self) -> None:
+        """Drops the last graph, and with it the memory pool."""
+        self._last = None
+
+
+class RecordingError(Exception):
+    """An update that cannot be recorded."""
+
+
+def recorded(capture: Capture, update: Callable[[], None]) -> Callable[[], None]:
+    """`capture.record`. Raises RecordingError with the cause, and OutOfMemoryError as it is."""
+    try:
+        return capture.record(update)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RecordingError(f"an update could not be recorded: {cause}") from error
 
 
 def capture_on(device: torch.device) -> Capture | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from src.data.augment import augmented
 from src.training.feed import IndexChunk, ResidentFeed
-from src.training.graph.capture import Capture
+from src.training.graph.capture import Capture, RecordingError, recorded
 from src.training.graph.choice import log_once
 from src.training.module import GroupModule
 from src.training.replicas import LoopReplicas
@@ -104,6 +104,7 @@ class GraphedUpdates:
         """Frees the memory of buffers and graphs, which a cycle of references would keep for a while."""
         self._replays.clear()
         self._buffers.clear()
+        self._capture.release()
         self._module.zero_grad(set_to_none=True)
 
     @contextmanager
@@ -193,14 +194,13 @@ class GraphedUpdates:
             module.zero_grad(set_to_none=True)  # gradients then lie in the graph's own memory
             try:
                 with self._side_by_side():
-                    self._replays[n] = self._capture.record(partial(self._update, buffers))
+                    self._replays[n] = recorded(self._capture, partial(self._update, buffers))
             except torch.OutOfMemoryError:
                 if module.replicas.n > 1:  # halves of the group may fit
                     raise
                 self._give_up("recording an update took more memory than the device has")
-            except Exception as error:
-                problem = " ".join(f"{type(error).__name__}: {error}".split())
-                _verdicts[name] = f"an update could not be recorded: {problem}"
+            except RecordingError as error:
+                _verdicts[name] = str(error)
                 self._give_up(_verdicts[name])
         return self._replays.get(n)
 
