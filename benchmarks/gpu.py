@@ -306,7 +306,7 @@ def main() -> None:
         if given["workers"]:
             from benchmarks.gpu_slots import print_processes
 
-            print_processes(cases[-1], images, given)
+            print_processes(next((case for case in cases if case.arch == "cnn"), cases[-1]), images, given)
 
 
 if __name__ == "__main__":

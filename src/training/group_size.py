@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -141,6 +142,9 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
     capture = capture_on(device.torch_device)
     if capture is not None and uncapturable(config, model, device) is not None:
         capture = None
+    if config.trainer.deterministic:  # as Lightning does later; slower algorithms may favour another size
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
     models = [copy.deepcopy(model) for _ in range(n)]
     replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(model, kind, capture is not None))
     replicas = replicas.to(device.torch_device)
