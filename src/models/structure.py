@@ -61,12 +61,14 @@ SMALL_MAP = 4
 """Pixels. ResNet-18 ends at maps of 1 pixel on images of 8x8, of 4 on 12x12 and 16x16, of 16 on 28x28 and 32x32."""
 
 
-def memory_layout(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> torch.memory_format:
-    """Memory format of inputs and weights. On a CPU, convolutions are faster with channels last unless some of them
-    read very small feature maps (measurements in docs/PERFORMANCE.md). A GPU gets torch's default: nothing else was
-    measured.
+def memory_layout(
+    model: nn.Module, input_shape: Sequence[int], device: torch.device, is_bf16: bool = False
+) -> torch.memory_format:
+    """Memory format of inputs and weights. On a CPU, and in bfloat16 on a GPU, convolutions are faster with channels
+    last unless some of them read very small feature maps (measurements in docs/PERFORMANCE.md, docs/GPU.md). Otherwise
+    a GPU gets torch's default.
     """
-    pays = device.type == "cpu" and SMALL_MAP < _smallest_map(model, input_shape) < math.inf
+    pays = (device.type == "cpu" or is_bf16) and SMALL_MAP < _smallest_map(model, input_shape) < math.inf
     return torch.channels_last if pays else torch.contiguous_format
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from src.config import Config, TrainerConfig
 from src.evaluation.heads import test_mask
-from src.models.structure import prefers_stacking
+from src.models.structure import memory_layout, prefers_stacking
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
 from src.training.feed import Chunks, Feed, IndexChunks, ResidentFeed, make_feed
@@ -23,7 +23,7 @@ from src.training.losses import SampleLosses
 from src.training.module import GroupModule
 from src.training.monitor import GroupControl, StageMonitor
 from src.training.plan import Node
-from src.training.replicas import Penalty, Replicas, make_replicas
+from src.training.replicas import LoopReplicas, Penalty, Replicas, make_replicas
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
 from src.training.starting import without_new_rows
@@ -76,6 +76,8 @@ def fit(
     is_capturable = capture is not None and uncaptured is None
     stacked = prefers_stacking(models[0], device.torch_device.type, is_capturable)
     replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
+    if is_capturable and config.trainer.precision == "bf16-mixed" and isinstance(replicas, LoopReplicas):
+        replicas.lay_out(memory_layout(models[0], first.stream.input_shape, device.torch_device, is_bf16=True))
     mask = test_mask(config.split.heads, [node.stream for node in nodes])
     scorer = Scorer(
         [node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask, first.outputs

@@ -232,8 +232,12 @@ class GroupModule(pl.LightningModule):
                 value = values[0].clone()  # a step count, the same for all
             else:  # a dummy, where there is one, has the last model's state
                 value = torch.stack(values + [values[-1]] * (len(parameter) - len(values)))
-            stays = key == "step" and not self.is_capturable  # torch keeps step counts on the CPU
-            restored[key] = value if stays else value.to(parameter.device)
+            if key == "step":  # torch keeps step counts on the CPU, unless a graph counts
+                restored[key] = value.to(parameter.device) if self.is_capturable else value
+            else:
+                value = value.to(parameter.device)
+                # a fused optimizer takes state in the memory format of its parameter alone
+                restored[key] = torch.empty_like(parameter).copy_(value) if self.is_capturable else value
         return restored
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> list[ModelState]:

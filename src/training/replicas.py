@@ -151,16 +151,22 @@ class LoopReplicas(Replicas):
             yield
             self.noise[model] = torch.random.get_rng_state()
 
+    def lay_out(self, layout: torch.memory_format) -> None:
+        """Sets the memory format of inputs and weights, before an optimizer has state of them."""
+        self._layout = layout
+        self.models.to(memory_format=layout)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self._layout is None:  # the device is known from the first batch
-            self._layout = memory_layout(self.models[0], x.shape[2:], x.device)
-            self.models.to(memory_format=self._layout)
+        layout = self._layout
+        if layout is None:  # the device is known from the first batch
+            layout = memory_layout(self.models[0], x.shape[2:], x.device)
+            self.lay_out(layout)
         out: list[Tensor | None] = []
         branches = self.branches if self.training else None
         for r, model in enumerate(self.models):
             if self.active[r] or not self.training:
                 with self._noise_of(r, x.device), nullcontext() if branches is None else branches.branch(r):
-                    out.append(model(x[r].contiguous(memory_format=self._layout)))
+                    out.append(model(x[r].contiguous(memory_format=layout)))
             else:
                 out.append(None)
         if branches is not None:

@@ -150,5 +150,6 @@ def test_channels_lie_together_unless_maps_become_tiny(
     modes = [module.training for module in model.modules()]
     assert memory_layout(model, (3, side, side), torch.device("cpu")) == expected
     assert memory_layout(model, (3, side, side), torch.device("cuda")) == torch.contiguous_format
+    assert memory_layout(model, (3, side, side), torch.device("cuda"), is_bf16=True) == expected
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -55,6 +55,7 @@ CELLS = {
     "mlp, own heads": ("split.classes=[[0,1],[2,3]]", "split.heads=own", "regimes=[lwf]"),
     "mlp, growing head, kept outputs": ("split.classes=[[0,1],[2,3]]", "head=grow", "regimes=[lwf,der]"),
     "cnn, adamw, cosine, augmented": (*CNN, "optimizer=adamw", "optimizer.schedule=cosine", "augment=[flip,crop]"),
+    "cnn, bf16, momentum kept": (*CNN, "trainer.precision=bf16-mixed", KEPT),
     "cnn, frozen, clipped": (*CNN, "regimes=[{freeze: {first: 1}}]", "optimizer.clip=0.1"),
     "cnn, early stopping": (*CNN, *EARLY, "regimes=[l2_sp]"),
 }
