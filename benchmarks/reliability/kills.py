@@ -87,8 +87,10 @@ class Campaign:
 
     def _kill_until_done(self, sweep: Sweep, waiting: Kill | None) -> Kill | None:
         """Run the sweep from its first command to its last; return the kill that came too late for it."""
+        n_before = len(self.kills)
         while True:
             self.n_commands += 1
+            began = time.monotonic()
             with sweep.start() as command:
                 while waiting is not None and not wait_until(command, time.monotonic() + waiting.moment):
                     self.kills.append(self._carry_out(waiting, sweep, command))
@@ -101,6 +103,8 @@ class Campaign:
                         break
                 status = command.wait()
             if status == 0:  # the machine may be less loaded than when the duration was measured
+                if len(self.kills) == n_before:
+                    self.duration = min(self.duration, time.monotonic() - began)
                 return None if waiting is None else dataclasses.replace(waiting, moment=0.8 * waiting.moment)
             if status != -signal.SIGKILL:
                 self.problems.append(f"{sweep.multirun.name}: exit status {status}: {sweep.output_text()[-2000:]}")
