@@ -44,7 +44,7 @@ RAW_ABOVE_MIB = 64
 ROWS_AT_ONCE = 4096
 """Rows that are scaled together; all at once would take three times the memory."""
 
-UPDATES_AT_ONCE = 256
+UPDATES_IN_INDEX_CHUNK = 256
 """Largest number of updates of an index chunk: a fraction of a second on a GPU."""
 
 CHUNK_MIB = 32
@@ -233,7 +233,7 @@ class ResidentFeed(Feed):
     def chunk_size(self, n: int) -> int:
         """Largest number of batches of `n` draws in an index chunk; the largest of all for n=0."""
         each = n * len(self.members) * (4 if self.augment else 1) * torch.int64.itemsize
-        return min(UPDATES_AT_ONCE, max(1, CHUNK_MIB * 2**20 // max(1, each)))
+        return min(UPDATES_IN_INDEX_CHUNK, max(1, CHUNK_MIB * 2**20 // max(1, each)))
 
 
 class _Rows(Dataset[Batch]):
