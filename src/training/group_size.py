@@ -165,9 +165,12 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
 
     if capture is not None and isinstance(replicas, LoopReplicas):
         replicas.branches = capture.branches
-    for _ in range(WARM_UP):  # chooses algorithms and allocates memory
-        step() if capture is None else capture.warm_up(step)
-    update = step if capture is None else _recorded(capture, step)
+    update = step
+    for warm_up in range(1, WARM_UP + 1):  # chooses algorithms and allocates memory
+        if capture is None:
+            step()
+        elif capture.warm_up(step) is None and warm_up == WARM_UP:
+            update = _recorded(capture, step)
 
     def train(steps: int) -> None:
         for _ in range(steps):

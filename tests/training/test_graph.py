@@ -1,7 +1,8 @@
 """Updates as a CUDA graph: their form with static buffers, the comparison with eager updates, and the ways back to those.
 
 Oracle: the same cell through the plain updates, bit for bit. A CPU has no graphs: here a recording is a function that every
-replay calls, so all but `CudaCapture` runs as on a GPU. What that records is checked where a CUDA device is visible.
+replay calls, so all but `CudaCapture` (tests/training/test_capture.py) runs as on a GPU. What that records is checked where a
+CUDA device is visible.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import src.training.fit as fit_module
 from src.models.build import build_model
@@ -27,6 +27,7 @@ from src.training.graph.choice import uncapturable
 from src.training.plan import StagePlan
 from src.training.result import StageResult
 from src.training.run_files import provenance_of
+from tests.training.captures import CalledAgain
 from tests.training.cells import CPU, differences, executed, planned, tiny
 
 EARLY = ("stopping=early_stopping", "stopping.max_epochs=9", "stopping.patience=1", "optimizer.lr=0.3")
@@ -59,40 +60,6 @@ CELLS = {
     "cnn, frozen, clipped": (*CNN, "regimes=[{freeze: {first: 1}}]", "optimizer.clip=0.1"),
     "cnn, early stopping": (*CNN, *EARLY, "regimes=[l2_sp]"),
 }
-
-
-class NoBranches:
-    """One model after the other; counts forks and joins."""
-
-    def __init__(self) -> None:
-        self.forked, self.n_joins = 0, 0
-
-    def branch(self, model: int) -> AbstractContextManager[None]:
-        self.forked += 1
-        return nullcontext()
-
-    def join(self) -> None:
-        self.n_joins += 1
-
-
-class CalledAgain:
-    """A capture whose replay calls the recorded function."""
-
-    def __init__(self) -> None:
-        self.branches, self.n_recorded, self.n_released = NoBranches(), 0, 0
-
-    def warm_up(self, update: Callable[[], None]) -> None:
-        update()
-
-    def record(self, update: Callable[[], None]) -> Callable[[], None]:
-        self.n_recorded += 1
-        return update
-
-    def upload(self, tensor: Tensor, target: Tensor) -> None:
-        target.copy_(tensor)
-
-    def release(self) -> None:
-        self.n_released += 1
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +96,7 @@ def test_updates_from_static_buffers_are_the_plain_ones_bit_for_bit(name: str, m
     assert different == {}
     ledgers = [execution.results[key].ledger for key, node in plan.nodes.items() if node.length.updates > 8]
     assert ledgers
-    assert {(ledger.capture, ledger.capture_reason) for ledger in ledgers} == {("graph", "")}
+    assert {(ledger.capture, ledger.capture_reason, ledger.split) for ledger in ledgers} == {("graph", "", None)}
     if "early" in name:
         assert len({ledger.epochs for ledger in ledgers}) > 1, "models must stop at different epochs"
 
@@ -184,6 +151,15 @@ class Stale(CalledAgain):
         return no_update
 
 
+class Waiting(CalledAgain):
+    """A device that sees an update wait; what it recorded would fail, so nothing is."""
+
+    waits_at = "net.py:7"
+
+    def record(self, update: Callable[[], None]) -> Callable[[], None]:
+        raise AssertionError("recorded although it waits")
+
+
 class Failing(CalledAgain):
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
         self.n_recorded += 1
@@ -192,7 +168,12 @@ class Failing(CalledAgain):
 
 @pytest.mark.parametrize(
     ("capture", "reason"),
-    [(Wrong, "off by"), (Stale, "off by"), (Failing, "could not be recorded: RuntimeError: operation not permitted")],
+    [
+        (Wrong, "off by"),
+        (Stale, "off by"),
+        (Waiting, "an update waits for the device, at net.py:7"),
+        (Failing, "could not be recorded: RuntimeError: operation not permitted"),
+    ],
 )
 @pytest.mark.parametrize("cell", [("optimizer=adam", "seeds=1"), (*CNN, "stopping.epochs=7")])
 def test_a_recording_that_fails_or_replays_wrong_values_leaves_eager_updates(

@@ -30,8 +30,8 @@ from src.training.group_size import (
     steps_per_second,
 )
 from src.training.replicas import make_replicas
+from tests.training.captures import NoBranches
 from tests.training.cells import CPU, executed, planned, tiny, with_replicas
-from tests.training.test_graph import NoBranches
 
 
 def test_batch_normalisation_over_several_devices_needs_gpus() -> None:
@@ -156,13 +156,14 @@ def test_the_rate_is_measured_with_the_stages_own_model_and_batch() -> None:
 class Recorder:
     """Records an update as a function, and counts replays."""
 
-    def __init__(self, *, can_record: bool) -> None:
-        self.branches, self.can_record = NoBranches(), can_record
+    def __init__(self, *, can_record: bool, waits_at: str | None = None) -> None:
+        self.branches, self.can_record, self.waits_at = NoBranches(), can_record, waits_at
         self.n_warm_up = self.n_replays = 0
 
-    def warm_up(self, update: Callable[[], None]) -> None:
+    def warm_up(self, update: Callable[[], None]) -> str | None:
         self.n_warm_up += 1
         update()
+        return self.waits_at
 
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
         if not self.can_record:
@@ -178,16 +179,19 @@ class Recorder:
         raise AssertionError("the probe uploads nothing")
 
 
-@pytest.mark.parametrize(("graph", "can_record"), [("auto", True), ("auto", False), ("off", True)])
+@pytest.mark.parametrize(
+    ("graph", "can_record", "waits_at"),
+    [("auto", True, None), ("auto", False, None), ("auto", True, "net.py:7"), ("off", True, None)],
+)
 def test_the_rate_is_that_of_the_graph_by_which_stages_train(
-    graph: str, can_record: bool, monkeypatch: pytest.MonkeyPatch
+    graph: str, can_record: bool, waits_at: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = Recorder(can_record=can_record)
+    recorder = Recorder(can_record=can_record, waits_at=waits_at)
     monkeypatch.setattr("src.training.group_size.capture_on", lambda _: recorder)
     config = tiny("seeds=1", "arch=cnn", "arch.widths=[4]", f"trainer.graph={graph}")
     window = group_in_training(config, next(iter(planned(config).nodes.values())), CPU, 3)
     assert window(0.01) > 0
-    assert (recorder.n_replays > 0) == (graph == "auto" and can_record)
+    assert (recorder.n_replays > 0) == (graph == "auto" and can_record and waits_at is None)
     assert recorder.n_warm_up == (WARM_UP if graph == "auto" else 0)
     assert (recorder.branches.forked > 0) == (graph == "auto"), "a CNN's models run side by side in a graph"
 

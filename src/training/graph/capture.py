@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from src.training.replicas import Branches
+
+log = logging.getLogger(__name__)
 
 N_STREAMS = 16
 """Models whose kernels may run at the same time; every stream keeps a workspace for matrix products."""
@@ -19,10 +23,15 @@ N_STREAMS = 16
 class Capture(Protocol):
     """What `GraphedUpdates` needs of a device; tests on a CPU have an implementation of their own."""
 
-    branches: Branches
+    @property
+    def branches(self) -> Branches:
+        """Where the models of a loop run at the same time."""
 
-    def warm_up(self, update: Callable[[], None]) -> None:
-        """Runs an update so that allocations and choices of algorithms are made before a recording."""
+    def warm_up(self, update: Callable[[], None]) -> str | None:
+        """Runs an update so that allocations and choices of algorithms are made before a recording.
+
+        Returns the first line in it that waits for the device, which a recording cannot do; None: no line is known to.
+        """
 
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
         """Records the launches of `update`, without executing them; the returned function executes them."""
@@ -55,6 +64,16 @@ class CudaBranches:
             current.wait_stream(stream)
         self._forked.clear()
 
+    def abandon(self) -> None:
+        """Joins every branch of a recording that an exception ends, so that its end does not fail for their sake."""
+        current = torch.cuda.current_stream(self._device)
+        self._forked.clear()
+        for stream in self._streams:
+            with torch.cuda.stream(stream):
+                is_recorded = torch.cuda.is_current_stream_capturing()
+            if is_recorded:
+                current.wait_stream(stream)
+
 
 @functools.cache
 def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
@@ -71,34 +90,82 @@ class CudaCapture:
     """`torch.cuda.CUDAGraph`; the graphs of one fit share a memory pool, since they never replay at the same time."""
 
     def __init__(self, device: torch.device) -> None:
-        self.branches: Branches = CudaBranches(device)
+        self.branches = CudaBranches(device)
         self._device, self._stream = device, _capture_stream(device)
         self._last: torch.cuda.CUDAGraph | None = None
 
-    def warm_up(self, update: Callable[[], None]) -> None:
+    def warm_up(self, update: Callable[[], None]) -> str | None:
         """Runs the update on the stream of the recordings, as torch requires."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), _waits() as found:
             update()
         current.wait_stream(self._stream)
+        return found[0] if found else None
 
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
-        """Records `update` as a graph, and returns its replay."""
+        """Records `update` as a graph, and returns its replay.
+
+        Raises what the update raised, not the error that ending such a recording raises in turn; the current stream is
+        then the one before.
+        """
         graph = torch.cuda.CUDAGraph()
         pool = None if self._last is None else self._last.pool()
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
-            update()
+        cause: BaseException | None = None
+        try:
+            # the outer context restores the stream, which torch 2.11 does not where a recording fails
+            outer = torch.cuda.stream(torch.cuda.current_stream(self._device))
+            with outer, torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                try:
+                    update()
+                except BaseException as error:
+                    cause = error
+                    self.branches.abandon()
+                    raise
+        except BaseException as error:
+            _check_allocator()
+            raise cause or error from None
+        finally:
+            cause = None  # its traceback holds the memory of the update
         self._last = graph  # a pool can be shared only while a graph uses it
         return graph.replay
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
-        target.copy_(tensor.pin_memory(), non_blocking=True)
+        target.copy_(tensor.contiguous().pin_memory(), non_blocking=True)
 
     def release(self) -> None:
         """Drops the last graph, and with it the memory pool."""
         self._last = None
+
+
+@contextmanager
+def _waits() -> Iterator[list[str]]:
+    """Collects where the work inside waits for the device, as far as torch can tell."""
+    found: list[str] = []
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    for given in caught:
+        text = str(given.message)
+        if "synchronizing CUDA operation" in text:
+            found.append(f"{given.filename}:{given.lineno}")
+        elif not text.startswith("Synchronization debug mode"):  # torch's advice on the mode itself
+            warnings.warn_explicit(given.message, given.category, given.filename, given.lineno)
+
+
+def _check_allocator() -> None:
+    """Logs where torch cannot go on after a failed recording: before 2.12 its allocator waits for the recording's end."""
+    try:
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        fix = "this torch cannot go on after a recording that failed; set trainer.graph=off"
+        log.error("trainer.graph=auto: %s", fix)
 
 
 class RecordingError(Exception):

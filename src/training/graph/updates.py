@@ -25,7 +25,7 @@ from src.training.module import GroupModule
 from src.training.replicas import LoopReplicas
 
 WARM_UP = 3
-"""Eager updates of a batch size before it is recorded."""
+"""Updates of a batch size before it is recorded, two at least: the first ones place tensors, the last one is a rehearsal."""
 CHECKED = 2
 """Updates that are compared, at least: one that does not read the weights of the one before it shows in the second."""
 TOLERANCE = {"32": 1e-4, "bf16-mixed": 2e-2}
@@ -47,7 +47,7 @@ class _Buffers:
     labels: Tensor
     chosen: Tensor | None
     losses: Tensor | None = None
-    """Each model's loss of every replayed update [U, R]; made for the recording."""
+    """Each model's loss of every replayed update [U, R]; made before the recording."""
 
     @property
     def batch_size(self) -> int:
@@ -81,15 +81,14 @@ class GraphedUpdates:
     def train(self, chunk: IndexChunk) -> None:
         """All updates of the chunk."""
         buffers, k = self._uploaded(chunk), 0
+        self._module.replicas.active_mask(self._steps.device)  # copied there now, which a recording cannot do
         while k < len(chunk):
             replay, n = self._replay_of(buffers), len(chunk) - k
             if self._failure is not None:
                 self._eagerly(buffers, k)
                 n = 1
             elif replay is None:
-                with self._side_by_side():
-                    self._capture.warm_up(partial(self._eagerly, buffers, k))
-                self._n_eager[buffers.batch_size] += 1
+                self._warm_up(buffers, k)
                 n = 1
             elif self._name(buffers) not in _verdicts:
                 n = min(CHECKED, n)
@@ -172,6 +171,25 @@ class GraphedUpdates:
 
     # ------------------------------------------------------------------------------------------------ recording
 
+    def _warm_up(self, buffers: _Buffers, k: int) -> None:
+        """The k-th update of the chunk, before a recording; the last one in the form that is recorded."""
+        n, module = buffers.batch_size, self._module
+        self._n_eager[n] += 1
+        with self._side_by_side():
+            if self._n_eager[n] < WARM_UP:
+                self._capture.warm_up(partial(self._eagerly, buffers, k))
+                return
+            assert self._cursor is not None
+            shape = (len(self._steps), module.replicas.n)
+            buffers.losses = torch.zeros(shape, dtype=self._loss_dtype, device=self._steps.device)
+            self._cursor.fill_(k)
+            line = self._capture.warm_up(partial(self._update, buffers))
+        module.update_losses.append(buffers.losses[k].clone())
+        module.n_done += 1
+        if line is not None:
+            _verdicts[self._name(buffers)] = f"an update waits for the device, at {line}"
+            self._give_up(_verdicts[self._name(buffers)])
+
     def _name(self, buffers: _Buffers) -> str:
         return f"{self._kind}, batches of {buffers.batch_size}, stopped models: {not all(self._recorded_for)}"
 
@@ -188,9 +206,6 @@ class GraphedUpdates:
             self._give_up(_verdicts[name])
             return None
         if n not in self._replays:
-            if buffers.losses is None:
-                shape = (len(self._steps), module.replicas.n)
-                buffers.losses = torch.zeros(shape, dtype=self._loss_dtype, device=self._steps.device)
             module.zero_grad(set_to_none=True)  # gradients then lie in the graph's own memory
             try:
                 with self._side_by_side():
