@@ -189,7 +189,10 @@ def fail(line: str) -> NoReturn:
 
 
 def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | None]:
-    """The ``key=value`` arguments of a small command that needs no composition; `known` holds the keys' defaults."""
+    """The ``key=value`` arguments of a small command that needs no composition; `known` holds the keys' defaults.
+
+    Files that `plugins`, if it is known, names are trusted from here on. Raises ConfigError for one that is missing.
+    """
     values = dict(known)
     for argument in sys.argv[1:]:
         if argument in ("-h", "--help"):
@@ -199,6 +202,10 @@ def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | Non
         if not equals or key not in known:
             fail(f"{argument}: unknown; {did_you_mean(key, list(known))} (usage: {usage.splitlines()[0]})")
         values[key] = value
+    if (plugins := values.get("plugins")) is not None:
+        from src.config.plugins import offer_plugins  # --help starts without the configuration's modules
+
+        offer_plugins([f"plugins={plugins}"])
     return values
 
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from src.cli import command, fail, settings
-from src.config.plugins import offer_plugins
 from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
@@ -44,8 +43,6 @@ def main() -> None:
     if n_workers is not None and n_workers != "auto" and not (n_workers.isdigit() and int(n_workers) > 0):
         fail(f"n_workers={n_workers}: must be a number, or auto")
     try:
-        if given["plugins"] is not None:
-            offer_plugins([f"plugins={given['plugins']}"])
         if n_workers is None:
             n_cells = work(folder, search, engine, None if parent is None else int(parent))
             print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)

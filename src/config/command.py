@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
+from src.regimes.checkpoint import split
 from src.typed import as_dict
 
 GROUPS = ("data", "arch", "stopping", "optimizer", "tune")
@@ -51,6 +53,14 @@ def command(config: Config) -> str:
         plain = config.seeds == tuple(range(len(config.seeds)))
         words.append(f"seeds={len(config.seeds) if plain else text_of(list(config.seeds))}")
     return " ".join(["python -m src.sweep", *(shlex.quote(word) for word in words)])
+
+
+def on_sweep(module: str, sweep_dir: Path, plugins: Sequence[str] = ()) -> str:
+    """``python -m src.MODULE sweep=NAME`` for a sweep whose cells name these `plugins`."""
+    words = [f"sweep={sweep_dir.name}"]
+    words += [f"multirun={sweep_dir.parent}"] if sweep_dir.parent != Path("multirun") else []
+    words += [f"plugins={text_of([split(plugin)[0] for plugin in plugins])}"] if plugins else []
+    return " ".join([f"python -m src.{module}", *map(shlex.quote, words)])
 
 
 def flat(config: Config) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from src.export.registry import register
 from src.sweep.folder import SweepFolder
 from src.training.store.store import Store
 
-KEYS = dict.fromkeys(("sweep", "cell", "regime", "register", "to"))
+KEYS = dict.fromkeys(("sweep", "cell", "regime", "register", "to", "plugins"))
 
 
 def main(usage: str) -> None:

@@ -49,6 +49,11 @@ class OwnArch(Architecture):
             if isinstance(value := getattr(self, own.name), list):
                 object.__setattr__(self, own.name, tuple(value))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The class is made at run time: a pickle names its factory, in the plugin's module, in place of it."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _rebuilt, (type(self).__name__, type(self).factory, own)
+
     def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
         if (problem := problem_of(self, input_shape, n_outputs)) is not None:
             raise ConfigError("arch", self.name, problem)
@@ -61,6 +66,11 @@ class OwnArch(Architecture):
         return module
 
 
+def _rebuilt(name: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> Architecture:
+    return as_architecture(name, factory)(**settings)
+
+
+@cache
 def as_architecture(name: str, factory: Callable[..., Any]) -> type[Architecture]:
     """The architecture whose networks `factory` returns. Raises TypeError for a parameter without a value."""
     fields: list[tuple[str, Any, Any]] = []

@@ -128,7 +128,7 @@ def attach(sweep: Sweep) -> None:
 
 def main(usage: str) -> None:
     """Writes the report and prints its path."""
-    keys = {"sweep": None, "multirun": "multirun", "paper": "false", "most_cells": str(MOST_CELLS)}
+    keys = {"sweep": None, "multirun": "multirun", "paper": "false", "most_cells": str(MOST_CELLS), "plugins": None}
     given = settings(keys, usage=usage)
     if given["paper"] not in ("true", "false"):
         fail(f"paper={given['paper']}: must be true or false")
@@ -148,6 +148,8 @@ def main(usage: str) -> None:
         html, *tables = write_report(sweep, drawing, paper=given["paper"] == "true", most_cells=int(most_cells))
         if not sweep.records.runs:
             print("nothing to report yet: no run of this sweep has a result", file=sys.stderr)
+        for problem in sweep.problems:
+            print(f"not on the page: {problem}", file=sys.stderr)
         size, files = html.stat().st_size / 2**20, ", ".join(path.name for path in tables) or "no tables"
         print(f"{html} ({size:.1f} MiB), with {files} and plots in the same folder")
     attach(sweep)

@@ -19,6 +19,7 @@ from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
 from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, judge_test_sets
+from src.config.plugins import catalogs
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
 from src.report.curves import cell_title, representative
@@ -95,6 +96,12 @@ def _render(content: Mapping[str, Any]) -> str:
     return page_environment().get_template("report.html.j2").render(**content, **texts)
 
 
+def _load_plugins(plugins: set[tuple[str, ...]]) -> None:
+    """Makes the variants of these plugins known to this process."""
+    for own in plugins:
+        catalogs(own)
+
+
 def _content(
     sweep: Sweep,
     verdicts: Sequence[CellVerdict],
@@ -110,6 +117,8 @@ def _content(
     first, all_judged = next(iter(judged.values()), []), [v for group in judged.values() for v in group]
     shown = [(verdict, why, cell_title(verdict, first)) for verdict, why in representative(first)]
     few = _without_others(sweep, {verdict.cell for verdict, *_ in shown})
+    if executor is not None:
+        executor.submit(_load_plugins, {config.plugins for config in few.configs.values()})  # before it unpickles them
     pending = executor.submit(_shown_cells, few, shown, folder) if executor is not None else None
     content: dict[str, Any] = {
         "name": sweep.name,

@@ -34,7 +34,7 @@ def shown_cells(sweep: Sweep, shown: Sequence[Shown], folder: Path) -> dict[str,
 def _resolved(sweep: Sweep, cell: str) -> ResolvedCell:
     """A cell with its data. Raises MissingEvidence with the reason."""
     if cell not in sweep.configs:
-        raise MissingEvidence("the cell's configuration is not on disk")
+        raise MissingEvidence("the cell's configuration cannot be read: see Runs without a result")
     try:
         return resolve(sweep.configs[cell])
     except (ConfigError, OSError) as error:

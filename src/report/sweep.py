@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from src.comparison.pairing import Records, RunRecord, seed_list
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
-from src.config.command import command
+from src.config.command import command, on_sweep
 from src.report.curves import cell_title, representative
 
 MOST_LINES = 40
@@ -88,9 +87,8 @@ def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]
         if verdict.cell in sweep.configs:
             what = f"One cell alone ({cell_title(verdict, first)}; {why})"
             lines.append((what, command(sweep.configs[verdict.cell])))
-    multirun = sweep.folder.parent
-    elsewhere = "" if multirun == Path("multirun") else f" multirun={shlex.quote(str(multirun))}"
-    return [*lines, ("This page", f"python -m src.report sweep={sweep.name}{elsewhere}")]
+    plugins = sorted({plugin for config in sweep.configs.values() for plugin in config.plugins})
+    return [*lines, ("This page", on_sweep("report", sweep.folder, plugins))]
 
 
 def made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shlex
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_a_module_of_ones_own_trains_like_a_built_in(tmp_path: Path) -> None:
     assert {name: tuple(p.shape) for name, p in model.named_parameters()}["head.weight"] == (10, 16)
     _, together = executed(config)
     _, alone = executed(with_replicas(config, 1))
+    assert pickle.loads(pickle.dumps(config)) == config, "for the process that draws a report's cells"
     assert not together.failures
     assert together.results.keys() == alone.results.keys()
     assert all(not differences(result, alone.results[key]) for key, result in together.results.items())

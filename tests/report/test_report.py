@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -221,6 +222,29 @@ def test_one_cell_is_a_report(tmp_path: Path) -> None:
     page = report(tmp_path, "one")
     assert "Combined wins on union by" in page.text
     assert [row[8] for row in page.rows("cells")] == ["combined (if trained)"]
+
+
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, in_features, n_outputs):
+        super().__init__()
+        self.head = nn.Linear(in_features, n_outputs)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+"""
+
+
+def test_a_network_of_ones_own_reaches_the_process_that_draws(tmp_path: Path) -> None:
+    (tmp_path / "my_net.py").write_text(OWN)
+    with ProcessPoolExecutor(1) as drawing:
+        drawing.submit(int).result()  # it starts before this process loads the file
+        write_cell(tmp_path, config("own", f"plugins=[{tmp_path / 'my_net.py'}]", "arch=Net"), -0.1)
+        page = Page(write_report(read_sweep(tmp_path, "own"), drawing)[0])
+    assert "are no longer in the stage store" in page.text
+    assert f"python -m src.report sweep=own multirun={tmp_path} 'plugins=[{tmp_path / 'my_net.py'}]'" in page.text
 
 
 def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> None:
