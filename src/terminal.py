@@ -53,8 +53,12 @@ class _Escapes:
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """rich's console on stdout or stderr, where texts are plain: no markup, no emoji codes, `printable`."""
+    """rich's console on stdout or stderr, where texts are plain: no markup, no emoji codes, `printable`.
+
+    `width`: columns where the stream is no terminal.
+    """
     stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else width
     file = stream.escapes if isinstance(stream, TextOutput) else None
     return _console_class()(file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 

@@ -232,7 +232,7 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     data = f"{config.data.name}, {pilot.sizes[0]:,} + {pilot.sizes[1]:,} training samples"
     files = write_page(folder, answer, name=config.sweep, data=data, command=line, question=again)
     write_atomically(folder / "advice.json", (json.dumps(content(answer, line), indent=1) + "\n").encode())
-    terminal = console(width=None if sys.stdout.isatty() else 140)
+    terminal = console(width=140)
     for sentence in sentences(answer):
         terminal.print(sentence, style="bold" if sentence is sentences(answer)[0] else "")
     terminal.print()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,11 @@ from src.config.composing import compose_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
-from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.plan import describe, plan_sweep
-from src.sweep.workers.local import n_workers_of
+from src.sweep.grid.plan import plan_sweep
+from src.sweep.studies import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
-from src.tracking.outbox import Deliverer
 
 SWEEP = "anchors"
 OWN_KEYS = ("anchor", "seeds", "write", "run")
@@ -65,48 +62,31 @@ class AnchorRuns:
 
 def main(arguments: Sequence[str]) -> int:
     """Checks all studies, runs those that lack results and prints the table; returns 1 if a cell failed."""
-    options, settings = {}, []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError("anchors", argument, "is no setting; write key=value, e.g. anchor=buzzega-permuted")
-        if key in ("sweep", "regimes", "regime", "seed"):
-            raise ConfigError(key, value, "is defined by the anchor; leave it out")
-        if key in OWN_KEYS:
-            options[key] = value
-        else:
-            settings.append(argument)
+    options, settings = split_arguments(arguments, OWN_KEYS, "anchor", "anchor=buzzega-permuted")
     if options.get("run", "true") not in ("true", "false"):
         raise ConfigError("run", options["run"], "is true or false; false compares the results that there are")
     if not options.get("seeds", "2").isdigit() or int(options.get("seeds", "2")) < 2:
         raise ConfigError("seeds", options["seeds"], "must be a number of at least 2: a spread needs it")
-    named = options["anchor"].strip("[]").split(",") if "anchor" in options else []
+    named = names_of(options["anchor"]) if "anchor" in options else []
     anchors = [load_anchor(name) for name in named or anchor_ids()]
     chosen = [anchor for anchor in anchors if named or not anchor.on_demand]
+    others = [anchor for anchor in anchors if anchor not in chosen]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         cells = [cell_of(anchor, settings, options.get("seeds"), loader) for anchor in chosen]
     plan = plan_sweep(cells, laboratory)
-    folder = SweepFolder(Path(plan.config.multirun), SWEEP)
-    if plan.config.dry_run:
-        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(plan.config))))
-        return 0
-    deliverer = Deliverer(folder.root, plan.config.tracking).start()
-    failures = run_plan(plan, laboratory) if options.get("run", "true") == "true" else []
-    runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
-    all_runs = [AnchorRuns(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
-    others = [anchor for anchor in anchors if anchor not in chosen]
-    terminal = console(width=None if sys.stdout.isatty() else 170)
-    terminal.print(table(all_runs).terminal())
-    print(summary(all_runs))
-    for anchor in others:
-        print(f"anchor={anchor.id} runs on demand: {anchor.on_demand}")
-    if "write" in options:
-        Path(options["write"]).write_text(page(all_runs, others), encoding="utf-8")
-    deliverer.stop()
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+
+    def report(folder: SweepFolder) -> None:
+        runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
+        all_runs = [AnchorRuns(anchor, runs.get(key, [])) for anchor, key in zip(chosen, plan.hashes, strict=True)]
+        console(width=WIDTH).print(table(all_runs).terminal())
+        print(summary(all_runs))
+        for anchor in others:
+            print(f"anchor={anchor.id} runs on demand: {anchor.on_demand}")
+        if "write" in options:
+            Path(options["write"]).write_text(page(all_runs, others), encoding="utf-8")
+
+    return run_studies(plan, report, run=options.get("run", "true") == "true")
 
 
 def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: ConfigLoader) -> Cell:

@@ -15,6 +15,7 @@ import yaml
 
 from src.comparison.metrics import metric_terms
 from src.config import parse_regime
+from src.config.command import text_of
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR
 from src.regimes.config import RegimeConfig
@@ -98,7 +99,7 @@ class Study:
     @property
     def arguments(self) -> list[str]:
         """Overrides and axes as arguments of a sweep."""
-        axes = (f"{key}={','.join(map(hydra_text, values))}" for key, values in self.axes.items())
+        axes = (f"{key}={','.join(map(text_of, values))}" for key, values in self.axes.items())
         return [*self.overrides, *axes]
 
     @property
@@ -145,17 +146,6 @@ class Claim:
     strong: tuple[str, ...] = ()
     """Settings of its first study on real images, every regime tuned, in addition to `src.claims.overrides.STRONG`;
     empty: there is none. Strong studies run with ``strong=true``."""
-
-
-def hydra_text(value: Any) -> str:
-    """A value in the syntax of Hydra's command line."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{hydra_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(hydra_text, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
 
 
 def listed(value: Any) -> Sequence[Any]:

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
@@ -25,13 +24,12 @@ from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.progress import tracked
 from src.sweep import laboratory
-from src.sweep.command import run_plan
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
-from src.sweep.grid.plan import SweepPlan, describe, plan_sweep
-from src.sweep.workers.local import n_workers_of
+from src.sweep.grid.plan import SweepPlan, plan_sweep
+from src.sweep.studies import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
-from src.tracking.outbox import Deliverer, Outbox
+from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
 from src.training.store.store import Store
 from src.urls import without_secrets
@@ -46,7 +44,6 @@ OWN_KEYS = {
     "strong": "strong",
 }
 """Keys of this command; `place` is the former name of `where`."""
-RESERVED_KEYS = ("sweep", "regimes", "regime", "seed")
 EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
 """Settings that change where and how cells run, but not what is measured."""
 
@@ -72,37 +69,21 @@ class Task:
 
 def main(arguments: Sequence[str]) -> int:
     """Composes and checks all cells, runs those that lack results, and judges; returns 1 if a cell failed."""
-    options, settings = {}, []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError("claims", argument, "is no setting; write key=value, e.g. claim=forgets-d1 data=mnist")
-        if key in RESERVED_KEYS:
-            raise ConfigError(key, value, "is defined by the claim; leave it out")
-        if key in OWN_KEYS:
-            options[OWN_KEYS[key]] = value
-        else:
-            settings.append(argument)
+    given, settings = split_arguments(arguments, OWN_KEYS, "claim", "claim=forgets-d1 data=mnist")
+    options = {OWN_KEYS[key]: value for key, value in given.items()}
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         tasks = tasks_of(options, settings, GlobalHydra.instance().config_loader())
     plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)
-    config = plan.config
-    folder = SweepFolder(Path(config.multirun), SWEEP)
-    if config.dry_run:
-        print("\n".join(describe(plan, folder.root / "cells", n_workers_of(config))))
-        return 0
-    deliverer = Deliverer(folder.root, config.tracking).start()
-    failures = run_plan(plan, laboratory)
-    runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
-    judged = [
-        judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
-        for task in tracked(tasks, "claims judged", len(tasks))  # a probe may train for minutes
-    ]
-    _report(tasks, judged, folder, arguments)
-    deliverer.stop()
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+
+    def report(folder: SweepFolder) -> None:
+        runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
+        judged = [
+            judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
+            for task in tracked(tasks, "claims judged", len(tasks))  # a probe may train for minutes
+        ]
+        _report(tasks, judged, folder, arguments)
+
+    return run_studies(plan, report)
 
 
 def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: ConfigLoader) -> list[Task]:
@@ -119,7 +100,7 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
         if options.get(key, "false") not in ("true", "false"):
             raise ConfigError(key, options[key], f"is true or false; true runs the {key} studies of the claims alone")
     only = [studies_of for key, studies_of in chosen.items() if options.get(key) == "true"]
-    names = options["claim"].strip("[]").split(",") if "claim" in options else claim_ids()
+    names = names_of(options["claim"]) if "claim" in options else claim_ids()
     tasks, compose = [], GroupComposer(loader)
     for claim in map(load_claim, names):
         if "where" in options:
@@ -179,7 +160,7 @@ def _report(
     """Prints the table and writes claims.json, claims.md and the sweep's report for MLflow."""
     entries = [claim_entry(one, task.data, _command(task, arguments)) for task, one in zip(tasks, judged, strict=True)]
     artifacts = write(folder.root, entries)
-    terminal = console(width=None if sys.stdout.isatty() else 170)
+    terminal = console(width=WIDTH)
     terminal.print(claims_table(entries).terminal(last_style=verdict_style))
     for entry in entries:
         for remark in entry["remarks"]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from src.claims.cell import CellRuns, MissingEvidence
-from src.claims.claims import Statement, Study, hydra_text
+from src.claims.claims import Statement, Study
 from src.claims.probes.catalog import PROBES
 from src.comparison.metrics import metric_terms, run_metric
 from src.comparison.pairing import RunRecord
 from src.comparison.statistics import Floats
 from src.config import parse_regime
+from src.config.command import text_of
 from src.regimes.config import RegimeConfig
 
 
@@ -108,12 +109,12 @@ def contrast_table(statement: Statement, evidence: Evidence) -> ContrastTable:
         return np.asarray(np.stack([column(cell, regime) for cell in study.cells(at)], axis=1).mean(axis=1))
 
     if statement.contrast == "everywhere":
-        names = [" ".join(f"{axis}={hydra_text(v)}" for axis, v in cell.items()) for cell in study.coordinates]
+        names = [" ".join(f"{axis}={text_of(v)}" for axis, v in cell.items()) for cell in study.coordinates]
         columns = {names[cell]: column(cell, statement.regimes[0]) for cell in study.cells(at)}
     elif statement.contrast == "between_cells":
         columns = {"mean over cells": mean(at) - mean(statement.minus_at)}
     elif statement.contrast == "trend" and along is not None:
-        columns = {hydra_text(value): mean({**at, along: [value]}) for value in at.get(along, study.axes[along])}
+        columns = {text_of(value): mean({**at, along: [value]}) for value in at.get(along, study.axes[along])}
     elif statement.contrast == "trend":
         columns = {regime.label: mean(at, regime) for regime in statement.regimes}
     else:

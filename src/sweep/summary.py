@@ -325,7 +325,7 @@ def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:
 
 def stdout_console() -> Console:
     """Standard output at the width of the terminal."""
-    return terminal.console(width=None if sys.stdout.isatty() else 120)
+    return terminal.console(width=120)
 
 
 def print_troubles(console: Console, records: Records) -> None:

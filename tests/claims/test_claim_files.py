@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import claim_pages
-from src.claims.claims import Control, claim_ids, hydra_text, load_claim, parse_claim
+from src.claims.claims import Control, claim_ids, load_claim, parse_claim
 from src.claims.command import cells_of, tasks_of
 from src.claims.overrides import control_studies, override_study, strong_studies
 from src.comparison.metrics import metric_terms
@@ -155,12 +155,6 @@ def test_a_mistake_in_a_file_raises_an_error_that_names_the_key(
         parse_claim(changed(path, value))
     assert key in error.value.key
     assert fix in str(error.value)
-
-
-def test_values_are_formatted_in_hydras_syntax() -> None:
-    assert hydra_text({"kind": "rotate", "amount": 0.5}) == "{kind:rotate,amount:0.5}"
-    assert hydra_text([[1, 2], [3, 4]]) == "[[1,2],[3,4]]"
-    assert [hydra_text(value) for value in (None, True, False, 3, 1e-6)] == ["null", "true", "false", "3", "1e-06"]
 
 
 def test_a_metric_is_a_sum_with_factors() -> None:

@@ -40,3 +40,8 @@ def test_what_is_no_override_is_no_better_in_quotes(override: str) -> None:
 def test_texts_with_backslashes_and_quotes_survive(value: str) -> None:
     """A command that reproduces a run hands every text on as it is, regular expressions included."""
     assert OverridesParser.create().parse_override(f"key={text_of(value)}").value() == value
+
+
+@pytest.mark.parametrize("value", [{"kind": "rotate", "amount": 0.5}, [[1, 2], [3, 4]], None, True, False, 3, 1e-6])
+def test_numbers_lists_and_mappings_survive(value: object) -> None:
+    assert OverridesParser.create().parse_override(f"key={text_of(value)}").value() == value

@@ -1,0 +1,63 @@
+"""Commands that run the studies of files: `src.claims` and `src.anchors`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from src.errors import ConfigError
+from src.sweep import laboratory
+from src.sweep.command import run_plan
+from src.sweep.folder import SweepFolder
+from src.sweep.grid.plan import SweepPlan
+from src.sweep.work import GridWork
+from src.sweep.workers.local import n_workers_of
+from src.tracking.outbox import Deliverer
+
+WIDTH = 170
+"""Columns of a table that is not written to a terminal."""
+DEFINED = ("sweep", "regimes", "regime", "seed")
+"""Settings that the file of a study defines."""
+
+
+def split_arguments(
+    arguments: Sequence[str], own: Collection[str], kind: str, example: str
+) -> tuple[dict[str, str], list[str]]:
+    """The values of the command's `own` keys, and the settings of its studies. Raises ConfigError.
+
+    Args:
+        kind: "claim" or "anchor".
+        example: Arguments to show after a mistake.
+    """
+    options, settings = {}, []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{kind}s", argument, f"is no setting; write key=value, e.g. {example}")
+        if key in DEFINED:
+            raise ConfigError(key, value, f"is defined by the {kind}; leave it out")
+        if key in own:
+            options[key] = value
+        else:
+            settings.append(argument)
+    return options, settings
+
+
+def names_of(value: str) -> list[str]:
+    """The names in ``a,b`` or ``[a,b]``."""
+    return value.strip("[]").split(",")
+
+
+def run_studies(plan: SweepPlan, report: Callable[[SweepFolder], None], *, run: bool = True) -> int:
+    """Runs what the studies lack, if `run`, and calls `report`; describes a dry run. Returns 1 if a cell failed."""
+    work = GridWork(plan, laboratory)
+    if plan.config.dry_run:
+        print("\n".join(work.description(n_workers_of(plan.config))))
+        return 0
+    deliverer = Deliverer(work.folder.root, plan.config.tracking).start()
+    failures = run_plan(plan, laboratory) if run else []
+    report(work.folder)
+    deliverer.stop()
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
