@@ -16,7 +16,7 @@ from src.comparison.metrics import run_metric
 from src.comparison.pairing import RunRecord, by_cell, load_records
 from src.comparison.text_table import TextTable
 from src.config import parse_regime
-from src.config.composing import compose_mapping
+from src.config.composing import GroupComposer
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
@@ -91,10 +91,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: ConfigLoader) -> Cell:
     """The one cell of an anchor's study. Raises ConfigError."""
+    composer = GroupComposer(loader)
 
     def compose(overrides: list[str]) -> Mapping[str, Any]:
-        mapping = compose_mapping(loader, overrides)
-        return {**mapping, "sweep": SWEEP, "regimes": anchor.regimes, "seeds": int(seeds or anchor.seeds)}
+        return {**composer(overrides), "sweep": SWEEP, "regimes": anchor.regimes, "seeds": int(seeds or anchor.seeds)}
 
     cells = expand([*anchor.overrides, *settings], compose, loader)
     if len(cells) != 1:

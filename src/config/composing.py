@@ -44,31 +44,44 @@ def compose_mapping(
 
 
 class GroupComposer:
-    """A `Composer` for many command lines: Hydra composes each combination of group choices once, in some 100 ms.
+    """A `Composer` for many command lines, each composed once.
 
-    Plain values are set on its result; a line with anything else, or with an unknown key, is composed by Hydra as a
-    whole.
+    Hydra composes each combination of group choices once, in some 100 ms, and plain values are set on its result; a
+    line with anything else, or with an unknown key, is composed by Hydra as a whole. `settings`: those of
+    `compose_mapping`.
     """
 
-    def __init__(self, loader: ConfigLoader) -> None:
-        self._loader = loader
+    def __init__(self, loader: ConfigLoader, *, resolve: bool = True, **settings: Any) -> None:
+        self._loader, self._resolve = loader, resolve
+        self._settings = settings
         self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        self._of_groups: dict[tuple[str, ...], Mapping[str, Any]] = {}
         self._groups: dict[str, bool] = {}
 
     def __call__(self, overrides: list[str]) -> Mapping[str, Any]:
-        if not all(map(self._is_plain, overrides)):
-            return compose_mapping(self._loader, overrides)
-        groups = tuple(override for override in overrides if self._is_group(key_of(override)))
-        if groups not in self._composed:
-            self._composed[groups] = compose_mapping(self._loader, groups, resolve=False)
-        mapping = dict(self._composed[groups])
+        line = tuple(overrides)
+        if line not in self._composed:
+            self._composed[line] = self._by_groups(line) or self._compose(line, resolve=self._resolve)
+        return self._composed[line]
+
+    def _compose(self, line: Sequence[str], *, resolve: bool) -> Mapping[str, Any]:
+        return compose_mapping(self._loader, line, resolve=resolve, **self._settings)
+
+    def _by_groups(self, line: Sequence[str]) -> Mapping[str, Any] | None:
+        """The mapping, from that of the line's groups; None if Hydra has to compose the whole line."""
+        if not all(map(self._is_plain, line)):
+            return None
+        groups = tuple(override for override in line if self._is_group(key_of(override)))
+        if groups not in self._of_groups:
+            self._of_groups[groups] = self._compose(groups, resolve=False)
+        mapping = dict(self._of_groups[groups])
         try:
-            for override in overrides:
+            for override in line:
                 if override not in groups:
                     set_value(mapping, override)
         except ConfigError:
-            return compose_mapping(self._loader, overrides)
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(mapping), resolve=True))
+            return None
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(mapping), resolve=self._resolve))
 
     def _is_plain(self, override: str) -> bool:
         if not PLAIN.fullmatch(override) or key_of(override) == "plugins":  # these change the groups

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from hydra.core.config_loader import ConfigLoader
 
 from src.config import is_search
-from src.config.composing import compose_mapping
+from src.config.composing import GroupComposer
 from src.sweep.engine import Engine, load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine
@@ -28,15 +28,15 @@ def run_sweep(
     `engine`: the module that runs cells; `hydra`: overrides of Hydra's own settings. Raises ConfigError before anything
     runs.
     """
-    compose = functools.partial(compose_mapping, loader, config_name=config_name, hydra=hydra)
-    line, runner = CommandLine(arguments, compose, loader), load_engine(engine)
+    composer = functools.partial(GroupComposer, loader, config_name=config_name, hydra=hydra)
+    line, runner = CommandLine(arguments, composer(), loader), load_engine(engine)
     gc.freeze()  # modules stay, so no collection has to look at what they hold
     work: Work
     if is_search(line.first):
         from src.sweep.search.work import SearchWork  # loads Optuna, which a command with nothing to run does without
 
         if line.has_interpolation:  # a sampled value
-            line = CommandLine(arguments, functools.partial(compose, resolve=False), loader, resolved=False)
+            line = CommandLine(arguments, composer(resolve=False), loader, resolved=False)
         work = SearchWork(line, runner)
     else:
         plan = plan_sweep(expand_line(line), runner)

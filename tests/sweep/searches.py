@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
+from src.config.composing import GroupComposer
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.line import CommandLine
 from src.sweep.processes import Process
@@ -30,11 +29,8 @@ CUT = [*OK, "search.pruner=hyperband", "regimes=[sequential]"]
 def line_of(*overrides: str) -> CommandLine:
     """Compose a search as `run_sweep` does; needs the fixture `hydra`."""
     follows = any("${" in override for override in overrides)
-
-    def composed(given: list[str]) -> Mapping[str, Any]:
-        return cast(Mapping[str, Any], OmegaConf.to_container(compose("config", given), resolve=not follows))
-
-    return CommandLine(overrides, composed, GlobalHydra.instance().config_loader(), resolved=not follows)
+    loader = GlobalHydra.instance().config_loader()
+    return CommandLine(overrides, GroupComposer(loader, resolve=not follows), loader, resolved=not follows)
 
 
 def search_of(*overrides: str, multirun: Path) -> Search:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from src.config import parse
+from src.config import composing, parse
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
@@ -24,15 +25,10 @@ def _hydra() -> Iterator[None]:
 
 
 def cells_of(*overrides: str) -> list[Cell]:
-    n_composed = 0
-
-    def compose_plain(given: list[str]) -> Mapping[str, Any]:
-        nonlocal n_composed
-        n_composed += 1
-        return cast(Mapping[str, Any], OmegaConf.to_container(compose("config", given), resolve=True))
-
-    found = expand(overrides, compose_plain, GlobalHydra.instance().config_loader())
-    cells_of.n_composed = n_composed  # type: ignore[attr-defined]
+    loader = GlobalHydra.instance().config_loader()
+    with patch.object(composing, "compose_mapping", wraps=composing.compose_mapping) as composed:
+        found = expand(overrides, composing.GroupComposer(loader), loader)
+    cells_of.n_composed = composed.call_count  # type: ignore[attr-defined]
     return found
 
 

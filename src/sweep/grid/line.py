@@ -33,7 +33,7 @@ SWEEP_KEYS = (
 class CommandLine:
     """The overrides `arguments` of a sweep. Raises ConfigError, and what `compose` raises.
 
-    `compose` is called once per combination of swept group choices (``arch=mlp,cnn``); other values are set on its
+    `compose` gets the swept group choices (``arch=mlp,cnn``) alone, and should cache; other values are set on its
     result, which is a hundred times faster.
 
     Attributes:
@@ -58,7 +58,6 @@ class CommandLine:
         ]
         self.has_interpolation = any("${" in argument for argument in arguments)
         self._composed_keys = list(self.sweeps) if self.has_interpolation and resolved else self.groups
-        self._composed: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     @functools.cached_property
     def axes(self) -> dict[str, list[str]]:
@@ -99,12 +98,9 @@ class CommandLine:
 
     def mapping(self, choices: Sequence[str]) -> dict[str, Any]:
         """The composed mapping under `choices`, ``key=value`` each."""
-        to_compose = tuple(choice for choice in choices if key_of(choice) in self._composed_keys)
-        if to_compose not in self._composed:
-            composed = dict(self._compose([*self.fixed, *to_compose]))
-            self._notify = composed.pop("notify", None)  # in no file of a sweep
-            self._composed[to_compose] = composed
-        mapping = dict(self._composed[to_compose])  # cells share the groups that `set_value` leaves alone
+        to_compose = [choice for choice in choices if key_of(choice) in self._composed_keys]
+        mapping = dict(self._compose([*self.fixed, *to_compose]))  # shares the groups that `set_value` leaves alone
+        self._notify = mapping.pop("notify", None)  # in no file of a sweep
         for choice in choices:
             if key_of(choice) not in self._composed_keys:
                 set_value(mapping, choice)
