@@ -32,6 +32,18 @@ BALANCED = "balanced"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """How comparisons are tested together."""
+
+    n_tests: int = 0
+    """Size of the family when the command ends, if more than there are, for verdicts while it runs."""
+    any_stop: AnyStop | None = None
+    """The rule of `seeds=auto`, which has the margin of its own."""
+    margin: float | None = None
+    """Of the tests of non-inferiority; None if there are none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CellVerdict(Pairs):
     """The comparison of two regimes in one cell. All values are in the metric's own unit.
 
@@ -121,22 +133,19 @@ def judge(
     regimes: Sequence[str],
     metric: str | None = None,
     *,
-    n_tests: int = 0,
     baseline: str | None = None,
     families: Sequence[Family] = (),
     cells: Collection[str] | None = None,
-    any_stop: AnyStop | None = None,
-    margin: float | None = None,
+    undeclared: Rules = Rules(),
 ) -> list[CellVerdict]:
     """The verdict for every cell of `records` and every two of `regimes`, which are in the command's order.
 
     Args:
         metric: None selects `default_metric`.
-        n_tests: See `judge_pairs`; of comparisons that no family contains.
         baseline: The regime that each of the others is compared with; None compares all pairs.
         families: Those of the sweep. Their comparisons are corrected together, as far as `records` has their cells.
         cells: Restricts the verdicts returned, though not the families; None for all.
-        any_stop, margin: The rules of comparisons that no family contains.
+        undeclared: The rules of comparisons that no family contains.
     """
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
@@ -151,13 +160,12 @@ def judge(
     judged: dict[Comparison, CellVerdict] = {}
     for family, members in grouped([*wanted, *sorted(others.difference(wanted))], family_of.get).items():
         compared = [(cell, axes[cell], _pair(runs, failed, cell, a, b, metric)) for cell, a, b in members]
-        n_lost = sum(pairs.problem is not None for *_, pairs in compared)
-        rule = any_stop if family is None else family.any_stop
-        n_lost = n_lost if rule is None else 0  # at any stop a cell that is lost now may return
-        n_declared = n_tests if family is None else len(family.comparisons) - n_lost
-        within = margin if family is None else family.margin
-        verdicts = judge_pairs(compared, n_tests=n_declared, any_stop=rule, margin=within)
-        label = "" if family is None else family.label
+        label, rules = "", undeclared
+        if family is not None:
+            n_lost = sum(pairs.problem is not None for *_, pairs in compared)
+            n_tests = len(family.comparisons) - (n_lost if family.any_stop is None else 0)  # a lost cell may return
+            label, rules = family.label, Rules(n_tests=n_tests, any_stop=family.any_stop, margin=family.margin)
+        verdicts = judge_pairs(compared, rules)
         judged |= {key: replace(own, exploratory=label) for key, own in zip(members, verdicts, strict=True)}
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
     own_verdicts = [judged[comparison] for comparison in wanted]
@@ -210,21 +218,14 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
 
 
 def judge_pairs(
-    compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]],
-    *,
-    n_tests: int = 0,
-    any_stop: AnyStop | None = None,
-    margin: float | None = None,
+    compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]], rules: Rules = Rules()
 ) -> list[CellVerdict]:
-    """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem.
-
-    `n_tests`: size of the family when the command ends, for verdicts while it runs; `any_stop`: the rule of
-    `seeds=auto`, which has the margin of its own.
-    """
-    margin = margin if any_stop is None else any_stop.margin
+    """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem."""
+    any_stop = rules.any_stop
+    margin = rules.margin if any_stop is None else any_stop.margin
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
     tests = _test(testable, any_stop)
-    family = max(len(testable), n_tests)
+    family = max(len(testable), rules.n_tests)
     tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
     equivalent = iter(_equivalences(testable, any_stop, family))
     no_worse = iter(_no_worse(testable, margin, any_stop, family))

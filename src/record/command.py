@@ -28,7 +28,7 @@ from src.record.rows import RecordedRun, read_runs
 from src.record.script import Script, chain, recorded, run_stages
 from src.sweep.columns import cell_means, cell_metrics, cell_tags
 from src.sweep.folder import RECORDED
-from src.sweep.summary import publication, winners
+from src.sweep.summary import CommandResults, publication, winners
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, write_cell
 from src.training.run_files import write_run
@@ -169,7 +169,8 @@ def _report(sweep_dir: Path, labels: Sequence[str], baseline: str | None, comman
     declare(sweep_dir, sorted(runs), labels, baseline, seeds)
     settings: dict[str, Any] = {"baseline": baseline, "families": read_families(sweep_dir)}
     verdicts = judge_test_sets(lambda metric: judge(records, labels, metric, **settings))
-    with publication(sweep_dir, records, labels, verdicts, command_line, n_cells=len(runs)) as outbox:
+    results = CommandResults(records=records, labels=labels, verdicts=verdicts, n_cells=len(runs))
+    with publication(sweep_dir, results, command_line) as outbox:
         for cell, own in grouped(verdicts, lambda verdict: verdict.cell).items():
             report = CellReport(
                 sweep=sweep_dir.name,

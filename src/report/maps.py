@@ -11,7 +11,7 @@ from src.comparison.averages import mean_differences
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Pairs, grouped
 from src.comparison.tables import coordinate, independent_axes
-from src.comparison.verdicts import CellVerdict, judge_pairs
+from src.comparison.verdicts import CellVerdict, Rules, judge_pairs
 from src.report.plots import Plot, save_plot
 
 MOST_VECTOR_TILES = 250
@@ -85,4 +85,4 @@ def averaged(verdicts: Sequence[CellVerdict], *axes: str) -> list[CellVerdict]:
             notes=(f"{n_left_out} of {len(group)} cells left out",) if n_left_out else (),
         )
         compared.append(("-".join(map(str, levels)), dict(zip(axes, levels, strict=True)), pairs))
-    return judge_pairs(compared, any_stop=verdicts[0].any_stop)
+    return judge_pairs(compared, Rules(any_stop=verdicts[0].any_stop))

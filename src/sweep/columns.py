@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from src.comparison.averages import overall
-from src.comparison.betting import AnyStop
 from src.comparison.families import pairs_of
 from src.comparison.pairing import Records, RunRecord
 from src.comparison.tables import independent_axes, no_worse_text
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, by_pair, default_metric, elsewhere_of, judge
+from src.comparison.verdicts import CellVerdict, Rules, by_pair, default_metric, elsewhere_of, judge
 from src.tracking.record import run_name
 from src.tracking.reports import SweepComparison
 
@@ -42,7 +41,6 @@ def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
 def cell_metrics(
     runs: Iterable[RunRecord],
     regimes: Sequence[str],
-    any_stop: AnyStop | None = None,
     known: Sequence[CellVerdict] = (),
 ) -> dict[str, float]:
     """MLflow metrics of one cell: ``delta/{a}-{b}/{test}/accuracy`` with ``/ci_low``, ``/ci_high`` and ``/p``.
@@ -55,13 +53,14 @@ def cell_metrics(
     assert len({run.cell for run in records.runs}) <= 1
     if not records.runs:
         return {}
+    any_stop = known[0].any_stop if known else None
     given = {(own.metric, own.a, own.b): own for verdict in known for own in (verdict, *verdict.elsewhere.values())}
     metrics: dict[str, float | None] = {}
     metric = default_metric(records.runs)
     for name in (*elsewhere_of(metric).values(), metric):
         verdicts = [own for a, b in pairs_of(regimes) if (own := given.get((name, a, b))) and own.any_stop == any_stop]
         if len(verdicts) < len(pairs_of(regimes)):
-            verdicts = judge(records, regimes, name, any_stop=any_stop)
+            verdicts = judge(records, regimes, name, undeclared=Rules(any_stop=any_stop))
         for verdict in verdicts:
             key = f"delta/{verdict.a}-{verdict.b}/{name.removeprefix('test/')}"
             metrics |= {key: verdict.difference, f"{key}/ci_low": verdict.ci_low}

@@ -32,7 +32,7 @@ from src.comparison.tuning import (
     tuning_table,
     with_remarks,
 )
-from src.comparison.verdicts import CellVerdict, by_pair, judge, judge_test_sets
+from src.comparison.verdicts import CellVerdict, Rules, by_pair, judge, judge_test_sets
 from src.config import Config
 from src.config.command import command, flat, text_of
 from src.config.tune import OFF
@@ -104,7 +104,7 @@ def judge_cells(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records
         "baseline": configs[0].baseline,
         "families": families,
         "cells": own,
-        "margin": configs[0].margin,
+        "undeclared": Rules(margin=configs[0].margin),
     }
     return judge_test_sets(lambda metric: judge(records, labels_of(configs), metric, **settings))
 
@@ -137,7 +137,7 @@ class Session:
         labels = labels_of([config])
         families = [self._families.get((cell_hash, a, b)) for a, b in pairs_of(labels, config.baseline)]
         n_tests = max((len(own.comparisons) for own in families if own), default=self._n_comparisons)
-        verdicts = judge(records, labels, n_tests=n_tests, baseline=config.baseline)
+        verdicts = judge(records, labels, baseline=config.baseline, undeclared=Rules(n_tests=n_tests))
         return verdicts[0].winner if len(verdicts) == 1 else None
 
     def finish(self, cells: Sequence[ResolvedCell], report: Report) -> None:
@@ -152,27 +152,33 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
     verdicts = with_remarks(judge_cells(sweep_dir, cells, records), tuning)
     classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
-    about: dict[str, Any] = {"n_cells": len(cells), "classes": classes, "tuning": tuning}
-    with publication(sweep_dir, records, labels, verdicts, command_line, **about) as outbox:
+    results = CommandResults(
+        records=records, labels=labels, verdicts=verdicts, n_cells=len(cells), classes=classes, tuning=tuning
+    )
+    with publication(sweep_dir, results, command_line) as outbox:
         report_cells(cells, records, verdicts, outbox)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommandResults:
+    """The results of a command on a sweep."""
+
+    records: Records
+    labels: Sequence[str]
+    verdicts: Sequence[CellVerdict]
+    n_cells: int
+    classes: Sequence[str] = ()
+    """Lines about the classes of the data sets."""
+    tuning: Mapping[tuple[str, str], Tuned] = field(default_factory=dict)
+    """By cell and regime."""
+
+
 @contextmanager
-def publication(
-    sweep_dir: Path,
-    records: Records,
-    labels: Sequence[str],
-    verdicts: Sequence[CellVerdict],
-    command_line: str,
-    *,
-    n_cells: int,
-    classes: Sequence[str] = (),
-    tuning: Mapping[tuple[str, str], Tuned] | None = None,
-) -> Iterator[Outbox]:
+def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> Iterator[Outbox]:
     """Prints the table and writes the files; after the block, which reports the cells, the record of the sweep."""
-    tuning = tuning or {}
-    chosen = tuning_table(verdicts, tuning)
-    streams = transfer_tables(records, labels)
+    records, verdicts = results.records, results.verdicts
+    chosen = tuning_table(verdicts, results.tuning)
+    streams = transfer_tables(records, results.labels)
     console = stdout_console()
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
@@ -186,17 +192,17 @@ def publication(
         console.print(means_table(records.runs))
     for grid in streams:
         console.print(grid.terminal())
-    for line in classes:
+    for line in results.classes:
         console.print(line, style="dim")
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
     sys.stdout.flush()  # the files take longer than the table
-    artifacts = _write(sweep_dir, verdicts, streams, classes, tuning)
+    artifacts = _write(sweep_dir, results, streams, chosen)
     outbox = Outbox(sweep_dir)
     yield outbox
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
-    counts = {"cells": float(n_cells), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
+    counts = {"cells": float(results.n_cells), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
     about = SweepReport(
         sweep=sweep_dir.name,
@@ -218,22 +224,18 @@ def attached(sweep_dir: Path) -> list[str]:
 
 
 def _write(
-    sweep_dir: Path,
-    verdicts: Sequence[CellVerdict],
-    streams: Sequence[TextTable],
-    classes: Sequence[str],
-    tuning: Mapping[tuple[str, str], Tuned],
+    sweep_dir: Path, results: CommandResults, streams: Sequence[TextTable], chosen: TextTable | None
 ) -> list[str]:
-    """Writes the files of the whole command; returns their names in the sweep's folder."""
+    """Writes the files of the whole command; returns their names in the sweep's folder. `chosen`: what was tuned."""
+    verdicts, tuning = results.verdicts, results.tuning
     of_streams = ["transfer.md"] if streams else []
     if streams:
         write_atomically(sweep_dir / "transfer.md", markdown(streams))
     if not verdicts:
         return of_streams
-    chosen = tuning_table(verdicts, tuning)
     parts = [table.markdown() for table in (sweep_table(verdicts), chosen) if table is not None]
     tables = {
-        "table.md": "\n".join([*parts, *classes]).encode(),
+        "table.md": "\n".join([*parts, *results.classes]).encode(),
         "table.csv": csv_table(verdicts).encode(),
     }
     maps = map_names(verdicts)
@@ -288,9 +290,7 @@ def report_cells(
                 note="\n\n".join(notes),
                 command=command(cell.config),
                 metrics={
-                    **cell_metrics(
-                        runs.get(cell.hash, ()), labels, any_stop=own[0].any_stop if own else None, known=own
-                    ),
+                    **cell_metrics(runs.get(cell.hash, ()), labels, own),
                     **cell_means(own),
                     **trial.metrics,
                     **tuning_metrics(tuned),

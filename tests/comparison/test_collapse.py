@@ -21,7 +21,7 @@ from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, unseen_c
 from src.comparison.pairing import Records, RunRecord
 from src.comparison.sentences import sentence, summary
 from src.comparison.tables import CURE, remarks, sweep_table
-from src.comparison.verdicts import INCONCLUSIVE, judge
+from src.comparison.verdicts import INCONCLUSIVE, Rules, judge
 
 BOTH = ("sequential", "combined")
 
@@ -121,7 +121,7 @@ def test_a_collapse_elsewhere_withholds_a_small_lead_and_no_large_one() -> None:
     )
     assert first.is_averaged, "an average over cells must not depend on their verdicts"
     assert second.winner == "sequential"
-    added = judge(Records(runs=(*collapsing, *small, *large)), BOTH, any_stop=AnyStop())[1]
+    added = judge(Records(runs=(*collapsing, *small, *large)), BOTH, undeclared=Rules(any_stop=AnyStop()))[1]
     assert (added.winner, added.decided_by) == (INCONCLUSIVE, "collapses"), "not the difference, which names a winner"
     losing = cell([v - 0.05 for v in FINE], FINE, "c3")
     assert judge(Records(runs=(*collapsing, *losing)), BOTH)[1].winner == "combined", "its lead would only grow"

@@ -18,7 +18,7 @@ from src.comparison.pairing import Records, load_records
 from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import csv_table, remarks, sweep_table
-from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, default_metric, judge
+from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, Rules, default_metric, judge
 from src.sweep.columns import cell_metrics
 
 BOTH = ("sequential", "combined")
@@ -116,7 +116,7 @@ def test_more_cells_need_more_seeds(
 def test_a_running_command_is_corrected_for_its_final_family(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"sequential": LOW[:8], "combined": HIGH[:8]})
     assert judge(records, BOTH)[0].winner == "combined"
-    assert judge(records, BOTH, n_tests=30)[0].winner == TOO_FEW
+    assert judge(records, BOTH, undeclared=Rules(n_tests=30))[0].winner == TOO_FEW
 
 
 def test_a_diverged_cell_is_inconclusive_and_does_not_enlarge_the_family(
@@ -207,7 +207,7 @@ def test_no_worse_is_a_statement_of_its_own(cell_of: Callable[..., Records]) -> 
     cell_of({"sequential": LOW, "combined": HIGH}, cell="far")
     records = cell_of({"sequential": HIGH[:4], "combined": HIGH[:4]}, cell="few")
     for cell, shown, text in (("near", list(BOTH), "both"), ("far", ["combined"], "combined")):
-        (verdict,) = judge(records, BOTH, margin=0.01, cells=[cell])
+        (verdict,) = judge(records, BOTH, undeclared=Rules(margin=0.01), cells=[cell])
         assert (verdict.winner, list(verdict.no_worse)) == ("combined", shown)
         assert verdict.no_worse["combined"] == 2.0**-12, "of two one-sided tests one null hypothesis at most is true"
         assert f"; no worse by more than 1.0 points: {' (p < 0.001) and '.join(shown)} (p < 0.001)" in sentence(verdict)
@@ -215,9 +215,9 @@ def test_no_worse_is_a_statement_of_its_own(cell_of: Callable[..., Records]) -> 
         assert table.rows[0][table.heads.index("no worse")] == text
         assert csv_table([verdict]).splitlines()[1].endswith(f",{text}")
         assert any(line.startswith("no worse: certainly by no more than 1.0 points") for line in remarks([verdict]))
-        (loss,) = judge(records, BOTH, "test/d2/loss", margin=0.01, cells=[cell])
+        (loss,) = judge(records, BOTH, "test/d2/loss", undeclared=Rules(margin=0.01), cells=[cell])
         assert list(loss.no_worse) == shown
-    (few,) = judge(records, BOTH, margin=0.01, cells=["few"])
+    (few,) = judge(records, BOTH, undeclared=Rules(margin=0.01), cells=["few"])
     assert (few.winner, few.no_worse) == (TOO_FEW, {})
     (without,) = judge(records, BOTH, cells=["near"])
     assert (without.margin, without.no_worse, "no worse" in sweep_table([without]).heads) == (None, {}, False)

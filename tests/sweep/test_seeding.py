@@ -131,7 +131,7 @@ def test_table_sentence_and_metrics_say_what_decided_and_after_how_many_seeds(fi
     assert table.rows[0][column] == "difference"
     assert "seeds=auto: p and intervals hold at any stop" in remarks(list(found.values()))
     runs = [run for run in load_records(finished.folder.root).runs if run.axes["lr"] == 0.1]
-    metrics = cell_metrics(runs, BOTH, any_stop=found[0.1].any_stop)
+    metrics = cell_metrics(runs, BOTH, [found[0.1]])
     assert metrics["delta/sequential-combined/union/accuracy/seeds"] == n
     assert metrics["delta/sequential-combined/union/accuracy/p"] == found[0.1].p
     assert (

@@ -17,7 +17,7 @@ from src.comparison.pairing import Records
 from src.comparison.sentences import sentence
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
-from src.comparison.verdicts import CellVerdict, judge
+from src.comparison.verdicts import CellVerdict, Rules, judge
 from src.config.command import command
 from src.io import write_atomically
 from src.sweep.search.boundary_plot import boundary_sentences, write_boundary
@@ -43,13 +43,8 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     records = read_records(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
     rule = None if searched.search.strategy.finds_best else AnyStop()  # its results decided on the seeds
-    verdicts = judge(
-        records,
-        labels,
-        baseline=cells[0].config.baseline if cells else None,
-        any_stop=rule,
-        margin=cells[0].config.margin if cells else None,
-    )
+    baseline, margin = (cells[0].config.baseline, cells[0].config.margin) if cells else (None, None)
+    verdicts = judge(records, labels, baseline=baseline, undeclared=Rules(any_stop=rule, margin=margin))
     outbox = Outbox(sweep_dir)
     report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
