@@ -66,12 +66,12 @@ def show_table(text: str) -> None:
     table = Table(title=text, caption=text)
     table.add_column(text)
     table.add_row(text)
-    console(width=10_000).print(table)
+    console().print(table)
 
 
 def show_results(text: str) -> None:
     table = TextTable(heads=("cell", text), rows=((text, f"**{text}**"),), align="ll", title=text)
-    console(width=10_000).print(table.terminal())
+    console().print(table.terminal())
     io.TextIOWrapper.write(sys.stdout, table.markdown())
 
 
@@ -97,7 +97,7 @@ CHANNELS: dict[str, Channel] = {
     "traceback": trace,
     "warning": lambda text: print(warnings.formatwarning(text, UserWarning, "file", 1), file=sys.stderr),
     "refusal": refuse,
-    "console": lambda text: console(width=10_000).print(text, style="dim"),
+    "console": lambda text: console().print(text, style="dim"),
     "table": show_table,
     "results": show_results,
     "progress": show_progress,
@@ -128,6 +128,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
 def test_foreign_text_is_shown_without_its_control_sequences(
     channel: str, is_terminal: bool, shown: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "10000")
     monkeypatch.setattr(TextOutput, "isatty", lambda _: is_terminal)
     monkeypatch.setenv("TERM", "xterm")
     own = set(re.findall(SEQUENCE, shown(channel, "plain")))  # colours and movements of the cursor
