@@ -19,6 +19,7 @@ class ConfigError(ValueError):
         line = " ".join(f"{key}={shown}: {problem}".split())
         super().__init__(printable(line))
         self.key = key
+        self.value = value
         self.problem = problem
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from src.advise.answer import Answer, NextRuns, advise
@@ -50,6 +50,7 @@ DEFAULTS = {
     "tune": "equal",
     "tune.trials": "8",
     "tune.seeds": "2",
+    "tune.space": "'{optimizer.lr: tag(log,interval(1e-3,1))}'",  # replaced by a range around the given rate
     "trainer.curve_points": "1",
 }
 """Settings of a sweep that are others here, unless given. Curves would cost more than the training of small subsets."""
@@ -88,8 +89,10 @@ def compose_settings(settings: Sequence[str]) -> Config:
     config = compose([*defaults, *map(quote_space, settings)])
     if isinstance(config.tune, EqualTuning) and "tune.space" not in given:
         lr = config.optimizer.lr
-        space = f"{{optimizer.lr: tag(log,interval({lr / 30:.3g},{lr * 5:.3g})), lr_factor: tag(log,interval(0.01,1))}}"
-        config = dataclasses.replace(config, tune=dataclasses.replace(config.tune, space=space))
+        space = [f"optimizer.lr: tag(log,interval({lr / 30:.3g},{lr * 5:.3g}))"]
+        if any("lr_factor" in knobs_of(_function(regime)) for regime in config.regimes):
+            space.append("lr_factor: tag(log,interval(0.01,1))")
+        config = dataclasses.replace(config, tune=dataclasses.replace(config.tune, space=f"{{{', '.join(space)}}}"))
     if "sweep" not in given:
         name = file_name(f"advice-{config.data.name}-{config.arch.name}", MAX_OWN_NAME)
         config = dataclasses.replace(config, sweep=name)
@@ -118,7 +121,7 @@ def prepare(config: Config, question: Question) -> tuple[Pilot, list[str]]:
         raise problem or ConfigError("regimes", [r.label for r in kept], "advice compares candidates; give two or more")
     full = resolve(dataclasses.replace(config, regimes=tuple(kept), baseline=None))
     if question.checkpoint is not None:
-        resolve(dataclasses.replace(full.config, regimes=(_from_checkpoint(kept[0], full, question),)))
+        remarks.append(_check_checkpoint(full, question))
     stream = full.streams.build(full.config.seeds[0])
     return Pilot(asked=config, full=full, stream=stream, n_workers=n_workers_of(config)), remarks
 
@@ -206,12 +209,35 @@ def _plan_text(pilot: Pilot, question: Question) -> str:
     return "\n".join([*lines, f"all candidates once at full size: {samples:,} samples"])
 
 
+def _check_checkpoint(full: ResolvedCell, question: Question) -> str:
+    """A remark on what the file stands for. Raises ConfigError if it fits no candidate, or not the network."""
+    regimes = full.config.regimes
+    try:
+        started = [own for regime in regimes if (own := _from_checkpoint(regime, full, question)) is not regime]
+        if started:
+            resolve(dataclasses.replace(full.config, regimes=tuple(started[:1]), baseline=None))
+    except ConfigError as error:
+        _, knob, rest = error.key.partition("checkpoint")
+        problem = error.problem.replace("checkpoint:{", "checkpoint={")
+        raise ConfigError(f"{knob}{rest}" or error.key, error.value, problem) from error
+    if not started:
+        problem = "no candidate starts from a model of Dataset 1; add one, such as sequential, to regimes"
+        raise ConfigError("checkpoint", question.checkpoint, problem)
+    return (
+        "the checkpoint's training is taken as paid, its weights are not measured: doing nothing (d1_only) and the "
+        "first stages are models that the pilot trains"
+    )
+
+
 def _from_checkpoint(regime: RegimeConfig, cell: ResolvedCell, question: Question) -> RegimeConfig:
     """The regime with the user's file in place of its first stage, if it can have one."""
-    function = REGIMES[regime.name] if regime.function is None else regime.function
-    if question.checkpoint is None or "checkpoint" not in knobs_of(function):
+    if question.checkpoint is None or "checkpoint" not in knobs_of(_function(regime)):
         return regime
     return with_knobs(regime, {"checkpoint": question.checkpoint}, 2, cell.config.optimizer)
+
+
+def _function(regime: RegimeConfig) -> Callable[..., Any]:
+    return REGIMES[regime.name] if regime.function is None else regime.function
 
 
 def training_command(answer: Answer, pilot: Pilot) -> str:

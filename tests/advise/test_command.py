@@ -140,6 +140,15 @@ def test_a_repetition_trains_nothing_and_a_checkpoint_makes_its_stage_sunk(
     shown = capsys.readouterr().out
     assert "net value" in shown
     assert "the model of Dataset 1 being paid for" in shown
+    assert "its weights are not measured" in shown
+    of_three = build_model(config.arch, (2,), 3, 0, torch.float32)  # of Dataset 1's classes alone
+    torch.save(of_three.state_dict(), weights)
+    with pytest.raises(ConfigError, match=rf"^checkpoint={weights}: does not fit .* checkpoint=\{{path:FILE,classes"):
+        command.main([*words, "dry_run=true"])
+    named = f"checkpoint={{path:{weights},classes:['0','1','2']}}"
+    assert command.main([*words[:-4], named, "dry_run=true"]) == 0
+    with pytest.raises(ConfigError, match=r"^checkpoint=.*: no candidate starts from a model of Dataset 1"):
+        command.main([*words[:-4], named, "dry_run=true", "regimes=[d1_only,combined]"])
 
 
 def test_too_little_data_and_too_small_a_budget_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
