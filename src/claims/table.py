@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.comparison.text_table import TextTable
-from src.comparison.units import format_p
+from src.comparison.units import format_effect, format_interval, format_p
 from src.io import write_atomically
 
 if TYPE_CHECKING:  # loads torch, which a report's own process does without
@@ -81,9 +81,8 @@ def claims_table(entries: Sequence[Mapping[str, Any]]) -> TextTable:
 
 def value_texts(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Effect, interval, n and p; three significant digits, "-" for undefined values."""
-    effect, low, high = (entry[key] for key in ("effect", "ci_low", "ci_high"))
-    interval = "-" if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]"
-    return ("-" if effect is None else f"{effect:+.3g}", interval, str(entry["n"]), format_p(entry["p"]))
+    interval = format_interval(entry["ci_low"], entry["ci_high"])
+    return (format_effect(entry["effect"]), interval, str(entry["n"]), format_p(entry["p"]))
 
 
 def verdict_style(text: str) -> str:

@@ -10,6 +10,8 @@ ERROR_RATES = frozenset({"ece", "error", "wer", "cer", "forgetting"})
 LOWER_IS_BETTER = UNSCALED | ERROR_RATES
 RATES = frozenset({"accuracy", "balanced_accuracy", "recall", "precision", "f1", "map", "iou", "auc"})
 """Shares whose larger values are better."""
+ROUNDING_NOISE = 1e-9
+"""Effects below are sums of double precision that cancel: metrics have sizes near 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,18 @@ def set_title(name: str) -> str:
     """An evaluation set in words: ``d1`` is "Dataset 1", ``old`` the classes that Dataset 1 has."""
     words = {"union": "union of the data sets", "old": "old classes", "new": "new classes"}
     return words.get(name) or f"Dataset {name[1:]}"
+
+
+def format_effect(effect: float | None) -> str:
+    """An effect in a unit of its own, with its sign and three significant digits; "0" for rounding noise."""
+    if effect is None:
+        return "-"
+    return "0" if abs(effect) < ROUNDING_NOISE else f"{effect:+.3g}"
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """The interval of such an effect."""
+    return "-" if low is None or high is None else f"[{format_effect(low)}, {format_effect(high)}]"
 
 
 def format_p(p: float | None) -> str:

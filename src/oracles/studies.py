@@ -9,6 +9,7 @@ import numpy as np
 
 from src.comparison.predictions import Judgement, PredictionVerdict, increasing_trend, judge_effect
 from src.comparison.statistics import ALPHA
+from src.comparison.units import format_effect, format_interval
 from src.oracles.cell import Floats, lab, measure
 from src.oracles.rows import Row
 from src.oracles.theory import risks
@@ -37,9 +38,8 @@ def _row(
 
 
 def _text(judgement: Judgement) -> str:
-    low, high = judgement.ci_low, judgement.ci_high
-    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return f"{judgement.effect:.3g}{interval}, n = {judgement.n}"
+    interval = format_interval(judgement.ci_low, judgement.ci_high)
+    return f"{format_effect(judgement.effect)} {interval}, n = {judgement.n}"
 
 
 def combined_wins(n: int, expected: PredictionVerdict) -> Row:
