@@ -44,4 +44,4 @@ def dash(config: Config, node: Node, model: nn.Module, device: Device) -> Mappin
             direction = means[name].flatten(2) if parameter.ndim > 2 else means[name]
             factor = cosine_similarity(direction, rows, dim=-1).clamp(min=start.shrink, max=1.0)
             parameter.copy_((rows * factor.unsqueeze(-1)).view_as(parameter))
-    return model.cpu().state_dict()
+    return model.cpu().train().state_dict()  # a group is of models in one mode

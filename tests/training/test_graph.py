@@ -12,6 +12,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,11 @@ from torch import nn
 
 import src.training.fit as fit_module
 from src.models.build import build_model
+from src.models.catalog import ARCHITECTURES
 from src.models.structure import prefers_stacking
+from src.optimizers import OPTIMIZERS
+from src.regimes.catalog import REGIMES
+from src.stopping.catalog import STOPPING_RULES
 from src.training.execute import Execution
 from src.training.fit import fit
 from src.training.graph import choice, updates
@@ -33,6 +38,7 @@ from tests.training.cells import CPU, differences, executed, planned, tiny
 EARLY = ("stopping=early_stopping", "stopping.max_epochs=9", "stopping.patience=1", "optimizer.lr=0.3")
 CNN = ("arch=cnn", "arch.widths=[4]", "optimizer.batch_size=7")
 KEPT = "regimes=[{sequential: {reset_optimizer: false}}]"
+SHORT = ("stopping=budget", "stopping.updates=9")
 CELLS = {
     "regression, no momentum": (
         "data=gaussian",
@@ -59,6 +65,11 @@ CELLS = {
     "cnn, bf16, momentum kept": (*CNN, "trainer.precision=bf16-mixed", KEPT),
     "cnn, frozen, clipped": (*CNN, "regimes=[{freeze: {first: 1}}]", "optimizer.clip=0.1"),
     "cnn, early stopping": (*CNN, *EARLY, "regimes=[l2_sp]"),
+    "mlp, every regime": ("seeds=1", f"regimes=[{','.join(REGIMES)}]"),
+    "mlp, training accuracy": ("stopping=train_accuracy", "stopping.target=0.6", "stopping.max_epochs=6"),
+    "mlp, a table": ("data=table", "data.path=TABLE.csv", "data.target=bought", "regimes=[d1_only]"),
+    "resnet18, augmented": (*SHORT, "seeds=1", "arch=resnet18", "augment=[flip]"),
+    "shufflenet, adam": (*SHORT, "arch=torchvision", "arch.model=shufflenet_v2_x0_5", "optimizer=adam"),
 }
 
 
@@ -90,9 +101,26 @@ def both(
     return plan, graphed, {key: what for key, what in found.items() if what}
 
 
+def words_of(name: str, folder: Path) -> list[str]:
+    """The overrides of a cell; its table, if it has one, is written to the folder."""
+    if any("TABLE.csv" in word for word in CELLS[name]):
+        rows = [f"{k % 7},{'abc'[k % 3]},{'yes' if k % 2 else 'no'}" for k in range(120)]
+        (folder / "TABLE.csv").write_text("\n".join(["age,plan,bought", *rows]))
+    return [word.replace("TABLE.csv", str(folder / "TABLE.csv")) for word in CELLS[name]]
+
+
+def test_every_variant_is_in_a_cell() -> None:
+    """timm is an extra; its models are modules like torchvision's."""
+    words = {"arch=mlp", "optimizer=sgd", "stopping=epochs", *(word for cell in CELLS.values() for word in cell)}
+    catalogs = {"arch": ARCHITECTURES.keys() - {"timm"}, "optimizer": OPTIMIZERS, "stopping": STOPPING_RULES}
+    assert {f"{group}={name}" for group, names in catalogs.items() for name in names} <= words
+
+
 @pytest.mark.parametrize("name", CELLS)
-def test_updates_from_static_buffers_are_the_plain_ones_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, execution, different = both(monkeypatch, CalledAgain, *CELLS[name])
+def test_updates_from_static_buffers_are_the_plain_ones_bit_for_bit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, execution, different = both(monkeypatch, CalledAgain, *words_of(name, tmp_path))
     assert different == {}
     ledgers = [execution.results[key].ledger for key, node in plan.nodes.items() if node.length.updates > 8]
     assert ledgers
@@ -279,9 +307,11 @@ def test_a_stage_trained_kernel_by_kernel_is_not_taken_for_one_of_a_graph() -> N
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
 @pytest.mark.parametrize("name", CELLS)
-def test_on_a_gpu_replayed_updates_are_the_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_replayed_updates_are_the_eager_ones(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same form of the optimizer without a recording; twice the same has the same bits."""
-    config = tiny("seeds=2", "regimes=[combined]", "optimizer.batch_size=8", *CELLS[name])
+    config = tiny("seeds=2", "regimes=[combined]", "optimizer.batch_size=8", *words_of(name, tmp_path))
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, name="gpu"))
     plan, once = executed(config)
     _, twice = executed(config, plan=plan)
