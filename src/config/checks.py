@@ -31,7 +31,7 @@ def check(config: Config) -> None:
     trainer = config.trainer
     if trainer.name == "ddp" and trainer.devices < 2:
         raise ConfigError("trainer.devices", trainer.devices, "trainer=ddp needs at least 2, e.g. trainer.devices=2")
-    if trainer.precision == "16-mixed" and trainer.name == "cpu":
+    if trainer.precision in ("16-mixed", "tf32") and trainer.name == "cpu":
         raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU take bf16-mixed or 32")
     if trainer.precision == "16-mixed" and config.optimizer.clip is not None:
         problem = "would clip gradients that the loss scale multiplies; set trainer.precision=bf16-mixed or 32"

@@ -30,7 +30,7 @@ class TrainerConfig:
     slots: int = field(metadata=bounds(ge=1))
     """Workers that share one GPU."""
     threads: int = field(metadata=bounds(ge=1))
-    precision: Literal["32", "64", "bf16-mixed", "16-mixed"]
+    precision: Literal["32", "tf32", "64", "bf16-mixed", "16-mixed"]
     replicas: int | Literal["auto"] = field(metadata=bounds(ge=1))
     deterministic: bool
     curve_points: int = field(metadata=bounds(ge=1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from src.environment import rank_of_process
 from src.errors import ConfigError
 
 T = TypeVar("T")
+
+CONVOLUTIONS = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module
 
 STEP_SECONDS = {"cuda": 40.0, "cpu": 600.0}
 """Longest that a rank waits for another in an operation of training. One that hangs has no other sign: processes that die are
@@ -46,13 +50,31 @@ def device_of(trainer: TrainerConfig) -> Device:
     if trainer.name == "gpu" and not has_gpu:
         raise ConfigError("trainer", "gpu", "no CUDA device is visible; set trainer=auto or trainer=cpu")
     on_gpu = has_gpu and trainer.name != "cpu"
-    if trainer.precision == "16-mixed" and not on_gpu:
-        raise ConfigError("trainer.precision", "16-mixed", "needs a GPU; on a CPU use bf16-mixed or 32")
+    if trainer.precision in ("16-mixed", "tf32") and not on_gpu:
+        raise ConfigError("trainer.precision", trainer.precision, "needs a GPU; on a CPU use bf16-mixed or 32")
     if on_gpu and trainer.devices > torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible; lower it")
+    if on_gpu:  # torch's default for convolutions is TF32
+        CONVOLUTIONS.fp32_precision = "ieee"
     dtype = torch.float64 if trainer.precision == "64" else torch.float32
     return Device(torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), dtype, rank, world)
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Lets products and convolutions on a GPU round to TF32 inside if that is the `precision`."""
+    if precision != "tf32":
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), CONVOLUTIONS.fp32_precision
+    torch.set_float32_matmul_precision("high")
+    CONVOLUTIONS.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        CONVOLUTIONS.fp32_precision = convolutions
 
 
 def same_bits_anywhere() -> None:
@@ -102,7 +124,7 @@ def trainer_arguments(trainer: TrainerConfig, device: Device) -> dict[str, Any]:
     )
 
     on_gpu = device.torch_device.type == "cuda"
-    precision = {"32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
+    precision = {"32": "32-true", "tf32": "32-true", "64": "64-true"}.get(trainer.precision, trainer.precision)
     arguments: dict[str, Any] = {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": [device.torch_device.index or 0] if on_gpu else 1,

@@ -23,7 +23,7 @@ from src.locks import Notice
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
 from src.training.devices import Device, broadcast_decision, fingerprint
 from src.training.fit import fit
-from src.training.graph.choice import is_trained_by
+from src.training.graph.choice import continuable, is_trained_by
 from src.training.group_size import group_limit
 from src.training.monitor import GroupControl
 from src.training.penalties import extra_passes, make_penalty
@@ -218,7 +218,7 @@ class _Executor:
     def _resume_points(self, nodes: Sequence[Node]) -> dict[str, ResumePoint]:
         store, points, kind = self.execution.store, self.config.trainer.curve_points, self.device.torch_device.type
         found = {node.key: latest_resume_point(node, store, points) for node in nodes}
-        starts = {key: point for key, point in found.items() if point is not None and point.device == kind}
+        starts = continuable(found, kind, self.config.trainer.graph)
         here = fingerprint(self.device)
         others = sorted({machine for point in starts.values() for machine in point.machines} - {here})
         if others:

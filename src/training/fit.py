@@ -12,18 +12,16 @@ from torch import Tensor, nn
 
 from src.config import Config, TrainerConfig
 from src.evaluation.heads import test_mask
-from src.models.structure import memory_layout, prefers_stacking
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
 from src.training.feed import Chunks, Feed, IndexChunks, ResidentFeed, make_feed
-from src.training.graph.capture import capture_on
-from src.training.graph.choice import eager_reason, kind_of_update, log_once, uncapturable
+from src.training.graph.choice import eager_reason, form_of, kind_of_update, log_once
 from src.training.graph.updates import GraphedUpdates
 from src.training.losses import SampleLosses
 from src.training.module import GroupModule
 from src.training.monitor import GroupControl, StageMonitor
 from src.training.plan import Node
-from src.training.replicas import LoopReplicas, Penalty, Replicas, make_replicas
+from src.training.replicas import Penalty, Replicas, trainable_names
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
 from src.training.starting import without_new_rows
@@ -71,13 +69,9 @@ def fit(
         each = zip(nodes, models, optimizer_states, strict=True)
         optimizer_states = [without_new_rows(node, model, state) for node, model, state in each]
     n_done = starts[0].updates if starts else 0
-    capture = capture_on(device.torch_device)
-    uncaptured = None if capture is None else uncapturable(config, models[0], device)
-    is_capturable = capture is not None and uncaptured is None
-    stacked = prefers_stacking(models[0], device.torch_device.type, is_capturable)
-    replicas = make_replicas([model.to(device.dtype) for model in models], first.stage.trainable, stacked=stacked)
-    if is_capturable and config.trainer.precision == "bf16-mixed" and isinstance(replicas, LoopReplicas):
-        replicas.lay_out(memory_layout(models[0], first.stream.input_shape, device.torch_device, is_bf16=True))
+    models = [model.to(device.dtype) for model in models]
+    form = form_of(config, models[0], first.stream.input_shape, device)
+    replicas = form.replicas(models, trainable_names(models[0], first.stage.trainable))
     mask = test_mask(config.split.heads, [node.stream for node in nodes])
     scorer = Scorer(
         [node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask, first.outputs
@@ -94,15 +88,15 @@ def fit(
         losses,
         optimizer_states,
         observer,
-        is_capturable=is_capturable,
+        is_capturable=form.capture is not None,
     )
-    module.eager_reason = eager_reason(config, feed, observer) if is_capturable else uncaptured
+    module.eager_reason = form.reason if form.capture is None else eager_reason(config, feed, observer)
     if module.eager_reason is not None:
         log_once(module.eager_reason)
-    elif capture is not None:
+    elif form.capture is not None:
         assert isinstance(feed, ResidentFeed)
         kind = kind_of_update(config, first, replicas)
-        module.graphed = GraphedUpdates(module, feed, capture, config.trainer.precision, kind)
+        module.graphed = GraphedUpdates(module, feed, form.capture, config.trainer.precision, kind)
 
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""

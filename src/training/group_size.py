@@ -25,13 +25,13 @@ from src.evaluation.metrics import sample_losses
 from src.io import digest, write_atomically
 from src.locks import LONG_SECONDS, locked
 from src.models.build import build_meta_model, build_model
-from src.models.structure import has_batchnorm, prefers_stacking
+from src.models.structure import has_batchnorm
 from src.regimes.stage import Trainable
-from src.training.devices import Device
-from src.training.graph.capture import Capture, RecordingError, capture_on, recorded
-from src.training.graph.choice import uncapturable
+from src.training.devices import Device, products_in
+from src.training.graph.capture import Capture, RecordingError, recorded
+from src.training.graph.choice import form_of
 from src.training.plan import Node
-from src.training.replicas import LoopReplicas, make_replicas
+from src.training.replicas import LoopReplicas, trainable_names
 
 CPU_MEBIBYTES = 512
 """Limit for weights, gradients and optimizer state of a group on a CPU."""
@@ -65,7 +65,8 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
     if config.trainer.replicas != "auto":
         return config.trainer.replicas
     if device.torch_device.type != "cuda":
-        most = CPU_STACKED if prefers_stacking(model, device.torch_device.type) else CPU_LOOPED
+        is_stacked = form_of(config, model, node.stream.input_shape, device).is_stacked
+        most = CPU_STACKED if is_stacked else CPU_LOOPED
         return by_memory(model, device, CPU_MEBIBYTES * 2**20, most)
     free = torch.cuda.mem_get_info(device.torch_device)[0]
     most = by_memory(model, device, int(GPU_SHARE * free), GPU_MOST)
@@ -139,15 +140,13 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
     as one."""
     shape, n_outputs, batch = node.stream.input_shape, node.stream.n_outputs, node.length.batch_size
     model, kind = build_model(config.arch, shape, n_outputs, 0, device.dtype), device.torch_device.type
-    capture = capture_on(device.torch_device)
-    if capture is not None and uncapturable(config, model, device) is not None:
-        capture = None
+    form = form_of(config, model, shape, device)
+    capture = form.capture
     if config.trainer.deterministic:  # as Lightning does later; slower algorithms may favour another size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     models = [copy.deepcopy(model) for _ in range(n)]
-    replicas = make_replicas(models, Trainable(), stacked=prefers_stacking(model, kind, capture is not None))
-    replicas = replicas.to(device.torch_device)
+    replicas = form.replicas(models, trainable_names(model, Trainable())).to(device.torch_device)
     optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=kind == "cuda")
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)
     y = torch.zeros(n, batch, dtype=torch.int64, device=device.torch_device)
@@ -158,9 +157,10 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(kind, dtype=low, enabled=mixed, cache_enabled=False):
-            losses = sample_losses(replicas(x), y, config.loss).mean(1)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with products_in(config.trainer.precision):
+            with torch.autocast(kind, dtype=low, enabled=mixed, cache_enabled=False):
+                losses = sample_losses(replicas(x), y, config.loss).mean(1)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     if capture is not None and isinstance(replicas, LoopReplicas):

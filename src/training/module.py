@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from src.config import Config
 from src.evaluation.heads import has_only
+from src.training.devices import products_in
 from src.training.feed import Batch, Feed, IndexChunk, whole_epoch
 from src.training.losses import SampleLosses, losses_of
 from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
+from src.training.result import Captured
 from src.training.scoring import EVALUATION_BATCH
 
 
@@ -65,13 +67,14 @@ class GroupModule(pl.LightningModule):
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
         self.world, self.n_done, self.classes = world, n_done, node.outputs
         self.automatic_optimization = False
-        self.through_lightning = world > 1 or config.trainer.precision == "16-mixed"
+        self.precision = config.trainer.precision
+        self.through_lightning = world > 1 or self.precision == "16-mixed"
         self.update_losses: list[Tensor] = []
         self.hits: Tensor | None = torch.zeros(replicas.n, dtype=torch.int64) if config.online else None
         """Draws that each model classified correctly before their update."""
 
     @property
-    def capture(self) -> tuple[Literal["", "graph", "eager"], str]:
+    def capture(self) -> tuple[Captured, str]:
         """How updates ran, and why not as a graph; empty on a device without graphs."""
         reason = self.graphed.reason if self.graphed is not None else self.eager_reason
         if reason is not None:
@@ -80,12 +83,13 @@ class GroupModule(pl.LightningModule):
 
     def training_step(self, chunk: Sequence[Batch] | IndexChunk, batch_idx: int) -> None:
         """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
-        if isinstance(chunk, IndexChunk):
-            assert self.graphed is not None
-            self.graphed.train(chunk)
-            return
-        for batch in chunk:
-            self.update(batch)
+        with products_in(self.precision):
+            if isinstance(chunk, IndexChunk):
+                assert self.graphed is not None
+                self.graphed.train(chunk)
+                return
+            for batch in chunk:
+                self.update(batch)
 
     def update(self, batch: Batch) -> None:
         """One update, with everything that is recorded of it."""

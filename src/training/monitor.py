@@ -18,10 +18,11 @@ from src.models.structure import has_dropout
 from src.seeds import derive
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, fingerprint
+from src.training.graph.choice import capture_in_all
 from src.training.module import GroupModule
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, ModelState
-from src.training.result import Curves, Ledger, ResumePoint, StageResult
+from src.training.result import Captured, Curves, Ledger, ResumePoint, StageResult
 from src.training.scoring import PoolScores
 
 CurvePoint = tuple[int, bool, PoolScores]
@@ -189,10 +190,15 @@ class StageMonitor(pl.Callback):
         before = self.starts[model].machines if self.starts else ()
         return tuple(dict.fromkeys([*before, fingerprint(self.device)]))
 
+    def _capture(self, model: int) -> tuple[Captured, str]:
+        """How the model's updates ran so far, and why not as a graph."""
+        return capture_in_all(self.starts[model] if self.starts else None, self.module.capture)
+
     def _resume_point(self, r: int, updates: int, state: ModelState, optimizer: Mapping[str, Tensor]) -> ResumePoint:
         """The resume point of model `r` after `updates` updates."""
         replicas = self.module.replicas
         noise = replicas.noise if isinstance(replicas, LoopReplicas) and self._is_inside_epoch else None
+        capture, capture_reason = self._capture(r)
         return ResumePoint(
             updates=updates,
             reused=self.starts[r].reused if self.starts else 0,
@@ -205,6 +211,8 @@ class StageMonitor(pl.Callback):
             noise=None if noise is None else noise[r],
             best=self.stopping.best.get(r),
             machines=self._machines(r),
+            capture=capture,
+            capture_reason=capture_reason,
         )
 
     # ------------------------------------------------------------------------------------------------ results
@@ -219,7 +227,7 @@ class StageMonitor(pl.Callback):
         whole, rest = divmod(updates, length.updates_per_epoch)
         samples = length.samples if updates == length.updates else whole * length.n_draws + rest * length.batch_size
         hits = self.module.hits
-        capture, capture_reason = self.module.capture
+        capture, capture_reason = self._capture(r)
         ledger = Ledger(
             updates=updates,
             samples=samples,

@@ -278,9 +278,3 @@ def _row_of_layers(model: nn.Module) -> list[tuple[nn.Module, str]]:
         return [(model, "")]
     assert isinstance(model, nn.Sequential)
     return [(layer, f"{name}.") for name, layer in model.named_children()]
-
-
-def make_replicas(models: Sequence[nn.Module], trainable: Trainable, *, stacked: bool) -> Replicas:
-    """The models as one module, under the engine that fits them."""
-    names = trainable_names(models[0], trainable)
-    return StackedReplicas(models, names) if stacked else LoopReplicas(models, names)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from src.stopping.rule import Best, StoppedBy
 
+Captured = Literal["", "graph", "eager"]
+"""Whether updates were replayed as a CUDA graph; empty on a CPU, and in older files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -38,8 +41,7 @@ class Ledger:
     """Share of the training draws that were classified correctly just before their update, if the cell asks for it."""
     machines: tuple[str, ...] = ()
     """Kinds of machine that trained the stage, by `fingerprint`. Older files: none."""
-    capture: Literal["", "graph", "eager"] = ""
-    """Whether updates were replayed as a CUDA graph; empty on a CPU, and in older files."""
+    capture: Captured = ""
     capture_reason: str = ""
     """Why they were not."""
     split: str | None = None
@@ -102,4 +104,6 @@ class ResumePoint:
     """State of the model's own generator, inside an epoch."""
     best: Best | None = None
     machines: tuple[str, ...] = ()
-    """Kinds of machine that trained the stage so far; see `Ledger`."""
+    """Kinds of machine that trained the stage so far; see `Ledger`, also for the two that follow."""
+    capture: Captured = ""
+    capture_reason: str = ""

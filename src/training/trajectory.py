@@ -12,9 +12,9 @@ from torch import nn
 
 from src.config import Config
 from src.data.stream import Stream
-from src.models.structure import prefers_stacking
 from src.training.devices import Device
 from src.training.fit import fit
+from src.training.graph.choice import form_of
 from src.training.plan import Node, make_plan
 from src.training.replicas import ModelState, Replicas
 from src.training.result import StageResult
@@ -74,7 +74,8 @@ def record_trajectories(config: Config, stages: Sequence[TrajectoryRequest], dev
     groups: dict[str, dict[int, nn.Module]] = {}  # shape -> the models that train side by side, by stage
     for k, stage in enumerate(stages):
         model = _starting_model(config, stage, device)
-        if prefers_stacking(model, device.torch_device.type) and stage.node.stage.reset_optimizer:
+        is_stacked = form_of(config, model, stage.node.stream.input_shape, device).is_stacked
+        if is_stacked and stage.node.stage.reset_optimizer:
             groups.setdefault(stage.node.shape, {})[k] = model
         else:
             assert not groups, "stages of one cell have one network"

@@ -135,6 +135,7 @@ CONTRADICTIONS = [
     ("data=gaussian loss=mse stopping=early_stopping stopping.monitor=accuracy", "stopping.monitor"),
     ("trainer=ddp trainer.devices=1", "trainer.devices"),
     ("trainer=cpu trainer.precision=16-mixed", "trainer.precision"),
+    ("trainer=cpu trainer.precision=tf32", "trainer.precision"),
     ("launcher=slurm launcher.jobs=0", "launcher.jobs"),
     ("launcher=slurm \"launcher.extra=['--qos=high']\"", "launcher.extra"),
     ("launcher=slurm launcher.extra=[qos=high]", "launcher.extra"),

@@ -94,9 +94,7 @@ def test_stages_after_a_diverged_one_are_not_trained() -> None:
 
 def test_continued_momentum_is_one_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage 2 with the optimizer kept equals a plain loop that continues with the same optimizer object, bit for bit."""
-    import src.training.fit as fit_module
-
-    monkeypatch.setattr(fit_module, "prefers_stacking", lambda *_: False)
+    monkeypatch.setattr("src.training.graph.choice.prefers_stacking", lambda *_: False)
     for optimizer in ("sgd", "adam"):
         config = tiny(
             "seeds=1",

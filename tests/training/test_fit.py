@@ -8,7 +8,7 @@ precision, and streams the same batches as those of resident data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import src.training.fit as fit_module
 import src.training.monitor as monitor_module
 from src.config import Config
+from src.errors import ConfigError
 from src.models.build import build_model
 from src.optimizers import OptimizerConfig
+from src.training.devices import CONVOLUTIONS, device_of
 from src.training.fit import fit
+from src.training.graph import choice
 from src.training.plan import Node
 from src.training.result import StageResult
 from tests.training.cells import CPU, differences, executed, planned, same_bits, tiny
@@ -89,7 +91,7 @@ def plain_loop(config: Config, node: Node, loss: Callable[[Tensor, Tensor], Tens
 def test_the_loop_engine_is_a_plain_loop_bit_for_bit(
     arch: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "prefers_stacking", never)
+    monkeypatch.setattr(choice, "prefers_stacking", never)
     config, node = one_stage(*ARCHITECTURES[arch], *OPTIMIZERS[optimizer], "optimizer.batch_size=16")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, functional.cross_entropy)
@@ -114,7 +116,7 @@ def test_the_stacked_engine_is_a_plain_loop_to_rounding(optimizer: str) -> None:
 
 
 def test_the_squared_error_of_a_regression_is_a_plain_loop_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "prefers_stacking", never)
+    monkeypatch.setattr(choice, "prefers_stacking", never)
     config, node = one_stage("data=gaussian", "arch=linear", "loss=mse", "optimizer.lr=0.01", "optimizer.batch_size=16")
     (result,) = fit(config, [node], [started(config, node)], CPU)
     plain = plain_loop(config, node, lambda out, y: (out - y.float()).square().mean(1).sum() * (1 / len(y)))
@@ -231,7 +233,7 @@ def trained_in(precision: str, *overrides: str) -> StageResult:
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 def test_double_precision_is_double_throughout(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "prefers_stacking", never)
+    monkeypatch.setattr(choice, "prefers_stacking", never)
     overrides = ("optimizer.batch_size=16", *ARCHITECTURES[arch])
     result = trained_in("64", *overrides)
     config, node = one_stage(*overrides)
@@ -254,6 +256,37 @@ def test_mixed_precision_keeps_single_weights_and_rounds_products(arch: str) -> 
         assert mixed.weights[name].dtype == torch.float32
         assert not torch.equal(mixed.weights[name], tensor), f"{name}: nothing was rounded"
         assert float((mixed.weights[name] - tensor).abs().max()) < 0.05
+
+
+@pytest.fixture
+def _own_convolutions() -> Iterator[None]:
+    before = CONVOLUTIONS.fp32_precision
+    CONVOLUTIONS.fp32_precision = "tf32"
+    yield
+    CONVOLUTIONS.fp32_precision = before
+
+
+@pytest.mark.usefixtures("_own_convolutions")
+def test_tf32_rounds_the_products_of_updates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are scored in full precision, and torch's own TF32 for convolutions is off on a GPU."""
+
+    def modes() -> tuple[str, str]:
+        return torch.get_float32_matmul_precision(), CONVOLUTIONS.fp32_precision
+
+    config, node = one_stage("optimizer.batch_size=16")
+    config = replace(config, trainer=replace(config.trainer, name="auto", precision="tf32"))
+    with monkeypatch.context() as visible:
+        visible.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match="tf32: needs a GPU; on a CPU use bf16-mixed or 32"):
+            device_of(config.trainer)
+        visible.setattr(torch.cuda, "is_available", lambda: True)
+        visible.setattr(torch.cuda, "device_count", lambda: 1)
+        assert device_of(config.trainer).torch_device.type == "cuda"
+    assert modes() == ("highest", "ieee")
+    during: list[tuple[str, str]] = []
+    fit(config, [node], [started(config, node)], CPU, observer=lambda _: during.append(modes()))
+    assert set(during) == {("high", "tf32")}
+    assert modes() == ("highest", "ieee")
 
 
 def test_an_update_that_overflows_the_weights_is_a_divergence() -> None:

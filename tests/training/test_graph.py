@@ -18,17 +18,13 @@ import pytest
 import torch
 from torch import nn
 
-import src.training.fit as fit_module
-from src.models.build import build_model
 from src.models.catalog import ARCHITECTURES
-from src.models.structure import prefers_stacking
 from src.optimizers import OPTIMIZERS
 from src.regimes.catalog import REGIMES
 from src.stopping.catalog import STOPPING_RULES
 from src.training.execute import Execution
 from src.training.fit import fit
 from src.training.graph import choice, updates
-from src.training.graph.choice import uncapturable
 from src.training.plan import StagePlan
 from src.training.result import StageResult
 from src.training.run_files import provenance_of
@@ -88,7 +84,7 @@ def both(
     short = [] if "stopping" in given else ["stopping.epochs=4"]
     config = tiny("seeds=2", "regimes=[combined]", "optimizer.batch_size=8", *short, *overrides)
     plan, plain = executed(config)
-    monkeypatch.setattr(fit_module, "capture_on", lambda _: make())
+    monkeypatch.setattr(choice, "capture_on", lambda _: make())
     _, graphed = executed(config, plan=plan)
     assert not plain.failures
     assert not graphed.failures
@@ -139,7 +135,7 @@ def test_statistics_of_normalisation_are_static_too(monkeypatch: pytest.MonkeyPa
         return fit(config, nodes, models, CPU, keep_optimizer=True)
 
     plain = trained()
-    monkeypatch.setattr(fit_module, "capture_on", lambda _: CalledAgain())
+    monkeypatch.setattr(choice, "capture_on", lambda _: CalledAgain())
     for one, other in zip(plain, trained(), strict=True):
         assert other.ledger.capture == "graph"
         assert differences(one, dataclasses.replace(other, ledger=one.ledger)) == []
@@ -154,7 +150,7 @@ def test_models_of_a_loop_fork_and_join_where_they_are_recorded(monkeypatch: pyt
 
     _, _, different = both(monkeypatch, make, *CNN, "seeds=3")
     assert different == {}
-    (capture,) = made
+    (capture,) = (one for one in made if one.n_recorded)
     assert capture.n_recorded == 2, "one for whole batches, one for the ragged last one of every epoch"
     assert capture.branches.forked == 3 * capture.branches.n_joins > 0
     assert capture.n_released == 1
@@ -232,7 +228,7 @@ def test_a_verdict_holds_for_the_process(monkeypatch: pytest.MonkeyPatch) -> Non
         return made[-1]
 
     both(monkeypatch, make, "trainer.replicas=1", "seeds=3")
-    assert [capture.n_recorded for capture in made] == [1, 0, 0]
+    assert sum(capture.n_recorded for capture in made) == 1
 
 
 def test_a_group_whose_recording_does_not_fit_the_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,43 +264,6 @@ def test_what_cannot_be_recorded_trains_eagerly_for_a_reason(
         assert reason in execution.results[key].ledger.capture_reason
 
 
-def test_dropout_several_devices_and_an_own_optimizer_are_not_recorded() -> None:
-    config = tiny()
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    assert uncapturable(config, model, CPU) is None
-    assert "dropout" in str(uncapturable(config, torch.nn.Sequential(torch.nn.Dropout(0.1)), CPU))
-    assert "trainer.devices=2" in str(uncapturable(config, model, dataclasses.replace(CPU, world=2)))
-
-    class Own(type(config.optimizer).__mro__[1]):  # type: ignore[misc]
-        build = type(config.optimizer).build
-
-    own = Own(**{f.name: getattr(config.optimizer, f.name) for f in dataclasses.fields(config.optimizer)})
-    assert "optimizer=sgd" in str(uncapturable(dataclasses.replace(config, optimizer=own), model, CPU))
-
-
-def test_a_graph_runs_each_models_own_convolutions_and_stacks_linear_layers() -> None:
-    cnn, mlp = (build_model(tiny(arch, "arch.widths=[4]").arch, (1, 8, 8), 10, 0) for arch in ("arch=cnn", "arch=mlp"))
-    assert [prefers_stacking(cnn, "cuda", captured) for captured in (False, True)] == [True, False]
-    assert [prefers_stacking(mlp, "cuda", captured) for captured in (False, True)] == [True, True]
-
-
-def test_a_stage_trained_kernel_by_kernel_is_not_taken_for_one_of_a_graph() -> None:
-    _, execution = executed(tiny("seeds=1", "regimes=[combined]"))
-    (result,) = execution.results.values()
-    cpu = result.ledger
-    auto, off = tiny(), tiny("trainer.graph=off")
-    for ledger, fits_auto, fits_off in [
-        (cpu, True, True),
-        (dataclasses.replace(cpu, device="cuda", capture="graph"), True, False),
-        (dataclasses.replace(cpu, device="cuda", capture="eager", capture_reason="dropout"), True, False),
-        (dataclasses.replace(cpu, device="cuda", capture="eager", capture_reason=choice.OFF), False, True),
-        (dataclasses.replace(cpu, device="cuda"), False, True),
-    ]:
-        assert choice.is_trained_by(ledger, ledger.device, auto.trainer.graph) is fits_auto, ledger
-        assert choice.is_trained_by(ledger, ledger.device, off.trainer.graph) is fits_off, ledger
-    assert not choice.is_trained_by(cpu, "cuda", "auto")
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
 @pytest.mark.parametrize("name", CELLS)
 def test_on_a_gpu_replayed_updates_are_the_eager_ones(
@@ -315,7 +274,7 @@ def test_on_a_gpu_replayed_updates_are_the_eager_ones(
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, name="gpu"))
     plan, once = executed(config)
     _, twice = executed(config, plan=plan)
-    monkeypatch.setattr(fit_module, "capture_on", lambda _: Failing())
+    monkeypatch.setattr(choice, "capture_on", lambda _: Failing())
     monkeypatch.setattr(updates, "_verdicts", {})
     _, eager = executed(config, plan=plan)
     for key, node in plan.nodes.items():

@@ -29,7 +29,7 @@ from src.training.group_size import (
     measured,
     steps_per_second,
 )
-from src.training.replicas import make_replicas
+from src.training.replicas import LoopReplicas, StackedReplicas, trainable_names
 from tests.training.captures import NoBranches
 from tests.training.cells import CPU, executed, planned, tiny, with_replicas
 
@@ -187,7 +187,7 @@ def test_the_rate_is_that_of_the_graph_by_which_stages_train(
     graph: str, can_record: bool, waits_at: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(can_record=can_record, waits_at=waits_at)
-    monkeypatch.setattr("src.training.group_size.capture_on", lambda _: recorder)
+    monkeypatch.setattr("src.training.graph.choice.capture_on", lambda _: recorder)
     config = tiny("seeds=1", "arch=cnn", "arch.widths=[4]", f"trainer.graph={graph}")
     window = group_in_training(config, next(iter(planned(config).nodes.values())), CPU, 3)
     assert window(0.01) > 0
@@ -205,11 +205,9 @@ def test_stacked_convolutions_are_the_plain_ones() -> None:
     x = torch.randn(3, 7, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = []
     for stacked in (False, True):
-        replicas = make_replicas(
-            [build_model(config.arch, (3, 9, 9), 5, seed, torch.float64) for seed in range(3)],
-            Trainable(),
-            stacked=stacked,
-        )
+        own = [build_model(config.arch, (3, 9, 9), 5, seed, torch.float64) for seed in range(3)]
+        engine = StackedReplicas if stacked else LoopReplicas
+        replicas = engine(own, trainable_names(own[0], Trainable()))
         outputs = replicas(x)
         outputs.square().sum().backward()  # type: ignore[no-untyped-call]
         gradients: dict[tuple[str, int], torch.Tensor] = {}

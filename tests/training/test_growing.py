@@ -17,7 +17,7 @@ from src.regimes.catalog import REGIMES
 from src.training.penalties import make_penalty
 from src.training.penalties.kind import PenaltyContext
 from src.training.plan import Node, StagePlan
-from src.training.replicas import ModelState, make_replicas
+from src.training.replicas import LoopReplicas, ModelState, trainable_names
 from src.training.scoring import validation_curves
 from src.training.starting import initial_model, starting_model, without_new_rows
 from tests.training.cells import CPU, differences, executed, planned, tiny, with_replicas
@@ -150,7 +150,7 @@ def test_l2_sp_and_ewc_do_not_hold_new_rows() -> None:
         model = starting_model(config, second, execution.results, CPU)
         penalty = make_penalty(context, [second])
         assert penalty is not None
-        replicas = make_replicas([model], second.stage.trainable, stacked=False)
+        replicas = LoopReplicas([model], trainable_names(model, second.stage.trainable))
         with torch.no_grad():
             model.get_parameter("head.weight")[second.new_outputs] += 1
         x = torch.zeros(1, 2, 1, 8, 8)

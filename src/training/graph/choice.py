@@ -1,39 +1,75 @@
-"""Why a group trains without a graph: one plain reason each, which the log and `provenance` show."""
+"""How updates run on a device: the engine, the memory format, and whether as a graph; if not, one plain reason."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from src.config import Config
-from src.models.structure import has_dropout
+from src.models.structure import has_dropout, memory_layout, prefers_stacking
 from src.training.devices import Device
 from src.training.feed import Feed, ResidentFeed
+from src.training.graph.capture import Capture, capture_on
 from src.training.plan import Node
-from src.training.replicas import Replicas
-from src.training.result import Ledger
+from src.training.replicas import LoopReplicas, Replicas, StackedReplicas
+from src.training.result import Captured, Ledger, ResumePoint
 
 log = logging.getLogger(__name__)
 
 OFF = "trainer.graph=off"
+TOO_SHORT = "the stage has no more updates than run before a recording"
 _logged: set[str] = set()
 
 
-def uncapturable(config: Config, model: nn.Module, device: Device) -> str | None:
-    """Why no group of this cell and network can be recorded; None: it can be.
+@dataclass(frozen=True, eq=False)
+class UpdateForm:
+    """How the updates of a cell's network run on a device; the same for every group, so that a stage has the same bits in
+    each."""
 
-    It depends on neither the group nor its data, and it chooses the form of the optimizer and the engine of the group, so
-    that a stage has the same bits in every group.
-    """
+    capture: Capture | None
+    """Records updates; the optimizer then has its capturable form. None: kernel by kernel."""
+    reason: str | None
+    """Why a device that has graphs does not record."""
+    is_stacked: bool
+    layout: torch.memory_format | None
+    """Memory format of inputs and weights; None: by the first batch."""
+
+    def replicas(self, models: Sequence[nn.Module], trainable: set[str]) -> Replicas:
+        """The models as one module that trains the parameters `trainable`."""
+        if self.is_stacked:
+            return StackedReplicas(models, trainable)
+        looped = LoopReplicas(models, trainable)
+        if self.layout is not None:
+            looped.lay_out(self.layout)
+        return looped
+
+
+def form_of(config: Config, model: nn.Module, input_shape: Sequence[int], device: Device) -> UpdateForm:
+    """The one choice of capture, engine and memory format, by the cell, a network of it and the device."""
+    capture = capture_on(device.torch_device)
+    reason = None if capture is None else uncapturable(config, model, device)
+    if reason is not None:
+        capture = None
+    is_stacked, layout = prefers_stacking(model, device.torch_device.type, capture is not None), None
+    if capture is not None and config.trainer.precision == "bf16-mixed" and not is_stacked:
+        layout = memory_layout(model, input_shape, device.torch_device, is_bf16=True)
+    return UpdateForm(capture, reason, is_stacked, layout)
+
+
+def uncapturable(config: Config, model: nn.Module, device: Device) -> str | None:
+    """Why no group of this cell and network can be recorded, whatever its data; None: it can be."""
     trainer = config.trainer
     if trainer.graph == "off":
         return OFF
     if device.world > 1:
         return f"trainer.devices={device.world}: gradients are averaged between processes in every update"
     if trainer.precision in ("16-mixed", "64"):
-        return f"trainer.precision={trainer.precision}: recorded updates are for 32 and bf16-mixed"
+        return f"trainer.precision={trainer.precision}: recorded updates are for 32, tf32 and bf16-mixed"
     if not config.optimizer.is_capturable:
         return f"optimizer={config.optimizer.name}: it has no form with its state on the device"
     if config.online:
@@ -52,11 +88,31 @@ def eager_reason(config: Config, feed: Feed, observer: object | None) -> str | N
     return None
 
 
-def is_trained_by(ledger: Ledger, device: str, graph: Literal["auto", "off"]) -> bool:
+def is_trained_by(trained: Ledger | ResumePoint, device: str, graph: Literal["auto", "off"]) -> bool:
     """Whether a stage was trained on the kind of device and, on a GPU, as `trainer.graph` requests: its last bits depend on
     both."""
-    is_off = ledger.capture_reason == OFF or not ledger.capture  # before there were graphs
-    return ledger.device == device and (device != "cuda" or is_off == (graph == "off"))
+    is_off = trained.capture_reason == OFF or not trained.capture  # before there were graphs
+    return trained.device == device and (device != "cuda" or is_off == (graph == "off"))
+
+
+def continuable(
+    points: Mapping[str, ResumePoint | None], device: str, graph: Literal["auto", "off"]
+) -> dict[str, ResumePoint]:
+    """The resume points that training goes on from; the log says how many are of another `trainer.graph`."""
+    here = {key: point for key, point in points.items() if point is not None and point.device == device}
+    found = {key: point for key, point in here.items() if is_trained_by(point, device, graph)}
+    if len(found) < len(here):
+        n = len(here) - len(found)
+        log.warning("%d stages start over: their checkpoints are not of trainer.graph=%s; bits would mix", n, graph)
+    return found
+
+
+def capture_in_all(before: Ledger | ResumePoint | None, now: tuple[Captured, str]) -> tuple[Captured, str]:
+    """How the updates of a stage ran, and why not as a graph: before it was resumed, and since."""
+    if before is None or before.capture in ("", now[0]) or before.capture_reason == TOO_SHORT:
+        return now
+    when, reason = ("after", now[1]) if now[0] == "eager" else ("before", before.capture_reason)
+    return "eager", f"{when} it was resumed: {reason}"
 
 
 def kind_of_update(config: Config, node: Node, replicas: Replicas) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from src.data.augment import augmented
 from src.training.feed import IndexChunk, ResidentFeed
 from src.training.graph.capture import Capture, RecordingError, recorded
-from src.training.graph.choice import log_once
+from src.training.graph.choice import TOO_SHORT, log_once
 from src.training.module import GroupModule
 from src.training.replicas import LoopReplicas
 
@@ -28,7 +28,7 @@ WARM_UP = 3
 """Updates of a batch size before it is recorded, two at least: the first ones place tensors, the last one is a rehearsal."""
 CHECKED = 2
 """Updates that are compared, at least: one that does not read the weights of the one before it shows in the second."""
-TOLERANCE = {"32": 1e-4, "bf16-mixed": 2e-2}
+TOLERANCE = {"32": 1e-4, "tf32": 5e-3, "bf16-mixed": 2e-2}
 """By precision, the largest norm of the difference between replayed and eager state, relative to that of its change.
 
 Equal kernels give equal bits; a graph may choose another algorithm, whose rounding is that of the precision.
@@ -74,7 +74,7 @@ class GraphedUpdates:
         self._replays: dict[int, Callable[[], None]] = {}
         self._recorded_for = list(module.replicas.active)
         self._cursor: Tensor | None = None
-        self.reason: str | None = "the stage has no more updates than run before a recording"
+        self.reason: str | None = TOO_SHORT
         """Why all updates so far were eager; None once some were replayed."""
         self._failure: str | None = None
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from src.evaluation.heads import Groups, within
 from src.evaluation.metrics import Loss
-from src.models.structure import prefers_stacking
+from src.training.graph.choice import form_of
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node, StagePlan
-from src.training.replicas import LoopReplicas, Penalty, Replicas, StackedReplicas
+from src.training.replicas import Penalty, Replicas
 
 
 @dataclass
@@ -64,8 +64,8 @@ class Lwf(PenaltyKind):
     def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
         settings, device = nodes[0].stage.penalty, context.device.torch_device
         models = [context.model(node) for node in anchors]
-        engine = StackedReplicas if prefers_stacking(models[0], device.type) else LoopReplicas
-        teacher = engine(models, set()).to(device).eval()
+        form = form_of(context.config, models[0], nodes[0].stream.input_shape, context.device)
+        teacher = form.replicas(models, set()).to(device).eval()
         heads, taught = anchors[0].heads, None
         if settings.new_classes:
             heads, (taught,) = nodes[0].heads, anchors[0].heads

@@ -199,6 +199,7 @@ def _pack_resume_point(point: ResumePoint, **more: Any) -> bytes:
         "best": None if best is None else [best.value.hex(), best.epoch],
         "noise": noise is not None,
         "machines": list(point.machines),
+        **({"capture": [point.capture, point.capture_reason]} if point.capture else {}),
         **more,
     }
     return _pack(
@@ -213,6 +214,7 @@ def _pack_resume_point(point: ResumePoint, **more: Any) -> bytes:
 
 def _unpack_resume_point(header: dict[str, Any], curves: Curves, group: TensorsOf) -> ResumePoint:
     best, state = header["best"], group("state")
+    capture, capture_reason = header.get("capture", ("", ""))
     return ResumePoint(
         **{name: header[name] for name in COUNTERS},
         weights=group("weights"),
@@ -222,6 +224,8 @@ def _unpack_resume_point(header: dict[str, Any], curves: Curves, group: TensorsO
         noise=state["noise"] if header["noise"] else None,
         best=None if best is None else Best(float.fromhex(best[0]), best[1], group("best")),
         machines=tuple(header.get("machines", ())),
+        capture=capture,
+        capture_reason=capture_reason,
     )
 
 
