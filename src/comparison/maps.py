@@ -116,7 +116,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
         ax.tick_params(length=0, labelsize=7.5)
         ax.spines[:].set_visible(False)
         if across and index + n_wide >= len(panels):
-            ax.set_xlabel(axis_label(across), fontsize=8.5)
+            ax.set_xlabel(axis_label(across), fontsize=_font_size(axis_label(across), grid_w + gap - 0.1, 8.5))
         if is_labelled:
             longest_line = max(down_title.split("\n"), key=len)
             ax.set_ylabel(down_title, fontsize=_font_size(longest_line, grid_h + above, 8.5))

@@ -14,13 +14,15 @@ from src.comparison.pairing import RunRecord, grouped
 from src.comparison.sentences import WHERE
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, name_of, unit_of
-from src.comparison.verdicts import EQUIVALENT, INCONCLUSIVE, TOO_FEW, CellVerdict, by_pair, default_metric
+from src.comparison.verdicts import BALANCED, EQUIVALENT, INCONCLUSIVE, TOO_FEW, CellVerdict, by_pair, default_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 Cell = TypeVar("Cell", CellVerdict, RunRecord)
+MARKS = {"if trained": "t", "exploratory": "e"}
+"""What follows a winner, and its letter in a narrow table."""
 CURE = "Collapsed runs often train with a tenth of optimizer.lr; tune=equal finds a rate for each regime."
 
 
@@ -88,7 +90,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
     columns += [("decided by", "l")] if is_any_stop else []
     has_margin = any(verdict.margin for verdict in verdicts)
     columns += [("no worse", "l")] if has_margin else []
-    test_sets = _test_sets(verdicts)
+    test_sets = other_test_sets(verdicts)
     columns += [(name, "r") for name in test_sets]
     columns += [(f"{a} - {b}{unit.points}", "r"), ("95 % interval", "r"), ("p (Holm)", "r"), ("n", "r"), ("wins", "l")]
     rows = []
@@ -98,7 +100,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         sides += [" / ".join(map(str, verdict.collapsed))] if has_collapsed else []
         sides += [verdict.decided_by] if is_any_stop else []
         sides += [no_worse_text(verdict)] if has_margin else []
-        sides += [_elsewhere(verdict.elsewhere.get(name)) for name in test_sets]
+        sides += [difference_elsewhere(verdict.elsewhere.get(name)) for name in test_sets]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
         winner += " (if trained)" if verdict.caveat else ""
@@ -114,12 +116,13 @@ def no_worse_text(verdict: CellVerdict) -> str:
     return "both" if len(verdict.no_worse) == 2 else next(iter(verdict.no_worse), "-")
 
 
-def _test_sets(verdicts: Sequence[CellVerdict]) -> list[str]:
+def other_test_sets(verdicts: Sequence[CellVerdict]) -> list[str]:
     """The names of the columns with differences on other test sets than the union."""
     return list(dict.fromkeys(name for verdict in verdicts for name in verdict.elsewhere))
 
 
-def _elsewhere(verdict: CellVerdict | None) -> str:
+def difference_elsewhere(verdict: CellVerdict | None) -> str:
+    """The difference on another test set, with a star if it is certain."""
     if verdict is None:
         return "-"
     return unit_of(verdict.metric).difference(verdict.difference) + ("*" if verdict.certain else "")
@@ -128,40 +131,69 @@ def _elsewhere(verdict: CellVerdict | None) -> str:
 def terminal_table(verdicts: Sequence[CellVerdict], *, width: int = 120, max_rows: int = 60) -> Table:
     """`sweep_table` for a terminal of `width` columns; a caption counts the rows beyond `max_rows`.
 
-    A narrow terminal gets shorter headings and, if those do not suffice, the interval below the difference.
+    A narrow terminal gets shorter headings, which the caption explains, and if those do not suffice, the interval
+    below the difference.
     """
     from rich.console import Console
 
-    full = sweep_table(verdicts)
-    for narrow, stacked in ((False, False), (True, False), (True, True)):
-        table = _compact(replace(full, rows=full.rows[:max_rows]), narrow=narrow, stacked=stacked)
+    full, pairs = sweep_table(verdicts), list(by_pair(verdicts))
+    for step in range(4):
+        narrow = step > 0
+        table = _compact(
+            replace(full, rows=full.rows[:max_rows]), pairs, narrow=narrow, short=step > 1, stacked=step > 2
+        )
         *_, difference, p, n, _ = table.heads
         numbers = [head for head, letter in zip(table.heads, table.align, strict=True) if letter == "r"]
         drawn = table.terminal(
             padding=0 if narrow else 1,
-            no_wrap=[p, n, *([difference] if narrow else []), *(numbers if len(by_pair(verdicts)) > 1 else [])],
+            no_wrap=[p, n, *([difference] if narrow else []), *(numbers if len(pairs) > 1 else [])],
             last_style=lambda text: "" if text.startswith("**") else "yellow" if text == INCONCLUSIVE else "dim",
         )
         if Console(width=10_000).measure(drawn).maximum <= width:
             break
+    captions = []
+    if narrow and len(pairs) == 1:
+        (a, b), points = pairs[0], unit_of(verdicts[0].metric).of_differences
+        captions = [f"a: {a}, b: {b}", *([f"a - b in {points}"] if points else [])]
+    if narrow:
+        used = [text for text in MARKS if any(f"({text})" in row[-1] for row in full.rows)]
+        captions += [f"{MARKS[text]}: {text}" for text in used]
     if len(full.rows) > max_rows:
-        drawn.caption = f"{len(full.rows) - max_rows:,} more rows in the CSV"
+        captions.append(f"{len(full.rows) - max_rows:,} more rows in the CSV")
+    drawn.caption, drawn.caption_justify = "; ".join(captions) or None, "left"
     return drawn
 
 
-def _compact(table: TextTable, *, narrow: bool, stacked: bool) -> TextTable:
+def _compact(
+    table: TextTable, pairs: Sequence[tuple[str, str]], *, narrow: bool, short: bool, stacked: bool
+) -> TextTable:
     """The same table with difference and interval in one column."""
     *first, difference, _, p, n, wins = table.heads
+    gap = "\n" if stacked else " "
     if narrow:
         first, difference = [axis_heading(head).replace("(", "\n(") for head in first], "a - b"
-    gap = "\n" if stacked else " "
+    if short:
+        sides = [(regime, side) for pair in pairs[:1] for regime, side in zip(pair, "ab", strict=True)]
+        heads = {BALANCED: "bal."} | {f"{name}{unit}": f"{side}{unit}" for name, side in sides for unit in ("", " %")}
+        first = [heads.get(head, head) for head in first]
     width = max((len(row[-4]) for row in table.rows), default=0)
     rows = []
     for *cells, value, interval, p_value, n_seeds, winner in table.rows:
-        cells = [*cells, f"{value}{gap}{interval:>{width}}", p_value, n_seeds, winner]
-        rows.append(tuple(cell.replace("(", "\n(") if narrow else cell for cell in cells))
-    heads = (*first, f"{difference}{gap}[95 %]", p.removesuffix(" (Holm)"), n, wins)
-    return TextTable(heads=heads, rows=tuple(rows), align=f"{table.align[: len(first)]}rrrl")
+        cells = [*cells, f"{value}{gap}{interval:>{width}}", p_value, n_seeds]
+        rows.append(
+            (*(cell.replace("(", "\n(") for cell in cells), _short_winner(winner, gap)) if narrow else (*cells, winner)
+        )
+    last = (f"{difference}{gap}[95 %]", p.removesuffix(" (Holm)"), n, wins)
+    return TextTable(heads=(*first, *last), rows=tuple(rows), align=f"{table.align[: len(first)]}rrrl")
+
+
+def _short_winner(winner: str, gap: str) -> str:
+    """ "combined (if trained) (exploratory)" is "combined (t, e)"; `gap` precedes what may stand on a second line."""
+    marks = ", ".join(mark for text, mark in MARKS.items() if f"({text})" in winner)
+    for text in MARKS:
+        winner = winner.replace(f" ({text})", "")
+    name = winner.replace("(", "\n(").replace(" seeds", f"{gap}seeds")
+    return f"{name}{gap}({marks})" if marks else name
 
 
 def means_table(runs: Sequence[RunRecord]) -> Table:
@@ -238,7 +270,7 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         lines.append(
             f"no worse: certainly by no more than {within}, after a correction of its own; another regime may win"
         )
-    if names := _test_sets(verdicts):
+    if names := other_test_sets(verdicts):
         better = unit_of(verdicts[0].metric).higher_is_better
         metrics = {name: own.metric for verdict in verdicts for name, own in verdict.elsewhere.items()}
         turned = [name for name in names if unit_of(metrics[name]).higher_is_better != better]

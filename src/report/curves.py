@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from src.axes import axis_text
 from src.comparison.pairing import RunRecord
-from src.comparison.sentences import sentence
+from src.comparison.sentences import sentence, sentence_elsewhere
 from src.comparison.tables import coordinate, varying_axes
 from src.comparison.units import set_title, unit_of
 from src.comparison.verdicts import CellVerdict
@@ -77,7 +77,7 @@ def cell_plots(
         cell=verdict.cell,
         title=title,
         why=why,
-        summary=sentence(verdict),
+        summary=f"{sentence(verdict)}. {sentence_elsewhere(verdict)}".rstrip(),
         curves=tuple(_curves(verdict.cell, title, of_regime, styles, folder)),
         recall=_recall(verdict.cell, title, of_regime, styles, class_names, folder),
     )

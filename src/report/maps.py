@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -66,11 +67,22 @@ def axis_pairs(verdicts: Sequence[CellVerdict]) -> list[tuple[str, str]]:
 
 def averaged(verdicts: Sequence[CellVerdict], *axes: str) -> list[CellVerdict]:
     """One verdict for each combination of levels of `axes`: the differences a - b, averaged over the others seed by
-    seed.
+    seed, on every test set.
 
     Leaves out cells that cannot be judged, with a note, and uses the seeds that all the others have. Holm's correction
-    spans the verdicts returned.
+    spans the verdicts returned, on each test set by itself.
     """
+    names = dict.fromkeys(name for verdict in verdicts for name in verdict.elsewhere)
+    on_set = {name: [own.elsewhere[name] for own in verdicts if name in own.elsewhere] for name in names}
+    elsewhere = {name: {own.cell: own for own in _averaged(group, axes)} for name, group in on_set.items()}
+    return [
+        replace(tile, elsewhere={name: own[tile.cell] for name, own in elsewhere.items() if tile.cell in own})
+        for tile in _averaged(verdicts, axes)
+    ]
+
+
+def _averaged(verdicts: Sequence[CellVerdict], axes: Sequence[str]) -> list[CellVerdict]:
+    """`averaged` on one test set."""
     compared = []
     for levels, group in grouped(verdicts, lambda v: tuple(coordinate(v, axis) for axis in axes)).items():
         by_seed = mean_differences(group)

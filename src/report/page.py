@@ -28,7 +28,7 @@ from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, ru
 from src.report.maps import MOST_CELLS, maps
 from src.report.plots import PAPER, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
-from src.report.tables import cells_table, claims_table, largest, levels_table, page_table, too_few_seeds
+from src.report.tables import cell_notes, cells_table, claims_table, largest, levels_table, page_table
 from src.report.tuning import tuning_section
 from src.terminal import printable
 
@@ -120,9 +120,10 @@ def _content(
     if executor is not None:
         executor.submit(_load_plugins, {config.plugins for config in few.configs.values()})  # before it unpickles them
     pending = executor.submit(_shown_cells, few, shown, folder) if executor is not None else None
+    question = " or ".join(sweep.labels[:2]) + "?"
     content: dict[str, Any] = {
         "name": sweep.name,
-        "title": " or ".join(sweep.labels[:2]) + "?" if len(sweep.labels) > 1 else sweep.name,
+        "title": f"{question[0].upper()}{question[1:]}" if len(sweep.labels) > 1 else sweep.name,
         "finished": max((str(r.provenance.get("finished_at", "")) for r in runs), default="")[:16].replace("T", " "),
         "nothing": _without_comparison(runs, metric) if runs else NOTHING,
         "verdicts": [{"a": a, "b": b, "text": summary(group)} for (a, b), group in judged.items()],
@@ -137,7 +138,7 @@ def _content(
         "left_out": _left_out(sweep, len({own.cell for own in all_judged}), most_cells),
         "cells": cells_table(largest(all_judged, most_cells)) if judged else None,
         "tuning": tuning_section(verdicts, _tuning(sweep), styles, folder),
-        "too_few": too_few_seeds(all_judged),
+        "cell_notes": cell_notes(all_judged),
         "line_styles": styles,
         "boundary": boundary_plot(sweep.configs, runs, folder),
         "streams": [(table.title, page_table(table)) for table in transfer_tables(sweep.records, sweep.labels)],

@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from src.axes import AxisValue, axis_order, axis_text
 from src.claims.table import ALIGN, HEADS, value_texts
-from src.comparison.tables import coordinate, in_order, independent_axes, sweep_table
+from src.comparison.tables import (
+    coordinate,
+    difference_elsewhere,
+    in_order,
+    independent_axes,
+    other_test_sets,
+    remarks,
+    sweep_table,
+)
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, unit_of
 from src.comparison.verdicts import INCONCLUSIVE, CellVerdict
@@ -64,16 +72,22 @@ def winner_class(verdict: CellVerdict) -> str:
 
 
 def cells_table(verdicts: Sequence[CellVerdict]) -> PageTable:
-    """`sweep_table` with remarks; `too_few_seeds` explains missing p-values once for all rows."""
+    """`sweep_table` with what is to say of single rows; `cell_notes` explains its words."""
     table, ordered = sweep_table(verdicts), in_order(verdicts)
     css = {len(table.heads) - 1: [winner_class(verdict) for verdict in ordered]}
-    whys = [verdict.reason if verdict.winner == INCONCLUSIVE else verdict.caveat for verdict in ordered]
-    remarks = ["; ".join(filter(None, (why, *own.notes))) for why, own in zip(whys, ordered, strict=True)]
-    if any(remarks):
-        rows = tuple((*row, remark) for row, remark in zip(table.rows, remarks, strict=True))
-        css[len(table.heads)] = ["remark"] * len(remarks)
+    whys = [verdict.reason if verdict.winner == INCONCLUSIVE else "" for verdict in ordered]
+    further = ["; ".join(filter(None, (why, *own.notes))) for why, own in zip(whys, ordered, strict=True)]
+    if any(further):
+        rows = tuple((*row, remark) for row, remark in zip(table.rows, further, strict=True))
+        css[len(table.heads)] = ["remark"] * len(further)
         table = replace(table, heads=(*table.heads, "remarks"), rows=rows, align=f"{table.align}l")
     return page_table(table, css)
+
+
+def cell_notes(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """What the words and columns of `cells_table` mean, each once for all rows."""
+    few = too_few_seeds(verdicts)
+    return [*([few] if few else []), *remarks([replace(own, reason="", notes=()) for own in verdicts])]
 
 
 def largest(verdicts: Sequence[CellVerdict], most_cells: int) -> list[CellVerdict]:
@@ -89,6 +103,7 @@ def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> PageTable | None:
     `groups`: the verdicts of each contrast.
     """
     rows, css = [], []
+    names = other_test_sets([own for group in groups for own in group])
     for group in groups:
         unit = unit_of(group[0].metric)
         for axis, levels in independent_axes(group).items():
@@ -98,13 +113,15 @@ def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> PageTable | None:
                 wins = [str(sum(cell.winner == name for cell in cells)) for name in (own.a, own.b)]
                 numbers = (unit.difference(own.difference), unit.interval(own.ci_low, own.ci_high))
                 texts = (axis, axis_text(level), f"{own.a} - {own.b}", *numbers, format_p(own.p_holm), str(own.n))
-                rows.append((*texts, str(len(cells)), *wins))
+                others = [difference_elsewhere(own.elsewhere.get(name)) for name in names]
+                rows.append((*texts, *others, str(len(cells)), *wins))
                 css.append(winner_class(own))
     if not rows:
         return None
     difference = f"difference{unit_of(groups[0][0].metric).points}"
-    heads = ("axis", "level", "a - b", difference, "95 % interval", "p (Holm)", "n", "cells", "a wins", "b wins")
-    return page_table(TextTable(heads=heads, rows=tuple(rows), align="lllrrrrrrr"), {3: css})
+    first = ("axis", "level", "a - b", difference, "95 % interval", "p (Holm)", "n")
+    heads = (*first, *names, "cells", "a wins", "b wins")
+    return page_table(TextTable(heads=heads, rows=tuple(rows), align=f"lll{'r' * (len(heads) - 3)}"), {3: css})
 
 
 def too_few_seeds(verdicts: Sequence[CellVerdict]) -> str:

@@ -7,6 +7,8 @@ a file.
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,18 @@ def test_labels_of_many_levels_leave_room_for_each_other(n: int) -> None:
     step = n // len(labels)
     assert labels[:2] == ["1", f"{1 + step / 1000:g}"]
     assert list(panel.get_xticks()[:2]) == [0, step]
+
+
+def test_axis_titles_of_narrow_panels_leave_room_for_each_other() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    cells = [verdict(0.01, UNDECIDED, imbalance=i, epochs=e) for i in (1.0, 20.0) for e in (5, 20)]
+    figure = difference_figure([replace(cell, elsewhere={"d1": cell, "d2": cell}) for cell in cells])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    labels = [panel.xaxis.label for panel in figure.axes if panel.get_xlabel().startswith("class imbalance")]
+    boxes = [label.get_window_extent(renderer) for label in labels]
+    assert len(boxes) == 3
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_colour_indicates_the_better_regime_for_accuracies_and_losses(tmp_path: Path) -> None:

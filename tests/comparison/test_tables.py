@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from src.comparison.tables import (
     varying_axes,
 )
 from src.comparison.text_table import TextTable
-from src.comparison.verdicts import CellVerdict, judge
+from src.comparison.verdicts import UNDECIDED, CellVerdict, judge
 
 REGIMES = ("sequential", "combined", "replay(share=0.05)")
 
@@ -94,9 +95,31 @@ def test_every_number_is_whole_and_no_line_is_too_wide(
 
 def test_two_regimes_fit_on_one_line_a_cell_at_80_columns(grid: list[CellVerdict]) -> None:
     lines = printed(grid, 80)
-    assert len([line for line in lines if line.strip()]) == len(grid) + 2  # heading and rule
+    assert len([line for line in lines if line.strip()]) == len(grid) + 3  # heading, rule and what a and b are
+    assert lines[-1].strip() == "a: sequential, b: combined; a - b in points"
     *_, difference, interval, _, _, _ = sweep_table(grid).rows[4]
     assert any(difference in line and interval in line and line.rstrip().endswith("too few seeds") for line in lines)
+
+
+@pytest.mark.parametrize(("width", "lines_a_cell"), [(80, 2), (100, 1)])
+def test_narrow_tables_break_no_word(grid: list[CellVerdict], width: int, lines_a_cell: int) -> None:
+    winners = [
+        ("combined", "about runs that train", "added"),
+        ("sequential", "about runs that train", ""),
+        (UNDECIDED, "", ""),
+    ]
+    verdicts = []
+    for number, verdict in enumerate(grid):
+        winner, caveat, added = winners[number % 3]
+        own = replace(verdict, differences=(-0.271,) * 12, seeds=tuple(range(12)), ci_low=-0.275, ci_high=-0.223)
+        own = replace(own, winner=winner, caveat=caveat, exploratory=added, p_holm=0.003)
+        verdicts.append(replace(own, elsewhere=dict.fromkeys(("d1", "d2", "balanced"), own)))
+    lines = printed(verdicts, width)
+    assert max(map(len, lines)) <= width
+    assert len(lines) == lines_a_cell * (1 + len(verdicts)) + 2, "heading, rows, rule and caption"
+    text = " ".join(" ".join(lines).split())
+    assert all(word in text for word in (" a % b % ", " bal. ", "combined", "sequential", "undecided", "(t, e)"))
+    assert text.endswith("a: sequential, b: combined; a - b in points; t: if trained; e: exploratory")
 
 
 def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:

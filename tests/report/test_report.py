@@ -222,6 +222,7 @@ def test_one_cell_is_a_report(tmp_path: Path) -> None:
     page = report(tmp_path, "one")
     assert "Combined wins on union by" in page.text
     assert [row[8] for row in page.rows("cells")] == ["combined (if trained)"]
+    assert "about runs that train: none of 10 runs of combined collapsed" in page.text, "below the table"
 
 
 OWN = """

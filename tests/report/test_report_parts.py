@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.comparison.maps import difference_figure
 from src.comparison.pairing import RunRecord
 from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, CellVerdict
 from src.config import compose
@@ -65,6 +66,7 @@ def test_a_pair_of_axes_averages_the_others_seed_by_seed() -> None:
         for i in (1.0, 5.0)
         for e in (1.0, 3.0)
     ]
+    cells = [replace(cell, elsewhere={"d1": replace(cell, differences=(-0.5,) * 8)}) for cell in cells]
     assert set(axis_pairs(cells)) == {("ratio", "imbalance"), ("ratio", "epochs"), ("imbalance", "epochs")}
     tiles = {(tile.axes["ratio"], tile.axes["imbalance"]): tile for tile in averaged(cells, "ratio", "imbalance")}
     assert len(tiles) == 4
@@ -73,6 +75,10 @@ def test_a_pair_of_axes_averages_the_others_seed_by_seed() -> None:
     assert (tile.n, tile.family, tile.winner) == (8, 4, "sequential")
     assert tile.p == pytest.approx(2**-7)
     assert tile.p_holm == pytest.approx(4 * 2**-7)
+    assert tile.elsewhere["d1"].difference == pytest.approx(-0.5), "the map never shows the union alone"
+    assert tile.elsewhere["d1"].winner == "combined"
+    titles = [ax.get_title() for ax in difference_figure(list(tiles.values())).axes]
+    assert {"on Dataset 1", "on the union"} <= set(titles)
 
 
 def test_cells_without_a_verdict_are_excluded_from_averages_with_a_note() -> None:
