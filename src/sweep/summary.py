@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
+from src.comparison.classes import classes_table
 from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import difference_maps, map_names
 from src.comparison.pairing import Records, by_cell, load_records
@@ -40,6 +41,7 @@ from src.io import WRITERS, read_json_or, write_atomically
 from src.progress import tracked
 from src.sweep.columns import cell_means, cell_metrics, cell_tags, comparison_of, sweep_metrics
 from src.sweep.engine import Report
+from src.sweep.notes import next_commands, notes_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
 from src.urls import without_secrets
@@ -151,12 +153,14 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
     verdicts = with_remarks(judge_cells(sweep_dir, cells, records), tuning)
-    classes = [f"classes: {text}" for text in dict.fromkeys(cell.classes for cell in cells) if text]
+    notes = notes_of(cells, records.runs)
     results = CommandResults(
-        records=records, labels=labels, verdicts=verdicts, n_cells=len(cells), classes=classes, tuning=tuning
+        records=records, labels=labels, verdicts=verdicts, n_cells=len(cells), notes=notes, tuning=tuning
     )
     with publication(sweep_dir, results, command_line) as outbox:
         report_cells(cells, records, verdicts, outbox)
+    for line in next_commands(cells, verdicts):
+        stdout_console().print(line, style="dim", soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +171,8 @@ class CommandResults:
     labels: Sequence[str]
     verdicts: Sequence[CellVerdict]
     n_cells: int
-    classes: Sequence[str] = ()
-    """Lines about the classes of the data sets."""
+    notes: Sequence[str] = ()
+    """Lines about the classes of the data sets and about checkpoints."""
     tuning: Mapping[tuple[str, str], Tuned] = field(default_factory=dict)
     """By cell and regime."""
 
@@ -177,7 +181,8 @@ class CommandResults:
 def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> Iterator[Outbox]:
     """Prints the table and writes the files; after the block, which reports the cells, the record of the sweep."""
     records, verdicts = results.records, results.verdicts
-    chosen = tuning_table(verdicts, results.tuning)
+    tables = (tuning_table(verdicts, results.tuning), classes_table(records.runs, results.labels))
+    further = [table for table in tables if table is not None]
     streams = transfer_tables(records, results.labels)
     console = stdout_console()
     if verdicts:
@@ -186,19 +191,19 @@ def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> 
             console.print(remark, style="dim")
         for group in by_pair(verdicts).values():
             console.print(summary(group))
-        if chosen is not None:
-            console.print(replace(chosen, rows=chosen.rows[:MOST_ROWS]).terminal())
     elif records.runs and not streams:  # one regime
         console.print(means_table(records.runs))
+    for table in further:
+        console.print(replace(table, rows=table.rows[:MOST_ROWS]).terminal())
     for grid in streams:
         console.print(grid.terminal())
-    for line in results.classes:
+    for line in results.notes:
         console.print(line, style="dim")
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
     sys.stdout.flush()  # the files take longer than the table
-    artifacts = _write(sweep_dir, results, streams, chosen)
+    artifacts = _write(sweep_dir, results, streams, further)
     outbox = Outbox(sweep_dir)
     yield outbox
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
@@ -224,18 +229,18 @@ def attached(sweep_dir: Path) -> list[str]:
 
 
 def _write(
-    sweep_dir: Path, results: CommandResults, streams: Sequence[TextTable], chosen: TextTable | None
+    sweep_dir: Path, results: CommandResults, streams: Sequence[TextTable], further: Sequence[TextTable]
 ) -> list[str]:
-    """Writes the files of the whole command; returns their names in the sweep's folder. `chosen`: what was tuned."""
+    """Writes the files of the whole command; returns their names. `further`: tables below that of the verdicts."""
     verdicts, tuning = results.verdicts, results.tuning
     of_streams = ["transfer.md"] if streams else []
     if streams:
         write_atomically(sweep_dir / "transfer.md", markdown(streams))
     if not verdicts:
         return of_streams
-    parts = [table.markdown() for table in (sweep_table(verdicts), chosen) if table is not None]
+    parts = [table.markdown() for table in (sweep_table(verdicts), *further)]
     tables = {
-        "table.md": "\n".join([*parts, *results.classes]).encode(),
+        "table.md": "\n".join([*parts, *results.notes]).encode(),
         "table.csv": csv_table(verdicts).encode(),
     }
     maps = map_names(verdicts)

@@ -18,6 +18,7 @@ from src.io import MAX_OWN_NAME, file_name, read_json_or
 from src.progress import duration, tracked
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
+from src.sweep.notes import spelling
 from src.urls import without_password
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def describe(plan: SweepPlan, cells_dir: Path, n_workers: int) -> list[str]:
         lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
         if (classes := resolved.classes) is not None:
             lines += [f"    {line}" for line in _training_samples(resolved)] or [f"    classes: {classes}"]
+            lines += [f"    {line}" for line in spelling(resolved)]
     n_missing = plan.n_runs_missing
     lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
     lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
