@@ -18,7 +18,8 @@ from src.errors import ConfigError
 
 T = TypeVar("T")
 
-CONVOLUTIONS = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module
+CUDNN: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+"""What rounds to TF32 by torch's default."""
 
 STEP_SECONDS = {"cuda": 40.0, "cpu": 600.0}
 """Longest that a rank waits for another in an operation of training. One that hangs has no other sign: processes that die are
@@ -55,8 +56,11 @@ def device_of(trainer: TrainerConfig) -> Device:
     if on_gpu and trainer.devices > torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError("trainer.devices", trainer.devices, f"only {count} visible; lower it")
-    if on_gpu:  # torch's default for convolutions is TF32
-        CONVOLUTIONS.fp32_precision = "ieee"
+    if on_gpu:
+        for part in CUDNN:
+            part.fp32_precision = "ieee"
+        # with deterministic algorithms torch would fill each new tensor with NaN, by a kernel of its own
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     dtype = torch.float64 if trainer.precision == "64" else torch.float32
     return Device(torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"), dtype, rank, world)
 
@@ -67,14 +71,17 @@ def products_in(precision: str) -> Iterator[None]:
     if precision != "tf32":
         yield
         return
-    products, convolutions = torch.get_float32_matmul_precision(), CONVOLUTIONS.fp32_precision
+    before, others = torch.get_float32_matmul_precision(), [part.fp32_precision for part in CUDNN]
+    # not by `torch.backends.cuda.matmul`, after which the getter, which Lightning calls, raises
     torch.set_float32_matmul_precision("high")
-    CONVOLUTIONS.fp32_precision = "tf32"
+    for part in CUDNN:
+        part.fp32_precision = "tf32"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        CONVOLUTIONS.fp32_precision = convolutions
+        torch.set_float32_matmul_precision(before)
+        for part, other in zip(CUDNN, others, strict=True):
+            part.fp32_precision = other
 
 
 def same_bits_anywhere() -> None:

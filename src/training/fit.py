@@ -141,8 +141,10 @@ def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: 
     with warnings.catch_warnings():
         # the feed is an iterable of whole batches, so advice on loaders and their workers does not apply
         warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
-        # torch's advice on updates before the recording
+        # torch's advice on updates before the recording, and on gradients of a penalty, which come from another stream
+        # than the rest of the model's
         warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
         lightning = pl.Trainer(
             max_epochs=n_epochs,
             callbacks=[monitor],

@@ -22,7 +22,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.models.build import build_model
 from src.optimizers import OptimizerConfig
-from src.training.devices import CONVOLUTIONS, device_of
+from src.training.devices import CUDNN, device_of
 from src.training.fit import fit
 from src.training.graph import choice
 from src.training.plan import Node
@@ -259,19 +259,21 @@ def test_mixed_precision_keeps_single_weights_and_rounds_products(arch: str) -> 
 
 
 @pytest.fixture
-def _own_convolutions() -> Iterator[None]:
-    before = CONVOLUTIONS.fp32_precision
-    CONVOLUTIONS.fp32_precision = "tf32"
+def _as_torch_starts() -> Iterator[None]:
+    for part in CUDNN:
+        part.fp32_precision = "tf32"
     yield
-    CONVOLUTIONS.fp32_precision = before
+    for part in CUDNN:
+        part.fp32_precision = "tf32"
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-@pytest.mark.usefixtures("_own_convolutions")
+@pytest.mark.usefixtures("_as_torch_starts")
 def test_tf32_rounds_the_products_of_updates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are scored in full precision, and torch's own TF32 for convolutions is off on a GPU."""
 
-    def modes() -> tuple[str, str]:
-        return torch.get_float32_matmul_precision(), CONVOLUTIONS.fp32_precision
+    def modes() -> tuple[str, ...]:
+        return torch.get_float32_matmul_precision(), *(part.fp32_precision for part in CUDNN)
 
     config, node = one_stage("optimizer.batch_size=16")
     config = replace(config, trainer=replace(config.trainer, name="auto", precision="tf32"))
@@ -282,11 +284,11 @@ def test_tf32_rounds_the_products_of_updates_alone(monkeypatch: pytest.MonkeyPat
         visible.setattr(torch.cuda, "is_available", lambda: True)
         visible.setattr(torch.cuda, "device_count", lambda: 1)
         assert device_of(config.trainer).torch_device.type == "cuda"
-    assert modes() == ("highest", "ieee")
-    during: list[tuple[str, str]] = []
+    assert modes() == ("highest", "ieee", "ieee")
+    during: list[tuple[str, ...]] = []
     fit(config, [node], [started(config, node)], CPU, observer=lambda _: during.append(modes()))
-    assert set(during) == {("high", "tf32")}
-    assert modes() == ("highest", "ieee")
+    assert set(during) == {("high", "tf32", "tf32")}
+    assert modes() == ("highest", "ieee", "ieee")
 
 
 def test_an_update_that_overflows_the_weights_is_a_divergence() -> None:
