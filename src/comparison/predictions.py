@@ -92,8 +92,8 @@ def judge_effect(differences: ArrayLike, predicted: Prediction, *, margin: float
 
     positive, negative: *supported* or *refuted* by the sign of the mean if the two-sided test rejects 0; otherwise
     *equivalent* if a margin is given and the mean is shown to lie within it. non_inferior: *supported* if the mean is
-    shown to be above -margin (one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if
-    the whole interval lies below -margin. equivalent:
+    shown to be above -margin (one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if the whole
+    interval lies below -margin. equivalent:
     *supported* if shown within the margin; *refuted* if the whole interval lies outside. Otherwise *inconclusive*.
     """
     values = np.asarray(differences, dtype=np.float64)

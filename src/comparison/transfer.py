@@ -20,12 +20,10 @@ METRICS = ("average_accuracy", "learning_accuracy", "backward_transfer", "forget
 """Metrics of a run that derive from its accuracy matrix."""
 LEGEND = (
     "Mean ± standard deviation over seeds; differences are paired by seed, with uncorrected 95 % intervals (from 6 "
-    "seeds). "
-    "Average accuracy: over all data sets after the last stage. Learning accuracy: on each data set right after its "
-    "stage. "
-    "Backward transfer: final accuracy minus learning accuracy. Forgetting: best earlier accuracy minus final "
-    "accuracy. "
-    "Forward transfer: accuracy just before a data set's stage minus that of the untrained network."
+    "seeds). Average accuracy: over all data sets after the last stage. Learning accuracy: on each data set right "
+    "after its stage. Backward transfer: final accuracy minus learning accuracy. Forgetting: best earlier accuracy "
+    "minus final accuracy. Forward transfer: accuracy just before a data set's stage minus that of the untrained "
+    "network."
 )
 
 

@@ -282,9 +282,8 @@ def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: A
             owners = " and ".join(f"Dataset {part + 1}" for part in parts)
             problem = (
                 f"{owners} would need {needed[c]} training samples of {names[allotment.classes[c]]}, but "
-                f"{left[number, c]} "
-                f"are left besides {allotment.val[number, c]} for validation and {allotment.test[number, c]} for the "
-                "test"
+                f"{left[number, c]} are left besides {allotment.val[number, c]} for validation and "
+                f"{allotment.test[number, c]} for the test"
             )
             fixes = _fixes(split, sources, allotment.classes[c])
             raise ConfigError(key, value, f"{problem}; {' or '.join(fixes)}")

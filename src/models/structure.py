@@ -40,8 +40,8 @@ def prefers_stacking(model: nn.Module, device: str = "cpu", is_captured: bool = 
     """The engine rule: True for a small stack of Linear layers (nothing but Linear, ReLU and Flatten in a row).
 
     On a GPU (`device` "cuda") for a row of any size, convolutions and pooling included: there a step of a small model
-    is the time to start its kernels, and a stack starts them once for all. A CUDA graph
-    (`is_captured`) starts all kernels of an update at once, so there convolutions run as each model's own.
+    is the time to start its kernels, and a stack starts them once for all. A CUDA graph (`is_captured`) starts all
+    kernels of an update at once, so there convolutions run as each model's own.
 
     It depends on the model and the kind of device alone, whose results are never compared with another's, and never on
     how many are trained together, so that a group's size cannot change a result.

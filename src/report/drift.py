@@ -216,8 +216,7 @@ def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
     alt = f"{lines}: {'; '.join(summaries)}."
     caption = (
         "The stability gap: how far accuracy on earlier data falls right after the boundary, and how much of it "
-        "recovers "
-        "by the end of the stage (triangles at the right)."
+        "recovers by the end of the stage (triangles at the right)."
     )
     return save_plot(ax, folder, "drift-gap", alt, caption=caption)
 
@@ -258,7 +257,6 @@ def _restorations(example: Example, folder: Path) -> Plot:
     alt = f"Bars of accuracy on Dataset 1 in percent, mean of {len(scores[keys[0]])} seeds: {means}."
     caption = (
         "If restoring the head (or the mean outputs) recovers Dataset 1, the loss is in the last layer; if the linear "
-        "probe "
-        "has not fallen, the features still separate what the head forgot."
+        "probe has not fallen, the features still separate what the head forgot."
     )
     return save_plot(ax, folder, "drift-restoration", alt, caption=caption)

@@ -134,11 +134,10 @@ def landscape_plots(
     plots = [_plane(example, found, name, styles, folder) for name in names]
     plots.append(_barriers(found.profiles, folder))
     notes = [
-        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as "
-        "their projection "
-        f"onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length away from "
-        "the nearest "
-        f"point of {example.staged}'s path through that stage: 0 % would mean that training passed through it."
+        f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their "
+        f"projection onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length "
+        f"away from the nearest point of {example.staged}'s path through that stage: 0 % would mean that training "
+        "passed through it."
     ]
     for name, path in paths.items():
         if path.why_not_retrained:
@@ -209,8 +208,7 @@ def _barriers(profiles: Mapping[str, Floats], folder: Path) -> Plot:
     heights = "; ".join(f"{tag} {barrier(losses.tolist()):.2g}" for tag, losses in profiles.items())
     alt = (
         "Lines of the union's training loss along straight lines between the three models, and along a curve trained "
-        "to "
-        f"stay low. Barriers (above the higher end): {heights}."
+        f"to stay low. Barriers (above the higher end): {heights}."
     )
     caption = f"A hump is a barrier. Heights above the higher end: {heights}."
     return save_plot(ax, folder, "landscape-ways", alt, caption=caption)

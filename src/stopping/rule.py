@@ -86,8 +86,7 @@ class StoppingRule(ABC):
         if self.is_fixed_length:
             return (
                 "Budgets match in epochs: every stage makes its own passes over its own data, so sequential and "
-                "combined "
-                "see equally many samples in all."
+                "combined see equally many samples in all."
             )
         return f"stopping={self.name} matches nothing: the columns below show how long each stage trained."
 

@@ -283,8 +283,8 @@ def _start_without(start: Start, there: frozenset[int]) -> Start:
 
 
 def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str, Any], length: Length) -> str | None:
-    """See `Node.prefix_key`. None also with a loss scale or with counts of `online`, which a resume
-    point does not hold."""
+    """See `Node.prefix_key`. None also with a loss scale or with counts of `online`, which a resume point does not
+    hold."""
     plain = config.stopping.is_fixed_length and config.optimizer.is_constant
     if not plain or config.online or config.trainer.precision == "16-mixed" or not length.updates:
         return None

@@ -40,10 +40,9 @@ def gap(cell: CellRuns) -> ProbeResult:
             values[label, seed] = {"drop": float(early[k, 0]) - lowest, "regained": float(final[k]) - lowest}
         noted = [k for k in NOTED_UPDATES if k < n]
         notes.append(
-            f"{label}: mean validation accuracy on d1 after {', '.join(map(str, noted))} updates of stage 2 and at "
-            "its end, "
-            f"%: {', '.join(f'{100 * early[:, k].mean():.1f}' for k in noted)}, {100 * final.mean():.1f}; lowest after "
-            f"{int(early.mean(axis=0).argmin())}"
+            f"{label}: mean validation accuracy on d1 after {', '.join(map(str, noted))} updates of stage 2 and at its "
+            f"end, %: {', '.join(f'{100 * early[:, k].mean():.1f}' for k in noted)}, {100 * final.mean():.1f}; lowest "
+            f"after {int(early.mean(axis=0).argmin())}"
         )
     return ProbeResult(values, tuple(notes))
 
