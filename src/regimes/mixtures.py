@@ -7,16 +7,14 @@ from typing import Literal
 
 from src.regimes.parts import (
     Stages,
-    at_rate,
     chain,
-    check_state,
+    later_with,
     on_dataset_1,
     one_after_the_other,
     previous,
     require,
     requiring,
     rest_and,
-    with_state,
 )
 from src.regimes.stage import Mixture, Stage, Targets
 
@@ -39,9 +37,8 @@ def replay(
     these draws over classes. Experience replay (Chaudhry et al. 2019); `memory`: how many earlier samples are kept,
     chosen as `kept` says; `even`: every batch has the share.
     """
-    check_state("replay", reset_optimizer, checkpoint)
-    mixed = _Replay("replay", share, balanced, memory, kept, even)
-    return mixed.stages(n_parts, lr_factor, checkpoint, reset_optimizer=reset_optimizer)
+    stages = _Replay("replay", share, balanced, memory, kept, even).stages(n_parts, checkpoint)
+    return later_with(stages, "replay", reset_optimizer, lr_factor, checkpoint)
 
 
 def self_replay(
@@ -57,8 +54,8 @@ def self_replay(
 
     Pseudo-rehearsal (Robins 1995) on real inputs.
     """
-    stages = _Replay("self_replay", share, memory=memory).stages(n_parts, lr_factor, checkpoint)
-    stages = with_state(stages, "self_replay", reset_optimizer, checkpoint)
+    stages = _Replay("self_replay", share, memory=memory).stages(n_parts, checkpoint)
+    stages = later_with(stages, "self_replay", reset_optimizer, lr_factor, checkpoint)
     if share == 0:
         return stages
     later = (replace(s, targets=Targets(kind="model", of=(k,) * (k + 1))) for k, s in enumerate(stages[1:]))
@@ -86,8 +83,8 @@ def der(
     require(labels >= 0, "der.labels", labels, "must not be negative")
     problem = "and der.labels=0 leave nothing to learn from the memory; raise one, or take share=0"
     require(strength > 0 or labels > 0 or share == 0, "der.strength", strength, problem)
-    stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts, lr_factor, checkpoint)
-    stages = with_state(stages, "der", reset_optimizer, checkpoint)
+    stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts, checkpoint)
+    stages = later_with(stages, "der", reset_optimizer, lr_factor, checkpoint)
     if share == 0 or (strength, labels) == (0.0, 1.0):
         return stages
     targets = Targets(kind="outputs", strength=strength, labels=labels)
@@ -117,7 +114,7 @@ class _Replay:
     kept: Literal["reservoir", "balanced"] = "reservoir"
     even: bool = False
 
-    def stages(self, n_parts: int, lr_factor: float, checkpoint: str | None, *, reset_optimizer: bool = True) -> Stages:
+    def stages(self, n_parts: int, checkpoint: str | None) -> Stages:
         """The stages; with a share of 0 those of sequential."""
         regime, share, memory = self.regime, self.share, self.memory
         require(0 <= share < 1, f"{regime}.share", share, "must be at least 0 and below 1: a fraction of the draws")
@@ -126,8 +123,7 @@ class _Replay:
         problem = f"chooses what a memory keeps, and all is kept; set {regime}.memory"
         require(not needless, f"{regime}.kept", self.kept, problem)
         if share == 0:
-            stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
-            return at_rate(stages, regime, lr_factor)
+            return one_after_the_other(n_parts, checkpoint)
         stages = [on_dataset_1(checkpoint)]
         for part in range(1, n_parts):
             mixture = Mixture(
@@ -138,9 +134,8 @@ class _Replay:
                 kept=self.kept,
                 even=self.even,
             )
-            stage = Stage(mixture=mixture, start=previous(part), counts_as=(part,), reset_optimizer=reset_optimizer)
-            stages.append(stage)
-        stages, needed = at_rate(stages, regime, lr_factor), {"needs": "classes", "value": True}
+            stages.append(Stage(mixture=mixture, start=previous(part), counts_as=(part,)))
+        needed = {"needs": "classes", "value": True}
         problem = "balances over classes, and a regression has none; set it to false"
         stages = requiring(stages, self.balanced, knob=f"{regime}.balanced", problem=problem, **needed)
         problem = "keeps equally many of each class, and a regression has none; take reservoir"
@@ -166,7 +161,7 @@ def chunked(n_parts: int, *, n_chunks: int = 2, reset_optimizer: bool = True, lr
     """
     require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
     mixtures = [Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)]
-    stages = at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "chunked", lr_factor)
+    stages = later_with(chain(mixtures), "chunked", reset_optimizer, lr_factor)
     problem = "is more than the {n} samples of the stream; lower it"
     needed = {"needs": "samples", "knob": "chunked.n_chunks", "value": n_chunks, "limit": n_chunks}
     return requiring(stages, True, problem=problem, **needed)

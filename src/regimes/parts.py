@@ -47,26 +47,23 @@ def held(
 ) -> Stages:
     """Sequential, with a penalty that holds every later stage near the end of the one before it."""
     require(penalty.strength >= 0, f"{regime}.strength", penalty.strength, "must not be negative")
-    check_state(regime, reset_optimizer, checkpoint)
-    stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
-    first, *later = at_rate(stages, regime, lr_factor)
+    stages = one_after_the_other(n_parts, checkpoint)
+    first, *later = later_with(stages, regime, reset_optimizer, lr_factor, checkpoint)
     if penalty.strength == 0:
         return [first, *later]
     return [first, *(replace(stage, penalty=replace(penalty, of=k)) for k, stage in enumerate(later))]
 
 
-def at_rate(stages: Stages, regime: str, lr_factor: float) -> Stages:
-    """The stages with a factor on the learning rate of all but the first."""
+def later_with(
+    stages: Stages, regime: str, reset_optimizer: bool, lr_factor: float, checkpoint: str | None = None
+) -> Stages:
+    """The stages, all but the first with a factor on the learning rate, and the optimizer's state kept unless
+    `reset_optimizer`. `checkpoint`: the weights that the first stage starts from."""
+    problem = "needs optimizer state, which a file of weights does not hold; leave it true"
+    require(reset_optimizer or checkpoint is None, f"{regime}.reset_optimizer", reset_optimizer, problem)
     require(lr_factor > 0, f"{regime}.lr_factor", lr_factor, "must be above 0")
     first, *later = stages
-    return [first, *(replace(stage, lr_factor=lr_factor) for stage in later)]
-
-
-def with_state(stages: Stages, regime: str, reset_optimizer: bool, checkpoint: str | None = None) -> Stages:
-    """The stages, all but the first with the optimizer's state kept unless `reset_optimizer`."""
-    check_state(regime, reset_optimizer, checkpoint)
-    first, *later = stages
-    return [first, *(replace(stage, reset_optimizer=reset_optimizer) for stage in later)]
+    return [first, *(replace(stage, reset_optimizer=reset_optimizer, lr_factor=lr_factor) for stage in later)]
 
 
 def requiring(stages: Stages, applies: bool, **condition: Any) -> Stages:
@@ -76,11 +73,6 @@ def requiring(stages: Stages, applies: bool, **condition: Any) -> Stages:
         if applies
         else stages
     )
-
-
-def check_state(regime: str, reset_optimizer: bool, checkpoint: str | None) -> None:
-    problem = "needs optimizer state, which a file of weights does not hold; leave it true"
-    require(reset_optimizer or checkpoint is None, f"{regime}.reset_optimizer", reset_optimizer, problem)
 
 
 def require(holds: bool, knob: str, value: object, problem: str) -> None:

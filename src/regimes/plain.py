@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from src.regimes.parts import Stages, at_rate, chain, check_state, one_after_the_other, require
+from src.regimes.parts import Stages, chain, later_with, one_after_the_other, require
 from src.regimes.stage import Mixture, Stage
 
 
@@ -24,9 +24,8 @@ def sequential(
     """
     require(lr_decay > 0, "sequential.lr_decay", lr_decay, "must be above 0")
     require(batch_factor > 0, "sequential.batch_factor", batch_factor, "must be above 0: times the batch of stage 1")
-    check_state("sequential", reset_optimizer, checkpoint)
-    stages = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
-    stages = at_rate(stages, "sequential", lr_factor)
+    stages = one_after_the_other(n_parts, checkpoint)
+    stages = later_with(stages, "sequential", reset_optimizer, lr_factor, checkpoint)
     stages = [replace(stage, lr_factor=stage.lr_factor * lr_decay**k) for k, stage in enumerate(stages)]
     return [stages[0], *(replace(stage, batch_factor=batch_factor) for stage in stages[1:])]
 
@@ -51,4 +50,4 @@ def d2_only(n_parts: int) -> Stages:
 def reverse(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
     """The last data set first, Dataset 1 last, weights kept: sequential in the other order."""
     mixtures = [Mixture(parts=(part,)) for part in reversed(range(n_parts))]
-    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "reverse", lr_factor)
+    return later_with(chain(mixtures), "reverse", reset_optimizer, lr_factor)

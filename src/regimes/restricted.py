@@ -7,14 +7,13 @@ from dataclasses import replace
 
 from src.regimes.parts import (
     Stages,
-    at_rate,
     held,
+    later_with,
     on_dataset_1,
     one_after_the_other,
     previous,
     require,
     requiring,
-    with_state,
 )
 from src.regimes.stage import Mixture, Penalty, Stage, Trainable
 
@@ -53,7 +52,7 @@ def freeze(
     else:
         trainable = Trainable(kind="last", layers=layers)
     stages = one_after_the_other(n_parts, checkpoint, trainable=trainable)
-    return at_rate(with_state(stages, "freeze", reset_optimizer, checkpoint), "freeze", lr_factor)
+    return later_with(stages, "freeze", reset_optimizer, lr_factor, checkpoint)
 
 
 def _compiles(pattern: str) -> bool:
@@ -86,7 +85,7 @@ def lp_ft(
             stages.append(replace(on_head, start=previous(len(stages)), budget=probe))
         if probe < 1:
             stages.append(replace(on_new, start=previous(len(stages)), budget=1 - probe))
-    return at_rate(with_state(stages, "lp_ft", reset_optimizer, checkpoint), "lp_ft", lr_factor)
+    return later_with(stages, "lp_ft", reset_optimizer, lr_factor, checkpoint)
 
 
 def ewc(
@@ -128,7 +127,7 @@ def l2_init(n_parts: int, *, strength: float = 0.01, reset_optimizer: bool = Tru
     """Sequential + strength/2 |w - w0|^2 in every stage, w0 the seed's initial weights (Kumar et al. 2023)."""
     require(strength >= 0, "l2_init.strength", strength, "must not be negative")
     penalty = Penalty(kind="l2_init", strength=strength, of=None) if strength else Penalty()
-    stages = at_rate(one_after_the_other(n_parts, None, reset_optimizer=reset_optimizer), "l2_init", lr_factor)
+    stages = later_with(one_after_the_other(n_parts, None), "l2_init", reset_optimizer, lr_factor)
     return [replace(stage, penalty=penalty) for stage in stages]
 
 

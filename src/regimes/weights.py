@@ -6,15 +6,13 @@ from dataclasses import replace
 
 from src.regimes.parts import (
     Stages,
-    at_rate,
     chain,
-    check_state,
+    later_with,
     on_dataset_1,
     one_after_the_other,
     previous,
     require,
     rest_and,
-    with_state,
 )
 from src.regimes.stage import Mixture, Stage, Start
 
@@ -32,20 +30,20 @@ def warm_start(
     `grow_batch`: the batch of stage k is k times the first one's (De Lange et al. 2023).
     """
     stages = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
-    stages = at_rate(with_state(stages, "warm_start", reset_optimizer, checkpoint), "warm_start", lr_factor)
+    stages = later_with(stages, "warm_start", reset_optimizer, lr_factor, checkpoint)
     return [replace(stage, batch_factor=len(stage.mixture.parts) if grow_batch else 1) for stage in stages]
 
 
 def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
     """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation."""
     mixtures = [Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))]
-    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "joint_then_new", lr_factor)
+    return later_with(chain(mixtures), "joint_then_new", reset_optimizer, lr_factor)
 
 
 def new_then_joint(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
     """The last data set alone, then all together, weights kept: the specialist is trained on, with the old data."""
     mixtures = [Mixture(parts=(n_parts - 1,)), Mixture(parts=tuple(range(n_parts)))]
-    return at_rate(chain(mixtures, reset_optimizer=reset_optimizer), "new_then_joint", lr_factor)
+    return later_with(chain(mixtures), "new_then_joint", reset_optimizer, lr_factor)
 
 
 def shrink_perturb(
@@ -66,7 +64,7 @@ def shrink_perturb(
         if (shrink, perturb) != (1.0, 0.0):
             start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
         stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
-    return at_rate(with_state(stages, "shrink_perturb", reset_optimizer, checkpoint), "shrink_perturb", lr_factor)
+    return later_with(stages, "shrink_perturb", reset_optimizer, lr_factor, checkpoint)
 
 
 def dash(
@@ -86,8 +84,8 @@ def dash(
     require(
         0 < alpha <= 1, "dash.alpha", alpha, "must be above 0 and at most 1: the newest gradient's share of the mean"
     )
-    stages = with_state(warm_start(n_parts, checkpoint=checkpoint), "dash", reset_optimizer, checkpoint)
-    stages = at_rate(stages, "dash", lr_factor)
+    stages = warm_start(n_parts, checkpoint=checkpoint)
+    stages = later_with(stages, "dash", reset_optimizer, lr_factor, checkpoint)
     if floor == 1:
         return stages
     shrunk = [replace(s, start=Start(kind="dash", of=s.start.of, shrink=floor, alpha=alpha)) for s in stages[1:]]
@@ -122,9 +120,8 @@ def model_soup(
     """
     problem = "must lie between 0 and 1: the last stage's share of the mean"
     require(0 <= weight <= 1, "model_soup.weight", weight, problem)
-    check_state("model_soup", reset_optimizer, checkpoint)
-    chained = one_after_the_other(n_parts, checkpoint, reset_optimizer=reset_optimizer)
-    stages = at_rate(chained, "model_soup", lr_factor)
+    stages = one_after_the_other(n_parts, checkpoint)
+    stages = later_with(stages, "model_soup", reset_optimizer, lr_factor, checkpoint)
     if weight == 1:
         return stages
     start = Start(kind="average", of=(0, n_parts - 1), weights=(1 - weight, weight))
