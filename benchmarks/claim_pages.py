@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.claims.claims import Claim, claim_ids, load_claim
+from src.claims.claims import Claim, load_claim
 from src.claims.table import claims_table, merged, value_texts
 from src.comparison.text_table import TextTable
 from src.io import CONF_DIR
+from src.typed import conf_names
 
 DOCS = CONF_DIR.parent / "docs"
 KEPT = (
@@ -44,7 +45,9 @@ Entry = Mapping[str, Any]
 
 def pages(entries: Sequence[Entry]) -> dict[Path, str]:
     """The content of every page and claim file, given the results. Raises ValueError for a page without its markers."""
-    controls = {claim.id: [control.where for control in claim.controls] for claim in map(load_claim, claim_ids())}
+    controls = {
+        claim.id: [control.where for control in claim.controls] for claim in map(load_claim, conf_names("claim"))
+    }
     of_controls = [entry for entry in entries if entry["place"] in controls[entry["id"]]]
     of_strong = [entry for entry in entries if entry["place"] == "strong"]
     others = [entry for entry in entries if entry not in of_controls and entry not in of_strong]
@@ -57,7 +60,7 @@ def pages(entries: Sequence[Entry]) -> dict[Path, str]:
         ),
         claims: _between(claims.read_text(encoding="utf-8"), "controls", _controls_table(of_controls).markdown()),
     }
-    for name in claim_ids():
+    for name in conf_names("claim"):
         path = CONF_DIR / "claim" / f"{name}.yaml"
         lines = _expected(load_claim(name), [entry for entry in others if entry["id"] == name])
         before, _, rest = path.read_text(encoding="utf-8").partition("# Expected: ")
@@ -69,7 +72,7 @@ def summary(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """The results without the values of single seeds, for the studies and controls that the claims have today."""
     known = {
         (claim.id, where)
-        for claim in map(load_claim, claim_ids())
+        for claim in map(load_claim, conf_names("claim"))
         for where in (
             *(study.where for study in claim.studies),
             *(control.where for control in claim.controls),
@@ -100,7 +103,7 @@ def _strong_table(others: Sequence[Entry], of_strong: Sequence[Entry]) -> TextTa
     """One row for each claim with a strong study: its first study's verdict, and that of the strong one."""
     found = {entry["id"]: entry for entry in of_strong}
     rows = []
-    for claim in filter(lambda claim: claim.strong, map(load_claim, claim_ids())):
+    for claim in filter(lambda claim: claim.strong, map(load_claim, conf_names("claim"))):
         first = next(e for e in others if (e["id"], e["place"]) == (claim.id, claim.studies[0].where))
         cells = [claim.id, first["verdict"], _effects(first)]
         strong = found.get(claim.id)

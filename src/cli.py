@@ -32,6 +32,7 @@ from src.errors import ConfigError, did_you_mean
 from src.hydra_words import complete, refusal
 from src.io import CONF_DIR
 from src.terminal import TextOutput
+from src.typed import conf_names
 from src.urls import without_secrets
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -223,7 +224,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{error.override}: is not an override; {_quoted(error.override)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = sorted(error.options or _options(group))
+        options = sorted(error.options or conf_names(group))
         return f"{group}={choice}: there is no conf/{group}/{choice}.yaml; {did_you_mean(choice, options)}"
     message = " ".join(str(error.__cause__ or error if not str(error) else error).split())
     for override in overrides:
@@ -278,10 +279,6 @@ def _close(key: str, known: Sequence[str]) -> str:
         return did_you_mean(key, known)
     close = difflib.get_close_matches(last, siblings, n=1)
     return f"did you mean {group}.{close[0]}?" if close else f"known: {', '.join(siblings)}"
-
-
-def _options(group: str) -> list[str]:
-    return [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
 
 
 def _keys() -> dict[str, list[str]]:

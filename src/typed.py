@@ -11,7 +11,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+import yaml
+
 from src.errors import ConfigError, did_you_mean, require_utf8
+from src.io import CONF_DIR
 
 T = TypeVar("T")
 COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -57,6 +60,23 @@ def build(cls: type[T], given: object, key: str) -> T:
             raise ConfigError(f"{prefix}{name}", "", "is missing; give it a value")
         values[name] = convert(hints[name], given[name], f"{prefix}{name}", dict(f.metadata))
     return cls(**values)
+
+
+def conf_names(group: str) -> list[str]:
+    """The names of the files in conf/GROUP/, sorted."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+def read_conf(group: str, name: str) -> Any:
+    """The content of conf/GROUP/NAME.yaml. Raises ConfigError if there is no such file, or if its id is another one."""
+    path = CONF_DIR / group / f"{name}.yaml"
+    if not path.exists():
+        problem = f"there is no conf/{group}/{name}.yaml; {did_you_mean(name, conf_names(group))}"
+        raise ConfigError(group, name, problem)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(content, Mapping) and content.get("id", name) != name:
+        raise ConfigError(f"{group}.id", content["id"], f"the file is called {name}.yaml; give both one name")
+    return content
 
 
 def as_dict(value: Any) -> Any:

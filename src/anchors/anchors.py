@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from scipy.special import stdtrit
 
 from src.comparison.statistics import Floats
-from src.errors import ConfigError, did_you_mean
-from src.io import CONF_DIR
-from src.typed import bounds, build
+from src.errors import ConfigError
+from src.typed import bounds, build, read_conf
 
 Verdict = Literal["equivalent", "consistent", "too few seeds", "differs"]
 NORMAL_97_5 = 1.96
@@ -88,19 +86,9 @@ class AnchorComparison:
     verdict: Verdict
 
 
-def anchor_ids() -> list[str]:
-    """The names of all anchors, sorted."""
-    return sorted(path.stem for path in (CONF_DIR / "anchor").glob("*.yaml"))
-
-
 def load_anchor(name: str) -> Anchor:
     """The anchor of conf/anchor/NAME.yaml. Raises ConfigError naming key, value and fix."""
-    path = CONF_DIR / "anchor" / f"{name}.yaml"
-    if not path.exists():
-        raise ConfigError("anchor", name, f"there is no conf/anchor/{name}.yaml; {did_you_mean(name, anchor_ids())}")
-    anchor = build(Anchor, yaml.safe_load(path.read_text(encoding="utf-8")), f"anchor.{name}")
-    if anchor.id != name:
-        raise ConfigError("anchor.id", anchor.id, f"the file is called {name}.yaml; give both one name")
+    anchor = build(Anchor, read_conf("anchor", name), f"anchor.{name}")
     for row in anchor.rows:
         if (row.spread is None) != (row.kind is None) or (row.kind == "SD" and row.n is None):
             problem = "needs its kind (SD, SE or SEM), and an SD its n; give both or neither"

@@ -11,7 +11,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
-from src.anchors.anchors import Anchor, AnchorComparison, AnchorRow, Verdict, anchor_ids, compare, load_anchor
+from src.anchors.anchors import Anchor, AnchorComparison, AnchorRow, Verdict, compare, load_anchor
 from src.comparison.metrics import run_metric
 from src.comparison.pairing import RunRecord, by_cell, load_records
 from src.comparison.text_table import TextTable
@@ -25,6 +25,7 @@ from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.studies import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
+from src.typed import conf_names
 
 SWEEP = "anchors"
 OWN_KEYS = ("anchor", "seeds", "write", "run")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.get("seeds", "2").isdigit() or int(options.get("seeds", "2")) < 2:
         raise ConfigError("seeds", options["seeds"], "must be a number of at least 2: a spread needs it")
     named = names_of(options["anchor"]) if "anchor" in options else []
-    anchors = [load_anchor(name) for name in named or anchor_ids()]
+    anchors = [load_anchor(name) for name in named or conf_names("anchor")]
     chosen = [anchor for anchor in anchors if named or not anchor.on_demand]
     others = [anchor for anchor in anchors if anchor not in chosen]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -11,15 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import yaml
-
 from src.comparison.metrics import metric_terms
 from src.config import parse_regime
 from src.config.command import text_of
-from src.errors import ConfigError, did_you_mean
-from src.io import CONF_DIR
+from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
-from src.typed import bounds, build
+from src.typed import bounds, build, read_conf
 
 Contrast = Literal["value", "difference", "between_cells", "trend", "everywhere"]
 Predicted = Literal["positive", "negative", "non_inferior", "equivalent", "increasing", "decreasing"]
@@ -153,20 +150,9 @@ def listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def claim_ids() -> list[str]:
-    """The names of all claims, sorted."""
-    return sorted(path.stem for path in (CONF_DIR / "claim").glob("*.yaml"))
-
-
 def load_claim(name: str) -> Claim:
     """The claim of conf/claim/NAME.yaml. Raises ConfigError naming key, value and fix."""
-    path = CONF_DIR / "claim" / f"{name}.yaml"
-    if not path.exists():
-        raise ConfigError("claim", name, f"there is no conf/claim/{name}.yaml; {did_you_mean(name, claim_ids())}")
-    claim = parse_claim(yaml.safe_load(path.read_text(encoding="utf-8")))
-    if claim.id != name:
-        raise ConfigError("claim.id", claim.id, f"the file is called {name}.yaml; give both one name")
-    return claim
+    return parse_claim(read_conf("claim", name))
 
 
 def parse_claim(given: Any) -> Claim:

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
 from src.claims.cell import CellRuns
-from src.claims.claims import Claim, Study, claim_ids, load_claim
+from src.claims.claims import Claim, Study, load_claim
 from src.claims.evidence import Evidence
 from src.claims.overrides import control_studies, key_of, override_study, strong_studies
 from src.claims.table import claim_entry, claims_table, verdict_style, write
@@ -32,6 +32,7 @@ from src.terminal import console
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep
 from src.training.store.store import Store
+from src.typed import conf_names
 from src.urls import without_secrets
 
 SWEEP = "claims"
@@ -100,7 +101,7 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
         if options.get(key, "false") not in ("true", "false"):
             raise ConfigError(key, options[key], f"is true or false; true runs the {key} studies of the claims alone")
     only = [studies_of for key, studies_of in chosen.items() if options.get(key) == "true"]
-    names = names_of(options["claim"]) if "claim" in options else claim_ids()
+    names = names_of(options["claim"]) if "claim" in options else conf_names("claim")
     tasks, compose = [], GroupComposer(loader)
     for claim in map(load_claim, names):
         if "where" in options:

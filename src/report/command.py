@@ -42,10 +42,7 @@ RECIPE = (
 def _require(folder: SweepFolder) -> None:
     """Raises ConfigError if there is no such sweep."""
     if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
-        found = sorted(path.parent.name for path in folder.multirun.glob("*/cells"))
-        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
-        problem = f"there is no such sweep under multirun={folder.multirun}; {known}"
-        raise ConfigError("sweep", folder.sweep, problem)
+        raise folder.absent()
 
 
 def _prepare() -> None:

@@ -101,11 +101,16 @@ class SweepFolder:
             if (self.root / "cells").is_dir():
                 problem = f"{path} is missing; repeat the sweep's command, which writes it again"
                 raise ConfigError("sweep", self.sweep, problem) from None
-            found = sorted(path.parent.name for path in self.multirun.glob("*/queue.json"))
-            known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
-            problem = f"there is no such sweep under multirun={self.multirun}; {known}"
-            raise ConfigError("sweep", self.sweep, problem) from None
+            raise self.absent() from None
         return content
+
+    def absent(self) -> ConfigError:
+        """The error where there is no such sweep."""
+        found = sorted(
+            {path.parent.name for kind in ("queue.json", "cells") for path in self.multirun.glob(f"*/{kind}")}
+        )
+        known = f"sweeps here: {', '.join(found)}" if found else "it holds no sweep; start one with src.sweep"
+        return ConfigError("sweep", self.sweep, f"there is no such sweep under multirun={self.multirun}; {known}")
 
     def write_cell(self, cell_hash: str, config: Config) -> None:
         """Writes the configuration that the cell's next worker runs."""

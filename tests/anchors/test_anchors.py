@@ -10,10 +10,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from src.anchors import command
-from src.anchors.anchors import Anchor, AnchorRow, anchor_ids, compare, load_anchor
+from src.anchors.anchors import Anchor, AnchorRow, compare, load_anchor
 from src.config import parse_regime
 from src.errors import ConfigError
 from src.io import CONF_DIR
+from src.typed import conf_names
 
 ROW = AnchorRow(name="none", of="sequential", metric="test/union/accuracy", value=50.0, margin=3.0)
 TINY = Anchor(
@@ -30,11 +31,11 @@ TINY = Anchor(
 
 
 def test_every_anchor_composes_to_one_cell_with_its_rows() -> None:
-    assert len(anchor_ids()) >= 10
+    assert len(conf_names("anchor")) >= 10
     n_rows = 0
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        for name in anchor_ids():
+        for name in conf_names("anchor"):
             anchor = load_anchor(name)
             config = command.cell_of(anchor, ["tracking=off"], None, loader).config
             for row in anchor.rows:
@@ -74,7 +75,7 @@ def test_the_command_runs_compares_and_writes_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     later = dataclasses.replace(TINY, id="later", on_demand="a GPU")
-    monkeypatch.setattr(command, "anchor_ids", lambda: ["later", "tiny"])
+    monkeypatch.setattr(command, "conf_names", lambda _: ["later", "tiny"])
     monkeypatch.setattr(command, "load_anchor", lambda name: TINY if name == "tiny" else later)
     page = tmp_path / "page.md"
     words = [f"multirun={tmp_path}", "tracking=off", "trainer=cpu", "n_workers=1", f"write={page}"]

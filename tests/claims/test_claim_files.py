@@ -17,13 +17,14 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import claim_pages
-from src.claims.claims import Control, claim_ids, load_claim, parse_claim
+from src.claims.claims import Control, load_claim, parse_claim
 from src.claims.command import cells_of, tasks_of
 from src.claims.overrides import control_studies, override_study, strong_studies
 from src.comparison.metrics import metric_terms
 from src.config.composing import GroupComposer
 from src.errors import ConfigError
 from src.io import CONF_DIR
+from src.typed import conf_names
 from tests.claims.made_up_claims import PLAIN, claim_of
 
 THE_CLAIMS = [
@@ -68,11 +69,11 @@ THE_CLAIMS = [
 
 
 def test_every_claim_of_the_discussion_has_a_file() -> None:
-    assert claim_ids() == sorted(THE_CLAIMS)
+    assert conf_names("claim") == sorted(THE_CLAIMS)
 
 
 def test_every_file_starts_with_purpose_command_and_expected_result() -> None:
-    for name in claim_ids():
+    for name in conf_names("claim"):
         head = [line for line in (CONF_DIR / "claim" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
         assert f"python -m src.claims claim={name}" in head[1], name
         assert any(line.startswith("# Expected: ") for line in head), name
@@ -82,7 +83,7 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         compose = GroupComposer(loader)
-        for name in claim_ids():
+        for name in conf_names("claim"):
             claim = load_claim(name)
             first_of_controls = [
                 dataclasses.replace(study, axes={key: values[:1] for key, values in study.axes.items()})
@@ -97,7 +98,7 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
 
 
 def test_every_expected_refutation_has_a_study() -> None:
-    refuted = {name for name in claim_ids() if any(s.expected == "refuted" for s in load_claim(name).studies)}
+    refuted = {name for name in conf_names("claim") if any(s.expected == "refuted" for s in load_claim(name).studies)}
     assert refuted == {
         "more-data-helps",
         "sequential-never-wins-iid",
@@ -170,7 +171,7 @@ def test_a_metric_is_a_sum_with_factors() -> None:
 
 def test_every_file_survives_a_yaml_round_trip() -> None:
     """A claim does not depend on the layout of its YAML."""
-    for name in claim_ids():
+    for name in conf_names("claim"):
         given = yaml.safe_load((CONF_DIR / "claim" / f"{name}.yaml").read_text())
         again = parse_claim(yaml.safe_load(yaml.safe_dump(given)))
         assert dataclasses.asdict(again) == dataclasses.asdict(load_claim(name))
@@ -220,7 +221,7 @@ def test_controls_run_alone_and_only_when_requested() -> None:
 
 
 def test_every_claim_has_a_control_that_differs_from_its_study() -> None:
-    for claim in map(load_claim, claim_ids()):
+    for claim in map(load_claim, conf_names("claim")):
         controls = control_studies(claim)
         assert controls, claim.id
         for study in controls:
@@ -263,10 +264,12 @@ def test_the_pages_say_what_the_recorded_results_say() -> None:
         )
     studies = {
         (claim.id, study.where): study.on_demand
-        for claim in map(load_claim, claim_ids())
+        for claim in map(load_claim, conf_names("claim"))
         for study in (*claim.studies, *control_studies(claim))
     }
-    strong = {(claim.id, study.where) for claim in map(load_claim, claim_ids()) for study in strong_studies(claim)}
+    strong = {
+        (claim.id, study.where) for claim in map(load_claim, conf_names("claim")) for study in strong_studies(claim)
+    }
     found = {(entry["id"], entry["place"]) for entry in entries}
     assert {place for place, on_demand in studies.items() if not on_demand} <= found <= {*studies, *strong}
     supported = [(e["id"], e["place"]) for e in entries if e["expected"].startswith("not") and not e["as_expected"]]
