@@ -65,12 +65,8 @@ def held(lock: BaseFileLock, seconds: float = WAIT_SECONDS) -> Iterator[None]:
 def acquire(lock: BaseFileLock, seconds: float) -> bool:
     """Takes a lock, and signs it with this process's name; False if it is not free within `seconds`."""
     notice = Notice(lock.lock_file, lambda: holder(Path(lock.lock_file)))
-
-    def is_cancelled() -> bool:
-        return notice.after_waiting()
-
     try:
-        lock.acquire(timeout=seconds, cancel_check=is_cancelled)
+        lock.acquire(timeout=seconds, cancel_check=notice.after_waiting)
     except Timeout:
         if notice.after_waiting():
             raise Interrupted from None

@@ -253,6 +253,12 @@ class Pairs:
         """Mean of a - b over seeds; None without a pair."""
         return _mean(self.differences) if self.differences else None
 
+    @property
+    def leader(self) -> str:
+        """The regime that the mean difference favours."""
+        assert self.difference is not None
+        return self.a if (self.difference > 0) == unit_of(self.metric).higher_is_better else self.b
+
 
 def pair(runs: Iterable[RunRecord], a: str, b: str, metric: str) -> Pairs:
     """Pairs the runs of one cell that belong to regimes `a` and `b`, by seed.

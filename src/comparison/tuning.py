@@ -72,14 +72,14 @@ class Tuned:
 
     def scores(self) -> list[float]:
         """The trials' scores, larger is better, in order; a trial without one counts as the worst."""
-        sign = 1 if unit_of(self.objective).higher_is_better else -1
+        sign = unit_of(self.objective).sign
         known = [sign * trial.score for trial in self.trials if trial.score is not None]
         return [min(known, default=math.nan) if t.score is None else sign * t.score for t in self.trials]
 
 
 def best_trial(scores: Sequence[float | None], objective: str) -> int:
     """The first of the best trials."""
-    sign = 1 if unit_of(objective).higher_is_better else -1
+    sign = unit_of(objective).sign
     return max(range(len(scores)), key=lambda k: (-math.inf if (s := scores[k]) is None else sign * s, -k))
 
 
@@ -185,9 +185,7 @@ def side_by_side(default: Sequence[CellVerdict], tuned: Sequence[CellVerdict]) -
 def _texts(verdict: CellVerdict) -> tuple[str, str]:
     """The difference with its interval, and the winner."""
     unit = unit_of(verdict.metric)
-    effect = (
-        unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high) if verdict.difference is not None else "-"
-    )
+    effect = unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high)
     return effect, f"**{verdict.winner}**" if verdict.certain else verdict.winner
 
 

@@ -25,6 +25,11 @@ class Unit:
     higher_is_better: bool
 
     @property
+    def sign(self) -> int:
+        """1, or -1 where lower values are better: times it, larger is better."""
+        return 1 if self.higher_is_better else -1
+
+    @property
     def points(self) -> str:
         """The unit of differences as a suffix of a heading."""
         return f", {self.of_differences}" if self.of_differences else ""

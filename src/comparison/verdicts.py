@@ -287,7 +287,7 @@ def _no_worse(
     p_of = sign_flip_p if any_stop is None else anytime_p
     p_values = []
     for pairs in testable:
-        lead = np.array(pairs.differences) * (1 if unit_of(pairs.metric).higher_is_better else -1)
+        lead = unit_of(pairs.metric).sign * np.array(pairs.differences)
         p_values += [float(p_of(side * lead, null=-margin, alternative="greater")) for side in (1, -1)]
     corrected = iter(holm(p_values, n_tests=2 * family, most_true=family).tolist())
     both = [{pairs.a: next(corrected), pairs.b: next(corrected)} for pairs in testable]
@@ -300,8 +300,7 @@ def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_sto
     unit, after = unit_of(pairs.metric), f"after {pairs.n} seed{'s' if pairs.n > 1 else ''}"
     side = anytime_p(pairs.differences, alternative="greater" if pairs.difference > 0 else "less")
     if p_holm <= ALPHA and side <= ALPHA:
-        winner = pairs.a if (pairs.difference > 0) == unit.higher_is_better else pairs.b
-        return {"winner": winner, "reason": f"decided by the difference {after}", "decided_by": "difference"}
+        return {"winner": pairs.leader, "reason": f"decided by the difference {after}", "decided_by": "difference"}
     if p_equivalent <= ALPHA:
         within = f"within {unit.value(any_stop.margin)} {unit.of_differences}".rstrip()
         reason = f"decided by equivalence {after}: {within}, {p_equals(p_equivalent)}"
@@ -311,16 +310,13 @@ def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_sto
 
 def _decision(pairs: Pairs, p_holm: float, family: int) -> dict[str, str | float]:
     """Winner, reason and corrected p of a tested comparison; without the p if the seeds are too few for the family."""
-    n, difference, needed = pairs.n, pairs.difference, seeds_needed(family)
-    assert difference is not None
+    n, needed = pairs.n, seeds_needed(family)
     if n < seeds_needed(1) or (p_holm > ALPHA and n < needed):
         scope = "a comparison" if family == 1 else f"{family} comparisons at once"
         return {"winner": TOO_FEW, "reason": f"too few seeds: {n} cannot decide {scope}, {needed} can"}
     if p_holm > ALPHA:
         return {"winner": UNDECIDED, "reason": "the difference is not certain", "p_holm": p_holm}
-    is_a_better = (difference > 0) == unit_of(pairs.metric).higher_is_better
-    winner = pairs.a if is_a_better else pairs.b
-    return {"winner": winner, "reason": "the difference is certain", "p_holm": p_holm}
+    return {"winner": pairs.leader, "reason": "the difference is certain", "p_holm": p_holm}
 
 
 def by_pair(verdicts: Iterable[CellVerdict]) -> dict[tuple[str, str], list[CellVerdict]]:

@@ -67,7 +67,7 @@ def _plot(
     folder: Path,
 ) -> Plot:
     unit = unit_of(objective)
-    scale = unit.scale if unit.higher_is_better else -unit.scale
+    scale = unit.sign * unit.scale
     ax = panel("best of k trials", "trials k", f"{name_of(objective)} {unit.of_values}".rstrip())
     ends = []
     for regime, (mean, low, high) in curves.items():
@@ -83,8 +83,7 @@ def _in_words(curves: Mapping[str, tuple[Floats, Floats, Floats]], objective: st
     """The expected best scores and the first two regimes' difference after 1, 2, 4, ... trials."""
     unit, n = unit_of(objective), min(len(mean) for mean, *_ in curves.values())
     shown = sorted({*(2**power for power in range(n.bit_length()) if 2**power <= n), n})
-    sign = 1 if unit.higher_is_better else -1
-    values = {regime: [sign * mean[k - 1] for k in shown] for regime, (mean, *_) in curves.items()}
+    values = {regime: [unit.sign * mean[k - 1] for k in shown] for regime, (mean, *_) in curves.items()}
     texts = [f"{regime} {', '.join(map(unit.value, own))}" for regime, own in values.items()]
     text = f"Expected best after {', '.join(map(str, shown))} trials, mean over {n_cells} cells: {'; '.join(texts)}."
     if len(values) > 1:

@@ -20,7 +20,6 @@ from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_p, fe
 from src.comparison.families import Comparison, Family, by_comparison, declare, pairs_of, read_families
 from src.comparison.pairing import RunRecord, grouped, load_records, pair
 from src.comparison.statistics import ALPHA, holm
-from src.comparison.units import unit_of
 from src.comparison.verdicts import default_metric
 from src.config.seeding import Seeding
 from src.errors import ConfigError
@@ -259,9 +258,8 @@ class SeedingWork(GridWork):
         sign = 1 if pairs.difference > 0 else -1
         p = min(1.0, 2 * float(anytime_p(sign * x, alternative="greater")))
         bits = float(log2_wealth(sign * x)[-1])
-        leader = a if (sign > 0) == unit_of(metric).higher_is_better else b
         if margin is None:
-            return SeedingEvidence((p, 1.0), (bits, 0.0), leader)
+            return SeedingEvidence((p, 1.0), (bits, 0.0), pairs.leader)
         within = float(anytime_equivalence_p(x, margin))
         bits_within = min(float(log2_wealth(side * x, null=-margin)[-1]) for side in (1, -1))
-        return SeedingEvidence((p, within), (bits, bits_within), leader)
+        return SeedingEvidence((p, within), (bits, bits_within), pairs.leader)
