@@ -65,6 +65,7 @@ def main() -> None:
     if not exists:
         print(f"no results in {multirun} yet; run `make sweep`", file=sys.stderr)
         multirun.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its sign-in is experimental, it warns
     keep_mlflow_quiet()
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
     os.environ["PYTHONWARNINGS"] = DEPRECATED
@@ -85,8 +86,10 @@ def main() -> None:
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port),
             *login,
+            *("--uvicorn-opts", "--log-level warning"),  # a line a request would bury the address and the password
             *("--workers", "1"),  # several restart for ever where the start of one takes over 5 s
-            *("--backend-store-uri", uri, "--artifacts-destination", artifact_root(multirun).as_uri()),
+            *("--backend-store-uri", uri, "--registry-store-uri", uri),
+            *("--artifacts-destination", artifact_root(multirun).as_uri()),
         ],
     )
 

@@ -18,6 +18,7 @@ from src.tracking.reports import SweepComparison
 def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
     """``difference`` with its interval and ``mean/{regime}`` as texts; with several pairs also the winner of each.
 
+    ``difference/d1``, ``.../d2`` and ``.../balanced`` are the differences on the other test sets with their winners.
     With seeds=auto ``decided_by``, with a margin ``no_worse``, too.
     """
     tags: dict[str, str] = {}
@@ -25,7 +26,12 @@ def cell_tags(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
         unit = unit_of(verdict.metric)
         pair = "" if len(verdicts) == 1 else f"/{verdict.a}-{verdict.b}"
         if verdict.difference is not None:
-            tags[f"difference{pair}"] = unit.estimate(verdict.difference, verdict.ci_low, verdict.ci_high)
+            points = f"{unit.difference(verdict.difference)} {unit.of_differences}".rstrip()
+            interval = "" if verdict.ci_low is None else f" {unit.interval(verdict.ci_low, verdict.ci_high)}"
+            tags[f"difference{pair}"] = points + interval
+        for name, own in verdict.elsewhere.items():
+            if own.difference is not None:
+                tags[f"difference{pair}/{name}"] = f"{unit_of(own.metric).difference(own.difference)} ({own.winner})"
         if verdict.decided_by:
             tags[f"decided_by{pair}"] = f"{verdict.decided_by}, {verdict.n} seeds"
         if verdict.margin is not None:
@@ -106,6 +112,7 @@ def comparison_of(verdicts: Sequence[CellVerdict]) -> SweepComparison:
         higher_is_better=unit_of(verdicts[0].metric).higher_is_better,
         axes=[axis for axis in independent_axes(verdicts) if axis != "cell"],
         largest=(largest.cell, run_name(largest.axes)),
+        elsewhere=list(dict.fromkeys(name for verdict in verdicts for name in verdict.elsewhere)),
     )
 
 

@@ -218,8 +218,9 @@ def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> 
         comparison=comparison_of(verdicts) if verdicts else None,
     )
     write_sweep(sweep_dir, about, outbox)
-    if artifacts:
-        console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
+    if artifacts:  # of an earlier report its page alone: it has dozens of plots
+        named = [name for name in artifacts if not name.startswith("report/") or name.endswith(".html")]
+        console.print(f"in {sweep_dir}: {', '.join(named)}", style="dim", soft_wrap=True)
 
 
 def attached(sweep_dir: Path) -> list[str]:

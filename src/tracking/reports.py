@@ -47,6 +47,8 @@ class SweepComparison:
     """Those in which the cells differ."""
     largest: tuple[str, str]
     """Hash and name of the cell with the largest difference, whose curves are worth a look."""
+    elsewhere: Sequence[str] = ()
+    """The other test sets on which the regimes are compared: ``d1``, ``d2``, ``balanced``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,6 +27,7 @@ BEFORE_RESULTS: Mapping[str, Any] = {
     "higher_is_better": True,
     "axes": list(NUMERIC_AXES),
     "largest": None,
+    "elsewhere": (),
 }
 """See `reports.SweepComparison`; of an experiment that has no finished sweep."""
 
@@ -70,6 +71,7 @@ def saved_views(comparison: Mapping[str, Any] = BEFORE_RESULTS) -> dict[str, str
     others = [clean_name(axis) for axis in comparison["axes"] if axis not in NUMERIC_AXES]
     axes = _metrics(numeric) + _params(others)  # numbers as metrics, since MLflow sorts params as text
     texts = ["difference"] if len(pairs) == 1 else [f"difference/{a}-{b}" for a, b in pairs]
+    elsewhere = [f"{text}/{name}" for text in texts for name in comparison.get("elsewhere", ())]
     verdict, means = _tags(["verdict"]), _tags([f"mean/{regime}" for regime in regimes])
     tests = [f"test/{metric.replace('union', name, 1)}" for name in ("union", "d1", "d2")]
     charts = [_scatter(axis, differences[0]) for axis in numeric]
@@ -85,8 +87,13 @@ def saved_views(comparison: Mapping[str, Any] = BEFORE_RESULTS) -> dict[str, str
     views = {
         "cells": _view(
             "cells: who wins, by how much",
-            [*verdict, *_tags(texts), *means, *axes, *_metrics(differences)],
-            {"searchFilter": "tags.level = 'cell'", **winners, **_charts(charts)},
+            [*verdict, *_tags(texts), *_tags(elsewhere), *means, *axes, *_metrics(differences)],
+            {
+                "searchFilter": "tags.level = 'cell'",
+                **winners,
+                **_charts(charts, height=460),
+            },  # shows the whole axis title
+            name_width=230,
         ),
         "regimes": _view(
             "runs, grouped by regime",
@@ -126,8 +133,8 @@ def _tags(names: Sequence[str]) -> list[str]:
     return [f"tags.`{clean_name(name)}`" for name in names]
 
 
-def _view(name: str, columns: list[str], further: Mapping[str, Any]) -> str:
-    widths = {_RUN_NAME: 330, **{column: _width(column) for column in columns}, _CREATED_COLUMN: 130}
+def _view(name: str, columns: list[str], further: Mapping[str, Any], *, name_width: int = 330) -> str:
+    widths = {_RUN_NAME: name_width, **{column: _width(column) for column in columns}, _CREATED_COLUMN: 130}
     state: dict[str, Any] = {
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -145,16 +152,21 @@ def _view(name: str, columns: list[str], further: Mapping[str, Any]) -> str:
 def _width(column: str) -> int:
     """Width in pixels that shows the texts of the column, and nearly its whole heading."""
     kind, name = column.split("`")[0], column.split("`")[1]
-    texts = {"tags.verdict": 130, "tags.difference": 200, "params.regime": 190}
+    if name.startswith("difference/") and name.endswith(("/d1", "/d2", "/balanced")):
+        return 150
+    texts = {"tags.verdict": 130, "tags.difference": 215, "params.regime": 190}
     return texts.get(f"{kind}{name}", min(330, max(80, 8 * (len(name) + 4))))
 
 
-def _charts(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The state of the page's charts: `cards` in a section that stays before those that MLflow adds."""
+def _charts(cards: Sequence[Mapping[str, Any]], height: int = 360) -> dict[str, Any]:
+    """The state of the page's charts: `cards` in a section that stays before those that MLflow adds.
+
+    `height`: of a card, in pixels; the default is MLflow's.
+    """
     section = {"uuid": _SECTION, "name": "Comparison", "display": True, "isReordered": False, "isGenerated": False}
     common = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False, "runsCountToCompare": 2000}
     return {
-        "compareRunSections": [section | {"deleted": False}],
+        "compareRunSections": [section | {"deleted": False, "cardHeight": height}],
         "compareRunCharts": [{**card, **common, "uuid": f"card-{number}"} for number, card in enumerate(cards)],
         "isAccordionReordered": True,
         "useGroupedValuesInCharts": False,

@@ -110,15 +110,18 @@ def test_the_columns_of_mlflow_show_differences_means_and_counts(cell_of: Callab
     records = cell_of({"a": [0.5, 0.4], "b": [0.8, 0.7], "c": [0.5, 0.6]}, cell="c1", axes={"ratio": 3.0})
     two = judge_test_sets(lambda metric: judge(records, ["a", "b"], metric))
     of_cell = [verdict for verdict in two if verdict.cell == "c0"]
-    assert cell_tags(of_cell) == {"difference": "+10.0", "mean/a": "85.0 %", "mean/b": "75.0 %"}
+    tags = cell_tags(of_cell)
+    assert (tags["difference"], tags["mean/a"], tags["mean/b"]) == ("+10.0 points", "85.0 %", "75.0 %")
+    assert tags["difference/d2"] == "+10.0 (too few seeds)"
     assert cell_means(of_cell)["mean/a/d2/accuracy"] == pytest.approx(0.85)
     shown = comparison_of(two)
     assert (shown.pairs, shown.metric, shown.axes) == ([("a", "b")], "union/accuracy", ["ratio"])
+    assert {"d1", "d2"} <= set(shown.elsewhere), "the union alone never carries the page"
     assert shown.verdict == "too few seeds 2 of 2 cells"
     assert shown.largest == ("c1", "r=3 imb=1 e=5")
     assert sweep_metrics(two)["delta/a-b/union/accuracy"] == pytest.approx(-0.1)
     assert sweep_metrics(two)["wins/b"] == 0
     three = judge(records, ["a", "b", "c"], cells=["c0"])
-    assert cell_tags(three)["difference/a-c"] == "+30.0"
+    assert cell_tags(three)["difference/a-c"] == "+30.0 points"
     assert cell_tags(three)["winner/b-c"] == "too few seeds"
     assert comparison_of(three).verdict.startswith("a - b: too few seeds; a - c: ")

@@ -136,7 +136,8 @@ def cell_report(sweep_dir: Path, *, cell: str = "c0ffee", axes: dict[str, Any] |
         note=f"Combined wins on union by 2.0 points (95 % interval 1.0 to 3.0, p = 0.25, n = {n}).",
         command="python -m src.sweep split.ratio=0.1 split.imbalance=5 stopping.epochs=20",
         metrics={f"delta/sequential-combined/union/accuracy{end}": value for end, value in difference.items()},
-        tags={"difference": "-2.0 [-3.0, -1.0]", "mean/sequential": "88.0 %", "mean/combined": "90.0 %"},
+        tags={"difference": "-2.0 points [-3.0, -1.0]", "mean/sequential": "88.0 %", "mean/combined": "90.0 %"}
+        | {f"difference/{name}": "-2.0 (combined)" for name in ("d1", "d2", "balanced")},
     )
     write_cell(sweep_dir / "cells" / cell, report)
     return sweep_dir / "cells" / cell
@@ -158,6 +159,7 @@ def sweep_report(sweep_dir: Path, *, cell: str = "c0ffee", axes: dict[str, Any] 
             higher_is_better=True,
             axes=["ratio", "imbalance"],
             largest=(cell, run_name(axes or axes_of())),
+            elsewhere=["d1", "d2", "balanced"],
         ),
     )
     write_sweep(sweep_dir, report)

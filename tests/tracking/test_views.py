@@ -76,7 +76,8 @@ def test_every_column_and_chart_of_a_view_exists_in_the_runs_that_it_shows(uri: 
             keys += [*card.get("selectedMetricKeys", []), *card.get("selectedMetrics", [])]
             assert {f"metrics.`{key}`" for key in keys} <= given, (name, card)
     columns = state_of(experiment.tags, "cells")["selectedColumns"]
-    assert columns[:4] == ["tags.`verdict`", "tags.`difference`", "tags.`mean/sequential`", "tags.`mean/combined`"]
+    texts = ["verdict", "difference", "difference/d1", "difference/d2", "difference/balanced"]
+    assert columns[:7] == [f"tags.`{name}`" for name in (*texts, "mean/sequential", "mean/combined")]
 
 
 def test_a_view_that_a_user_has_changed_stays_and_the_others_follow_the_sweep(
