@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -129,6 +131,22 @@ def test_a_failed_end_keeps_the_first_error_and_restores_the_stream(
         recorded(capture, lambda: None)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "set trainer.graph=off" in caplog.text
+
+
+@pytest.mark.usefixtures("cuda")
+def test_a_replay_keeps_the_tensors_of_its_update() -> None:
+    """The graph knows their addresses alone; the probe of group sizes keeps nothing but the replay."""
+
+    def recorded_once() -> tuple[Callable[[], None], weakref.ref[torch.Tensor]]:
+        x = torch.zeros(1)
+        return recorded(CudaCapture(DEVICE), lambda: x.add_(1)), weakref.ref(x)  # type: ignore[arg-type]
+
+    replay, tensor = recorded_once()
+    assert tensor() is not None
+    replay()
+    del replay
+    gc.collect()
+    assert tensor() is None
 
 
 def test_a_wait_for_the_device_is_found_before_the_recording(cuda: Cuda) -> None:

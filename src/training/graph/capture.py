@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -86,6 +87,17 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True, eq=False)
+class _Replay:
+    """Executes a recording, and keeps what the update refers to: the graph reads and writes that memory."""
+
+    graph: torch.cuda.CUDAGraph
+    update: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 class CudaCapture:
     """`torch.cuda.CUDAGraph`; the graphs of one fit share a memory pool, since they never replay at the same time."""
 
@@ -128,7 +140,7 @@ class CudaCapture:
         finally:
             cause = None  # its traceback holds the memory of the update
         self._last = graph  # a pool can be shared only while a graph uses it
-        return graph.replay
+        return _Replay(graph, update)
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
