@@ -194,9 +194,8 @@ def _with_head(
         raise ConfigError(key, given, problem)
     shared = [name for name in class_names if name in classes]
     if classes and not shared:
-        problem = (
-            f"none of them is a class of the data ({', '.join(class_names[:SHOWN])}, ...); [] takes none on purpose"
-        )
+        of_data = ", ".join(class_names[:SHOWN]) + ", ..." * (len(class_names) > SHOWN)
+        problem = f"none of them is a class of the data ({of_data}); [] takes none on purpose"
         raise ConfigError(key, given, problem)
     merged = dict(state)
     for name in head:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ PANEL = (4.3, 3.0)
 PAPER = "paper"
 """The folder of a report for vector plots and LaTeX tables, if they are wanted."""
 PNG_DPI = 120
+TITLE_LETTERS, LEGEND_LETTERS = 10.5, 16.0
+"""Letters that fit into an inch of a title, next to the labels of its axis, and of a legend."""
 INKS = ("#b35806", "#542788", "#00735c", "#0072b2", "#a8327e", "#5c5c5c", "#8c6d00", "#1b1b1b")
 """The first two are the ends of the map's colours (orange for the regime named first); dark enough for white text."""
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 2)), (0, (2.5, 1.2)), "-", (0, (5, 3)))
@@ -96,7 +99,7 @@ def panel(title: str, x: str, y: str, *, size: tuple[float, float] = PANEL) -> A
     ax.tick_params(labelsize=8, length=3)
     ax.grid(axis="y", color="#e4e4e4", linewidth=0.7)
     ax.set_axisbelow(True)
-    ax.set_title(title, fontsize=9.5, loc="left")
+    ax.set_title(textwrap.fill(title, round(TITLE_LETTERS * size[0])), fontsize=9.5, loc="left")
     ax.set_xlabel(x, fontsize=8.5)
     ax.set_ylabel(y, fontsize=8.5)
     return ax
@@ -132,7 +135,8 @@ def legend_below(ax: Axes, handles: Sequence[Artist] = (), names: Sequence[str] 
     shown, tags = (handles, names) if handles else ax.get_legend_handles_labels()
     figure = ax.get_figure(root=True)
     assert figure is not None
-    where: dict[str, Any] = {"loc": "outside lower center", "ncols": min(columns, len(tags))}
+    fitting = int(figure.get_figwidth() * LEGEND_LETTERS / (max(map(len, tags)) + 8))  # 8: the handle and the gap
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": max(1, min(columns, len(tags), fitting))}
     figure.legend(list(shown), list(tags), fontsize=7.5, frameon=False, **where)
 
 

@@ -13,6 +13,7 @@ from src.comparison.pairing import RunRecord
 from src.comparison.transfer import mean_matrix
 from src.comparison.verdicts import CellVerdict
 from src.config.command import on_sweep
+from src.regimes.checkpoint import parts_of
 
 CLOSE = 0.8
 """Similarity of two class names from which they may be one class, as difflib measures it: dog and dogs have 0.86."""
@@ -32,10 +33,10 @@ def next_commands(cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict]
     config, own = cells[0].config, [verdict for verdict in verdicts if verdict.certain] or verdicts
     if not own:
         return []
-    regime = own[0].winner if own[0].certain else own[0].a
+    what, regime = ("the winner's network", own[0].winner) if own[0].certain else ("a network", own[0].a)
     which = f" cell={own[0].cell[:8]}" if len(cells) > 1 else ""
     export = f"{on_sweep('export', cells[0].sweep_dir, config.plugins)}{which} {shlex.quote(f'regime={regime}')}"
-    return [f"page: {on_sweep('report', cells[0].sweep_dir, config.plugins)}", f"network: {export}"]
+    return [f"page: {on_sweep('report', cells[0].sweep_dir, config.plugins)}", f"{what}: {export}"]
 
 
 def spelling(cell: ResolvedCell) -> list[str]:
@@ -59,10 +60,11 @@ def _checkpoints(cell: ResolvedCell, runs: Sequence[RunRecord]) -> list[str]:
     found = []
     for regime in cell.config.regimes:
         own = [run for run in runs if run.regime == regime.label and not run.diverged]
-        if "checkpoint" not in dict(regime.knobs) or (matrix := mean_matrix(own)) is None or np.isnan(matrix[0]).any():
+        file = dict(regime.knobs).get("checkpoint")
+        if file is None or (matrix := mean_matrix(own)) is None or np.isnan(matrix[0]).any():
             continue
         scores = ", ".join(f"{100 * value:.1f} % on Dataset {part}" for part, value in enumerate(matrix[0], start=1))
-        text = f"{regime.label}: the checkpoint as it is has {scores}, on test samples"
+        text = f"checkpoint {parts_of(file).path}, before it is trained on: {scores}, on test samples"
         if len(cell.streams.source.bank.input_shape) == 3 and cell.config.split.pixels == "standard":
             text += "; if that is less than you know it for, it may expect pixels from 0 to 1: add split.pixels=unit"
         if cell.streams.source.official_test is None:

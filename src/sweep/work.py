@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.axes import axis_text
 from src.comparison.families import declare
 from src.config import Config
 from src.progress import SweepProgress
@@ -189,4 +190,4 @@ class GridWork(Work):
 
 def axes_text(trial: FrozenTrial) -> str:
     """The coordinates of a trial's cell, ``key=value`` each."""
-    return " ".join(f"{axis}={value}" for axis, value in trial.user_attrs["axes"].items())
+    return " ".join(f"{axis}={axis_text(value)}" for axis, value in trial.user_attrs["axes"].items())

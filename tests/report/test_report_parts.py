@@ -21,7 +21,7 @@ from src.report.curves import band, boundaries, representative
 from src.report.forgetting import forgetting_by_cell, forgetting_plots
 from src.report.ledger import costs, match_of, run_costs
 from src.report.maps import averaged, axis_pairs
-from src.report.plots import bars, line_styles, panel
+from src.report.plots import bars, legend_below, line_styles, panel
 
 
 def verdict(cell: str, differences: list[float], winner: str = UNDECIDED, **axes: float) -> CellVerdict:
@@ -189,3 +189,16 @@ def test_no_error_bar_leaves_what_is_possible() -> None:
     assert max(end.max() for end in ends) == 100
     assert min(end.min() for end in ends) == 0
     assert ends[0].min() == pytest.approx(97 - np.std([91, 100, 100], ddof=1))
+
+
+def test_titles_and_legends_of_long_regimes_stay_inside_the_figure() -> None:
+    name = "sequential(checkpoint=07a2e5e2)"
+    ax = panel(f"{name}: what recovers Dataset 1, and what does not", "x", "a label")
+    for stage in range(3):
+        ax.plot([0, 1], [0, 1], label=f"{name}, stage {stage}")
+    legend_below(ax)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert (box.x0 >= 0, box.x1 <= figure.get_figwidth()) == (True, True)

@@ -48,7 +48,7 @@ def test_new_classes_checkpoints_and_the_next_commands(tmp_path: Path, capsys: p
     assert "old classes %" in text
     before = [run.result["accuracy_matrix"][0] for run in runs if run.regime == label]
     first, second = 100 * np.mean(before, axis=0)
-    assert f"{label}: the checkpoint as it is has {first:.1f} % on Dataset 1, {second:.1f} % on Dataset 2" in text
+    assert f"before it is trained on: {first:.1f} % on Dataset 1, {second:.1f} % on Dataset 2, on test samples" in text
     assert "add split.pixels=unit" in text
     assert "if it was trained on these samples, it looks too good here" in text
     assert "Dataset 2 has a new class dogs and lacks dog; if they are one class, spell them alike" in text
