@@ -1,7 +1,7 @@
 """seeds=auto: false alarms with a look after every seed, seeds until a decision, and the default grid.
 
     python -m benchmarks.seeding                        simulated: 10,000 comparisons a row, 48 seeds, 1 min
-    python -m benchmarks.seeding --train                1,000 real A/A comparisons, 96,000 tiny trainings: 25 min of processor time
+    python -m benchmarks.seeding --train                1,000 real A/A comparisons, 96,000 tiny trainings: 11 min of processor time
     python -m benchmarks.seeding --grid multirun        the default grid: 48 seeds of every cell in multirun/seeding-48, then the rounds
 
 `--grid` trains what multirun lacks (3 min of processor time) and repeats the rounds of seeds=auto on these results, to say after how
@@ -66,7 +66,7 @@ def real(n_comparisons: int) -> None:
     """Prints the rate of false alarms among tiny trainings."""
     from benchmarks.tiny_trainings import trained_values
 
-    values = trained_values(range(2 * CAP * n_comparisons), "sequential", "test/union/accuracy")
+    values = trained_values(range(2 * CAP * n_comparisons), "combined", "test/union/accuracy")
     rate = np.mean(np.isfinite(decided_after(paired(values.tolist(), CAP))))
     print(f"real A/A, {n_comparisons:,} comparisons, a look after each of {CAP} seeds: {rate:.1%} called different")
 
