@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 DATA: Path
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 TRUTH_SEEDS = range(100, 110)
+BUDGET = "25%"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Task:
     make: Callable[[np.random.Generator], tuple[Arrays, Arrays]]
     serve: str = "union"
     held_out: bool = False
-    budget: str = "25%"
 
 
 # ------------------------------------------------------------------------------------------------ real data
@@ -148,7 +148,7 @@ TASKS: Mapping[str, Task] = {
     "digits-lacks-classes": Task(pair(digits, (900, 500), classes=(range(10), range(7))), "{d1:0.5,d2:0.5}"),
     "cancer-shifted": Task(pair(cancer, (340, 220), order=1), "d2"),
     "cifar-brighter": Task(pair(cifar, (2500, 1000), change=brighter)),
-    "usps-small": Task(pair(usps, (300, 150)), "d2", budget="auto"),  # 25% leaves too few samples of a class
+    "usps-small": Task(pair(usps, (300, 150)), "d2"),
     "fashion-negative": Task(pair(fashion, (2000, 700), change=lambda x: 255 - x), "{d1:0.3,d2:0.7}", held_out=True),
     "usps-to-mnist": Task(pair(usps, (2000, 700), mnist16), held_out=True),
     "digits-mirrored": Task(pair(digits, (1000, 500), change=lambda x: x[:, :, ::-1].copy()), "d2", held_out=True),
@@ -176,7 +176,7 @@ def run_task(name: str, folder: Path, settings: Sequence[str]) -> None:
             np.savez(file, x=x, y=y.astype(np.int64))
     arguments = ["data=arrays", *(f"data.path{k}={f.absolute()}" for k, f in zip(("", "2"), files, strict=True))]
     arguments += [f"serve={task.serve}", f"sweep={name}", f"multirun={folder / 'multirun'}", "tracking=off"]
-    arguments += [f"budget={task.budget}", *settings]
+    arguments += [f"budget={BUDGET}", *settings]
     began = time.monotonic()
     question, rest = split_arguments(arguments)
     pilot, remarks = command.prepare(command.compose_settings(rest), question)

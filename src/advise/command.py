@@ -14,7 +14,7 @@ from src.advise.answer import Answer, NextRuns, advise
 from src.advise.arrivals import schedule
 from src.advise.costs import Account, Rates, StageCost, flops_of, planned
 from src.advise.outlook import outlook_of
-from src.advise.pilot import CannotSay, Pilot, choose_ladder
+from src.advise.pilot import THRIFTY_STEP, CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
 from src.advise.sentences import notes, rivals_table, schedule_sentence, schedule_table, sentences, table
 from src.cells.resolve import ResolvedCell, resolve
@@ -143,6 +143,11 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
     if pilot.sizes_at(ladder.fractions[0]) != _exact(pilot, ladder.fractions[0]):
         remarks.append(
             "the smaller data set has few samples for its classes: small subsets keep more of it than its share"
+        )
+    if ladder.tune != pilot.full.config.tune:
+        remarks.append(
+            f"few data for this budget: sizes grow by {THRIFTY_STEP:.1f} instead of 2, tuned by {ladder.tune.n_runs} "
+            "trainings a candidate"
         )
     pilot.climb(ladder)
     answer = advise(pilot, question, stages, rates, account.share, remarks)

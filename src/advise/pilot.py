@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from src.advise.costs import Account, StageCost
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import RunRecord, load_records
 from src.config import Config
-from src.config.tune import OFF
+from src.config.tune import OFF, EqualTuning, TuneConfig
 from src.data.stream import Stream
 from src.errors import ConfigError
 from src.progress import duration
@@ -30,6 +30,8 @@ TUNED_RUNG = -2
 """Sizes for all candidates, each twice the one before; settings are tuned at the second largest."""
 FIRST_PART = 0.7
 """Part of the budget for these; the rest is for larger sizes of those that may be best."""
+THRIFTY_STEP = math.sqrt(2)
+"""Ratio of the sizes where the budget does not allow the smallest ladder of doubled sizes."""
 
 
 class CannotSay(Exception):
@@ -38,10 +40,11 @@ class CannotSay(Exception):
 
 @dataclass(frozen=True)
 class Ladder:
-    """The pilot's sizes as fractions of the full data, ascending, and the one at which candidates are tuned."""
+    """The pilot's sizes as fractions of the full data, ascending, the one at which candidates are tuned, and how."""
 
     fractions: tuple[float, ...]
     tuned: float
+    tune: TuneConfig
 
 
 @dataclass(eq=False)
@@ -78,6 +81,10 @@ class Pilot:
     def sizes_at(self, fraction: float) -> tuple[int, ...]:
         """A subset of both data sets in their ratio, unless one would be too small."""
         return tuple(max(round(n * fraction), low) for n, low in zip(self.sizes, self.floors, strict=True))
+
+    def share_at(self, fraction: float) -> float:
+        """The samples of that subset as a share of all: more than the fraction where a data set would be too small."""
+        return sum(self.sizes_at(fraction)) / sum(self.sizes)
 
     def is_feasible(self, fraction: float) -> bool:
         """Whether at most one data set, and less than half of all, is more than its fraction because of its classes."""
@@ -120,10 +127,10 @@ class Pilot:
 
     def climb(self, ladder: Ladder) -> None:
         """Tunes the candidates at one size, and trains them at all sizes with what was chosen."""
-        config, tuned = self.full.config, self.full.config.tune
+        config, tuned = self.full.config, ladder.tune
         self.chosen = config.regimes
         if tuned != OFF:
-            (cell,) = self.run([self.config_at(ladder.tuned)])
+            (cell,) = self.run([self.config_at(ladder.tuned, tune=tuned)])
             self._keep(cell, config.regimes)
             self.chosen = tuple(dataclasses.replace(regime, named="") for regime in cell.regimes_as_trained)
         others = [fraction for fraction in ladder.fractions if tuned == OFF or fraction != ladder.tuned]
@@ -167,23 +174,23 @@ class Pilot:
 
 
 def choose_ladder(pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], account: Account) -> Ladder:
-    """The ladder with the largest sizes that its part of the budget allows, which the account then has spent.
+    """The ladder with the largest sizes that its part of the budget allows, which the account then has spent;
+    a thrifty one for few data in a small budget.
 
     `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a
     budget.
     """
     every = [stage for own in stages.values() for stage in own]
-    config, budget = pilot.full.config, account.budget
-    ladder, share, seconds = None, 0.0, 0.0
-    for k in range(21):
-        if (smaller := _ladder(2 ** (-k / 2), pilot.is_feasible)) is None:
-            continue
-        ladder, share, seconds = smaller, 0.0, 0.0
-        for f in ladder.fractions:
-            n_runs = len(config.seeds) + config.tune.n_runs * (f == ladder.tuned)
-            own = account.price([stage.at(f) for stage in every], n_runs)
-            share, seconds = share + own[0], seconds + own[1]
-        if account.allows(share, seconds, 1.0 if ladder.fractions[-1] == 1 else FIRST_PART):
+    budget, n_seeds, ladder, share, seconds = account.budget, len(pilot.full.config.seeds), None, 0.0, 0.0
+    doubled = list(_doubled(pilot))
+    parts = [(one, 1.0 if one.fractions[-1] == 1 else FIRST_PART) for one in doubled]
+    for ladder, part in (*parts, *((one, 1.0) for one in (*doubled[-1:], *_thrifty(pilot)))):
+        prices = [
+            account.price([s.at(pilot.share_at(f)) for s in every], n_seeds + ladder.tune.n_runs * (f == ladder.tuned))
+            for f in ladder.fractions
+        ]
+        share, seconds = (sum(column) for column in zip(*prices, strict=True))
+        if account.allows(share, seconds, part):
             break
     if ladder is None:
         raise CannotSay(
@@ -199,12 +206,29 @@ def choose_ladder(pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], accou
     return ladder
 
 
-def _ladder(top: float, is_feasible: Callable[[float], bool]) -> Ladder | None:
-    """The sizes up to `top`; None if they are too few. The full size itself is measured, and needs no curve."""
-    if top == 1:
-        tuned = next((f for f in (0.25, 0.5, 1.0) if is_feasible(f)), None)
-        return Ladder(tuple(sorted({tuned, 1.0})), tuned) if tuned and is_feasible(1.0) else None
-    fractions = [f for j in range(RUNGS) if is_feasible(f := top / 2**j)][::-1]
-    if len(fractions) < RUNGS or not math.isclose(fractions[-1], top):
-        return None
-    return Ladder(tuple(fractions), fractions[TUNED_RUNG])
+def _doubled(pilot: Pilot) -> Iterator[Ladder]:
+    """The ladders of doubled sizes, the largest first. The full size itself is measured, and needs no curve."""
+    tune = pilot.full.config.tune
+    tuned = next((f for f in (0.25, 0.5, 1.0) if pilot.is_feasible(f)), None)
+    if tuned is not None and pilot.is_feasible(1.0):
+        yield Ladder(tuple(sorted({tuned, 1.0})), tuned, tune)
+    for k in range(1, 21):
+        fractions = [2 ** (-k / 2 - j) for j in range(RUNGS)][::-1]
+        if all(map(pilot.is_feasible, fractions)):
+            yield Ladder(tuple(fractions), fractions[TUNED_RUNG], tune)
+
+
+def _thrifty(pilot: Pilot) -> Iterator[Ladder]:
+    """Ladders for a budget that allows no doubled sizes, the dearest first: from the fewest samples on, tuned there on
+    one seed, with ever fewer trials."""
+    start, tune = sum(pilot.floors) / sum(pilot.sizes), pilot.full.config.tune
+    least = next((f for k in range(9) if pilot.is_feasible(f := start * 2 ** (k / 8))), 1.0)
+    fractions = tuple(least * THRIFTY_STEP**j for j in range(RUNGS))
+    if fractions[-1] >= 1:
+        return
+    tunes: list[TuneConfig] = [tune]
+    if isinstance(tune, EqualTuning):
+        n_trials = [tune.trials >> k for k in range(tune.trials.bit_length() - 1)]
+        tunes = [dataclasses.replace(tune, trials=n, seeds=1) for n in n_trials]
+    for own in tunes:
+        yield Ladder(fractions, least, own)

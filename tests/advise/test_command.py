@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from src.advise import command
-from src.advise.pilot import Pilot
+from src.advise.costs import Account, planned
+from src.advise.pilot import Ladder, Pilot, choose_ladder
+from src.advise.question import Budget, split_arguments
 from src.errors import ConfigError
 from src.models.build import build_model
 from src.sweep.workers import launch
@@ -159,3 +161,33 @@ def test_too_little_data_and_too_small_a_budget_are_said(tmp_path: Path, capsys:
     blobs(tmp_path / "new.npz", [0, 1, 3], 15, 1)
     assert command.main([*words, "budget=10%"]) == 1
     assert "cannot say: " in capsys.readouterr().out
+
+
+def test_few_data_in_a_small_budget_have_a_thrifty_pilot_that_costs_no_more(tmp_path: Path) -> None:
+    made = Advice(tmp_path)
+    blobs(tmp_path / "new.npz", [0, 1, 3], 60, 1)
+    blobs(tmp_path / "old.npz", [0, 1, 2], 90, 0)
+    words = [word for word in made.words if not word.startswith("tune.")]
+    question, settings = split_arguments([*words, "tracking=off"])
+    pilot, _ = command.prepare(command.compose_settings(settings), question)
+    regimes, tune = pilot.full.config.regimes, pilot.full.config.tune
+    stages = {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(regimes)}
+    full = sum(stage.samples for own in stages.values() for stage in own)
+
+    def chosen(share: float) -> tuple[Ladder, float]:
+        account = Account(budget=Budget(share=share), full=full, rate=0.0)
+        return choose_ladder(pilot, stages, account), account.share
+
+    measured, price = chosen(0.8)
+    assert (measured.fractions, measured.tune) == ((0.25, 1.0), tune), "all data"
+    for share, n_trials in ((0.7, 8), (0.3, 4), (0.25, 2)):
+        thrifty, spent = chosen(share)
+        assert spent <= share < price
+        assert (thrifty.tune.n_runs, thrifty.tuned) == (n_trials, thrifty.fractions[0])
+        assert sum(pilot.sizes_at(thrifty.tuned)) >= sum(pilot.floors)
+        # the price is that of the samples of each subset
+        sizes = [sum(pilot.sizes_at(f)) for f in thrifty.fractions]
+        samples = 3 * sum(sizes) + n_trials * sizes[0]
+        assert spent == pytest.approx(samples / (10 * sum(pilot.sizes)), rel=0.02)
+    with pytest.raises(ConfigError, match=r"budget=1%: is less than the smallest pilot needs, about .* or \d+%"):
+        chosen(0.01)
