@@ -28,6 +28,7 @@ from src.tracking.record import mask
 
 USAGE = """python -m src.doctor [multirun=multirun]
 
+Checks the installation, devices, disk and the results in `multirun`, one line each with the fix where one is needed.
 Exit status 1 if anything would stop a sweep.
 """
 

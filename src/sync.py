@@ -12,7 +12,11 @@ from src.tracking.connect import tracking_uri
 from src.tracking.record import mask
 from src.tracking.sync import sync
 
-USAGE = "python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]"
+USAGE = """python -m src.sync [sweep=NAME] [tracking=server tracking.uri=...]
+
+Writes to MLflow every result on disk that it lacks: of one sweep, or of all. Changes no result; the same command again
+writes nothing. Exit status 1 if something is still missing in MLflow.
+"""
 
 
 def main(arguments: list[str]) -> int:

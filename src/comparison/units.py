@@ -13,6 +13,9 @@ RATES = frozenset({"accuracy", "balanced_accuracy", "recall", "precision", "f1",
 ROUNDING_NOISE = 1e-9
 """Effects below are sums of double precision that cancel: metrics have sizes near 1."""
 
+LARGE = 100_000.0
+"""From here on a number is shown with an exponent."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
@@ -35,14 +38,18 @@ class Unit:
         return f", {self.of_differences}" if self.of_differences else ""
 
     def value(self, value: float | None) -> str:
-        return "-" if value is None else f"{self.scale * value:.{self.decimals}f}"
+        return "-" if value is None else self._text(self.scale * value)
 
     def difference(self, difference: float | None) -> str:
         """The difference with its sign; without one if it rounds to zero."""
         if difference is None:
             return "-"
-        text = f"{self.scale * difference:+.{self.decimals}f}"
+        text = self._text(self.scale * difference, "+")
         return text[1:] if float(text) == 0 else text
+
+    def _text(self, number: float, sign: str = "") -> str:
+        """Fixed decimals; of the loss of a collapsed run, four digits."""
+        return f"{number:{sign}.{self.decimals}f}" if abs(number) < LARGE else f"{number:{sign}.3e}"
 
     def interval(self, low: float | None, high: float | None) -> str:
         return "-" if low is None or high is None else f"[{self.difference(low)}, {self.difference(high)}]"
