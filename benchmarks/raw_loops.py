@@ -8,6 +8,7 @@ runs as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -75,11 +76,11 @@ def _captured(step: Callable[[Tensor], None], example: Tensor) -> Callable[[Tens
     with torch.cuda.graph(graph):
         step(rows)
 
-    def replay(chosen: Tensor) -> None:
+    def replay(_: Callable[[Tensor], None], chosen: Tensor) -> None:
         rows.copy_(chosen)
         graph.replay()
 
-    return replay
+    return partial(replay, step)  # with the step: a graph keeps none of the tensors whose memory it uses
 
 
 def matrix_products(device: torch.device, precision: str, size: int) -> tuple[Callable[[int], None], int]:

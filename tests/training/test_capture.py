@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from benchmarks import raw_loops
 from src.training.graph import capture as capture_module
 from src.training.graph.capture import CudaCapture, RecordingError, recorded
 
@@ -43,8 +44,9 @@ class Cuda:
             self.current = before
 
     @contextmanager
-    def graph(self, graph: object, pool: object, stream: Stream) -> Iterator[None]:
+    def graph(self, graph: object, pool: object = None, stream: Stream | None = None) -> Iterator[None]:
         """As in torch 2.11: the end of a recording fails where a branch is not joined, and then keeps its stream."""
+        stream = stream or Stream()
         before, self.current, self.recorded = self.current, stream, {stream}
         try:
             yield
@@ -77,7 +79,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         "stream": fake.stream,
         "graph": fake.graph,
         "empty_cache": fake.empty_cache,
-        "current_stream": lambda _: fake.current,
+        "current_stream": lambda *_: fake.current,
         "is_current_stream_capturing": lambda: fake.current in fake.recorded,
         "get_sync_debug_mode": lambda: fake.mode,
         "set_sync_debug_mode": lambda mode: setattr(fake, "mode", mode),
@@ -134,16 +136,22 @@ def test_a_failed_end_keeps_the_first_error_and_restores_the_stream(
 
 
 @pytest.mark.usefixtures("cuda")
-def test_a_replay_keeps_the_tensors_of_its_update() -> None:
-    """The graph knows their addresses alone; the probe of group sizes keeps nothing but the replay."""
+@pytest.mark.parametrize("is_benchmark", [False, True])
+def test_a_replay_keeps_the_tensors_of_its_update(is_benchmark: bool) -> None:
+    """The graph knows their addresses alone; the probe of group sizes and raw loops keep nothing but the replay."""
 
-    def recorded_once() -> tuple[Callable[[], None], weakref.ref[torch.Tensor]]:
+    def recorded_once() -> tuple[Callable[..., None], weakref.ref[torch.Tensor]]:
         x = torch.zeros(1)
-        return recorded(CudaCapture(DEVICE), lambda: x.add_(1)), weakref.ref(x)  # type: ignore[arg-type]
+
+        def update(*_: torch.Tensor) -> None:
+            x.add_(1)
+
+        replay = raw_loops._captured(update, x.clone()) if is_benchmark else recorded(CudaCapture(DEVICE), update)
+        return replay, weakref.ref(x)
 
     replay, tensor = recorded_once()
     assert tensor() is not None
-    replay()
+    replay(*[torch.zeros(1)] * is_benchmark)
     del replay
     gc.collect()
     assert tensor() is None
