@@ -174,7 +174,9 @@ def _compact(
         first, difference = [axis_heading(head).replace("(", "\n(") for head in first], "a - b"
     if short:
         sides = [(regime, side) for pair in pairs[:1] for regime, side in zip(pair, "ab", strict=True)]
-        heads = {BALANCED: "bal."} | {f"{name}{unit}": f"{side}{unit}" for name, side in sides for unit in ("", " %")}
+        heads = {BALANCED: "bal.", "collapsed": "coll."} | {
+            f"{name}{unit}": f"{side}{unit}" for name, side in sides for unit in ("", " %")
+        }
         first = [heads.get(head, head) for head in first]
     width = max((len(row[-4]) for row in table.rows), default=0)
     rows = []
