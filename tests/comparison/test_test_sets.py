@@ -137,12 +137,12 @@ def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alon
 
 def test_the_table_looks_for_its_columns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts, asked = judge_test_sets(lambda metric: judge(forgetting(5), BOTH, metric)), []
-    original = tables._test_sets
+    original = tables.other_test_sets
 
     def counted(given: Any) -> list[str]:
         asked.append(len(given))
         return original(given)
 
-    monkeypatch.setattr(tables, "_test_sets", counted)
+    monkeypatch.setattr(tables, "other_test_sets", counted)
     assert len(sweep_table(verdicts).rows) == 5
     assert asked == [5], "a look for each row would be quadratic"
