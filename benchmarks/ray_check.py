@@ -33,7 +33,7 @@ GRID = [
     "tracking=off",
 ]
 N_RUNS = 12 * 2 * 2
-FEW = ["split.ratio=0.3,1", "split.size=200", "stopping.epochs=50", "seeds=2", "tracking=off"]
+FEW = ["split.ratio=0.3,0.6,1,2,3,6", "split.size=200", "stopping.epochs=200", "seeds=2", "tracking=off"]
 ON_RAY = ["launcher=ray", "launcher.address=auto", "trainer.slots=2"]
 TWO_DEVICES = ["split.size=200", "seeds=1", "tracking=off", "trainer=ddp", "sweep=pair", *ON_RAY[:2]]
 STARTS = 5
