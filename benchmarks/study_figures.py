@@ -17,8 +17,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from src.comparison.pairing import RunRecord, load_records
+from src.comparison.pairing import RunRecord
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
+from src.report.command import read_sweep
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,6 +45,11 @@ def _knob(run: RunRecord, name: str, default: float) -> float:
     return float(dict(part.split("=") for part in inside.split(",") if part).get(name, default))
 
 
+def _number(text: str) -> float:
+    """The number before a per cent sign; 0 for a text without one."""
+    return float(text.removesuffix(" %")) if text.endswith(" %") else 0.0
+
+
 FIGURES: Mapping[str, Figure] = {
     "rewarm-replay": Figure(
         baseline="combined",
@@ -55,7 +61,7 @@ FIGURES: Mapping[str, Figure] = {
     "warm-start-gap": Figure(
         baseline="combined",
         line=lambda run: run.regime,
-        at=lambda run: str(run.axes.get("augment", "[]")),
+        at=lambda run: str(run.axes.get("augment", "[]")).strip("[]").replace(",", "+") or "none",
         along="augmentation",
         panel=lambda run: f"schedule {run.axes.get('optimizer.schedule', 'constant')}",
     ),
@@ -64,22 +70,25 @@ FIGURES: Mapping[str, Figure] = {
 
 def draw(sweep: str, target: Path, multirun: Path = Path("multirun")) -> None:
     """Draws the figure and prints its numbers."""
-    figure, runs = FIGURES[sweep], load_records(multirun / sweep).runs
-    values = {(figure.panel(run), run.regime, run.seed): 100 * run.result["metrics"][METRIC] for run in runs}
+    figure, runs = FIGURES[sweep], read_sweep(multirun, sweep).records.runs
+    values = {(run.cell, run.regime, run.seed): 100 * run.result["metrics"][METRIC] for run in runs}
     panels = sorted({figure.panel(run) for run in runs})
     shown, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
-        regimes = {run.regime: run for run in runs if run.regime != figure.baseline}
+        own = {(run.cell, run.regime): run for run in runs if figure.panel(run) == panel}
+        own = {key: run for key, run in own.items() if run.regime != figure.baseline}
         places = sorted(
-            {figure.at(run) for run in regimes.values()}, key=lambda text: float(text.split()[0]) if "%" in text else 0
+            {figure.at(run) for run in own.values()}, key=lambda text: (_number(text), text != "none", len(text))
         )
         lines: dict[str, list[tuple[int, Sequence[float]]]] = {}
-        for label, run in regimes.items():
-            seeds = sorted(s for p, r, s in values if (p, r) == (panel, label) and (p, figure.baseline, s) in values)
-            differences = np.array([values[panel, label, s] - values[panel, figure.baseline, s] for s in seeds])
+        for (cell, label), run in own.items():
+            seeds = sorted(s for c, r, s in values if (c, r) == (cell, label) and (c, figure.baseline, s) in values)
+            differences = np.array([values[cell, label, s] - values[cell, figure.baseline, s] for s in seeds])
             low, high = (float(end) for end in sign_flip_interval(differences))
             mean, p = float(differences.mean()), float(sign_flip_p(differences))
-            print(f"{panel:22} {label:36} {mean:+6.2f} [{low:+.2f}, {high:+.2f}] p = {p:.3g}, n = {len(seeds)}")
+            print(
+                f"{panel:22} {figure.at(run):12} {label:36} {mean:+6.2f} [{low:+.2f}, {high:+.2f}] p = {p:.3g}, n = {len(seeds)}"
+            )
             lines.setdefault(figure.line(run), []).append((places.index(figure.at(run)), (mean, low, high)))
         for number, (name, points) in enumerate(sorted(lines.items(), reverse=True)):
             x = [place for place, _ in sorted(points)]
