@@ -69,7 +69,7 @@ class Load:
         return [module, "sweep=load", f"multirun={self.multirun}"]
 
     def run(self, words: Sequence[str], interrupt_when: Callable[[float, str], bool] | None = None) -> Observed:
-        """Runs ``python -m words...``. `interrupt_when` sees the seconds since the start and the last line; after its first
+        """Runs ``python -m words...``. `interrupt_when` sees the seconds since the start and all output; after its first
         true answer one Ctrl-C is sent, and `wall_s` counts from there."""
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -101,7 +101,7 @@ class Load:
             thread.start()
         pressed = began
         while interrupt_when is not None and process.poll() is None:
-            if interrupt_when(time.time() - began, lines[-1][1] if lines else ""):
+            if interrupt_when(time.time() - began, "\n".join(line for _, line in lines[:])):
                 pressed = time.time()
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does
                 break
@@ -183,7 +183,7 @@ def interrupt(load: Load) -> list[list[str]]:
         return lambda passed, _: passed > seconds
 
     def at(word: str) -> Callable[[float, str], bool]:
-        return lambda _, line: word in line
+        return lambda _, output: word in output
 
     new = load.sweep(n_cells=10_000, name="new")
     folder = load.results()[0].parent
@@ -192,9 +192,9 @@ def interrupt(load: Load) -> list[list[str]]:
         ("start-up: 1 s", new, after(1)),
         ("start-up: 3 s", new, after(3)),
         ("the plan of 10,000 cells", new, at("composed: cells")),
-        ("the queue of a new grid", load.sweep(name="queue"), at("cells 0/")),
+        ("the queue of a new grid", load.sweep(name="queue"), at("| runs ")),
         ("the queue with one run missing", load.sweep(), at("| runs ")),
-        ("the plan with one run missing", load.sweep(), at("checked: cells")),
+        ("the plan with one run missing: 4 s", load.sweep(), after(4)),
         ("the finished sweep: 8 s", load.sweep(), after(8)),
         ("sync: 5 s", load.on_it("src.sync"), after(5)),
         ("report: 6 s", load.on_it("src.report"), after(6)),
@@ -205,7 +205,9 @@ def interrupt(load: Load) -> list[list[str]]:
         if "one run missing" in what:
             shutil.copytree(folder, kept)
             shutil.rmtree(folder)
-        rows.append(row(f"Ctrl-C in {what}", "2", [load.run(words, when)]))
+        observed = load.run(words, when)
+        assert observed.status != 0, f"{what}: the command ended before its moment came: {observed.lines[-3:]}"
+        rows.append(row(f"Ctrl-C in {what}", "2", [observed]))
         if kept.exists():
             shutil.rmtree(folder, ignore_errors=True)
             kept.rename(folder)
