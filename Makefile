@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=
 GRID := split.ratio=0.1,0.3,1,3,10 split.imbalance=1,5,20 stopping.epochs=5,20
 
 # Parts of the campaign with their options, the long ones first.
-CAMPAIGN := kills together@-n@5 powercut@-n@5 tracker tracker@--never failures claims claims@--storage@sqlite \
+CAMPAIGN := kills together@-n@5 powercut@-n@5 tracker tracker@--never tracker@--lost@0.25 failures claims claims@--storage@sqlite \
 	claims@--storage@postgresql
 
 # Without cached bytecode, every start recompiles all modules, which takes seconds.

@@ -4,7 +4,7 @@
     powercut    the file system loses what is not synced, at random moments; then the same command (needs root)
     suspended   a worker that wakes after its cell was taken over; locks of stopped processes
     claims      a queue of near-empty cells with four workers
-    tracker     the MLflow server is unavailable during the sweep, or never starts
+    tracker     the MLflow server is unavailable during the sweep, never starts, or loses answers
     failures    cells that raise, diverge, run out of memory, cannot write
     together    simultaneous sweeps
     passwords   passwords of every character in `storage`, searched for in processes, files and tables
@@ -48,6 +48,7 @@ def main() -> int:
     one = commands.add_parser("tracker")
     one.add_argument("--away", type=float, default=60, help="seconds without the server")
     one.add_argument("--never", action="store_true", help="the server starts only after the sweep")
+    one.add_argument("--lost", type=float, help="share of the server's answers that are lost, in place of an outage")
     commands.add_parser("passwords")
     one = commands.add_parser("failures")
     one.add_argument("kinds", nargs="*", help=f"all unless given: {chr(44).join(failures.KINDS)}")
@@ -70,6 +71,8 @@ def main() -> int:
             lines, problems = suspended.campaign(root, [*powercut.SMALL, *given.overrides])
         case "claims":
             lines, problems = claims.campaign(root, given.n, given.workers, given.storage)
+        case "tracker" if given.lost is not None:
+            lines, problems = tracker.losing_answers(root, [*GRID, *given.overrides], given.lost)
         case "tracker":
             lines, problems = tracker.campaign(root, [*GRID, *given.overrides], None if given.never else given.away)
         case "passwords":

@@ -12,8 +12,12 @@ import urllib.request
 from pathlib import Path
 
 from benchmarks.reliability.audit import audit, delivered_order
+from benchmarks.reliability.lossy import lossy
 from benchmarks.reliability.sweeps import PROJECT, Sweep, same_results
 from src.config import compose
+
+MOST_SYNCS = 10
+"""Of `make sync` while answers are lost."""
 
 
 class Server:
@@ -103,6 +107,40 @@ def campaign(root: Path, words: list[str], away: float | None) -> tuple[list[str
         f"the command took {seconds:.0f} s with one worker; {waiting} entries were left to make sync",
         f"for comparison, without MLflow and with all workers: {alone:.0f} s",
         f"warned {sweep.output_text().count('MLflow does not answer')} times",
+        f"{len(problems)} problems",
+        *problems,
+    ], problems
+
+
+def losing_answers(root: Path, words: list[str], share: float) -> tuple[list[str], list[str]]:
+    """Measurements and problems of a sweep whose server carries out every request, and of whose answers a share is lost."""
+    reference = Sweep(root / "off", [*words, "tracking=off"])
+    if reference.run() != 0:
+        raise RuntimeError(reference.output_text())
+    server = Server(root / "server")
+    server.start()
+    try:
+        with lossy(server.tracking.uri or "", share) as proxy:
+            settings = ["tracking=server", f"tracking.uri={proxy.uri}"]
+            sweep = Sweep(root / "server", [*words, *settings])
+            began = time.monotonic()
+            status = sweep.run()
+            seconds = time.monotonic() - began
+            waiting = len(list((sweep.folder / "outbox").glob("*.json")))
+            sync = [sys.executable, "-m", "src.sync", f"multirun={sweep.multirun}", *settings]
+            n_syncs, code = 0, 1
+            while code != 0 and n_syncs < MOST_SYNCS:
+                synced = subprocess.run(sync, cwd=PROJECT, capture_output=True, text=True, check=False)
+                n_syncs, code = n_syncs + 1, synced.returncode
+        problems = [f"exit status {status}: {sweep.output_text()[-2000:]}"] if status != 0 else []
+        problems += [f"make sync, {n_syncs} times: {synced.stderr}"] if code != 0 else []
+        problems += same_results(sweep.results(), reference.results())
+        problems += audit(sweep, reference.results(), server.tracking)
+    finally:
+        server.kill()
+    return [
+        f"{proxy.n_lost} of {proxy.n_asked} answers were lost; the command took {seconds:.0f} s, {waiting} entries were left",
+        f"make sync delivered them at the {n_syncs}. time",
         f"{len(problems)} problems",
         *problems,
     ], problems

@@ -20,6 +20,7 @@ from requests.exceptions import RequestException
 
 from src.environment import temporary_variables
 from src.tracking.record import Key, Record, mask
+from src.tracking.repeating import FAILURES, TRIES, RepeatingClient, is_lost
 from src.tracking.tracker import Experiment, RecordRefused, StoredRun, TrackerUnavailable, write_artifacts
 from src.tracking.views import is_ours, saved_views
 
@@ -64,7 +65,7 @@ class ClientTracker:
         self._stored: dict[Key, StoredRun] = {}
         self._searched: set[tuple[str, str]] = set()
         with _translated_errors():
-            self._client: Any = MlflowClient(uri)
+            self._client: Any = RepeatingClient(MlflowClient(uri))
             self._experiment = ensure_experiment(self._client, experiment).id
 
     def close(self) -> None:
@@ -100,7 +101,8 @@ class ClientTracker:
         tags, key = run.data.tags, Key.of_tags(run.data.tags)
         stored = StoredRun(run.info.run_id, tags.get("record", ""), run.info.status, run.info.start_time)
         first = self._stored.setdefault(key, stored)
-        if first is stored:
+        if first.run_id == stored.run_id:  # the only one, or seen by an earlier search
+            self._stored[key] = stored
             return
         # The server may have executed a request that timed out here: keep one run of the two, a complete one if any.
         kept, extra = (stored, first) if first.status == "RUNNING" and stored.status != "RUNNING" else (first, stored)
@@ -119,18 +121,32 @@ class ClientTracker:
             return 0
         if stored is not None and record.key.level == "run" and stored.digest != record.digest():
             self._delete(stored)  # a failed run that was retried, or a result with other content
+            del self._stored[record.key]
             stored = None
         if stored is None:
-            run = self._client.create_run(
-                self._experiment, start_time=record.start, tags=record.all_tags(parent), run_name=record.name
-            )
-            stored = StoredRun(run.info.run_id, record.digest(), "RUNNING", record.start)
+            stored = self._create(record, parent)
         elif record.key.level != "run":
             self._update_parent(stored, record, parent)
         self._complete(stored.run_id, record)
         self._save_views(record.views)
         self._stored[record.key] = StoredRun(stored.run_id, record.digest(), record.status, stored.start)
         return 1
+
+    def _create(self, record: Record, parent: str | None) -> StoredRun:
+        """A new run. If the answer is lost, the run that the server may have made is searched for before a retry."""
+        for attempt in range(TRIES):
+            try:
+                run = self._client.create_run(
+                    self._experiment, start_time=record.start, tags=record.all_tags(parent), run_name=record.name
+                )
+                return StoredRun(run.info.run_id, record.digest(), "RUNNING", record.start)
+            except FAILURES as error:
+                if not is_lost(error) or attempt == TRIES - 1:
+                    raise
+            self._searched.discard((record.key.sweep, record.key.cell))
+            if (found := self._find(record.key)) is not None:
+                return found
+        raise AssertionError("the last attempt returns or raises")
 
     def _save_views(self, views: Mapping[str, str]) -> None:
         present = self._client.get_experiment(self._experiment).tags if views else {}

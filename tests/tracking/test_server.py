@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.reliability.lossy import lossy
 from src.config import TrackingConfig
 from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import Deliverer, Outbox
@@ -65,6 +66,21 @@ def test_server_and_database_hold_the_same_runs_field_by_field(
     links = {key: by_key(server.uri)[key].data.tags.get("mlflow.parentRunId") for key in of_server}
     ids = {key: run.info.run_id for key, run in by_key(server.uri).items()}
     assert all(links[key] == ids[Key("cell", key.sweep, key.cell)] for key in ids if key.level == "run")
+    assert sync(multirun, server.tracking).n_written == 0
+
+
+def test_lost_answers_leave_every_run_once(server: Server, multirun: Path) -> None:
+    """The server does what it was asked and nobody is told: a run is neither made twice nor deleted nor incomplete."""
+    sweep_of(multirun, ratios=(0.1,), n_seeds=1)
+    with lossy(server.uri, share=0.25, seed=1) as proxy:
+        reports = [sync(multirun, TrackingConfig(name="server", uri=proxy.uri, experiment="lab"))]
+        while reports[-1].error is not None and len(reports) < 5:
+            reports.append(sync(multirun, TrackingConfig(name="server", uri=proxy.uri, experiment="lab")))
+    assert proxy.n_lost >= 10
+    assert reports[-1].error is None
+    keys = [key_of(run) for run in runs_of(server.uri)]
+    assert len(keys) == len(set(keys)) == reports[-1].n_records
+    assert "RUNNING" not in {run.info.status for run in runs_of(server.uri)}
     assert sync(multirun, server.tracking).n_written == 0
 
 
