@@ -27,7 +27,7 @@ from src.sweep import laboratory
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.plan import SweepPlan, plan_sweep
-from src.sweep.studies import WIDTH, names_of, run_studies, split_arguments
+from src.sweep.study_commands import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
 from src.tracking.outbox import Outbox
 from src.tracking.reports import SweepReport, write_sweep

@@ -26,8 +26,8 @@ from src.io import digest, file_name, read_json_or, write_atomically
 from src.locks import locked
 from src.record.rows import RecordedRun, read_runs
 from src.record.script import Script, chain, recorded, run_stages
-from src.sweep.columns import cell_means, cell_metrics, cell_tags
 from src.sweep.folder import RECORDED
+from src.sweep.mlflow_columns import cell_means, cell_metrics, cell_tags
 from src.sweep.summary import CommandResults, publication, winners
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, write_cell
@@ -75,10 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     tracking = [word for word in overrides if word.startswith("tracking")]
     if runs:
         _write(sweep_dir, runs, {"regimes": labels, "baseline": baseline, "tracking": tracking}, source)
-        deliverer = Deliverer(sweep_dir, config.tracking).start()
         words = ["python", "-m", "src.record", *map(without_secrets, arguments)]
-        _report(sweep_dir, labels, baseline, shlex.join(words))
-        deliverer.stop()
+        with Deliverer(sweep_dir, config.tracking):
+            _report(sweep_dir, labels, baseline, shlex.join(words))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if failures:

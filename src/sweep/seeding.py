@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,9 +24,10 @@ from src.config.seeding import Seeding
 from src.errors import ConfigError
 from src.progress import SweepProgress
 from src.sweep.engine import Engine
+from src.sweep.grid.cells import labels_of
 from src.sweep.grid.plan import SweepPlan
 from src.sweep.queue.queue import WorkQueue
-from src.sweep.work import GridWork, Trials
+from src.sweep.work import GridWork, Trials, so_far
 
 FIRST = 4
 """Seeds of every cell in the first round."""
@@ -79,7 +79,7 @@ class SeedingWork(GridWork):
 
     def declare(self) -> None:
         cells = self._all.cells
-        labels = list(dict.fromkeys(regime.label for cell in cells.values() for regime in cell.config.regimes))
+        labels = labels_of(cell.config for cell in cells.values())
         seeds = range(self._seeding.max)
         declare(self.folder.root, cells, labels, self.config.baseline, seeds, self._rule)
 
@@ -117,7 +117,6 @@ class SeedingWork(GridWork):
             for key, cell in self._plan.cells.items()
             if key not in open_cells
         )
-        winners = Counter(sorted(self.decided.values()))
         return replace(
             base,
             n=n_all,
@@ -127,7 +126,7 @@ class SeedingWork(GridWork):
                 f"runs {n_done}",
                 *base.counts[2:],
             ],
-            result="so far " + ", ".join(f"{name} {n}" for name, n in winners.items()) if winners else "",
+            result=so_far(self.decided.values()),
         )
 
     # ------------------------------------------------------------------------------------------------ rounds
@@ -166,11 +165,7 @@ class SeedingWork(GridWork):
         return plan
 
     def _comparisons(self) -> list[Comparison]:
-        return [
-            (key, a, b)
-            for key, cell in self._all.cells.items()
-            for a, b in pairs_of([regime.label for regime in cell.config.regimes], self.config.baseline)
-        ]
+        return [comparison for key in self._all.cells for comparison in self._of(key)]
 
     def _open_cells(self) -> set[str]:
         """The cells with an undecided comparison."""
@@ -212,7 +207,7 @@ class SeedingWork(GridWork):
         return granted
 
     def _of(self, key: str) -> list[Comparison]:
-        labels = [regime.label for regime in self._all.cells[key].config.regimes]
+        labels = labels_of([self._all.cells[key].config])
         return [(key, a, b) for a, b in pairs_of(labels, self.config.baseline)]
 
     def _judge_all(

@@ -39,9 +39,10 @@ from src.config.command import command, flat, text_of
 from src.config.tune import OFF
 from src.io import WRITERS, read_json_or, write_atomically
 from src.progress import tracked
-from src.sweep.columns import cell_means, cell_metrics, cell_tags, comparison_of, sweep_metrics
 from src.sweep.engine import Report
-from src.sweep.notes import next_commands, notes_of
+from src.sweep.grid.cells import labels_of
+from src.sweep.mlflow_columns import cell_means, cell_metrics, cell_tags, comparison_of, sweep_metrics
+from src.sweep.summary_notes import next_commands, notes_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import CellReport, SweepReport, write_cell, write_sweep
 from src.urls import without_secrets
@@ -51,11 +52,6 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 60
-
-
-def labels_of(configs: Sequence[Config]) -> list[str]:
-    """The regimes of a command's cells, in the order in which differences are taken."""
-    return list(dict.fromkeys(regime.label for config in configs for regime in config.regimes))
 
 
 def axes_of(configs: Sequence[Config]) -> list[dict[str, AxisValue]]:
@@ -117,9 +113,8 @@ def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
 
     `cells`: those of the command (of a search: the first of them).
     """
-    deliverer = Deliverer(cells[0].sweep_dir, cells[0].config.tracking).start()
-    yield Session(cells)
-    deliverer.stop()  # after an error the thread ends with the process, and the next command delivers the rest
+    with Deliverer(cells[0].sweep_dir, cells[0].config.tracking):
+        yield Session(cells)
 
 
 class Session:

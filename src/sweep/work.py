@@ -15,6 +15,7 @@ from src.config import Config
 from src.progress import SweepProgress
 from src.sweep.engine import Engine, Report
 from src.sweep.folder import GRID, SweepFolder
+from src.sweep.grid.cells import labels_of
 from src.sweep.grid.plan import SweepPlan, describe
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
@@ -110,7 +111,7 @@ class GridWork(Work):
 
     def declare(self) -> None:
         cells, config = self._plan.cells, self.config
-        labels = list(dict.fromkeys(regime.label for cell in cells.values() for regime in cell.config.regimes))
+        labels = labels_of(cell.config for cell in cells.values())
         declare(self.folder.root, cells, labels, config.baseline, config.seeds, margin=config.margin)
 
     def description(self, n_workers: int) -> list[str]:
@@ -144,7 +145,6 @@ class GridWork(Work):
             n_done[key] = max(n_done[key], min(n_results, cells[key].n_runs))
         n_done |= {key: cells[key].n_runs for key in done}
         n_runs_done, counts = sum(n_done.values()), Counter(states.values())
-        winners = Counter(sorted(winner for winner in self._winners.values() if winner is not None))
         return SweepProgress(
             n=self._plan.n_runs,
             n_done=n_runs_done,
@@ -155,7 +155,7 @@ class GridWork(Work):
                 f"runs {n_runs_done}/{self._plan.n_runs}",
                 *(f"{name} {n}" for name, n in (("running", counts["RUNNING"]), ("failed", counts["FAIL"])) if n),
             ],
-            result="so far " + ", ".join(f"{name} {n}" for name, n in winners.items()) if winners else "",
+            result=so_far(winner for winner in self._winners.values() if winner is not None),
         )
 
     def _judge(self, done: Iterable[str]) -> None:
@@ -186,6 +186,12 @@ class GridWork(Work):
             for key, n in lacking.items()
             if n
         ]
+
+
+def so_far(winners: Iterable[str]) -> str:
+    """``so far combined 15, sequential 1``; nothing while there is no winner."""
+    counts = Counter(sorted(winners))
+    return "so far " + ", ".join(f"{name} {n}" for name, n in counts.items()) if counts else ""
 
 
 def axes_text(trial: FrozenTrial) -> str:

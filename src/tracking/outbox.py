@@ -233,8 +233,9 @@ class Deliverer:
     def __enter__(self) -> Deliverer:
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # after an error the thread ends with the process, and the next command delivers the rest
+            self.stop()
 
     def _run(self) -> None:
         pause = self._interval_s

@@ -20,7 +20,7 @@ from src.comparison.sentences import sentence_elsewhere, summary
 from src.comparison.tables import remarks, sweep_table
 from src.comparison.verdicts import CellVerdict, judge, judge_test_sets
 from src.sweep import columns
-from src.sweep.columns import cell_metrics
+from src.sweep.mlflow_columns import cell_metrics
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]

@@ -19,7 +19,7 @@ from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import csv_table, remarks, sweep_table
 from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, Rules, default_metric, judge
-from src.sweep.columns import cell_metrics
+from src.sweep.mlflow_columns import cell_metrics
 
 BOTH = ("sequential", "combined")
 HIGH = [0.9 + seed / 1000 for seed in range(12)]

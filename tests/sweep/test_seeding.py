@@ -17,9 +17,9 @@ from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
 from src.config.seeding import Seeding
 from src.errors import ConfigError
-from src.sweep.columns import cell_metrics, cell_tags
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.plan import plan_sweep
+from src.sweep.mlflow_columns import cell_metrics, cell_tags
 from src.sweep.processes import Process
 from src.sweep.seeding import FIRST, SeedingWork
 from src.sweep.workers.worker import StopRequest, Worker

@@ -14,7 +14,7 @@ from src.comparison.families import declare
 from src.comparison.pairing import Records
 from src.comparison.verdicts import judge, judge_test_sets
 from src.config import compose
-from src.sweep.columns import cell_means, cell_tags, comparison_of, sweep_metrics
+from src.sweep.mlflow_columns import cell_means, cell_tags, comparison_of, sweep_metrics
 from src.sweep.summary import attached, axes_of, judge_cells, read_records, report
 
 TINY = ["split.size=40", "stopping.epochs=1", "seeds=2", "tracking=off"]

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,11 @@ def with_runs_of(config: Config, *given: Config) -> Config:
     regimes = dict.fromkeys(regime for one in given for regime in one.regimes)
     seeds = dict.fromkeys(seed for one in given for seed in one.seeds)
     return dataclasses.replace(config, regimes=tuple(regimes), seeds=tuple(seeds))
+
+
+def labels_of(configs: Iterable[Config]) -> list[str]:
+    """The regimes of several cells, in the order in which differences are taken."""
+    return list(dict.fromkeys(regime.label for config in configs for regime in config.regimes))
 
 
 def covers(first: Config, second: Config) -> bool:

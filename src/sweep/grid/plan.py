@@ -18,7 +18,7 @@ from src.io import MAX_OWN_NAME, file_name, read_json_or
 from src.progress import duration, tracked
 from src.sweep.engine import Engine
 from src.sweep.grid.cells import Cell, in_cell, merged
-from src.sweep.notes import spelling
+from src.sweep.summary_notes import spelling
 from src.urls import without_password
 
 if TYPE_CHECKING:

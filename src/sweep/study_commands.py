@@ -1,4 +1,4 @@
-"""Commands that run the studies of files: `src.claims` and `src.anchors`."""
+"""What `src.claims` and `src.anchors` share: their arguments, and a command that runs the studies of files in conf/."""
 
 from __future__ import annotations
 
@@ -54,10 +54,9 @@ def run_studies(plan: SweepPlan, report: Callable[[SweepFolder], None], *, run: 
     if plan.config.dry_run:
         print("\n".join(work.description(n_workers_of(plan.config))))
         return 0
-    deliverer = Deliverer(work.folder.root, plan.config.tracking).start()
-    failures = run_plan(plan, laboratory) if run else []
-    report(work.folder)
-    deliverer.stop()
+    with Deliverer(work.folder.root, plan.config.tracking):
+        failures = run_plan(plan, laboratory) if run else []
+        report(work.folder)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
