@@ -112,15 +112,18 @@ def read_process(path: Path) -> list[ProcessInfo]:
 
 def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock file."""
-    return path.exists() and not try_lock(FileLock(path), keep=False)
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    if is_free := try_lock(lock):
+        lock.release()
+    return not is_free
 
 
-def try_lock(lock: FileLock, *, keep: bool = True) -> bool:
-    """Acquire a lock if it is free; return whether it was. `keep`: hold it afterwards."""
+def try_lock(lock: FileLock) -> bool:
+    """Acquires a lock if it is free; returns whether it was."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return False
-    if not keep:
-        lock.release()
     return True

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -24,7 +23,7 @@ from src.config import Config, compose
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
-from src.sweep.processes import Process, Role, try_lock
+from src.sweep.processes import Process, Role, is_locked
 from src.sweep.queue import storage
 from src.sweep.queue.queue import MAX_ATTEMPTS, WorkQueue
 
@@ -328,7 +327,7 @@ def test_a_worker_that_starts_while_the_server_restarts_waits_for_it_and_a_comma
         return opens(url)
 
     def sleep(_: float) -> None:
-        slept.append(try_lock(FileLock(folder.root / "queue.lock"), keep=False))
+        slept.append(not is_locked(folder.root / "queue.lock"))
 
     monkeypatch.setattr(storage, "_database", starting)
     monkeypatch.setattr("src.sweep.queue.retry.time.sleep", sleep)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src.config import SlurmLauncher, compose
+from src.config import Config, compose
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.workers.slurm import SlurmWorkers
@@ -24,10 +24,9 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path, "s")
 
 
-def launcher(*keys: str) -> SlurmLauncher:
-    found = compose(["launcher=slurm", *(f"launcher.{key}" for key in keys)]).launcher
-    assert isinstance(found, SlurmLauncher)
-    return found
+def config(*keys: str, regimes: str = "[combined]") -> Config:
+    """A cell that one worker trains at a time, with these settings of the launcher."""
+    return compose(["launcher=slurm", *(f"launcher.{key}" for key in keys), "seeds=1", f"regimes={regimes}"])
 
 
 def pretend_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +49,7 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    workers = SlurmWorkers(folder, launcher("jobs=3", *KEYS), "auto", ENGINE)
+    workers = SlurmWorkers(folder, config("jobs=3", *KEYS), ENGINE)
     assert workers.keep_running(n_waiting=10, n_ended=0) == 0
     script = (tmp_path / "submitted").read_text()
     for option in (
@@ -68,25 +67,25 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
     ):
         assert f"#SBATCH --{option}\n" in script, option
     workers.keep_running(n_waiting=10, n_ended=0)
-    later = SlurmWorkers(folder, launcher("jobs=4"), "auto", ENGINE)
+    later = SlurmWorkers(folder, config("jobs=4"), ENGINE)
     later.keep_running(n_waiting=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 2, "the three that run are counted: one more, and that only once"
     assert script.count("#SBATCH --array") == 1
     assert not later.hopeless
-    SlurmWorkers(folder, launcher("jobs=1"), "auto", ENGINE, "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
+    SlurmWorkers(folder, config("jobs=1"), ENGINE, "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 3, "jobs at the grid do not count for a search"
     later.interrupt()
     assert sorted((tmp_path / "cancelled").read_text().split()) == ["71_0", "71_1", "71_2", "72"]
 
 
-@pytest.mark.parametrize("per_cell", [1, 3])
+@pytest.mark.parametrize(("regimes", "per_cell"), [("[combined]", 1), ("[sequential,combined,d1_only]", 3)])
 def test_no_more_jobs_than_can_share_the_cells(
-    per_cell: int, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    regimes: str, per_cell: int, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    SlurmWorkers(folder, launcher("jobs=8"), 1, ENGINE, per_cell=per_cell).keep_running(n_waiting=2, n_ended=0)
+    SlurmWorkers(folder, config("jobs=8", regimes=regimes), ENGINE).keep_running(n_waiting=2, n_ended=0)
     n = 2 * per_cell
     assert f"#SBATCH --array=0-{n - 1}%{n}\n" in (tmp_path / "submitted").read_text()
 
@@ -96,17 +95,17 @@ def test_a_missing_requirement_is_one_line(folder: SweepFolder, monkeypatch: pyt
     with pytest.raises(
         ConfigError, match=r"^launcher=slurm: this machine belongs to no Slurm cluster; start the sweep where"
     ):
-        SlurmWorkers(folder, launcher(), "auto", ENGINE)
+        SlurmWorkers(folder, config(), ENGINE)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(
         ConfigError, match=r"^launcher=slurm: needs .* submitit, which is missing; make setup installs it"
     ):
-        SlurmWorkers(folder, launcher(), "auto", ENGINE)
+        SlurmWorkers(folder, config(), ENGINE)
 
 
 def test_a_command_that_does_not_wait_is_detached(
     folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    assert SlurmWorkers(folder, launcher("wait=false"), 1, ENGINE).detached
-    assert not SlurmWorkers(folder, launcher(), 1, ENGINE).detached
+    assert SlurmWorkers(folder, config("wait=false"), ENGINE).detached
+    assert not SlurmWorkers(folder, config(), ENGINE).detached

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from cachetools import TTLCache, cached
 
 from src.errors import ClaimLost, Interrupted
 from src.training.control import OnProgress, ProgressReport, RunControl
@@ -13,7 +15,15 @@ from src.training.control import OnProgress, ProgressReport, RunControl
 LOOK_SECONDS = 1.0
 """Time between two reads of a shared folder or a server."""
 
+Answer = TypeVar("Answer")
+
 log = logging.getLogger(__name__)
+
+
+def once_a_second(look: Callable[[], Answer]) -> Callable[[], Answer]:
+    """A function that reads a shared folder or asks a server, whose answer is kept for `LOOK_SECONDS`."""
+    kept: Callable[[], Answer] = cached(TTLCache(maxsize=1, ttl=LOOK_SECONDS))(look)
+    return kept
 
 
 class WorkerControl(RunControl):
@@ -28,18 +38,16 @@ class WorkerControl(RunControl):
         is_stopped: Callable[[], bool],
         report: OnProgress | None,
         owns_cell: Callable[[], bool],
-        n_workers: Callable[[], int] = lambda: 1,
+        n_workers: Callable[[], int],
         *,
         helps: bool = False,
     ) -> None:
         self._is_stopped, self._report, self._owns_cell = is_stopped, report, owns_cell
         self.wants_progress, self.helps = report is not None, helps
-        self._count, self._counted_at, self._n_workers = n_workers, -LOOK_SECONDS, 1
+        self._n_workers = once_a_second(n_workers)
 
     def n_workers(self) -> int:
-        if not self.wants_progress and time.monotonic() - self._counted_at > LOOK_SECONDS:
-            self._n_workers, self._counted_at = self._count(), time.monotonic()
-        return self._n_workers
+        return 1 if self.wants_progress else self._n_workers()
 
     def before_run(self) -> None:
         if not self._owns_cell():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from src.config import Config
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.workers import local, ray, slurm
+from src.sweep.workers.local import Workers, launch
+from src.sweep.workers.ray import RayWorkers
+from src.sweep.workers.slurm import SlurmWorkers
 
-LAUNCHERS = {"local": local.launch, "slurm": slurm.launch, "ray": ray.launch}
+LAUNCHERS = {"local": launch, "slurm": SlurmWorkers, "ray": RayWorkers}
 """By `config.launcher.name`."""
 
 
-def workers_for(folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> local.Workers:
+def workers_for(folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> Workers:
     """The workers of a command. Raises ConfigError where they are not available."""
     return LAUNCHERS[config.launcher.name](folder, config, engine, search)

@@ -46,16 +46,12 @@ def capacity(nodes: Iterable[Mapping[str, Any]], resources: Mapping[str, float])
     )
 
 
-def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
-    """The tasks of a command. Raises ConfigError where Ray or its cluster is missing or too small."""
-    return RayWorkers(folder, config, engine, search)
-
-
 class RayWorkers(Workers):
     """The tasks of a sweep's grid or of one of its searches; see `src.sweep.workers.local.Workers`.
 
     With ``n_workers=auto`` there are as many as the cluster holds, counted again as nodes come and go. A given number
-    is submitted whatever the cluster holds, so that Ray's autoscaler sees the demand.
+    is submitted whatever the cluster holds, so that Ray's autoscaler sees the demand. Raises ConfigError where Ray or
+    its cluster is missing or too small.
     """
 
     detached = False

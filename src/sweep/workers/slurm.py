@@ -56,32 +56,18 @@ class WorkerJob:
         return DelayedSubmission(dataclasses.replace(self))
 
 
-def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Workers:
-    """The jobs of a command. Raises ConfigError where submitit or Slurm is missing."""
-    per_cell = n_shares(config)
-    return SlurmWorkers(folder, cast(SlurmLauncher, config.launcher), config.n_workers, engine, search, per_cell)
-
-
 class SlurmWorkers(Workers):
     """The jobs of a sweep's grid or of one of its searches; see `src.sweep.workers.local.Workers`.
 
     Live jobs of an earlier command count. Raises ConfigError where submitit or Slurm is missing.
     """
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        launcher: SlurmLauncher,
-        n_workers: int | Literal["auto"],
-        engine: str,
-        search: str = GRID,
-        per_cell: int = 1,
-    ) -> None:
-        self._launcher, self._per_cell = launcher, per_cell
+    def __init__(self, folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> None:
+        self._launcher, self._per_cell = cast(SlurmLauncher, config.launcher), n_shares(config)
         self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
-        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), n_workers, search, engine)
+        self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), config.n_workers, search, engine)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a job runs the pickles there
-        self._executor = _executor(self._folder, folder.sweep, launcher)
+        self._executor = _executor(self._folder, folder.sweep, self._launcher)
         self._submitted = self._earlier_jobs()
         self._jobs: list[Any] = [job for job in self._submitted if not job.done()]
         self._n_deaths = self._n_ended = 0

@@ -35,7 +35,7 @@ from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
-from src.sweep.workers.control import LOOK_SECONDS, WorkerControl
+from src.sweep.workers.control import WorkerControl, once_a_second
 from src.sweep.workers.gpus import MASK
 from src.sweep.workers.leases import Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
@@ -181,7 +181,6 @@ class Worker:
     def __init__(self, folder: SweepFolder, process: Process, engine: str, stop: StopRequest) -> None:
         self._folder, self._process, self._stop = folder, process, stop
         self._engine_name = engine
-        self._looked_at, self._cell_stopped = 0.0, False
         self._helped: set[tuple[str, int]] = set()
         self._devices = Devices(free=lambda: self._engine.free_device())
 
@@ -226,8 +225,7 @@ class Worker:
                 continue
             self._process.update(cell=claim.cell, helps=True)
             log.info("cell %s: another worker runs it; this one helps", claim.cell)
-            self._looked_at, self._cell_stopped = 0.0, False
-            is_left = functools.partial(self._is_stopped, lambda claim=claim: not queue.owns(claim))  # type: ignore[misc]
+            is_left = self._stopped_or(lambda claim=claim: not queue.owns(claim))  # type: ignore[misc]
             try:
                 cell = self._prepare(config, claim, is_left)
                 self._engine.help_cell(cell, self._control(queue, claim, is_left, helps=True))
@@ -247,7 +245,6 @@ class Worker:
     def _run(self, queue: WorkQueue, claim: ClaimedCell) -> bool:
         """Runs a claimed cell; returns whether it ended here."""
         start = time.monotonic()
-        self._looked_at, self._cell_stopped = 0.0, False
         try:
             outcome = self._outcome(queue, claim)
         except ClaimLost:
@@ -282,17 +279,15 @@ class Worker:
         finally:
             claim.lock.release()
 
-    def _is_stopped(self, has_ended: Callable[[], bool]) -> bool:
-        """Whether to leave the cell; `has_ended` looks that up once a second, on a shared folder or a server."""
-        if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._looked_at = time.monotonic()
-            self._cell_stopped = has_ended()
-        return self._stop.is_set() or self._cell_stopped
+    def _stopped_or(self, has_ended: Callable[[], bool]) -> Callable[[], bool]:
+        """Whether to leave a cell: this worker is to stop, or `has_ended`, which is looked up once a second."""
+        cell_has_ended = once_a_second(has_ended)
+        return lambda: self._stop.is_set() or cell_has_ended()
 
     def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> Outcome:
         """Runs the cell on the devices that its config asks for."""
         config = queue.config_of(claim.trial)
-        is_stopped = functools.partial(self._is_stopped, functools.partial(queue.is_stopped, claim))
+        is_stopped = self._stopped_or(lambda: queue.is_stopped(claim))
         if config.trainer.devices == 1:
             cell = self._prepare(config, claim, is_stopped)
             return self._engine.run_cell(cell, self._control(queue, claim, is_stopped))
