@@ -156,18 +156,19 @@ def advise(
     if len(curves) < 2:
         reasons = "; ".join(f"{label}: {why}" for label, why in left_out.items())
         raise CannotSay(f"fewer than two candidates trained ({reasons})")
-    numbers, full = list(curves), sum(pilot.sizes)
-    found = forecast([curves[k] for k in numbers], full)
+    found = forecast(list(curves.values()), sum(pilot.sizes))
     points = points_of(found.draws, question)
     paid = question.checkpoint is not None
-    lengths = [length_used(pilot, k, stages[k]) for k in numbers]
-    costs = [Cost.of(stages[k], rates, paid=paid, scale=s) for k, s in zip(numbers, lengths, strict=True)]
-    again = [Cost.of(stages[k], rates, paid=True, scale=s) for k, s in zip(numbers, lengths, strict=True)]
+    lengths = {k: length_used(pilot, k, stages[k]) for k in curves}
+    costs = [Cost.of(stages[k], rates, paid=paid, scale=scale) for k, scale in lengths.items()]
     worth, margin = question.value.point, question.margin_at(float(points.mean(axis=0).max()))
     values = points if worth is None else worth * points - np.array([cost.money for cost in costs])
-    decision = decide(values, [c.seconds for c in costs], margin if worth is None else worth * margin)
+    order = sorted(range(len(curves)), key=lambda i: -float(values[:, i].mean()))
+    numbers = [list(curves)[i] for i in order]  # of the candidates, best first
+    ordered, seconds = np.take(values, order, axis=1), [costs[i].seconds for i in order]
+    decision = decide(ordered, seconds, margin if worth is None else worth * margin)
 
-    def advised(i: int, k: int) -> Advised:
+    def advised(place: int, i: int, k: int) -> Advised:
         mean, (low, high) = float(points[:, i].mean()), np.percentile(points[:, i], INTERVAL)
         now, knobs = float(curves[k].means[-1]), pilot.chosen[k].knobs
         shown = (f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in knobs)
@@ -180,9 +181,9 @@ def advise(
             low=float(-high if question.is_error else low),
             high=float(-low if question.is_error else high),
             cost=costs[i],
-            again=again[i],
-            p_best=decision.p_best[i],
-            regret=decision.regret[i],
+            again=Cost.of(stages[k], rates, paid=True, scale=lengths[k]),
+            p_best=decision.p_best[place],
+            regret=decision.regret[place],
             net=None if worth is None else float(values[:, i].mean()),
             families=found.weights[i],
         )
@@ -190,11 +191,10 @@ def advise(
     next_runs = None
     if decision.contenders:
         next_runs = _next_runs(pilot, [numbers[i] for i in decision.contenders], curves, stages, rates)
-    order = sorted(range(len(numbers)), key=lambda i: -float(values[:, i].mean()))
     return Answer(
         question=question,
-        decision=_reordered(decision, order),
-        candidates=[advised(i, numbers[i]) for i in order],
+        decision=decision,
+        candidates=[advised(place, i, k) for place, (i, k) in enumerate(zip(order, numbers, strict=True))],
         left_out=left_out,
         next_runs=next_runs,
         margin=margin,
@@ -240,17 +240,3 @@ def _next_runs(
 def next_fraction(reached: float) -> float:
     """The fraction of the data after `reached`: twice as much, or all."""
     return 1.0 if 2 * reached > ALMOST else 2 * reached
-
-
-def _reordered(decision: Decision, order: Sequence[int]) -> Decision:
-    """The decision with candidates numbered by their place in `order`."""
-    place = {old: new for new, old in enumerate(order)}
-    return Decision(
-        kind=decision.kind,
-        choice=place[decision.choice],
-        second=place[decision.second],
-        contenders=tuple(place[k] for k in decision.contenders),
-        ruled_out=tuple(sorted(place[k] for k in decision.ruled_out)),
-        p_best=tuple(decision.p_best[k] for k in order),
-        regret=tuple(decision.regret[k] for k in order),
-    )

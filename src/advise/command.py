@@ -12,7 +12,7 @@ from typing import Any
 
 from src.advise.answer import Answer, NextRuns, advise
 from src.advise.arrivals import schedule
-from src.advise.costs import Account, Rates, StageCost, flops_of, planned
+from src.advise.costs import Account, Rates, StageCost, planned
 from src.advise.outlook import outlook_of
 from src.advise.pilot import THRIFTY_STEP, CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
@@ -24,6 +24,7 @@ from src.config.command import command as sweep_command
 from src.config.plugins import knobs_of
 from src.config.tune import OFF, EqualTuning
 from src.errors import ConfigError
+from src.evaluation.flops import training_flops
 from src.io import MAX_OWN_NAME, file_name, write_atomically
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
@@ -134,13 +135,15 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
     """
     if 0 in pilot.sizes:
         raise CannotSay(f"Dataset {pilot.sizes.index(0) + 1} has no training samples")
-    speed = pilot.seconds_per_update()
-    rates = Rates(seconds=speed, flops=flops_of(pilot.full, pilot.stream), hour=question.price.hour)
-    stages, remarks = _planned(pilot, pilot.full.config.regimes), list(remarks)
+    speed, stream = pilot.seconds_per_update(), pilot.stream
+    flops = training_flops(pilot.full.config.arch, stream.input_shape, stream.n_outputs)
+    rates = Rates(seconds=speed, flops=float(flops), hour=question.price.hour)
+    stages, remarks = _planned(pilot), list(remarks)
     once = sum(stage.samples for own in stages.values() for stage in own)
     account = Account(budget=question.allowance(), full=once, rate=speed / pilot.n_workers)
     ladder = choose_ladder(pilot, stages, account)
-    if pilot.sizes_at(ladder.fractions[0]) != _exact(pilot, ladder.fractions[0]):
+    smallest = ladder.fractions[0]
+    if pilot.sizes_at(smallest) != tuple(round(n * smallest) for n in pilot.sizes):
         remarks.append(
             "the smaller data set has few samples for its classes: small subsets keep more of it than its share"
         )
@@ -157,11 +160,9 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
         if len(chosen) < 2:
             if not question.go or n_beyond == MAX_ROUNDS or answer.decision.kind != "thin":
                 break
-            chosen, price, n_beyond = (
-                list(further.candidates),
-                _price(further.candidates, further, stages, account),
-                n_beyond + 1,
-            )
+            n_beyond += 1
+            chosen = list(further.candidates)
+            price = _price(chosen, further, stages, account)
         account.spend(*price)
         pilot.extend(further.fraction, chosen, further.seeds)
         answer = advise(pilot, question, stages, rates, account.share, remarks)
@@ -191,27 +192,22 @@ def _price(
     return account.price([s.at(further.fraction) for k in candidates for s in stages[k]], len(further.seeds))
 
 
-def _exact(pilot: Pilot, fraction: float) -> tuple[int, ...]:
-    return tuple(round(n * fraction) for n in pilot.sizes)
-
-
-def _planned(pilot: Pilot, regimes: Sequence[RegimeConfig]) -> dict[int, list[StageCost]]:
-    return {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(regimes)}
+def _planned(pilot: Pilot) -> dict[int, list[StageCost]]:
+    """The stages of each candidate at full size."""
+    return {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(pilot.full.config.regimes)}
 
 
 def _plan_text(pilot: Pilot, question: Question) -> str:
     """The output of a dry run."""
-    regimes, n1, n2 = pilot.full.config.regimes, *pilot.sizes
-    lines = [
-        f"candidates: {', '.join(regime.label for regime in regimes)}",
+    config, (n1, n2) = pilot.full.config, pilot.sizes
+    samples = sum(stage.samples for own in _planned(pilot).values() for stage in own)
+    lines = (
+        f"candidates: {', '.join(regime.label for regime in config.regimes)}",
         f"Dataset 1: {n1} training samples, Dataset 2: {n2}",
-    ]
-    lines.append(
-        f"served: {question.served}; budget: {question.budget}; tuning: {pilot.full.config.tune.n_runs} trainings a "
-        "candidate"
+        f"served: {question.served}; budget: {question.budget}; tuning: {config.tune.n_runs} trainings a candidate",
+        f"all candidates once at full size: {samples:,} samples",
     )
-    samples = sum(stage.samples for own in _planned(pilot, regimes).values() for stage in own)
-    return "\n".join([*lines, f"all candidates once at full size: {samples:,} samples"])
+    return "\n".join(lines)
 
 
 def _check_checkpoint(full: ResolvedCell, question: Question) -> str:
@@ -263,10 +259,10 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     data = f"{config.data.name}, {pilot.sizes[0]:,} + {pilot.sizes[1]:,} training samples"
     files = write_page(folder, answer, name=config.sweep, data=data, command=line, question=again)
     write_atomically(folder / "advice.json", (json.dumps(content(answer, line), indent=1) + "\n").encode())
-    terminal = console(width=140)
-    for sentence in sentences(answer):
-        terminal.print(sentence, style="bold" if sentence is sentences(answer)[0] else "")
-    terminal.print()
+    terminal, said = console(width=140), sentences(answer)
+    terminal.print(said[0], style="bold")
+    for sentence in (*said[1:], ""):
+        terminal.print(sentence)
     terminal.print(table(answer).terminal())
     for note in notes(answer):
         terminal.print(note, style="dim")
@@ -278,12 +274,11 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     terminal.print(f"page: {folder / PAGE}", soft_wrap=True)
     for failure in pilot.failures:
         print(f"failed: {failure}", file=sys.stderr)
-    written = [*files, folder / "advice.json"]
-    artifacts = [str(path.relative_to(root)) for path in written]
-    note = " ".join(sentences(answer))
-    write_sweep(
-        root, SweepReport(sweep=config.sweep, note=note, command=again, metrics=metrics(answer), artifacts=artifacts)
+    artifacts = [str(path.relative_to(root)) for path in (*files, folder / "advice.json")]
+    about = SweepReport(
+        sweep=config.sweep, note=" ".join(said), command=again, metrics=metrics(answer), artifacts=artifacts
     )
+    write_sweep(root, about)
     Outbox(root).put(root)
 
 

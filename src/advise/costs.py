@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from src.advise.question import Budget
 from src.cells.resolve import ResolvedCell
 from src.data.stream import Stream
-from src.evaluation.flops import training_flops
 from src.regimes.config import RegimeConfig
 from src.training.plan import make_plan
 
@@ -105,8 +104,3 @@ def planned(cell: ResolvedCell, regime: RegimeConfig, stream: Stream) -> list[St
         )
         for node in (plan.nodes[key] for key in plan.runs[0].stages)
     ]
-
-
-def flops_of(cell: ResolvedCell, stream: Stream) -> float:
-    """Floating-point operations of training on one sample."""
-    return float(training_flops(cell.config.arch, stream.input_shape, stream.n_outputs))

@@ -91,9 +91,9 @@ class Pilot:
         exact = sum(self.sizes) * fraction
         return exact >= sum(self.floors) and sum(self.sizes_at(fraction)) <= 1.25 * exact
 
-    def config_at(self, fraction: float, **changes: object) -> Config:
-        """The cell's configuration on a fraction of the data."""
-        split = dataclasses.replace(self.full.config.split, size=None, ratio=None, sizes=self.sizes_at(fraction))
+    def config_at(self, sizes: tuple[int, ...], **changes: object) -> Config:
+        """The cell's configuration on a part of the data."""
+        split = dataclasses.replace(self.full.config.split, size=None, ratio=None, sizes=sizes)
         return dataclasses.replace(self.full.config, split=split, baseline=None, **changes)  # type: ignore[arg-type]
 
     def smallest(self) -> float:
@@ -117,8 +117,8 @@ class Pilot:
         trainer = dataclasses.replace(self.full.config.trainer, replicas=1)
         fraction = max(self.smallest(), 1 / 16)
         regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:2]
-        config = self.config_at(fraction, tune=OFF, trainer=trainer, regimes=regimes, seeds=seeds)
-        (cell,) = self.run([config])
+        sizes = self.sizes_at(fraction)
+        (cell,) = self.run([self.config_at(sizes, tune=OFF, trainer=trainer, regimes=regimes, seeds=seeds)])
         records = self._records(cell, seeds)  # the cell may have others of the ladder's
         runs = [run for key, run in records.items() if key[0] == regimes[0].label and run.result["cost"]["updates"]]
         if not runs:
@@ -130,32 +130,28 @@ class Pilot:
         config, tuned = self.full.config, ladder.tune
         self.chosen = config.regimes
         if tuned != OFF:
-            (cell,) = self.run([self.config_at(ladder.tuned, tune=tuned)])
+            (cell,) = self.run([self.config_at(self.sizes_at(ladder.tuned), tune=tuned)])
             self._keep(cell, config.regimes)
             self.chosen = tuple(dataclasses.replace(regime, named="") for regime in cell.regimes_as_trained)
-        others = [fraction for fraction in ladder.fractions if tuned == OFF or fraction != ladder.tuned]
-        for cell in self.run([self.config_at(f, tune=OFF, regimes=self.chosen) for f in others]):
+        others = [self.sizes_at(f) for f in ladder.fractions if tuned == OFF or f != ladder.tuned]
+        for cell in self.run([self.config_at(sizes, tune=OFF, regimes=self.chosen) for sizes in others]):
             self._keep(cell, self.chosen)
 
     def extend(self, fraction: float, candidates: Sequence[int], seeds: Sequence[int]) -> None:
         """Trains some candidates at a further size, or on further seeds."""
-        regimes = tuple(self.chosen[k] for k in candidates)
-        (cell,) = self.run([self.config_at(fraction, tune=OFF, regimes=regimes, seeds=tuple(seeds))])
+        regimes, sizes = tuple(self.chosen[k] for k in candidates), self.sizes_at(fraction)
+        (cell,) = self.run([self.config_at(sizes, tune=OFF, regimes=regimes, seeds=tuple(seeds))])
         self._keep(cell, self.chosen)
 
     def vary(
         self, fraction: float, batches: Sequence[int], candidates: Sequence[int]
     ) -> list[dict[int, list[RunRecord]]]:
         """The runs of some candidates, by number, on a fraction of the data, for each size of Dataset 2."""
-        regimes, split = tuple(self.chosen[k] for k in candidates), self.full.config.split
-        configs = []
-        for batch in batches:
-            sizes = (self.sizes_at(fraction)[0], round(fraction * batch))
-            own = dataclasses.replace(split, size=None, ratio=None, sizes=sizes)
-            configs.append(dataclasses.replace(self.full.config, split=own, regimes=regimes, tune=OFF, baseline=None))
-        seeds, found = self.full.config.seeds, []
-        for cell in self.run(configs):
-            runs = list(self._records(cell, seeds).values())
+        regimes, first = tuple(self.chosen[k] for k in candidates), self.sizes_at(fraction)[0]
+        sizes = [(first, round(fraction * batch)) for batch in batches]
+        found = []
+        for cell in self.run([self.config_at(own, tune=OFF, regimes=regimes) for own in sizes]):
+            runs = list(self._records(cell, self.full.config.seeds).values())
             found.append({k: [run for run in runs if run.regime == self.chosen[k].label] for k in candidates})
         return found
 
