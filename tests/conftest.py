@@ -22,7 +22,7 @@ LONG = (
         "sweep/test_damaged_files.py",
     ),
     *("config/test_broken.py", "test_cli.py", "sweep/test_command.py", "training/test_groups.py", "test_extending.py"),
-    *("reliability/test_terminal.py", "reliability/test_kills.py", "report/test_report.py", "tracking/test_server.py"),
+    *("reliability/test_terminal.py", "reliability/test_kills.py", "report/test_page.py", "tracking/test_server.py"),
     *("record/test_script.py", "sweep/test_workers.py", "test_devices.py", "advise/test_command.py"),
 )
 """Modules that take longest, longest first: started last, one would keep a single worker of pytest-xdist busy at the end."""

@@ -133,23 +133,20 @@ class Schedule:
 def schedule(outlook: Outlook) -> Schedule:
     """The best policy, compared with each action at every arrival."""
     policy = best_policy(outlook)
-    values, costs, net = outlook.values(policy), outlook.costs(policy), outlook.net(policy)
-    low, high = np.percentile(values, (5, 95), axis=0)
-    rivals = []
+    net, steps, rivals = outlook.net(policy), [], []
+    columns = zip(outlook.batches, policy, outlook.values(policy).T, outlook.costs(policy), strict=True)
+    for batch, action, values, cost in columns:
+        low, high = _interval(values)
+        steps.append(Step(batch=batch, action=action, value=float(values.mean()), low=low, high=high, cost=cost))
     for action in outlook.actions:
         other = outlook.net((action,) * len(policy))
-        lead = np.percentile(net - other, (5, 95))
-        rivals.append(
-            Rival(
-                action=action,
-                net=float(other.mean()),
-                lead=float((net - other).mean()),
-                low=float(lead[0]),
-                high=float(lead[1]),
-            )
-        )
-    steps = [
-        Step(batch=b, action=a, value=float(values[:, k].mean()), low=float(low[k]), high=float(high[k]), cost=costs[k])
-        for k, (b, a) in enumerate(zip(outlook.batches, policy, strict=True))
-    ]
+        low, high = _interval(net - other)
+        lead = float((net - other).mean())
+        rivals.append(Rival(action=action, net=float(other.mean()), lead=lead, low=low, high=high))
     return Schedule(steps=tuple(steps), net=float(net.mean()), rivals=tuple(rivals))
+
+
+def _interval(draws: Array) -> tuple[float, float]:
+    """The ends of the 90 % interval."""
+    low, high = np.percentile(draws, (5, 95))
+    return float(low), float(high)

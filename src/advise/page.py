@@ -19,15 +19,13 @@ PAGE = "advice.html"
 
 def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: str, question: str) -> list[Path]:
     """Writes ``advice.html`` and its plot as PNG into `folder`; returns their paths."""
-    from jinja2 import FileSystemLoader
     from markupsafe import Markup
 
     folder.mkdir(parents=True, exist_ok=True)
     plot, plan = cost_plot(answer, folder), answer.schedule
-    environment = page_environment()
-    environment.loader = FileSystemLoader(TEMPLATES)
     titles = {"decided": answer.choice.label, "close": f"{answer.choice.label} will do", "thin": "Not certain yet"}
-    html = environment.get_template(f"{PAGE}.j2").render(
+    template = page_environment(TEMPLATES).get_template(f"{PAGE}.j2")
+    html = template.render(
         title=titles[answer.decision.kind],
         css=Markup((REPORT_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         name=name,
@@ -35,7 +33,7 @@ def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: s
         served=answer.question.served,
         sentences=sentences(answer),
         plot=plot,
-        table=page_table(table(answer)),
+        candidates=page_table(table(answer)),
         notes=notes(answer),
         arrivals=plan and schedule_sentence(plan),
         schedule=plan and [page_table(schedule_table(answer, plan)), page_table(rivals_table(plan))],

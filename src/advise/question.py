@@ -69,15 +69,14 @@ class Question:
         self.allowance()
 
     def _check_arrivals(self) -> None:
-        sizes = self.arrivals
+        sizes, problem = self.arrivals, ""
         if not isinstance(sizes, list) or not sizes or any(type(n) is not int or n < 1 for n in sizes):
-            raise ConfigError(
-                "arrivals", sizes, "must list the training samples of each arrival, e.g. arrivals=[200,200]"
-            )
-        if len(sizes) > MAX_ARRIVALS:
-            raise ConfigError("arrivals", sizes, f"has more than {MAX_ARRIVALS} batches; leave out the last ones")
-        if self.value.point is None or not self.price.hour:
+            problem = "must list the training samples of each arrival, e.g. arrivals=[200,200]"
+        elif len(sizes) > MAX_ARRIVALS:
+            problem = f"has more than {MAX_ARRIVALS} batches; leave out the last ones"
+        elif self.value.point is None or not self.price.hour:
             problem = "weighs points against training; give price.hour=... and value.point=... (until the next arrival)"
+        if problem:
             raise ConfigError("arrivals", sizes, problem)
 
     def mix(self) -> dict[str, float]:
@@ -141,9 +140,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Question, list[str]]:
             given[key] = _value(argument)
         elif isinstance(given.get(group), dict):
             if not name:
-                raise ConfigError(
-                    key, argument.partition("=")[2], f"is a group; give {', '.join(f'{key}.{k}' for k in given[key])}"
-                )
+                keys = ", ".join(f"{key}.{k}" for k in given[key])
+                raise ConfigError(key, argument.partition("=")[2], f"is a group; give {keys}")
             given[group] = {**given[group], name: _value(argument)}
         else:
             rest.append(argument)

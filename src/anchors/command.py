@@ -133,34 +133,10 @@ def summary(all_runs: Sequence[AnchorRuns]) -> str:
 
 def page(all_runs: Sequence[AnchorRuns], others: Sequence[Anchor]) -> str:
     """docs/ANCHORS.md: the table, then source, protocol, deviations and misses of every anchor."""
-    lines = [
-        "# Published rows, measured here",
-        "",
-        "Written by `python -m src.anchors write=docs/ANCHORS.md` (`make anchors` prints the table). Every file of "
-        "conf/anchor/ is a",
-        "published protocol and the study that follows it. Values are accuracies in %, or differences in points. z: "
-        "the difference over its",
-        "standard error, which combines ours with the published one where that was published. **equivalent**: shown "
-        "to be within the margin at",
-        "5 % (two one-sided t tests); **differs**: shown to differ at 5 % (a t test); **too few seeds**: not shown, "
-        "though |z| is above 1.96,",
-        "which would show it with many seeds; **consistent**: neither. Margins were set before the first runs; a "
-        "protocol that changed",
-        "after them says so.",
-        "",
-        summary(all_runs) + ".",
-        "",
-        table(all_runs).markdown(),
-    ]
-    for anchor_runs in [*all_runs, *(AnchorRuns(anchor, ()) for anchor in others)]:
-        anchor = anchor_runs.anchor
-        estimate = f"not run yet, an estimated {anchor.minutes:g} minutes"
-        cost = f"{anchor_runs.minutes:.1f} minutes" if anchor_runs.runs else estimate
-        cost += f" (on demand: {anchor.on_demand})" if anchor.on_demand else ""
-        lines += [f"## {anchor.id}", f"{anchor.source}. {anchor.protocol} Cost: {cost}.", ""]
-        if not anchor_runs.runs:
-            lines += [f"- published, {row.name}: {row.published}" for row in anchor.rows]
-        lines += ["Deviations:", *(f"- {text}" for text in anchor.deviations)]
-        lines += [f"- *{row.name} misses*: {row.miss}" for row in anchor.rows if row.miss]
-        lines.append("")
-    return "\n".join(lines)
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
+    sections = [*all_runs, *(AnchorRuns(anchor, ()) for anchor in others)]
+    return environment.get_template("page.md.j2").render(
+        summary=summary(all_runs), table=table(all_runs).markdown(), anchors=[(own.anchor, own) for own in sections]
+    )

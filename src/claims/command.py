@@ -36,14 +36,7 @@ from src.typed import conf_names
 from src.urls import without_secrets
 
 SWEEP = "claims"
-OWN_KEYS = {
-    "claim": "claim",
-    "where": "where",
-    "place": "where",
-    "seeds": "seeds",
-    "controls": "controls",
-    "strong": "strong",
-}
+OWN_KEYS = ("claim", "where", "place", "seeds", "controls", "strong")
 """Keys of this command; `place` is the former name of `where`."""
 EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
 """Settings that change where and how cells run, but not what is measured."""
@@ -71,7 +64,7 @@ class Task:
 def main(arguments: Sequence[str]) -> int:
     """Composes and checks all cells, runs those that lack results, and judges; returns 1 if a cell failed."""
     given, settings = split_arguments(arguments, OWN_KEYS, "claim", "claim=forgets-d1 data=mnist")
-    options = {OWN_KEYS[key]: value for key, value in given.items()}
+    options = {"where" if key == "place" else key: value for key, value in given.items()}
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         tasks = tasks_of(options, settings, GlobalHydra.instance().config_loader())
     plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)

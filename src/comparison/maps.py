@@ -42,6 +42,8 @@ TITLES = {
 """In the order of the panels, which is alphabetical."""
 LETTER = 0.56
 """Mean width of a letter, in em."""
+LINE = 0.22
+"""Height of a line below the colour bar, in inches."""
 
 
 def difference_maps(verdicts: Sequence[CellVerdict], folder: Path, *, title: str = "") -> list[Path]:
@@ -83,7 +85,8 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     n_wide = len(axes.get(TEST_SET, [])) or _panels_per_row(len(panels), panel_w, panel_h)
     down_title = _wrapped(axis_label(down), above + grid_h)
     left = 0.45 + 0.075 * _longest(rows) + 0.14 * down_title.count("\n") if down else 0.3
-    head, foot = (0.85 if title else 0.6), (1.95 if across else 1.6)
+    lines = _legend_lines(verdicts)
+    head, foot = (0.85 if title else 0.6), LINE * len(lines) + (1.1 if across else 0.8)
     width = max(5.6, left + n_wide * panel_w + 0.1)
     height = head + math.ceil(len(panels) / n_wide) * panel_h + foot
     figure = Figure(figsize=(width, height), dpi=DPI)
@@ -127,7 +130,7 @@ def difference_figure(verdicts: Sequence[CellVerdict], *, title: str = "") -> Fi
     heading = f"{verdicts[0].a} minus {verdicts[0].b}: {metric}"
     _write(figure, heading, height - 0.3, 12.0)
     _write(figure, title, height - 0.58, 9.0, color="#505050")
-    _draw_legend(figure, norm, verdicts)
+    _draw_colour_bar(figure, norm, verdicts[0], lines)
     return figure
 
 
@@ -243,26 +246,29 @@ def _write(figure: Figure, text: str, y: float, size: float, **style: Any) -> No
     figure.text(0.5, y / height, text, **style)
 
 
-def _draw_legend(figure: Figure, norm: Normalize, verdicts: Sequence[CellVerdict]) -> None:
-    """Draws the colour bar, the regime that each of its ends favours, and the key to the marks."""
+def _legend_lines(verdicts: Sequence[CellVerdict]) -> list[str]:
+    """The unit of the colour bar, the key to the marks, and whether there are too few seeds."""
+    counts = sorted({verdict.n for verdict in verdicts if verdict.n})
+    seeds = f", {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds" if counts else ""
+    too_few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
+    key = f"bold: certain (Holm over {verdicts[0].family}); hatched: not certain; ×: inconclusive; ·: no run"
+    return [f"mean paired difference{unit_of(verdicts[0].metric).points}{seeds}", key, *filter(None, [too_few])]
+
+
+def _draw_colour_bar(figure: Figure, norm: Normalize, first: CellVerdict, lines: Sequence[str]) -> None:
+    """Draws the colour bar, the regime that each of its ends favours, and lines of text below it."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
     width, height = figure.get_size_inches()
-    first, unit = verdicts[0], unit_of(verdicts[0].metric)
-    bar_w = min(width - 1.2, 5.0)
+    unit, bottom, bar_w = unit_of(first.metric), LINE * len(lines) + 0.24, min(width - 1.2, 5.0)
     left = (width - bar_w) / 2
-    bar = figure.add_axes((left / width, 0.92 / height, bar_w / width, 0.14 / height))
+    bar = figure.add_axes((left / width, bottom / height, bar_w / width, 0.14 / height))
     figure.colorbar(ScalarMappable(norm, colormaps[_colours(unit)]), cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7.5, length=2)
     below, above = (first.b, first.a) if unit.higher_is_better else (first.a, first.b)
     for x, text, side in ((left, f"← {below} better", "left"), (left + bar_w, f"{above} better →", "right")):
         size = _font_size(text, bar_w / 2 - 0.1, 8.5)
-        figure.text(x / width, 1.18 / height, text, ha=side, va="center", fontsize=size)
-    counts = sorted({verdict.n for verdict in verdicts if verdict.n})
-    seeds = f", {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds" if counts else ""
-    too_few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
-    _write(figure, f"mean paired difference{unit.points}{seeds}", 0.62, 8.0)
-    key = f"bold: certain (Holm over {first.family}); hatched: not certain; ×: inconclusive; ·: no run"
-    _write(figure, key, 0.38, 8.0, color="#404040")
-    _write(figure, too_few, 0.17, 8.0, color="#404040")
+        figure.text(x / width, (bottom + 0.26) / height, text, ha=side, va="center", fontsize=size)
+    for k, text in enumerate(reversed(lines)):
+        _write(figure, text, 0.15 + LINE * k, 8.0, color="#303030")

@@ -216,11 +216,6 @@ def holm(p_values: ArrayLike, *, n_tests: int | None = None, most_true: int | No
     return adjusted
 
 
-def everywhere_p(p_values: ArrayLike) -> float:
-    """p-value of "it holds in every cell": the largest, without correction (Berger 1982, Technometrics 24:295)."""
-    return float(np.max(np.asarray(p_values, dtype=np.float64)))
-
-
 def non_inferiority_p(differences: ArrayLike, margin: float) -> Floats:
     """p-value of "the mean is above -margin": a is worse than b by less than the margin, if more is better."""
     assert margin >= 0

@@ -154,16 +154,13 @@ def tuning_table(verdicts: Sequence[CellVerdict], tuning: Mapping[tuple[str, str
     """The values that each regime was compared with, one row a cell; None if nothing was tuned."""
     if not tuning:
         return None
-    axes, regimes, tuned = (
-        varying_axes(verdicts),
-        list(dict.fromkeys(regime for _, regime in tuning)),
-        {c for c, _ in tuning},
-    )
-    rows = [
-        (*level_texts(verdict, axes), *(_field(tuning.get((verdict.cell, regime))) for regime in regimes))
-        for verdict in in_order(list({verdict.cell: verdict for verdict in verdicts}.values()))
-        if verdict.cell in tuned
-    ]
+    axes, regimes = varying_axes(verdicts), list(dict.fromkeys(regime for _, regime in tuning))
+    cells = in_order(list({verdict.cell: verdict for verdict in verdicts}.values()))
+    rows = []
+    for cell in cells:
+        own = [tuning.get((cell.cell, regime)) for regime in regimes]
+        if any(own):
+            rows.append((*level_texts(cell, axes), *map(_field, own)))
     first = next(iter(tuning.values()))
     title = f"Chosen from {len(first.trials)} trials each by {name_of(first.objective)}"
     return TextTable(heads=(*axes, *regimes), rows=tuple(rows), align="r" * len(axes) + "l" * len(regimes), title=title)
@@ -205,16 +202,7 @@ def tuning_csv(tuning: Mapping[tuple[str, str], Tuned]) -> str:
     for (cell, regime), tuned in tuning.items():
         for k, trial in enumerate(tuned.trials):
             values = " ".join(f"{key}={value}" for key, value in trial.values.items())
-            score, cost = "" if trial.score is None else trial.score, (trial.updates, trial.samples, trial.flops)
-            own = (
-                k,
-                values,
-                tuned.objective,
-                score,
-                int(k == tuned.best),
-                *cost,
-                f"{trial.seconds:.3f}",
-                trial.problem,
-            )
-            rows.append((cell, regime, *own))
+            score, is_chosen = "" if trial.score is None else trial.score, int(k == tuned.best)
+            cost = (trial.updates, trial.samples, trial.flops, f"{trial.seconds:.3f}")
+            rows.append((cell, regime, k, values, tuned.objective, score, is_chosen, *cost, trial.problem))
     return csv_text(rows)

@@ -58,7 +58,8 @@ def write_report(
     metric = default_metric(sweep.records.runs)
     settings: dict[str, Any] = {"baseline": sweep.baseline, "families": read_families(sweep.folder)}
     verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
-    verdicts = with_remarks(verdicts, _tuning(sweep))
+    tuning = tuning_of(sweep.folder, sweep.configs, sweep.labels)
+    verdicts = with_remarks(verdicts, tuning)
     files = {}
     if verdicts:
         files["cells.csv"] = csv_table(verdicts)
@@ -69,7 +70,7 @@ def write_report(
         files["ledger.csv"] = ledger_csv(spent)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
-    content = _content(sweep, verdicts, metric, spent, folder, executor, most_cells) | {"files": list(files)}
+    content = _content(sweep, verdicts, tuning, metric, spent, folder, executor, most_cells) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
     for path, inode in before.items():
         if path.stat().st_ino == inode:  # a plot that only an earlier report has would mislead
@@ -77,14 +78,17 @@ def write_report(
     return [folder / "report.html", *(folder / name for name in files)]
 
 
-def page_environment() -> Environment:
-    """The environment of the page's template, which shows every text escaped and `printable`."""
+def page_environment(*folders: Path) -> Environment:
+    """The environment of a page's template, which shows every text escaped and `printable`.
+
+    `folders`: of templates, in addition to those of the report.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     def shown(value: object) -> object:
         return printable(value) if type(value) is str else value
 
-    loader = FileSystemLoader(TEMPLATES)
+    loader = FileSystemLoader([*folders, TEMPLATES])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=shown)
 
 
@@ -105,6 +109,7 @@ def _load_plugins(plugins: set[tuple[str, ...]]) -> None:
 def _content(
     sweep: Sweep,
     verdicts: Sequence[CellVerdict],
+    tuning: Mapping[tuple[str, str], Tuned],
     metric: str,
     spent: DataFrame,
     folder: Path,
@@ -137,7 +142,7 @@ def _content(
         "levels": levels_table(list(judged.values())) if len(first) > most_cells else None,
         "left_out": _left_out(sweep, len({own.cell for own in all_judged}), most_cells),
         "cells": cells_table(largest(all_judged, most_cells)) if judged else None,
-        "tuning": tuning_section(verdicts, _tuning(sweep), styles, folder),
+        "tuning": tuning_section(verdicts, tuning, styles, folder),
         "cell_notes": cell_notes(all_judged),
         "line_styles": styles,
         "boundary": boundary_plot(sweep.configs, runs, folder),
@@ -156,9 +161,8 @@ def _content(
 def _without_others(sweep: Sweep, cells: Collection[str]) -> Sweep:
     """The sweep with some of its cells alone, which is soon sent to another process."""
     configs = {cell: config for cell, config in sweep.configs.items() if cell in cells}
-    return replace(
-        sweep, configs=configs, records=Records(runs=tuple(r for r in sweep.records.runs if r.cell in cells))
-    )
+    runs = tuple(run for run in sweep.records.runs if run.cell in cells)
+    return replace(sweep, configs=configs, records=Records(runs=runs))
 
 
 def _shown_cells(sweep: Sweep, shown: Sequence[tuple[CellVerdict, str, str]], folder: Path) -> dict[str, Any]:
@@ -174,13 +178,9 @@ def _left_out(sweep: Sweep, n_cells: int, most_cells: int) -> str:
     show = shlex.join(["python", "-m", "src.report", f"sweep={sweep.name}", f"multirun={sweep.folder.parent}"])
     return (
         f"This page shows the {most_cells:,} cells with the largest differences of {n_cells:,}, and no map of single "
-        "cells "
-        f"where there is one of averages. cells.csv next to it has all; {show} most_cells={n_cells} shows all here."
+        f"cells where there is one of averages. cells.csv next to it has all; {show} most_cells={n_cells} shows all "
+        "here."
     )
-
-
-def _tuning(sweep: Sweep) -> dict[tuple[str, str], Tuned]:
-    return tuning_of(sweep.folder, sweep.configs, sweep.labels)
 
 
 def _without_comparison(runs: Sequence[RunRecord], metric: str) -> str:

@@ -12,7 +12,7 @@ from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.pairing import by_cell
 from src.comparison.verdicts import CellVerdict
 from src.errors import ConfigError
-from src.report.curves import CellPlots, cell_plots
+from src.report.curves import cell_plots
 from src.report.drift import drift_plots
 from src.report.example import Example, load_example, path_of
 from src.report.landscape import landscape_plots
@@ -26,8 +26,11 @@ Shown = tuple[CellVerdict, str, str]
 
 def shown_cells(sweep: Sweep, shown: Sequence[Shown], folder: Path) -> dict[str, Any]:
     """Curves and recall of the cells, drift and landscape of one of them, for the template."""
-    styles = line_styles(sweep.labels)
-    examples = _examples(sweep, shown, styles, folder)
+    styles, runs = line_styles(sweep.labels), by_cell(sweep.records.runs)
+    examples = [
+        cell_plots(v, why, title, runs.get(v.cell, ()), styles, _class_names(sweep, v.cell), folder)
+        for v, why, title in shown
+    ]
     return {"examples": examples, **_example(sweep, shown, styles, folder)}
 
 
@@ -46,15 +49,6 @@ def _class_names(sweep: Sweep, cell: str) -> Sequence[str] | None:
     with suppress(MissingEvidence):
         return _resolved(sweep, cell).streams.class_names
     return None
-
-
-def _examples(sweep: Sweep, shown: Sequence[Shown], styles: Mapping[str, LineStyle], folder: Path) -> list[CellPlots]:
-    """Curves and recall of the representative cells."""
-    runs = by_cell(sweep.records.runs)
-    return [
-        cell_plots(v, why, title, runs.get(v.cell, ()), styles, _class_names(sweep, v.cell), folder)
-        for v, why, title in shown
-    ]
 
 
 def _example(sweep: Sweep, shown: Sequence[Shown], styles: Mapping[str, LineStyle], folder: Path) -> dict[str, Any]:

@@ -93,13 +93,10 @@ def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]
 
 def made_with(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """(name, values) of the commits, versions and machines of the runs."""
-
-    if not runs:
-        return []
-    found: dict[str, set[str]] = {"commit": set(), "made on": set(), "engine": set()}
-    packages = sorted({name for run in runs for name in run.provenance.get("versions", {})})
+    facts: list[dict[str, object]] = []
     for made in (run.provenance for run in runs):
-        facts = {"commit": made.get("git_commit"), "made on": made.get("fingerprint"), "engine": made.get("engine")}
-        for name, value in (facts | {name: made.get("versions", {}).get(name) for name in packages}).items():
-            found.setdefault(name, set()).add("unknown" if value is None else str(value))
-    return [(name, ", ".join(sorted(values))) for name, values in found.items()]
+        own = {"commit": made.get("git_commit"), "made on": made.get("fingerprint"), "engine": made.get("engine")}
+        facts.append(own | dict(sorted(made.get("versions", {}).items())))
+    names = dict.fromkeys(name for own in facts for name in own)
+    values = {name: ["unknown" if own.get(name) is None else str(own[name]) for own in facts] for name in names}
+    return [(name, ", ".join(sorted(set(own)))) for name, own in values.items()]

@@ -69,6 +69,13 @@ def test_nothing_touches_the_edge(tmp_path: Path, n_cells: int) -> None:
         assert np.all(edge == 1.0)
 
 
+@pytest.mark.parametrize("reason", ["", "too few seeds: 2 cannot decide a comparison, 6 can"])
+def test_no_line_below_the_colour_bar_is_left_empty(reason: str) -> None:
+    figure = difference_figure([replace(verdict(0.01, UNDECIDED), reason=reason)])
+    lowest = min(text.get_position()[1] for text in figure.texts if text.get_text())
+    assert lowest * figure.get_size_inches()[1] < 0.2, "inches"
+
+
 @pytest.mark.parametrize("n", [20, 300])
 def test_labels_of_many_levels_leave_room_for_each_other(n: int) -> None:
     verdicts = [verdict(0.01, UNDECIDED, ratio=1 + k / 1000, imbalance=float(i)) for k in range(n) for i in range(2)]

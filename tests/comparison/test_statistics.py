@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from src.comparison.statistics import (
     equivalence_p,
-    everywhere_p,
     holm,
     non_inferiority_p,
     seeds_needed,
@@ -203,10 +202,6 @@ def test_without_correction_ten_null_cells_give_a_false_winner_in_two_of_five_co
     corrected = float(np.mean([np.any(holm(command) <= 0.05) for command in p]))
     assert uncorrected == pytest.approx(1 - (1 - 50 / 1024) ** 10, abs=4 * 0.0078)
     assert corrected <= 0.05 + 4 * 0.0035
-
-
-def test_everywhere_p_is_the_largest_p() -> None:
-    assert everywhere_p([0.01, 0.2, 0.04]) == 0.2
 
 
 # ------------------------------------------------------------------------------------------------ margins

@@ -66,29 +66,22 @@ def combined_weights(start: npt.ArrayLike, parts: Sequence[Part]) -> Array:
 
 
 def weights_after(
-    start: npt.ArrayLike,
-    inputs: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    lr: float,
-    n_steps: int,
-    curvature: float = 2.0,
+    start: npt.ArrayLike, inputs: npt.ArrayLike, targets: npt.ArrayLike, *, lr: float, n_steps: int
 ) -> Array:
     """The weights after exactly `n_steps` of full-batch descent: a stage stopped too early, or at too low a rate.
 
-    `curvature` c is the loss's convention, Hessian c X^T X / n: 2 for the mean squared error, 1 for half of it. Valid
-    for n >= 1, every constant rate and plain descent (no momentum, no decay). Source: after T steps (1 - lr l)^T of the
-    error along an eigenvector of the Hessian remains; it vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
+    Of the mean squared error, whose Hessian is 2 X^T X / n. Valid for n >= 1, every constant rate and plain descent (no
+    momentum, no decay). Source: after T steps (1 - lr l)^T of the error along an eigenvector of the Hessian remains; it
+    vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
     """
     weights = vector("start", start)
     design = _inputs(inputs, weights.size)
     require(design.shape[0] >= 1, "inputs", design.shape, "must have at least one sample")
     require_nonnegative(lr=lr)
     require_counts(n_steps=n_steps)
-    require(curvature > 0, "curvature", curvature, "must be positive: 2 for squared error, 1 for half of it")
     end = affine_projection(weights, design, targets)
     _, values, right = np.linalg.svd(design, full_matrices=False)
-    left_over = (1.0 - lr * curvature * values**2 / design.shape[0]) ** n_steps
+    left_over = (1.0 - lr * 2.0 * values**2 / design.shape[0]) ** n_steps
     # Off the row space start and end agree, so the rows of `right` carry the whole difference.
     result: Array = end + right.T @ (left_over * (right @ (weights - end)))
     return result
