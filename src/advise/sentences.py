@@ -47,11 +47,9 @@ def price(answer: Answer, seconds: float, money: float) -> str:
 
 def sentences(answer: Answer) -> list[str]:
     """What to do, what it brings, what it costs."""
-    choice, second = answer.choice, answer.second
+    choice, second, question = answer.choice, answer.second, answer.question
     kind, settle = answer.decision.kind, ""
-    loss = points(
-        answer, choice.regret if answer.question.value.point is None else choice.regret / answer.question.value.point
-    )
+    loss = points(answer, choice.regret / (question.value.point or 1.0))
     worse = [answer.candidates[k].label for k in answer.decision.ruled_out]
     ruled_out = f"{', '.join(worse)} {'is' if len(worse) == 1 else 'are'} ruled out (90 %); " if worse else ""
     if kind == "decided":
@@ -62,29 +60,27 @@ def sentences(answer: Answer) -> list[str]:
             f"{loss} or less on average."
         )
     else:
+        words = instruction(choice.label)
         first = (
-            f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing "
-            "now loses "
-            f"{loss} on average; {ruled_out}if you must, {_lower(instruction(choice.label))}."
+            f"Not certain yet: {second.label} or another candidate may be better than {choice.label}, and choosing now "
+            f"loses {loss} on average; {ruled_out}if you must, {words[0].lower()}{words[1:]}."
         )
         if (runs := answer.next_runs) is not None:
-            n = len(runs.candidates) * len(runs.seeds)
-            settle = (
-                f" {n} more runs, in about {price(answer, runs.seconds, runs.money)}, would narrow it: add go=true."
-            )
+            n, cost = len(runs.candidates) * len(runs.seeds), price(answer, runs.seconds, runs.money)
+            settle = f" {n} more runs, in about {cost}, would narrow it: add go=true."
     gain = ""
     nothing = next((one for one in answer.candidates if one.label == "d1_only"), None)
     if nothing is not None and nothing is not choice:
-        change = (choice.predicted - nothing.predicted) * (-1 if answer.question.is_error else 1)
+        change = (choice.predicted - nothing.predicted) * (-1 if question.is_error else 1)
         gain = f", {points(answer, abs(change))} {'better' if change >= 0 else 'worse'} than doing nothing"
+    article = "an" if question.metric[0] in "ae" else "a"
     brings = (
-        f"On {answer.question.served} it is expected to reach {_metric(answer)} {number(answer, choice.predicted)} "
-        f"(90 % interval {interval(answer, choice)}){gain}; the probability that it is the best of "
-        f"{len(answer.candidates)} candidates "
-        f"is {100 * choice.p_best:.0f} %."
+        f"On {question.served} it is expected to reach {article} {question.metric.replace('_', ' ')} of "
+        f"{number(answer, choice.predicted)} (90 % interval {interval(answer, choice)}){gain}; the probability that it "
+        f"is the best of {len(answer.candidates)} candidates is {100 * choice.p_best:.0f} %."
     )
     retrain = next((one for one in answer.candidates if one.label == "combined"), None)
-    paid = "" if answer.question.checkpoint is None else ", the model of Dataset 1 being paid for"
+    paid = "" if question.checkpoint is None else ", the model of Dataset 1 being paid for"
     against = ""
     if retrain is not None and retrain is not choice and retrain.cost.updates:
         against = f", {100 * choice.cost.seconds / retrain.cost.seconds:.0f} % of training from scratch on everything"
@@ -92,22 +88,11 @@ def sentences(answer: Answer) -> list[str]:
     return [first, brings, costs]
 
 
-def _metric(answer: Answer) -> str:
-    article = "an" if answer.question.metric[0] in "ae" else "a"
-    return f"{article} {answer.question.metric.replace('_', ' ')} of"
-
-
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
-
-
 def table(answer: Answer) -> TextTable:
     """A row for each candidate, best first."""
     money = bool(answer.question.price.hour)
-    heads = ["candidate", "pilot", "predicted", "90 % interval", "updates", "FLOPs", "time"]
-    heads += (
-        ["cost"] * money + ["again", "P(best)", "regret"] + ["net value"] * (answer.question.value.point is not None)
-    )
+    heads = ["candidate", "pilot", "predicted", "90 % interval", "updates", "FLOPs", "time", *["cost"] * money]
+    heads += ["again", "P(best)", "regret", *["net value"] * (answer.question.value.point is not None)]
     rows = []
     for one in answer.candidates:
         row = [one.label, number(answer, one.now), number(answer, one.predicted), interval(answer, one)]
@@ -149,17 +134,11 @@ def schedule_sentence(plan: Schedule) -> str:
 
 def schedule_table(answer: Answer, plan: Schedule) -> TextTable:
     """A row for each arrival."""
-    rows = [
-        (
-            str(k),
-            f"{step.batch:,}",
-            step.action,
-            number(answer, abs(step.value)),
-            f"[{min(abs(step.low), abs(step.high)):.4g}, {max(abs(step.low), abs(step.high)):.4g}]",
-            f"{step.cost:,.3g}",
-        )
-        for k, step in enumerate(plan.steps, start=1)
-    ]
+    rows = []
+    for k, step in enumerate(plan.steps, start=1):
+        low, high = sorted((abs(step.low), abs(step.high)))  # a loss is predicted with the other sign
+        texts = (number(answer, abs(step.value)), f"[{low:.4g}, {high:.4g}]", f"{step.cost:,.3g}")
+        rows.append((str(k), f"{step.batch:,}", step.action, *texts))
     heads = ("arrival", "samples", "do", answer.question.metric.replace("_", " "), "90 % interval", "cost")
     return TextTable(heads=heads, rows=tuple(rows), align="rrlrrr")
 

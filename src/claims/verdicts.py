@@ -11,8 +11,17 @@ import numpy as np
 from src.claims.cell import MissingEvidence
 from src.claims.claims import Claim, Statement, Study
 from src.claims.evidence import ContrastTable, Evidence, contrast_table
-from src.comparison.predictions import PredictionVerdict, finite_interval, increasing_trend, judge_effect
-from src.comparison.statistics import ALPHA, Floats, holm, non_inferiority_p, seeds_needed, sign_flip_p
+from src.comparison.predictions import PredictionVerdict, increasing_trend, judge_effect
+from src.comparison.statistics import (
+    ALPHA,
+    Floats,
+    finite,
+    holm,
+    non_inferiority_p,
+    seeds_needed,
+    sign_flip_interval,
+    sign_flip_p,
+)
 
 MIN_TREND_SEEDS = 3
 
@@ -86,7 +95,7 @@ def judge_statement(statement: Statement, evidence: Evidence) -> StatementVerdic
     has_columns = statement.contrast in JUDGES
     found = JUDGES.get(statement.contrast, _judge_mean)(statement, table)
     null = 0.0 if statement.contrast == "trend" else statement.against
-    low, high = (None if end is None else end + null for end in finite_interval(found.values - null))
+    low, high = (finite(end + null) for end in sign_flip_interval(found.values - null))
     means = zip(table.columns, table.values.mean(axis=0).tolist(), strict=True)
     return replace(
         verdict,

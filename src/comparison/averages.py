@@ -9,6 +9,7 @@ import numpy as np
 
 from src.comparison.betting import anytime_interval, anytime_p
 from src.comparison.predictions import Judgement, judge_effect
+from src.comparison.statistics import finite
 from src.comparison.verdicts import CellVerdict, by_pair
 
 
@@ -32,5 +33,5 @@ def overall(verdicts: Iterable[CellVerdict]) -> Judgement | None:
     judgement = judge_effect(differences, "positive")
     if conclusive[0].any_stop is None or judgement.p is None:
         return judgement
-    low, high = (float(end) if np.isfinite(end) else None for end in anytime_interval(differences))
+    low, high = map(finite, anytime_interval(differences))
     return replace(judgement, p=float(anytime_p(differences)), ci_low=low, ci_high=high)

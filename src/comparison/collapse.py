@@ -92,11 +92,9 @@ def two_statements(
 
 def _tested(signs: Any) -> str:
     """The p-value of the exact sign test, if there are enough seeds for one."""
-    return (
-        f" (sign test, {p_equals(float(sign_flip_p(signs)))})"
-        if len(signs) >= seeds_needed(1)
-        else " (too few seeds to test)"
-    )
+    if len(signs) < seeds_needed(1):
+        return " (too few seeds to test)"
+    return f" (sign test, {p_equals(float(sign_flip_p(signs)))})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from src.comparison.betting import AnyStop
 from src.comparison.statistics import seeds_needed
@@ -106,14 +107,13 @@ def declare(
         if not new:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        added = Family(
-            declared=now, comparisons=frozenset(new), is_first=not known, seeds=tuple(sorted(seeds)), margin=margin
-        )
+        rules: dict[str, Any] = {"seeds": tuple(sorted(seeds)), "any_stop": any_stop, "margin": margin}
+        added = Family(declared=now, comparisons=frozenset(new), is_first=not known, **rules)
         content = [
             {"declared": one.declared, "seeds": one.seeds, "comparisons": sorted(one.comparisons)}
             | ({} if one.any_stop is None else {"any_stop": asdict(one.any_stop)})
             | ({} if one.margin is None else {"margin": one.margin})
-            for one in (*known, replace(added, any_stop=any_stop))
+            for one in (*known, added)
         ]
         write_atomically(sweep_dir / FILE, json.dumps({"families": content}) + "\n")
 

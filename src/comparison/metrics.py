@@ -23,9 +23,8 @@ def metric_terms(text: str) -> tuple[tuple[float, str], ...]:
     while position < len(text) or not terms:
         match = TERM.match(text, position)
         if match is None or (terms and not match["sign"]):
-            raise ConfigError(
-                "metric", text, "is no sum of metrics; write e.g. test/d2/accuracy - 0.5 * test/d1/accuracy"
-            )
+            problem = "is no sum of metrics; write e.g. test/d2/accuracy - 0.5 * test/d1/accuracy"
+            raise ConfigError("metric", text, problem)
         factor = float(match["factor"] or 1)
         terms.append((-factor if match["sign"] == "-" else factor, match["name"]))
         position = match.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from src.comparison.statistics import (
     ALPHA,
     equivalence_p,
+    finite,
     holm,
     non_inferiority_p,
     seeds_needed,
@@ -81,20 +81,14 @@ class Judgement:
     reason: str
 
 
-def finite_interval(differences: ArrayLike) -> tuple[float | None, float | None]:
-    """The sign-flip interval of differences [n]; None for the ends where there are too few seeds."""
-    low, high = (float(end) for end in sign_flip_interval(differences))
-    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
-
-
 def judge_effect(differences: ArrayLike, predicted: Prediction, *, margin: float | None = None) -> Judgement:
     """Judges one contrast by one difference per seed, `differences` [n].
 
     positive, negative: *supported* or *refuted* by the sign of the mean if the two-sided test rejects 0; otherwise
     *equivalent* if a margin is given and the mean is shown to lie within it. non_inferior: *supported* if the mean is
     shown to be above -margin (one-sided), but *equivalent* if it is below 0 with certainty; *refuted* if the whole
-    interval lies below -margin. equivalent:
-    *supported* if shown within the margin; *refuted* if the whole interval lies outside. Otherwise *inconclusive*.
+    interval lies below -margin. equivalent: *supported* if shown within the margin; *refuted* if the whole interval
+    lies outside. Otherwise *inconclusive*.
     """
     values = np.asarray(differences, dtype=np.float64)
     assert values.ndim == 1
@@ -103,7 +97,7 @@ def judge_effect(differences: ArrayLike, predicted: Prediction, *, margin: float
         raise ValueError(f"margin=None: the prediction {predicted} needs a margin, fixed before any run")
     n, effect = len(values), float(np.mean(values))
     needed = seeds_needed(1, 2 * ALPHA if by_margin else ALPHA)
-    low, high = finite_interval(values)
+    low, high = map(finite, sign_flip_interval(values))
     verdict: PredictionVerdict = "inconclusive"
     p: float | None = None
     if n < needed:

@@ -9,15 +9,7 @@ import numpy as np
 from src.comparison.averages import mean_differences, overall
 from src.comparison.statistics import ALPHA, heterogeneity_p, seeds_needed
 from src.comparison.units import name_of, p_equals, unit_of
-from src.comparison.verdicts import (
-    BALANCED,
-    EQUIVALENT,
-    INCONCLUSIVE,
-    TOO_FEW,
-    UNDECIDED,
-    CellVerdict,
-    by_pair,
-)
+from src.comparison.verdicts import BALANCED, EQUIVALENT, INCONCLUSIVE, TOO_FEW, UNDECIDED, CellVerdict, by_pair
 
 WHERE = {"d1": "on Dataset 1", "d2": "on Dataset 2", BALANCED: "in balanced accuracy", "RMSE": "in RMSE", "R2": "in R2"}
 
@@ -33,8 +25,9 @@ def sentence(verdict: CellVerdict) -> str:
         return f"inconclusive {where}: {verdict.reason}"
     points = f" {unit.of_differences}".rstrip()
     tail = "" if verdict.p_holm is None else f", {p_equals(verdict.p_holm)}"
-    scope = [f"Holm over {verdict.family}"] * (bool(tail) and verdict.family > 1) + [verdict.exploratory]
-    tail += f" ({', '.join(scope)})" if (scope := [*filter(None, scope)]) else ""
+    family = f"Holm over {verdict.family}" if tail and verdict.family > 1 else ""
+    if scope := ", ".join(filter(None, (family, verdict.exploratory))):
+        tail += f" ({scope})"
     tail += f", n = {verdict.n} seeds"
     tail += f"; {verdict.reason}, valid at any stop" if verdict.any_stop else ""
     if verdict.no_worse:
@@ -64,13 +57,8 @@ def summary(verdicts: Sequence[CellVerdict]) -> str:
     if len(verdicts) == 1:
         text = sentence(first)
         percent = f" ({unit.of_values})" if unit.of_values else ""
-        means = f"{a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}"
-        return " ".join(
-            filter(
-                None,
-                (f"{text[0].upper()}{text[1:]}.", f"Means over seeds{percent}: {means}.", sentence_elsewhere(first)),
-            )
-        )
+        means = f"Means over seeds{percent}: {a} {unit.value(first.mean_a)}, {b} {unit.value(first.mean_b)}."
+        return f"{text[0].upper()}{text[1:]}. {means} {sentence_elsewhere(first)}".rstrip()
     winners = [verdict.winner for verdict in verdicts]
     headline = _headline(verdicts)
     counts = f"{b} wins in {winners.count(b)} of {len(verdicts)} cells, {a} in {winners.count(a)}; " * (not headline)
@@ -132,11 +120,10 @@ def _averages_elsewhere(verdicts: Sequence[CellVerdict]) -> str:
 
 def sentence_elsewhere(verdict: CellVerdict) -> str:
     """The verdict's comparison on the other test sets: "On Dataset 1: -12.0 points (combined); on Dataset 2: ..."."""
-    parts = [
+    text = "; ".join(
         f"{WHERE[name]}: {unit_of(own.metric).difference(own.difference)} ({own.winner})"
         for name, own in verdict.elsewhere.items()
-    ]
-    text = "; ".join(parts)
+    )
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 

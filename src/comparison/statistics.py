@@ -73,6 +73,11 @@ def sign_flip_interval(differences: ArrayLike, *, alpha: float = ALPHA) -> tuple
     return _smallest_subset_mean(values, rank).reshape(shape), -_smallest_subset_mean(-values, rank).reshape(shape)
 
 
+def finite(end: float | Floats) -> float | None:
+    """One end of an interval; None if it is open."""
+    return float(end) if np.isfinite(end) else None
+
+
 def _as_rows(differences: ArrayLike) -> Floats:
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim == 0 or values.shape[-1] == 0:

@@ -19,7 +19,7 @@ from src.comparison.betting import AnyStop, anytime_equivalence_p, anytime_inter
 from src.comparison.collapse import UnseenCollapses, unseen_collapses
 from src.comparison.families import Comparison, Family, by_comparison, pairs_of
 from src.comparison.pairing import FailedRun, Pairs, Records, RunRecord, by_cell, collapses, grouped, pair
-from src.comparison.statistics import ALPHA, holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
+from src.comparison.statistics import ALPHA, finite, holm, is_skewed, seeds_needed, sign_flip_interval, sign_flip_p
 from src.comparison.units import p_equals, unit_of
 
 UNDECIDED = "undecided"
@@ -98,8 +98,7 @@ def default_metric(runs: Iterable[RunRecord]) -> str:
     """The metric that regimes are compared by unless another is given: accuracy on the union of the test sets.
 
     For a regression, which has no accuracy: the exact risk if every run has it, else the loss. For recorded runs
-    without
-    either: their first metric on the union.
+    without either: their first metric on the union.
     """
     finished = [run for run in runs if not run.diverged]
     if not finished or any(run.metric("test/union/accuracy") is not None for run in finished):
@@ -150,10 +149,8 @@ def judge(
     metric = metric or default_metric(records.runs)
     runs, failed = by_cell(records.runs), by_cell(records.failed)
     axes = {run.cell: run.axes for run in records.attempted}
-    wanted = [
-        (cell, a, b) for cell, (a, b) in product(sorted(axes if cells is None else cells), pairs_of(regimes, baseline))
-    ]
-    wanted = [comparison for comparison in wanted if comparison[0] in axes]
+    present = sorted(axes if cells is None else axes.keys() & cells)
+    wanted = [(cell, a, b) for cell, (a, b) in product(present, pairs_of(regimes, baseline))]
     family_of = by_comparison(families)
     touched = {family_of[comparison] for comparison in wanted if comparison in family_of}
     others = {comparison for family in touched for comparison in family.comparisons if comparison[0] in axes}
@@ -221,38 +218,42 @@ def judge_pairs(
     compared: Sequence[tuple[str, Mapping[str, AxisValue], Pairs]], rules: Rules = Rules()
 ) -> list[CellVerdict]:
     """The verdicts on pairs, each given with its cell and axes, corrected over all of them that have no problem."""
-    any_stop = rules.any_stop
-    margin = rules.margin if any_stop is None else any_stop.margin
     testable = [pairs for *_, pairs in compared if pairs.problem is None]
-    tests = _test(testable, any_stop)
     family = max(len(testable), rules.n_tests)
-    tested = zip(tests, holm([p for p, _, _ in tests], n_tests=family), strict=True)
-    equivalent = iter(_equivalences(testable, any_stop, family))
-    no_worse = iter(_no_worse(testable, margin, any_stop, family))
+    decisions = iter(_decisions(testable, rules, family))
     verdicts = []
     for cell, axes, pairs in compared:
         found: dict[str, Any] = {"winner": INCONCLUSIVE, "reason": pairs.problem}
-        if any_stop is not None and pairs.problem is not None:
+        if pairs.problem is None:
+            found = next(decisions)
+        elif rules.any_stop is not None:
             found["decided_by"] = "collapses" if any(pairs.collapsed) else OPEN
-        elif any_stop is not None:
-            test, p_holm = next(tested)
-            p, *ends = test
-            low, high = (end if np.isfinite(end) else None for end in ends)
-            found = {"p": p, "p_holm": float(p_holm), "ci_low": low, "ci_high": high}
-            found |= _any_stop_decision(pairs, float(p_holm), next(equivalent), any_stop)
-        elif pairs.problem is None:
-            test, p_holm = next(tested)
-            if pairs.n >= seeds_needed(1):
-                found = dict(zip(("p", "ci_low", "ci_high"), test, strict=True))
-            found |= _decision(pairs, float(p_holm), family)
         own = {attribute.name: getattr(pairs, attribute.name) for attribute in fields(pairs)}
-        if margin is not None and pairs.problem is None:
-            found |= {"margin": margin, "no_worse": next(no_worse)}
         verdict = CellVerdict(cell=cell, axes=axes, family=family, **own, **found)
         if verdict.certain and is_skewed(pairs.differences):
             verdict = replace(verdict, notes=(*verdict.notes, SKEWED))
         verdicts.append(verdict)
     return verdicts
+
+
+def _decisions(testable: Sequence[Pairs], rules: Rules, family: int) -> list[dict[str, Any]]:
+    """What the tests add to the verdict on each of the comparisons without a problem."""
+    any_stop = rules.any_stop
+    margin = rules.margin if any_stop is None else any_stop.margin
+    tests = _test(testable, any_stop)
+    corrected = holm([p for p, _, _ in tests], n_tests=family).tolist()
+    equivalent, no_worse = _equivalences(testable, any_stop, family), _no_worse(testable, margin, any_stop, family)
+    decisions = []
+    for pairs, test, p_holm, p_equivalent, own in zip(testable, tests, corrected, equivalent, no_worse, strict=True):
+        if any_stop is not None:
+            found = {"p_holm": p_holm} | _any_stop_decision(pairs, p_holm, p_equivalent, any_stop)
+        else:
+            found = _decision(pairs, p_holm, family)
+        if any_stop is not None or pairs.n >= seeds_needed(1):
+            p, low, high = test
+            found |= {"p": p, "ci_low": finite(low), "ci_high": finite(high)}
+        decisions.append(found | {"margin": margin, "no_worse": own})
+    return decisions
 
 
 def _test(testable: Sequence[Pairs], any_stop: AnyStop | None) -> list[tuple[float, float, float]]:
@@ -283,7 +284,7 @@ def _no_worse(
     margin.
     """
     if margin is None:
-        return []
+        return [{}] * len(testable)
     p_of = sign_flip_p if any_stop is None else anytime_p
     p_values = []
     for pairs in testable:
@@ -294,7 +295,7 @@ def _no_worse(
     return [{regime: p for regime, p in one.items() if p <= ALPHA} for one in both]
 
 
-def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_stop: AnyStop) -> dict[str, str]:
+def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_stop: AnyStop) -> dict[str, Any]:
     """Winner, reason and what decided, with `seeds=auto`."""
     assert pairs.difference is not None
     unit, after = unit_of(pairs.metric), f"after {pairs.n} seed{'s' if pairs.n > 1 else ''}"
@@ -308,7 +309,7 @@ def _any_stop_decision(pairs: Pairs, p_holm: float, p_equivalent: float, any_sto
     return {"winner": UNDECIDED, "reason": f"undecided {after}", "decided_by": OPEN}
 
 
-def _decision(pairs: Pairs, p_holm: float, family: int) -> dict[str, str | float]:
+def _decision(pairs: Pairs, p_holm: float, family: int) -> dict[str, Any]:
     """Winner, reason and corrected p of a tested comparison; without the p if the seeds are too few for the family."""
     n, needed = pairs.n, seeds_needed(family)
     if n < seeds_needed(1) or (p_holm > ALPHA and n < needed):

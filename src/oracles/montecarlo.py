@@ -1,8 +1,7 @@
 """Monte Carlo rows: means over independent draws of the data against their exact expectations.
 
 Every seed draws its own samples (`data.draw=fresh`), so runs are independent. Risks near n = d have infinite variance,
-so
-|n - d| is at least 4 for every n that matters. The seeds are fixed here.
+so |n - d| is at least 4 for every n that matters. The seeds are fixed here.
 """
 
 from __future__ import annotations

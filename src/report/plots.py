@@ -51,11 +51,6 @@ class LineStyle:
         """Colour and dash as matplotlib's keyword arguments."""
         return {"color": self.ink, "linestyle": self.dash}
 
-    @property
-    def css_border(self) -> str:
-        """The nearest CSS border style, for a swatch in the page."""
-        return "solid" if self.dash == "-" else "dashed"
-
 
 def line_styles(names: Sequence[str], *, first: int = 0) -> dict[str, LineStyle]:
     """A style for each name, starting with number `first`; styles repeat after the eighth.

@@ -22,7 +22,7 @@ from src.comparison.tables import (
 )
 from src.comparison.text_table import TextTable
 from src.comparison.units import format_p, unit_of
-from src.comparison.verdicts import INCONCLUSIVE, CellVerdict
+from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, CellVerdict
 from src.report.maps import averaged
 
 NUMBER = re.compile(r"[-+<]?(\d[\d,]*\.?\d*)")
@@ -86,8 +86,7 @@ def cells_table(verdicts: Sequence[CellVerdict]) -> PageTable:
 
 def cell_notes(verdicts: Sequence[CellVerdict]) -> list[str]:
     """What the words and columns of `cells_table` mean, each once for all rows."""
-    few = too_few_seeds(verdicts)
-    return [*([few] if few else []), *remarks([replace(own, reason="", notes=()) for own in verdicts])]
+    return remarks([replace(own, reason=own.reason if own.winner == TOO_FEW else "", notes=()) for own in verdicts])
 
 
 def largest(verdicts: Sequence[CellVerdict], most_cells: int) -> list[CellVerdict]:
@@ -122,15 +121,6 @@ def levels_table(groups: Sequence[Sequence[CellVerdict]]) -> PageTable | None:
     first = ("axis", "level", "a - b", difference, "95 % interval", "p (Holm)", "n")
     heads = (*first, *names, "cells", "a wins", "b wins")
     return page_table(TextTable(heads=heads, rows=tuple(rows), align=f"lll{'r' * (len(heads) - 3)}"), {3: css})
-
-
-def too_few_seeds(verdicts: Sequence[CellVerdict]) -> str:
-    """Why rows have no p-value: too few seeds for the number of comparisons; empty if all have one."""
-    reasons = [verdict.reason for verdict in verdicts if verdict.reason.startswith("too few seeds")]
-    if not reasons:
-        return ""
-    n_rows = "one row" if len(reasons) == 1 else f"{len(reasons):,} rows"
-    return f"In {n_rows} p is left out, for no result could make it small: {reasons[0]}."
 
 
 def claims_table(path: Path) -> PageTable | None:

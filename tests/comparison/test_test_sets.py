@@ -19,7 +19,7 @@ from src.comparison.pairing import Records
 from src.comparison.sentences import sentence_elsewhere, summary
 from src.comparison.tables import remarks, sweep_table
 from src.comparison.verdicts import CellVerdict, judge, judge_test_sets
-from src.sweep import columns
+from src.sweep import mlflow_columns
 from src.sweep.mlflow_columns import cell_metrics
 
 BOTH = ("sequential", "combined")
@@ -131,7 +131,7 @@ def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alon
             assert list(cell_metrics(runs, regimes, known=own)) == list(alone), "in one order"
             if baseline is None:
                 with monkeypatch.context() as patch:
-                    patch.setattr(columns, "judge", None)
+                    patch.setattr(mlflow_columns, "judge", None)
                     assert cell_metrics(runs, regimes, known=own) == alone, "nothing is judged twice"
 
 

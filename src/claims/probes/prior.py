@@ -35,13 +35,11 @@ def prior(cell: CellRuns) -> ProbeResult:
     After a tenth of the updates: ``prior_done``, total variation of the mean predicted class probabilities from those
     at the start, as a share of that at the end; ``features_done``, the same for the root mean square change of the
     head's inputs; ``head_moved``, ``others_moved``, relative movement of the last layer and the mean of the other
-    layers';
-    ``absent_done``, share of the initial mean probability that the classes absent from Dataset 2 have lost.
+    layers'; ``absent_done``, share of the initial mean probability that the classes absent from Dataset 2 have lost.
 
     After stage 2: ``lost``, accuracy lost, and the part of it that ``bias_back``, ``effective_bias_back``,
     ``head_back`` and ``features_back`` recover; ``probe_change``, accuracy of a linear probe of the features minus that
-    before stage 2;
-    ``probe_gain``, the latter minus that of the untrained features: what training has added to them.
+    before stage 2; ``probe_gain``, the latter minus that of the untrained features: what training has added to them.
     """
     values, curves = {}, []
     seeds = cell.common_seeds("sequential")

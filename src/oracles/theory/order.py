@@ -1,8 +1,7 @@
 """The order of samples: plain SGD, one sample a step, on losses f_i(w) = a (w - c_i)^2 / 2 of one weight.
 
 One step with rate eta keeps q = 1 - eta a of the weight's distance to c_i, so every formula is exact algebra in q.
-Valid for
-|q| < 1, that is 0 < eta a < 2.
+Valid for |q| < 1, that is 0 < eta a < 2.
 """
 
 from __future__ import annotations
