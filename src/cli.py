@@ -13,9 +13,7 @@ import io
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +25,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from src import interrupts
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
 from src.hydra_words import complete, refusal
@@ -44,8 +43,6 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line
 flags")."""
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
-STOPPED = "stopped; the same command continues from here"
-SECONDS_TO_LEAVE = 2.0
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -67,8 +64,7 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
 
     `usage`: printed for --help, if `main` does not answer it.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    interrupts.listen()
     clean_process(started_by_torchrun=started_by_torchrun)
     sys.path.insert(0, str(CONF_DIR.parent))  # Hydra looks for hydra_plugins: ours, not one of another project
     outputs = _standard_streams()
@@ -79,34 +75,23 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
             status = 0
         else:
             status = main()
-    except MISTAKES as error:
-        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
-        status = 2
-    except SystemExit as end:
-        status = end.code
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        status = 130
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or interrupts.was_interrupted():
+            print(interrupts.STOPPED, file=sys.stderr)
+            status = interrupts.EXIT_STATUS
+        elif isinstance(error, MISTAKES):
+            print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+            status = 2
+        elif isinstance(error, SystemExit):
+            status = error.code
+        else:
+            raise
     for name, output in outputs.items():
         getattr(sys, name).flush()
         if output.error is not None and output.error.errno != errno.EPIPE:
             print(f"error: {name} cannot be written: {output.error.strerror}; nothing else is lost", file=sys.stderr)
             status = status or 1
     sys.exit(status)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    """Ends the command, even if a library under import swallows the exception: killing it loses nothing."""
-    del number, frame
-
-    def leave() -> None:
-        os.write(2, f"{STOPPED}\n".encode())
-        os._exit(130)
-
-    timer = threading.Timer(SECONDS_TO_LEAVE, leave)
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
 
 
 def _standard_streams() -> dict[str, _Output]:
@@ -179,6 +164,8 @@ def _refuse_axes_without_multirun() -> None:
 
 def _is_the_users(error: Exception) -> bool:
     """Hydra's own error for a choice that does not exist is an OSError as well."""
+    if interrupts.was_interrupted():
+        return False
     unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is not None
     return isinstance(error, MISTAKES) or unwritable
 

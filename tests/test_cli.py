@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from src.cli import command
+from src.errors import ConfigError
 from src.sweep import __main__ as sweep
 from tests.command import Command
 
@@ -68,7 +69,7 @@ def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_pa
 def test_ctrl_c_ends_a_command_whose_import_swallows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent 10 s after the start of a sweep, it had no effect: the sweep ran to its end."""
     monkeypatch.setattr("src.cli.clean_process", lambda **_: None)
-    monkeypatch.setattr("src.cli.SECONDS_TO_LEAVE", 0.1)
+    monkeypatch.setattr("src.interrupts.SECONDS_TO_LEAVE", 0.1)
 
     def swallowing() -> None:
         with contextlib.suppress(BaseException):
@@ -84,6 +85,65 @@ def test_ctrl_c_ends_a_command_whose_import_swallows_it(monkeypatch: pytest.Monk
     began = time.monotonic()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("function", ["_multiprocessing_init", "_c10d_init", "_dist_autograd_init"])
+def test_ctrl_c_while_torch_loads_is_one_line(function: str) -> None:
+    """These C++ functions of torch import modules; an exception in one of the imports ended the process by SIGABRT."""
+    script = f"""
+import signal, sys
+from src.cli import command
+from src.errors import ConfigError
+
+entered = False
+
+def interrupt(frame, event, function):
+    global entered
+    if event == "c_call" and function.__name__ == "{function}":
+        entered = True
+    elif event == "call" and entered:
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+
+def main():
+    sys.setprofile(interrupt)
+    import torch
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("shown")
+command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        *(130, "shown\n"),
+        "stopped; the same command continues from here\n",
+    )
+
+
+@pytest.mark.parametrize("error", [ConfigError("a", 1, "b"), AttributeError("replaced"), SystemExit(2)])
+def test_an_exception_that_replaces_ctrl_c_is_one_line(
+    error: BaseException, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OmegaConf raised AttributeError in its place: a traceback, or an "error:" about a key that nobody gave."""
+    monkeypatch.setattr("src.cli.clean_process", lambda **_: None)
+
+    def replacing() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        finally:
+            raise error
+
+    if not (child := os.fork()):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            command(replacing)
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert capfd.readouterr().err == "stopped; the same command continues from here\n"
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

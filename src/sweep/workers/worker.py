@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -27,6 +28,7 @@ from src.cells.resolve import ResolvedCell
 from src.config import Config
 from src.environment import ONE_THREAD
 from src.errors import ClaimLost, ConfigError, Interrupted, Pruned
+from src.interrupts import SECONDS_TO_LEAVE, is_importing
 from src.locks import abort_waits_if
 from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
@@ -65,24 +67,39 @@ class StopRequest:
         abort_waits_if(self.is_set)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a forked worker receives only now what was sent before
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._requested.is_set():
             os._exit(128 + number)
         self._requested.set()
-        if self._is_loading:
+        if self._is_loading and is_importing(frame):
+            timer = threading.Timer(SECONDS_TO_LEAVE, self._leave_if_loading, [number])
+            timer.daemon = True
+            timer.start()
+        elif self._is_loading:
             raise KeyboardInterrupt
+
+    def _leave_if_loading(self, number: int) -> None:
+        if self._is_loading:  # its cell is requeued as that of a dead worker
+            os._exit(128 + number)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """A step that a request ends by KeyboardInterrupt, because nothing of it has to be saved."""
+        """A step that a request ends by KeyboardInterrupt, because nothing of it has to be saved.
+
+        An import is not interrupted (see `src.interrupts`): the request ends the step after it, or the process after
+        `SECONDS_TO_LEAVE`.
+        """
         try:
             self._is_loading = True
-            if self._requested.is_set():
-                raise KeyboardInterrupt
+            self._raise_if_requested()
             yield
+            self._raise_if_requested()
         finally:
             self._is_loading = False
+
+    def _raise_if_requested(self) -> None:
+        if self._requested.is_set():
+            raise KeyboardInterrupt
 
     def _on_warning(self, number: int, frame: object) -> None:
         """Slurm signals every process of a job before its time is up; this never exits at once."""
