@@ -31,7 +31,7 @@ from src.errors import ConfigError, did_you_mean
 from src.hydra_words import complete, refusal
 from src.io import CONF_DIR
 from src.terminal import TextOutput
-from src.typed import conf_names
+from src.typed import conf_names, dotted_keys
 from src.urls import without_secrets
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -279,20 +279,9 @@ def _keys() -> dict[str, list[str]]:
         choice = [f"{group}={path.stem}"] if group != Path() else []
         if choice:
             keys.setdefault(str(group), [])
-        for key in _flatten(content, ".".join(group.parts)):
+        own = {name: value for name, value in content.items() if name not in ("defaults", "hydra")}
+        for key in dotted_keys(own, "".join(f"{part}." for part in group.parts)):
             keys.setdefault(key, []).extend(choice)
-    return keys
-
-
-def _flatten(content: Mapping[str, Any], prefix: str) -> list[str]:
-    keys = []
-    for name, value in content.items():
-        if name in ("defaults", "hydra"):
-            continue
-        key = f"{prefix}.{name}" if prefix else str(name)
-        keys.append(key)
-        if isinstance(value, dict):
-            keys += _flatten(value, key)
     return keys
 
 

@@ -11,12 +11,13 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock, Timeout
 
 from src.cli import command, settings
 from src.io import read_json
@@ -184,12 +185,9 @@ def processes(multirun: Path) -> Iterator[Check]:
 
 
 def _held(lock: Path) -> bool:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while is_locked(lock):
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(0.02)
-    return False
+    with contextlib.suppress(Timeout), FileLock(lock, timeout=LOCK_SECONDS, poll_interval=0.02):
+        return False
+    return True
 
 
 def left_behind(multirun: Path) -> Iterator[Check]:

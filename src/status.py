@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from src.cli import command, fail, settings
-from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 
 USAGE = """python -m src.status [sweep=NAME] [multirun=multirun] [watch=true] [stop=CELL|first=CELL]
@@ -34,23 +33,20 @@ def main() -> None:
     names = [str(given["sweep"])] if given["sweep"] is not None else found
     if not names:
         fail(f"multirun={multirun}: holds no sweep; start one with python -m src.sweep")
-    try:
-        for key, steer in (("stop", stop_cell), ("first", run_next)):
-            if (cell := given[key]) is not None:
-                if given["sweep"] is None:
-                    fail(f"{key}={cell}: name the sweep, e.g. sweep={names[0]}")
-                print(steer(SweepFolder(multirun, names[0]), cell))
-                return
-        while True:
-            lines = [line for name in names for line in status_lines(SweepFolder(multirun, name))]
-            is_over = not any(ACTIVE.search(line) for line in lines)
-            clear = "\x1b[H\x1b[2J" if given["watch"] == "true" and sys.stdout.isatty() else ""
-            print(f"{clear}{chr(10).join(lines)}", flush=True)
-            if given["watch"] == "false" or is_over:
-                return
-            time.sleep(WATCH_SECONDS)
-    except ConfigError as error:
-        fail(str(error))
+    for key, steer in (("stop", stop_cell), ("first", run_next)):
+        if (cell := given[key]) is not None:
+            if given["sweep"] is None:
+                fail(f"{key}={cell}: name the sweep, e.g. sweep={names[0]}")
+            print(steer(SweepFolder(multirun, names[0]), cell))
+            return
+    while True:
+        lines = [line for name in names for line in status_lines(SweepFolder(multirun, name))]
+        is_over = not any(ACTIVE.search(line) for line in lines)
+        clear = "\x1b[H\x1b[2J" if given["watch"] == "true" and sys.stdout.isatty() else ""
+        print(f"{clear}{chr(10).join(lines)}", flush=True)
+        if given["watch"] == "false" or is_over:
+            return
+        time.sleep(WATCH_SECONDS)
 
 
 if __name__ == "__main__":

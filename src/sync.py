@@ -7,7 +7,6 @@ from pathlib import Path
 
 from src.cli import command
 from src.config import compose
-from src.errors import ConfigError
 from src.tracking.connect import tracking_uri
 from src.tracking.record import mask
 from src.tracking.sync import sync
@@ -20,15 +19,11 @@ writes nothing. Exit status 1 if something is still missing in MLflow.
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0 MLflow is complete, 1 something is missing, 2 the command is wrong."""
-    try:
-        config = compose(arguments)
-        multirun = Path(config.multirun)
-        one_sweep = any(argument.startswith("sweep=") for argument in arguments)
-        report = sync(multirun, config.tracking, sweep=config.sweep if one_sweep else None)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Returns the exit status: 0 MLflow is complete, 1 something is missing."""
+    config = compose(arguments)
+    multirun = Path(config.multirun)
+    one_sweep = any(argument.startswith("sweep=") for argument in arguments)
+    report = sync(multirun, config.tracking, sweep=config.sweep if one_sweep else None)
     print(
         f"{report.n_sweeps} sweeps, {report.n_delivered} entries delivered, {report.n_written} of {report.n_records} "
         f"records were missing and are written: {mask(tracking_uri(config.tracking, multirun) or '')}"

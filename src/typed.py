@@ -8,7 +8,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -77,6 +77,23 @@ def read_conf(group: str, name: str) -> Any:
     if isinstance(content, Mapping) and content.get("id", name) != name:
         raise ConfigError(f"{group}.id", content["id"], f"the file is called {name}.yaml; give both one name")
     return content
+
+
+def leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting in nested mappings."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def dotted_keys(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of nested mappings: of every group and every setting."""
+    for key, value in mapping.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted_keys(value, f"{prefix}{key}.")
 
 
 def as_dict(value: Any) -> Any:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from src.cli import command, fail, settings
-from src.errors import ConfigError
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import SweepFolder
 
@@ -42,20 +41,17 @@ def main() -> None:
     n_workers, search, engine, parent = given["n_workers"], given["search"], str(given["engine"]), given["parent"]
     if n_workers is not None and n_workers != "auto" and not (n_workers.isdigit() and int(n_workers) > 0):
         fail(f"n_workers={n_workers}: must be a number, or auto")
-    try:
-        if n_workers is None:
-            n_cells = work(folder, search, engine, None if parent is None else int(parent))
-            print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
-            return
-        from src.sweep.workers.pool import WorkerPool
+    if n_workers is None:
+        n_cells = work(folder, search, engine, None if parent is None else int(parent))
+        print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
+        return
+    from src.sweep.workers.pool import WorkerPool
 
-        pool = WorkerPool(folder, "auto" if n_workers == "auto" else int(n_workers), search, engine)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: pool.interrupt())
-        pool.work()
-        print("nothing left for these workers", file=sys.stderr)
-    except ConfigError as error:
-        fail(str(error))
+    pool = WorkerPool(folder, "auto" if n_workers == "auto" else int(n_workers), search, engine)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: pool.interrupt())
+    pool.work()
+    print("nothing left for these workers", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
 from src.config.parse import compose, parse, parse_seeds
 from src.config.regimes import parse_regime, with_knobs
 from src.config.schema import Config, RayLauncher, SlurmLauncher, TrackingConfig, TrainerConfig
-from src.config.search import Objective, SearchConfig, is_search, parse_objective, parse_search
+from src.config.search import Objective, SearchConfig, is_search, parse_objective
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -21,7 +21,6 @@ __all__ = [
     "parse",
     "parse_objective",
     "parse_regime",
-    "parse_search",
     "parse_seeds",
     "run_hash",
     "with_knobs",

@@ -13,7 +13,7 @@ from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
 from src.regimes.checkpoint import split
-from src.typed import as_dict
+from src.typed import as_dict, leaves
 
 GROUPS = ("data", "arch", "stopping", "optimizer", "tune")
 WHERE = (
@@ -55,7 +55,7 @@ def command(config: Config) -> str:
     return " ".join(["python -m src.sweep", *(shlex.quote(word) for word in words)])
 
 
-def on_sweep(module: str, sweep_dir: Path, plugins: Sequence[str] = ()) -> str:
+def on_sweep(module: str, sweep_dir: Path, plugins: Sequence[str]) -> str:
     """``python -m src.MODULE sweep=NAME`` for a sweep whose cells name these `plugins`."""
     words = [f"sweep={sweep_dir.name}"]
     words += [f"multirun={sweep_dir.parent}"] if sweep_dir.parent != Path("multirun") else []
@@ -65,15 +65,7 @@ def on_sweep(module: str, sweep_dir: Path, plugins: Sequence[str] = ()) -> str:
 
 def flat(config: Config) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every setting but regimes and seeds."""
-
-    def walk(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in settings.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return ((key, value) for key, value in walk(as_dict(config)) if key not in ("regimes", "seeds"))
+    return ((key, value) for key, value in leaves(as_dict(config)) if key not in ("regimes", "seeds"))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf, open_dict
 
 from src.errors import ConfigError, did_you_mean
 from src.io import CONF_DIR
+from src.typed import dotted_keys
 
 Composer = Callable[[list[str]], Mapping[str, Any]]
 """Composes conf/config.yaml under overrides without sweeps, to a resolved mapping."""
@@ -114,6 +115,12 @@ def key_of(override: str) -> str:
     return override.partition("=")[0]
 
 
+def typed_value(override: Override) -> str:
+    """The value of an override, as typed."""
+    assert override.input_line is not None
+    return override.input_line.partition("=")[2]
+
+
 @functools.cache
 def assignment(override: str) -> tuple[Override, Any]:
     """Parses an override; cached, since the grammar is slow and a grid repeats its values."""
@@ -135,15 +142,7 @@ def set_value(mapping: dict[str, Any], override: str) -> None:
             inner = group[name] = dict(inner)
         group = inner
     if not isinstance(group, dict) or (last not in group and not parsed.is_add()):
-        problem = f"unknown key; {did_you_mean(parsed.key_or_group, _all_keys(mapping))}"
+        problem = f"unknown key; {did_you_mean(parsed.key_or_group, list(dotted_keys(mapping)))}"
         raise ConfigError(parsed.key_or_group, override.partition("=")[2], problem)
     both_groups = isinstance(value, dict) and isinstance(group.get(last), dict)
     group[last] = {**group[last], **value} if both_groups else copy.deepcopy(value)
-
-
-def _all_keys(mapping: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in mapping.items():
-        inner = _all_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else []
-        keys += [f"{prefix}{name}", *inner]
-    return keys

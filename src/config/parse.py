@@ -24,12 +24,12 @@ TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
 
 
-def compose(overrides: Sequence[str] = (), *, single_run: bool = False) -> Config:
-    """The `Config` of a command line: conf/config.yaml under `overrides`. `single_run`: see `parse`."""
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The `Config` of a command line: conf/config.yaml under `overrides`."""
     from src.config.composing import composer
 
     offer_plugins(overrides)
-    return parse(composer()(list(overrides)), single_run=single_run)
+    return parse(composer()(list(overrides)))
 
 
 def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:

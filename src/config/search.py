@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from src.config.schema import Config
 from src.errors import ConfigError, did_you_mean
-from src.typed import bounds, build
+from src.typed import bounds
 
 SEARCH_KEYS = ("search", "objective", "objective_direction")
 """Top-level keys that concern a whole command: they are no part of a cell."""
@@ -78,11 +78,6 @@ def refuse_search(composed: Mapping[str, Any]) -> None:
     for key in SEARCH_KEYS[1:]:
         if composed.get(key) is not None:
             raise ConfigError(key, composed[key], "has no effect without a search, e.g. search=tpe")
-
-
-def parse_search(composed: Mapping[str, Any]) -> SearchConfig:
-    """The search of a composed mapping that asks for one. Raises ConfigError."""
-    return build(SearchConfig, composed["search"], "search")
 
 
 def parse_objective(composed: Mapping[str, Any], config: Config) -> Objective:

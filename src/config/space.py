@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from src.axes import number
+from src.config.composing import typed_value
 from src.errors import ConfigError, did_you_mean
 
 Space = Mapping[str, BaseDistribution]
@@ -28,8 +29,7 @@ away."""
 
 def distribution_of(key: str, override: Override) -> BaseDistribution:
     """The values that an override lists or spans. Raises ConfigError."""
-    assert override.input_line is not None
-    text, sweep = override.input_line.partition("=")[2], override.value()
+    text, sweep = typed_value(override), override.value()
     tags: set[str] = getattr(sweep, "tags", set())
     for tag in tags - {"log"}:
         raise ConfigError(key, text, f"unknown tag {tag}; {did_you_mean(tag, ['log'])}")

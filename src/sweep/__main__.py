@@ -18,14 +18,8 @@ def main(config: DictConfig) -> None:
 
     from src.sweep.command import run_sweep
 
-    hydra = HydraConfig.get()
-    run_sweep(
-        list(hydra.overrides.task),
-        GlobalHydra.instance().config_loader(),
-        engine=hydra.sweeper.engine,
-        config_name=str(hydra.job.config_name),
-        hydra=hydra.overrides.hydra,
-    )
+    hydra: DictConfig = HydraConfig.get()  # type: ignore[assignment]  # which its annotation calls a HydraConf
+    run_sweep(list(hydra.overrides.task), GlobalHydra.instance().config_loader(), hydra.sweeper.engine, hydra)
 
 
 if __name__ == "__main__":

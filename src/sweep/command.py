@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
 
 from src.config import is_search
 from src.config.composing import GroupComposer
@@ -20,15 +21,13 @@ from src.sweep.processes import Process
 from src.sweep.work import GridWork, Work
 
 
-def run_sweep(
-    arguments: list[str], loader: ConfigLoader, *, engine: str, config_name: str = "config", hydra: Sequence[str] = ()
-) -> None:
+def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: DictConfig) -> None:
     """Runs the sweep of the overrides `arguments`. Exits with 1 if a cell fails and with 130 if interrupted.
 
-    `engine`: the module that runs cells; `hydra`: overrides of Hydra's own settings. Raises ConfigError before anything
-    runs.
+    `engine`: the module that runs cells; `hydra`: Hydra's own settings. Raises ConfigError before anything runs.
     """
-    composer = functools.partial(GroupComposer, loader, config_name=config_name, hydra=hydra)
+    settings = {"config_name": hydra.job.config_name, "hydra": hydra.overrides.hydra}
+    composer = functools.partial(GroupComposer, loader, **settings)
     line, runner = CommandLine(arguments, composer(), loader), load_engine(engine)
     gc.freeze()  # modules stay, so no collection has to look at what they hold
     work: Work

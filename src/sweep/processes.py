@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -114,10 +115,9 @@ def is_locked(path: Path) -> bool:
     """Whether a live process holds the lock file."""
     if not path.exists():
         return False
-    lock = FileLock(path)
-    if is_free := try_lock(lock):
-        lock.release()
-    return not is_free
+    with suppress(Timeout), FileLock(path, blocking=False):
+        return False
+    return True
 
 
 def try_lock(lock: FileLock) -> bool:

@@ -31,11 +31,4 @@ class LabSweeper(Sweeper):
         from src.sweep.command import run_sweep
 
         params = [f"{key}={value}" for key, value in self._params.items()]
-        hydra = self._config.hydra
-        run_sweep(
-            [*params, *arguments],
-            self._loader,
-            engine=self._engine,
-            config_name=hydra.job.config_name,
-            hydra=hydra.overrides.hydra,
-        )
+        run_sweep([*params, *arguments], self._loader, self._engine, self._config.hydra)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Inspector, column, create_engine, delete, insert, inspect, select, table
+from sqlalchemy import Connection, Inspector, NullPool, column, create_engine, delete, insert, inspect, select, table
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from src.tracking.record import Key, Record
@@ -70,13 +70,11 @@ def incompatibility(uri: str) -> str | None:
     version = importlib.metadata.version("mlflow")
     if version not in KNOWN_REVISIONS:
         return f"MLflow {version} is installed, {', '.join(KNOWN_REVISIONS)} is known"
-    engine = create_engine(uri)
     try:
-        return _unknown_columns(inspect(engine))
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
+            return _unknown_columns(inspect(connection))
     except SQLAlchemyError as error:
         raise TrackerUnavailable(describe(error)) from error
-    finally:
-        engine.dispose()
 
 
 def _unknown_columns(inspector: Inspector) -> str | None:
@@ -97,7 +95,7 @@ def open_experiment(uri: str, name: str) -> Experiment | None:
     if file is None or revision is None or not file.exists():
         return None
     experiments, tags = TABLES["experiments"], TABLES["experiment_tags"].c
-    engine = create_engine(uri, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(uri, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # no other command creates it meanwhile
@@ -112,8 +110,6 @@ def open_experiment(uri: str, name: str) -> Experiment | None:
             present = set(connection.scalars(select(tags.key).where(tags.experiment_id == found.experiment_id)))
     except SQLAlchemyError:  # MLflow says what is wrong, or mends it
         return None
-    finally:
-        engine.dispose()
     if found.lifecycle_stage != "active" or not saved_views().keys() <= present:
         return None
     return Experiment(str(found.experiment_id), found.artifact_location)

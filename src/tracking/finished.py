@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import create_engine, select
+from sqlalchemy import NullPool, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.tracking.bulk import TABLES
@@ -23,11 +23,8 @@ def finished_sweeps(uri: str) -> list[FinishedSweep]:
     is_sweep = select(tags.run_uuid).where(tags.key == "level", tags.value == "sweep")
     of_sweeps = runs.run_uuid.in_(is_sweep) & (runs.lifecycle_stage == "active") & (runs.status == "FINISHED")
     query = select(runs.experiment_id, runs.name).where(of_sweeps).order_by(runs.end_time.desc())
-    engine = create_engine(uri)
     try:
-        with engine.connect() as connection:
+        with create_engine(uri, poolclass=NullPool).connect() as connection:
             return [FinishedSweep(str(number), name) for number, name in connection.execute(query)]
     except SQLAlchemyError:
         return []
-    finally:
-        engine.dispose()

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from src.axes import AXES
+from src.axes import AXES, axis_text
+from src.typed import leaves
 
 Level = Literal["sweep", "cell", "run"]
 Status = Literal["SCHEDULED", "FINISHED", "FAILED"]
@@ -124,11 +125,6 @@ def clean_name(name: str) -> str:
     return "/".join(part if part not in ("", ".", "..") else "_" for part in parts)[:MAX_NAME]
 
 
-def number(value: float) -> str:
-    """Formats a number as params show it: ``0.1``, ``20``, ``inf``."""
-    return f"{value:g}"
-
-
 def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | None = None) -> str:
     """The name of a run or a cell, e.g. ``sequential r=0.10 imb=5 e=20 s=3``.
 
@@ -141,7 +137,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
         fractional = math.isfinite(ratio) and not ratio.is_integer() and float(two_decimals) == ratio
         words.append(f"r={two_decimals if fractional else f'{ratio:.3g}'}")
     if "imbalance" in axes:
-        words.append(f"imb={number(float(axes['imbalance']))}")
+        words.append(f"imb={float(axes['imbalance']):g}")
     if axes.get("shift", "none") != "none":
         words.append(f"shift={axes['shift']}")
     if axes.get("epochs", "-") != "-":
@@ -149,7 +145,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
     if "tune" in axes:
         words.append(f"tune={axes['tune']}")
     further = {key: value for key, value in axes.items() if key not in AXES}
-    words += [f"{key.rpartition('.')[2]}={number(v) if isinstance(v, float) else v}" for key, v in further.items()]
+    words += [f"{key.rpartition('.')[2]}={axis_text(v)}" for key, v in further.items()]
     if seed is not None:
         words.append(f"s={seed}")
     return " ".join(words) or "the only cell"
@@ -158,14 +154,7 @@ def run_name(axes: Mapping[str, Any], *, regime: str | None = None, seed: int | 
 _encode = json.JSONEncoder(default=str).encode
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(mapping: Mapping[str, Any]) -> dict[str, str]:
     """Flattens a nested mapping to dotted params within MLflow's limits; masks passwords, writes None as ``null``."""
-    flat: dict[str, str] = {}
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        else:
-            text = value if isinstance(value, str) else _encode(value)
-            flat[clean_name(name)] = mask(text)[:MAX_PARAM]
-    return flat
+    texts = {name: value if isinstance(value, str) else _encode(value) for name, value in leaves(mapping)}
+    return {clean_name(name): mask(text)[:MAX_PARAM] for name, text in texts.items()}

@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from src.axes import NUMERIC_AXES
+from src.axes import NUMERIC_AXES, axis_text
 from src.config.serialize import read_settings
 from src.io import inside, read_json
 from src.tracking.params import run_params
@@ -30,7 +30,6 @@ from src.tracking.record import (
     clean_name,
     flatten,
     mask,
-    number,
     run_name,
 )
 from src.tracking.views import COLOUR, colour_of, saved_views
@@ -259,7 +258,7 @@ def _with_report(record: Record, body: Body) -> Record:
 
 
 def _axis_params(axes: Body) -> dict[str, str]:
-    return {clean_name(name): number(value) if isinstance(value, float) else str(value) for name, value in axes.items()}
+    return {clean_name(name): axis_text(value) for name, value in axes.items()}
 
 
 def _axis_points(axes: Body, when: int) -> tuple[MetricPoint, ...]:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.db import upgrade
 from mlflow.exceptions import MlflowException
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.io import sync_folder
@@ -78,12 +78,8 @@ def _create(file: Path) -> None:
 
 
 def _upgrade(uri: str, file: Path | None) -> None:
-    engine = create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
     known = known_revisions()
     if revision in (None, known[0]):
         return

@@ -17,7 +17,8 @@ import src.training.execute as execute_module
 from src.cells import write
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
-from src.config import Config, compose
+from src.config import Config, parse
+from src.config.composing import composer
 from src.training.control import RunControl
 from src.training.plan import Node
 from src.training.store.store import Store
@@ -80,18 +81,8 @@ def test_results_do_not_depend_on_order_or_grouping(another: tuple[str, ...], tm
 def test_one_run_alone_is_the_run_in_its_cell(tmp_path: Path) -> None:
     whole = ran(cell(tmp_path / "a"))
     for regime, seed in (("combined", 2), ("sequential", 0)):
-        alone = compose(
-            [
-                "trainer=cpu",
-                "tracking=off",
-                "split.size=60",
-                "stopping.epochs=2",
-                f"multirun={tmp_path / 'b'}",
-                f"regime={regime}",
-                f"seed={seed}",
-            ],
-            single_run=True,
-        )
+        words = ["trainer=cpu", "tracking=off", "split.size=60", "stopping.epochs=2", f"multirun={tmp_path / 'b'}"]
+        alone = parse(composer()([*words, f"regime={regime}", f"seed={seed}"]), single_run=True)
         run_cell(resolve(alone))
         assert results(alone)[f"{regime}-{seed}"] == whole[f"{regime}-{seed}"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import Config, cell_hash, compose, parse, parse_search, parse_seeds, run_hash
+from src.config import Config, SearchConfig, cell_hash, compose, parse, parse_seeds, run_hash
 from src.config.command import command
 from src.config.plugins import knobs_of
 from src.config.serialize import config_text, read_settings, run_text, to_mapping
@@ -17,7 +17,7 @@ from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
-from src.typed import as_dict
+from src.typed import as_dict, build
 
 GROUPS = [
     path
@@ -39,7 +39,7 @@ def test_every_file_of_conf_composes_and_opens_with_its_command(path: Path) -> N
     """A group file is valid with the defaults of the other groups, and says in its first lines how it is used."""
     group = str(path.parent.relative_to(CONF_DIR))
     if group == "search" and path.stem != "grid":  # no part of a cell
-        assert parse_search({"search": yaml.safe_load(path.read_text(encoding="utf-8"))}).name == path.stem
+        assert build(SearchConfig, yaml.safe_load(path.read_text(encoding="utf-8")), "search").name == path.stem
     else:
         config = compose([f"{group}={path.stem}", *NEEDED.get(path.stem, NEEDED.get(f"{group}={path.stem}", []))])
         assert config.regimes if group in ("regime", "study", "search") else getattr(config, group)

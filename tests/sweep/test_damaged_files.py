@@ -182,6 +182,9 @@ class Runner:
             code = mains[name]() or 0
         except SystemExit as end:
             code = int(end.code or 0)
+        except ConfigError as error:  # which `cli.command` prints
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
         output = self._capsys.readouterr()
         return Done(code, output.out, output.err)
 

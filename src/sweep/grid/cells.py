@@ -20,11 +20,11 @@ from hydra.core.config_loader import ConfigLoader
 
 from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
-from src.config.composing import Composer, assignment
+from src.config.composing import Composer, assignment, typed_value
 from src.config.seeding import AUTO, Seeding, parse_seeding
 from src.errors import ConfigError
 from src.progress import tracked
-from src.sweep.grid.line import CommandLine, is_run_key, text_of
+from src.sweep.grid.line import CommandLine, is_run_key
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def expand_line(line: CommandLine) -> list[Cell]:
 def seeding_of(line: CommandLine) -> Seeding | None:
     """The limits of a command with `seeds=auto`, None without. Raises ConfigError if only some of its cells have it."""
     for key in ("seeds", "seed"):
-        values = [text_of(line.sweeps[key])] if key in line.sweeps else []
+        values = [typed_value(line.sweeps[key])] if key in line.sweeps else []
         if values and (AUTO in values[0] or line.first["seeds"] == AUTO):
             raise ConfigError(
                 key, values[0], "cannot be an axis next to seeds=auto, which chooses the seeds of all cells"
@@ -89,7 +89,7 @@ def refuse_tuned_axes(line: CommandLine, config: Config) -> None:
     for key, override in line.sweeps.items():
         if override.is_sweep_override() and key.removeprefix("regime.") in config.tune.keys:
             problem = "is tuned for each regime, so it cannot be an axis; give one value, or leave it out of tune.space"
-            raise ConfigError(key, text_of(override), problem)
+            raise ConfigError(key, typed_value(override), problem)
 
 
 def with_runs(line: CommandLine, choices: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from src.config.composing import Composer, key_of, set_value
+from src.config.composing import Composer, key_of, set_value, typed_value
 from src.errors import ConfigError
 
 OBJECTIVE_KEYS = ("search", "objective", "objective_direction")
@@ -65,7 +65,7 @@ class CommandLine:
         for key, override in self.sweeps.items():
             if override.is_interval_sweep():
                 problem = "an interval needs a search, e.g. search=tpe; a grid lists its values"
-                raise ConfigError(key, text_of(override), problem)
+                raise ConfigError(key, typed_value(override), problem)
         return {key: list(dict.fromkeys(self.choices(key))) for key in self.sweeps}
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class CommandLine:
         """The values of an axis that lists them, as ``key=value``."""
         override = self.sweeps[key]
         if not override.is_sweep_override():
-            return iter([f"{key}={text_of(override)}"])
+            return iter([f"{key}={typed_value(override)}"])
         return (f"{key}={value}" for value in override.sweep_string_iterator())
 
     @functools.cached_property
@@ -109,19 +109,13 @@ class CommandLine:
     def _add(self, override: Override) -> None:
         key = override.get_key_element()
         if override.is_sweep_override() and key.partition(".")[0] in SWEEP_KEYS:
-            raise ConfigError(key, text_of(override), "cannot be an axis; it is one for the whole sweep")
+            raise ConfigError(key, typed_value(override), "cannot be an axis; it is one for the whole sweep")
         if override.is_sweep_override() or is_run_key(key):
             self.sweeps[key] = override
         else:
             self.sweeps.pop(key, None)
             assert override.input_line is not None
             self.fixed.append(override.input_line)
-
-
-def text_of(override: Override) -> str:
-    """The value of an override, as typed."""
-    assert override.input_line is not None
-    return override.input_line.partition("=")[2]
 
 
 def is_run_key(key: str) -> bool:

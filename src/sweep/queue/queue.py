@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.config import Config
@@ -142,10 +142,9 @@ class WorkQueue:
             if self._process.others("sweep"):
                 return
             for trial in self.trials(TrialState.WAITING):
-                lock = self._lock_of(trial.user_attrs["cell"])
-                if trial.user_attrs["cell"] not in kept and try_lock(lock):
-                    self._store.set(trial.number, TrialState.FAIL, reason=DROPPED)
-                    lock.release()
+                if (cell := trial.user_attrs["cell"]) not in kept:
+                    with suppress(Timeout), self._lock_of(cell):
+                        self._store.set(trial.number, TrialState.FAIL, reason=DROPPED)
 
     # ------------------------------------------------------------------------------------------------ steering
 
@@ -153,13 +152,9 @@ class WorkQueue:
         """Ends a cell as failed: at once if it waits (True), else its worker does."""
         cell: str = trial.user_attrs["cell"]
         write_atomically(self._folder.stop(cell), "")
-        lock = self._lock_of(cell)
-        if not try_lock(lock):
-            return False
-        try:
+        with suppress(Timeout), self._lock_of(cell):
             return self._store.set(trial.number, TrialState.FAIL, reason=STOPPED)
-        finally:
-            lock.release()
+        return False
 
     def is_stopped(self, claim: ClaimedCell) -> bool:
         """Whether a user has asked to stop the cell."""
@@ -282,13 +277,9 @@ class WorkQueue:
         """
         failed: dict[int, FrozenTrial] = {}
         for trial in self.trials(TrialState.RUNNING):
-            lock = self._lock_of(trial.user_attrs["cell"])
-            if try_lock(lock):
-                try:
-                    requeue = functools.partial(self._requeue_stale, trial.number, failed)
-                    self.retry(functools.partial(requeue, reset_attempts=reset_attempts))
-                finally:
-                    lock.release()
+            requeue = functools.partial(self._requeue_stale, trial.number, failed, reset_attempts=reset_attempts)
+            with suppress(Timeout), self._lock_of(trial.user_attrs["cell"]):
+                self.retry(requeue)
         return list(failed.values())
 
     def _requeue_stale(self, number: int, failed: dict[int, FrozenTrial], *, reset_attempts: bool) -> None:
@@ -315,7 +306,8 @@ class WorkQueue:
         self._store.set(number, TrialState.FAIL, reason="its worker died; requeued")
 
     def _lock_of(self, cell_hash: str) -> FileLock:
-        return FileLock(self._folder.cell(cell_hash) / ".lock")
+        """The lock of a cell, which raises Timeout at once where another process holds it."""
+        return FileLock(self._folder.cell(cell_hash) / ".lock", blocking=False)
 
     # ------------------------------------------------------------------------------------------------ state
 

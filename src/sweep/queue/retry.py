@@ -45,9 +45,7 @@ class Retry:
     storage.
     """
 
-    def __init__(
-        self, storage: str, holder: Callable[[], str] = lambda: "another process", *, is_journal: bool = False
-    ) -> None:
+    def __init__(self, storage: str, holder: Callable[[], str], *, is_journal: bool) -> None:
         self._storage, self._holder, self._is_journal = storage, holder, is_journal
         self._is_nested = False
         self.report: Callable[[str], None] = log.warning
@@ -62,49 +60,48 @@ class Retry:
         if self._is_nested:
             return operation()
         self._is_nested = True
-        failed_at: float | None = None
-        is_reported = False
         try:
-            while True:
-                began = time.monotonic()
-                try:
-                    result = operation()
-                except database_errors() as error:
-                    if not (tolerates or is_unavailable)(error):
-                        raise
-                    now, is_lock = time.monotonic(), is_locked(error)
-                    failed_at = failed_at or began
-                    if not is_reported and not (is_lock and now - failed_at < NOTICE_SECONDS):
-                        is_reported = True
-                        cause = (
-                            f"a lock is held by {self._holder()}" if is_lock else f"does not answer ({one_line(error)})"
-                        )
-                        self._report(f"{cause}; retrying for {duration(RETRY_SECONDS)}")
-                    if now - failed_at > RETRY_SECONDS or self.should_abort():
-                        problem = f"has not answered for {duration(now - failed_at)} ({one_line(error)})"
-                        fix = "all results are on disk; start the server and repeat the command"
-                        raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
-                    time.sleep(INTERVAL_SECONDS)
-                except ConfigError:  # of a lock
-                    raise
-                except (
-                    OSError,
-                    ValueError,
-                    LookupError,
-                    TypeError,
-                    AttributeError,
-                ) as error:  # Optuna's, of a bad line
-                    if not self._is_journal:
-                        raise
-                    problem = f"the journal was damaged or deleted while in use ({type(error).__name__}: {error})"
-                    fix = "all results are on disk; delete this file, and the same command fills it again"
-                    raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
-                else:
-                    if is_reported:
-                        self._report("is available again")
-                    return result
+            if self._is_journal:
+                return self._on_journal(operation)
+            return self._on_database(operation, tolerates or is_unavailable)
         finally:
             self._is_nested = False
+
+    def _on_journal(self, operation: Callable[[], Result]) -> Result:
+        try:
+            return operation()
+        except ConfigError:  # of a lock
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # Optuna's, of a bad line
+            problem = f"the journal was damaged or deleted while in use ({type(error).__name__}: {error})"
+            fix = "all results are on disk; delete this file, and the same command fills it again"
+            raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
+
+    def _on_database(self, operation: Callable[[], Result], tolerates: Callable[[Exception], bool]) -> Result:
+        failed_at: float | None = None
+        is_reported = False
+        while True:
+            began = time.monotonic()
+            try:
+                result = operation()
+            except database_errors() as error:
+                if not tolerates(error):
+                    raise
+                failed_at = failed_at or began
+                waited, is_lock = time.monotonic() - failed_at, waits_for_lock(error)
+                if not is_reported and not (is_lock and waited < NOTICE_SECONDS):
+                    is_reported = True
+                    cause = f"a lock is held by {self._holder()}" if is_lock else f"does not answer ({one_line(error)})"
+                    self._report(f"{cause}; retrying for {duration(RETRY_SECONDS)}")
+                if waited > RETRY_SECONDS or self.should_abort():
+                    problem = f"has not answered for {duration(waited)} ({one_line(error)})"
+                    fix = "all results are on disk; start the server and repeat the command"
+                    raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
+                time.sleep(INTERVAL_SECONDS)
+            else:
+                if is_reported:
+                    self._report("is available again")
+                return result
 
     def _report(self, event: str) -> None:
         self.report(f"storage={self._storage}: {event}")
@@ -119,7 +116,7 @@ def is_unavailable(error: Exception) -> bool:
     return broken or isinstance(cause, (OperationalError, InterfaceError))
 
 
-def is_locked(error: Exception) -> bool:
+def waits_for_lock(error: Exception) -> bool:
     """Whether another connection holds a lock that the operation needs."""
     original = getattr(_cause(error), "orig", None)
     return getattr(original, "pgcode", None) == LOCK_NOT_AVAILABLE or "database is locked" in str(original)

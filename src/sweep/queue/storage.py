@@ -26,9 +26,9 @@ from src.sweep.queue.retry import (
     Retry,
     StorageUnavailable,
     database_errors,
-    is_locked,
     is_unavailable,
     one_line,
+    waits_for_lock,
 )
 from src.urls import sqlite_file, with_driver, without_password
 
@@ -88,7 +88,7 @@ class StudyStore:
                 with locked(folder.root / "queue.lock"):  # two processes that create tables at once would collide
                     return self._open(folder, queue, name, direction)
 
-            served = self.retry(opened, None if waits else is_locked) if url else opened()
+            served = self.retry(opened, None if waits else waits_for_lock) if url else opened()
         except ConfigError:  # of a lock, or of a server that does not come back
             raise
         except database_errors() as error:
@@ -203,12 +203,9 @@ def _holder(url: str | None) -> str:
         return holder(file)
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(with_driver(url), connect_args=POSTGRESQL)
-    try:
-        with engine.connect() as connection:
-            found = connection.execute(sqlalchemy.text(OLDEST_TRANSACTION)).first()
-    finally:
-        engine.dispose()
+    engine = sqlalchemy.create_engine(with_driver(url), poolclass=sqlalchemy.NullPool, connect_args=POSTGRESQL)
+    with engine.connect() as connection:
+        found = connection.execute(sqlalchemy.text(OLDEST_TRANSACTION)).first()
     return "another process" if found is None else "{} (session {}, since {:%H:%M:%S})".format(*found)
 
 
@@ -218,10 +215,10 @@ def _database(url: str) -> BaseStorage:
     dialect = sqlalchemy.make_url(url).get_backend_name()
     options: dict[str, Any] = {"connect_args": SQLITE if dialect == "sqlite" else {}}
     if dialect == "postgresql":
-        engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": POSTGRESQL["connect_timeout"]})
+        timeout = {"connect_timeout": POSTGRESQL["connect_timeout"]}
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=timeout)
         with engine.begin() as connection:
             connection.execute(sqlalchemy.schema.CreateSchema(SCHEMA, if_not_exists=True))
-        engine.dispose()
         name = f"process {os.getpid()} on {socket.gethostname()}"
         options = {"pool_pre_ping": True, "connect_args": {**POSTGRESQL, "application_name": name[:63]}}
     return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))

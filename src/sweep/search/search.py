@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial
 
-from src.config import Config, Objective, SearchConfig, parse, parse_objective, parse_search
+from src.config import Config, Objective, SearchConfig, parse, parse_objective
 from src.config.composing import key_of, set_value
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
@@ -38,7 +38,8 @@ from src.sweep.grid.line import CommandLine
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats
 from src.sweep.search.space import corners, overrides_of, space_of
-from src.sweep.search.strategy import STRATEGIES, OptunaStrategy, Proposal
+from src.sweep.search.strategy import STRATEGIES, Proposal, Strategy
+from src.typed import build
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     from src.cells.resolve import ResolvedCell
@@ -61,7 +62,7 @@ class Search:
         return f"{self.objective.direction.replace('_absolute', ' the absolute')} {self.objective.text}"
 
     @property
-    def strategy(self) -> OptunaStrategy:
+    def strategy(self) -> Strategy:
         """How the points are chosen."""
         return STRATEGIES[self.config.name]
 
@@ -149,7 +150,7 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
     space = space_of(line)
     raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
     settings = _resolved(next(iter(raw.values())))
-    search = parse_search(settings)
+    search = build(SearchConfig, settings["search"], "search")
     if settings["seeds"] == AUTO:
         raise ConfigError("seeds", AUTO, f"is for a grid; search={search.name} needs a number of seeds, e.g. seeds=12")
     sweep = settings["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])

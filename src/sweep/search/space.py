@@ -8,9 +8,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
+from src.config.composing import typed_value
 from src.config.space import Point, Space, distribution_of, ends_of
 from src.errors import ConfigError
-from src.sweep.grid.line import CommandLine, is_run_key, text_of
+from src.sweep.grid.line import CommandLine, is_run_key
 
 MAX_CORNERS = 64
 
@@ -23,7 +24,7 @@ def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
             if override.is_sweep_override():
                 what = "a seed" if key == "seed" else "a regime"
                 problem = f"{what} cannot be searched: every trial runs all `regimes` x `seeds`; list them there"
-                raise ConfigError(key, text_of(override), problem)
+                raise ConfigError(key, typed_value(override), problem)
             continue
         space[key] = distribution_of(key, override)
     if not space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from src.config import Objective, SearchConfig
-from src.config.space import Space, rounded
+from src.config.space import Point, Space, rounded
 from src.errors import ConfigError
 from src.io import digest
 from src.sweep.search.boundary import Floats, check_axes, next_visit
@@ -21,18 +22,15 @@ from src.sweep.search.boundary import Floats, check_axes, next_visit
 class Proposal:
     """The next point, with what its trial records from the start; ``n_seeds`` limits its seeds to the first ones."""
 
-    point: Mapping[str, Any]
+    point: Point
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class OptunaStrategy:
-    """Points by a sampler with its defaults; it avoids the points of running trials."""
+class Strategy(ABC):
+    """How the points of a search are chosen."""
 
     finds_best = True
     """Whether the search is for the best value."""
-
-    def __init__(self, sampler: type[BaseSampler]) -> None:
-        self._sampler = sampler
 
     def identity(self, config: SearchConfig) -> list[Any]:
         """Settings of the search, other than the seed, that make it another one."""
@@ -41,6 +39,7 @@ class OptunaStrategy:
     def check(self, config: SearchConfig, objective: Objective, space: Space) -> None:
         """Raises ConfigError for a search that cannot be done."""
 
+    @abstractmethod
     def propose(
         self,
         config: SearchConfig,
@@ -55,20 +54,27 @@ class OptunaStrategy:
 
         `n_seeds`: of a cell; `costs`: see `next_visit`.
         """
-        del n_seeds, costs
+
+
+class OptunaStrategy(Strategy):
+    """Points by a sampler with its defaults; it avoids the points of running trials."""
+
+    def __init__(self, sampler: type[BaseSampler]) -> None:
+        self._sampler = sampler
+
+    def propose(
+        self, config: SearchConfig, objective: Objective, space: Space, trials: Sequence[FrozenTrial], *_: object
+    ) -> Proposal:
         seed = int(digest([config.seed, len(trials)])[:8], 16)
         study = optuna.create_study(direction=objective.goal, sampler=self._sampler(seed=seed))  # type: ignore[call-arg]
         study.add_trials(trials)
         return Proposal(rounded(study.ask(dict(space)).params, space))
 
 
-class BoundaryStrategy(OptunaStrategy):
+class BoundaryStrategy(Strategy):
     """Cells and seeds where the sign of a difference is least certain for its cost; see `src.sweep.search.boundary`."""
 
     finds_best = False
-
-    def __init__(self) -> None:
-        """It has no sampler."""
 
     def identity(self, config: SearchConfig) -> list[Any]:
         return [config.step, config.certain]
@@ -96,7 +102,7 @@ class BoundaryStrategy(OptunaStrategy):
         return None if found is None else Proposal(*found)
 
 
-STRATEGIES = {
+STRATEGIES: Mapping[str, Strategy] = {
     "tpe": OptunaStrategy(optuna.samplers.TPESampler),
     "gp": OptunaStrategy(optuna.samplers.GPSampler),
     "random": OptunaStrategy(optuna.samplers.RandomSampler),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from src.cells.resolve import ResolvedCell
 from src.comparison.betting import AnyStop
 from src.comparison.pairing import Records
 from src.comparison.sentences import sentence
+from src.comparison.tables import csv_text
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, Rules, judge
@@ -172,19 +171,18 @@ def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
 
 def _write(searched: Searched) -> list[Path]:
     """Writes trials.csv with every trial, and the plots, to the search's folder."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     search = searched.search
-    rows.writerow(["trial", "state", search.objective.text, *search.objective.of, *search.space, "cell", "reason"])
+    heads = ["trial", "state", search.objective.text, *search.objective.of, *search.space, "cell", "reason"]
+    rows: list[Sequence[object]] = [heads]
     for trial in searched.trials:
         attributes = trial.user_attrs
         means = [attributes.get("means", {}).get(label, "") for label in search.objective.of]
         value = trial.values[0] if trial.values else ""
         point = [trial.params[key] for key in search.space]
         row = [attributes["point"], trial.state.name, value, *means, *point]
-        rows.writerow([*row, attributes.get("cell", ""), attributes.get("reason", "")])
+        rows.append([*row, attributes.get("cell", ""), attributes.get("reason", "")])
     path = searched.folder / "trials.csv"
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, csv_text(rows))
     unit = unit_of(search.objective.metric)
     shown = replace(unit, of_values=unit.of_differences) if len(search.objective.of) > 1 else unit
     if not search.strategy.finds_best:
