@@ -171,12 +171,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return body
 
 
-def read_json_or(path: Path, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON object in a file; `otherwise` if there is none, or a damaged one that is about to be written again."""
+def read_json_or(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file; {} where there is none, or a damaged one that is about to be written again."""
     try:
         return read_json(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return otherwise
+        return {}
 
 
 def inside(folder: Path, name: str) -> Path:

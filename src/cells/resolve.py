@@ -76,7 +76,7 @@ class ResolvedCell:
         """The runs that have no result on disk now; a damaged result is none."""
         if not self.folder.exists():  # as for most cells of a new grid
             return self.runs
-        return [run for run in self.runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json", {})]
+        return [run for run in self.runs if "provenance" not in read_json_or(self.run_folder(*run) / "result.json")]
 
     def unwritten_runs(self) -> list[tuple[RegimeConfig, int]]:
         """The runs without a result file, which is not read: of cells whose workers have just ended them."""

@@ -75,7 +75,7 @@ def load_images(
         found = _read(cache / name)  # another process may have decoded the images while this one waited
         if found is None:
             shutil.rmtree(cache / name, ignore_errors=True)
-            damaged = read_json_or(cache / f"{name}.damaged.json", {}) or _decode_all(
+            damaged = read_json_or(cache / f"{name}.damaged.json") or _decode_all(
                 tree, class_names, files, digests, shape, cache / name
             )
             found = _read(cache / name)

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         runs, content = read_runs(Path(files[0])), Path(files[0]).read_bytes()
         source = {"file": Path(files[0]).name, "sha256": hashlib.sha256(content).hexdigest()[:16]}
-    known = read_json_or(sweep_dir / RECORDED, {})
+    known = read_json_or(sweep_dir / RECORDED)
     labels = list(dict.fromkeys([*known.get("regimes", ()), *(run.regime for run in runs)]))
     baseline = baseline or known.get("baseline")
     if runs and baseline not in (None, *labels):
@@ -124,7 +124,7 @@ def _write(sweep_dir: Path, runs: Sequence[RecordedRun], about: Mapping[str, Any
         cell = digest({"schema": SCHEMA_VERSION, "recorded": dict(run.axes)})
         folder = sweep_dir / "cells" / cell / file_name(f"{run.regime}-{run.seed}")
         body = _body(sweep_dir.name, cell, run)
-        written = read_json_or(folder / "result.json", {})
+        written = read_json_or(folder / "result.json")
         if not written:
             new.append((folder, body))
         elif any(written.get(key) != body[key] for key in ("status", "result")):

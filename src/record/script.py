@@ -214,7 +214,7 @@ def _run(script: Script, stage: ScriptStage, root: Path, failures: Mapping[str, 
 
 def _measured(path: Path) -> dict[str, Any]:
     """Metrics and costs that the script wrote. Raises ValueError."""
-    content = read_json_or(path, {})
+    content = read_json_or(path)
     if not content:
         raise ValueError('is missing or no JSON object; write e.g. {"union/accuracy": 0.9} at the end of the script')
     metrics, costs = {}, {}

@@ -68,7 +68,7 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
         except (ConfigError, OSError, ValueError) as error:
             problems.append(f"{path.parent.name}/{path.name}: {error}")
     records = load_records(folder.root).with_axes(_axes(configs))
-    recorded = read_json_or(folder.root / RECORDED, {})
+    recorded = read_json_or(folder.root / RECORDED)
     return Sweep(
         folder=folder.root,
         configs=configs,
@@ -82,7 +82,7 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
 
 def _summary(sweep_dir: Path) -> dict[str, Any]:
     """The summary of the sweep's last command; empty if none has finished."""
-    return dict(read_json_or(sweep_dir / "summary.json", {}))
+    return dict(read_json_or(sweep_dir / "summary.json"))
 
 
 def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:
@@ -102,7 +102,7 @@ def _labels(records: Records, configs: Mapping[str, Config], recorded: Sequence[
 def attach(sweep: Sweep) -> None:
     """Attaches the report's files to the sweep's run in MLflow; the next command does if the tracker is unavailable."""
     summary = _summary(sweep.folder)
-    recorded = read_json_or(sweep.folder / RECORDED, {})
+    recorded = read_json_or(sweep.folder / RECORDED)
     if "artifacts" not in summary or not (sweep.configs or recorded):
         return
     found = [path for path in sorted((sweep.folder / "report").iterdir()) if path.is_file()]

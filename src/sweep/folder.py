@@ -73,7 +73,7 @@ class SweepFolder:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / "queue.json.lock"):  # two commands that start at once must agree on the id
-            known = read_json_or(self.root / "queue.json", {})
+            known = read_json_or(self.root / "queue.json")
             folder_id = self.root / "queue.id"  # survives the loss of queue.json
             kept = folder_id.read_text(errors="replace") if folder_id.exists() else ""
             known_id = known.get("id") or (kept if re.fullmatch("[0-9a-f]{16}", kept) else secrets.token_hex(8))

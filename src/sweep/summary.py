@@ -220,7 +220,7 @@ def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> 
 
 def attached(sweep_dir: Path) -> list[str]:
     """Files that `make report` attached to the sweep earlier; they stay attached."""
-    before = read_json_or(sweep_dir / "summary.json", {}).get("artifacts", [])
+    before = read_json_or(sweep_dir / "summary.json").get("artifacts", [])
     return [name for name in before if re.fullmatch(r"report/[^/]+", name) and (sweep_dir / name).is_file()]
 
 

@@ -75,11 +75,11 @@ def write_sweep(sweep_dir: Path, report: SweepReport, outbox: Outbox | None = No
 
 def _write_report(path: Path, body: dict[str, Any], parts: Iterable[Path], outbox: Outbox | None) -> Path:
     # An unchanged report keeps its times, so that a rerun changes neither the file nor MLflow.
-    old = read_json_or(path, {})
+    old = read_json_or(path)
     if {key: old.get(key) for key in body} == json.loads(json.dumps(body)):
         return path
     now = datetime.now(UTC)
-    started = min([now, *(_started(content) for part in parts if (content := read_json_or(part, {})))])
+    started = min([now, *(_started(content) for part in parts if (content := read_json_or(part)))])
     times = {"started_at": started.isoformat(), "finished_at": now.isoformat()}
     with outbox.transaction(path.parent, named=False) if outbox is not None else nullcontext():
         write_atomically(path, json.dumps({"schema": 1, **body, **times}, indent=1), named=False)

@@ -283,7 +283,7 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     files = {"config.yaml": config_yaml.encode(), "history.parquet": sink.getvalue().to_pybytes()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
-    if path.exists() and "provenance" not in read_json_or(path, {}):  # one that is written after this look stays
+    if path.exists() and "provenance" not in read_json_or(path):  # one that is written after this look stays
         path.unlink(missing_ok=True)  # a damaged one
     write_files(folder, {**files, path.name: to_json(with_checksum(to_json(body)))}, once=True)
     (folder / "failed.json").unlink(missing_ok=True)
@@ -293,7 +293,7 @@ def write_failure(folder: Path, who: Mapping[str, Any], error: str, trace: str) 
     """Records why a run has no result; the next command retries it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "failed.json"
-    attempts = read_json_or(path, {}).get("attempts", 0)
+    attempts = read_json_or(path).get("attempts", 0)
     body = {**who, "error": error, "traceback": trace, "attempts": attempts + 1, "versions": versions()}
     write_atomically(path, to_json({**body, "failed_at": datetime.now(UTC).isoformat()}))
 

@@ -164,7 +164,7 @@ def _past_runs(cells_dir: Path) -> tuple[float | None, float]:
     """Mean seconds and bytes of the sweep's finished runs, from a sample."""
     seconds, sizes = [], []
     for path in cells_dir.glob("*/*/result.json"):
-        result = read_json_or(path, {})
+        result = read_json_or(path)
         if "provenance" not in result:
             continue
         seconds.append(float(result["provenance"]["seconds"]))

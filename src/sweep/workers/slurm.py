@@ -134,7 +134,7 @@ class SlurmWorkers(Workers):
         import submitit
 
         path = self._folder / "submitted.json"
-        body = read_json_or(path, {})
+        body = read_json_or(path)
         if body.get("cluster") != self._launcher.cluster:
             return []
         kind = {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[self._launcher.cluster]
