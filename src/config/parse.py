@@ -18,6 +18,7 @@ from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
 from src.io import MAX_OWN_NAME
 from src.regimes.checkpoint import pin
+from src.regimes.config import RegimeConfig
 from src.typed import build_variant, convert, hints_of
 
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
@@ -38,6 +39,28 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     `single_run`: the cell is the one run (`regime`, `seed`) instead of `regimes` x `seeds`.
     Raises ConfigError (a ValueError) that names the key, the value and the fix.
     """
+    given = _completed(given)
+    hints = hints_of(Config)
+    limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
+    for name in ("data", "stopping", "optimizer", "arch", "launcher", "tune"):
+        values[name] = _variant(name, values["plugins"], _Given.of(given[name]))
+    if (weights := values["arch"].weights) is not None:
+        pinned = pin(values["arch"].weights_file(weights), "arch.weights")
+        values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
+    for name in ("split", "trainer", "tracking"):
+        values[name] = _group(name, _Given.of(given[name]))
+    plain = ("loss", "head", "online", "label_smoothing", "augment", "margin")
+    for name in (*plain, "multirun", "storage", "n_workers", "dry_run"):
+        values[name] = convert(hints[name], given[name], name, limits[name])
+    values |= _one_run(given, values) if single_run else _compared_runs(given, values)
+    config = Config(sweep=_sweep_name(given["sweep"], values), **values)
+    check(config)
+    return config
+
+
+def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The composed mapping with defaults for later keys. Refuses unknown and missing keys, and those of a search."""
     given = DEFAULTS | {key: value for key, value in given.items() if key not in ("hydra", "notify")}
     if isinstance(given.get("tracking"), Mapping):  # files of earlier versions name a key that no longer exists
         given["tracking"] = {key: value for key, value in given["tracking"].items() if key != "batched"}
@@ -52,49 +75,47 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     for key in TOP_LEVEL:
         if key not in given:
             raise ConfigError(key, "", "is missing; give it a value")
-    hints = hints_of(Config)
-    limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
-    values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
-    regimes = catalogs(values["plugins"])["regime"]
-    for name in ("data", "stopping", "optimizer", "arch", "launcher", "tune"):
-        values[name] = _variant(name, values["plugins"], _Given.of(given[name]))
-    if (weights := values["arch"].weights) is not None:
-        pinned = pin(values["arch"].weights_file(weights), "arch.weights")
-        values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
-    for name in ("split", "trainer", "tracking"):
-        values[name] = _group(name, _Given.of(given[name]))
-    plain = ("loss", "head", "online", "label_smoothing", "augment", "margin")
-    for name in (*plain, "multirun", "storage", "n_workers", "dry_run"):
-        values[name] = convert(hints[name], given[name], name, limits[name])
-    n_parts = values["split"].parts
-    entries = [given["regime"]] if single_run else given["regimes"]
+    return given
+
+
+def _one_run(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The one regime and seed of a single run."""
+    return {"regimes": _regimes([given["regime"]], values), "seeds": parse_seeds([given["seed"]])}
+
+
+def _compared_runs(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The regimes that are compared, on which seeds, and with which baseline."""
+    regimes, baseline = _regimes(given["regimes"], values), given.get("baseline")
+    labels = [regime.label for regime in regimes]
+    if baseline not in (None, *labels):
+        raise ConfigError("baseline", baseline, f"is no compared regime; {did_you_mean(str(baseline), labels)}")
+    seeding = parse_seeding(given)
+    if seeding is not None and values["margin"] is not None:
+        problem = "is for a fixed number of seeds; with seeds=auto set seeding.margin"
+        raise ConfigError("margin", values["margin"], problem)
+    return {"regimes": regimes, "baseline": baseline, "seeds": parse_seeds(seeding.max if seeding else given["seeds"])}
+
+
+def _regimes(entries: object, values: Mapping[str, Any]) -> tuple[RegimeConfig, ...]:
     if not isinstance(entries, (list, tuple)) or not entries:
         raise ConfigError("regimes", entries, "must be a list of regimes, e.g. regimes=[sequential,combined]")
-    values["regimes"] = tuple(parse_regime(entry, n_parts, regimes, values["optimizer"]) for entry in entries)
-    if len(set(values["regimes"])) < len(entries):
-        raise ConfigError("regimes", [r.label for r in values["regimes"]], "names a regime twice; leave one out")
-    values["baseline"] = None if single_run else given.get("baseline")
-    labels = [regime.label for regime in values["regimes"]]
-    if values["baseline"] not in (None, *labels):
-        raise ConfigError(
-            "baseline", values["baseline"], f"is no compared regime; {did_you_mean(str(values['baseline']), labels)}"
-        )
-    seeding = None if single_run else parse_seeding(given)
-    if seeding is not None and values["margin"] is not None:
-        raise ConfigError(
-            "margin", values["margin"], "is for a fixed number of seeds; with seeds=auto set seeding.margin"
-        )
-    values["seeds"] = parse_seeds([given["seed"]] if single_run else seeding.max if seeding else given["seeds"])
-    name = f"{values['data'].label}-{values['arch'].name}" if given["sweep"] is None else given["sweep"]
+    n_parts, catalog = values["split"].parts, catalogs(values["plugins"])["regime"]
+    regimes = tuple(parse_regime(entry, n_parts, catalog, values["optimizer"]) for entry in entries)
+    if len(set(regimes)) < len(entries):
+        raise ConfigError("regimes", [r.label for r in regimes], "names a regime twice; leave one out")
+    return regimes
+
+
+def _sweep_name(given: object, values: Mapping[str, Any]) -> str:
+    """The user's name of the sweep, or one made of the data and the architecture."""
+    name = f"{values['data'].label}-{values['arch'].name}" if given is None else given
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError("sweep", name, "must be a name of letters, digits, '.', '_' and '-', e.g. sweep=mine")
     if len(name) > MAX_OWN_NAME:
         raise ConfigError("sweep", name, f"is too long for the name of a folder; use at most {MAX_OWN_NAME} characters")
     if name.lower().startswith("mlflow.") or name.lower() == "mlartifacts":
         raise ConfigError("sweep", name, f"is a name that MLflow's files have in multirun; e.g. sweep=my-{name}")
-    config = Config(sweep=name, **values)
-    check(config)
-    return config
+    return name
 
 
 @dataclasses.dataclass(frozen=True)
