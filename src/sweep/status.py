@@ -39,18 +39,18 @@ def status_lines(folder: SweepFolder) -> list[str]:
                 lines += _ended(queue.latest(trials).values(), TrialState.FAIL)
         for search_id in searches:
             with closing(TrialQueue(folder, process, description, search_id)) as found:
-                lines += _search_lines(f"{folder.sweep}, search {search_id}", found, workers)
+                lines += _search_lines(folder, found, workers)
     return lines
 
 
-def _search_lines(title: str, queue: TrialQueue, workers: Sequence[ProcessInfo]) -> list[str]:
+def _search_lines(folder: SweepFolder, queue: TrialQueue, workers: Sequence[ProcessInfo]) -> list[str]:
     trials = queue.trials()
     points = list(queue.latest(trials).values())
-    n_left = max(0, queue.limit() - sum(point.state.is_finished() for point in points))
+    n_left = max(0, queue.search.limit(folder) - sum(point.state.is_finished() for point in points))
     states = Counter(point.state for point in points)
     names = {"done": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     counts = {name: states[TrialState[state]] for name, state in names.items()} | {"left": n_left}
-    lines = [_title(title, counts)]
+    lines = [_title(f"{folder.sweep}, search {queue.search_id}", counts)]
     if best := best_text(points, queue.search):
         lines.append(f"  {'best ' * queue.search.strategy.finds_best}so far: {queue.search.objective.text} = {best}")
     return [

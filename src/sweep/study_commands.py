@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from src.errors import ConfigError
 from src.sweep import laboratory
-from src.sweep.command import run_plan
+from src.sweep.command import run_work
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.plan import SweepPlan
 from src.sweep.work import GridWork
@@ -55,7 +55,7 @@ def run_studies(plan: SweepPlan, report: Callable[[SweepFolder], None], *, run: 
         print("\n".join(work.description(n_workers_of(plan.config))))
         return 0
     with Deliverer(work.folder.root, plan.config.tracking):
-        failures = run_plan(plan, laboratory) if run else []
+        failures = (run_work(work) or []) if run else []
         report(work.folder)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)

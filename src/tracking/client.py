@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +211,13 @@ class ClientTracker:
 @contextlib.contextmanager
 def _translated_errors(key: Key | None = None) -> Iterator[None]:
     """Runs requests with short timeouts and raises their failures as errors of `tracker`."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
     try:
-        with _short_timeouts():
+        with temporary_variables(limits):  # which MLflow reads at each request
             yield
     except MlflowException as error:
         if key is not None and error.error_code in REFUSED:
@@ -226,16 +230,6 @@ def _translated_errors(key: Key | None = None) -> Iterator[None]:
         raise TrackerUnavailable(mask(str(error)) + fix) from error
     except (RequestException, OSError) as error:
         raise TrackerUnavailable(mask(str(error))) from error
-
-
-def _short_timeouts() -> AbstractContextManager[None]:
-    """MLflow's limits for one request, from variables that it reads at each."""
-    ours = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_S),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-    return temporary_variables(ours)
 
 
 def _quoted(value: str) -> str:

@@ -132,7 +132,8 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
     common |= {f"version.{name}": str(version) for name, version in (provenance.get("versions") or {}).items()}
     axes = _axis_params(body["axes"]) | {"seed": str(body["seed"]), "regime": str(body["regime"])}
     axes |= flatten({"knob": body["knobs"]}) if body.get("knobs") else {}
-    text = _config_text(folder)
+    file = inside(folder, "config.yaml")
+    text = file.read_text() if file.exists() else ""
     try:
         config = read_settings(text)
     except ValueError as error:
@@ -150,11 +151,6 @@ def _run(folder: Path, body: Body, status: Status, span: _Span, tags: Mapping[st
         artifacts={"config.yaml": mask(text).encode()} if text else {},
         parent=_pending_cell(key, body["axes"], span.start),
     )
-
-
-def _config_text(folder: Path) -> str:
-    file = inside(folder, "config.yaml")
-    return file.read_text() if file.exists() else ""
 
 
 def _curves(path: Path, span: _Span) -> list[MetricPoint]:

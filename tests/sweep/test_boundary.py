@@ -14,7 +14,7 @@ from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.search.boundary import LEVELS, N_FIRST, Map, map_of, measured, next_visit
 from src.sweep.search.boundary_plot import boundary_sentences, crossings, write_boundary
-from src.sweep.search.trials import Searched, best_text, limit_of
+from src.sweep.search.trials import Searched, best_text
 from tests.sweep.searches import opened, search_of, work
 
 pytestmark = pytest.mark.usefixtures("hydra")
@@ -137,7 +137,7 @@ def test_a_search_resumes_at_the_same_points_and_a_repeated_one_has_none(tmp_pat
             work(queue, most)
             cut = list(queue.latest().values())
     assert [trial.params for trial in cut] == [trial.params for trial in whole]
-    assert len(whole) == limit_of(search, SweepFolder(tmp_path / "whole", "s"))
+    assert len(whole) == search.limit(SweepFolder(tmp_path / "whole", "s"))
     with opened(search, tmp_path / "whole") as queue:
         assert queue.claim() is None
         assert queue.n_waiting() == 0
@@ -151,7 +151,7 @@ def test_it_ends_early_when_the_map_is_certain(tmp_path: Path) -> None:
         work(queue)
         assert N_FIRST <= len(queue.latest()) < 12
         assert queue.n_waiting() == 0
-        assert len(queue.latest()) == queue.limit()
+        assert len(queue.latest()) == search.limit(SweepFolder(tmp_path, "s"))
 
 
 def test_the_result_is_a_sentence_two_tables_and_a_map(tmp_path: Path) -> None:

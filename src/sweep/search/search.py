@@ -37,12 +37,15 @@ from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
 from src.sweep.grid.line import CommandLine
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats
-from src.sweep.search.space import corners, overrides_of, space_of
+from src.sweep.search.space import corners, space_of
 from src.sweep.search.strategy import STRATEGIES, Proposal, Strategy
 from src.typed import build
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     from src.cells.resolve import ResolvedCell
+
+ENOUGH = "enough"
+"""The file with the number of points after which no further one is needed."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Search:
         """The next point after all earlier `trials`: a function of these and the settings, in any process."""
         n_seeds = len(self._corners[0].seeds)
         return self.strategy.propose(self.config, self.objective, self.space, trials, n_seeds, self._costs)
+
+    def limit(self, folder: SweepFolder) -> int:
+        """Number of points in all: the requested number, or those that answered the question."""
+        path = folder.search(self.id) / ENOUGH
+        return min(self.config.n_trials, int(path.read_text()) if path.exists() else self.config.n_trials)
 
     @functools.cached_property
     def _corners(self) -> list[Config]:
@@ -191,7 +199,7 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
 
 
 def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> Cell:
-    overrides = overrides_of(point)
+    overrides = tuple(f"{key}={value}" for key, value in point.items())  # as a command line has them
     group_keys = {key_of(choice) for choices in bases for choice in choices}
     choices = tuple(override for override in overrides if key_of(override) in group_keys)
     mapping = copy.deepcopy(dict(bases[choices]))

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from src.config.composing import typed_value
-from src.config.space import Point, Space, distribution_of, ends_of
+from src.config.space import Space, distribution_of, ends_of
 from src.errors import ConfigError
 from src.sweep.grid.line import CommandLine, is_run_key
 
@@ -39,8 +39,3 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
     ends = [ends_of(distribution) for distribution in space.values()]
     for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
         yield dict(zip(space, values, strict=True))
-
-
-def overrides_of(point: Point) -> tuple[str, ...]:
-    """The point as a command line has it, ``key=value`` each."""
-    return tuple(f"{key}={value}" for key, value in point.items())

@@ -31,13 +31,11 @@ from src.sweep.grid.cells import covers, with_runs_of
 from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
-from src.sweep.search.search import Search, load_search
+from src.sweep.search.search import ENOUGH, Search, load_search
 from src.sweep.search.space import corners
 from src.sweep.work import axes_text
 from src.training.control import OnProgress, ProgressReport
 
-ENOUGH = "enough"
-"""The file with the number of points after which no further one is needed."""
 KEPT = ("point", "axes", "cell", "n_seeds", "certain")
 """User attributes that the next trial of a failed point has from the start."""
 
@@ -144,12 +142,8 @@ class TrialQueue(WorkQueue):
     def n_waiting(self) -> int:
         """Number of points that wait for a worker, those that are not chosen yet included."""
         points = self.latest().values()
-        n_to_ask = max(0, self.limit() - len(points))
+        n_to_ask = max(0, self.search.limit(self._folder) - len(points))
         return n_to_ask + sum(point.state == TrialState.WAITING for point in points)
-
-    def limit(self) -> int:
-        """Number of points in all."""
-        return limit_of(self.search, self._folder)
 
     def sample(self) -> Config | None:
         """The config of any point; None if all have ended."""
@@ -172,7 +166,7 @@ class TrialQueue(WorkQueue):
     def _ask_next(self) -> bool:
         points = self.latest()
         waits = any(trial.state == TrialState.WAITING for trial in points.values())
-        if waits or len(points) >= self.limit():
+        if waits or len(points) >= self.search.limit(self._folder):
             return False
         proposal = self.search.propose(list(points.values()))
         if proposal is None:
@@ -234,12 +228,6 @@ def best_first(trials: Sequence[FrozenTrial], search: Search) -> list[FrozenTria
     """The trials with a value, the best first."""
     valued = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(valued, key=lambda trial: trial.values[0], reverse=search.objective.maximised)
-
-
-def limit_of(search: Search, folder: SweepFolder) -> int:
-    """Number of points in all: the requested number, or those that answered the question."""
-    path = folder.search(search.id) / ENOUGH
-    return min(search.config.n_trials, int(path.read_text()) if path.exists() else search.config.n_trials)
 
 
 def _found(score: Score) -> dict[str, Any]:

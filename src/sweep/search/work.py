@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 from src.cells.resolve import ResolvedCell
 from src.config.space import distribution_in_words
-from src.errors import ConfigError
 from src.progress import SweepProgress, duration
 from src.sweep.engine import Engine, Report
 from src.sweep.grid.line import CommandLine
@@ -21,7 +19,7 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.search.search import make_search
 from src.sweep.search.summary import report_search
-from src.sweep.search.trials import Searched, TrialQueue, best_text, limit_of
+from src.sweep.search.trials import Searched, TrialQueue, best_text
 from src.sweep.work import Trials, Work
 
 
@@ -34,9 +32,6 @@ class SearchWork(Work):
         self.search, self._first, refused = make_search(line, engine)
         super().__init__(self._first.config, engine)
         self.search_id = self.search.id
-        for package in ("torch", "scipy"):
-            if self.search.config.name == "gp" and importlib.util.find_spec(package) is None:
-                raise ConfigError("search", "gp", f"needs the package {package}; install it, or take search=tpe")
         self.trials: Sequence[FrozenTrial] = ()
         """The last trial of each point, in the order of the points."""
         for remark in self._remarks(refused):
@@ -68,7 +63,7 @@ class SearchWork(Work):
     def progress(self, trials: Trials) -> SweepProgress:
         self.trials = list(trials.values())
         states = Counter(trial.state.name for trial in self.trials)
-        n = max(len(trials), limit_of(self.search, self.folder))
+        n = max(len(trials), self.search.limit(self.folder))
         n_done = sum(trial.state.is_finished() for trial in self.trials)
         best = best_text(self.trials, self.search)
         shown = {
