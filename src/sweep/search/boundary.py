@@ -201,19 +201,35 @@ def _first(number: int, space: Space, seed: int) -> dict[str, Any]:
     return _point(np.round(sobol * levels) / levels, space)
 
 
-def scale_of(distribution: BaseDistribution) -> tuple[float, float, bool]:
-    """(low, high, log): the ends of an axis, logarithms if the axis is logarithmic."""
-    low, high, log = (getattr(distribution, name) for name in ("low", "high", "log"))
-    return (np.log(low), np.log(high), True) if log else (low, high, False)
+@dataclass(frozen=True)
+class Scale:
+    """An axis: its ends, which are logarithms if it is logarithmic."""
+
+    low: float
+    high: float
+    is_log: bool
+
+    @classmethod
+    def of(cls, distribution: BaseDistribution) -> Scale:
+        low, high, is_log = (getattr(distribution, name) for name in ("low", "high", "log"))
+        return cls(np.log(low), np.log(high), True) if is_log else cls(low, high, False)
+
+    def value(self, share: float) -> float:
+        """The value at a share of the axis, from 0 to 1."""
+        value = self.low + share * (self.high - self.low)
+        return float(np.exp(value)) if self.is_log else float(value)
+
+    def share(self, value: float) -> float:
+        """The place of a value on the axis, from 0 to 1."""
+        return float(((np.log(value) if self.is_log else value) - self.low) / (self.high - self.low))
 
 
 def _point(where: Floats, space: Space) -> dict[str, Any]:
     """The settings at a point of the unit cube."""
     values: dict[str, Any] = {}
     for share, (key, distribution) in zip(where, space.items(), strict=True):
-        low, high, log = scale_of(distribution)
-        value = low + float(share) * (high - low)
-        value = min(max(float(np.exp(value)) if log else value, distribution.low), distribution.high)  # type: ignore[attr-defined]
+        value = Scale.of(distribution).value(float(share))
+        value = min(max(value, distribution.low), distribution.high)  # type: ignore[attr-defined]
         step = getattr(distribution, "step", None)
         if step:
             value = distribution.low + round((value - distribution.low) / step) * step  # type: ignore[attr-defined]
@@ -223,9 +239,4 @@ def _point(where: Floats, space: Space) -> dict[str, Any]:
 
 def _unit(point: Point, space: Space) -> Floats:
     """The place of a point in the unit cube."""
-    shares = []
-    for key, distribution in space.items():
-        low, high, log = scale_of(distribution)
-        value = np.log(point[key]) if log else point[key]
-        shares.append((value - low) / (high - low))
-    return np.array(shares, dtype=np.float64)
+    return np.array([Scale.of(distribution).share(point[key]) for key, distribution in space.items()])

@@ -13,7 +13,7 @@ from src.axes import axis_label, axis_of
 from src.comparison.tables import csv_text
 from src.comparison.units import name_of, unit_of
 from src.io import write_atomically
-from src.sweep.search.boundary import LEVELS, N_FIRST, WRONG, Floats, Map, MeasuredPoint, map_of, measured, scale_of
+from src.sweep.search.boundary import LEVELS, N_FIRST, WRONG, Floats, Map, MeasuredPoint, Scale, map_of, measured
 from src.sweep.search.trials import Searched
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def write_boundary(searched: Searched) -> list[Path]:
     keys = list(space)
 
     def settings(where: Sequence[float] | Floats) -> list[str]:
-        return [f"{_setting(share, space[key]):.6g}" for share, key in zip(where, keys, strict=True)]
+        return [f"{Scale.of(space[key]).value(share):.6g}" for share, key in zip(where, keys, strict=True)]
 
     rows: list[Sequence[object]] = [(*keys, "effect", "deviation", "wrong")]
     table = np.column_stack([here.mean, here.deviation, here.wrong])
@@ -87,12 +87,6 @@ def write_boundary(searched: Searched) -> list[Path]:
     return [folder / "map.csv", folder / "boundary.csv", folder / "boundary.png"]
 
 
-def _setting(share: float, distribution: Any) -> float:
-    low, high, log = scale_of(distribution)
-    value = low + share * (high - low)
-    return float(np.exp(value)) if log else float(value)
-
-
 def _draw(searched: Searched, points: Sequence[MeasuredPoint], here: Map, path: Path) -> None:
     """A panel, or one for each of three values of the third axis."""
     from matplotlib.figure import Figure
@@ -104,7 +98,7 @@ def _draw(searched: Searched, points: Sequence[MeasuredPoint], here: Map, path: 
     for axes, third in zip(panels, slices, strict=True):
         mesh = _panel(axes, searched, points, here, third)
         if third is not None:
-            axes.set_title(f"{_name(keys[2])} = {_setting(third, search.space[keys[2]]):.3g}", fontsize=9)
+            axes.set_title(f"{_name(keys[2])} = {Scale.of(search.space[keys[2]]).value(third):.3g}", fontsize=9)
     a, b = search.objective.of
     bar = figure.colorbar(mesh, ax=panels, extend="both")
     bar.set_label(f"effect of {a} - {b}, standard deviations of a seed\n{name_of(search.objective.metric)}")
@@ -123,22 +117,21 @@ def _panel(axes: Axes, searched: Searched, points: Sequence[MeasuredPoint], here
     mean, wrong = (
         of.reshape(shape) if third is None else of.reshape(shape)[:, :, level] for of in (here.mean, here.wrong)
     )
-    x, y = ([_setting(share, space[key]) for share in np.linspace(0, 1, n)] for key in keys)
+    scales = [Scale.of(space[key]) for key in keys]
+    x, y = ([scale.value(share) for share in np.linspace(0, 1, n)] for scale in scales)
     mesh = axes.contourf(x, y, mean.T, levels=np.linspace(-3, 3, 25), cmap="PuOr_r", extend="both")
     axes.contourf(x, y, wrong.T, levels=[WRONG, 1], colors="none", hatches=["////"])
     axes.contour(x, y, wrong.T, levels=[WRONG], colors="0.35", linewidths=0.8, linestyles="--")
     axes.contour(x, y, mean.T, levels=[0], colors="black", linewidths=2)
     shown = [point for point in points if third is None or abs(point.where[2] - third) <= 0.5 / len(SLICES) + 1e-9]
-    places = [[_setting(share, space[key]) for share, key in zip(point.where, keys, strict=False)] for point in shown]
+    places = [[scale.value(share) for share, scale in zip(point.where, scales, strict=False)] for point in shown]
     if shown:
         sizes = [6 * len(point.differences) for point in shown]
         across, down = zip(*places, strict=True)
         axes.scatter(across, down, s=sizes, facecolors="white", edgecolors="black", linewidths=0.8, zorder=3)
     axes.set(xlabel=_name(keys[0]), ylabel=_name(keys[1]))
-    axes.set(
-        xscale="log" if scale_of(space[keys[0]])[2] else "linear",
-        yscale="log" if scale_of(space[keys[1]])[2] else "linear",
-    )
+    kinds = ["log" if scale.is_log else "linear" for scale in scales]
+    axes.set(xscale=kinds[0], yscale=kinds[1])
     return mesh
 
 
