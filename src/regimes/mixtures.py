@@ -5,20 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from src.regimes.parts import (
-    Stages,
-    chain,
-    later_with,
-    on_dataset_1,
-    one_after_the_other,
-    previous,
-    require,
-    requiring,
-    rest_and,
-)
+from src.regimes.parts import Stages, chain, one_after_the_other, previous, require, requiring, rest_and, shared_knobs
 from src.regimes.stage import Mixture, Stage, Targets
 
 
+@shared_knobs(checkpoint=True)
 def replay(
     n_parts: int,
     *,
@@ -27,9 +18,6 @@ def replay(
     memory: int | None = None,
     kept: Literal["reservoir", "balanced"] = "reservoir",
     even: bool = False,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
 ) -> Stages:
     """Sequential, but a fraction `share` of the draws of every later stage comes from the data before it.
 
@@ -37,31 +25,23 @@ def replay(
     these draws over classes. Experience replay (Chaudhry et al. 2019); `memory`: how many earlier samples are kept,
     chosen as `kept` says; `even`: every batch has the share.
     """
-    stages = _Replay("replay", share, balanced, memory, kept, even).stages(n_parts, checkpoint)
-    return later_with(stages, "replay", reset_optimizer, lr_factor, checkpoint)
+    return _Replay("replay", share, balanced, memory, kept, even).stages(n_parts)
 
 
-def self_replay(
-    n_parts: int,
-    *,
-    share: float = 0.1,
-    memory: int | None = None,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def self_replay(n_parts: int, *, share: float = 0.1, memory: int | None = None) -> Stages:
     """Replay of earlier inputs under the labels that the network gave them before the stage: no earlier label is kept.
 
     Pseudo-rehearsal (Robins 1995) on real inputs.
     """
-    stages = _Replay("self_replay", share, memory=memory).stages(n_parts, checkpoint)
-    stages = later_with(stages, "self_replay", reset_optimizer, lr_factor, checkpoint)
+    stages = _Replay("self_replay", share, memory=memory).stages(n_parts)
     if share == 0:
         return stages
     later = (replace(s, targets=Targets(kind="model", of=(k,) * (k + 1))) for k, s in enumerate(stages[1:]))
     return [stages[0], *later]
 
 
+@shared_knobs(checkpoint=True)
 def der(
     n_parts: int,
     *,
@@ -70,9 +50,6 @@ def der(
     labels: float = 0.0,
     memory: int | None = 200,
     kept: Literal["reservoir", "balanced"] = "reservoir",
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
 ) -> Stages:
     """Replay of a memory that holds the outputs at the end of each sample's own stage: their squared distance is the
     loss.
@@ -83,8 +60,7 @@ def der(
     require(labels >= 0, "der.labels", labels, "must not be negative")
     problem = "and der.labels=0 leave nothing to learn from the memory; raise one, or take share=0"
     require(strength > 0 or labels > 0 or share == 0, "der.strength", strength, problem)
-    stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts, checkpoint)
-    stages = later_with(stages, "der", reset_optimizer, lr_factor, checkpoint)
+    stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts)
     if share == 0 or (strength, labels) == (0.0, 1.0):
         return stages
     targets = Targets(kind="outputs", strength=strength, labels=labels)
@@ -114,7 +90,7 @@ class _Replay:
     kept: Literal["reservoir", "balanced"] = "reservoir"
     even: bool = False
 
-    def stages(self, n_parts: int, checkpoint: str | None) -> Stages:
+    def stages(self, n_parts: int) -> Stages:
         """The stages; with a share of 0 those of sequential."""
         regime, share, memory = self.regime, self.share, self.memory
         require(0 <= share < 1, f"{regime}.share", share, "must be at least 0 and below 1: a fraction of the draws")
@@ -123,8 +99,8 @@ class _Replay:
         problem = f"chooses what a memory keeps, and all is kept; set {regime}.memory"
         require(not needless, f"{regime}.kept", self.kept, problem)
         if share == 0:
-            return one_after_the_other(n_parts, checkpoint)
-        stages = [on_dataset_1(checkpoint)]
+            return one_after_the_other(n_parts)
+        stages = [Stage(mixture=Mixture(parts=(0,)))]
         for part in range(1, n_parts):
             mixture = Mixture(
                 parts=tuple(range(part + 1)),
@@ -154,17 +130,17 @@ def rebalanced(n_parts: int, *, share: float = 0.5) -> Stages:
     return [Stage(mixture=Mixture(parts=parts, shares=rest_and(share, n_parts)), counts_as=parts)]
 
 
-def chunked(n_parts: int, *, n_chunks: int = 2, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+@shared_knobs(checkpoint=False)
+def chunked(n_parts: int, *, n_chunks: int = 2) -> Stages:
     """The union in the seed's order, cut into `n_chunks` pieces that are trained one after the other, weights kept.
 
     One piece is combined; as many pieces as samples is online training.
     """
     require(n_chunks >= 1, "chunked.n_chunks", n_chunks, "must be at least 1")
     mixtures = [Mixture(parts=tuple(range(n_parts)), chunk=(k, n_chunks)) for k in range(n_chunks)]
-    stages = later_with(chain(mixtures), "chunked", reset_optimizer, lr_factor)
     problem = "is more than the {n} samples of the stream; lower it"
     needed = {"needs": "samples", "knob": "chunked.n_chunks", "value": n_chunks, "limit": n_chunks}
-    return requiring(stages, True, problem=problem, **needed)
+    return requiring(chain(mixtures), True, problem=problem, **needed)
 
 
 def blocks(n_parts: int, *, repeats: int = 10, piece: int = 1) -> Stages:

@@ -5,16 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from src.regimes.parts import (
-    Stages,
-    held,
-    later_with,
-    on_dataset_1,
-    one_after_the_other,
-    previous,
-    require,
-    requiring,
-)
+from src.regimes.parts import Stages, held, one_after_the_other, previous, require, requiring, shared_knobs
 from src.regimes.stage import Mixture, Penalty, Stage, Trainable
 
 FULL_UP_TO = 2048
@@ -23,16 +14,8 @@ TEMPERATURE = 2.0
 """Default temperature of learning without forgetting."""
 
 
-def freeze(
-    n_parts: int,
-    *,
-    layers: int = 1,
-    first: int | None = None,
-    pattern: str | None = None,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def freeze(n_parts: int, *, layers: int = 1, first: int | None = None, pattern: str | None = None) -> Stages:
     """Sequential, but later stages train the last `layers` layers alone; the others keep Dataset 1's features.
 
     Instead of `layers`: `first`, the number of layers that are frozen; or `pattern`, a regular expression that the
@@ -51,8 +34,7 @@ def freeze(
         trainable = Trainable(kind="after", layers=first)
     else:
         trainable = Trainable(kind="last", layers=layers)
-    stages = one_after_the_other(n_parts, checkpoint, trainable=trainable)
-    return later_with(stages, "freeze", reset_optimizer, lr_factor, checkpoint)
+    return one_after_the_other(n_parts, trainable=trainable)
 
 
 def _compiles(pattern: str) -> bool:
@@ -63,21 +45,15 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-def lp_ft(
-    n_parts: int,
-    *,
-    probe: float = 0.5,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def lp_ft(n_parts: int, *, probe: float = 0.5) -> Stages:
     """Sequential, but a fraction `probe` of every later stage trains the head alone, the rest all layers.
 
     Linear probing, then fine-tuning (Kumar et al. 2022).
     """
     problem = "must lie between 0 and 1: the probe's share of the stage's budget"
     require(0 <= probe <= 1, "lp_ft.probe", probe, problem)
-    stages = [on_dataset_1(checkpoint)]
+    stages = [Stage(mixture=Mixture(parts=(0,)))]
     for part in range(1, n_parts):
         on_new = Stage(mixture=Mixture(parts=(part,)))
         if probe:
@@ -85,18 +61,11 @@ def lp_ft(
             stages.append(replace(on_head, start=previous(len(stages)), budget=probe))
         if probe < 1:
             stages.append(replace(on_new, start=previous(len(stages)), budget=1 - probe))
-    return later_with(stages, "lp_ft", reset_optimizer, lr_factor, checkpoint)
+    return stages
 
 
-def ewc(
-    n_parts: int,
-    *,
-    strength: float = 1.0,
-    full: bool = False,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def ewc(n_parts: int, *, strength: float = 1.0, full: bool = False) -> Stages:
     """Sequential + strength/2 sum_i A_i (w_i - w_i')^2, A the Fisher information of earlier data at w', the weights
     before.
 
@@ -104,33 +73,28 @@ def ewc(
     as a new one. `full`: the whole matrix A in place of its diagonal, for models of few parameters.
     """
     penalty = Penalty(kind="ewc_full" if full else "ewc", strength=strength)
-    stages = held(n_parts, "ewc", penalty, reset_optimizer, lr_factor, checkpoint)
+    stages = held(n_parts, "ewc", penalty)
     fix = f"leave it false, or choose a network of at most {FULL_UP_TO:,} parameters"
     problem = f"needs a matrix of {{n:,}} x {{n:,}} numbers; {fix}"
     holds = full and strength > 0
     return requiring(stages, holds, needs="parameters", knob="ewc.full", value=True, problem=problem, limit=FULL_UP_TO)
 
 
-def l2_sp(
-    n_parts: int,
-    *,
-    strength: float = 0.1,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def l2_sp(n_parts: int, *, strength: float = 0.1) -> Stages:
     """Sequential + strength/2 |w - w'|^2, w' the weights before the stage (Li, Grandvalet & Davoine 2018)."""
-    return held(n_parts, "l2_sp", Penalty(kind="l2_sp", strength=strength), reset_optimizer, lr_factor, checkpoint)
+    return held(n_parts, "l2_sp", Penalty(kind="l2_sp", strength=strength))
 
 
-def l2_init(n_parts: int, *, strength: float = 0.01, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+@shared_knobs(checkpoint=False)
+def l2_init(n_parts: int, *, strength: float = 0.01) -> Stages:
     """Sequential + strength/2 |w - w0|^2 in every stage, w0 the seed's initial weights (Kumar et al. 2023)."""
     require(strength >= 0, "l2_init.strength", strength, "must not be negative")
     penalty = Penalty(kind="l2_init", strength=strength, of=None) if strength else Penalty()
-    stages = later_with(one_after_the_other(n_parts, None), "l2_init", reset_optimizer, lr_factor)
-    return [replace(stage, penalty=penalty) for stage in stages]
+    return [replace(stage, penalty=penalty) for stage in one_after_the_other(n_parts)]
 
 
+@shared_knobs(checkpoint=True)
 def lwf(
     n_parts: int,
     *,
@@ -138,9 +102,6 @@ def lwf(
     temperature: float = TEMPERATURE,
     by_tasks: bool = False,
     new_classes: bool = False,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
 ) -> Stages:
     """Sequential + strength x distance of the outputs on the new data from those of the model before the stage.
 
@@ -151,7 +112,7 @@ def lwf(
     """
     require(temperature > 0, "lwf.temperature", temperature, "must be above 0")
     penalty = Penalty(kind="lwf", strength=strength, temperature=temperature, new_classes=new_classes)
-    stages = held(n_parts, "lwf", penalty, reset_optimizer, lr_factor, checkpoint)
+    stages = held(n_parts, "lwf", penalty)
     if by_tasks:
         factors = [k * temperature**2 * strength for k in range(n_parts)]
         stages = [replace(s, penalty=replace(s.penalty, strength=f)) for s, f in zip(stages, factors, strict=True)]

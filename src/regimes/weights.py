@@ -4,78 +4,46 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from src.regimes.parts import (
-    Stages,
-    chain,
-    later_with,
-    on_dataset_1,
-    one_after_the_other,
-    previous,
-    require,
-    rest_and,
-)
+from src.regimes.parts import Stages, chain, one_after_the_other, require, rest_and, shared_knobs
 from src.regimes.stage import Mixture, Stage, Start
 
 
-def warm_start(
-    n_parts: int,
-    *,
-    grow_batch: bool = False,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def warm_start(n_parts: int, *, grow_batch: bool = False) -> Stages:
     """Dataset 1, then Datasets 1 and 2, ..., weights kept while the data grow (Ash & Adams 2020); cumulative.
 
     `grow_batch`: the batch of stage k is k times the first one's (De Lange et al. 2023).
     """
-    stages = shrink_perturb(n_parts, shrink=1.0, perturb=0.0, checkpoint=checkpoint)
-    stages = later_with(stages, "warm_start", reset_optimizer, lr_factor, checkpoint)
-    return [replace(stage, batch_factor=len(stage.mixture.parts) if grow_batch else 1) for stage in stages]
+    stages = chain([Mixture(parts=tuple(range(part + 1))) for part in range(n_parts)])
+    return [replace(stage, batch_factor=k if grow_batch else 1) for k, stage in enumerate(stages, start=1)]
 
 
-def joint_then_new(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+@shared_knobs(checkpoint=False)
+def joint_then_new(n_parts: int) -> Stages:
     """All data sets together, then the last one alone, weights kept: general pre-training, then specialisation."""
-    mixtures = [Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))]
-    return later_with(chain(mixtures), "joint_then_new", reset_optimizer, lr_factor)
+    return chain([Mixture(parts=tuple(range(n_parts))), Mixture(parts=(n_parts - 1,))])
 
 
-def new_then_joint(n_parts: int, *, reset_optimizer: bool = True, lr_factor: float = 1.0) -> Stages:
+@shared_knobs(checkpoint=False)
+def new_then_joint(n_parts: int) -> Stages:
     """The last data set alone, then all together, weights kept: the specialist is trained on, with the old data."""
-    mixtures = [Mixture(parts=(n_parts - 1,)), Mixture(parts=tuple(range(n_parts)))]
-    return later_with(chain(mixtures), "new_then_joint", reset_optimizer, lr_factor)
+    return chain([Mixture(parts=(n_parts - 1,)), Mixture(parts=tuple(range(n_parts)))])
 
 
-def shrink_perturb(
-    n_parts: int,
-    *,
-    shrink: float = 0.4,
-    perturb: float = 0.1,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def shrink_perturb(n_parts: int, *, shrink: float = 0.4, perturb: float = 0.1) -> Stages:
     """Warm start from w <- shrink w + perturb w0', w0' freshly drawn initial weights (Ash & Adams 2020)."""
     require(shrink >= 0, "shrink_perturb.shrink", shrink, "must not be negative: a factor on the weights")
     require(perturb >= 0, "shrink_perturb.perturb", perturb, "must not be negative: a factor on fresh initial weights")
-    stages = [on_dataset_1(checkpoint)]
-    for part in range(1, n_parts):
-        start = previous(part)
-        if (shrink, perturb) != (1.0, 0.0):
-            start = Start(kind="shrink_perturb", of=start.of, shrink=shrink, perturb=perturb)
-        stages.append(Stage(mixture=Mixture(parts=tuple(range(part + 1))), start=start))
-    return later_with(stages, "shrink_perturb", reset_optimizer, lr_factor, checkpoint)
+    first, *later = warm_start(n_parts)
+    if (shrink, perturb) == (1.0, 0.0):
+        return [first, *later]
+    start = Start(kind="shrink_perturb", shrink=shrink, perturb=perturb)
+    return [first, *(replace(stage, start=replace(start, of=stage.start.of)) for stage in later)]
 
 
-def dash(
-    n_parts: int,
-    *,
-    floor: float = 0.3,
-    alpha: float = 0.3,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def dash(n_parts: int, *, floor: float = 0.3, alpha: float = 0.3) -> Stages:
     """Warm start after each unit's weights are multiplied by max(floor, cosine of them and the descent direction).
 
     Direction-aware shrinking (Shin et al. 2024); `alpha`: weight of the newest batch in the mean gradient.
@@ -84,12 +52,11 @@ def dash(
     require(
         0 < alpha <= 1, "dash.alpha", alpha, "must be above 0 and at most 1: the newest gradient's share of the mean"
     )
-    stages = warm_start(n_parts, checkpoint=checkpoint)
-    stages = later_with(stages, "dash", reset_optimizer, lr_factor, checkpoint)
+    first, *later = warm_start(n_parts)
     if floor == 1:
-        return stages
-    shrunk = [replace(s, start=Start(kind="dash", of=s.start.of, shrink=floor, alpha=alpha)) for s in stages[1:]]
-    return [stages[0], *shrunk]
+        return [first, *later]
+    start = Start(kind="dash", shrink=floor, alpha=alpha)
+    return [first, *(replace(stage, start=replace(start, of=stage.start.of)) for stage in later)]
 
 
 def average(n_parts: int, *, weight: float = 0.5) -> Stages:
@@ -106,22 +73,15 @@ def average(n_parts: int, *, weight: float = 0.5) -> Stages:
     return [*alone, Stage(mixture=Mixture(parts=parts), start=start, budget=0)]
 
 
-def model_soup(
-    n_parts: int,
-    *,
-    weight: float = 0.5,
-    reset_optimizer: bool = True,
-    lr_factor: float = 1.0,
-    checkpoint: str | None = None,
-) -> Stages:
+@shared_knobs(checkpoint=True)
+def model_soup(n_parts: int, *, weight: float = 0.5) -> Stages:
     """Sequential, then (1 - weight) w1 + weight w2 of its first and its last stage's weights, without further training.
 
     Wortsman et al. 2022b (WiSE-FT).
     """
     problem = "must lie between 0 and 1: the last stage's share of the mean"
     require(0 <= weight <= 1, "model_soup.weight", weight, problem)
-    stages = one_after_the_other(n_parts, checkpoint)
-    stages = later_with(stages, "model_soup", reset_optimizer, lr_factor, checkpoint)
+    stages = one_after_the_other(n_parts)
     if weight == 1:
         return stages
     start = Start(kind="average", of=(0, n_parts - 1), weights=(1 - weight, weight))
