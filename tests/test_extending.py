@@ -66,8 +66,7 @@ def test_a_transform_of_ones_own_changes_what_a_source_reads(tmp_path: Path) -> 
     words = [f"plugins=[{tmp_path / 'prepared.py'}]", "data=prepared", "arch=cnn", f"data.path={tmp_path / 'old'}"]
     cell = resolve(compose([*words, f"data.path2={tmp_path / 'new'}", "seeds=1"]))
     assert cell.streams.source.bank.input_shape == (3, 32, 32)
-    assert cell.streams.source.second is not None
-    assert cell.streams.source.second.bank.input_shape == (3, 32, 32)
+    assert cell.streams.source.later[0].bank.input_shape == (3, 32, 32)
 
 
 OPTIMIZER = """

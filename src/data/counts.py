@@ -33,8 +33,9 @@ class Allotment:
     """The counts of a split. A regression counts as one class.
 
     `classes[c]`: the source's number of the stream's class c. `train` [data sets, classes]: training samples.
-    `data_source[k]`: the number of the source that data set k draws from. `val`, `test` [sources, classes]: held-out
-    samples. `uses_official[s]`: whether the test set of source s is its own.
+    `data_source[k]`: the number of the source that data set k draws from. `val`, `test`, `left`, `needed` [sources,
+    classes]: samples that are held out, that are left for training, and that the data sets of the source need.
+    `uses_official[s]`: whether the test set of source s is its own.
     """
 
     classes: tuple[int, ...]
@@ -42,6 +43,8 @@ class Allotment:
     data_source: tuple[int, ...]
     val: Counts
     test: Counts
+    left: Counts
+    needed: Counts
     uses_official: tuple[bool, ...]
 
     def parts_of(self, number: int) -> list[int]:
@@ -54,13 +57,13 @@ def allot(split: SplitConfig, sources: Sequence[Source]) -> Allotment:
 
     Raises ConfigError if the sources lack a class or samples; the message names what fits.
     """
-    allotment, left = _allot(split, sources)
-    _check_available(split, sources, allotment, left)
+    allotment = _allot(split, sources)
+    _check_available(split, sources, allotment)
     return allotment
 
 
-def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Counts]:
-    """The counts, and the samples [sources, classes] left for training, which may be too few."""
+def _allot(split: SplitConfig, sources: Sequence[Source]) -> Allotment:
+    """The counts; what is left for training may be less than what is needed."""
     classes = stream_classes(split, sources[0])
     sizes = split.dataset_sizes()
     priors = _checked_priors(split, sizes, sources, classes)
@@ -72,8 +75,10 @@ def _allot(split: SplitConfig, sources: Sequence[Source]) -> tuple[Allotment, Co
     data_source = tuple(min(part, len(sources) - 1) for part in range(len(sizes)))
     held_out = [_held_out(split, one, classes) for one in sources]
     left, val, test = (np.stack(counts) for counts in zip(*held_out, strict=True))
+    total = np.max if split.shared else np.sum
+    needed = np.stack([total(train[np.equal(data_source, number)], axis=0) for number in range(len(sources))])
     official = tuple(uses_official(split, source) for source in sources)
-    return Allotment(classes, train, data_source, val, test, official), left
+    return Allotment(classes, train, data_source, val, test, left, needed, official)
 
 
 def own_split(split: SplitConfig, source: Source) -> SplitConfig:
@@ -267,22 +272,21 @@ def _held_out(split: SplitConfig, source: Source, classes: tuple[int, ...]) -> t
     return np.maximum(total - test - val, 0), val, test
 
 
-def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: Allotment, left: Counts) -> None:
+def _check_available(split: SplitConfig, sources: Sequence[Source], allotment: Allotment) -> None:
     for number, source in enumerate(sources):
-        parts = allotment.parts_of(number)
-        needed = allotment.train[parts].max(axis=0) if split.shared else allotment.train[parts].sum(axis=0)
+        needed, left = allotment.needed[number], allotment.left[number]
         names = ["the source"] if source.class_names is None else [f"class {name}" for name in source.class_names]
         for c in np.flatnonzero(needed).tolist():
             if allotment.test[number, c] == 0:
                 problem = f"{names[allotment.classes[c]]} has no sample in the source's own test set"
                 raise ConfigError("split.test", None, f"{problem}; set a share, e.g. split.test=0.2")
-        c = int((needed - left[number]).argmax())
-        if needed[c] > left[number, c]:
+        c = int((needed - left).argmax())
+        if needed[c] > left[c]:
             key, value = _size_key(split)
-            owners = " and ".join(f"Dataset {part + 1}" for part in parts)
+            owners = " and ".join(f"Dataset {part + 1}" for part in allotment.parts_of(number))
             problem = (
                 f"{owners} would need {needed[c]} training samples of {names[allotment.classes[c]]}, but "
-                f"{left[number, c]} are left besides {allotment.val[number, c]} for validation and "
+                f"{left[c]} are left besides {allotment.val[number, c]} for validation and "
                 f"{allotment.test[number, c]} for the test"
             )
             fixes = _fixes(split, sources, allotment.classes[c])
@@ -329,12 +333,10 @@ def _is_too_small(split: SplitConfig, sources: Sequence[Source]) -> bool:
 def _is_possible(split: SplitConfig, sources: Sequence[Source]) -> bool:
     """Whether the sources have the samples that the split needs."""
     try:
-        allotment, left = _allot(split, sources)
+        found = _allot(split, sources)
     except ConfigError:
         return False
-    total = np.max if split.shared else np.sum
-    needed = [total(allotment.train[allotment.parts_of(k)], axis=0) for k in range(len(sources))]
-    return all((n <= left[k]).all() and allotment.test[k][n > 0].all() for k, n in enumerate(needed))
+    return bool((found.needed <= found.left).all() and found.test[found.needed > 0].all())
 
 
 def _size_key(split: SplitConfig) -> tuple[str, str]:

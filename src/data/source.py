@@ -49,11 +49,6 @@ class Source:
         return len(self.y)
 
     @property
-    def second(self) -> Source | None:
-        """Dataset 2's own source; None if it is drawn from this one."""
-        return self.later[0] if self.later else None
-
-    @property
     def is_regression(self) -> bool:
         return self.class_names is None
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.counts import Allotment, Counts, allot, classes_by_part, numbered_classes, own_split, stream_classes
+from src.data.counts import Allotment, allot, classes_by_part, numbered_classes, own_split, stream_classes
 from src.data.draw import draw, evaluations, noisy_labels, plain_view, shifted_view
 from src.data.source import Source, class_label
 from src.data.sources.base import SourceConfig
@@ -37,9 +37,20 @@ class StreamFactory:
     """The source of `split.shift.source`."""
 
     @functools.cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """Dataset 1's source and, if the other data sets have others, theirs."""
+        later = self.source.later if self.shift_source is None else (self.shift_source,)
+        return (self.source, *later)
+
+    @functools.cached_property
+    def allotment(self) -> Allotment:
+        """The counts of the split. Raises ConfigError if the sources lack a class or samples."""
+        return allot(self.split, self.sources)
+
+    @functools.cached_property
     def digest(self) -> str:
         """Names the content of all sources: the data's part of a content hash."""
-        first, *others = (source.digest for source in sources_of(self.source, self.shift_source))
+        first, *others = (source.digest for source in self.sources)
         return hashlib.blake2b("|".join([first, *others]).encode(), digest_size=16).hexdigest() if others else first
 
     @functools.cached_property
@@ -55,17 +66,29 @@ class StreamFactory:
         if names is None or not (split.classes or split.priors or split.labels):
             return None
         classes = stream_classes(split, self.source)
-        nested = classes_by_part(split, sources_of(self.source, self.shift_source), classes)
+        nested = classes_by_part(split, self.sources, classes)
         subsets = [tuple(classes[c] for c in subset) for subset in nested] or [classes]
         shown = [", ".join(names[c] for c in subset[:20]) + ", ..." * (len(subset) > 20) for subset in subsets]
         if not nested:
             return shown[0]
         return "; ".join(f"Dataset {part}: {text}" for part, text in enumerate(shown, start=1))
 
+    @property
+    def labels(self) -> Rows | None:
+        """The label of every class of the stream, [classes]; None if each has its own."""
+        labels = self.split.labels
+        return np.array([labels[c] for c in self.allotment.classes], np.int64) if isinstance(labels, tuple) else None
+
     @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the stream's classes in the order of its labels; None for regression."""
-        return _class_names(self.split, self.source, allot(self.split, sources_of(self.source, self.shift_source)))
+        """Names of the stream's labels in order, those of classes that share one joined; None for regression."""
+        if self.source.class_names is None:
+            return None
+        own, labels = [self.source.class_names[c] for c in self.allotment.classes], self.labels
+        if labels is None:
+            return tuple(own)
+        shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
+        return tuple("/".join(names) for names in shared)
 
     @property
     def n_outputs(self) -> int:
@@ -73,9 +96,69 @@ class StreamFactory:
         names = self.class_names
         return self.source.n_outputs if names is None else len(names)
 
+    def check(self) -> None:
+        """Raise ConfigError if the sources cannot give the split; `SplitConfig.check` refuses what needs no data."""
+        split, n_sources = self.split, len(self.sources)
+        split.shift.check_source(self.source)
+        if n_sources > 1 and split.parts != n_sources:
+            problem = f"has no meaning with a source for each of {n_sources} data sets; set it to {n_sources}"
+            raise ConfigError("split.parts", split.parts, problem)
+        n_labels = self._present_labels().sum()
+        if split.label_noise and n_labels < 2:
+            raise ConfigError("split.label_noise", split.label_noise, "needs 2 classes or more to confuse; set it to 0")
+
+    def _present_labels(self) -> NDArray[np.bool_]:
+        """Whether any data set has samples of a label, [labels]."""
+        totals, labels = self.allotment.train.sum(axis=0), self.labels
+        return np.asarray((totals if labels is None else np.bincount(labels, weights=totals)) > 0)
+
     def build(self, seed: int) -> Stream:
-        """The stream of one seed."""
-        return build_stream(self.split, self.source, seed, self.shift_source)
+        """The stream of one seed: equal factories give equal streams in any process.
+
+        Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids
+        of a later source continue those of the one before.
+        """
+        split, source, sources, allotment = self.split, self.source, self.sources, self.allotment
+        train, labels = allotment.train, self.labels
+        draws = [draw(number, one, allotment, seed, is_shared=split.shared) for number, one in enumerate(sources)]
+        first_ids = itertools.accumulate(map(len, sources[:-1]), initial=0)
+        plain = [plain_view(*each, labels) for each in zip(sources, draws, first_ids, strict=True)]
+        draw_of = [draws[number] for number in allotment.data_source]
+        rows_of = [drawn.train[part] for part, drawn in enumerate(draw_of)]
+        views = [plain[number] for number in allotment.data_source]
+        populations: tuple[Population, ...] | None = None
+        if source.generator is not None and len(sources) == 1:
+            populations, views = source.generator.views(source.digest, rows_of, seed)
+        if split.shift.is_active:
+            for part in range(1, len(views)):
+                if (present := train[part] > 0).any():
+                    held_out = np.concatenate([draw_of[part].val, draw_of[part].test])
+                    rows = np.sort(np.concatenate([rows_of[part], held_out[present[draw_of[part].classes[held_out]]]]))
+                    views[part] = shifted_view(views[part], split.shift, rows, present, seed, part)
+        noisy: list[Tensor | None] = [None] * len(views)
+        if split.label_noise:
+            present = self._present_labels()
+            numbered = zip(views, allotment.data_source, strict=True)
+            noisy = [noisy_labels(view, present, split.label_noise, seed, number) for view, number in numbered]
+        n_classes = len(allotment.classes) if labels is None else len(set(labels.tolist()))
+        n_outputs = source.n_outputs if source.is_regression else n_classes
+        class_counts = tuple(
+            () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=n_outputs).tolist())
+            for view, rows in zip(views, rows_of, strict=True)
+        )
+        fewest = min(class_counts[0], default=0)
+        by_novelty = not split.nested_classes and bool(classes_by_part(split, sources, allotment.classes))
+        return Stream(
+            seed=seed,
+            train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
+            val=evaluations(views, [drawn.val for drawn in draw_of], train, by_novelty=by_novelty),
+            test=evaluations(views, [drawn.test for drawn in draw_of], train, by_novelty=by_novelty),
+            n_outputs=n_outputs,
+            class_counts=class_counts,
+            imbalance=max(class_counts[0]) / fewest if fewest else None,
+            populations=None if split.shift.is_active else populations,
+            class_names=self.class_names,
+        )
 
 
 def load(
@@ -99,8 +182,9 @@ def load(
     source = _prepared(source, split)
     shift_source = None if shift_source is None else _prepared(shift_source, split)
     split = own_split(_labelled(_matched(split, source), source), source)
-    check_split(split, source, shift_source)
-    return StreamFactory(split, source, shift_source)
+    factory = StreamFactory(split, source, shift_source)
+    factory.check()
+    return factory
 
 
 def _prepared(source: Source, split: SplitConfig) -> Source:
@@ -127,7 +211,7 @@ def _matched(split: SplitConfig, source: Source) -> SplitConfig:
     if not isinstance(split.labels, str):
         return split
     if split.labels == "same" and source.class_names is not None:
-        held = [{source.class_names[c] for c in set(one.y.tolist())} for one in sources_of(source)]
+        held = [{source.class_names[c] for c in set(one.y.tolist())} for one in (source, *source.later)]
         if differ := sorted(set().union(*held) - held[0].intersection(*held)):
             problem = f"not every data set has {', '.join(differ)}; rename or remove these classes, or set union"
             raise ConfigError("split.labels", split.labels, problem)
@@ -141,93 +225,3 @@ def _labelled(split: SplitConfig, source: Source) -> SplitConfig:
     nested, flat = numbered_classes(split, source)
     subsets = [tuple(class_label(source, c) for c in subset) for subset in nested or [flat]]
     return dataclasses.replace(split, classes=tuple(subsets) if nested else subsets[0])
-
-
-def sources_of(source: Source, shift_source: Source | None = None) -> tuple[Source, ...]:
-    """Dataset 1's source and, if the other data sets have others, theirs."""
-    return (source, *source.later) if shift_source is None else (source, shift_source)
-
-
-def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
-    """Raise ConfigError if these sources cannot give the split; `SplitConfig.check` refuses what needs no data."""
-    split.shift.check_source(source)
-    sources = sources_of(source, shift_source)
-    if len(sources) > 1 and split.parts != len(sources):
-        problem = f"has no meaning with a source for each of {len(sources)} data sets; set it to {len(sources)}"
-        raise ConfigError("split.parts", split.parts, problem)
-    allotment = allot(split, sources)
-    if split.label_noise and present_labels(allotment.train, output_labels(split, allotment)).sum() < 2:
-        raise ConfigError("split.label_noise", split.label_noise, "needs 2 classes or more to confuse; set it to 0")
-
-
-def output_labels(split: SplitConfig, allotment: Allotment) -> Rows | None:
-    """The label of every class of the stream, [classes]; None if each has its own."""
-    labels = split.labels
-    return np.array([labels[c] for c in allotment.classes], np.int64) if isinstance(labels, tuple) else None
-
-
-def _class_names(split: SplitConfig, source: Source, allotment: Allotment) -> tuple[str, ...] | None:
-    """Names of the stream's classes in the order of its labels, those that share one joined; None for regression."""
-    if source.class_names is None:
-        return None
-    own = [source.class_names[c] for c in allotment.classes]
-    if (labels := output_labels(split, allotment)) is None:
-        return tuple(own)
-    shared = [[name for name, label in zip(own, labels, strict=True) if label == k] for k in range(max(labels) + 1)]
-    return tuple("/".join(names) for names in shared)
-
-
-def present_labels(train: Counts, labels: Rows | None) -> NDArray[np.bool_]:
-    """Whether any data set has samples of a label, [labels]."""
-    totals = train.sum(axis=0)
-    return np.asarray((totals if labels is None else np.bincount(labels, weights=totals)) > 0)
-
-
-def build_stream(split: SplitConfig, source: Source, seed: int, shift_source: Source | None = None) -> Stream:
-    """The stream of one seed: equal arguments give equal streams in any process.
-
-    Data sets without a shift share the bank of their source; a shifted one has a bank of only the rows it uses. Ids of
-    a later source continue those of the one before.
-    """
-    sources = sources_of(source, shift_source)
-    allotment = allot(split, sources)
-    train, labels = allotment.train, output_labels(split, allotment)
-    draws = [draw(number, one, allotment, seed, is_shared=split.shared) for number, one in enumerate(sources)]
-    first_ids = itertools.accumulate(map(len, sources[:-1]), initial=0)
-    plain = [plain_view(*each, labels) for each in zip(sources, draws, first_ids, strict=True)]
-    draw_of = [draws[number] for number in allotment.data_source]
-    rows_of = [drawn.train[part] for part, drawn in enumerate(draw_of)]
-    views = [plain[number] for number in allotment.data_source]
-    populations: tuple[Population, ...] | None = None
-    if source.generator is not None and len(sources) == 1:
-        populations, views = source.generator.views(source.digest, rows_of, seed)
-    if split.shift.is_active:
-        for part in range(1, len(views)):
-            if (present := train[part] > 0).any():
-                held_out = np.concatenate([draw_of[part].val, draw_of[part].test])
-                rows = np.sort(np.concatenate([rows_of[part], held_out[present[draw_of[part].classes[held_out]]]]))
-                views[part] = shifted_view(views[part], split.shift, rows, present, seed, part)
-    noisy: list[Tensor | None] = [None] * len(views)
-    if split.label_noise:
-        present = present_labels(train, labels)
-        numbered = zip(views, allotment.data_source, strict=True)
-        noisy = [noisy_labels(view, present, split.label_noise, seed, number) for view, number in numbered]
-    n_classes = len(allotment.classes) if labels is None else len(set(labels.tolist()))
-    n_outputs = source.n_outputs if source.is_regression else n_classes
-    class_counts = tuple(
-        () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=n_outputs).tolist())
-        for view, rows in zip(views, rows_of, strict=True)
-    )
-    fewest = min(class_counts[0], default=0)
-    by_novelty = not split.nested_classes and bool(classes_by_part(split, sources, allotment.classes))
-    return Stream(
-        seed=seed,
-        train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
-        val=evaluations(views, [drawn.val for drawn in draw_of], train, by_novelty=by_novelty),
-        test=evaluations(views, [drawn.test for drawn in draw_of], train, by_novelty=by_novelty),
-        n_outputs=n_outputs,
-        class_counts=class_counts,
-        imbalance=max(class_counts[0]) / fewest if fewest else None,
-        populations=None if split.shift.is_active else populations,
-        class_names=_class_names(split, source, allotment),
-    )

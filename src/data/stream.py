@@ -141,11 +141,6 @@ class Population:
     target: NDArray[np.float64]
     noise: float
 
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """Of the inputs, [d, d]."""
-        return self.root @ self.root.T
-
 
 class Generator(Protocol):
     """A source that draws each data set of a stream from a distribution of its own."""

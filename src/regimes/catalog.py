@@ -3,9 +3,9 @@
 Regimes differ only in their stages. The keyword arguments of a regime are its knobs, with defaults that
 conf/regime/NAME.yaml repeats. Knobs that switch the method off (a replay share of 0, a penalty of 0) give the stages of
 the plain regime, and thus the same runs. docs/REGIMES.md has the tables, the sources and every deviation from them.
-Common knobs, which `shared_knobs` adds: `checkpoint` is a file of weights (.pt, .pth, .safetensors) in place of the stage on Dataset 1;
-`reset_optimizer` clears the optimizer's state at every boundary; `lr_factor` multiplies the learning rate of every
-stage but the first.
+Common knobs, which `shared_knobs` adds: `checkpoint` is a file of weights (.pt, .pth, .safetensors) in place of the
+stage on Dataset 1; `reset_optimizer` clears the optimizer's state at every boundary; `lr_factor` multiplies the
+learning rate of every stage but the first.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from src.models.build import build_meta_model
 from src.models.structure import has_batchnorm, head_names
 from src.regimes.checkpoint import read, read_backbone
 from src.regimes.config import RegimeConfig
-from src.regimes.stage import Requirement
+from src.regimes.stage import Requirement, Stage
 from src.training.plan import make_plan
 from src.training.replicas import trainable_names
 
@@ -37,11 +37,16 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
     _check_heads(config, streams)
     for regime in config.regimes:
         _check_network(config.arch, shape, n_outputs, config.split.parts, regime, streams.class_names)
-        for stage in regime.stages(config.split.parts):
-            for requirement in stage.requires:
-                _check_requirement(config, source, n_outputs, requirement)
+    for _, stage in _stages(config):
+        for requirement in stage.requires:
+            _check_requirement(config, source, n_outputs, requirement)
     if not _trains_on_one_sample(config.arch, shape, n_outputs):
         _check_batches(config, streams)
+
+
+def _stages(config: Config) -> list[tuple[RegimeConfig, Stage]]:
+    """Every stage of every regime."""
+    return [(regime, stage) for regime in config.regimes for stage in regime.stages(config.split.parts)]
 
 
 def _check_heads(config: Config, streams: StreamFactory) -> None:
@@ -63,11 +68,10 @@ def _check_heads(config: Config, streams: StreamFactory) -> None:
         raise ConfigError(
             "split.heads", heads, "needs data sets without a common class; set split.classes, or take seen"
         )
-    for regime in config.regimes:
-        for stage in regime.stages(config.split.parts):
-            if stage.penalty.kind in ("ewc", "ewc_full") or stage.targets.kind != "labels":
-                problem = f"is not defined for {regime.name}, which reads all outputs; leave it out or take shared"
-                raise ConfigError("split.heads", heads, problem)
+    for regime, stage in _stages(config):
+        if stage.penalty.kind in ("ewc", "ewc_full") or stage.targets.kind != "labels":
+            problem = f"is not defined for {regime.name}, which reads all outputs; leave it out or take shared"
+            raise ConfigError("split.heads", heads, problem)
 
 
 def _check_growing_head(config: Config, streams: StreamFactory) -> None:
@@ -79,13 +83,10 @@ def _check_growing_head(config: Config, streams: StreamFactory) -> None:
     if not (names := head_names(model, streams.n_outputs)):
         problem = f"needs a last layer with a row for each class, which {config.arch.name} does not have; take full"
         raise ConfigError("head", "grow", problem)
-    for regime in config.regimes:
-        for stage in regime.stages(config.split.parts):
-            if not set(names) <= trainable_names(model, stage.trainable, f"regime.{regime.name}"):
-                problem = (
-                    f"freezes the head in {regime.label}, whose new rows must be trained; leave it out or take full"
-                )
-                raise ConfigError("head", "grow", problem)
+    for regime, stage in _stages(config):
+        if not set(names) <= trainable_names(model, stage.trainable, f"regime.{regime.name}"):
+            problem = f"freezes the head in {regime.label}, whose new rows must be trained; leave it out or take full"
+            raise ConfigError("head", "grow", problem)
 
 
 @functools.lru_cache(maxsize=256)

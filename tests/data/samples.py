@@ -58,6 +58,16 @@ def class_weights(stream: Stream, evaluation: EvaluationSet, pools: Sequence[Sam
     return total.tolist()  # type: ignore[no-any-return]
 
 
+def build_stream(split: SplitConfig, source: Source, seed: int) -> Stream:
+    """One seed's stream of a split that nothing has checked."""
+    return StreamFactory(split, source).build(seed)
+
+
+def check_split(split: SplitConfig, source: Source, shift_source: Source | None = None) -> None:
+    """Raise ConfigError if the sources cannot give the split."""
+    StreamFactory(split, source, shift_source).check()
+
+
 def load_streams(config: Config, loaded: dict[object, Source] | None = None) -> StreamFactory:
     """The streams of a composed configuration."""
     return load(config.data, config.split, Path(config.multirun) / ".cache", loaded)

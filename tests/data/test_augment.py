@@ -17,13 +17,12 @@ from src.cells.resolve import resolve
 from src.config import compose
 from src.data.augment import augmented, chances, margins
 from src.data.batches import MixtureData, mixture_data
-from src.data.split import build_stream
 from src.errors import ConfigError
 from src.regimes.stage import Mixture
 from src.stopping.length import Length
 from src.training.devices import Device
 from src.training.feed import make_feed, whole_epoch
-from tests.data.samples import source_of, split_of
+from tests.data.samples import build_stream, source_of, split_of
 
 LENGTH = Length.of_epochs(24, 5, 2)
 

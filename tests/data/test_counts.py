@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.counts import allot, apportion, class_counts, class_priors
-from src.data.split import check_split
 from src.errors import ConfigError
-from tests.data.samples import source_of, split_of
+from tests.data.samples import check_split, source_of, split_of
 
 
 def largest_remainder(n: int, weights: list[int]) -> list[int]:

@@ -21,9 +21,8 @@ from src.data import image_cache
 from src.data.image_cache import decode_image
 from src.data.sources.catalog import load_shift_source
 from src.data.sources.image_folder import ImageFolderData
-from src.data.split import build_stream
 from src.errors import ConfigError
-from tests.data.samples import ids, read_source, split_of
+from tests.data.samples import build_stream, ids, read_source, split_of
 
 
 def save_image(file: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6, 6)) -> None:
@@ -158,8 +157,7 @@ def test_two_folders_are_two_data_sets(tmp_path: Path) -> None:
     tree(tmp_path / "a", {"cat": 30, "dog": 20})
     tree(tmp_path / "b", {"cat": 10, "dog": 40}, shade=200)
     source = read_source(of(tmp_path, path2="b"))
-    assert source.second is not None
-    assert source.second.bank.mean is source.bank.mean
+    assert source.later[0].bank.mean is source.bank.mean
     stream = build_stream(split_of(sizes=(20, 10)), source, 0)
     assert [part.bank.x[part.rows][:, 2].unique().tolist() for part in stream.train] == [[0], [200]]
     assert [len(pool) for pool in stream.test.pools] == [10, 10]

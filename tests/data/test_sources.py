@@ -204,14 +204,12 @@ def test_second_file_adopts_class_numbers_and_scale_of_the_first(tmp_path: Path)
     saved(tmp_path, x=IMAGES, y=np.array(["b", "a", "c"] * 4))
     saved(tmp_path, "b.npz", x=IMAGES // 2, y=np.array(["c", "b", "a"] * 4))
     source = read_source(arrays(tmp_path, "b.npz"))
-    assert source.second is not None
-    assert source.second.y.tolist()[:3] == [2, 1, 0]
-    assert source.second.bank.mean is source.bank.mean
+    assert source.later[0].y.tolist()[:3] == [2, 1, 0]
+    assert source.later[0].bank.mean is source.bank.mean
     saved(tmp_path, "b.npz", x=IMAGES, y=np.array(["c", "b", "z"] * 4))
     source = read_source(arrays(tmp_path, "b.npz"))
     assert source.class_names == ("a", "b", "c", "z")
-    assert source.second is not None
-    assert source.second.y.tolist()[:3] == [2, 1, 3]
+    assert source.later[0].y.tolist()[:3] == [2, 1, 3]
 
 
 def test_shift_source_is_brought_into_the_first_ones_form(tmp_path: Path) -> None:

@@ -27,10 +27,19 @@ from src.config import compose
 from src.data.draw import divide
 from src.data.source import Source, make_source
 from src.data.sources.digits import DigitsData
-from src.data.split import StreamFactory, build_stream, check_split, load
+from src.data.split import StreamFactory, load
 from src.data.split_config import SplitConfig
 from src.errors import ConfigError
-from tests.data.samples import class_weights, ids, load_streams, source_of, split_of, union_ids
+from tests.data.samples import (
+    build_stream,
+    check_split,
+    class_weights,
+    ids,
+    load_streams,
+    source_of,
+    split_of,
+    union_ids,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCE = source_of([90, 80, 70])

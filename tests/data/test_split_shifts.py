@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.data.split import build_stream
-from tests.data.samples import source_of, split_of, union_ids
+from tests.data.samples import build_stream, source_of, split_of, union_ids
 
 SOURCE = source_of([90, 80, 70])
 

@@ -12,9 +12,9 @@ import torch
 
 from src.config import compose
 from src.data.source import Source, make_source, match
-from src.data.split import StreamFactory, build_stream, check_split
+from src.data.split import StreamFactory
 from src.errors import ConfigError
-from tests.data.samples import ids, load_streams, source_of, split_of
+from tests.data.samples import build_stream, check_split, ids, load_streams, source_of, split_of
 
 ROOT = Path(__file__).parents[2]
 SOURCE = source_of([90, 80, 70])

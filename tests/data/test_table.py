@@ -48,10 +48,9 @@ def test_columns_become_inputs_alike_in_both_files(tmp_path: Path) -> None:
     ]
     assert torch.allclose(first.bank.x, torch.tensor(expected, dtype=torch.float32))
     assert first.y.tolist() == [0, 1, 0, 1]
-    assert first.second is not None
     second = [[0, 0, 0, 1, 0, 0, 1, 0], [40 / deviation, 0, 0, 0, 0, 1, 0, 1]]
-    assert torch.allclose(first.second.bank.x, torch.tensor(second, dtype=torch.float32))
-    assert first.second.y.tolist() == [1, 2]
+    assert torch.allclose(first.later[0].bank.x, torch.tensor(second, dtype=torch.float32))
+    assert first.later[0].y.tolist() == [1, 2]
 
 
 def test_formats_give_the_same_source(tmp_path: Path) -> None:

@@ -151,7 +151,11 @@ class PathConfig(SourceConfig):
             if candidate.exists():
                 return candidate
         tried = " and ".join(str(candidate) for candidate in candidates)
-        raise ConfigError("data.path", self.path, f"does not exist (tried {tried}); give the path of your data")
+        raise self.error(f"does not exist (tried {tried}); give the path of your data")
+
+    def error(self, problem: str) -> ConfigError:
+        """A problem with the file or folder at `path`."""
+        return ConfigError("data.path", self.path, problem)
 
 
 @contextmanager

@@ -76,23 +76,23 @@ class ImageFolderData(PathConfig):
         from src.data.image_cache import ImageFile
 
         if not tree.is_dir():
-            raise self._error("is not a folder; give a folder that has one folder of images for each class")
+            raise self.error("is not a folder; give a folder that has one folder of images for each class")
         halves = self._halves(tree, skipped)
         found = {half: self._folders(half, skipped) for half in halves}
         class_names = tuple(next(iter(found.values())))
         if not class_names:
-            raise self._error(f"has no class folders in {next(iter(halves))}; make one for each class")
+            raise self.error(f"has no class folders in {next(iter(halves))}; make one for each class")
         images = []
         for half, is_test in halves.items():
             if found[half] != list(class_names):
                 wrong = ", ".join(sorted(set(found[half]) ^ set(class_names)))
-                raise self._error(f"train and {half.name} must have the same class folders; only one has {wrong}")
+                raise self.error(f"train and {half.name} must have the same class folders; only one has {wrong}")
             for label, name in enumerate(class_names):
                 require_utf8("data.path", self.path, str(half / name), "rename the folder")
                 files = sorted(self._files(half / name, (), skipped), key=lambda file: str(file[0]))
                 if not files:
                     kinds = ", ".join(sorted(SUFFIXES))
-                    raise self._error(f"{half / name} holds no image ({kinds}); add some or remove the folder")
+                    raise self.error(f"{half / name} holds no image ({kinds}); add some or remove the folder")
                 images += [ImageFile(file, label, is_test, status) for file, status in files]
         return class_names, images
 
@@ -104,7 +104,7 @@ class ImageFolderData(PathConfig):
             held_out = [name for name in folders if name.lower() in VALIDATION_NAMES]
             if others := ", ".join(name for name in folders if name not in ("train", "test", *held_out)):
                 problem = f"has {others} next to train and test; move it away or give data.path={self.path}/train"
-                raise self._error(problem)
+                raise self.error(problem)
             if held_out:
                 joined = f"{', '.join(held_out)} joins train, of which split.val holds out a share for each seed"
                 print(f"data.path={self.path}: {joined}", file=sys.stderr)
@@ -115,11 +115,8 @@ class ImageFolderData(PathConfig):
             fix = f"give data.path={self.path}/{train}"
             if len(splits) == len(folders) == 2 and train.lower().startswith("train"):
                 fix += ", or name the two train and test: test is then the test set"
-            raise self._error(f"has folders named {', '.join(splits)}, which are no classes; {fix}")
+            raise self.error(f"has folders named {', '.join(splits)}, which are no classes; {fix}")
         return {tree: False}
-
-    def _error(self, problem: str) -> ConfigError:
-        return ConfigError("data.path", self.path, problem)
 
     def _folders(self, folder: Path, skipped: Counter[str]) -> list[str]:
         """Names of the folders in `folder`, sorted; everything else in it is skipped."""
@@ -135,7 +132,7 @@ class ImageFolderData(PathConfig):
         """Path and status of every image below the folder; `inside`: the real paths of the folders around it."""
         real = os.path.realpath(folder)
         if real in inside:
-            raise self._error(f"{folder} is a link to a folder that it lies in, {real}; remove the link")
+            raise self.error(f"{folder} is a link to a folder that it lies in, {real}; remove the link")
         with foreign_file("data.path", self.path, folder, "make it readable or remove it"):
             entries = list(os.scandir(folder))
         for entry in entries:

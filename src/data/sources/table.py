@@ -78,7 +78,7 @@ class TableData(PathConfig):
         y, x = frame[self.target], torch.from_numpy(inputs.astype(np.float32))
         if y.isna().any():
             row = int(y.isna().to_numpy().argmax()) + 1
-            raise self._error(f"{path.name} has no {self.target} in row {row}; remove rows without one")
+            raise self.error(f"{path.name} has no {self.target} in row {row}; remove rows without one")
         if y.dtype.kind == "f":
             return make_source(x, torch.from_numpy(np.array(y, np.float64)[:, None]), None)
         classes, labels = np.unique(_texts(y).to_numpy().astype(str), return_inverse=True)
@@ -102,7 +102,7 @@ class TableData(PathConfig):
             if name not in frames[0].columns:
                 raise ConfigError("data.drop", list(self.drop), f"no column {name}; {_known(name, frames[0])}")
         if not names:
-            raise self._error(f"has no column besides {self.target}; inputs are needed")
+            raise self.error(f"has no column besides {self.target}; inputs are needed")
         for frame, (key, path) in zip(frames[1:], self.files[1:], strict=True):
             own = {name for name in frame.columns if name != self.target and name not in self.drop}
             if differ := sorted(own ^ set(names)):
@@ -117,19 +117,19 @@ class TableData(PathConfig):
         if all(part.dtype.kind in "iuf" for part in parts):
             numbers = parts[0].to_numpy(np.float64, na_value=np.nan)
             if np.isinf(np.concatenate([part.to_numpy(np.float64, na_value=np.nan) for part in parts])).any():
-                raise self._error(f"column {name} has infinite numbers; remove or replace them")
+                raise self.error(f"column {name} has infinite numbers; remove or replace them")
             known = numbers[~np.isnan(numbers)]
             if not len(known):
-                raise self._error(f"column {name} is empty in Dataset 1; leave it out with data.drop=[{name}]")
+                raise self.error(f"column {name} is empty in Dataset 1; leave it out with data.drop=[{name}]")
             return Column(name, None, float(known.mean()), float(known.std()) or 1.0, has_gaps)
         levels = sorted({text for part in parts for text in _texts(part).unique()})
         texts = [level for level in levels if level != MISSING]
         if any(part.dtype.kind == "M" for part in parts) or (texts and all(DATE.fullmatch(text) for text in texts)):
             fix = f"turn it into numbers, or leave it out with data.drop=[{name}]"
-            raise self._error(f"column {name} holds dates ({texts[0]}, ...); {fix}")
+            raise self.error(f"column {name} holds dates ({texts[0]}, ...); {fix}")
         if len(levels) > MOST_LEVELS:
             fix = f"leave it out with data.drop=[{name}], or turn it into numbers or at most {MOST_LEVELS} groups"
-            raise self._error(f"column {name} has {len(levels)} different texts ({texts[0]}, ...); {fix}")
+            raise self.error(f"column {name} has {len(levels)} different texts ({texts[0]}, ...); {fix}")
         return Column(name, tuple(levels))
 
     def _frame(self, path: Path) -> pd.DataFrame:
@@ -137,7 +137,7 @@ class TableData(PathConfig):
         import pandas as pd
 
         if path.suffix.lower() not in SUFFIXES:
-            raise self._error(f"{path.name} is of an unknown kind; save it as {', '.join(SUFFIXES)}")
+            raise self.error(f"{path.name} is of an unknown kind; save it as {', '.join(SUFFIXES)}")
         with foreign_file("data.path", self.path, path, "save it as a plain table with one header line"):
             if path.suffix.lower() == ".parquet":
                 frame = pd.read_parquet(path)
@@ -152,14 +152,11 @@ class TableData(PathConfig):
                 "data.target", self.target, f"{path.name} has no such column; {_known(self.target, frame)}"
             )
         if frame.empty:
-            raise self._error(f"{path.name} has no rows; give a row for each sample")
+            raise self.error(f"{path.name} has no rows; give a row for each sample")
         if frame.columns.has_duplicates:
             twice = frame.columns[frame.columns.duplicated()][0]
-            raise self._error(f"{path.name} has two columns {twice}; rename or remove one")
+            raise self.error(f"{path.name} has two columns {twice}; rename or remove one")
         return frame
-
-    def _error(self, problem: str) -> ConfigError:
-        return ConfigError("data.path", self.path, problem)
 
 
 def _texts(values: pd.Series) -> pd.Series:
