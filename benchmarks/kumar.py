@@ -9,18 +9,15 @@ strength/2 |w - w0|^2. Each row changes one thing; published: online accuracy 81
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from src.config import compose
+from benchmarks.flat_mnist import Images, flat_mnist
 
 N_TASKS, N_IMAGES, BATCH = 20, 10_000, 16
-Images = tuple[Tensor, Tensor]
 ROWS: dict[str, tuple[float, bool, bool]] = {
     "as the authors' code: pixels -1 to 1, strength 0.001": (0.001, True, False),
     "strength 0.002": (0.002, True, False),
@@ -70,11 +67,7 @@ def measured(
 
 def main(seeds: int) -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as cache:
-        source = compose(["data=mnist"]).data.load(Path(cache))
-    assert source.official_test is not None
-    x, is_test = source.bank.x.flatten(1).float() / 255, source.official_test
-    train, test = (x[~is_test], source.y[~is_test]), (x[is_test], source.y[is_test])
+    train, test = flat_mnist()
     for name, (strength, signed, same) in ROWS.items():
         values = np.array([measured(train, test, seed, strength, signed=signed, same=same) for seed in range(seeds)])
         texts = (f"{a:.1f} ± {s:.1f}" for a, s in zip(values.mean(0), values.std(0, ddof=1), strict=True))

@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, pad, softmax
 
-from src.config import compose
+from benchmarks.flat_mnist import Images, flat_mnist
 
 N_TASKS, UPDATES, BATCH, TEMPERATURE, STRENGTH = 5, 2_000, 128, 2.0, 5_000
-Images = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -149,11 +146,7 @@ def accuracy(row: Row, train: Images, test: Images, seed: int) -> float:
 
 def main(seeds: int, rows: str) -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as cache:
-        source = compose(["data=mnist"]).data.load(Path(cache))
-    assert source.official_test is not None
-    x, is_test = source.bank.x.flatten(1).float() / 255, source.official_test
-    train, test = (x[~is_test], source.y[~is_test]), (x[is_test], source.y[is_test])
+    train, test = flat_mnist()
     for name, row in ROWS.items():
         if rows.lower() in name.lower():
             values = np.array([accuracy(row, train, test, seed) for seed in range(seeds)])
