@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from src.errors import ConfigError
-from src.typed import bounds
+from src.typed import bounds, content
 
 if TYPE_CHECKING:
     from torch import Tensor, optim
@@ -45,12 +44,7 @@ class OptimizerConfig(ABC):
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values: the optimizer's part of a hash. Later ones are left out at their default."""
-        later = {
-            name
-            for name, default in (("warmup", 0), ("clip", None), ("span", "stage"))
-            if getattr(self, name) == default
-        }
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in later}
+        return content(self, ("warmup", "clip", "span"))
 
     def rate(self, update: int, n_updates: int) -> float:
         """The factor on the learning rate of an update (from 0) in a stage or span of `n_updates`."""

@@ -8,7 +8,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -106,6 +106,16 @@ def as_dict(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_dict(item) for key, item in value.items()}
     return value
+
+
+def content(settings: Any, later: Collection[str] | None = None) -> dict[str, Any]:
+    """Settings as plain values for a hash, without those of the names `later` (None: any) at their field's default.
+
+    Such fields came later, and what was finished before them keeps its address.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(settings) if later is None or f.name in later}
+    unset = {name for name, default in fields.items() if getattr(settings, name) == default}
+    return {name: value for name, value in as_dict(settings).items() if name not in unset}
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from src.models.architecture import Architecture
 from src.optimizers import OptimizerConfig
 from src.regimes.config import RegimeConfig
 from src.stopping.rule import StoppingRule
-from src.typed import as_dict, bounds
+from src.typed import as_dict, bounds, content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,13 +150,6 @@ class RayLauncher(LauncherConfig):
 LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher, "ray": RayLauncher}
 
 
-def _content(group: Any) -> dict[str, Any]:
-    """A group as plain values, without keys at a default of the schema's: such keys came later, and what was finished
-    before them keeps its address."""
-    later = {f.name for f in dataclasses.fields(group) if getattr(group, f.name) == f.default}
-    return {key: value for key, value in as_dict(group).items() if key not in later}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """One cell: what is fixed inside it, and the regimes and seeds that are compared."""
@@ -198,21 +191,21 @@ class Config:
         """What the result of a run depends on, as plain JSON: no paths, devices, workers, tracking or storage."""
         data = {key: value for key, value in as_dict(self.data).items() if key not in self.data.where}
         trainer = {"precision": self.trainer.precision, "threads": self.trainer.threads}
-        split = _content(self.split)
+        split = content(self.split)
         split["sizes"] = list(self.split.dataset_sizes())  # size and ratio are another way to say sizes
         del split["size"], split["ratio"]
         return {
             "data": data,
             "arch": self.arch.content(),
             "split": split,
-            "stopping": _content(self.stopping),
+            "stopping": content(self.stopping),
             "optimizer": self.optimizer.content(),
             "trainer": trainer,
             "loss": self.loss,
             **({"head": self.head} if self.head != "full" else {}),
             **({"online": True} if self.online else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
-            **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `_content`
+            **({"augment": sorted(self.augment)} if self.augment else {}),  # a later key, as in `content`
             **({"plugins": digests(self.plugins)} if self.plugins else {}),
             **({"tune": self.tune.recipe()} if self.tune != OFF else {}),
         }

@@ -90,7 +90,7 @@ def _section(text: str) -> dict[str, Any]:
 def to_mapping(config: Config) -> Mapping[str, Any]:
     """The configuration as plain lists and mappings."""
     mapping: dict[str, Any] = plain(dataclasses.asdict(config))
-    if config.tune == OFF:  # a later key, as in `schema._content`
+    if config.tune == OFF:  # a later key, as in `src.typed.content`
         del mapping["tune"]
     mapping["regimes"] = [{"name": regime.name, **plain(dict(regime.knobs))} for regime in config.regimes]
     mapping["regime"] = dict(mapping["regimes"][0])

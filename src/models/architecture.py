@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from src.errors import ConfigError
 from src.regimes.checkpoint import parts_of
+from src.typed import content
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,12 +38,8 @@ class Architecture(ABC):
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values, a file by its content: the architecture's part of a hash."""
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        own = {k: v for k, v in dataclasses.asdict(self).items() if k not in self.later or v != defaults[k]}
-        if self.weights is None:  # a later key: what was finished before it keeps its address
-            del own["weights"]
-            return own
-        return own | {"weights": parts_of(self.weights).identity}
+        own = content(self, {"weights", *self.later})
+        return own if self.weights is None else own | {"weights": parts_of(self.weights).identity}
 
     def weights_file(self, given: str) -> str:
         """The file that `arch.weights=given` means: the path itself."""

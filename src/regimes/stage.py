@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from src.typed import content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,7 @@ class Penalty:
 
     def recipe(self) -> dict[str, Any]:
         """What equal penalties have in common, whichever stage they refer to."""
-        recipe = asdict(replace(self, of=0))
-        return recipe if self.new_classes else {key: value for key, value in recipe.items() if key != "new_classes"}
+        return content(replace(self, of=0), ("new_classes",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from src.config import SCHEMA_VERSION, Config
@@ -17,6 +17,7 @@ from src.regimes.checkpoint import parts_of
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Penalty, Stage, Start, Targets
 from src.stopping.length import Length, StageSize
+from src.typed import content
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +213,7 @@ def _node(
     identity = {
         "schema": SCHEMA_VERSION,
         "shape": shape,
-        "start": _content(start, "alpha"),
+        "start": content(start, ("alpha",)),
         "seed": stream.seed,
         "data": data.digest,
         "input_shape": list(stream.input_shape),
@@ -290,16 +291,6 @@ def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str
         return None
     epoch = {"n_draws": length.n_draws, "batch_size": length.batch_size, "all_at_once": length.all_at_once}
     return digest({**identity, "shape": digest({**recipe, "epoch": epoch})})
-
-
-def _content(settings: Any, *later: str) -> dict[str, Any]:
-    """Settings as plain values without those of the names `later` at their default: such fields came later, and what
-    was finished before them keeps its address."""
-    defaults = {f.name: f.default for f in fields(settings)}
-    own = asdict(settings)
-    return {
-        name: value for name, value in own.items() if name not in later or getattr(settings, name) != defaults[name]
-    }
 
 
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
