@@ -75,6 +75,15 @@ def acquire(lock: BaseFileLock, seconds: float) -> bool:
     return True
 
 
+def try_lock(lock: BaseFileLock) -> bool:
+    """Acquires a lock if it is free; returns whether it was."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
+
+
 def sign(lock: BaseFileLock) -> None:
     """Writes this process's id, its host and the time into a lock file that it holds; see `holder`."""
     if not isinstance(lock, SoftFileLock):  # which has a content of its own

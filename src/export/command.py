@@ -22,6 +22,8 @@ from src.sweep.folder import SweepFolder
 from src.training.store.store import Store
 
 KEYS = dict.fromkeys(("sweep", "cell", "regime", "register", "to", "plugins"))
+SHOWN = 6
+"""Cells that an error lists at most."""
 
 
 def main(usage: str) -> None:
@@ -73,9 +75,9 @@ def _cell(folder: SweepFolder, wanted: str | None) -> tuple[str, Config]:
     return chosen[0], folder.read_cell(chosen[0])
 
 
-def _listed(folder: SweepFolder, cells: Sequence[str], most: int = 6) -> str:
-    shown = [f"{cell[:8]} ({_axes(folder.read_cell(cell))})" for cell in cells[:most]]
-    more = f", ... ({len(cells) - most} more in table.csv)" if len(cells) > most else ""
+def _listed(folder: SweepFolder, cells: Sequence[str]) -> str:
+    shown = [f"{cell[:8]} ({_axes(folder.read_cell(cell))})" for cell in cells[:SHOWN]]
+    more = f", ... ({len(cells) - SHOWN} more in table.csv)" if len(cells) > SHOWN else ""
     return ", ".join(shown) + more
 
 

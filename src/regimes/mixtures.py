@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from src.regimes.parts import Stages, chain, one_after_the_other, previous, require, requiring, rest_and, shared_knobs
@@ -25,7 +25,7 @@ def replay(
     these draws over classes. Experience replay (Chaudhry et al. 2019); `memory`: how many earlier samples are kept,
     chosen as `kept` says; `even`: every batch has the share.
     """
-    return _Replay("replay", share, balanced, memory, kept, even).stages(n_parts)
+    return _replayed(n_parts, "replay", share, memory, balanced=balanced, kept=kept, even=even)
 
 
 @shared_knobs(checkpoint=True)
@@ -34,7 +34,7 @@ def self_replay(n_parts: int, *, share: float = 0.1, memory: int | None = None) 
 
     Pseudo-rehearsal (Robins 1995) on real inputs.
     """
-    stages = _Replay("self_replay", share, memory=memory).stages(n_parts)
+    stages = _replayed(n_parts, "self_replay", share, memory)
     if share == 0:
         return stages
     later = (replace(s, targets=Targets(kind="model", of=(k,) * (k + 1))) for k, s in enumerate(stages[1:]))
@@ -60,7 +60,7 @@ def der(
     require(labels >= 0, "der.labels", labels, "must not be negative")
     problem = "and der.labels=0 leave nothing to learn from the memory; raise one, or take share=0"
     require(strength > 0 or labels > 0 or share == 0, "der.strength", strength, problem)
-    stages = _Replay("der", share, memory=memory, kept=kept, even=True).stages(n_parts)
+    stages = _replayed(n_parts, "der", share, memory, kept=kept, even=True)
     if share == 0 or (strength, labels) == (0.0, 1.0):
         return stages
     targets = Targets(kind="outputs", strength=strength, labels=labels)
@@ -79,43 +79,36 @@ def gdumb(n_parts: int, *, memory: int | None = 200) -> Stages:
     return [Stage(mixture=Mixture(parts=parts, memory=memory, kept="greedy" if memory else "reservoir"))]
 
 
-@dataclass(frozen=True)
-class _Replay:
-    """Sequential with a share of earlier data in every later stage: the stages of replay and of its relatives."""
+def _replayed(
+    n_parts: int,
+    regime: str,
+    share: float,
+    memory: int | None,
+    *,
+    balanced: bool = False,
+    kept: Literal["reservoir", "balanced"] = "reservoir",
+    even: bool = False,
+) -> Stages:
+    """Sequential with a share of earlier data in every later stage: the stages of replay and of its relatives.
 
-    regime: str
-    share: float
-    balanced: bool = False
-    memory: int | None = None
-    kept: Literal["reservoir", "balanced"] = "reservoir"
-    even: bool = False
-
-    def stages(self, n_parts: int) -> Stages:
-        """The stages; with a share of 0 those of sequential."""
-        regime, share, memory = self.regime, self.share, self.memory
-        require(0 <= share < 1, f"{regime}.share", share, "must be at least 0 and below 1: a fraction of the draws")
-        require(memory is None or memory >= 1, f"{regime}.memory", memory, "must be at least 1 sample, or null for all")
-        needless = self.kept != "reservoir" and memory is None
-        problem = f"chooses what a memory keeps, and all is kept; set {regime}.memory"
-        require(not needless, f"{regime}.kept", self.kept, problem)
-        if share == 0:
-            return one_after_the_other(n_parts)
-        stages = [Stage(mixture=Mixture(parts=(0,)))]
-        for part in range(1, n_parts):
-            mixture = Mixture(
-                parts=tuple(range(part + 1)),
-                shares=(*[share / part] * part, 1 - share),
-                balanced=self.balanced,
-                memory=memory,
-                kept=self.kept,
-                even=self.even,
-            )
-            stages.append(Stage(mixture=mixture, start=previous(part), counts_as=(part,)))
-        needed = {"needs": "classes", "value": True}
-        problem = "balances over classes, and a regression has none; set it to false"
-        stages = requiring(stages, self.balanced, knob=f"{regime}.balanced", problem=problem, **needed)
-        problem = "keeps equally many of each class, and a regression has none; take reservoir"
-        return requiring(stages, self.kept == "balanced", knob=f"{regime}.kept", problem=problem, **needed)
+    With a share of 0 those of sequential.
+    """
+    require(0 <= share < 1, f"{regime}.share", share, "must be at least 0 and below 1: a fraction of the draws")
+    require(memory is None or memory >= 1, f"{regime}.memory", memory, "must be at least 1 sample, or null for all")
+    problem = f"chooses what a memory keeps, and all is kept; set {regime}.memory"
+    require(kept == "reservoir" or memory is not None, f"{regime}.kept", kept, problem)
+    if share == 0:
+        return one_after_the_other(n_parts)
+    stages = [Stage(mixture=Mixture(parts=(0,)))]
+    for part in range(1, n_parts):
+        parts, shares = tuple(range(part + 1)), (*[share / part] * part, 1 - share)
+        mixture = Mixture(parts=parts, shares=shares, balanced=balanced, memory=memory, kept=kept, even=even)
+        stages.append(Stage(mixture=mixture, start=previous(part), counts_as=(part,)))
+    problem = "balances over classes, and a regression has none; set it to false"
+    stages = requiring(stages, balanced, needs="classes", knob=f"{regime}.balanced", value=True, problem=problem)
+    problem = "keeps equally many of each class, and a regression has none; take reservoir"
+    keeps_classes = kept == "balanced"
+    return requiring(stages, keeps_classes, needs="classes", knob=f"{regime}.kept", value=True, problem=problem)
 
 
 def rebalanced(n_parts: int, *, share: float = 0.5) -> Stages:

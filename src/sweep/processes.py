@@ -118,12 +118,3 @@ def is_locked(path: Path) -> bool:
     with suppress(Timeout), FileLock(path, blocking=False):
         return False
     return True
-
-
-def try_lock(lock: FileLock) -> bool:
-    """Acquires a lock if it is free; returns whether it was."""
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True

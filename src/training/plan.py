@@ -160,14 +160,17 @@ def _spans(config: Config, stages: Sequence[Stage], lengths: Mapping[int, Length
 def _without_reuse(chain: Sequence[Node], regime: RegimeConfig) -> list[Node]:
     """The same stages under keys of their own, so that nothing is reused."""
     named = {node.key: digest([node.key, regime.label]) for node in chain}
-
-    def renamed(node: Node) -> Node:
-        parents, held = tuple(named[key] for key in node.parents), named.get(node.penalty_parent or "")
-        taught = tuple(named[key] for key in node.teachers)
-        changes: dict[str, Any] = {"parents": parents, "penalty_parent": held, "teachers": taught}
-        return replace(node, key=named[node.key], prefix_key=None, **changes)
-
-    return [renamed(node) for node in chain]
+    return [
+        replace(
+            node,
+            key=named[node.key],
+            prefix_key=None,
+            parents=tuple(named[key] for key in node.parents),
+            penalty_parent=named.get(node.penalty_parent or ""),
+            teachers=tuple(named[key] for key in node.teachers),
+        )
+        for node in chain
+    ]
 
 
 def _node(

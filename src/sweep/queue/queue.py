@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from src.config import Config
 from src.errors import ConfigError
 from src.io import read_text_or, write_atomically
-from src.locks import locked
+from src.locks import locked, try_lock
 from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, with_runs_of
-from src.sweep.processes import Process, try_lock
+from src.sweep.processes import Process
 from src.sweep.queue.parameters import Parameters
 from src.sweep.queue.retry import Retry
 from src.sweep.queue.storage import Direction, StudyStore

@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from src.config import TrainerConfig
 from src.errors import ConfigError, Interrupted
-from src.locks import Notice, holder, sign
-from src.sweep.processes import is_locked, try_lock
+from src.locks import Notice, holder, sign, try_lock
+from src.sweep.processes import is_locked
 from src.sweep.workers.gpus import MASK, visible_gpus
 
 POLL_SECONDS = 0.2

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from src.locks import holder, sign
+from src.locks import holder, sign, try_lock
 
 
 class StageLocks:
@@ -59,10 +59,7 @@ class StageLocks:
 def acquired(path: Path) -> FileLock | None:
     """The lock at `path` if it is free."""
     lock = FileLock(path)
-    with suppress(Timeout):
-        lock.acquire(blocking=False)
-        return lock
-    return None
+    return lock if try_lock(lock) else None
 
 
 def remove(lock: FileLock) -> None:
