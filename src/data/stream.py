@@ -77,9 +77,9 @@ class Samples:
             return np.zeros(len(self), np.int64)
         return (self.y if self.classes is None else self.classes).numpy()
 
-    def inputs(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """All inputs, scaled as the network sees them, [n, ...]."""
-        return self.bank.scale(self.bank.x[self.rows], dtype)
+    def inputs(self, dtype: torch.dtype = torch.float32, kept: Tensor | None = None) -> Tensor:
+        """Inputs scaled as the network sees them, [n, ...]: of all samples, or of the `kept` positions."""
+        return self.bank.scale(self.bank.x[self.rows if kept is None else self.rows[kept]], dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,8 @@ def evaluation_set(
         kept = torch.nonzero(w > 0).flatten()
         if n_most is not None:
             kept = kept[_evenly(len(kept), max(1, round(n_most * len(kept) / max(1, total))))]
-        parts.append((*_rows(evaluations.pools[pool], kept, dtype), w[kept].double()))
+        samples = evaluations.pools[pool]
+        parts.append((samples.inputs(dtype, kept), samples.y[kept], w[kept].double()))
     x, y, weights = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Labelled(x=x, y=y, weights=weights / weights.sum())
 
@@ -52,12 +53,8 @@ def evaluation_set(
 def training_set(samples: Samples, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES) -> Labelled:
     """The training samples of a data set, at most `n_most` of them, each with the same weight."""
     kept = _evenly(len(samples), len(samples) if n_most is None else n_most)
-    x, y = _rows(samples, kept, dtype)
-    return Labelled(x=x, y=y, weights=torch.full((len(kept),), 1 / len(kept), dtype=torch.float64))
-
-
-def _rows(samples: Samples, kept: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return samples.bank.scale(samples.bank.x[samples.rows[kept]], dtype), samples.y[kept]
+    weights = torch.full((len(kept),), 1 / len(kept), dtype=torch.float64)
+    return Labelled(x=samples.inputs(dtype, kept), y=samples.y[kept], weights=weights)
 
 
 def _evenly(n: int, n_most: int) -> Tensor:

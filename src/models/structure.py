@@ -30,6 +30,11 @@ def layers(model: nn.Module) -> list[tuple[str, list[str]]]:
     return found
 
 
+def n_parameters(model: nn.Module) -> int:
+    """Number of parameters, trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def head_names(model: nn.Module, n_outputs: int) -> list[str]:
     """Names of the last layer's parameters, if each has a row for every output; otherwise none."""
     shapes, (_, names) = {name: p.shape for name, p in model.named_parameters()}, layers(model)[-1]
@@ -52,9 +57,8 @@ def prefers_stacking(model: nn.Module, device: str = "cpu", is_captured: bool = 
         return is_row_of_linears(model) if is_captured else is_known
     if not is_row_of_linears(model):
         return False
-    linears = [part for part in model.modules() if type(part) is nn.Linear]
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return n_parameters <= STACKED_MAX_PARAMETERS and max(part.in_features for part in linears) <= STACKED_MAX_INPUTS
+    n_inputs = max(part.in_features for part in model.modules() if type(part) is nn.Linear)
+    return n_parameters(model) <= STACKED_MAX_PARAMETERS and n_inputs <= STACKED_MAX_INPUTS
 
 
 SMALL_MAP = 4

@@ -15,7 +15,7 @@ from src.errors import ConfigError
 from src.evaluation.heads import classes_by_part
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
-from src.models.structure import has_batchnorm, head_names
+from src.models.structure import has_batchnorm, head_names, n_parameters
 from src.regimes.checkpoint import read, read_backbone
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement, Stage
@@ -137,8 +137,7 @@ def _check_requirement(config: Config, source: Source, n_outputs: int, required:
         n = sum(config.split.dataset_sizes())
         holds = n >= required.limit
     elif required.needs == "parameters":
-        model = build_meta_model(config.arch, source.bank.input_shape, n_outputs)
-        n = sum(parameter.numel() for parameter in model.parameters())
+        n = n_parameters(build_meta_model(config.arch, source.bank.input_shape, n_outputs))
         holds = n <= required.limit
     elif required.needs == "classes":
         holds = not source.is_regression

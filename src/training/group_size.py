@@ -25,7 +25,7 @@ from src.evaluation.metrics import sample_losses
 from src.io import digest, write_atomically
 from src.locks import LONG_SECONDS, locked
 from src.models.build import build_meta_model, build_model
-from src.models.structure import has_batchnorm
+from src.models.structure import has_batchnorm, n_parameters
 from src.regimes.stage import Trainable
 from src.training.devices import Device, products_in
 from src.training.graph.capture import Capture, RecordingError, recorded
@@ -85,7 +85,7 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
 
 def by_memory(model: nn.Module, device: Device, n_bytes: int, most: int) -> int:
     """As many models as fit, at least one."""
-    size = sum(p.numel() for p in model.parameters()) * device.dtype.itemsize * COPIES
+    size = n_parameters(model) * device.dtype.itemsize * COPIES
     return max(1, min(most, n_bytes // size))
 
 

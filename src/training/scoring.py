@@ -7,7 +7,7 @@ of the test sets, one plain model at a time, so that a score's bits depend on th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -75,15 +75,12 @@ class Scorer:
         replicas.train(was_training)
         return scores
 
-    def _batches(self, rows: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, rows.shape[1], EVALUATION_BATCH):
-            part = rows[:, start : start + EVALUATION_BATCH].to(self.device.torch_device)
-            yield self.table.take(part), y[:, start : start + EVALUATION_BATCH].to(part.device)
-
     def _pool(self, replicas: Replicas, rows: Tensor, y: Tensor, groups: NDArray[np.int64]) -> Floats:
-        losses, hits = [], []
-        for x, labels in self._batches(rows, y):
-            outputs = in_own_head(has_only(replicas(x), self.classes), labels, self.mask)
+        losses, hits, device = [], [], self.device.torch_device
+        both = (torch.split(tensor, EVALUATION_BATCH, dim=1) for tensor in (rows, y.to(device)))
+        for batch, labels in zip(*both, strict=True):
+            outputs = replicas(self.table.take(batch.to(device)))
+            outputs = in_own_head(has_only(outputs, self.classes), labels, self.mask)
             if labels.is_floating_point():
                 labels = labels.to(outputs.dtype)
             sample_loss = sample_losses(outputs, labels, self.loss).double()
@@ -201,8 +198,7 @@ def score_stages(
 def _outputs(model: nn.Module, samples: Samples, device: Device, layout: torch.memory_format) -> Tensor:
     parts = []
     with torch.no_grad():
-        for start in range(0, len(samples), EVALUATION_BATCH):
-            rows = samples.rows[start : start + EVALUATION_BATCH]
+        for rows in torch.split(samples.rows, EVALUATION_BATCH):
             x = samples.bank.scale(samples.bank.x[rows].to(device.torch_device), device.dtype)
             parts.append(model(x.contiguous(memory_format=layout)).cpu())
     return torch.cat(parts)

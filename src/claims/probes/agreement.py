@@ -32,4 +32,4 @@ def _common_inputs(streams: Sequence[Stream], dtype: torch.dtype) -> Tensor:
     shared = torch.isin(first.ids, second.ids)
     if not bool(shared.any()):
         raise MissingEvidence("two seeds have no test sample in common")
-    return first.bank.scale(first.bank.x[first.rows[shared]], dtype)
+    return first.inputs(dtype, shared)

@@ -76,8 +76,8 @@ def per_sample(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Loss [pool] and gradient [pool, parameters] of every sample."""
     pool = stream.test.pools[0]
-    kept = slice(0, MAX_POOL)
-    x, y = pool.bank.scale(pool.bank.x[pool.rows[kept]], dtype_of(weights)), pool.y[kept]
+    kept = torch.arange(min(len(pool), MAX_POOL))
+    x, y = pool.inputs(dtype_of(weights), kept), pool.y[kept]
     model: nn.Module = cell.model(stream, weights)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     buffers = dict(model.named_buffers())

@@ -13,7 +13,7 @@ from torch.func import functional_call, vjp, vmap
 from src.data.batches import MixtureData
 from src.evaluation.heads import within
 from src.evaluation.metrics import Loss
-from src.models.structure import is_row_of_linears
+from src.models.structure import is_row_of_linears, n_parameters
 from src.seeds import generator
 from src.stopping.length import Length
 from src.training.devices import Device
@@ -74,7 +74,7 @@ def fisher_sum(given: FisherInput) -> ModelState:
     model = given.model
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in model.named_parameters()}
     squares = _fastest_squares(model, given.device)
-    n_numbers = model_size(model) if squares is not _squares_of_row else max(p.shape[0] for p in model.parameters())
+    n_numbers = n_parameters(model) if squares is not _squares_of_row else max(p.shape[0] for p in model.parameters())
     for x, vectors in given.batches(n_numbers):
         for name, square in squares(model, x, vectors).items():
             total[name] += square
@@ -87,17 +87,12 @@ def fisher_matrix(given: FisherInput) -> Tensor:
     `fisher_sum` is its diagonal.
     """
     total: Tensor | float = 0.0
-    for x, vectors in given.batches(model_size(given.model)):
+    for x, vectors in given.batches(n_parameters(given.model)):
         gradients = _gradients(given.model, x, vectors)
         rows = torch.cat([gradient.flatten(0, 1).flatten(1) for gradient in gradients.values()], dim=1).double()
         total = total + rows.T @ rows
     assert isinstance(total, Tensor)
     return total.to(given.device.dtype).cpu()
-
-
-def model_size(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in model.parameters())
 
 
 def _fastest_squares(model: nn.Module, device: Device) -> Callable[[nn.Module, Tensor, Tensor], ModelState]:
