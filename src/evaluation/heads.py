@@ -64,7 +64,6 @@ def has_only(outputs: Tensor, classes: Sequence[int]) -> Tensor:
     return torch.where(masked == OUTSIDE, masked.logsumexp(-1, keepdim=True) + math.log(LEAST), outputs)
 
 
-def test_mask(heads: str, streams: Sequence[Stream]) -> Tensor | None:
+def test_mask(heads: str, stream: Stream) -> Tensor | None:
     """The mask under which held-out samples are scored: each in its data set's softmax (``heads=own``)."""
-    stream = streams[0]
     return head_mask(classes_by_part(stream), stream.n_outputs) if heads == "own" else None

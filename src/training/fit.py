@@ -72,7 +72,7 @@ def fit(
     models = [model.to(device.dtype) for model in models]
     form = form_of(config, models[0], first.stream.input_shape, device)
     replicas = form.replicas(models, trainable_names(models[0], first.stage.trainable))
-    mask = test_mask(config.split.heads, [node.stream for node in nodes])
+    mask = test_mask(config.split.heads, first.stream)
     scorer = Scorer(
         [node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask, first.outputs
     )

@@ -53,7 +53,7 @@ class GroupModule(pl.LightningModule):
         optimizer_states: Sequence[Mapping[str, Tensor]] | None,
         observer: Callable[[Replicas], None] | None,
         *,
-        is_capturable: bool = False,
+        is_capturable: bool,
     ) -> None:
         super().__init__()
         self.is_capturable = is_capturable

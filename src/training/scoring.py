@@ -40,7 +40,7 @@ row at 256, 156 us at 1,024), and the rows of twelve models do not fill the memo
 class Scorer:
     """Scores the models of a group on pools: `pools[r]` are the pools of model r, equally many and equally long.
 
-    `mask`, `classes`: see `src.evaluation.heads`; the classes that the head has, None: all."""
+    `mask`, `classes`: see `src.evaluation.heads`; the classes that the head has."""
 
     def __init__(
         self,
@@ -48,11 +48,10 @@ class Scorer:
         n_outputs: int,
         loss: Loss,
         device: Device,
-        mask: Tensor | None = None,
-        classes: Sequence[int] | None = None,
+        mask: Tensor | None,
+        classes: Sequence[int],
     ) -> None:
-        self.loss, self.device, self.mask = loss, device, mask
-        self.classes = range(n_outputs) if classes is None else classes
+        self.loss, self.device, self.mask, self.classes = loss, device, mask, classes
         self.table = Table(list(pools), device)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
         sizes = [len(pool) for pool in pools[0]]
@@ -174,7 +173,7 @@ def score_stages(
     names = set_names(config.split.parts)
     if of == "test":
         names += [name for name in stream.test.sets if name not in names]
-    mask = test_mask(config.split.heads, [stream])
+    mask = test_mask(config.split.heads, stream)
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
         some = stages[start : start + SCORED_AT_ONCE]
