@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from src.config import parse_regime
+from src.config.plugins import knobs_of
 from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
-from src.regimes.stage import Stage
+from src.regimes.parts import Stages, chain, shared_knobs
+from src.regimes.stage import Mixture, Stage
+from src.typed import hints_of
 
 
 def sketch(stages: Sequence[Stage]) -> str:
@@ -201,3 +204,19 @@ def test_knobs_without_meaning_are_refused(name: str, knobs: dict[str, object], 
     """An invalid knob is refused when the configuration is parsed, with the knob's name."""
     with pytest.raises(ConfigError, match=rf"^regime\.{name}.*{key}|^regime\.{name}="):
         parse_regime({name: knobs}, 2)
+
+
+def test_a_regime_of_ones_own_can_have_the_shared_knobs() -> None:
+    """They follow its own in the signature, apply to its stages, and are refused under its name."""
+
+    @shared_knobs(checkpoint=True)
+    def mine(n_parts: int, *, rounds: int = 1) -> Stages:
+        return chain([Mixture(parts=(part,)) for part in range(n_parts)] * rounds)
+
+    assert knobs_of(mine) == {"rounds": 1, "reset_optimizer": True, "lr_factor": 1.0, "checkpoint": None}
+    assert [hints_of(mine)[knob] for knob in knobs_of(mine)] == [int, bool, float, str | None]
+    assert sketch(mine(2, rounds=2, checkpoint="a.pt")).startswith("1 from a.pt")
+    assert [stage.lr_factor for stage in mine(2, rounds=2, lr_factor=0.5)] == [1.0, 0.5, 0.5, 0.5]
+    assert [stage.reset_optimizer for stage in mine(2, reset_optimizer=False)] == [True, False]
+    with pytest.raises(ConfigError, match=r"regime\.mine\.lr_factor=0"):
+        mine(2, lr_factor=0)
