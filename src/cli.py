@@ -9,6 +9,7 @@ import argparse
 import difflib
 import errno
 import functools
+import importlib
 import io
 import os
 import re
@@ -92,6 +93,11 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
             print(f"error: {name} cannot be written: {output.error.strerror}; nothing else is lost", file=sys.stderr)
             status = status or 1
     sys.exit(status)
+
+
+def command_of(module: str, usage: str) -> NoReturn:
+    """Runs `main` of a module with the arguments; --help is answered without importing it, which loads torch."""
+    command(lambda: importlib.import_module(module).main(sys.argv[1:]), usage)
 
 
 def _standard_streams() -> dict[str, _Output]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from src import cli
 
 USAGE = """python -m src.advise data=image_folder data.path=OLD data.path2=NEW [key=value ...]
@@ -22,13 +20,5 @@ metric=accuracy         the metric; margin=1: the difference that does not matte
 All settings of a sweep apply: data, arch, split, stopping, optimizer, regimes=[the candidates], seeds, tune
 (docs/ADVICE.md)."""
 
-
-def main() -> int:
-    """Runs the command; returns its exit status."""
-    from src.advise.command import main as run  # loads torch, which --help does without
-
-    return run(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    cli.command(main, USAGE)
+    cli.command_of("src.advise.command", USAGE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from src import cli
 
 USAGE = """python -m src.claims [claim=ID,...] [where=STUDY] [key=value ...]
@@ -14,13 +12,5 @@ that its file defines; with settings (`data=mnist split.size=5000`), in its firs
 controls alone, `strong=true` the studies on real images with every regime tuned; `dry_run=true` shows what would run;
 `seeds=N` replaces the number of seeds."""
 
-
-def main() -> int:
-    """Runs the command; returns its exit status."""
-    from src.claims.command import main as run  # loads torch, which --help does without
-
-    return run(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    cli.command(main, USAGE)
+    cli.command_of("src.claims.command", USAGE)

@@ -97,12 +97,8 @@ def declare(
     with locked(sweep_dir / f"{FILE}.lock"):
         known = read_families(sweep_dir)
         declared = [one for one in known if one.comparisons & wanted]
-        if any_stop is not None:
-            _refuse_other_rules(sweep_dir.name, any_stop, declared)
-        if margin is not None and (other := next((one for one in declared if one.margin != margin), None)) is not None:
-            theirs = "no margin" if other.margin is None else f"a margin of {other.margin:g}"
-            problem = f"sweep={sweep_dir.name} declared these comparisons on {other.declared[:10]} with {theirs}"
-            raise ConfigError("margin", margin, f"{problem}; take sweep=NEW, which finds the trained stages")
+        for one in declared:
+            _refuse_other_rules(sweep_dir.name, any_stop, margin, one)
         new = wanted.difference(*(family.comparisons for family in known))
         if not new:
             return
@@ -118,16 +114,19 @@ def declare(
         write_atomically(sweep_dir / FILE, json.dumps({"families": content}) + "\n")
 
 
-def _refuse_other_rules(sweep: str, any_stop: AnyStop, families: Iterable[Family]) -> None:
-    """Raises ConfigError if one of the families has another rule: results may not choose the test."""
-    for one in families:
-        fix = "take sweep=NEW, which finds the trained stages"
-        if one.any_stop is None:
-            problem = f"sweep={sweep} declared these comparisons on {one.declared[:10]} with fixed seeds"
-            raise ConfigError("seeds", "auto", f"{problem}, whose tests do not allow further ones; {fix}")
-        if one.any_stop != any_stop:
-            problem = f"is {one.any_stop.margin} for comparisons that sweep={sweep} declared on {one.declared[:10]}"
-            raise ConfigError("seeding.margin", any_stop.margin, f"{problem}; take that, or {fix[5:]}")
+def _refuse_other_rules(sweep: str, any_stop: AnyStop | None, margin: float | None, family: Family) -> None:
+    """Raises ConfigError if the family has another rule: results may not choose the test."""
+    on, new = family.declared[:10], "sweep=NEW, which finds the trained stages"
+    declared = f"sweep={sweep} declared these comparisons on {on} with"
+    if any_stop is not None and family.any_stop is None:
+        problem = f"{declared} fixed seeds, whose tests do not allow further ones; take {new}"
+        raise ConfigError("seeds", "auto", problem)
+    if any_stop is not None and (theirs := family.any_stop) is not None and theirs != any_stop:
+        problem = f"is {theirs.margin} for comparisons that sweep={sweep} declared on {on}; take that, or {new}"
+        raise ConfigError("seeding.margin", any_stop.margin, problem)
+    if margin is not None and family.margin != margin:
+        rule = "no margin" if family.margin is None else f"a margin of {family.margin:g}"
+        raise ConfigError("margin", margin, f"{declared} {rule}; take {new}")
 
 
 def by_comparison(families: Iterable[Family]) -> Mapping[Comparison, Family]:

@@ -65,9 +65,10 @@ def sign_flip_interval(differences: ArrayLike, *, alpha: float = ALPHA) -> tuple
     (-inf, inf) if n < `seeds_needed(1, alpha)`, where the test rejects no mean.
     """
     values = _as_rows(differences)
-    shape = np.shape(differences)[:-1]
+    shape, n = np.shape(differences)[:-1], values.shape[-1]
     # The test rejects a mean while (1 + number of subset means below it) / n_subsets <= alpha / 2.
-    rank = math.floor(_n_subsets(values.shape[-1]) * alpha / 2 + 1e-9)
+    n_subsets = N_DRAWN if n > MAX_EXACT else 2**n
+    rank = math.floor(n_subsets * alpha / 2 + 1e-9)
     if rank == 0:
         return np.full(shape, -np.inf), np.full(shape, np.inf)
     return _smallest_subset_mean(values, rank).reshape(shape), -_smallest_subset_mean(-values, rank).reshape(shape)
@@ -85,10 +86,6 @@ def _as_rows(differences: ArrayLike) -> Floats:
     if not np.all(np.isfinite(values)):
         raise ValueError("differences: not all finite; leave diverged runs out before testing")
     return values.reshape(-1, values.shape[-1])
-
-
-def _n_subsets(n: int) -> int:
-    return N_DRAWN if n > MAX_EXACT else 2**n
 
 
 @lru_cache(maxsize=4)

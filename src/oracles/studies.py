@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src.comparison.predictions import Judgement, PredictionVerdict, increasing_trend, judge_effect
+from src.comparison.predictions import PredictionVerdict, increasing_trend, judge_effect
 from src.comparison.statistics import ALPHA
 from src.comparison.units import format_effect, format_interval
 from src.oracles.cell import Floats, lab, measure
@@ -37,9 +37,11 @@ def _row(
     return Row(f"claim: {name}", setting, expected, f"{found}: {text}", score, found == expected, "verdict")
 
 
-def _text(judgement: Judgement) -> str:
-    interval = format_interval(judgement.ci_low, judgement.ci_high)
-    return f"{format_effect(judgement.effect)} {interval}, n = {judgement.n}"
+def _lead(name: str, setting: str, expected: PredictionVerdict, differences: Floats) -> Row:
+    """A predicted positive mean of `differences` [seeds]."""
+    found = judge_effect(differences, "positive")
+    text = f"{format_effect(found.effect)} {format_interval(found.ci_low, found.ci_high)}, n = {found.n}"
+    return _row(name, setting, expected, found.verdict, text, found.p)
 
 
 def combined_wins(n: int, expected: PredictionVerdict) -> Row:
@@ -48,11 +50,10 @@ def combined_wins(n: int, expected: PredictionVerdict) -> Row:
     config = lab(*overrides, regimes="sequential,combined", seeds=N_SEEDS, study="near_interpolation")
     cell = measure(config, accuracy=ACCURACY)
     found = [cell.metric(regime, "test/union/excess_risk") for regime in ("sequential", "combined")]
-    judgement = judge_effect(found[0] - found[1], "positive")
     combined = risks.combined_risk(100, n, n, noise=0.25, initial=1.0)
     sequential = risks.sequential_risk(100, n, n, noise=0.25, initial=1.0)
     setting = f"near_interpolation, n={n}+{n}, d=100: theory {sequential:.3g} - {combined:.3g}"
-    return _row("combined wins i.i.d.", setting, expected, judgement.verdict, _text(judgement), judgement.p)
+    return _lead("combined wins i.i.d.", setting, expected, found[0] - found[1])
 
 
 def _trend(name: str, setting: str, expected: PredictionVerdict, values: Floats) -> Row:
@@ -96,6 +97,5 @@ def replay_preserves(study: str, expected: PredictionVerdict) -> Row:
     assert not cell.unconverged, study
     labels = [regime.label for regime in config.regimes]
     found = [cell.metric(label, "test/d1/excess_risk") for label in labels]
-    judgement = judge_effect(found[0] - found[1], "positive")
     setting = study if study != "linear_lab" else "d=20, n=4+4, no noise"
-    return _row("replay preserves", setting, expected, judgement.verdict, _text(judgement), judgement.p)
+    return _lead("replay preserves", setting, expected, found[0] - found[1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from src import cli
 
 USAGE = """python -m src.record FILE.csv sweep=NAME [baseline=REGIME] [multirun=multirun] [tracking=off]
@@ -23,13 +21,5 @@ axis.NAME=VALUE.
   python -m src.report sweep=speech
 """
 
-
-def main() -> int:
-    """Runs the command; returns its exit status."""
-    from src.record.command import main as run  # loads torch, which --help does without
-
-    return run(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    cli.command(main, USAGE)
+    cli.command_of("src.record.command", USAGE)

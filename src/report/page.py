@@ -55,7 +55,6 @@ def write_report(
     shutil.rmtree(folder / PAPER, ignore_errors=True)
     if paper:
         (folder / PAPER).mkdir()
-    metric = default_metric(sweep.records.runs)
     settings: dict[str, Any] = {"baseline": sweep.baseline, "families": read_families(sweep.folder)}
     verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
     tuning = tuning_of(sweep.folder, sweep.configs, sweep.labels)
@@ -70,7 +69,7 @@ def write_report(
         files["ledger.csv"] = ledger_csv(spent)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
-    content = _content(sweep, verdicts, tuning, metric, spent, folder, executor, most_cells) | {"files": list(files)}
+    content = _content(sweep, verdicts, tuning, spent, folder, executor, most_cells) | {"files": list(files)}
     write_atomically(folder / "report.html", _render(content).encode())
     for path, inode in before.items():
         if path.stat().st_ino == inode:  # a plot that only an earlier report has would mislead
@@ -110,7 +109,6 @@ def _content(
     sweep: Sweep,
     verdicts: Sequence[CellVerdict],
     tuning: Mapping[tuple[str, str], Tuned],
-    metric: str,
     spent: DataFrame,
     folder: Path,
     executor: Executor | None,
@@ -118,6 +116,7 @@ def _content(
 ) -> dict[str, Any]:
     """Everything that the template shows."""
     runs, styles = sweep.records.runs, line_styles(sweep.labels)
+    metric = default_metric(runs)
     judged = {pair: group for pair, group in by_pair(verdicts).items() if any(v.difference is not None for v in group)}
     first, all_judged = next(iter(judged.values()), []), [v for group in judged.values() for v in group]
     shown = [(verdict, why, cell_title(verdict, first)) for verdict, why in representative(first)]
