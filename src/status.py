@@ -16,7 +16,7 @@ watch=true shows the status again every two seconds until nothing runs or waits.
 that runs or waits, and the sweep's command tries it again; first=CELL is the next that a worker takes. CELL: the
 first letters of its hash, as dry_run=true lists them."""
 WATCH_SECONDS = 2.0
-ACTIVE = re.compile(r": \d+ done,.* [1-9]\d* (running|waiting|left)")
+ACTIVE = re.compile(r": \d+ of \d+ \w+ done,.* [1-9]\d* (running|waiting|left)")
 
 
 def main() -> None:

@@ -87,7 +87,8 @@ def main(arguments: Sequence[str]) -> int:
         if "write" in options:
             Path(options["write"]).write_text(page(all_runs, others), encoding="utf-8")
 
-    return run_studies(plan, report, run=options.get("run", "true") == "true")
+    names = [f"anchor={anchor.id}" for anchor in chosen]
+    return run_studies(plan, report, names, run=options.get("run", "true") == "true")
 
 
 def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: ConfigLoader) -> Cell:

@@ -55,6 +55,11 @@ class Task:
         return self.study.where == self.claim.studies[0].where
 
     @property
+    def words(self) -> list[str]:
+        """The arguments that choose the claim and its study."""
+        return [f"claim={self.claim.id}", *([] if self.is_first_study else [f"where={self.study.where}"])]
+
+    @property
     def data(self) -> str:
         """The data set, or the name of a study other than the claim's first."""
         name: str = self.cells[0].config.data.name
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         ]
         _report(tasks, judged, folder, arguments)
 
-    return run_studies(plan, report)
+    return run_studies(plan, report, [shlex.join(task.words) for task in tasks for _ in task.cells])
 
 
 def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: ConfigLoader) -> list[Task]:
@@ -185,5 +190,5 @@ def _command_line(arguments: Sequence[str]) -> str:
 def _command(task: Task, arguments: Sequence[str]) -> str:
     """The command that repeats one verdict."""
     others = [argument for argument in arguments if key_of(argument) not in ("claim", "where", "place")]
-    where = [] if task.is_first_study else [f"where={task.study.where}"]
-    return _command_line([f"claim={task.claim.id}", *others, *where])
+    claim, *where = task.words
+    return _command_line([claim, *others, *where])

@@ -251,7 +251,8 @@ def _legend_lines(verdicts: Sequence[CellVerdict]) -> list[str]:
     counts = sorted({verdict.n for verdict in verdicts if verdict.n})
     seeds = f", {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds" if counts else ""
     too_few = next((verdict.reason for verdict in verdicts if verdict.reason.startswith("too few")), "")
-    key = f"bold: certain (Holm over {verdicts[0].family}); hatched: not certain; ×: inconclusive; ·: no run"
+    scope = f" (Holm over {n})" if (n := verdicts[0].family) else ""
+    key = f"bold: certain{scope}; hatched: not certain; ×: inconclusive; ·: no run"
     return [f"mean paired difference{unit_of(verdicts[0].metric).points}{seeds}", key, *filter(None, [too_few])]
 
 

@@ -77,8 +77,9 @@ def summary(verdicts: Sequence[CellVerdict]) -> str:
         counts += f"; no worse by more than {unit.value(first.margin)} {unit.of_differences}".rstrip() + f": {shown}"
     lower = "" if unit.higher_is_better else " (lower is better)"
     sizes = {verdict.exploratory: verdict.family for verdict in verdicts}
-    holm_over = " and ".join(f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()))
-    text = f"{headline}{metric[0].upper()}{metric[1:]}{lower}, Holm over {holm_over}: {counts}."
+    tested = [f"{n} ({label})" if label else f"{n}" for label, n in sorted(sizes.items()) if n]
+    scope = f", Holm over {' and '.join(tested)}" if tested else ""
+    text = f"{headline}{metric[0].upper()}{metric[1:]}{lower}{scope}: {counts}."
     mean = overall(verdicts)
     if mean is None:
         return f"{text} No seed finished in every cell, so there is no mean over cells."

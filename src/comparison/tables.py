@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 Cell = TypeVar("Cell", CellVerdict, RunRecord)
-MARKS = {"if trained": "t", "exploratory": "e"}
+MARKS = {"barring collapses": "c", "exploratory": "e"}
 """What follows a winner, and its letter in a narrow table."""
 CURE = "Collapsed runs often train with a tenth of optimizer.lr; tune=equal finds a rate for each regime."
 
@@ -103,7 +103,7 @@ def sweep_table(verdicts: Sequence[CellVerdict]) -> TextTable:
         sides += [difference_elsewhere(verdict.elsewhere.get(name)) for name in test_sets]
         difference = [unit.difference(verdict.difference), unit.interval(verdict.ci_low, verdict.ci_high)]
         winner = f"**{verdict.winner}**" if verdict.certain else verdict.winner
-        winner += " (if trained)" if verdict.caveat else ""
+        winner += " (barring collapses)" if verdict.caveat else ""
         winner += " (exploratory)" if verdict.exploratory and verdict.certain else ""
         tail = [*difference, format_p(verdict.p_holm), str(verdict.n), winner]
         rows.append((*level_texts(verdict, axes), *sides, *tail))
@@ -190,7 +190,10 @@ def _compact(
 
 
 def _short_winner(winner: str, gap: str) -> str:
-    """ "combined (if trained) (exploratory)" is "combined (t, e)"; `gap` precedes what may stand on a second line."""
+    """ "combined (barring collapses) (exploratory)" is "combined (c, e)".
+
+    `gap` precedes what may stand on a second line.
+    """
     marks = ", ".join(mark for text, mark in MARKS.items() if f"({text})" in winner)
     for text in MARKS:
         winner = winner.replace(f" ({text})", "")
@@ -251,7 +254,8 @@ def remarks(verdicts: Sequence[CellVerdict]) -> list[str]:
         own = verdict.reason if verdict.p_holm is None or verdict.winner == EQUIVALENT else verdict.caveat
         if has_sentences and verdict.winner in (INCONCLUSIVE, TOO_FEW):
             own = ""  # the sentence of a single cell gives the reason
-        added = verdict.exploratory and f"{verdict.exploratory}: Holm over {verdict.family} of its own"
+        added = verdict.exploratory
+        added += f": Holm over {verdict.family} of its own" if added and verdict.family else ""
         for remark in filter(None, (own, added, *verdict.notes)):
             rows.setdefault(remark, []).append(verdict)
     axes, has_pairs = varying_axes(verdicts), len(by_pair(verdicts)) > 1

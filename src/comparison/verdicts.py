@@ -198,7 +198,7 @@ def _unseen(cells: Iterable[Sequence[RunRecord]], regime: str, metric: str) -> U
 def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
     """A winner's verdict where collapses that its cell does not show may outweigh its lead.
 
-    Withheld if runs of it collapse in other cells; if none does anywhere, the verdict is about the runs that train.
+    Withheld if runs of it collapse in other cells; if none does anywhere, the verdict holds barring collapses.
     """
     unit, lead = unit_of(verdict.metric), abs(verdict.difference or 0.0)
     if lead > unseen.cost or not (unseen.n_collapsed or unit.higher_is_better):
@@ -206,7 +206,7 @@ def _scoped(verdict: CellVerdict, unseen: UnseenCollapses) -> CellVerdict:
     up_to = f"up to {100 * unseen.share:.0f} % may"
     if not unseen.n_collapsed:
         seen = f"none of {unseen.n_runs} runs of {verdict.winner} collapsed"
-        caveat = f"about runs that train: {seen}, which leaves a share of up to {100 * unseen.share:.0f} % possible"
+        caveat = f"barring collapses: {seen}, which leaves a share of up to {100 * unseen.share:.0f} % possible"
         return replace(verdict, caveat=caveat)
     reason = f"{verdict.winner} leads by {unit.value(lead)}{f' {unit.of_differences}'.rstrip()} here, but runs of it "
     reason += f"collapse in other cells: {up_to}, which would lower its mean by {unit.value(unseen.cost)}"

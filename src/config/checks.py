@@ -7,7 +7,7 @@ import re
 from src.config.regimes import with_knobs
 from src.config.schema import Config
 from src.config.search import validation_metrics
-from src.config.tune import EqualTuning, plain_point
+from src.config.tune import EqualTuning, default_space, plain_point
 from src.errors import ConfigError, did_you_mean
 from src.urls import without_password
 
@@ -51,7 +51,7 @@ def check(config: Config) -> None:
 
 
 def _check_tuning(config: Config) -> None:
-    """Refuses a space that no compared regime has, values that one of them refuses, and seeds that tuning uses."""
+    """Refuses a given space that no compared regime has, values that one of them refuses, seeds that tuning uses."""
     from src.config.space import ends_of  # loads Optuna
 
     tune = config.tune
@@ -64,7 +64,7 @@ def _check_tuning(config: Config) -> None:
         raise ConfigError("tune.objective", tune.objective, problem)
     spaces = {regime: tune.space_of(regime) for regime in config.regimes}
     for key in tune.keys:
-        if not any(key in space for space in spaces.values()):
+        if tune.space != default_space() and not any(key in space for space in spaces.values()):
             problem = "is no knob of a compared regime that leaves it open, and no setting of the optimizer"
             raise ConfigError("tune.space", key, f"{problem}; leave it out")
     for regime, space in spaces.items():

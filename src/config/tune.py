@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from hydra.errors import HydraException
@@ -14,6 +15,7 @@ from hydra.errors import HydraException
 from src.config.plugins import knobs_of
 from src.config.regimes import OPTIMIZER
 from src.errors import ConfigError
+from src.io import CONF_DIR
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
 from src.typed import bounds
@@ -97,6 +99,13 @@ class EqualTuning(TuneConfig):
         own |= set(knobs_of(REGIMES[regime.name] if regime.function is None else regime.function))
         own -= set(dict(regime.knobs))
         return {key: _distribution(key, text) for key, text in sorted(_entries(self.space).items()) if key in own}
+
+
+@functools.cache
+def default_space() -> str:
+    """The space of a command that gives none: each regime takes what it has of it."""
+    space: str = yaml.safe_load((CONF_DIR / "tune" / "equal.yaml").read_text(encoding="utf-8"))["space"]
+    return space
 
 
 TUNES: dict[str, type[TuneConfig]] = {"off": NotTuned, "equal": EqualTuning}

@@ -34,7 +34,7 @@ def status_lines(folder: SweepFolder) -> list[str]:
             states = Counter(trial.state for trial in queue.latest(trials).values())
             counts = {name: sum(states[state] for state in group) for name, group in GROUPS.items()}
             if trials or not searches:
-                lines.append(_title(folder.sweep, counts))
+                lines.append(_title(folder.sweep, counts, f"{sum(counts.values())} cells"))
                 lines += _worker_lines(trials, workers, counts["running"] + counts["waiting"])
                 lines += _ended(queue.latest(trials).values(), TrialState.FAIL)
         for search_id in searches:
@@ -50,7 +50,8 @@ def _search_lines(folder: SweepFolder, queue: TrialQueue, workers: Sequence[Proc
     states = Counter(point.state for point in points)
     names = {"done": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     counts = {name: states[TrialState[state]] for name, state in names.items()} | {"left": n_left}
-    lines = [_title(f"{folder.sweep}, search {queue.search_id}", counts)]
+    n_trials = n_left + sum(point.state.is_finished() for point in points)  # those that run are left
+    lines = [_title(f"{folder.sweep}, search {queue.search_id}", counts, f"{n_trials} trials")]
     if best := best_text(points, queue.search):
         lines.append(f"  {'best ' * queue.search.strategy.finds_best}so far: {queue.search.objective.text} = {best}")
     return [
@@ -88,5 +89,7 @@ def _worker_lines(trials: Sequence[FrozenTrial], workers: Sequence[ProcessInfo],
     return lines
 
 
-def _title(title: str, counts: dict[str, int]) -> str:
-    return f"{title}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+def _title(title: str, counts: dict[str, int], of: str) -> str:
+    """The line with the counts, of which the first is that of what is done."""
+    (done, n_done), *others = counts.items()
+    return f"{title}: {n_done} of {of} {done}, " + ", ".join(f"{count} {name}" for name, count in others)

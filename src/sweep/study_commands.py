@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from src.errors import ConfigError
 from src.sweep import laboratory
 from src.sweep.command import run_work
 from src.sweep.folder import SweepFolder
-from src.sweep.grid.plan import SweepPlan
+from src.sweep.grid.plan import SweepPlan, describe
 from src.sweep.work import GridWork
 from src.sweep.workers.local import n_workers_of
 from src.tracking.outbox import Deliverer
@@ -48,11 +48,20 @@ def names_of(value: str) -> list[str]:
     return value.strip("[]").split(",")
 
 
-def run_studies(plan: SweepPlan, report: Callable[[SweepFolder], None], *, run: bool = True) -> int:
-    """Runs what the studies lack, if `run`, and calls `report`; describes a dry run. Returns 1 if a cell failed."""
+def run_studies(
+    plan: SweepPlan, report: Callable[[SweepFolder], None], names: Iterable[str], *, run: bool = True
+) -> int:
+    """Runs what the studies lack, if `run`, and calls `report`; describes a dry run. Returns 1 if a cell failed.
+
+    `names`: of the study that asks for each of the plan's `hashes`, as the command line has it.
+    """
     work = GridWork(plan, laboratory)
     if plan.config.dry_run:
-        print("\n".join(work.description(n_workers_of(plan.config))))
+        names_of_cell: dict[str, list[str]] = {}
+        for cell_hash, name in zip(plan.hashes, names, strict=True):
+            names_of_cell.setdefault(cell_hash, []).append(name)
+        shown = {cell_hash: list(dict.fromkeys(own)) for cell_hash, own in names_of_cell.items()}
+        print("\n".join(describe(plan, work.folder.root / "cells", n_workers_of(plan.config), shown)))
         return 0
     with Deliverer(work.folder.root, plan.config.tracking):
         failures = (run_work(work) or []) if run else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_the_command_judges_prior_moves_first_and_repeats_no_run(
     assert main([*words, "stopping.epochs=5"]) == 0
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert json.loads((tmp_path / "claims" / "claims.json").read_text()) == entries
+
+
+def test_a_dry_run_names_the_claims_of_each_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["claim=combined-wins-iid,sequential-never-wins-iid", f"multirun={tmp_path}", "tracking=off"]
+    assert main([*words, "trainer=cpu", "dry_run=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [number for number, line in enumerate(lines) if re.match("[0-9a-f]{16} ", line)]
+    first, *_, last = cells
+    names = ["    claim=combined-wins-iid", "    claim=sequential-never-wins-iid"]
+    assert lines[first + 1 : first + 3] == names, "a cell of both"
+    assert lines[last + 1] == f"{names[1]} 'where=linear lab'"
+    assert all(lines[number + 1] in (*names, lines[last + 1]) for number in cells)
 
 
 @pytest.mark.parametrize(

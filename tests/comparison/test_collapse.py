@@ -130,13 +130,11 @@ def test_a_collapse_elsewhere_withholds_a_small_lead_and_no_large_one() -> None:
 def test_without_a_collapse_a_lead_that_unseen_ones_may_outweigh_is_about_runs_that_train() -> None:
     small, large = cell(FINE, [v - 0.05 for v in FINE]), cell(FINE, [v - 0.4 for v in FINE])
     (verdict,) = judge(Records(runs=small), BOTH)
-    about = (
-        "about runs that train: none of 12 runs of sequential collapsed, which leaves a share of up to 22 % possible"
-    )
+    about = "barring collapses: none of 12 runs of sequential collapsed, which leaves a share of up to 22 % possible"
     assert (verdict.winner, verdict.caveat) == ("sequential", about)
     assert sentence(verdict).endswith(f"n = 12 seeds ({about})")
     assert about in remarks([verdict])
-    assert sweep_table([verdict]).rows[0][-1] == "**sequential** (if trained)"
+    assert sweep_table([verdict]).rows[0][-1] == "**sequential** (barring collapses)"
     (verdict,) = judge(Records(runs=large), BOTH)
     assert (verdict.winner, verdict.caveat) == ("sequential", "")
     assert sweep_table([verdict]).rows[0][-1] == "**sequential**"

@@ -104,8 +104,8 @@ def test_two_regimes_fit_on_one_line_a_cell_at_80_columns(grid: list[CellVerdict
 @pytest.mark.parametrize(("width", "lines_a_cell"), [(80, 2), (100, 1)])
 def test_narrow_tables_break_no_word(grid: list[CellVerdict], width: int, lines_a_cell: int) -> None:
     winners = [
-        ("combined", "about runs that train", "added"),
-        ("sequential", "about runs that train", ""),
+        ("combined", "barring collapses", "added"),
+        ("sequential", "barring collapses", ""),
         (UNDECIDED, "", ""),
     ]
     verdicts = []
@@ -116,10 +116,10 @@ def test_narrow_tables_break_no_word(grid: list[CellVerdict], width: int, lines_
         verdicts.append(replace(own, elsewhere=dict.fromkeys(("d1", "d2", "balanced"), own)))
     lines = printed(verdicts, width)
     assert max(map(len, lines)) <= width
-    assert len(lines) == lines_a_cell * (1 + len(verdicts)) + 2, "heading, rows, rule and caption"
+    assert len(lines) == lines_a_cell * (1 + len(verdicts) + 1) + 1, "heading, rows, caption and rule"
     text = " ".join(" ".join(lines).split())
-    assert all(word in text for word in (" a % b % ", " bal. ", "combined", "sequential", "undecided", "(t, e)"))
-    assert text.endswith("a: sequential, b: combined; a - b in points; t: if trained; e: exploratory")
+    assert all(word in text for word in (" a % b % ", " bal. ", "combined", "sequential", "undecided", "(c, e)"))
+    assert text.endswith("a: sequential, b: combined; a - b in points; c: barring collapses; e: exploratory")
 
 
 def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:
@@ -138,7 +138,7 @@ def test_markdown_has_one_row_a_verdict_and_marks_winners(grid: list[CellVerdict
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "**" not in lines[2]
     nine = sweep_table(judge(load_records(sweep, cells=["cell0"]), REGIMES[:2])).markdown()
-    assert "| **combined** (if trained) |" in nine
+    assert "| **combined** (barring collapses) |" in nine
 
 
 def test_csv_values_are_in_points(grid: list[CellVerdict]) -> None:

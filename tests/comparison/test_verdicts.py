@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from src.comparison.averages import overall
+from src.comparison.maps import _legend_lines
 from src.comparison.pairing import Records, load_records
 from src.comparison.sentences import sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
@@ -183,6 +184,20 @@ def test_summary_counts_cells_in_two_sentences(cell_of: Callable[..., Records]) 
         "Averaged over the cells, sequential - combined is -2.2 points [-2.5, -1.9], p < 0.001, n = 12 seeds; "
         "the cells differ, from -4.4 to 0.0 (p < 0.001)."
     )
+
+
+def test_summary_of_cells_without_a_comparison_names_no_correction(cell_of: Callable[..., Records]) -> None:
+    """It said "Holm over 0"."""
+    cell_of({"sequential": LOW}, cell="c0")
+    verdicts = judge(cell_of({"sequential": LOW}, cell="c1"), BOTH)
+    assert {verdict.family for verdict in verdicts} == {0}
+    text = summary(verdicts)
+    assert text.startswith(
+        "Accuracy on union: combined wins in 0 of 2 cells, sequential in 0; 0 undecided, 2 inconclusive"
+    )
+    added = [dataclasses.replace(verdict, exploratory="exploratory, added on 2026-01-01") for verdict in verdicts]
+    assert "exploratory, added on 2026-01-01 (2 rows)" in remarks(added)
+    assert _legend_lines(verdicts)[1].startswith("bold: certain; hatched: ")
 
 
 def test_summary_of_one_cell_gives_the_means(cell_of: Callable[..., Records]) -> None:

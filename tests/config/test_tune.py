@@ -11,6 +11,7 @@ from src import cli
 from src.config import cell_hash, compose
 from src.config.command import command
 from src.config.serialize import config_text, read_config
+from src.config.tune import EqualTuning
 from src.errors import ConfigError
 from tests.training.cells import planned, tiny
 
@@ -85,6 +86,17 @@ def test_refusals(words: list[str], line: str) -> None:
         compose(["tune=equal", *words])
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_regimes_take_what_they_have_of_the_default_space() -> None:
+    """It was refused where no regime has the factor on the rate of stage 2."""
+    words = ["tune=equal", "regimes=[d1_only,combined]"]
+    config = compose(words)
+    assert isinstance(config.tune, EqualTuning)
+    assert [list(config.tune.space_of(regime)) for regime in config.regimes] == [["optimizer.lr"]] * 2
+    assert compose([*words, f"tune.space='{config.tune.space}'"]) == config
+    with pytest.raises(ConfigError, match=r"tune\.space=lr_factor: is no knob of a compared regime"):
+        compose([*words, f"tune.space='{config.tune.space.replace('1e-3', '1e-2')}'"])
 
 
 def test_choices_of_mixed_types_and_knobs_of_other_regimes_are_a_space() -> None:

@@ -44,8 +44,8 @@ def test_one_cell_is_a_report(tmp_path: Path) -> None:
     write_cell(tmp_path, config("one"), -0.1)
     page = report(tmp_path, "one")
     assert "Combined wins on union by" in page.text
-    assert [row[8] for row in page.rows("cells")] == ["combined (if trained)"]
-    assert "about runs that train: none of 10 runs of combined collapsed" in page.text, "below the table"
+    assert [row[8] for row in page.rows("cells")] == ["combined (barring collapses)"]
+    assert "barring collapses: none of 10 runs of combined collapsed" in page.text, "below the table"
 
 
 def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_failed_diverged_missing_and_damaged_runs_are_listed(tmp_path: Path) -> 
     assert "sequential-6/result.json" in page.text
     assert "The curves of this cell are not on disk" in page.text
     winners = {(row[3], row[10]) for row in page.rows("cells")}
-    assert winners == {("0 / 1", "inconclusive"), ("0 / 0", "sequential (if trained)")}
+    assert winners == {("0 / 1", "inconclusive"), ("0 / 0", "sequential (barring collapses)")}
     assert whole[:8] not in page.text[page.text.index("Runs without a result") :]
 
 

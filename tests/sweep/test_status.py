@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 def test_without_a_worker_it_names_dead_workers_failures_and_the_next_step(folder: SweepFolder) -> None:
     output = "\n".join(status_lines(folder))
-    assert "s: 1 done, 1 running, 1 waiting, 1 failed" in output
+    assert "s: 1 of 4 cells done, 1 running, 1 waiting, 1 failed" in output
     assert "the worker of ratio=3.0" in output
     assert "is dead; the next worker or command requeues the cell" in output
     assert "no worker is alive; repeat the sweep's command" in output

@@ -94,7 +94,7 @@ def test_status_steers_and_watches_until_nothing_waits(
     monkeypatch.setattr(sys, "argv", ["src/status.py", "sweep=s", f"multirun={folder.multirun}", "watch=true"])
     status.main()
     out = capsys.readouterr().out
-    assert out.count("s: 0 done, 0 running, 1 waiting") == 2
+    assert out.count("s: 0 of 1 cells done, 0 running, 1 waiting") == 2
     assert "0 waiting, 1 failed" in out
     assert STOPPED in out
     monkeypatch.setattr(sys, "argv", ["src/status.py", f"multirun={folder.multirun}", "stop=ab"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from src.axes import axis_text
@@ -115,8 +116,13 @@ def _with_setting(cells: Sequence[Cell], **setting: Any) -> list[Cell]:
     return [dataclasses.replace(cell, config=dataclasses.replace(cell.config, **setting)) for cell in cells]
 
 
-def describe(plan: SweepPlan, cells_dir: Path, n_workers: int) -> list[str]:
-    """The lines of a dry run: finished runs of each cell, then totals, time and disk space."""
+def describe(
+    plan: SweepPlan, cells_dir: Path, n_workers: int, names: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[str]:
+    """The lines of a dry run: finished runs of each cell, then totals, time and disk space.
+
+    `names`: by cell, the studies that it belongs to.
+    """
     lines = []
     for cell_hash, cell in plan.cells.items():
         n_done = cell.n_runs - plan.n_missing[cell_hash]
@@ -126,6 +132,7 @@ def describe(plan: SweepPlan, cells_dir: Path, n_workers: int) -> list[str]:
             del values["imbalance"]
         axes = " ".join(f"{key}={axis_text(value)}" for key, value in values.items())
         lines.append(f"{cell_hash}  {n_done:>4}/{cell.n_runs:<4} {axes}")
+        lines += [f"    {name}" for name in names.get(cell_hash, ())]
         if (classes := resolved.classes) is not None:
             lines += [f"    {line}" for line in _training_samples(resolved)] or [f"    classes: {classes}"]
             lines += [f"    {line}" for line in spelling(resolved)]
