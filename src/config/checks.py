@@ -43,6 +43,8 @@ def check(config: Config) -> None:
         raise ConfigError("optimizer.span", "run", problem)
     if config.online and trainer.devices > 1:
         raise ConfigError("online", True, "is not counted over several devices; set trainer.devices=1 or online=false")
+    if trainer.compile and trainer.devices > 1:
+        raise ConfigError("trainer.compile", True, "compiles for one device alone; set trainer.compile=false")
     if config.label_smoothing and config.loss != "cross_entropy":
         raise ConfigError("label_smoothing", config.label_smoothing, "needs loss=cross_entropy; set it to 0")
     config.launcher.check(trainer)

@@ -45,6 +45,8 @@ class TrainerConfig:
     """Size of the stage store; 0: no limit."""
     graph: Literal["auto", "off"] = "auto"
     """Whether updates on a GPU are recorded as a CUDA graph where they can be; no effect on a CPU."""
+    compile: bool = False
+    """Whether training calls the network through torch.compile, whose last bits are its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,6 +193,7 @@ class Config:
         """What the result of a run depends on, as plain JSON: no paths, devices, workers, tracking or storage."""
         data = {key: value for key, value in as_dict(self.data).items() if key not in self.data.where}
         trainer = {"precision": self.trainer.precision, "threads": self.trainer.threads}
+        trainer |= {"compile": True} if self.trainer.compile else {}  # a later key, as in `content`
         split = content(self.split)
         split["sizes"] = list(self.split.dataset_sizes())  # size and ratio are another way to say sizes
         del split["size"], split["ratio"]

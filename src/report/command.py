@@ -35,6 +35,7 @@ RECIPE = (
     "loss",
     "trainer.precision",
     "trainer.threads",
+    "trainer.compile",
 )
 """Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
 

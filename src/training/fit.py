@@ -71,7 +71,8 @@ def fit(
     n_done = starts[0].updates if starts else 0
     models = [model.to(device.dtype) for model in models]
     form = form_of(config, models[0], first.stream.input_shape, device)
-    replicas = form.replicas(models, trainable_names(models[0], first.stage.trainable))
+    trained = trainable_names(models[0], first.stage.trainable)
+    replicas = form.replicas(models, trained, min(first.length.batch_size, first.length.n_draws))
     mask = test_mask(config.split.heads, first.stream)
     scorer = Scorer(
         [node.stream.val.pools for node in nodes], first.stream.n_outputs, config.loss, device, mask, first.outputs

@@ -77,6 +77,7 @@ def group_limit(config: Config, node: Node, device: Device) -> int:
         "batch_size": node.length.batch_size,
         "precision": config.trainer.precision,
         "graph": config.trainer.graph,
+        **({"compile": True} if config.trainer.compile else {}),
         "device": torch.cuda.get_device_name(device.torch_device),
     }
     folder = Path(config.multirun) / config.sweep
@@ -146,7 +147,7 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     models = [copy.deepcopy(model) for _ in range(n)]
-    replicas = form.replicas(models, trainable_names(model, Trainable())).to(device.torch_device)
+    replicas = form.replicas(models, trainable_names(model, Trainable()), batch).to(device.torch_device)
     optimizer = torch.optim.SGD(replicas.parameters(), lr=1e-6, momentum=0.9, foreach=kind == "cuda")
     x = torch.zeros(n, batch, *shape, dtype=device.dtype, device=device.torch_device)
     y = torch.zeros(n, batch, dtype=torch.int64, device=device.torch_device)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from src.errors import ConfigError
 from src.models.structure import layers, memory_layout
 from src.regimes.stage import Trainable
+from src.training.compiling import CompiledPass, plain
 
 ModelState = dict[str, Tensor]
 """Name -> tensor of one model: its parameters and buffers, as in `nn.Module.state_dict()`."""
@@ -108,6 +109,8 @@ class LoopReplicas(Replicas):
         self._layout: torch.memory_format | None = None
         self.active = [True] * len(models)
         self.noise: list[Tensor] | None = None
+        self.compiled: CompiledPass | None = None
+        """Chooses how models in training are called; None: as they are."""
         self.branches: Branches | None = None
         """Where models in training run at the same time; None: one after the other."""
         for model in models:
@@ -163,10 +166,12 @@ class LoopReplicas(Replicas):
             self.lay_out(layout)
         out: list[Tensor | None] = []
         branches = self.branches if self.training else None
+        compiled = self.compiled if self.training else None
+        call = plain if compiled is None else compiled.of(self.models[0], x[0].contiguous(memory_format=layout))
         for r, model in enumerate(self.models):
             if self.active[r] or not self.training:
                 with self._noise_of(r, x.device), nullcontext() if branches is None else branches.branch(r):
-                    out.append(model(x[r].contiguous(memory_format=layout)))
+                    out.append(call(model, x[r].contiguous(memory_format=layout)))
             else:
                 out.append(None)
         if branches is not None:

@@ -99,6 +99,8 @@ WRONG_RANGES = [
     ("arch.depth=0", "arch.depth"),
     ("trainer.devices=0", "trainer.devices"),
     ("trainer.threads=0", "trainer.threads"),
+    ("trainer.compile=1", "trainer.compile"),
+    ("trainer=ddp trainer.devices=2 trainer.compile=true", "trainer.compile"),
     ("trainer.replicas=0", "trainer.replicas"),
     ("trainer.curve_points=0", "trainer.curve_points"),
     ("seeds=0", "seeds"),

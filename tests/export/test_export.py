@@ -21,6 +21,7 @@ from src.export.command import main
 from src.export.package import loaded
 from src.sweep.folder import SweepFolder
 from src.tracking.outbox import Deliverer
+from src.training import compiling
 from tests.golden.files import write_images
 
 SETTINGS = ("split.size=60", "split.val=0.2", "stopping.epochs=2", "seeds=3", "sweep=s", "trainer=cpu")
@@ -140,6 +141,17 @@ def test_convolutions_of_photos_and_all_seeds(
     assert len(about["inside_the_program"]["mean"]) == 3
     first, second = (loaded(folder)(_raw(cell)) for folder in folders)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch needs a C++ compiler")
+def test_a_network_that_was_trained_compiled_is_written_as_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiling, "COMPILE_SECONDS", (0.0, 0.0))
+    cell = _train(tmp_path / "multirun", "tracking=off", "seeds=1", "regimes=[combined]", "trainer.compile=true")
+    _export(cell, monkeypatch, "regime=combined", "seed=0", f"to={tmp_path / 'out'}")
+    (folder,) = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert loaded(folder)(_raw(cell)).shape == (70, 10)
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(

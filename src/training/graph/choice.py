@@ -12,6 +12,7 @@ from torch import nn
 
 from src.config import Config
 from src.models.structure import has_dropout, memory_layout, prefers_stacking
+from src.training.compiling import CompiledPass
 from src.training.devices import Device
 from src.training.feed import Feed, ResidentFeed
 from src.training.graph.capture import Capture, capture_on
@@ -38,12 +39,15 @@ class UpdateForm:
     is_stacked: bool
     layout: torch.memory_format | None
     """Memory format of inputs and weights; None: by the first batch."""
+    is_compiled: bool = False
+    """Models are then not stacked."""
 
-    def replicas(self, models: Sequence[nn.Module], trainable: set[str]) -> Replicas:
-        """The models as one module that trains the parameters `trainable`."""
+    def replicas(self, models: Sequence[nn.Module], trainable: set[str], batch_size: int = 0) -> Replicas:
+        """The models as one module that trains the parameters `trainable` on whole batches of `batch_size` samples."""
         if self.is_stacked:
             return StackedReplicas(models, trainable)
         looped = LoopReplicas(models, trainable)
+        looped.compiled = CompiledPass(batch_size) if self.is_compiled else None
         if self.layout is not None:
             looped.lay_out(self.layout)
         return looped
@@ -55,10 +59,11 @@ def form_of(config: Config, model: nn.Module, input_shape: Sequence[int], device
     reason = None if capture is None else uncapturable(config, model, device)
     if reason is not None:
         capture = None
-    is_stacked, layout = prefers_stacking(model, device.torch_device.type, capture is not None), None
+    is_compiled, layout = config.trainer.compile, None
+    is_stacked = not is_compiled and prefers_stacking(model, device.torch_device.type, capture is not None)
     if capture is not None and config.trainer.precision == "bf16-mixed" and not is_stacked:
         layout = memory_layout(model, input_shape, device.torch_device, is_bf16=True)
-    return UpdateForm(capture, reason, is_stacked, layout)
+    return UpdateForm(capture, reason, is_stacked, layout, is_compiled)
 
 
 def uncapturable(config: Config, model: nn.Module, device: Device) -> str | None:
@@ -119,7 +124,8 @@ def kind_of_update(config: Config, node: Node, replicas: Replicas) -> str:
     """Names what decides which kernels an update launches, besides the batch size."""
     stage, data = node.stage, (node.stream.input_shape, node.stream.n_outputs, node.data.labels.dtype)
     settings = (config.arch.content(), config.optimizer.content(), config.loss, config.label_smoothing, config.augment)
-    parts = (type(replicas).__name__, replicas.n, config.trainer.precision, data, *settings, stage, node.heads)
+    how = (config.trainer.precision, config.trainer.compile)
+    parts = (type(replicas).__name__, replicas.n, *how, data, *settings, stage, node.heads)
     return repr(parts)
 
 
