@@ -167,11 +167,12 @@ class LoopReplicas(Replicas):
         out: list[Tensor | None] = []
         branches = self.branches if self.training else None
         compiled = self.compiled if self.training else None
-        call = plain if compiled is None else compiled.of(self.models[0], x[0].contiguous(memory_format=layout))
         for r, model in enumerate(self.models):
             if self.active[r] or not self.training:
                 with self._noise_of(r, x.device), nullcontext() if branches is None else branches.branch(r):
-                    out.append(call(model, x[r].contiguous(memory_format=layout)))
+                    inputs = x[r].contiguous(memory_format=layout)
+                    call = plain if compiled is None else compiled.of(model, inputs)
+                    out.append(call(model, inputs))
             else:
                 out.append(None)
         if branches is not None:

@@ -6,7 +6,7 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,6 +105,8 @@ class CudaCapture:
         self.branches = CudaBranches(device)
         self._device, self._stream = device, _capture_stream(device)
         self._last: torch.cuda.CUDAGraph | None = None
+        self._pool: Any = None
+        """Where the graphs have their memory."""
 
     def warm_up(self, update: Callable[[], None]) -> str | None:
         """Runs the update on the stream of the recordings, as torch requires."""
@@ -122,12 +124,13 @@ class CudaCapture:
         then the one before.
         """
         graph = torch.cuda.CUDAGraph()
-        pool = None if self._last is None else self._last.pool()
+        if self._last is None:  # a pool can be shared only while a graph uses it
+            self._pool = torch.cuda.graph_pool_handle()
         cause: BaseException | None = None
         try:
             # the outer context restores the stream, which torch 2.11 does not where a recording fails
             outer = torch.cuda.stream(torch.cuda.current_stream(self._device))
-            with outer, torch.cuda.graph(graph, pool=pool, stream=self._stream):
+            with outer, torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 try:
                     update()
                 except BaseException as error:
@@ -135,19 +138,42 @@ class CudaCapture:
                     self.branches.abandon()
                     raise
         except BaseException as error:
-            _check_allocator()
+            self._end_failed(graph)
             raise cause or error from None
         finally:
             cause = None  # its traceback holds the memory of the update
-        self._last = graph  # a pool can be shared only while a graph uses it
+        self._last = graph
         return _Replay(graph, update)
+
+    def _end_failed(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Lets this process go on after a recording that failed.
+
+        Before 2.12 torch leaves its allocator waiting for the recording's end, so that freeing memory raises, as Lightning
+        does at the end of a fit, and the device's generator, so that all later dropout raises.
+        """
+        graph.reset()
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        with suppress(RuntimeError):  # it is not waiting: the recording had not begun, or this torch has ended it
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+            torch._C._cuda_releasePool(index, self._pool)
+        try:
+            torch.cuda.empty_cache()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the graph is empty
+                # a recording that ends well ends the generator's, too
+                outer = torch.cuda.stream(torch.cuda.current_stream(self._device))
+                with outer, torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self._stream):
+                    pass
+        except RuntimeError as error:
+            fix = "this torch cannot go on after a recording that failed; set trainer.graph=off"
+            log.error("trainer.graph=auto: %s (%s)", fix, " ".join(str(error).split()))
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
         """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
         target.copy_(tensor.contiguous().pin_memory(), non_blocking=True)
 
     def release(self) -> None:
-        """Drops the last graph, and with it the memory pool."""
+        """Drops the last graph, and with it the memory of the pool."""
         self._last = None
 
 
@@ -169,15 +195,6 @@ def _waits() -> Iterator[list[str]]:
             found.append(f"{given.filename}:{given.lineno}")
         elif not text.startswith("Synchronization debug mode"):  # torch's advice on the mode itself
             warnings.warn_explicit(given.message, given.category, given.filename, given.lineno)
-
-
-def _check_allocator() -> None:
-    """Logs where torch cannot go on after a failed recording: before 2.12 its allocator waits for the recording's end."""
-    try:
-        torch.cuda.empty_cache()
-    except RuntimeError:
-        fix = "this torch cannot go on after a recording that failed; set trainer.graph=off"
-        log.error("trainer.graph=auto: %s", fix)
 
 
 class RecordingError(Exception):
