@@ -143,8 +143,12 @@ def file_name(text: str, limit: int = MAX_NAME) -> str:
 
 def digest(content: object) -> str:
     """16 hexadecimal digits that name a plain JSON value."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return bytes_digest(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
+def bytes_digest(content: bytes, size: int = 8) -> str:
+    """2 x `size` hexadecimal digits that name some bytes."""
+    return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
 def with_checksum(text: bytes) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from typing import Any
 from src.data.sources.base import SourceConfig
 from src.data.sources.catalog import SOURCES
 from src.errors import ConfigError
-from src.io import CONF_DIR
+from src.io import CONF_DIR, bytes_digest
 from src.models.architecture import Architecture
 from src.models.catalog import ARCHITECTURES
 from src.models.custom import as_architecture
 from src.optimizers import OPTIMIZERS, OptimizerConfig
 from src.regimes.catalog import REGIMES
-from src.regimes.checkpoint import content_digest, split
+from src.regimes.checkpoint import split
 from src.stopping.catalog import STOPPING_RULES
 from src.stopping.rule import StoppingRule
 
@@ -62,7 +62,7 @@ def pin_plugins(given: object) -> tuple[str, ...]:
 def _pin(given: str) -> str:
     path, known = split(given)
     try:
-        found = content_digest(Path(path).read_bytes())
+        found = bytes_digest(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError("plugins", path, f"{error.strerror}; give the path of a Python file") from error
     if known is not None and known != found:

@@ -31,7 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from src.data.source import Source, content_digest, moments
 from src.data.stream import Bank
 from src.errors import ConfigError, foreign_file
-from src.io import read_json_or, write_atomically
+from src.io import bytes_digest, read_json_or, write_atomically
 from src.locks import LONG_SECONDS, locked
 
 SHOWN = 10
@@ -162,7 +162,7 @@ def _decode_all(
             file = files[row].path
             with foreign_file("data.path", str(tree), file, "make it readable or remove it"):
                 content = file.read_bytes()
-                if content_digest_of(content) != digests[row]:
+                if bytes_digest(content, 16) != digests[row]:
                     raise ConfigError("data.path", str(tree), f"{file} changed while it was read; run again")
                 try:
                     pixels[row] = decode_image(io.BytesIO(content), size, channels)
@@ -245,14 +245,9 @@ SETTLED_NS = 2 * 10**9
 StatedFile = tuple[Path, os.stat_result]
 
 
-def content_digest_of(content: bytes) -> str:
-    """The digest by which a file's content is known."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 def file_digests(tree: Path, files: Sequence[StatedFile], folders: Sequence[Path], key: str) -> list[str]:
     """The digest of every file below `tree`; the first writable folder gets its index. `key` names the tree."""
-    name = f"files-{hashlib.blake2b(os.fsencode(os.path.realpath(tree)), digest_size=16).hexdigest()}.json"
+    name = f"files-{bytes_digest(os.fsencode(os.path.realpath(tree)), 16)}.json"
     vouched = {device: _vouches(device) for device in {status.st_dev for _, status in files}}
     known = _known_digests(folder / name for folder in folders) if any(vouched.values()) else {}
     kept: dict[str, str] = {}
@@ -263,7 +258,7 @@ def file_digests(tree: Path, files: Sequence[StatedFile], folders: Sequence[Path
         if digest is None:
             started = time.time_ns()
             with foreign_file(key, str(tree), path, "make it readable or remove it"):
-                digest = content_digest_of(path.read_bytes())
+                digest = bytes_digest(path.read_bytes(), 16)
             if vouched[status.st_dev] and status.st_ctime_ns < started - SETTLED_NS:
                 kept[address] = digest
         else:

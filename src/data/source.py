@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from src.data.stream import Bank, Generator
 from src.errors import ConfigError
+from src.io import bytes_digest
 
 CHUNK = 4096
 """Rows converted at a time, so that peak memory does not grow with the source."""
@@ -154,7 +155,7 @@ def union_of_classes(first: Source, second: Source, key: str, value: str) -> Sou
     if not new:
         return first
     names = (*first.class_names, *new)
-    digest = hashlib.blake2b(f"{first.digest} {names!r}".encode(), digest_size=16).hexdigest()
+    digest = bytes_digest(f"{first.digest} {names!r}".encode(), 16)
     return dataclasses.replace(first, class_names=names, digest=digest)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from src.data.sources.catalog import load_shift_source
 from src.data.split_config import SplitConfig
 from src.data.stream import Bank, Population, Rows, Stream
 from src.errors import ConfigError
+from src.io import bytes_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class StreamFactory:
     def digest(self) -> str:
         """Names the content of all sources: the data's part of a content hash."""
         first, *others = (source.digest for source in self.sources)
-        return hashlib.blake2b("|".join([first, *others]).encode(), digest_size=16).hexdigest() if others else first
+        return bytes_digest("|".join([first, *others]).encode(), 16) if others else first
 
     @functools.cached_property
     def numbered_split(self) -> SplitConfig:
@@ -201,7 +201,7 @@ def _prepared(source: Source, split: SplitConfig) -> Source:
     half = torch.full((x.shape[1],), 0.5, dtype=torch.float64) if split.pixels == "signed" else None
     changed = Bank(x, bank.mean, bank.std) if split.pixels == "standard" else Bank(x, half, half)
     address = f"{source.digest} pad={split.pad} pixels={split.pixels}"
-    digest = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
+    digest = bytes_digest(address.encode(), 16)
     later = tuple(_prepared(one, split) for one in source.later)
     return dataclasses.replace(source, bank=changed, digest=digest, later=later)
 

@@ -8,7 +8,6 @@ well: they need not be the data's.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import pickle
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from src.errors import ConfigError, foreign_file
 from src.free_memory import require_loadable
+from src.io import bytes_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class Checkpoint:
     def identity(self) -> str:
         """What the weights are, wherever the file lies: 16 hexadecimal digits. The file must be pinned."""
         assert self.digest is not None, self.path
-        return self.digest if self.classes is None else content_digest(f"{self.digest} {self.classes}".encode())
+        return self.digest if self.classes is None else bytes_digest(f"{self.digest} {self.classes}".encode())
 
 
 def pin(given: object, key: str) -> str:
@@ -103,12 +103,7 @@ def parts_of(pinned: str) -> Checkpoint:
 @functools.lru_cache(maxsize=64)
 def _digest_of_file(path: str, *status: int) -> str:
     del status  # a changed file is read again
-    return content_digest(Path(path).read_bytes())
-
-
-def content_digest(content: bytes) -> str:
-    """16 hexadecimal digits that name the content of a file."""
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return bytes_digest(Path(path).read_bytes())
 
 
 def read(
@@ -130,7 +125,7 @@ def read(
     checkpoint = parts_of(pinned)
     path, digest, classes = checkpoint.path, checkpoint.digest, checkpoint.classes
     content = Path(path).read_bytes()
-    if digest is not None and content_digest(content) != digest:
+    if digest is not None and bytes_digest(content) != digest:
         raise ConfigError(key, path, f"has changed since the run was composed ({digest}); start the command again")
     state = _tensors(path, content, key)
     if sums_colours:

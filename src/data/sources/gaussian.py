@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from src.data.sources.base import ShiftedTarget, SourceConfig
 from src.errors import ConfigError
+from src.io import bytes_digest
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class GaussianData(SourceConfig):
         outputs = drawn.z @ self.true_weights() + self.noise * drawn.noise
         bank = Bank(torch.from_numpy(drawn.z))
         parameters = {key: value for key, value in dataclasses.asdict(self).items() if key != "root"}
-        digest = hashlib.blake2b(repr(sorted(parameters.items())).encode(), digest_size=16).hexdigest()
+        digest = bytes_digest(repr(sorted(parameters.items())).encode(), 16)
         if self.is_regression:
             return Source(bank, torch.from_numpy(outputs), None, digest, generator=self)
         names = tuple(str(label) for label in range(self.n_classes))
@@ -182,7 +182,7 @@ class GaussianData(SourceConfig):
             if address not in made:
                 content = f"{source_digest} population={population_digest(population)}"
                 content += "" if self.draw == "pool" else f" seed={seed}"
-                content += f" exact={hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}" * is_exact
+                content += f" exact={bytes_digest(rows.tobytes())}" * is_exact
                 drawn = exact(base, rows, population.root.shape[1]) if is_exact else base
                 made[address] = population_view(population, drawn, content)
             views.append(made[address])
