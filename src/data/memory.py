@@ -22,8 +22,7 @@ def remembered(
 
     Every sample has a random key. ``reservoir`` keeps those of the smallest keys: a uniform sample, the one that
     Vitter's algorithm R keeps of the stream in distribution. ``balanced`` keeps the smallest keys of each class in
-    turn.
-    ``greedy`` passes through the parts in order (see `_greedy`).
+    turn. ``greedy`` passes through the parts in order (see `_greedy`).
     """
     keys = np.concatenate([_keys(part, seed) for part in parts])
     if kept == "reservoir":

@@ -36,10 +36,9 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
     `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n],
     with any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight.
     `ece`: expected calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum
-    over bins of
-    |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its ECE gives a
-    confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output of a sample
-    that has weight is not bounded; the recall of a class without weight.
+    over bins of |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its
+    ECE gives a confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output
+    of a sample that has weight is not bounded; the recall of a class without weight.
     """
     logits, y, weights = _prepared(logits, y, weights)
     n_classes = logits.shape[-1]

@@ -44,8 +44,7 @@ class Ewc(PenaltyKind):
 
     def _accumulated(self, context: PenaltyContext, node: Node) -> ModelState:
         """Fisher information of the data of `node` and, if the stage was itself held by this penalty, of all data
-        before
-        it: a sum over samples, each data set's at the weights at the end of its own stage."""
+        before it: a sum over samples, each data set's at the weights at the end of its own stage."""
         key = f"{node.key}/{self.kind}"
         if key not in context.fishers:
             model = context.model(node).to(context.device.torch_device)
