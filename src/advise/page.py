@@ -55,10 +55,8 @@ def cost_plot(answer: Answer, folder: Path) -> Plot:
     costs = [one.cost.money if money else one.cost.seconds for one in answer.candidates]
     apart = 0.015 * (max(costs) - min(costs) or max(costs))
     for k, one in enumerate(answer.candidates):
-        n_near = sum(
-            abs(costs[k] - other) < apart for other in costs[:k]
-        )  # side by side, where bars would hide each other
-        at, style = costs[k] + apart * n_near, styles[one.label]
+        n_near = sum(abs(costs[k] - other) < apart for other in costs[:k])
+        at, style = costs[k] + apart * n_near, styles[one.label]  # side by side, where bars would hide each other
         value = [[max(0.0, one.predicted - one.low)], [max(0.0, one.high - one.predicted)]]
         ax.errorbar([at], [one.predicted], value, color=style.ink, marker=style.marker, capsize=3, label=one.label)
         if one is answer.choice:

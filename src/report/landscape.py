@@ -160,11 +160,8 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     levels = np.geomspace(low, high, 13)
     ax = panel(f"loss on {set_title(name)}", "distance in weight space", "", size=(4.3, 4.0))
     ax.grid(visible=False)
-    grid, norm = (
-        (found.xs, found.ys, np.clip(np.where(np.isfinite(losses), losses, np.inf), low, high)),
-        LogNorm(low, high),
-    )
-    filled = ax.contourf(*grid, levels=levels, cmap="cividis_r", norm=norm, extend="both")
+    grid = (found.xs, found.ys, np.clip(np.where(np.isfinite(losses), losses, np.inf), low, high))
+    filled = ax.contourf(*grid, levels=levels, cmap="cividis_r", norm=LogNorm(low, high), extend="both")
     ax.contour(*grid, levels=levels[::2], colors="#ffffff", linewidths=0.5, alpha=0.6)
     halo = [withStroke(linewidth=3.2, foreground="white")]
     for regime, path in found.paths.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.comparison.pairing import Records, RunRecord, seed_list
+from src.comparison.pairing import FailedRun, Records, RunRecord, seed_list
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
 from src.config.command import command, on_sweep
@@ -62,16 +62,14 @@ def counts(sweep: Sweep) -> list[tuple[str, str, bool]]:
 def problems_by_kind(sweep: Sweep) -> list[tuple[str, list[str], int]]:
     """Runs without a result by reason: a heading, the first lines, the number of further lines."""
     records = sweep.records
+
+    def line(run: RunRecord | FailedRun, what: str) -> str:
+        return f"{run.cell[:8]} {run.regime}, seed {run.seed}: {what}"
+
     lists = {
-        "Failed": [f"{f.cell[:8]} {f.regime}, seed {f.seed}: {f.error}" for f in records.failed],
-        "Diverged": [
-            f"{r.cell[:8]} {r.regime}, seed {r.seed}: its loss is not finite" for r in records.runs if r.diverged
-        ],
-        "Collapsed": [
-            f"{r.cell[:8]} {r.regime}, seed {r.seed}: {r.collapsed}"
-            for r in records.runs
-            if r.collapsed and not r.diverged
-        ],
+        "Failed": [line(run, run.error) for run in records.failed],
+        "Diverged": [line(run, "its loss is not finite") for run in records.runs if run.diverged],
+        "Collapsed": [line(run, run.collapsed) for run in records.runs if run.collapsed and not run.diverged],
         "Missing: requested, not run yet": [
             f"{cell[:8]} {regime}: {seed_list(seeds, most=12)}" for (cell, regime), seeds in sweep.missing().items()
         ],
