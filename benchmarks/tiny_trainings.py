@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from src.cells.resolve import resolve
 from src.config import compose
-from src.sweep.workers.local import n_processors
+from src.environment import n_processors
 from src.training.devices import device_of
 from src.training.execute import execute
 from src.training.plan import make_plan

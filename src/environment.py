@@ -1,4 +1,4 @@
-"""The environment variables of a command and of the processes that it starts.
+"""The environment of a command and of the processes that it starts: variables, ranks, processors.
 
 Libraries read many variables that a notebook, a cluster or another program left behind. The command line decides what
 runs, so a command removes those that would change it, and sets those that it relies on.
@@ -114,3 +114,8 @@ def rank_of_process(n_devices: int) -> Rank:
     if n_devices == 1 or not under_torchrun():
         return Rank()
     return Rank(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+def n_processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

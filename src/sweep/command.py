@@ -15,7 +15,7 @@ from src.config.composing import GroupComposer
 from src.sweep.engine import Engine, load_engine
 from src.sweep.grid.cells import expand_line, seeding_of
 from src.sweep.grid.line import CommandLine
-from src.sweep.grid.plan import SweepPlan, plan_sweep
+from src.sweep.grid.plan import SweepPlan, is_new, plan_sweep
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 from src.sweep.work import GridWork, Work
@@ -28,17 +28,22 @@ def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: Di
     """
     settings = {"config_name": hydra.job.config_name, "hydra": hydra.overrides.hydra}
     composer = functools.partial(GroupComposer, loader, **settings)
-    line, runner = CommandLine(arguments, composer(), loader), load_engine(engine)
-    gc.freeze()  # modules stay, so no collection has to look at what they hold
+    line = CommandLine(arguments, composer(), loader)
     work: Work
     if is_search(line.first):
         from src.sweep.search.work import SearchWork  # loads Optuna, which a command with nothing to run does without
 
         if line.has_interpolation:  # a sampled value
             line = CommandLine(arguments, composer(resolve=False), loader, resolved=False)
-        work = SearchWork(line, runner)
+        work = SearchWork(line, _loaded(engine))
     else:
-        plan = plan_sweep(expand_line(line), runner)
+        cells = expand_line(line)
+        if is_new(cells) and not cells[0].config.dry_run:
+            from src.sweep.workers.local import prepare  # a command with nothing to run does without
+
+            prepare(cells[0].config, engine)
+        runner = _loaded(engine)
+        plan = plan_sweep(cells, runner)
         work = GridWork(plan, runner)
         if (seeding := seeding_of(line)) is not None:
             from src.sweep.seeding import SeedingWork
@@ -55,6 +60,12 @@ def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: Di
     if failures:
         print(f"logs: {work.folder.logs}; the same command tries again what has no result", file=sys.stderr)
         sys.exit(1)
+
+
+def _loaded(engine: str) -> Engine:
+    runner = load_engine(engine)
+    gc.freeze()  # modules stay, so no collection has to look at what they hold
+    return runner
 
 
 def _run(work: Work) -> list[str]:

@@ -47,6 +47,11 @@ class SweepFolder:
         """The folder of one cell and its runs."""
         return self.root / "cells" / cell_hash
 
+    @property
+    def has_cells(self) -> bool:
+        """Whether a command has written cells here."""
+        return (self.root / "cells").is_dir()
+
     def stop(self, cell_hash: str) -> Path:
         """The file whose presence stops a cell."""
         return self.cell(cell_hash) / ".stop"
@@ -98,7 +103,7 @@ class SweepFolder:
             if (self.root / RECORDED).exists():
                 problem = "has runs that another trainer made, so there is no queue and no network here; see src.report"
                 raise ConfigError("sweep", self.sweep, problem) from None
-            if (self.root / "cells").is_dir():
+            if self.has_cells:
                 problem = f"{path} is missing; repeat the sweep's command, which writes it again"
                 raise ConfigError("sweep", self.sweep, problem) from None
             raise self.absent() from None

@@ -18,7 +18,7 @@ from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
 from src.comparison.classes import classes_table
 from src.comparison.families import by_comparison, pairs_of, read_families
-from src.comparison.maps import difference_maps, map_names
+from src.comparison.maps import map_names
 from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.sentences import sentence, sentence_elsewhere, summary
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
@@ -39,6 +39,7 @@ from src.config.command import command, flat, text_of
 from src.config.tune import OFF
 from src.io import WRITERS, read_json_or, write_atomically
 from src.progress import tracked
+from src.sweep.drawing import MapDrawing
 from src.sweep.engine import Report
 from src.sweep.grid.cells import labels_of
 from src.sweep.mlflow_columns import cell_means, cell_metrics, cell_tags, comparison_of, sweep_metrics
@@ -113,7 +114,8 @@ def session(cells: Sequence[ResolvedCell]) -> Iterator[Session]:
 
     `cells`: those of the command (of a search: the first of them).
     """
-    with Deliverer(cells[0].sweep_dir, cells[0].config.tracking):
+    expects = any(cell.unwritten_runs() for cell in cells)  # the workers load their modules meanwhile
+    with Deliverer(cells[0].sweep_dir, cells[0].config.tracking, expects=expects):
         yield Session(cells)
 
 
@@ -143,7 +145,7 @@ class Session:
 
 
 def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) -> None:
-    """Prints the table, and then writes table.csv, table.md, the maps and the records for MLflow."""
+    """Prints the table, and writes table.csv, table.md, the maps and the records for MLflow."""
     records = read_records(sweep_dir, cells)
     labels = labels_of([cell.config for cell in cells])
     tuning = tuning_of(sweep_dir, [cell.hash for cell in cells], labels)
@@ -174,11 +176,12 @@ class CommandResults:
 
 @contextmanager
 def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> Iterator[Outbox]:
-    """Prints the table and writes the files; after the block, which reports the cells, the record of the sweep."""
+    """Prints the table; after the block, which reports the cells, writes the files and the record of the sweep."""
     records, verdicts = results.records, results.verdicts
     tables = (tuning_table(verdicts, results.tuning), classes_table(records.runs, results.labels))
     further = [table for table in tables if table is not None]
     streams = transfer_tables(records, results.labels)
+    drawing = MapDrawing(verdicts, sweep_dir, _tables(results, further))
     console = stdout_console()
     if verdicts:
         console.print(terminal_table(verdicts, width=console.width))
@@ -197,10 +200,11 @@ def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> 
     if streams:
         console.print(LEGEND, style="dim")
     print_troubles(console, records)
-    sys.stdout.flush()  # the files take longer than the table
-    artifacts = _write(sweep_dir, results, streams, further)
+    sys.stdout.flush()  # the rest takes longer than the table
     outbox = Outbox(sweep_dir)
     yield outbox
+    drawing.finish()
+    artifacts = _write(sweep_dir, results, streams)
     note = "\n\n".join(summary(group) for group in by_pair(verdicts).values())
     counts = {"cells": float(results.n_cells), "runs": float(len(records.runs)), "failed": float(len(records.failed))}
     artifacts += attached(sweep_dir)
@@ -224,30 +228,25 @@ def attached(sweep_dir: Path) -> list[str]:
     return [name for name in before if re.fullmatch(r"report/[^/]+", name) and (sweep_dir / name).is_file()]
 
 
-def _write(
-    sweep_dir: Path, results: CommandResults, streams: Sequence[TextTable], further: Sequence[TextTable]
-) -> list[str]:
-    """Writes the files of the whole command; returns their names. `further`: tables below that of the verdicts."""
+def _tables(results: CommandResults, further: Sequence[TextTable]) -> dict[str, bytes]:
+    """The content of table.md and table.csv; empty without verdicts. `further`: tables below that of the verdicts."""
+    if not (verdicts := results.verdicts):
+        return {}
+    parts = [table.markdown() for table in (sweep_table(verdicts), *further)]
+    return {"table.md": "\n".join([*parts, *results.notes]).encode(), "table.csv": csv_table(verdicts).encode()}
+
+
+def _write(sweep_dir: Path, results: CommandResults, streams: Sequence[TextTable]) -> list[str]:
+    """Writes the further files of the whole command; returns the names of all, with those of a `MapDrawing`."""
     verdicts, tuning = results.verdicts, results.tuning
     of_streams = ["transfer.md"] if streams else []
     if streams:
         write_atomically(sweep_dir / "transfer.md", markdown(streams))
     if not verdicts:
         return of_streams
-    parts = [table.markdown() for table in (sweep_table(verdicts), *further)]
-    tables = {
-        "table.md": "\n".join([*parts, *results.notes]).encode(),
-        "table.csv": csv_table(verdicts).encode(),
-    }
-    maps = map_names(verdicts)
-    written = all((sweep_dir / name).exists() for name in (*maps, *tables))
-    if not written or any((sweep_dir / name).read_bytes() != text for name, text in tables.items()):
-        difference_maps(verdicts, sweep_dir, title=sweep_dir.name)  # takes seconds
-        for name, text in tables.items():  # after the maps: equal tables mean that they are up to date
-            write_atomically(sweep_dir / name, text)
     if tuning:
         write_atomically(sweep_dir / "tuning.csv", tuning_csv(tuning))
-    return ["table.csv", "table.md", *of_streams, *(["tuning.csv"] if tuning else []), *maps]
+    return ["table.csv", "table.md", *of_streams, *(["tuning.csv"] if tuning else []), *map_names(verdicts)]
 
 
 @dataclass(frozen=True)

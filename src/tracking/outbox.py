@@ -182,8 +182,9 @@ def _print_warning(text: str) -> None:
 class Deliverer:
     """Delivers a sweep's outbox from a thread of the sweep's parent process, so that no training waits for MLflow.
 
-    The thread imports MLflow and opens the tracker at the first entry. While MLflow is unavailable, one warning reports
-    it, attempts continue at growing intervals, and the next command or ``make sync`` delivers what is left.
+    The thread imports MLflow and opens the tracker at the first entry, or at its start if it `expects` one. While
+    MLflow is unavailable, one warning reports it, attempts continue at growing intervals, and the next command or
+    ``make sync`` delivers what is left.
     """
 
     def __init__(
@@ -193,12 +194,14 @@ class Deliverer:
         *,
         interval_s: float = 1.0,
         longest_pause_s: float = 30.0,
+        expects: bool = False,
         warn: Callable[[str], None] = _print_warning,
     ) -> None:
         self._outbox = Outbox(sweep_dir)
         self._tracking = tracking
         self._interval_s = interval_s
         self._longest_pause_s = longest_pause_s
+        self._expects = expects
         self._warn = warn
         self._tracker: Tracker | None = None
         self._warned = False  # of the current outage
@@ -239,6 +242,11 @@ class Deliverer:
 
     def _run(self) -> None:
         pause = self._interval_s
+        if self._expects:
+            try:
+                self._open()
+            except TrackerUnavailable as error:
+                self._unavailable(str(error))
         while not self._stopping.wait(pause):
             self._round(wait_s=0)
             failed = self.last.error is not None
@@ -249,21 +257,23 @@ class Deliverer:
             self.last = Delivery()
             return
         try:
-            if self._tracker is None:
-                multirun = self._outbox.sweep_dir.parent
-                if lacks_database(self._tracking, multirun) and (n := _n_delivered_before(multirun)):
-                    self._warn(
-                        f"MLflow's database is new and lacks {n} runs of earlier commands: `make sync` writes them"
-                    )
-                self._tracker = open_tracker(self._tracking.of_sweep(self._outbox.sweep_dir.name), multirun)
-            assert self._tracker is not None
-            self.last = self._outbox.deliver(self._tracker, wait_s=wait_s)
+            self.last = self._outbox.deliver(self._open(), wait_s=wait_s)
         except TrackerUnavailable as error:
             self._unavailable(str(error))
         else:
             if self.last.error is not None:
                 self._unavailable(self.last.error)
             self._warned = self.last.error is not None
+
+    def _open(self) -> Tracker:
+        """The tracker, opened once. Raises TrackerUnavailable."""
+        if self._tracker is None:
+            multirun = self._outbox.sweep_dir.parent
+            if lacks_database(self._tracking, multirun) and (n := _n_delivered_before(multirun)):
+                self._warn(f"MLflow's database is new and lacks {n} runs of earlier commands: `make sync` writes them")
+            self._tracker = open_tracker(self._tracking.of_sweep(self._outbox.sweep_dir.name), multirun)
+        assert self._tracker is not None
+        return self._tracker
 
     def _unavailable(self, reason: str) -> Delivery:
         """Records the reason as the last outcome and warns, once until MLflow answers again."""

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from src import cli as entry
 from src.sweep import __main__ as sweep
+from src.sweep import fork_server
+from src.sweep.engine import Engine, load_engine
 from src.sweep.processes import live_processes
 from src.sweep.workers.local import PROJECT
 from tests.command import Command, Done
@@ -107,6 +109,32 @@ def test_a_sweep_runs_everything_once_then_nothing_then_only_what_is_new(tmp_pat
     shrunk = command.sweep(tmp_path, "stopping.epochs=2", "split.ratio=10,1", "seeds=[2,0]")
     assert shrunk.code == 0, shrunk.err
     assert diary(tmp_path, "run") == after
+
+
+def test_what_workers_need_is_loaded_while_a_new_sweep_is_planned(
+    tmp_path: Path, command: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    start, load = fork_server.start, load_engine
+
+    def start_noted(engine: str, environment: Mapping[str, str]) -> None:
+        steps.append("fork server")
+        start(engine, environment)
+
+    def load_noted(name: str) -> Engine:
+        steps.append("engine")
+        return load(name)
+
+    monkeypatch.setattr(fork_server, "start", start_noted)
+    monkeypatch.setattr("src.sweep.command.load_engine", load_noted)
+    assert command.sweep(tmp_path, *GRID, "dry_run=true").code == 0
+    assert steps == ["engine"], "a dry run starts no worker"
+    steps.clear()
+    assert command.sweep(tmp_path, *GRID).code == 0
+    assert steps[:2] == ["fork server", "engine"]
+    steps.clear()
+    assert command.sweep(tmp_path, *GRID).code == 0
+    assert steps == ["engine"], "nothing is missing"
 
 
 def test_a_cell_that_raises_does_not_stop_the_others_and_is_tried_by_the_next_command(

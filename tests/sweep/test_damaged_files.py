@@ -127,7 +127,7 @@ def workers_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.sweep.workers.launch.workers_for", Here)
         patch.setattr("src.sweep.supervisor.TICK_SECONDS", 0.01)
-        patch.setattr("src.sweep.summary.difference_maps", lambda *_, **__: None)
+        patch.setattr("src.sweep.drawing.difference_maps", lambda *_, **__: None)
         patch.setattr("logging.raiseExceptions", False)  # handlers of other tests hold closed streams
         yield
 

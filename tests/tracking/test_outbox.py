@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,6 +205,48 @@ def test_a_tracker_that_was_never_started_costs_one_warning_and_nothing_else(tmp
     assert len(warnings) == 1
     assert "make sync" in warnings[0]
     assert "s3cret" not in warnings[0] + delivery.error
+
+
+def test_a_thread_that_expects_entries_opens_the_tracker_before_the_first(
+    local: TrackingConfig, multirun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Creating MLflow's database takes seconds in which the workers of a command still load their modules."""
+    opened = threading.Event()
+
+    def open_it(*_: object) -> RecordingTracker:
+        opened.set()
+        return RecordingTracker()
+
+    monkeypatch.setattr("src.tracking.outbox.open_tracker", open_it)
+    with Deliverer(multirun / "digits-mlp", local, interval_s=0.01):
+        time.sleep(0.1)
+    assert not opened.is_set(), "a command with nothing to deliver does without MLflow"
+    with Deliverer(multirun / "digits-mlp", local, interval_s=60, expects=True):
+        assert opened.wait(30)
+
+
+def test_an_expecting_thread_warns_once_of_a_tracker_that_is_down_and_delivers_later(
+    local: TrackingConfig, multirun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    tracker, is_down = RecordingTracker(), True
+
+    def open_it(*_: object) -> RecordingTracker:
+        if is_down:
+            raise TrackerUnavailable("no answer")
+        return tracker
+
+    monkeypatch.setattr("src.tracking.outbox.open_tracker", open_it)
+    sweep_dir = multirun / "digits-mlp"
+    deliverer = Deliverer(sweep_dir, local, interval_s=0.01, expects=True, warn=warnings.append).start()
+    deadline = time.monotonic() + 30
+    while not warnings and time.monotonic() < deadline:
+        time.sleep(0.01)
+    is_down = False
+    Outbox(sweep_dir).put(run_folder(sweep_dir))
+    assert deliverer.stop().error is None
+    assert len(tracker.written) == 1
+    assert len(warnings) == 1
 
 
 def test_tracking_off_leaves_the_entries_for_a_later_sync(tmp_path: Path) -> None:

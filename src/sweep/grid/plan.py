@@ -18,6 +18,7 @@ from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name, read_json_or
 from src.progress import duration, tracked
 from src.sweep.engine import Engine
+from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.summary_notes import spelling
 from src.urls import without_password
@@ -87,6 +88,12 @@ def plan_sweep(cells: Sequence[Cell], engine: Engine) -> SweepPlan:
         for path in found.damaged_results(missing):
             print(f"damaged: {path}: counts as missing; the run is trained again", file=sys.stderr)
     return plan
+
+
+def is_new(cells: Sequence[Cell]) -> bool:
+    """Whether the sweep of these cells has no cell yet, so that all their runs are missing."""
+    config = _one_sweep(cells)[0].config
+    return not SweepFolder(Path(config.multirun), config.sweep).has_cells
 
 
 def _with_storage(cells: Sequence[Cell]) -> list[Cell]:

@@ -1,8 +1,4 @@
-"""Workers forked from one process that has loaded what they need, so that a further one starts in milliseconds.
-
-That process is multiprocessing's fork server: it runs nothing but imports, so it has no thread, lock or GPU that a
-worker would inherit.
-"""
+"""Workers forked from one process that has loaded what they need, so that a further one starts in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,21 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import Final, Protocol
+from typing import Protocol
 
-from src.environment import ONE_THREAD, replace_variables, temporary_variables
+from src.environment import replace_variables
 from src.errors import ConfigError, Interrupted
-from src.sweep.engine import RUN_MODULES
+from src.sweep import fork_server
 from src.sweep.folder import SweepFolder
-
-METHOD: Final = "forkserver"
-MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-"""Signals that a terminal or a cluster sends to all processes of a command: the fork server ends with its command.
-
-A worker is forked with this mask, which it lifts when it listens."""
 
 
 class WorkerProcess(Protocol):
@@ -52,19 +41,10 @@ class ForkedWorker:
         self, folder: SweepFolder, search: str, engine: str, log: Path, environment: Mapping[str, str]
     ) -> None:
         """`log`: the file that receives the worker's output; `environment`: all of its variables."""
-        multiprocessing.set_forkserver_preload(
-            [__name__, "src.sweep.workers.worker", engine, *RUN_MODULES.get(engine, ())]
-        )
-        self._process = multiprocessing.get_context(METHOD).Process(
+        fork_server.start(engine, environment)
+        self._process = multiprocessing.get_context(fork_server.METHOD).Process(
             target=_run, args=(folder, search, engine, log, dict(environment)), daemon=True
         )
-        resource_tracker.ensure_running()  # it would lift the mask below
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, MASKED)
-        try:
-            with temporary_variables({name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}):
-                forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._was_started = True
         try:
             with interruptible():  # the first waits until the fork server has loaded its modules
@@ -101,7 +81,7 @@ def interruptible() -> Iterator[None]:
         raise Interrupted
 
     in_main = threading.current_thread() is threading.main_thread()
-    handlers = {int(number): signal.getsignal(number) for number in MASKED[:3] if in_main}
+    handlers = {int(number): signal.getsignal(number) for number in fork_server.MASKED[:3] if in_main}
     before = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in before:

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Protocol
 
 from src.config import Config
-from src.environment import ONE_THREAD, clean
+from src.environment import ONE_THREAD, clean, n_processors
 from src.errors import ConfigError
+from src.sweep import fork_server
 from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import n_shares
-from src.sweep.workers.forked import METHOD, ForkedWorker, WorkerProcess
+from src.sweep.workers.forked import ForkedWorker, WorkerProcess
 from src.sweep.workers.gpus import mps_serves, visible_gpus
 
 MAX_DEATHS = 5
 """Consecutive deaths of one slot, while no cell ends: more than a cell that kills its workers can cause."""
-
-
-def n_processors() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def python_path() -> str:
@@ -109,11 +105,27 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
     return LocalWorkers(folder, n_workers_here(config), engine, search=search, per_cell=n_shares(config))
 
 
+def prepare(config: Config, engine: str) -> None:
+    """Starts loading what the workers of a command need, which takes seconds, while the command plans their work."""
+    if config.launcher.name == "local" and forks():
+        fork_server.start(engine, worker_environment())
+
+
+def forks() -> bool:
+    """Whether workers are forked: where the system can, and no GPU is visible."""
+    return fork_server.METHOD in multiprocessing.get_all_start_methods() and not visible_gpus()
+
+
+def worker_environment() -> dict[str, str]:
+    """The variables of a worker."""
+    return clean(os.environ) | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": python_path()}
+
+
 class LocalWorkers(Workers):
     """Up to `n_workers` processes, each in its own session, logging to ``logs/``. `per_cell`: see `n_shares`.
 
     A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are
-    forked from one process where the system can and no GPU is visible, and otherwise start as ``python -m src.worker``.
+    forked from one process (see `forks`), or else start as ``python -m src.worker``.
     """
 
     detached = False
@@ -131,11 +143,11 @@ class LocalWorkers(Workers):
         self._folder, self._label, self._per_cell = folder, label, per_cell
         self.n_workers = n_workers
         self._engine, self._search = engine, search
-        self._forks = METHOD in multiprocessing.get_all_start_methods() and not visible_gpus()
+        self._forks = forks()
         self._slots: list[WorkerProcess | None] = []
         self._deaths: list[int] = []
         self._n_ended = 0
-        self._environment = clean(os.environ) | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": python_path()}
+        self._environment = worker_environment()
 
     def keep_running(self, n_waiting: int, n_ended: int) -> int:
         if n_ended > self._n_ended:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from src.config import Config, RayLauncher, TrainerConfig
-from src.environment import ONE_THREAD, clean, replace_variables
+from src.environment import ONE_THREAD, clean, n_processors, replace_variables
 from src.errors import ConfigError
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import n_shares
-from src.sweep.workers.local import MAX_DEATHS, Workers, n_processors, python_path
+from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's minimum, about: a worker returns nothing, and results are in the folder."""
