@@ -81,7 +81,7 @@ DEFAULT_ENGINE = "src.sweep.laboratory"
 """The module that runs cells, unless a command line names another one."""
 
 
-RUN_MODULES = {DEFAULT_ENGINE: ("src.training.execute",)}
+RUN_MODULES = dict.fromkeys((DEFAULT_ENGINE, "benchmarks.clocked"), ("src.training.execute",))
 """By engine, the modules that its `run_cell` imports: seconds."""
 
 
