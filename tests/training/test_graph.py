@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+import src.training.feed as feed_module
 from src.models.catalog import ARCHITECTURES
 from src.optimizers import OPTIMIZERS
 from src.regimes.catalog import REGIMES
@@ -30,6 +31,7 @@ from src.training.result import StageResult
 from src.training.run_files import provenance_of
 from tests.training.captures import CalledAgain
 from tests.training.cells import CPU, differences, executed, planned, tiny
+from tests.training.test_segments import left_and_gone_on
 
 EARLY = ("stopping=early_stopping", "stopping.max_epochs=9", "stopping.patience=1", "optimizer.lr=0.3")
 CNN = ("arch=cnn", "arch.widths=[4]", "optimizer.batch_size=7")
@@ -61,11 +63,20 @@ CELLS = {
     "cnn, bf16, momentum kept": (*CNN, "trainer.precision=bf16-mixed", KEPT),
     "cnn, frozen, clipped": (*CNN, "regimes=[{freeze: {first: 1}}]", "optimizer.clip=0.1"),
     "cnn, early stopping": (*CNN, *EARLY, "regimes=[l2_sp]"),
+    "cnn, penalties": (*CNN, "regimes=[l2_init,{ewc: {strength: 3}},lwf]", "optimizer=adam"),
+    "cnn, schedules over the run": (
+        *CNN,
+        "optimizer.span=run",
+        "optimizer.schedule=stable_decay",
+        "regimes=[sequential]",
+    ),
+    "cnn, every regime": (*CNN, "seeds=1", f"regimes=[{','.join(REGIMES)}]"),
     "mlp, every regime": ("seeds=1", f"regimes=[{','.join(REGIMES)}]"),
     "mlp, training accuracy": ("stopping=train_accuracy", "stopping.target=0.6", "stopping.max_epochs=6"),
     "mlp, a table": ("data=table", "data.path=TABLE.csv", "data.target=bought", "regimes=[d1_only]"),
     "resnet18, augmented": (*SHORT, "seeds=1", "arch=resnet18", "augment=[flip]"),
     "shufflenet, adam": (*SHORT, "arch=torchvision", "arch.model=shufflenet_v2_x0_5", "optimizer=adam"),
+    "timm": (*SHORT, "seeds=1", "arch=timm", "arch.model=resnet10t"),
 }
 
 
@@ -98,7 +109,9 @@ def both(
 
 
 def words_of(name: str, folder: Path) -> list[str]:
-    """The overrides of a cell; its table, if it has one, is written to the folder."""
+    """The overrides of a cell; its table, if it has one, is written to the folder. Skips the test without timm, an extra."""
+    if "arch=timm" in CELLS[name]:
+        pytest.importorskip("timm")
     if any("TABLE.csv" in word for word in CELLS[name]):
         rows = [f"{k % 7},{'abc'[k % 3]},{'yes' if k % 2 else 'no'}" for k in range(120)]
         (folder / "TABLE.csv").write_text("\n".join(["age,plan,bought", *rows]))
@@ -106,9 +119,8 @@ def words_of(name: str, folder: Path) -> list[str]:
 
 
 def test_every_variant_is_in_a_cell() -> None:
-    """timm is an extra; its models are modules like torchvision's."""
     words = {"arch=mlp", "optimizer=sgd", "stopping=epochs", *(word for cell in CELLS.values() for word in cell)}
-    catalogs = {"arch": ARCHITECTURES.keys() - {"timm"}, "optimizer": OPTIMIZERS, "stopping": STOPPING_RULES}
+    catalogs = {"arch": ARCHITECTURES, "optimizer": OPTIMIZERS, "stopping": STOPPING_RULES}
     assert {f"{group}={name}" for group, names in catalogs.items() for name in names} <= words
 
 
@@ -139,6 +151,31 @@ def test_statistics_of_normalisation_are_static_too(monkeypatch: pytest.MonkeyPa
     for one, other in zip(plain, trained(), strict=True):
         assert other.ledger.capture == "graph"
         assert differences(one, dataclasses.replace(other, ledger=one.ledger)) == []
+
+
+@pytest.mark.parametrize(
+    "words", [("optimizer=adam", KEPT), (*CNN, "augment=[flip]", "regimes=[l2_sp]"), (*CNN, *EARLY)]
+)
+def test_an_interrupted_stage_resumes_to_the_same_bits(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "UPDATES_IN_INDEX_CHUNK", 3)  # so that it is also interrupted within epochs
+    monkeypatch.setattr(choice, "capture_on", lambda _: CalledAgain())
+    config = tiny("seeds=2", *words, *([] if EARLY[0] in words else ["stopping.epochs=6"]))
+    plan, whole = executed(config)
+    again, n_left = left_and_gone_on(config, tmp_path, plan, 5)
+    assert n_left > 1
+    for key in plan.nodes:
+        one, other = whole.results[key], again.results[key]
+        assert one.ledger.capture == "graph"
+        how = {"capture": one.ledger.capture, "capture_reason": one.ledger.capture_reason}  # a piece may be too short
+        assert differences(one, dataclasses.replace(other, ledger=dataclasses.replace(other.ledger, **how))) == []
+
+
+def test_models_that_diverge_are_found_and_do_not_affect_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, execution, different = both(monkeypatch, CalledAgain, *CNN, "optimizer.lr=1e9", "seeds=2")
+    assert different == {}
+    assert {result.ledger.stopped_by for result in execution.results.values()} == {"diverged"}
 
 
 def test_models_of_a_loop_fork_and_join_where_they_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
