@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from cachetools import LRUCache
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -112,10 +113,7 @@ class Store:
             return None
         try:
             return unpack(content)
-        except Exception as error:  # safetensors raises an exception class of its own that it does not export
-            is_damage = isinstance(error, (ValueError, KeyError, RuntimeError, OverflowError))
-            if not is_damage and type(error).__name__ != "SafetensorError":
-                raise
+        except (ValueError, KeyError, RuntimeError, OverflowError, SafetensorError) as error:
             warnings.warn(f"{path} is damaged ({error}); the stage is trained again", stacklevel=3)
         return None
 
