@@ -6,6 +6,7 @@ A traceback is shown for what is not the user's mistake, or for everything where
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import functools
@@ -29,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src import interrupts
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
-from src.hydra_words import complete, refusal
+from src.hydra_words import complete, refusal, used_part
 from src.io import CONF_DIR
 from src.terminal import TextOutput
 from src.typed import conf_names, dotted_keys
@@ -121,8 +122,11 @@ def _standard_streams() -> dict[str, _Output]:
     return outputs
 
 
-def run(task: Callable[[DictConfig], None]) -> None:
-    """Composes conf/config.yaml under the command line and calls `task` with it (with -m: the sweep instead)."""
+def run(task: Callable[[DictConfig], None], name: str = "sweep") -> None:
+    """Composes conf/config.yaml under the command line and calls `task` with it (with -m: the sweep instead).
+
+    `name`: of the command, src.`name`, for --help.
+    """
     full = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # Hydra then raises, instead of printing half of it and leaving
 
@@ -147,7 +151,14 @@ def run(task: Callable[[DictConfig], None]) -> None:
             from src.config.plugins import offer_plugins  # --help starts without the configuration's modules
 
             offer_plugins(overrides)
-        hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)()
+        start = hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(quiet)
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            sys.argv.append(f"hydra/help={name}")
+            with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+                start()  # exits with 0 once it has printed
+            print(used_part(name, text.getvalue()))
+        else:
+            start()
     except (*MISTAKES, OSError) as error:
         if full or not _is_the_users(error):
             raise
@@ -269,7 +280,8 @@ def _close(key: str, known: Sequence[str]) -> str:
         return f"did you mean {by_last[0]}?"
     siblings = [name.removeprefix(f"{group}.") for name in known if name.rpartition(".")[0] == group]
     if not group or not siblings:
-        return did_you_mean(key, known)
+        close = difflib.get_close_matches(key, known, n=1)
+        return f"did you mean {close[0]}?" if close else "--help lists the settings"
     close = difflib.get_close_matches(last, siblings, n=1)
     return f"did you mean {group}.{close[0]}?" if close else f"known: {', '.join(siblings)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 
 LAUNCHERS = {
@@ -28,6 +29,18 @@ OF_SWEEPER = {
 NOT_ELSEWHERE = "has no effect: results are stored by content; multirun=FOLDER says where, sweep=NAME under which name"
 WHERE = ("hydra.run.", "hydra.sweep.", "hydra.output_subdir", "hydra.job.chdir", "hydra.job.name")
 
+UNUSED: dict[str, tuple[str, ...]] = {
+    "sweep": (),  # regime and seed may be axes of runs
+    "train": (
+        *("regimes", "baseline", "margin", "seeds", "seeding", "objective", "objective_direction", "search"),
+        *("launcher", "n_workers", "notify", "storage", "dry_run"),
+    ),
+}
+"""By command, the settings of conf/ that it does not use."""
+UNUSED_GROUPS = {"sweep": ("advice", "anchor", "claim"), "train": ("advice", "anchor", "claim", "launcher", "search")}
+SETTINGS = "== Settings"
+WIDTH = 80
+
 COMPLETION = """_src_completion() {
     local words=($COMP_LINE)
     [[ "${words[1]}" == -m && "${words[2]}" == src.* ]] || return
@@ -38,6 +51,22 @@ COMPLETION = """_src_completion() {
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _src_completion python .venv/bin/python"""
 """Bash's function; Hydra's own knows `python FILE.py` only."""
+
+
+def used_part(name: str, text: str) -> str:
+    """Hydra's help without the groups and settings that the command src.`name` does not use."""
+    shown, is_used, unused = [], True, UNUSED_GROUPS[name]
+    for line in text.rstrip().splitlines():
+        if line.startswith(SETTINGS):
+            unused = UNUSED[name]
+        if key := re.match(r"(\w+):", line):  # deeper lines and items belong to it
+            is_used = key[1] not in unused
+        elif not line.startswith((" ", "-")):
+            is_used = True
+        if unused is UNUSED_GROUPS[name]:  # several groups have longer lists than a terminal is wide
+            line = textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, replace_whitespace=False)
+        shown += [line] if is_used else []
+    return "\n".join(shown)
 
 
 def refusal(overrides: Sequence[str]) -> str | None:

@@ -92,4 +92,4 @@ def show(folder: Path, is_new: bool) -> str:
 
 
 if __name__ == "__main__":
-    cli.command(lambda: cli.run(main), started_by_torchrun=True)
+    cli.command(lambda: cli.run(main, "train"), started_by_torchrun=True)

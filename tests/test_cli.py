@@ -157,3 +157,20 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         command(interrupted)
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "stopped; the same command continues from here\n"
+
+
+def test_help_shows_what_the_command_uses() -> None:
+    """src.sweep and src.train printed the same 141 lines."""
+    shown = {name: shell(f"python -m src.{name} --help optimizer=adam") for name in ("sweep", "train")}
+    assert {done.returncode for done in shown.values()} == {0}
+    sweep, train = (done.stdout.splitlines() for done in shown.values())
+    assert (sweep[0].split()[0], train[0].split()[0]) == ("Compares", "Trains")
+    for lines in (sweep, train):
+        assert not {line.partition(":")[0] for line in lines} & {"advice", "anchor", "claim"}
+        assert max(map(len, lines)) <= 80
+        assert {"optimizer:", "  name: adam", "trainer:", "multirun: multirun"} <= set(lines)
+    own = {"regimes:", "- combined", "seeds: 12", "search:", "launcher:", "dry_run: false"}
+    assert own <= set(sweep)
+    assert not own & set(train)
+    assert {"seed: 0", "regime:", "  lr_factor: 1.0"} <= set(train) & set(sweep)
+    assert any(line.startswith("regime: average, ") for line in sweep), "the names for `regimes`"
