@@ -71,6 +71,7 @@ class Cuda:
         self.underway: list[object] = []
         self.users: Counter[object] = Counter()
         self.n_replays = 0
+        self.synchronized: list[Stream] = []
 
     @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
@@ -140,6 +141,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         "stream": fake.stream,
         "graph": fake.graph,
         "graph_pool_handle": object,
+        "synchronize": lambda *_: fake.synchronized.append(fake.current),
         "empty_cache": fake.empty_cache,
         "current_stream": lambda *_: fake.current,
         "is_current_stream_capturing": lambda: fake.current in fake.recorded,
@@ -256,6 +258,16 @@ def test_a_fit_goes_on_after_a_recording_that_fails_in_any_phase(
         assert "could not be recorded" in other.ledger.capture_reason
         assert differences(one, dataclasses.replace(other, ledger=one.ledger)) == []
     cuda.check_sound()
+
+
+def test_an_update_that_fails_before_a_recording_leaves_no_work_behind(cuda: Cuda) -> None:
+    """Halves of a group that runs out of memory reuse its memory at once."""
+    capture, before = CudaCapture(DEVICE), cuda.current
+    assert capture.warm_up(lambda: None) is None
+    assert not cuda.synchronized
+    with pytest.raises(torch.OutOfMemoryError):
+        capture.warm_up(failing(cuda, capture, torch.OutOfMemoryError("planted")))
+    assert cuda.synchronized == [before]
 
 
 @pytest.mark.usefixtures("cuda")

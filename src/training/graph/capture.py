@@ -112,8 +112,13 @@ class CudaCapture:
         """Runs the update on the stream of the recordings, as torch requires."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), _waits() as found:
-            update()
+        try:
+            with torch.cuda.stream(self._stream), _waits() as found:
+                update()
+        except BaseException:
+            # branches that nothing joins still write statistics, whose memory the caller frees on its own stream
+            torch.cuda.synchronize(self._device)
+            raise
         current.wait_stream(self._stream)
         return found[0] if found else None
 
