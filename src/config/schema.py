@@ -63,7 +63,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LauncherConfig:
-    """Where workers run."""
+    """Where workers run; `local`: as processes of the machine that the command runs on."""
 
     name: str
 
@@ -78,13 +78,6 @@ class LauncherConfig:
     def resources(self, gpus: int, cpus: int) -> tuple[int, int, int]:
         """Number of machines, and the GPUs and processors of each; `gpus`, `cpus`: those of this machine."""
         return 1, gpus, cpus
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LocalLauncher(LauncherConfig):
-    """Workers are processes of the machine that the command runs on."""
-
-    name: Literal["local"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +142,7 @@ class RayLauncher(LauncherConfig):
         return 1, gpus, max(1, cpus // self.cpus)
 
 
-LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LocalLauncher, "slurm": SlurmLauncher, "ray": RayLauncher}
+LAUNCHERS: dict[str, type[LauncherConfig]] = {"local": LauncherConfig, "slurm": SlurmLauncher, "ray": RayLauncher}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

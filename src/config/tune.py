@@ -55,13 +55,6 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NotTuned(TuneConfig):
-    """`tune=off`."""
-
-    name: Literal["off"] = "off"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class EqualTuning(TuneConfig):
     """`tune=equal`: `trials` trials for each regime, each on `seeds` seeds, of points that `seed` and the cell
     determine.
@@ -108,8 +101,8 @@ def default_space() -> str:
     return space
 
 
-TUNES: dict[str, type[TuneConfig]] = {"off": NotTuned, "equal": EqualTuning}
-OFF = NotTuned()
+TUNES: dict[str, type[TuneConfig]] = {"off": TuneConfig, "equal": EqualTuning}
+OFF = TuneConfig(name="off")
 
 
 @functools.cache
