@@ -26,6 +26,7 @@ from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
+from src.sweep.workers import local
 from src.sweep.workers.worker import work
 from tests.sweep import fake_engine
 
@@ -104,6 +105,7 @@ def test_a_command_and_a_worker_obey_signals_while_they_wait(tmp_path: Path, loc
 
     def run_command() -> None:
         sys.argv[:] = ["sweep.py", *words]
+        local.forks = lambda: False  # the fork server of this process, if other tests started it, is not the fork's
         cli.run(command.main)
 
     folder.write_queue(None)
@@ -112,6 +114,7 @@ def test_a_command_and_a_worker_obey_signals_while_they_wait(tmp_path: Path, loc
             waiting = FORK.Process(target=main)
             waiting.start()
             while not list(folder.processes.glob("*.json")):
+                assert waiting.is_alive()
                 time.sleep(0.02)
             time.sleep(1)  # it waits now
             assert waiting.is_alive()

@@ -19,8 +19,8 @@ MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or a cluster sends to all processes of a command: the fork server ends with its command.
 
 A process is forked with this mask, and lifts it when it obeys signals."""
-WORKER = ("src.sweep.workers.forked", "src.sweep.workers.worker")
-"""Modules of every worker."""
+WORKER = ("src.sweep.leave_with_parent", "src.sweep.workers.forked", "src.sweep.workers.worker")
+"""Modules of every worker, the first one for the fork server itself."""
 
 _is_started = False
 
