@@ -1,6 +1,6 @@
 """The first module that the fork server loads: it ends with its command, even while it loads others.
 
-Else the reader of a pipe (`... | tee log`) would wait for its imports after a command that ended early, for example by a
+Else the reader of a pipe (`... | tee log`) would wait for its imports after a command that ended early, as by a
 mistake in the data. On systems other than Linux it does.
 """
 
