@@ -36,6 +36,7 @@ class Terminal:
         self.pid, self._screen = pty.fork()
         if self.pid == 0:
             os.chdir(PROJECT)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever started these tests may ignore it, as nohup does
             os.execv(sys.executable, [sys.executable, *words])
         self.output = b""
 
