@@ -30,7 +30,7 @@ def write_images(folder: Path) -> None:
     from PIL import Image
     from torchvision.datasets import FashionMNIST
 
-    data = FashionMNIST(os.environ["DATA_ROOT"], train=True)
+    data = FashionMNIST(os.environ["DATA_ROOT"], train=True, download=True)
     images, labels = data.data.numpy(), data.targets.numpy()
     rng = np.random.default_rng(0)
     for label, name in enumerate(data.classes):

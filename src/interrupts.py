@@ -20,23 +20,23 @@ SECONDS_TO_LEAVE = 2.0
 IMPORTING = "<frozen importlib._bootstrap>"
 """The file name of the functions that are on the stack of every import, also of those that C code starts."""
 
-_interrupted = threading.Event()
+_is_interrupted = False
 _command = 0
 """The process id of the command, whose handler the processes that it forks inherit."""
 
 
 def listen() -> None:
     """Installs the handler of SIGINT, unless it is ignored (as after nohup) or already handled."""
-    global _command
+    global _command, _is_interrupted
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         _command = os.getpid()
-        _interrupted.clear()
+        _is_interrupted = False
         signal.signal(signal.SIGINT, _interrupt)
 
 
 def was_interrupted() -> bool:
     """Whether Ctrl-C came: an exception of any type is then its consequence, since libraries replace it."""
-    return _interrupted.is_set()
+    return _is_interrupted
 
 
 def is_importing(frame: FrameType | None) -> bool:
@@ -53,17 +53,21 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
     Leaving without cleaning up loses nothing: a command may be killed at any time.
     """
+    global _is_interrupted
     del number
     if os.getpid() != _command:
         os._exit(EXIT_STATUS)
-    _interrupted.set()
-    if is_importing(frame):
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
+    if _is_interrupted:  # a second one, which may have come while this function ran: no lock may be waited for
         _leave()
+    _is_interrupted = True
     timer = threading.Timer(SECONDS_TO_LEAVE, _leave)
     timer.daemon = True
     timer.start()
+    if is_importing(frame):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(Exception):  # nothing may be raised here, also by a pipe that takes no more
+                stream.flush()
+        _leave()
     raise KeyboardInterrupt
 
 

@@ -44,7 +44,7 @@ class OptimizerConfig(ABC):
 
     def content(self) -> dict[str, Any]:
         """The settings as plain values: the optimizer's part of a hash. Later ones are left out at their default."""
-        return content(self, ("warmup", "clip", "span"))
+        return content(self, ("warmup", "clip", "span"), of=OptimizerConfig)
 
     def rate(self, update: int, n_updates: int) -> float:
         """The factor on the learning rate of an update (from 0) in a stage or span of `n_updates`."""

@@ -39,6 +39,10 @@ def main(composed: DictConfig) -> None:
 
     cell = resolve(config)
     is_new = bool(cell.missing_runs())
+    if config.trainer.compile and not cell.folder.exists():
+        from src.training.compiling import check_pays
+
+        check_pays([(cell.config, cell.streams)])
     outcome = run_cell(cell)
     if rank_of_process(config.trainer.devices).rank > 0:
         return

@@ -108,12 +108,13 @@ def as_dict(value: Any) -> Any:
     return value
 
 
-def content(settings: Any, later: Collection[str] | None = None) -> dict[str, Any]:
+def content(settings: Any, later: Collection[str] | None = None, of: type | None = None) -> dict[str, Any]:
     """Settings as plain values for a hash, without those of the names `later` (None: any) at their field's default.
 
-    Such fields came later, and what was finished before them keeps its address.
+    Such fields came later, and what was finished before them keeps its address. `of`: the class whose defaults these
+    are, of settings that may be a user's subclass; by default their own.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(settings) if later is None or f.name in later}
+    fields = {f.name: f.default for f in dataclasses.fields(of or settings) if later is None or f.name in later}
     unset = {name for name, default in fields.items() if getattr(settings, name) == default}
     return {name: value for name, value in as_dict(settings).items() if name not in unset}
 

@@ -99,6 +99,9 @@ def compose_settings(settings: Sequence[str]) -> Config:
         config = dataclasses.replace(config, sweep=name)
     if config.n_parts != 2:
         raise ConfigError("split.parts", config.n_parts, "advice is about two data sets; leave it at 2")
+    if config.trainer.compile:
+        problem = "advice trains on small parts of the data, where compiling does not pay; set it to false"
+        raise ConfigError("trainer.compile", True, problem)
     return config
 
 

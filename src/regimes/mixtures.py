@@ -76,7 +76,9 @@ def gdumb(n_parts: int, *, memory: int | None = 200) -> Stages:
     """
     require(memory is None or memory >= 1, "gdumb.memory", memory, "must be at least 1 sample, or null for all")
     parts = tuple(range(n_parts))
-    return [Stage(mixture=Mixture(parts=parts, memory=memory, kept="greedy" if memory else "reservoir"))]
+    stages = [Stage(mixture=Mixture(parts=parts, memory=memory, kept="greedy" if memory else "reservoir"))]
+    problem = "keeps equally many of each class, and a regression has none; set it to null"
+    return requiring(stages, memory is not None, needs="classes", knob="gdumb.memory", value=memory, problem=problem)
 
 
 def _replayed(

@@ -64,8 +64,8 @@ def at_boundaries(
         changed[0] = replace(stages[0], start=Start(kind="file", path=checkpoint), budget=0)
     for k, stage in enumerate(stages):
         if k and stage.budget:
-            factor = stage.lr_factor * lr_factor
-            changed[k] = replace(stage, reset_optimizer=reset_optimizer, lr_factor=factor)
+            resets, factor = stage.reset_optimizer and reset_optimizer, stage.lr_factor * lr_factor
+            changed[k] = replace(stage, reset_optimizer=resets, lr_factor=factor)
     return changed
 
 

@@ -4,6 +4,7 @@
     work, seeding           what a command waits for: a grid, or rounds of seeds (`search.work`: a search)
     supervisor              the command's process while its workers run
     engine, laboratory      the interface to what runs cells, and the functions behind it
+    fork_server, drawing    what workers and drawers of maps are forked from (`leave_with_parent`: its end)
     folder, processes       the paths of multirun/<sweep>, and its live processes
     compatibility           which workers may join
     status, steering        what another terminal sees, and changes

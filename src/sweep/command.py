@@ -44,6 +44,10 @@ def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: Di
             prepare(cells[0].config, engine)
         runner = _loaded(engine)
         plan = plan_sweep(cells, runner)
+        if any(cell.config.trainer.compile for cell in plan.unbegun):
+            from src.training.compiling import check_pays  # loads torch
+
+            check_pays([(cell.config, cell.streams) for cell in plan.unbegun])
         work = GridWork(plan, runner)
         if (seeding := seeding_of(line)) is not None:
             from src.sweep.seeding import SeedingWork

@@ -40,7 +40,7 @@ class MapDrawing:
             try:
                 for share in self._shares:
                     self._processes.append(_started(share, self._folder))
-            except (OSError, EOFError):  # the fork server has died, as its workers may have: `finish` draws
+            except (OSError, EOFError):  # the fork server dies at this moment: `finish` draws
                 pass
 
     def finish(self) -> None:
@@ -67,5 +67,5 @@ def _draw(share: Sequence[CellVerdict], folder: Path) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         difference_maps(share, folder, title=folder.name)
-    except OSError:  # the command draws these maps again, and reports it
+    except Exception:  # the command draws these maps again, and raises what prevents it
         sys.exit(1)

@@ -28,6 +28,7 @@ _is_started = False
 def start(engine: str, environment: Mapping[str, str]) -> None:
     """Starts the fork server unless it runs; returns while it loads what workers of the `engine` need.
 
+    To be called from the main thread: the server ends with the thread that starts it (`src.sweep.leave_with_parent`).
     `environment`: the variables of a worker, of which those hold that libraries read when they load.
     """
     global _is_started

@@ -108,7 +108,8 @@ class Supervisor:
             if self._n_interrupts:
                 self._stop(display)
                 with suppress(StorageUnavailable, Interrupted):
-                    self._requeue_stale(queue)
+                    # a worker that Ctrl-C ended while it loaded a library is no sign that its cell kills workers
+                    self._requeue_stale(queue, reset_attempts=True)
                 self._exit(display)
             if not progress.n_open:
                 return self._work.failures(latest)

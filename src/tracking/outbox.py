@@ -243,10 +243,8 @@ class Deliverer:
     def _run(self) -> None:
         pause = self._interval_s
         if self._expects:
-            try:
+            with contextlib.suppress(TrackerUnavailable):  # the first entry will find that again, and say how many wait
                 self._open()
-            except TrackerUnavailable as error:
-                self._unavailable(str(error))
         while not self._stopping.wait(pause):
             self._round(wait_s=0)
             failed = self.last.error is not None

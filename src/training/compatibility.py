@@ -19,7 +19,6 @@ from src.models.structure import has_batchnorm, head_names, n_parameters
 from src.regimes.checkpoint import read, read_backbone
 from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement, Stage
-from src.training.compiling import check_pays
 from src.training.plan import make_plan
 from src.training.replicas import trainable_names
 
@@ -31,7 +30,6 @@ def check_cell(config: Config, streams: StreamFactory) -> None:
     shape = source.bank.input_shape
     check_targets(config, is_regression=source.is_regression)
     config.arch.validate(shape, n_outputs)
-    check_pays(config, streams)
     _check_weights(config.arch, shape, n_outputs)
     if config.augment and len(shape) != 3:
         problem = f"changes images, and these samples have the shape {list(shape)}; set augment=[]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,26 +29,28 @@ All four were measured on a CPU (docs/PERFORMANCE.md). A GPU compiles as long, a
 Call = Callable[[nn.Module, Tensor], Tensor]
 
 
-def check_pays(config: Config, streams: StreamFactory) -> None:
-    """Raises ConfigError if the cell's updates save less time than compiling takes, by the constants above.
+def check_pays(cells: Sequence[tuple[Config, StreamFactory]]) -> None:
+    """Raises ConfigError if the updates of new cells save less time than compiling takes, by the constants above.
 
-    The updates of all its stages count: they share the compiled code. Neither the device nor a clock has a say, so that
-    a cell that was trained is accepted wherever it is read.
+    For a command that is about to train them: a cell whose training has begun is never refused, wherever it is read or
+    extended. The updates of all `cells` count, those of tuning too, because equal networks share the compiled code.
     """
-    if not config.trainer.compile:
-        return
-    stream = streams.build(config.seeds[0])  # all seeds have the same sizes
-    plan = make_plan(config, {stream.seed: stream}, [(regime, stream.seed) for regime in config.regimes])
-    lengths = [node.length for node in plan.nodes.values()]
-    n_samples = sum(length.samples for length in lengths) * len(config.seeds)
-    n_updates = sum(length.updates for length in lengths) * len(config.seeds)
-    shape, n_outputs = streams.source.bank.input_shape, streams.n_outputs
-    start, each = COMPILE_SECONDS
-    compiling = start + each * len(layers(build_meta_model(config.arch, shape, n_outputs)))
-    saved = SAVED_SHARE * n_samples * training_flops(config.arch, shape, n_outputs) / FLOPS_PER_SECOND
+    compiling, saved, n_updates = 0.0, 0.0, 0
+    for config, streams in cells:
+        if not config.trainer.compile:
+            continue
+        stream = streams.build(config.seeds[0])  # all seeds have the same sizes
+        plan = make_plan(config, {stream.seed: stream}, [(regime, stream.seed) for regime in config.regimes])
+        lengths, n_runs = [node.length for node in plan.nodes.values()], len(config.seeds) + config.tune.n_runs
+        n_updates += n_runs * sum(length.updates for length in lengths)
+        shape, n_outputs = streams.source.bank.input_shape, streams.n_outputs
+        flops = training_flops(config.arch, shape, n_outputs) * n_runs * sum(length.samples for length in lengths)
+        saved += SAVED_SHARE * flops / FLOPS_PER_SECOND
+        start, each = COMPILE_SECONDS
+        compiling = max(compiling, start + each * len(layers(build_meta_model(config.arch, shape, n_outputs))))
     if saved < compiling:
-        takes = f"compiling takes about {compiling:.0f} s, and the {n_updates} updates of this cell would save"
-        source = f"{saved:.1g} s (estimates from times on a CPU, docs/PERFORMANCE.md)"
+        takes = f"compiling takes about {compiling:.2g} s, and the {n_updates} updates of this command would save"
+        source = f"{saved:.2g} s (estimates from times on a CPU, docs/PERFORMANCE.md)"
         raise ConfigError("trainer.compile", True, f"{takes} {source}; set it to false, or train longer")
 
 
@@ -86,21 +88,23 @@ def _try(model: nn.Module, x: Tensor) -> None:
     """Compiles both directions on a copy, so that nothing is left of it but the code."""
     limit: Any = torch._dynamo.exc.FailOnRecompileLimitHit
 
-    def both_directions() -> None:
+    def both_directions(tried: nn.Module) -> None:
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            tried = copy.deepcopy(model)
             trained = [parameter for parameter in tried.parameters() if parameter.requires_grad]
             torch.autograd.grad(_compiled()(tried, x).sum(), trained, allow_unused=True)
 
+    tried = copy.deepcopy(model)
     try:
         try:
-            both_directions()
+            both_directions(tried)
         except limit:  # torch keeps the code of eight kinds of network
             torch.compiler.reset()
-            both_directions()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
+            both_directions(tried)
+        with torch.compiler.set_stance("fail_on_recompile"):  # a network that counts its calls, for example
+            both_directions(tried)
+    except RuntimeError as error:  # torch's own errors; a full disk, for example, is none of the network's
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise
         cause = " ".join(f"{type(error).__name__}: {error}".split("\n\n")[0].split())[:300]
         problem = f"torch cannot compile this network ({cause}); set it to false"
         raise ConfigError("trainer.compile", True, problem) from error

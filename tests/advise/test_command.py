@@ -191,3 +191,8 @@ def test_few_data_in_a_small_budget_have_a_thrifty_pilot_that_costs_no_more(tmp_
         assert spent == pytest.approx(samples / (10 * sum(pilot.sizes)), rel=0.02)
     with pytest.raises(ConfigError, match=r"budget=1%: is less than the smallest pilot needs, about .* or \d+%"):
         chosen(0.01)
+
+
+def test_compiled_networks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.compile=true: advice trains on small parts"):
+        command.compose_settings(["trainer.compile=true"])

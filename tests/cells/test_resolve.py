@@ -81,3 +81,18 @@ def test_batch_normalisation_never_meets_a_batch_of_one(tmp_path: Path, sizes: s
 )
 def test_smallest_batch(length: Length, smallest: int) -> None:
     assert length.smallest_batch == smallest
+
+
+@pytest.mark.parametrize(
+    ("regime", "key", "value"),
+    [
+        ("{gdumb: {memory: 9}}", "regime.gdumb.memory", 9),
+        ("{replay: {balanced: true}}", "regime.replay.balanced", "true"),
+        ("{der: {strength: 1}}", "regime.der.strength", 1),
+    ],
+)
+def test_a_regime_that_reads_classes_is_refused_for_a_regression(
+    tmp_path: Path, regime: str, key: str, value: object
+) -> None:
+    line = refused([*arrays(tmp_path, np.linspace(0, 1, 60), "loss=mse"), f"regimes=[{regime},combined]"])
+    assert re.match(rf"{re.escape(key)}={value}(\.0)?: ", line)

@@ -220,3 +220,12 @@ def test_a_regime_of_ones_own_can_have_the_shared_knobs() -> None:
     assert [stage.reset_optimizer for stage in mine(2, reset_optimizer=False)] == [True, False]
     with pytest.raises(ConfigError, match=r"regime\.mine\.lr_factor=0"):
         mine(2, lr_factor=0)
+
+
+def test_the_shared_knobs_keep_what_a_regime_says_itself() -> None:
+    @shared_knobs(checkpoint=False)
+    def mine(n_parts: int) -> Stages:
+        return chain([Mixture(parts=(part,)) for part in range(n_parts)], reset_optimizer=False)
+
+    assert [stage.reset_optimizer for stage in mine(2)] == [True, False]
+    assert [stage.reset_optimizer for stage in mine(2, reset_optimizer=True)] == [True, False]

@@ -239,14 +239,17 @@ def test_an_expecting_thread_warns_once_of_a_tracker_that_is_down_and_delivers_l
     monkeypatch.setattr("src.tracking.outbox.open_tracker", open_it)
     sweep_dir = multirun / "digits-mlp"
     deliverer = Deliverer(sweep_dir, local, interval_s=0.01, expects=True, warn=warnings.append).start()
+    time.sleep(0.1)
+    assert not warnings, "nothing waits yet"
+    Outbox(sweep_dir).put(run_folder(sweep_dir))
     deadline = time.monotonic() + 30
     while not warnings and time.monotonic() < deadline:
         time.sleep(0.01)
     is_down = False
-    Outbox(sweep_dir).put(run_folder(sweep_dir))
     assert deliverer.stop().error is None
     assert len(tracker.written) == 1
     assert len(warnings) == 1
+    assert "1 entries wait" in warnings[0]
 
 
 def test_tracking_off_leaves_the_entries_for_a_later_sync(tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ Most tests compile without torch's code generator (`aot_eager`), which takes a t
 from __future__ import annotations
 
 import copy
+import errno
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +20,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import src.training.fit as fit_module
-from src.config import Config
+from src.cells.resolve import resolve
+from src.config import Config, compose
 from src.errors import ConfigError
+from src.sweep.compatibility import PROJECT
 from src.training import compiling
-from src.training.compiling import CompiledPass, plain
+from src.training.compiling import CompiledPass, check_pays, plain
 from src.training.execute import Execution
 from src.training.graph import choice
 from src.training.plan import StagePlan
@@ -217,8 +223,78 @@ def test_memory_that_is_too_small_is_not_the_compilers_fault(monkeypatch: pytest
     assert execution.out_of_memory
 
 
+class Counting(nn.Module):
+    """It counts its calls, so that each takes code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.n_calls = nn.Linear(2, 2), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n_calls += 1
+        return self.head(x) * self.n_calls
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_network_that_is_compiled_at_every_call_is_refused_before_the_first_update() -> None:
+    model = Counting()
+    with pytest.raises(ConfigError, match=r"^trainer\.compile=true: torch cannot compile this network \(.*recompile"):
+        CompiledPass(3).of(model, torch.ones(3, 2))
+    assert model.n_calls == 0
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_full_disk_is_not_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiling, "_compiled", lambda: full)
+    with pytest.raises(OSError, match="No space left"):
+        CompiledPass(3).of(nn.Linear(2, 2), torch.ones(3, 2))
+
+
+def checked(*words: str) -> None:
+    cells = [resolve(tiny(*CNN, COMPILED, *each.split())) for each in words]
+    check_pays([(cell.config, cell.streams) for cell in cells])
+
+
 def test_short_training_is_refused_with_the_estimate() -> None:
-    line = r"^trainer\.compile=true: compiling takes about \d+ s, and the \d+ updates of this cell would save \S+ s \("
+    line = (
+        r"^trainer\.compile=true: compiling takes about \S+ s, and the \d+ updates of this command would save \S+ s \("
+    )
     with pytest.raises(ConfigError, match=line):
-        planned(tiny(*CNN, COMPILED))
-    planned(tiny(*CNN, "arch.widths=[64]", "stopping.epochs=1000000", COMPILED))  # long enough
+        checked("")
+    checked("arch.widths=[64] stopping.epochs=1000000")  # long enough
+    checked("", "arch.widths=[64] stopping.epochs=1000000")  # they share the command
+    check_pays([])
+
+
+def test_training_that_tunes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = resolve(
+        tiny(*CNN, COMPILED, "tune=equal", "tune.trials=16", "tune.space='{optimizer.lr: interval(0.01,0.1)}'")
+    )
+    plain = resolve(tiny(*CNN, COMPILED))
+    n = {}
+    monkeypatch.setattr(compiling, "FLOPS_PER_SECOND", 1e30)
+    for name, one in (("tuned", cell), ("plain", plain)):
+        with pytest.raises(ConfigError) as error:
+            check_pays([(one.config, one.streams)])
+        n[name] = int(re.findall(r"the (\d+) updates", str(error.value))[0])
+    assert n["tuned"] == n["plain"] * (2 + cell.config.tune.n_runs) // 2
+
+
+def test_a_new_cell_is_refused_by_its_command_and_one_that_was_begun_is_not(tmp_path: Path) -> None:
+    words = [COMPILED, "split.size=60", "stopping.epochs=1", "tracking=off", f"multirun={tmp_path}", "sweep=s"]
+
+    def run(entry: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", entry, *words, *more]
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+    for entry in ("src.sweep", "src.train"):
+        done = run(entry)
+        assert done.returncode == 2
+        assert re.match(r"error: trainer\.compile=true: compiling takes about .* s", done.stderr)
+    assert not (tmp_path / "s" / "cells").exists()
+    resolve(compose(words)).folder.mkdir(parents=True)
+    done = run("src.sweep", "dry_run=true")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -14,7 +14,7 @@ from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.errors import ConfigError
 from src.evaluation.metrics import smoothed_losses
-from src.optimizers import OPTIMIZERS
+from src.optimizers import OPTIMIZERS, SgdConfig
 from src.training.penalties.lwf import OutputPenalty
 from src.training.scoring import score_stages
 from src.training.starting import initial_model
@@ -309,3 +309,15 @@ def test_online_accuracy_scores_each_sample_before_its_update() -> None:
     assert next(iter(executed(tiny("regimes=[d1_only]", "seeds=1"))[1].results.values())).ledger.online is None
     with pytest.raises(ConfigError, match=r"^online=True: is an accuracy|^online=true: is an accuracy"):
         compose(["online=true", "data=gaussian", "arch=linear", "loss=mse"])
+
+
+def test_the_hash_of_a_users_optimizer_does_not_depend_on_its_own_defaults() -> None:
+    """The settings that came later are left out at the values that they had before, also by a class with others."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Warm(SgdConfig):
+        warmup: int = 100
+
+    given = {field.name: getattr(compose().optimizer, field.name) for field in dataclasses.fields(SgdConfig)}
+    assert Warm(**given | {"warmup": 100}).content()["warmup"] == 100
+    assert "warmup" not in Warm(**given | {"warmup": 0}).content()

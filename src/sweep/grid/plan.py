@@ -58,6 +58,11 @@ class SweepPlan:
         return dict(sorted(lacking, key=lambda item: item[1].config.stopping.amount))
 
     @property
+    def unbegun(self) -> list[ResolvedCell]:
+        """The cells of which nothing is on disk."""
+        return [cell for cell in self.resolved.values() if not cell.folder.exists()]
+
+    @property
     def n_runs(self) -> int:
         return sum(cell.n_runs for cell in self.cells.values())
 

@@ -35,7 +35,7 @@ class WorkerProcess(Protocol):
 
 
 class ForkedWorker:
-    """A worker as a child of the fork server, which the first one starts."""
+    """A worker as a child of the fork server, which the first one starts unless it runs."""
 
     def __init__(
         self, folder: SweepFolder, search: str, engine: str, log: Path, environment: Mapping[str, str]

@@ -114,7 +114,7 @@ class StopRequest:
 
 
 def _command_lives() -> bool:
-    """Whether the worker's command still runs; the process that forks lives as long as its workers."""
+    """Whether the worker's command still runs: where the process that forks does not end with it, as on Linux."""
     command = multiprocessing.parent_process()
     return command is None or command.is_alive()
 
