@@ -57,6 +57,7 @@ def test_a_worker_leaves_an_import_that_lasts(tmp_path: Path, monkeypatch: pytes
 TWICE = """
 import os, signal, sys, threading
 from src import interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # these tests may run where it is ignored
 interrupts.listen()
 started = threading.Thread.start
 def start(thread):  # a second signal while the first one's timer starts, amid its locks
@@ -77,6 +78,7 @@ def test_a_second_ctrl_c_within_the_first_ones_handler_ends_the_command() -> Non
 FULL = """
 import os, signal, sys
 from src import interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # these tests may run where it is ignored
 interrupts.listen()
 class Full:
     def flush(self): raise BlockingIOError("takes no more")
