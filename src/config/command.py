@@ -39,10 +39,9 @@ def command(config: Config) -> str:
     """``python -m src.sweep ...`` for one cell."""
     chosen = [(group, getattr(config, group).name) for group in GROUPS]
     plugins = [f"plugins={text_of(list(config.plugins))}"] if config.plugins else []
-    usual = _default(())
+    usual, _ = _default(())
     choices = (*plugins, *(f"{group}={name}" for group, name in chosen if name != getattr(usual, group).name))
-    default, words = _default(choices), list(choices)
-    defaults = _settings_of_default(choices)
+    (default, defaults), words = _default(choices), list(choices)
     for key, value in flat(config):
         if key not in WHERE and not key.startswith(("tracking.", "launcher.")) and value != defaults[key]:
             words.append(f"{key}={text_of(value)}")
@@ -69,17 +68,14 @@ def flat(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 @functools.cache
-def _default(choices: tuple[str, ...]) -> Config:
-    """The configuration with these group choices alone; what has no default (a path) is filled in to be composed."""
+def _default(choices: tuple[str, ...]) -> tuple[Config, dict[str, Any]]:
+    """The configuration with these group choices alone, and its settings by dotted key; what has no default (a path) is
+    filled in to be composed."""
     needed: list[str] = []
     for group, _, name in (choice.partition("=") for choice in choices):
         needed += getattr(BUILT_IN.get(group, {}).get(name), "needs", ())
-    return compose([*choices, *needed])
-
-
-@functools.cache
-def _settings_of_default(choices: tuple[str, ...]) -> dict[str, Any]:
-    return dict(flat(_default(choices)))
+    default = compose([*choices, *needed])
+    return default, dict(flat(default))
 
 
 def text_of(value: Any) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any
+
+from cachetools import LRUCache, cached
 
 from src.config.checks import check
 from src.config.plugins import Catalog, catalogs, offer_plugins, pin_plugins
@@ -44,12 +46,12 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     limits = {f.name: dict(f.metadata) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {"plugins": pin_plugins(given["plugins"])}
     for name in ("data", "stopping", "optimizer", "arch", "launcher", "tune"):
-        values[name] = _variant(name, values["plugins"], _Given.of(given[name]))
+        values[name] = _variant(name, values["plugins"], given[name])
     if (weights := values["arch"].weights) is not None:
         pinned = pin(values["arch"].weights_file(weights), "arch.weights")
         values["arch"] = dataclasses.replace(values["arch"], weights=pinned)
     for name in ("split", "trainer", "tracking"):
-        values[name] = _group(name, _Given.of(given[name]))
+        values[name] = _group(name, given[name])
     plain = ("loss", "head", "online", "label_smoothing", "augment", "margin")
     for name in (*plain, "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
@@ -118,29 +120,22 @@ def _sweep_name(given: object, values: Mapping[str, Any]) -> str:
     return name
 
 
-@dataclasses.dataclass(frozen=True)
-class _Given:
-    """Plain settings as the key of a cache: equal if their text is equal, so that 1 is not 1.0."""
-
-    text: str
-    settings: object = dataclasses.field(compare=False)
-
-    @classmethod
-    def of(cls, settings: object) -> _Given:
-        return cls(repr(settings), settings)
+def _by_text(*arguments: object) -> str:
+    """The key of a cache under which settings are equal if their texts are, so that 1 is not 1.0."""
+    return repr(arguments)
 
 
-@functools.lru_cache(maxsize=1024)
-def _variant(group: str, plugins: tuple[str, ...], given: _Given) -> Any:
+@cached(LRUCache(1024), key=_by_text, lock=Lock())
+def _variant(group: str, plugins: tuple[str, ...], given: object) -> Any:
     """A group with variants, typed; the cells of a grid share most of theirs."""
     variants: Mapping[str, Catalog] = {"launcher": LAUNCHERS, "tune": TUNES, **catalogs(plugins)}
-    return build_variant(variants[group], given.settings, group)
+    return build_variant(variants[group], given, group)
 
 
-@functools.lru_cache(maxsize=1024)
-def _group(name: str, given: _Given) -> Any:
+@cached(LRUCache(1024), key=_by_text, lock=Lock())
+def _group(name: str, given: object) -> Any:
     """A group without variants, typed."""
-    return convert(hints_of(Config)[name], given.settings, name, {})
+    return convert(hints_of(Config)[name], given, name, {})
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:

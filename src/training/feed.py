@@ -7,7 +7,8 @@ import dataclasses
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,13 @@ class Feed(ABC):
             yield augmented(x, mine, self.augment), y, n
             start += n
 
+    def chunks(self, most: int) -> Iterator[list[Batch]]:
+        """The next epoch in lists of at most `most` batches, up to `CHUNK_MIB`."""
+        batches = iter(self)
+        for first in batches:
+            size = min(most, max(1, CHUNK_MIB * 2**20 // max(1, first[0].nbytes)))
+            yield [first, *itertools.islice(batches, size - 1)]
+
     def _begin_epoch(self) -> tuple[int, int]:
         """The next epoch, and the number of its updates that are done."""
         epoch, skip = self.epoch, self.skip
@@ -276,27 +284,14 @@ class StreamingFeed(Feed):
         )
 
 
-class IndexChunks:
-    """The same epochs as `Chunks`, as index chunks."""
+@dataclass(frozen=True)
+class Epochs:
+    """The loader that Lightning gets: each `iter()` is the next epoch, in chunks."""
 
-    def __init__(self, feed: ResidentFeed) -> None:
-        self.feed = feed
+    next_epoch: Callable[[], Iterator[list[Batch] | IndexChunk]]
 
-    def __iter__(self) -> Iterator[IndexChunk]:
-        return self.feed.index_chunks()
-
-
-class Chunks:
-    """Lightning batches: lists of at most `size` batches of one epoch, up to `CHUNK_MIB`."""
-
-    def __init__(self, feed: Feed, size: int) -> None:
-        self.feed, self.size = feed, size
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        batches = iter(self.feed)
-        for first in batches:
-            size = min(self.size, max(1, CHUNK_MIB * 2**20 // max(1, first[0].nbytes)))
-            yield [first, *itertools.islice(batches, size - 1)]
+    def __iter__(self) -> Iterator[list[Batch] | IndexChunk]:
+        return self.next_epoch()
 
 
 def whole_epoch(feed: Feed, batch_size: int) -> Feed:

@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from src.config import Config, TrainerConfig
 from src.evaluation.heads import test_mask
 from src.stopping.rule import GroupStopping, StoppingVerdict
 from src.training.devices import Device, trainer_arguments
-from src.training.feed import Chunks, Feed, IndexChunks, ResidentFeed, make_feed
+from src.training.feed import Epochs, Feed, ResidentFeed, make_feed
 from src.training.graph.choice import eager_reason, form_of, kind_of_update, log_once
 from src.training.graph.updates import GraphedUpdates
 from src.training.losses import SampleLosses
@@ -92,12 +93,14 @@ def fit(
         is_capturable=form.capture is not None,
     )
     module.eager_reason = form.reason if form.capture is None else eager_reason(config, feed, observer)
+    graphed: GraphedUpdates | None = None
     if module.eager_reason is not None:
         log_once(module.eager_reason)
     elif form.capture is not None:
         assert isinstance(feed, ResidentFeed)
         kind = kind_of_update(config, first, replicas)
-        module.graphed = GraphedUpdates(module, feed, form.capture, config.trainer.precision, kind)
+        graphed = GraphedUpdates(module, feed, form.capture, config.trainer.precision, kind)
+        module.train_graphed = graphed.train
 
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""
@@ -127,7 +130,7 @@ def fit(
     if starts:
         monitor.resume(starts)
     if first.length.updates:
-        _train(config.trainer, monitor, feed, n_epochs - n_done // first.length.updates_per_epoch)
+        _train(config.trainer, monitor, feed, graphed, n_epochs - n_done // first.length.updates_per_epoch)
     else:  # no training at all: the weights are scored as they are
         monitor.ends = {model: (StoppingVerdict("length"), 0) for model in range(len(nodes))}
         replicas.to(device.torch_device)
@@ -135,7 +138,9 @@ def fit(
     return [monitor.result(r, state) for r, state in enumerate(replicas.states())]
 
 
-def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: int) -> None:
+def _train(
+    trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, graphed: GraphedUpdates | None, n_epochs: int
+) -> None:
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     module, device = monitor.module, monitor.device
@@ -157,14 +162,15 @@ def _train(trainer: TrainerConfig, monitor: StageMonitor, feed: Feed, n_epochs: 
             use_distributed_sampler=False,
             **trainer_arguments(trainer, device),
         )
-        if module.graphed is not None:
+        if graphed is not None:
             assert isinstance(feed, ResidentFeed)
             try:
-                lightning.fit(module, train_dataloaders=IndexChunks(feed))
+                lightning.fit(module, train_dataloaders=Epochs(feed.index_chunks))
             finally:
-                module.graphed.release()
+                graphed.release()
         else:
-            lightning.fit(module, train_dataloaders=Chunks(feed, 1 if device.world > 1 else UPDATES_AT_ONCE))
+            size = 1 if device.world > 1 else UPDATES_AT_ONCE
+            lightning.fit(module, train_dataloaders=Epochs(partial(feed.chunks, size)))
     if lightning.interrupted:
         raise KeyboardInterrupt
     assert module.n_done == monitor.nodes[0].length.updates or lightning.should_stop

@@ -28,7 +28,7 @@ from src.models.build import build_meta_model, build_model
 from src.models.structure import has_batchnorm, n_parameters
 from src.regimes.stage import Trainable
 from src.training.devices import Device, products_in
-from src.training.graph.capture import Capture, RecordingError, recorded
+from src.training.graph.capture import CudaCapture, RecordingError, recorded
 from src.training.graph.choice import form_of
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, trainable_names
@@ -183,7 +183,7 @@ def group_in_training(config: Config, node: Node, device: Device, n: int) -> Win
     return lambda seconds: n * steps_per_second(train, seconds)
 
 
-def _recorded(capture: Capture, step: Callable[[], None]) -> Callable[[], None]:
+def _recorded(capture: CudaCapture, step: Callable[[], None]) -> Callable[[], None]:
     """The step as a graph; as it is where it cannot be recorded, since stages then train eagerly, too, and log why."""
     try:
         return recorded(capture, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,19 +19,6 @@ from src.training.plan import Node
 from src.training.replicas import ModelState, Penalty, Replicas
 from src.training.result import Captured
 from src.training.scoring import EVALUATION_BATCH
-
-
-class IndexTrainer(Protocol):
-    """Makes the updates of index chunks, as a graph where it can."""
-
-    reason: str | None
-    """Why all updates so far were eager; None once some were replayed."""
-
-    def train(self, chunk: IndexChunk) -> None:
-        """All updates of the chunk."""
-
-    def release(self) -> None:
-        """Frees the memory of the graphs."""
 
 
 class GroupModule(pl.LightningModule):
@@ -57,10 +44,11 @@ class GroupModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.is_capturable = is_capturable
-        self.graphed: IndexTrainer | None = None
-        """Set before the fit where updates run as a graph: `training_step` then receives index chunks."""
+        self.train_graphed: Callable[[IndexChunk], None] | None = None
+        """Set before the fit where updates run as a graph: makes all updates of the index chunks that `training_step` then
+        receives."""
         self.eager_reason: str | None = None
-        """Why there is none on a device that has graphs."""
+        """Why all updates so far were eager on a device that has graphs."""
         self.replicas, self.config = replicas, node.optimizer
         self.losses = losses or losses_of(config, node)
         self.lr, self.span = node.optimizer.lr * node.stage.lr_factor, node.span
@@ -76,17 +64,16 @@ class GroupModule(pl.LightningModule):
     @property
     def capture(self) -> tuple[Captured, str]:
         """How updates ran, and why not as a graph; empty on a device without graphs."""
-        reason = self.graphed.reason if self.graphed is not None else self.eager_reason
-        if reason is not None:
-            return "eager", reason
-        return ("", "") if self.graphed is None else ("graph", "")
+        if self.eager_reason is not None:
+            return "eager", self.eager_reason
+        return ("", "") if self.train_graphed is None else ("graph", "")
 
     def training_step(self, chunk: Sequence[Batch] | IndexChunk, batch_idx: int) -> None:
         """One update for each batch of the chunk, so that Lightning's overhead comes once per chunk."""
         with products_in(self.precision):
             if isinstance(chunk, IndexChunk):
-                assert self.graphed is not None
-                self.graphed.train(chunk)
+                assert self.train_graphed is not None
+                self.train_graphed(chunk)
                 return
             for batch in chunk:
                 self.update(batch)

@@ -22,7 +22,7 @@ from src.training.graph.choice import capture_in_all
 from src.training.module import GroupModule
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, ModelState
-from src.training.result import Captured, Curves, Ledger, ResumePoint, StageResult
+from src.training.result import Curves, Ledger, ResumePoint, StageResult
 from src.training.scoring import PoolScores
 
 CurvePoint = tuple[int, bool, PoolScores]
@@ -180,39 +180,36 @@ class StageMonitor(pl.Callback):
         )
         self.saved_at = time.monotonic()
 
-    def _seconds(self, model: int) -> float:
-        """The model's share of the fit's time, and its time before a resume."""
+    def _provenance(self, model: int) -> dict[str, Any]:
+        """What a ledger and a resume point record of how the model was trained so far, before a resume included.
+
+        The time is its share of the fit's.
+        """
+        before = self.starts[model] if self.starts else None
         here = (time.perf_counter() - self.started) / len(self.nodes)
-        return here + (self.starts[model].seconds if self.starts else 0.0)
-
-    def _machines(self, model: int) -> tuple[str, ...]:
-        """The kinds of machine that trained the model so far, this one last."""
-        before = self.starts[model].machines if self.starts else ()
-        return tuple(dict.fromkeys([*before, fingerprint(self.device)]))
-
-    def _capture(self, model: int) -> tuple[Captured, str]:
-        """How the model's updates ran so far, and why not as a graph."""
-        return capture_in_all(self.starts[model] if self.starts else None, self.module.capture)
+        capture, capture_reason = capture_in_all(before, self.module.capture)
+        return {
+            "seconds": here + (before.seconds if before else 0.0),
+            "device": self.device.torch_device.type,
+            "machines": tuple(dict.fromkeys([*(before.machines if before else ()), fingerprint(self.device)])),
+            "capture": capture,
+            "capture_reason": capture_reason,
+        }
 
     def _resume_point(self, r: int, updates: int, state: ModelState, optimizer: Mapping[str, Tensor]) -> ResumePoint:
         """The resume point of model `r` after `updates` updates."""
         replicas = self.module.replicas
         noise = replicas.noise if isinstance(replicas, LoopReplicas) and self._is_inside_epoch else None
-        capture, capture_reason = self._capture(r)
         return ResumePoint(
             updates=updates,
             reused=self.starts[r].reused if self.starts else 0,
-            seconds=self._seconds(r),
-            device=self.device.torch_device.type,
             weights=state,
             optimizer=optimizer,
             losses=self._all_losses()[:, r].clone(),
             curves=self._curves(r),
             noise=None if noise is None else noise[r],
             best=self.stopping.best.get(r),
-            machines=self._machines(r),
-            capture=capture,
-            capture_reason=capture_reason,
+            **self._provenance(r),
         )
 
     # ------------------------------------------------------------------------------------------------ results
@@ -220,14 +217,13 @@ class StageMonitor(pl.Callback):
     def result(self, r: int, state: ModelState) -> StageResult:
         """The result of model `r`, which has stopped with the weights `state`."""
         verdict, updates = self.ends[r]
-        curves, length, seconds = self._curves(r), self.nodes[r].length, self._seconds(r)
+        provenance, curves, length = self._provenance(r), self._curves(r), self.nodes[r].length
         bounded = all(bool(is_bounded(tensor).all()) for tensor in state.values())
         if not bounded or any(np.isinf(loss[-1]).any() for loss in curves.loss):  # caused by the last update
             verdict = StoppingVerdict("diverged")
         whole, rest = divmod(updates, length.updates_per_epoch)
         samples = length.samples if updates == length.updates else whole * length.n_draws + rest * length.batch_size
         hits = self.module.hits
-        capture, capture_reason = self._capture(r)
         ledger = Ledger(
             updates=updates,
             samples=samples,
@@ -236,13 +232,9 @@ class StageMonitor(pl.Callback):
             stopped_by=verdict.stopped_by,
             converged=verdict.converged,
             best_epoch=verdict.best_epoch,
-            seconds=seconds,
             group=len(self.nodes),
             engine="loop" if isinstance(self.module.replicas, LoopReplicas) else "vmap",
-            device=self.device.torch_device.type,
-            machines=self._machines(r),
-            capture=capture,
-            capture_reason=capture_reason,
+            **provenance,
         )
         has_point = self.keep_resume_point and verdict.stopped_by == "length"
         point = self._resume_point(r, updates, state, self.optimizers[r]) if has_point else None

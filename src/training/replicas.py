@@ -8,10 +8,11 @@ group's size, so a stage trained in a group is bit for bit the stage trained alo
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,14 +91,46 @@ Its gradient is elementwise in the models, so a model has the same bits in a gro
 """
 
 
-class Branches(Protocol):
-    """Work of several models that may run at the same time: fork with `branch`, then `join`."""
+N_STREAMS = 16
+"""Models whose kernels may run at the same time; every stream keeps a workspace for matrix products."""
+
+
+class CudaBranches:
+    """A CUDA stream for each model, at most `N_STREAMS`: fork with `branch`, then `join`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._streams = device, _streams(device)
+        self._forked: set[torch.cuda.Stream] = set()
 
     def branch(self, model: int) -> AbstractContextManager[Any]:
-        """The context in which the work of one model is launched."""
+        """The context in which the work of one model is launched; autograd launches its backward pass on the same stream."""
+        stream = self._streams[model % N_STREAMS]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._forked.add(stream)
+        return torch.cuda.stream(stream)
 
     def join(self) -> None:
-        """Orders all work that follows after that of every branch."""
+        """Makes the current stream wait for every branch since the last `join`."""
+        current = torch.cuda.current_stream(self._device)
+        for stream in self._forked:
+            current.wait_stream(stream)
+        self._forked.clear()
+
+    def abandon(self) -> None:
+        """Joins every branch of a recording that an exception ends, so that its end does not fail for their sake."""
+        current = torch.cuda.current_stream(self._device)
+        self._forked.clear()
+        for stream in self._streams:
+            with torch.cuda.stream(stream):
+                is_recorded = torch.cuda.is_current_stream_capturing()
+            if is_recorded:
+                current.wait_stream(stream)
+
+
+@functools.cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """The streams of all fits of this process: their workspaces are allocated once."""
+    return tuple(torch.cuda.Stream(device) for _ in range(N_STREAMS))  # type: ignore[no-untyped-call]
 
 
 class LoopReplicas(Replicas):
@@ -111,7 +144,7 @@ class LoopReplicas(Replicas):
         self.noise: list[Tensor] | None = None
         self.compiled: CompiledPass | None = None
         """Chooses how models in training are called; None: as they are."""
-        self.branches: Branches | None = None
+        self.branches: CudaBranches | None = None
         """Where models in training run at the same time; None: one after the other."""
         for model in models:
             for name, parameter in model.named_parameters():

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import raw_loops
+from src.training import replicas
 from src.training.graph import capture as capture_module
 from src.training.graph import choice, updates
 from src.training.graph.capture import CudaCapture, RecordingError, recorded
@@ -152,7 +153,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         monkeypatch.setattr(torch.cuda, name, function)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", fake.end_allocate, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", fake.release_pool, raising=False)
-    caches = capture_module._streams, capture_module._capture_stream
+    caches = replicas._streams, capture_module._capture_stream
     for cache in caches:
         cache.cache_clear()
     yield fake

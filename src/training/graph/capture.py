@@ -6,80 +6,16 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from src.training.replicas import Branches
+from src.training.replicas import CudaBranches
 
 log = logging.getLogger(__name__)
-
-N_STREAMS = 16
-"""Models whose kernels may run at the same time; every stream keeps a workspace for matrix products."""
-
-
-class Capture(Protocol):
-    """What `GraphedUpdates` needs of a device; tests on a CPU have an implementation of their own."""
-
-    @property
-    def branches(self) -> Branches:
-        """Where the models of a loop run at the same time."""
-
-    def warm_up(self, update: Callable[[], None]) -> str | None:
-        """Runs an update so that allocations and choices of algorithms are made before a recording.
-
-        Returns the first line in it that waits for the device, which a recording cannot do; None: no line is known to.
-        """
-
-    def record(self, update: Callable[[], None]) -> Callable[[], None]:
-        """Records the launches of `update`, without executing them; the returned function executes them."""
-
-    def upload(self, tensor: Tensor, target: Tensor) -> None:
-        """Copies a tensor from the CPU into one on the device, after the work launched so far."""
-
-    def release(self) -> None:
-        """Frees what is kept for further recordings."""
-
-
-class CudaBranches:
-    """A CUDA stream for each model, at most `N_STREAMS`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._streams = device, _streams(device)
-        self._forked: set[torch.cuda.Stream] = set()
-
-    def branch(self, model: int) -> AbstractContextManager[Any]:
-        """The context in which the work of one model is launched; autograd launches its backward pass on the same stream."""
-        stream = self._streams[model % N_STREAMS]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        self._forked.add(stream)
-        return torch.cuda.stream(stream)
-
-    def join(self) -> None:
-        """Makes the current stream wait for every branch since the last `join`."""
-        current = torch.cuda.current_stream(self._device)
-        for stream in self._forked:
-            current.wait_stream(stream)
-        self._forked.clear()
-
-    def abandon(self) -> None:
-        """Joins every branch of a recording that an exception ends, so that its end does not fail for their sake."""
-        current = torch.cuda.current_stream(self._device)
-        self._forked.clear()
-        for stream in self._streams:
-            with torch.cuda.stream(stream):
-                is_recorded = torch.cuda.is_current_stream_capturing()
-            if is_recorded:
-                current.wait_stream(stream)
-
-
-@functools.cache
-def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
-    """The streams of all fits of this process: their workspaces are allocated once."""
-    return tuple(torch.cuda.Stream(device) for _ in range(N_STREAMS))  # type: ignore[no-untyped-call]
 
 
 @functools.cache
@@ -99,17 +35,23 @@ class _Replay:
 
 
 class CudaCapture:
-    """`torch.cuda.CUDAGraph`; the graphs of one fit share a memory pool, since they never replay at the same time."""
+    """`torch.cuda.CUDAGraph`; the graphs of one fit share a memory pool, since they never replay at the same time. Tests on a
+    CPU put classes of their own in its place.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.branches = CudaBranches(device)
+        """Where the models of a loop run at the same time."""
         self._device, self._stream = device, _capture_stream(device)
         self._last: torch.cuda.CUDAGraph | None = None
         self._pool: Any = None
         """Where the graphs have their memory."""
 
     def warm_up(self, update: Callable[[], None]) -> str | None:
-        """Runs the update on the stream of the recordings, as torch requires."""
+        """Runs an update so that allocations and choices of algorithms are made before a recording, on its stream.
+
+        Returns the first line in it that waits for the device, which a recording cannot do; None: no line is known to.
+        """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         try:
@@ -123,7 +65,7 @@ class CudaCapture:
         return found[0] if found else None
 
     def record(self, update: Callable[[], None]) -> Callable[[], None]:
-        """Records `update` as a graph, and returns its replay.
+        """Records the launches of `update`, without executing them; the returned function executes them.
 
         Raises what the update raised, not the error that ending such a recording raises in turn; the current stream is
         then the one before.
@@ -174,7 +116,10 @@ class CudaCapture:
             log.error("trainer.graph=auto: %s (%s)", fix, " ".join(str(error).split()))
 
     def upload(self, tensor: Tensor, target: Tensor) -> None:
-        """Copies through pinned memory, without waiting; torch keeps that memory until the copy is done."""
+        """Copies a tensor from the CPU into one on the device, after the work launched so far.
+
+        Through pinned memory, without waiting; torch keeps that memory until the copy is done.
+        """
         target.copy_(tensor.contiguous().pin_memory(), non_blocking=True)
 
     def release(self) -> None:
@@ -206,7 +151,7 @@ class RecordingError(Exception):
     """An update that cannot be recorded."""
 
 
-def recorded(capture: Capture, update: Callable[[], None]) -> Callable[[], None]:
+def recorded(capture: CudaCapture, update: Callable[[], None]) -> Callable[[], None]:
     """`capture.record`. Raises RecordingError with the cause, and OutOfMemoryError as it is."""
     try:
         return capture.record(update)
@@ -217,6 +162,6 @@ def recorded(capture: Capture, update: Callable[[], None]) -> Callable[[], None]
         raise RecordingError(f"an update could not be recorded: {cause}") from error
 
 
-def capture_on(device: torch.device) -> Capture | None:
+def capture_on(device: torch.device) -> CudaCapture | None:
     """The recorder of a device; None where there is none."""
     return CudaCapture(device) if device.type == "cuda" else None

@@ -15,7 +15,7 @@ from src.models.structure import has_dropout, memory_layout, prefers_stacking
 from src.training.compiling import CompiledPass
 from src.training.devices import Device
 from src.training.feed import Feed, ResidentFeed
-from src.training.graph.capture import Capture, capture_on
+from src.training.graph.capture import CudaCapture, capture_on
 from src.training.plan import Node
 from src.training.replicas import LoopReplicas, Replicas, StackedReplicas
 from src.training.result import Captured, Ledger, ResumePoint
@@ -32,7 +32,7 @@ class UpdateForm:
     """How the updates of a cell's network run on a device; the same for every group, so that a stage has the same bits in
     each."""
 
-    capture: Capture | None
+    capture: CudaCapture | None
     """Records updates; the optimizer then has its capturable form. None: kernel by kernel."""
     reason: str | None
     """Why a device that has graphs does not record."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from src.data.augment import augmented
 from src.training.feed import IndexChunk, ResidentFeed
-from src.training.graph.capture import Capture, RecordingError, recorded
+from src.training.graph.capture import CudaCapture, RecordingError, recorded
 from src.training.graph.choice import TOO_SHORT, log_once
 from src.training.module import GroupModule
 from src.training.replicas import LoopReplicas
@@ -66,7 +66,9 @@ class GraphedUpdates:
     `kind`: names all that decides which kernels an update launches, besides batch size and stopped models.
     """
 
-    def __init__(self, module: GroupModule, feed: ResidentFeed, capture: Capture, precision: str, kind: str) -> None:
+    def __init__(
+        self, module: GroupModule, feed: ResidentFeed, capture: CudaCapture, precision: str, kind: str
+    ) -> None:
         self._module, self._feed, self._capture, self._kind = module, feed, capture, kind
         self._tolerance = TOLERANCE[precision]
         self._buffers: dict[int, _Buffers] = {}
@@ -74,8 +76,7 @@ class GraphedUpdates:
         self._replays: dict[int, Callable[[], None]] = {}
         self._recorded_for = list(module.replicas.active)
         self._cursor: Tensor | None = None
-        self.reason: str | None = TOO_SHORT
-        """Why all updates so far were eager; None once some were replayed."""
+        module.eager_reason = TOO_SHORT
         self._failure: str | None = None
 
     def train(self, chunk: IndexChunk) -> None:
@@ -96,7 +97,7 @@ class GraphedUpdates:
             else:
                 self._module.update_losses += self._replay(buffers, k, n, replay).unbind()
                 self._module.n_done += n
-                self.reason = None
+                self._module.eager_reason = None
             k += n
 
     def release(self) -> None:
@@ -221,7 +222,7 @@ class GraphedUpdates:
 
     def _give_up(self, reason: str | None) -> None:
         """All further updates of this fit are eager."""
-        self._failure = self.reason = reason
+        self._failure = self._module.eager_reason = reason
         self._replays.clear()
         assert reason is not None
         log_once(reason)

@@ -75,7 +75,7 @@ class Store:
 
     def resume_point(self, key: str) -> ResumePoint | None:
         """The resume point of an unfinished stage."""
-        return self._read(self.resume_path(key), lambda content: _unpack_resume_point(*_unpack(content)))
+        return self._read(self.resume_path(key), _unpack_resume_point)
 
     def put_resume_point(self, key: str, point: ResumePoint) -> None:
         """Stores the resume point of an unfinished stage in place of the earlier one."""
@@ -92,9 +92,13 @@ class Store:
 
     def prefix(self, prefix_key: str, updates: int) -> ResumePoint | None:
         """The resume point after `updates` updates; None also if the result with its weights is missing."""
-        header, point = self._read(self.prefix_path(prefix_key, updates), _unpack_prefix) or ({}, None)
-        result = None if point is None else self.get(header["key"])
-        if point is None or result is None or weights_digest(result.weights) != header["weights"]:
+        path = self.prefix_path(prefix_key, updates)
+        found = self._read(path, lambda header, *rest: (header, _unpack_resume_point(header, *rest)))
+        if found is None:
+            return None
+        header, point = found
+        result = self.get(header["key"])
+        if result is None or weights_digest(result.weights) != header["weights"]:
             return None
         return dataclasses.replace(point, weights=result.weights)
 
@@ -104,7 +108,7 @@ class Store:
         content = _pack_resume_point(bare, key=key, weights=weights_digest(point.weights))
         self._write(self.prefix_path(prefix_key, point.updates), content, point.seconds)
 
-    def _read(self, path: Path, unpack: Callable[[bytes], T]) -> T | None:
+    def _read(self, path: Path, made_of: Callable[[dict[str, Any], Curves, TensorsOf], T]) -> T | None:
         try:
             content = path.read_bytes()
             if self._eviction is not None:
@@ -112,7 +116,7 @@ class Store:
         except FileNotFoundError:
             return None
         try:
-            return unpack(content)
+            return made_of(*_unpack(content))
         except (ValueError, KeyError, RuntimeError, OverflowError, SafetensorError) as error:
             warnings.warn(f"{path} is damaged ({error}); the stage is trained again", stacklevel=3)
         return None
@@ -179,8 +183,7 @@ def _unpack(content: bytes) -> tuple[dict[str, Any], Curves, TensorsOf]:
     return json.loads(metadata["header"]), curves, group
 
 
-def _unpack_result(content: bytes) -> StageResult:
-    header, curves, group = _unpack(content)
+def _unpack_result(header: dict[str, Any], curves: Curves, group: TensorsOf) -> StageResult:
     optimizer = group("optimizer") if header["optimizer"] else None
     ledger = Ledger(**{**header["ledger"], "machines": tuple(header["ledger"].get("machines", ()))})
     return StageResult(group("weights"), optimizer, curves, ledger)
@@ -225,12 +228,6 @@ def _unpack_resume_point(header: dict[str, Any], curves: Curves, group: TensorsO
         capture=capture,
         capture_reason=capture_reason,
     )
-
-
-def _unpack_prefix(content: bytes) -> tuple[dict[str, Any], ResumePoint]:
-    """The header, which names the stage with the weights and their digest, and the resume point without weights."""
-    header, curves, group = _unpack(content)
-    return header, _unpack_resume_point(header, curves, group)
 
 
 HELD_MIB = 256
