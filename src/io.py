@@ -151,10 +151,13 @@ def bytes_digest(content: bytes, size: int = 8) -> str:
     return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
-def with_checksum(text: bytes) -> dict[str, Any]:
-    """The JSON object `text` with the digest of its content under `checksum`."""
-    body: dict[str, Any] = json.loads(text)
-    return {**body, "checksum": digest(body)}
+def with_checksum(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The object as JSON has it, with the digest of its content under `checksum`.
+
+    Raises ValueError for NaN and infinity.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(body, allow_nan=False))
+    return {**content, "checksum": digest(content)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from src.training.control import RunControl
 from src.training.devices import Device, fingerprint
 from src.training.plan import Run, StagePlan
 from src.training.run_files import (
+    StageHistory,
     constant_losses,
     head,
     history_of,
@@ -43,65 +45,86 @@ def write_runs(
     Returns the folders written, and one line for each run that failed or diverged. The seconds of a stage are charged
     to the first run that it was trained for.
     """
-    outbox = Outbox(cell.sweep_dir)
-    failures: list[str] = []
     charged: set[str] = set()
     scores = score_all(cell.config, plan, execution, device)
-    folders: list[Path] = []
-    pending: list[tuple[Run, Path, Future[None]]] = []
-
-    def write(folder: Path, body: Mapping[str, object], history: Mapping[str, list[Any]], text: str) -> None:
-        with outbox.transaction(folder):
-            write_run(folder, body, history, text)
-
-    def fail(run: Run, reason: str, trace: str) -> None:
-        _write_failure(cell, run.regime, run.seed, reason, trace)
-        failures.append(f"{run.regime.label}-{run.seed}: {reason}")
-
-    def finish() -> None:
-        for run, folder, written in pending:
-            try:
-                written.result()
-            except AlreadyWritten:  # written by another worker while this process was suspended
-                continue
-            except OSError as error:  # concerns this folder alone; the others can be written
-                fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
-                continue
-            folders.append(folder)
-            control.on_run(folder)
-        pending.clear()
-
-    # Every file is synced to disk before the next step relies on it.
-    with ThreadPoolExecutor(WRITERS) as writers:
+    histories = {key: StageHistory.of(plan.nodes[key], stage) for key, stage in execution.results.items()}
+    constant = constant_losses(cell.config, plan)
+    with _Folders(cell, control) as folders:
         for run in sorted(plan.runs, key=lambda run: run.seed):
             control.before_run()
             failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
             if failure is not None:
-                fail(run, *failure)
+                folders.fail(run, *failure)
                 continue
             own = {key for key in run.stages if key in execution.trained} - charged
             charged |= own
-            done = [key for key in run.stages if key in execution.results]
             diverged = scores.diverged(run.stages, execution)
             if diverged:
-                failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
+                folders.failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
             body = {
                 **_head(cell, run.regime, run.seed),
                 "status": "diverged" if diverged else "finished",
                 "result": result_of(cell.config, plan, run, execution, scores),
                 "provenance": {
                     **provenance_of(run, execution, own, fingerprint(device)),
-                    "constant_loss": constant_losses(cell.config, plan.nodes[run.stages[0]].stream),
+                    "constant_loss": constant[run.seed],
                 },
             }
-            history = history_of([plan.nodes[key] for key in done], [execution.results[key] for key in done])
-            text = run_text(cell.config, run.regime, run.seed)
-            folder = cell.run_folder(run.regime, run.seed)
-            pending.append((run, folder, writers.submit(write, folder, body, history, text)))
-            if len(pending) == WRITERS:
-                finish()
-        finish()
-    return folders, failures
+            folders.write(run, body, history_of([histories[key] for key in run.stages if key in histories]))
+    return folders.written, folders.failures
+
+
+class _Folders:
+    """Writes the folders of runs side by side, and reports them in order; leaving the context waits for the last.
+
+    Every file is synced to disk before the next step relies on it, and a disk syncs several files as fast as one.
+    """
+
+    def __init__(self, cell: ResolvedCell, control: RunControl) -> None:
+        self.written: list[Path] = []
+        self.failures: list[str] = []
+        """One line for each run that failed or diverged."""
+        self._cell, self._control, self._outbox = cell, control, Outbox(cell.sweep_dir)
+        self._writers = ThreadPoolExecutor(WRITERS)
+        self._pending: deque[tuple[Run, Path, Future[None]]] = deque()
+
+    def __enter__(self) -> _Folders:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._writers:
+            while self._pending and kind is None:
+                self._finish_first()
+
+    def write(self, run: Run, body: Mapping[str, object], history: Mapping[str, list[Any]]) -> None:
+        """Writes a run's folder, and waits for an earlier one if many are under way."""
+        folder = self._cell.run_folder(run.regime, run.seed)
+        text = run_text(self._cell.config, run.regime, run.seed)
+
+        def work() -> None:
+            with self._outbox.transaction(folder):
+                write_run(folder, body, history, text)
+
+        self._pending.append((run, folder, self._writers.submit(work)))
+        if len(self._pending) > WRITERS:
+            self._finish_first()
+
+    def fail(self, run: Run, reason: str, trace: str) -> None:
+        """Records why a run has no result."""
+        _write_failure(self._cell, run.regime, run.seed, reason, trace)
+        self.failures.append(f"{run.regime.label}-{run.seed}: {reason}")
+
+    def _finish_first(self) -> None:
+        run, folder, written = self._pending.popleft()
+        try:
+            written.result()
+        except AlreadyWritten:  # written by another worker while this process was suspended
+            return
+        except OSError as error:  # concerns this folder alone; the others can be written
+            self.fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+            return
+        self.written.append(folder)
+        self._control.on_run(folder)
 
 
 def record_failure(cell: ResolvedCell, reason: str, trace: str | None = None) -> None:

@@ -3,6 +3,7 @@ curves."""
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -85,10 +86,8 @@ def best_trial(scores: Sequence[float | None], objective: str) -> int:
 
 def write_tuned(cell_dir: Path, tuned: Tuned) -> None:
     """Writes the tuning of one regime into the folder of its cell."""
-    from json import dumps
-
-    body = with_checksum(dumps({"schema": 1, **asdict(tuned)}, allow_nan=False).encode())
-    write_atomically(path_of(cell_dir, tuned.regime), dumps(body, indent=1) + "\n")
+    body = with_checksum({"schema": 1, **asdict(tuned)})
+    write_atomically(path_of(cell_dir, tuned.regime), json.dumps(body, indent=1) + "\n")
 
 
 def read_tuned(cell_dir: Path, regime: str) -> Tuned | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,27 +41,7 @@ def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Los
     ECE gives a confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output
     of a sample that has weight is not bounded; the recall of a class without weight.
     """
-    logits, y, weights = _prepared(logits, y, weights)
-    n_classes = logits.shape[-1]
-    assert y.shape == weights.shape, (y.shape, logits.shape)
-    assert bool(((y >= 0) & (y < n_classes)).all()), f"labels outside 0..{n_classes - 1}"
-    total = _sums(weights)
-
-    confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-    correct = (predicted == y).to(torch.float64)
-    class_weight = _sums_by_group(weights, y, n_classes)
-    class_hits = _sums_by_group(weights * correct, y, n_classes)
-    recall = class_hits / class_weight  # 0 / 0 is NaN: undefined
-    inner_edges = torch.linspace(0, 1, N_CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)[1:-1]
-    gap = _sums_by_group(weights * (correct - confidence), torch.bucketize(confidence, inner_edges), N_CALIBRATION_BINS)
-    scores = {
-        "accuracy": class_hits.sum(dim=-1) / total,
-        "loss": _sums(weights * sample_losses(logits, y, loss)) / total,
-        "balanced_accuracy": recall.nanmean(dim=-1),
-        "ece": gap.abs().sum(dim=-1) / total,
-    }
-    scores |= {f"recall/{k}": recall[:, k] for k in range(n_classes)}
-    return _defined(scores, logits)
+    return _RatedClasses.of(*_prepared(logits, y), loss).metrics(weights)
 
 
 def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
@@ -71,14 +52,77 @@ def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) ->
     over the columns that vary; with equal weights torchmetrics' value. `predictions`: [R, n, K] or [n, K]; `targets`:
     [R, n, K] or [n, K]; `weights`: [R, n] or [n].
     """
-    predictions, targets, weights = _prepared(predictions, targets, weights)
-    assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
-    targets, total = targets.to(torch.float64), _sums(weights)
-    loss = _sums(weights * sample_losses(predictions, targets, "mse")) / total
-    explained = torch.stack(
-        [_r2(*columns, weights) for columns in zip(predictions.unbind(-1), targets.unbind(-1), strict=True)], -1
-    )
-    return _defined({"loss": loss, "rmse": loss.sqrt(), "r2": explained.nanmean(dim=-1)}, predictions)
+    return _RatedTargets.of(*_prepared(predictions, targets)).metrics(weights)
+
+
+class _RatedClasses(NamedTuple):
+    """What the metrics of a classification need of every sample, whatever its weight: [R, n] each."""
+
+    n_classes: int
+    y: Tensor
+    correct: Tensor
+    excess: Tensor
+    """1 or 0 for a right or wrong prediction, minus its confidence."""
+    bins: Tensor
+    """The bin of the confidence."""
+    losses: Tensor
+    is_bounded: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, y: Tensor, loss: Loss) -> _RatedClasses:
+        """Rates samples: float64 [R, n, K] and classes [R, n]."""
+        n_classes = logits.shape[-1]
+        assert y.shape == logits.shape[:-1], (y.shape, logits.shape)
+        assert bool(((y >= 0) & (y < n_classes)).all()), f"labels outside 0..{n_classes - 1}"
+        logits, bounded = _bounded(logits)
+        confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
+        correct = (predicted == y).to(torch.float64)
+        inner_edges = torch.linspace(0, 1, N_CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)[1:-1]
+        bins = torch.bucketize(confidence, inner_edges)
+        return cls(n_classes, y, correct, correct - confidence, bins, sample_losses(logits, y, loss), bounded)
+
+    def metrics(self, weights: Tensor) -> Scores:
+        """See `classification_metrics`."""
+        weights = _checked(weights, self.y)
+        total = _sums(weights)
+        class_weight = _sums_by_group(weights, self.y, self.n_classes)
+        class_hits = _sums_by_group(weights * self.correct, self.y, self.n_classes)
+        recall = class_hits / class_weight  # 0 / 0 is NaN: undefined
+        gap = _sums_by_group(weights * self.excess, self.bins, N_CALIBRATION_BINS)
+        scores = {
+            "accuracy": class_hits.sum(dim=-1) / total,
+            "loss": _sums(weights * self.losses) / total,
+            "balanced_accuracy": recall.nanmean(dim=-1),
+            "ece": gap.abs().sum(dim=-1) / total,
+        }
+        scores |= {f"recall/{k}": values for k, values in enumerate(recall.unbind(-1))}
+        return _defined(scores, self.is_bounded, weights)
+
+
+class _RatedTargets(NamedTuple):
+    """What the metrics of a regression need of every sample: [R, n], and [R, n, K] of predictions and targets."""
+
+    losses: Tensor
+    is_bounded: Tensor
+    predictions: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, predictions: Tensor, targets: Tensor) -> _RatedTargets:
+        """Rates samples: float64 [R, n, K] and targets [R, n, K]."""
+        assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
+        predictions, bounded = _bounded(predictions)
+        targets = targets.to(torch.float64)
+        return cls(sample_losses(predictions, targets, "mse"), bounded, predictions, targets)
+
+    def metrics(self, weights: Tensor) -> Scores:
+        """See `regression_metrics`."""
+        weights = _checked(weights, self.losses)
+        loss = _sums(weights * self.losses) / _sums(weights)
+        columns = zip(self.predictions.unbind(-1), self.targets.unbind(-1), strict=True)
+        explained = torch.stack([_r2(*column, weights) for column in columns], -1)
+        scores = {"loss": loss, "rmse": loss.sqrt(), "r2": explained.nanmean(dim=-1)}
+        return _defined(scores, self.is_bounded, weights)
 
 
 def _r2(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -129,6 +173,9 @@ def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:
     return float(-torch.xlogy(shares, shares).sum() if loss == "cross_entropy" else (shares * (1 - shares)).mean())
 
 
+_Rated = _RatedClasses | _RatedTargets
+
+
 def score(
     evaluations: Sequence[Evaluations],
     outputs: Sequence[Tensor],
@@ -146,21 +193,18 @@ def score(
     pools = range(len(evaluations[0].pools))
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
     labels = [torch.stack([one.pools[pool].y for one in evaluations]) for pool in pools]
-    scored = [in_own_head(output.cpu(), y, mask) for output, y in zip(outputs, labels, strict=True)]
     is_regression = labels[0].is_floating_point()
+    rate = _RatedTargets.of if is_regression else partial(_RatedClasses.of, loss=loss)
+    rated = [rate(*_prepared(in_own_head(output.cpu(), y, mask), y)) for output, y in zip(outputs, labels, strict=True)]
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:
         # a pool without weight only adds zeros, most of the time in a stream of 20 data sets
         used = [pool for pool in pools if any(pool in _weights_of(one, name) for one in evaluations)] or list(pools)
-        joined, y = torch.cat([scored[pool] for pool in used], dim=1), torch.cat([labels[pool] for pool in used], dim=1)
         has_recalls = name == "union" and not is_regression
         metrics = [*METRICS, *(REGRESSION_METRICS if is_regression else ())]
-        metrics += [f"recall/{k}" for k in range(joined.shape[-1] if has_recalls else 0)]
+        metrics += [f"recall/{k}" for k in range(outputs[0].shape[-1] if has_recalls else 0)]
         weights = torch.stack([_set_weights(one, name, used) for one in evaluations])
-        if is_regression:
-            scores = regression_metrics(joined, y, weights)
-        else:
-            scores = classification_metrics(joined, y, weights, loss)
+        scores = _joined([rated[pool] for pool in used]).metrics(weights)
         for metric in metrics:
             values = scores[metric].tolist() if metric in scores else [math.nan] * len(rows)
             for row, value in zip(rows, values, strict=True):
@@ -179,18 +223,39 @@ def _set_weights(evaluations: Evaluations, name: str, pools: Sequence[int]) -> T
     return torch.cat([chosen.get(k, torch.zeros(len(evaluations.pools[k]))).double() for k in pools])
 
 
-def _prepared(outputs: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs as float64 [R, n, K], labels [R, n, ...] and weights float64 [R, n]; outputs of no weight become 0."""
+def _prepared(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs as float64 [R, n, K] and labels [R, n, ...]."""
     outputs = outputs.detach().to(torch.float64)
     outputs = outputs.unsqueeze(0) if outputs.ndim == 2 else outputs
     assert outputs.ndim == 3, outputs.shape
-    n_replicas, n_samples = outputs.shape[:2]
     n_label_dims = 2 if y.is_floating_point() else 1  # targets have columns
     y = y.to(outputs.device)
-    y = y.expand(n_replicas, *y.shape) if y.ndim == n_label_dims else y
-    weights = weights.to(outputs.device, torch.float64).expand(n_replicas, n_samples)
+    return outputs, y.expand(len(outputs), *y.shape) if y.ndim == n_label_dims else y
+
+
+def _bounded(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs [R, n, K] with 0 for all of a sample of which one is not bounded, and whether all are, [R, n].
+
+    So a sample without weight adds 0, whatever its outputs.
+    """
+    bounded = is_bounded(outputs).all(dim=-1)
+    return outputs.where(bounded.unsqueeze(-1), 0.0), bounded
+
+
+def _checked(weights: Tensor, like: Tensor) -> Tensor:
+    """Weights as float64 [R, n]."""
+    weights = weights.to(like.device, torch.float64).expand(like.shape)
     assert bool((weights >= 0).all()), "weights are >= 0"
-    return outputs.masked_fill((weights == 0).unsqueeze(-1), 0.0), y, weights
+    return weights
+
+
+def _joined(parts: Sequence[_Rated]) -> _Rated:
+    """The samples of several pools as one."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = [name for name in parts[0]._fields if isinstance(getattr(parts[0], name), Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in tensors}
+    return parts[0]._replace(**joined)
 
 
 def _sums_by_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
@@ -207,10 +272,10 @@ def _sums(values: Tensor) -> Tensor:
     return _sums_by_group(values, torch.zeros_like(values, dtype=torch.int64), 1).squeeze(1)
 
 
-def _defined(scores: Scores, outputs: Tensor) -> Scores:
-    """The scores, NaN for each model that has an output which is not bounded."""
-    bounded = is_bounded(outputs).all(dim=-1).all(dim=-1)
-    return {name: values.where(bounded, math.nan) for name, values in scores.items()}
+def _defined(scores: Scores, bounded: Tensor, weights: Tensor) -> Scores:
+    """The scores, NaN for each model that has an output which is not bounded, of a sample with weight."""
+    defined = (bounded | (weights == 0)).all(dim=-1)
+    return scores if bool(defined.all()) else {name: values.where(defined, math.nan) for name, values in scores.items()}
 
 
 def is_bounded(values: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from src.io import digest
 from src.optimizers import OptimizerConfig
 from src.regimes.checkpoint import parts_of
 from src.regimes.config import RegimeConfig
-from src.regimes.stage import Penalty, Stage, Start, Targets
+from src.regimes.stage import Mixture, Penalty, Stage, Start, Targets
 from src.stopping.length import Length, StageSize
 from src.typed import content
+
+DataOf = Callable[[Stream, Mixture, int], MixtureData]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +91,9 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     """The plan of the runs `wanted` = (regime, seed), given the stream of every seed."""
     nodes: dict[str, Node] = {}
     runs = []
+    data_of = functools.cache(mixture_data)  # most regimes share mixtures
     for regime, seed in wanted:
-        chain = _chain(config, regime, streams[seed])
+        chain = _chain(config, regime, streams[seed], data_of)
         if not config.trainer.reuse:
             chain = _without_reuse(chain, regime)
         for node in chain:
@@ -104,7 +108,7 @@ def make_plan(config: Config, streams: Mapping[int, Stream], wanted: Iterable[tu
     return StagePlan(nodes=nodes, groups=groups, runs=tuple(runs), keep_optimizer=frozenset(kept))
 
 
-def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
+def _chain(config: Config, regime: RegimeConfig, stream: Stream, data_of: DataOf) -> list[Node]:
     """The stages of one run as nodes; a stage without samples is left out and its successors start from its parent."""
     config, stages = config.of(regime), regime.stages(config.split.parts)
     sizes = [len(part) for part in stream.train]
@@ -113,7 +117,7 @@ def _chain(config: Config, regime: RegimeConfig, stream: Stream) -> list[Node]:
     for stage in stages:
         parts = stage.mixture.parts if stage.counts_as is None else stage.counts_as
         size = sum(sizes[part] for part in parts)
-        data.append(mixture_data(stream, stage.mixture, size))
+        data.append(data_of(stream, stage.mixture, size))
         counted.append(data[-1].n_samples if stage.counts_as is None else size)
     present = [k for k in range(len(stages)) if data[k].n_samples and counted[k]]
     trained = [k for k in present if stages[k].budget]

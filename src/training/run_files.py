@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.config import SCHEMA_VERSION, Config
 from src.data.stream import Stream
@@ -79,10 +80,13 @@ def score_all(config: Config, plan: StagePlan, execution: Execution, device: Dev
 
     def scored(of: Literal["test", "train"], wanted: set[str]) -> dict[str, Scores]:
         scores: dict[str, Scores] = {}
-        for group in plan.groups:
-            keys = [k for k in group if k in wanted and k in execution.results and not execution.diverged(k)]
+        by_outputs: dict[tuple[int, ...], list[str]] = {}
+        for key, node in plan.nodes.items():
+            if key in wanted and key in execution.results and not execution.diverged(key):
+                by_outputs.setdefault(node.outputs, []).append(key)
+        for outputs, keys in by_outputs.items():
             stages = [(plan.nodes[key].stream, execution.results[key].weights) for key in keys]
-            rows = score_stages(config, stages, of, device, plan.nodes[keys[0]].outputs) if stages else []
+            rows = score_stages(config, stages, of, device, outputs)
             scores.update(zip(keys, rows, strict=True))
             for key, (stream, _), row in zip(keys, stages, rows, strict=True):
                 sets = (stream.test if of == "test" else training_sets(stream.train)).sets
@@ -97,10 +101,15 @@ def score_all(config: Config, plan: StagePlan, execution: Execution, device: Dev
 
 def _score_untrained(config: Config, plan: StagePlan, device: Device) -> dict[int, Scores]:
     """Test scores of the initial weights of every seed."""
-    streams = {node.seed: node.stream for node in plan.nodes.values()}
+    streams = _streams(plan)
     models = [build_model(config.arch, s.input_shape, s.n_outputs, s.seed, device.dtype) for s in streams.values()]
     stages = [(stream, model.state_dict()) for stream, model in zip(streams.values(), models, strict=True)]
     return dict(zip(streams, score_stages(config, stages, "test", device), strict=True))
+
+
+def _streams(plan: StagePlan) -> dict[int, Stream]:
+    """The stream of every seed."""
+    return {node.seed: node.stream for node in plan.nodes.values()}
 
 
 def result_of(config: Config, plan: StagePlan, run: Run, execution: Execution, scores: StageScores) -> dict[str, Any]:
@@ -180,10 +189,14 @@ def _stage_entry(config: Config, node: Node, stage: StageResult) -> dict[str, An
     return entry | ({"stopped_by": config.stopping.name} if by_length else {})
 
 
-def constant_losses(config: Config, stream: Stream) -> dict[str, float]:
-    """The lowest training loss of a constant prediction on each data set: what a run must beat."""
-    parts = [(f"d{number}", samples.y) for number, samples in enumerate(stream.train, start=1) if len(samples)]
-    return {name: constant_loss(y, stream.n_outputs, config.loss) for name, y in parts}
+def constant_losses(config: Config, plan: StagePlan) -> dict[int, dict[str, float]]:
+    """The lowest training loss of a constant prediction on each data set of a seed: what its runs must beat."""
+
+    def of(stream: Stream) -> dict[str, float]:
+        parts = [(f"d{number}", samples.y) for number, samples in enumerate(stream.train, start=1) if len(samples)]
+        return {name: constant_loss(y, stream.n_outputs, config.loss) for name, y in parts}
+
+    return {seed: of(stream) for seed, stream in _streams(plan).items()}
 
 
 def provenance_of(run: Run, execution: Execution, mine: set[str], fingerprint: str) -> dict[str, Any]:
@@ -253,20 +266,33 @@ def git_commit(project: Path = CONF_DIR.parent) -> str | None:
 # ------------------------------------------------------------------------------------------------ curves
 
 
-def history_of(nodes: Sequence[Node], stages: Sequence[StageResult]) -> dict[str, list[Any]]:
+@dataclass(frozen=True)
+class StageHistory:
+    """The curves of a stage by name, each without the points where it is undefined: (updates, values)."""
+
+    series: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    updates: int
+
+    @classmethod
+    def of(cls, node: Node, stage: StageResult) -> StageHistory:
+        """The training loss, and accuracy and loss on every validation set."""
+        series = {"train/loss": stage.curves.train_loss, **validation_curves(node.stream, stage.curves)}
+        kept = {name: np.isfinite(values) for name, values in series.items()}
+        points = {name: (stage.curves.steps[kept[name]], values[kept[name]]) for name, values in series.items()}
+        return cls(points, stage.ledger.updates)
+
+
+def history_of(stages: Sequence[StageHistory]) -> dict[str, list[Any]]:
     """The curves of a run as columns (step, stage, name, value), on one axis of updates through all stages."""
     columns: dict[str, list[Any]] = {"step": [], "stage": [], "name": [], "value": []}
     offset = 0
-    for number, (node, stage) in enumerate(zip(nodes, stages, strict=True)):
-        curves = stage.curves
-        series = {"train/loss": curves.train_loss, **validation_curves(node.stream, curves)}
-        for name, values in series.items():
-            kept = np.isfinite(values)
-            columns["step"] += (curves.steps[kept] + offset).tolist()
-            columns["stage"] += [number] * int(kept.sum())
-            columns["name"] += [name] * int(kept.sum())
-            columns["value"] += values[kept].tolist()
-        offset += stage.ledger.updates
+    for number, stage in enumerate(stages):
+        for name, (steps, values) in stage.series.items():
+            columns["step"] += (steps + offset).tolist()
+            columns["stage"] += [number] * len(steps)
+            columns["name"] += [name] * len(steps)
+            columns["value"] += values.tolist()
+        offset += stage.updates
     return columns
 
 
@@ -285,11 +311,10 @@ def write_run(folder: Path, body: Mapping[str, Any], history: Mapping[str, list[
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     files = {"config.yaml": config_yaml.encode(), "history.parquet": sink.getvalue().to_pybytes()}
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "result.json"
     if path.exists() and "provenance" not in read_json_or(path):  # one that is written after this look stays
         path.unlink(missing_ok=True)  # a damaged one
-    write_files(folder, {**files, path.name: to_json(with_checksum(to_json(body)))}, once=True)
+    write_files(folder, {**files, path.name: to_json(with_checksum(body))}, once=True)
     (folder / "failed.json").unlink(missing_ok=True)
 
 

@@ -7,11 +7,12 @@ of the test sets, one plain model at a time, so that a score's bits depend on th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -144,6 +145,8 @@ def monitor_values(scores: PoolScores, sets: Sequence[tuple[EvaluationSet, Strea
 
 SCORED_AT_ONCE = 16
 """Models whose outputs are in memory together."""
+KEPT_MIB = 64
+"""Inputs that are in memory together besides those of a batch."""
 
 Scores = dict[str, float | None]
 
@@ -174,14 +177,16 @@ def score_stages(
     if of == "test":
         names += [name for name in stream.test.sets if name not in names]
     mask = test_mask(config.split.heads, stream)
+    sets = {stream: stream.test if of == "test" else training_sets(stream.train) for stream, _ in stages}
+    inputs = _Inputs(device, layout)
     scores: list[Scores] = []
     for start in range(0, len(stages), SCORED_AT_ONCE):
         some = stages[start : start + SCORED_AT_ONCE]
-        evaluations = [stream.test if of == "test" else training_sets(stream.train) for stream, _ in some]
+        evaluations = [sets[stream] for stream, _ in some]
         outputs = []
         for one, (_, weights) in zip(evaluations, some, strict=True):
             model.load_state_dict(dict(weights))
-            found = [_outputs(model, pool, device, layout) for pool in one.pools]
+            found = [_outputs(model, inputs.of(pool)) for pool in one.pools]
             outputs.append(found if classes is None else [has_only(each, classes) for each in found])
         by_pool = [torch.stack([own[pool] for own in outputs]) for pool in range(len(outputs[0]))]
         rows = score(evaluations, by_pool, config.loss, names, mask)
@@ -194,13 +199,31 @@ def score_stages(
     return scores
 
 
-def _outputs(model: nn.Module, samples: Samples, device: Device, layout: torch.memory_format) -> Tensor:
-    parts = []
+def _outputs(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     with torch.no_grad():
+        return torch.cat([model(x).cpu() for x in batches])
+
+
+class _Inputs:
+    """Pools of samples as batches that the network sees; small pools are scaled once, since many models share them."""
+
+    def __init__(self, device: Device, layout: torch.memory_format) -> None:
+        self._device, self._layout = device, layout
+        self._kept: LRUCache[str, list[Tensor]] = LRUCache(KEPT_MIB * 2**20, lambda own: sum(x.nbytes for x in own))
+
+    def of(self, samples: Samples) -> Iterable[Tensor]:
+        """The batches of a pool, which a network may change in place."""
+        n_bytes = len(samples) * math.prod(samples.bank.input_shape) * self._device.dtype.itemsize
+        if n_bytes > self._kept.maxsize:
+            return self._made(samples)
+        if samples.digest not in self._kept:
+            self._kept[samples.digest] = list(self._made(samples))
+        return (x.clone() for x in self._kept[samples.digest])
+
+    def _made(self, samples: Samples) -> Iterator[Tensor]:
         for rows in torch.split(samples.rows, EVALUATION_BATCH):
-            x = samples.bank.scale(samples.bank.x[rows].to(device.torch_device), device.dtype)
-            parts.append(model(x.contiguous(memory_format=layout)).cpu())
-    return torch.cat(parts)
+            x = samples.bank.x[rows].to(self._device.torch_device)
+            yield samples.bank.scale(x, self._device.dtype).contiguous(memory_format=self._layout)
 
 
 def training_sets(train: Sequence[Samples]) -> Evaluations:

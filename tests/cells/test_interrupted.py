@@ -115,7 +115,7 @@ def test_interrupted_between_groups_is_uninterrupted(
 def test_interrupted_between_folders_is_uninterrupted(
     tmp_path: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "WRITERS", 2)
+    monkeypatch.setattr(write, "WRITERS", 1)  # so that one folder at most is under way besides the one reported
     whole = ran(cell(tmp_path / "a"))
     config = cell(tmp_path / "b")
     done: list[Path] = []
@@ -128,7 +128,7 @@ def test_interrupted_between_folders_is_uninterrupted(
 
     with pytest.raises(KeyboardInterrupt):
         run_cell(resolve(config), Kill())
-    assert len(results(config)) == 2
+    assert {folder.name for folder in done} <= results(config).keys() < whole.keys()
     fits.clear()
     assert ran(config) == whole
     assert fits == []
