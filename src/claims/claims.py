@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from src.comparison.metrics import metric_terms
 from src.config import parse_regime
 from src.config.command import text_of
+from src.config.plugins import Catalog, catalogs, named_plugins
 from src.errors import ConfigError
 from src.regimes.config import RegimeConfig
 from src.typed import bounds, build, read_conf
@@ -51,15 +52,14 @@ class Statement:
     decides: bool = True
     """Whether the claim depends on the statement; otherwise it is only reported."""
 
-    @property
-    def regimes(self) -> tuple[RegimeConfig, ...]:
-        """The regimes `of`: one, or several in their order."""
-        return tuple(parse_regime(entry, 2) for entry in (self.of if isinstance(self.of, (list, tuple)) else [self.of]))
+    def regimes(self, catalog: Catalog) -> tuple[RegimeConfig, ...]:
+        """The regimes `of`: one, or several in their order. `catalog`: that of the study."""
+        entries = self.of if isinstance(self.of, (list, tuple)) else [self.of]
+        return tuple(parse_regime(entry, 2, catalog) for entry in entries)
 
-    @property
-    def reference(self) -> RegimeConfig | None:
-        """The regime `minus`."""
-        return None if self.minus is None else parse_regime(self.minus, 2)
+    def reference(self, catalog: Catalog) -> RegimeConfig | None:
+        """The regime `minus`. `catalog`: that of the study."""
+        return None if self.minus is None else parse_regime(self.minus, 2, catalog)
 
     @property
     def prediction(self) -> str:
@@ -98,6 +98,11 @@ class Study:
         """Overrides and axes as arguments of a sweep."""
         axes = (f"{key}={','.join(map(text_of, values))}" for key, values in self.axes.items())
         return [*self.overrides, *axes]
+
+    @property
+    def catalog(self) -> Catalog:
+        """The regimes that the study may name: those of src, and of the ``plugins=[...]`` among its overrides."""
+        return catalogs(named_plugins(self.overrides))["regime"]
 
     @property
     def coordinates(self) -> list[dict[str, Any]]:
@@ -150,17 +155,23 @@ def listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def load_claim(name: str) -> Claim:
-    """The claim of conf/claim/NAME.yaml. Raises ConfigError naming key, value and fix."""
-    return parse_claim(read_conf("claim", name))
+def load_claim(name: str, plugins: Sequence[str] = ()) -> Claim:
+    """The claim of conf/claim/NAME.yaml. Raises ConfigError naming key, value and fix.
+
+    `plugins`: an override ``plugins=[...]`` of all studies, whose regimes they may then name.
+    """
+    return parse_claim(read_conf("claim", name), plugins)
 
 
-def parse_claim(given: Any) -> Claim:
+def parse_claim(given: Any, plugins: Sequence[str] = ()) -> Claim:
     """A claim from plain YAML, checked. Raises ConfigError."""
     key = f"claim.{given['id']}" if isinstance(given, Mapping) and "id" in given else "claim"
     claim = build(Claim, given, key)
     if not claim.studies:
         raise ConfigError(f"{key}.studies", [], "must list the studies of the claim, at least one")
+    if plugins:
+        studies = tuple(replace(study, overrides=(*study.overrides, *plugins)) for study in claim.studies)
+        claim = replace(claim, studies=studies)
     for study in claim.studies:
         check_study(study, f"{key}({study.where})")
     return claim
@@ -176,7 +187,7 @@ def check_study(study: Study, key: str) -> None:
         raise ConfigError(f"{key}.statements", [], "must list the statements of the study, at least one")
     if study.seeds < MIN_SEEDS:
         raise ConfigError(f"{key}.seeds", study.seeds, f"a claim needs at least {MIN_SEEDS} seeds")
-    regimes = {parse_regime(entry, 2) for entry in study.regimes}
+    regimes = {parse_regime(entry, 2, study.catalog) for entry in study.regimes}
     for statement in study.statements:
         for setting, value, problem in _contradictions(statement, study, regimes):
             raise ConfigError(f"{key}.statements.{setting}", value, problem)
@@ -184,7 +195,8 @@ def check_study(study: Study, key: str) -> None:
 
 def _contradictions(one: Statement, study: Study, regimes: set[RegimeConfig]) -> Iterator[tuple[str, Any, str]]:
     """(setting, its value, problem and fix) of everything that is wrong with a statement."""
-    for regime in (*one.regimes, one.reference):
+    own = one.regimes(study.catalog)
+    for regime in (*own, one.reference(study.catalog)):
         if regime is not None and regime not in regimes:
             yield "of", regime.label, "is not among the regimes of the study; add it there"
     for text in (one.metric, one.minus_metric):
@@ -206,7 +218,7 @@ def _contradictions(one: Statement, study: Study, regimes: set[RegimeConfig]) ->
     for name, is_required in required.items():
         if is_required and not (value := getattr(one, name)):
             yield name, value, f"{one.contrast}, {one.predicted}: must be given"
-    is_trend, has_several = one.contrast == "trend", len(one.regimes) > 1
+    is_trend, has_several = one.contrast == "trend", len(own) > 1
     if is_trend != (one.predicted in ("increasing", "decreasing")):
         yield "predicted", one.predicted, "increasing and decreasing require contrast: trend"
     if one.contrast == "everywhere" and one.predicted != "non_inferior":

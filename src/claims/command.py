@@ -20,6 +20,7 @@ from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, judge_claim
 from src.comparison.pairing import by_cell, load_records
 from src.config.composing import Composer, GroupComposer
+from src.config.plugins import offer_plugins
 from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.progress import tracked
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     """Composes and checks all cells, runs those that lack results, and judges; returns 1 if a cell failed."""
     given, settings = split_arguments(arguments, OWN_KEYS, "claim", "claim=forgets-d1 data=mnist")
     options = {"where" if key == "place" else key: value for key, value in given.items()}
+    offer_plugins(settings)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         tasks = tasks_of(options, settings, GlobalHydra.instance().config_loader())
     plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)
@@ -91,6 +93,8 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     Without settings that change what is measured: all studies that are not on demand; with such settings: the first
     study of each claim, under them.
     """
+    plugins = [setting for setting in settings if key_of(setting) == "plugins"]
+    settings = [setting for setting in settings if setting not in plugins]
     is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
     if not options.get("seeds", "0").isdigit():
         raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
@@ -101,7 +105,7 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     only = [studies_of for key, studies_of in chosen.items() if options.get(key) == "true"]
     names = names_of(options["claim"]) if "claim" in options else conf_names("claim")
     tasks, compose = [], GroupComposer(loader)
-    for claim in map(load_claim, names):
+    for claim in (load_claim(name, plugins) for name in names):
         if "where" in options:
             everything = [*claim.studies, *control_studies(claim), *strong_studies(claim)]
             studies = [study for study in everything if study.where == options["where"]]

@@ -70,7 +70,8 @@ class Evidence:
 
     def remarks(self) -> Iterator[str]:
         """Remarks for the reader: stages that did not converge, and the notes of the probes."""
-        labels = {parse_regime(entry, cell.config.n_parts).label for cell in self.cells for entry in self.study.regimes}
+        catalog, numbers = self.study.catalog, {cell.config.n_parts for cell in self.cells}
+        labels = {parse_regime(entry, n, catalog).label for n in numbers for entry in self.study.regimes}
         runs = [run for cell in self.cells for (label, _), run in cell.runs.items() if label in labels]
         converged = [s["converged"] for run in runs for s in run.result["stages"] if s["converged"] is not None]
         if capped := sum(done is False for done in converged):
@@ -97,26 +98,27 @@ class ContrastTable:
 def contrast_table(statement: Statement, evidence: Evidence) -> ContrastTable:
     """A statement's table, for the seeds with all values. Raises MissingEvidence if a run is missing or diverged."""
     study, at, along = evidence.study, statement.at, statement.along
+    regimes, reference = statement.regimes(study.catalog), statement.reference(study.catalog)
 
     def column(cell: int, regime: RegimeConfig) -> Floats:
         """The metric in one cell, minus that of the reference regime if there is one."""
         values = evidence.values(cell, regime, statement.metric)
-        if statement.reference is None:
+        if reference is None:
             return values
-        return values - evidence.values(cell, statement.reference, statement.minus_metric or statement.metric)
+        return values - evidence.values(cell, reference, statement.minus_metric or statement.metric)
 
-    def mean(at: Mapping[str, Any], regime: RegimeConfig = statement.regimes[0]) -> Floats:
+    def mean(at: Mapping[str, Any], regime: RegimeConfig = regimes[0]) -> Floats:
         return np.asarray(np.stack([column(cell, regime) for cell in study.cells(at)], axis=1).mean(axis=1))
 
     if statement.contrast == "everywhere":
         names = [" ".join(f"{axis}={text_of(v)}" for axis, v in cell.items()) for cell in study.coordinates]
-        columns = {names[cell]: column(cell, statement.regimes[0]) for cell in study.cells(at)}
+        columns = {names[cell]: column(cell, regimes[0]) for cell in study.cells(at)}
     elif statement.contrast == "between_cells":
         columns = {"mean over cells": mean(at) - mean(statement.minus_at)}
     elif statement.contrast == "trend" and along is not None:
         columns = {text_of(value): mean({**at, along: [value]}) for value in at.get(along, study.axes[along])}
     elif statement.contrast == "trend":
-        columns = {regime.label: mean(at, regime) for regime in statement.regimes}
+        columns = {regime.label: mean(at, regime) for regime in regimes}
     else:
         columns = {"mean over cells": mean(at)}
     values = np.stack(list(columns.values()), axis=1)

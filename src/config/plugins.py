@@ -187,15 +187,23 @@ def require_trusted(given: object, multirun: Path) -> None:
             raise ConfigError("plugins", str(path), f"{problem} to this command, or set {TRUSTED}={path}")
 
 
-def offer_plugins(overrides: Sequence[str]) -> None:
-    """Make the variants of ``plugins=[...]`` among `overrides` choices of Hydra's groups, before it composes."""
+def named_plugins(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The pinned files that the last ``plugins=[...]`` among `overrides` names. Raises ConfigError as `pin_plugins`."""
     texts = [text for text in overrides if text.lstrip("+").startswith("plugins=")]
     if not texts:
-        return
-    from hydra.core.config_store import ConfigStore
+        return ()
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    plugins = pin_plugins(OverridesParser.create().parse_override(texts[-1]).value())
+    return pin_plugins(OverridesParser.create().parse_override(texts[-1]).value())
+
+
+def offer_plugins(overrides: Sequence[str]) -> None:
+    """Make the variants of ``plugins=[...]`` among `overrides` choices of Hydra's groups, before it composes."""
+    plugins = named_plugins(overrides)
+    if not plugins:
+        return
+    from hydra.core.config_store import ConfigStore
+
     named = [str(Path(split(plugin)[0]).resolve()) for plugin in plugins]
     known = os.environ.get(TRUSTED, "").split(os.pathsep)
     os.environ[TRUSTED] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *named])))  # workers inherit it

@@ -94,7 +94,7 @@ def test_every_study_composes_into_as_many_cells_as_its_grid() -> None:
                 assert len(cells) == len(study.coordinates), (name, study.where)
                 for statement in study.statements:
                     known = set(cells[0].config.regimes)
-                    assert set(statement.regimes) <= known, (name, statement.says)
+                    assert set(statement.regimes(study.catalog)) <= known, (name, statement.says)
 
 
 def test_every_expected_refutation_has_a_study() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from src.claims.command import main
 from src.errors import ConfigError
+from tests.claims.made_up_claims import PLAIN
 
 
 def test_the_command_judges_prior_moves_first_and_repeats_no_run(
@@ -64,3 +67,40 @@ def test_a_mistake_on_the_command_line_gives_a_one_line_error(words: list[str], 
     assert fix in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "claims" / "cells").exists()
+
+
+THREE_STAGES = """
+from src.regimes.stage import Mixture, Stage, Start
+
+
+def both_then_new(n_parts: int) -> list[Stage]:
+    first = Stage(mixture=Mixture(parts=(0, 1)))
+    return [first, Stage(mixture=Mixture(parts=(1,)), start=Start(kind="previous", of=(0,)))]
+
+
+REGIMES = {"both_then_new": both_then_new}
+"""
+
+
+def test_a_claim_and_its_control_compare_a_regime_of_a_plugin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "my_lab.py"
+    file.write_text(THREE_STAGES)
+    claim = copy.deepcopy(PLAIN) | {"id": "mine", "controls": [{"where": "large", "because": "x", "settings": []}]}
+    (study,) = claim["studies"]
+    study |= {"overrides": ["split.size=60", "stopping.epochs=1"], "axes": {}, "regimes": ["both_then_new", "combined"]}
+    study["statements"][0] |= {"of": "both_then_new", "minus": "combined", "metric": "test/d2/accuracy"}
+    (tmp_path / "claim").mkdir()
+    (tmp_path / "claim" / "mine.yaml").write_text(yaml.safe_dump(claim))
+    monkeypatch.setattr("src.typed.CONF_DIR", tmp_path)
+    words = ["claim=mine", f"multirun={tmp_path / 'm'}", "tracking=off", "n_workers=1", "trainer=cpu"]
+    with pytest.raises(ConfigError, match="regimes=both_then_new: unknown regime"):
+        main(words)
+    named = f"plugins=[{file}]"
+    assert main([*words, named]) == 0
+    assert main([*words, named, "controls=true", "dry_run=true"]) == 0
+    (entry,) = json.loads((tmp_path / "m" / "claims" / "claims.json").read_text())
+    assert (entry["id"], entry["n"]) == ("mine", 12)
+    assert named in entry["command"]
+    assert "runs: 24, done 24" in capsys.readouterr().out, "the control, which changes nothing here, is the same cell"
