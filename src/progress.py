@@ -21,6 +21,8 @@ RATED_ITEMS = 10
 """Items after the first ones from which a rate is estimated at once."""
 SLOW_SECONDS = 60.0
 """A first item that takes longer takes so because of its work: start-up takes less."""
+TRAINED_SECONDS = 10.0
+"""First items that are done sooner were most likely in the stage store: they say nothing about those that train."""
 
 Item = TypeVar("Item")
 
@@ -124,4 +126,4 @@ class Display:
         n_since, since = n_new - n_first, elapsed - began
         if n_since >= RATED_ITEMS or (n_since and since >= began):
             return since / n_since * n_left
-        return elapsed / n_new * n_left if began >= SLOW_SECONDS or since >= began > 0 else None
+        return elapsed / n_new * n_left if began >= SLOW_SECONDS or since >= began >= TRAINED_SECONDS else None

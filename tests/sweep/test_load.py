@@ -165,6 +165,11 @@ class Clock:
         ),
         ("few slow runs after a start-up", {30.0: 2, 50.0: 4, 60.0: 5}, [None, None, 39950]),
         ("runs of minutes", {600.0: 2, 1200.0: 4}, [1199400, 1198800]),
+        (
+            "two stored runs at once, then groups that train",
+            {2.0: 2, 30.0: 2, 90.0: 27, 100.0: 29},
+            [None, None, 13985, 14413],
+        ),
         ("no further run for as long as the first took", {10.0: 1, 15.0: 1, 21.0: 1}, [None, None, 83979]),
     ],
 )
