@@ -5,7 +5,7 @@
 
 The grid is that of conf/study/phase_boundary.yaml: 28 cells of 16 seeds and 2 regimes, 896 runs; a search has 224. Its axes are
 ratio = n2 / n1 of 200 samples and the distance between the true weights; the search reads validation sets, the exact line is that of
-`src.oracles.theory.boundary`.
+`src.oracles.theory.risks`.
 """
 
 from __future__ import annotations

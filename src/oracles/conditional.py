@@ -27,7 +27,7 @@ from src.oracles.cell import (
     without_convergence,
 )
 from src.oracles.rows import Row, exact
-from src.oracles.theory import linear, order, priors, risks
+from src.oracles.theory import linear, risks, sampling
 
 SEEDS = (0, 1, 2, 3)
 
@@ -151,11 +151,11 @@ def orders() -> Iterator[Row]:
     for regime, repeats, label in (("combined", 1, "combined"), ("{blocks:{repeats:5}}", 5, "blocks(repeats=5)")):
         words = (*bias_descent(repeats), "split.sizes=[9,6]", "optimizer.lr=0.07")
         cell = measure(lab(*words, regimes=regime, seeds=SEEDS), accuracy=None)
-        kept = order.retention(0.07, 2.0, repeats)
+        kept = sampling.retention(0.07, 2.0, repeats)
         biases = []
         for node in cell.nodes(label):
             centres = node.data.labels.double().numpy().reshape(-1)[node.data.order(0)][::repeats]
-            biases.append(order.weight_after_epoch(0.0, centres, kept))
+            biases.append(sampling.weight_after_epoch(0.0, centres, kept))
         setting = f"15 samples, eta=.07, each {repeats} times in a row"
         yield exact(f"order of samples: {label}", setting, biases, cell.weights(label, name="head.bias")[:, 0])
 
@@ -169,7 +169,7 @@ def label_shift() -> Iterator[Row]:
         return cell, cell.weights("sequential", 0, "head.bias"), cell.weights("sequential", name="head.bias")
 
     cell, before, after = biases("split.priors=[[0.8,0.1,0.1],[0.1,0.7,0.2]]", *TO_THE_OPTIMUM)
-    change = priors.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
+    change = sampling.bias_change([0.8, 0.1, 0.1], [0.1, 0.7, 0.2])
     expected = np.tile(change - change.mean(), (len(SEEDS), 1))  # biases are defined up to a common constant
     moved = after - before
     setting = cell.setting("80/10/10, then 10/70/20")
@@ -178,7 +178,7 @@ def label_shift() -> Iterator[Row]:
     absent = ("split.priors=[[0.4,0.4,0.2],[0.5,0.5,0]]", "optimizer.lr=0.05", "stopping.epochs=800")
     _, before, after = biases(*absent)
     start, end = (np.exp(bias)[:, 2] / np.exp(bias).sum(axis=1) for bias in (before, after))
-    expected = np.array([priors.absent_class_probability(p, 0.05 * 800, 2) for p in start])
+    expected = np.array([sampling.absent_class_probability(p, 0.05 * 800, 2) for p in start])
     setting = "40/40/20, then 50/50/0, eta t = 40; steps of .05 against the flow"
     yield exact("label shift: an absent class falls like 1/t", setting, expected, end, tolerance=0.01)
 

@@ -15,7 +15,7 @@ import numpy as np
 from src.cells.resolve import resolve
 from src.oracles.cell import Floats, MeasuredCell, bias_descent, lab, measure, without_convergence
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
-from src.oracles.theory import boundary, noise, order, risks
+from src.oracles.theory import risks, sampling
 
 SEEDS = tuple(range(1000, 1512))
 ACCURACY = 1e-5
@@ -118,7 +118,7 @@ def two_data_sets(setting: MonteCarloSetting, block: int = 0) -> tuple[list[Row]
     # noiseless data that determine the weights leave no variance; the exact rows cover them
     kept = [(name, theory, values) for name, theory, values in named if values.std() > ACCURACY]
     found, deviation = _joined(kept, setting.text, cell)
-    gap = boundary.risk_difference(d, n1, n2, noise=s2, shift=shift, initial=1.0)
+    gap = risks.risk_difference(d, n1, n2, noise=s2, shift=shift, initial=1.0)
     found.append(monte_carlo("sequential - combined on d2", setting.text, gap, sequential - combined))
     return found, deviation
 
@@ -139,7 +139,7 @@ def surface_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     overrides = ("split.sizes=[40,40]", "data.n_samples=400", f"split.test={n / 400}")
     cell = measure(lab(*overrides, GROUP, regimes="d1_only", seeds=seeds_of(block)), accuracy=ACCURACY)
     loss, excess = cell.metric("d1_only", "test/d1/loss"), cell.metric("d1_only", "test/d1/excess_risk")
-    expected = np.array([4 * noise.linear_loss_variance(float(e), 0.25, n) for e in excess])
+    expected = np.array([4 * sampling.linear_loss_variance(float(e), 0.25, n) for e in excess])
     setting = f"d=20, {n} test samples, s=0.5"
     named = [
         ("test loss less its risk", 0.0, (loss - excess - 0.25) / np.sqrt(expected)),
@@ -154,7 +154,7 @@ def subset_noise(n: int, pool: int, block: int) -> tuple[list[Row], tuple[float,
     fixed = ("stopping=epochs", "stopping.epochs=1", "optimizer.lr=1e-30")  # the weights stay at 0
     cell = measure(lab(*without_convergence(*words, *fixed), regimes="d1_only", seeds=seeds_of(block)), accuracy=None)
     squares = resolve(cell.config).streams.source.y.double().numpy().reshape(-1) ** 2
-    expected = noise.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
+    expected = sampling.mean_loss_variance(float(squares.var(ddof=1)), n, pool)
     off = cell.metric("d1_only", "test/d1/loss") - squares.mean()
     named = [
         ("loss of a subset less the pool's", 0.0, off / expected**0.5),
@@ -172,7 +172,7 @@ def gradient_noise(n: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     assert first is not None
     gradients = -cell.weights("d1_only") / 0.1
     off = np.sum((gradients + 2 * first[0].target) ** 2, axis=1)  # E g = -2 w* at w0 = 0
-    theory = 4 * noise.gradient_noise(20, 1.0, 0.25, n)
+    theory = 4 * sampling.gradient_noise(20, 1.0, 0.25, n)
     return _joined([("noise of the gradient", theory, off)], f"d=20, n={n}, s=0.5", cell)
 
 
@@ -182,6 +182,6 @@ def long_run(repeats: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     regime = "combined" if repeats == 1 else f"{{blocks:{{repeats:{repeats}}}}}"
     cell = measure(lab(*words, regimes=regime, seeds=seeds_of(block)), accuracy=None)
     ends = cell.weights(cell.config.regimes[0].label, name="head.bias")[:, 0]
-    theory = order.long_run_variance(1.0, order.retention(0.1, 2.0, repeats))
+    theory = sampling.long_run_variance(1.0, sampling.retention(0.1, 2.0, repeats))
     setting = f"eta a=.2, each sample {repeats} times in a row"
     return _joined([("long-run variance of SGD", theory, ends**2)], setting, cell)

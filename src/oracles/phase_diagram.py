@@ -1,6 +1,6 @@
 """The phase diagram of linear regression: who wins on Dataset 2, over its size and the shift of its target.
 
-Theory (`src.oracles.theory.boundary`) gives the boundary as a line; measured cells surround it.
+Theory (`critical_shift`) gives the boundary as a line; measured cells surround it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.oracles.theory import boundary
+from src.oracles.theory.risks import critical_shift, risk_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +34,11 @@ class PhaseSetting:
 
     def difference(self, n2: int, shift: float) -> float:
         """The exact risk of sequential minus combined on Dataset 2; NaN where a risk is infinite."""
-        return self._exact(boundary.risk_difference, n2, shift=shift)
+        return self._exact(risk_difference, n2, shift=shift)
 
     def critical(self, n2: int) -> float:
         """The shift above which sequential wins; NaN where a risk is infinite."""
-        return self._exact(boundary.critical_shift, n2)
+        return self._exact(critical_shift, n2)
 
     def _exact(self, formula: Callable[..., float], n2: int, **more: float) -> float:
         try:

@@ -38,6 +38,6 @@ def boundary_plot(configs: Mapping[str, Config], runs: Sequence[RunRecord], fold
 def _coordinates(config: Config) -> tuple[PhaseSetting, int, float] | None:
     """A cell's coordinates in the phase diagram, if theory covers its kind."""
     data, sizes = config.data.shifted_target, config.split.dataset_sizes()
-    if data is None or not config.arch.is_zero_linear or len(sizes) != 2 or not sizes[1]:
+    if data is None or not config.arch.is_zero_linear or len(sizes) != 2 or not all(sizes):
         return None
     return PhaseSetting(dim=data.dim, n1=sizes[0], noise=data.noise), sizes[1], round(data.distance**2, 9)

@@ -32,7 +32,7 @@ DOUBLE = Device(torch.device("cpu"), torch.float64)
 
 # ------------------------------------------------------------------------------------------------ oracles
 
-OPTIMA = [[1.0, -0.5, 2.0], [-1.0, 0.5, 0.0], [0.0, 2.0, 1.0]]
+OPTIMA = np.array([[1.0, -0.5, 2.0], [-1.0, 0.5, 0.0], [0.0, 2.0, 1.0]])
 DIAGONAL = [[[0.5, 0, 0], [0, 1.0, 0], [0, 0, 1.5]], [[1.5, 0, 0], [0, 0.5, 0], [0, 0, 1.0]], np.eye(3).tolist()]
 CORRELATED = [[[1.0, 0.4, 0], [0.4, 1.0, 0], [0, 0, 0.8]], [[0.7, 0, -0.3], [0, 1.0, 0], [-0.3, 0, 1.2]]]
 
@@ -41,7 +41,7 @@ def ends(regimes: str, covariances: list[list[list[float]]], sizes: list[int]) -
     """Final weights of each regime on mean squared errors with Hessians twice `covariances` around OPTIMA, converged."""
     n = len(sizes)
     lab = ["data=gaussian", "data.dim=3", "data.n_samples=600", "data.draw=exact", f"data.covariances={covariances}"]
-    lab += [f"data.weights={OPTIMA[:n]}", "arch=linear", "arch.bias=false", "loss=mse", "trainer.precision='64'"]
+    lab += [f"data.weights={OPTIMA[:n].tolist()}", "arch=linear", "arch.bias=false", "loss=mse", "trainer.precision='64'"]
     lab += ["split.size=null", f"split.sizes={sizes}", f"split.parts={n}", "optimizer.batch_size=full"]
     descent = ["optimizer.lr=0.15", "optimizer.momentum=0", "stopping.epochs=150", f"regimes=[{regimes}]", "seeds=1"]
     plan, execution = executed(tiny(*[word.replace(" ", "") for word in [*lab, *descent]]))
@@ -54,7 +54,7 @@ def test_ewc_is_combined_where_the_hessian_is_diagonal() -> None:
     for sizes in ([60, 20], [30, 60, 20]):
         ewc, combined, plain = ends("ewc,combined,sequential", DIAGONAL[: len(sizes)], sizes)
         hessians = [2 * np.array(c) for c in DIAGONAL[: len(sizes)]]
-        expected = combined_optimum(hessians, OPTIMA[: len(sizes)], sizes)
+        expected = combined_optimum(hessians, list(OPTIMA[: len(sizes)]), sizes)
         np.testing.assert_allclose(combined, expected, atol=1e-9)
         np.testing.assert_allclose(ewc, expected, atol=1e-9)
         np.testing.assert_allclose(plain, OPTIMA[len(sizes) - 1], atol=1e-9)

@@ -13,75 +13,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from src.oracles.theory.validity import Array, require, require_counts, require_nonnegative, vector
-
-Part = tuple[npt.ArrayLike, npt.ArrayLike]
+Floats = NDArray[np.float64]
+Part = tuple[Floats, Floats]
 RANK_TOLERANCE = 1e-12  # singular values below this share of the largest count as 0
 
 
-def _inputs(value: npt.ArrayLike, dim: int) -> Array:
-    array = np.asarray(value, dtype=np.float64)
-    require(array.ndim == 2 and array.shape[1] == dim, "inputs", array.shape, f"must have shape (n, {dim})")
-    require(bool(np.isfinite(array).all()), "inputs", "...", "has entries that are not finite")
-    return array
-
-
-def affine_projection(start: npt.ArrayLike, inputs: npt.ArrayLike, targets: npt.ArrayLike) -> Array:
+def affine_projection(start: Floats, inputs: Floats, targets: Floats) -> Floats:
     """The end of one converged stage: the least-squares solution nearest to `start`, start + X^+ (y - X start).
 
     Source: Evron et al. 2022, section 2; pseudo-inverse by SVD. Valid for every n, d and rank.
     """
-    weights = vector("start", start)
-    design = _inputs(inputs, weights.size)
-    residual = vector("targets", targets, design.shape[0]) - design @ weights
-    if design.shape[0] == 0:
-        return weights.copy()
-    left, values, right = np.linalg.svd(design, full_matrices=False)
+    residual = targets - inputs @ start
+    left, values, right = np.linalg.svd(inputs, full_matrices=False)
     kept = values > RANK_TOLERANCE * values.max(initial=0.0)
-    moved: Array = weights + right[kept].T @ ((left[:, kept].T @ residual) / values[kept])
+    moved: Floats = start + right[kept].T @ ((left[:, kept].T @ residual) / values[kept])
     return moved
 
 
-def sequential_weights(start: npt.ArrayLike, parts: Sequence[Part]) -> list[Array]:
+def sequential_weights(start: Floats, parts: Sequence[Part]) -> list[Floats]:
     """The weights after each stage of sequential training: one projection per part (Evron et al. 2022)."""
-    weights, ends = vector("start", start), []
+    weights, ends = start, []
     for inputs, targets in parts:
         weights = affine_projection(weights, inputs, targets)
         ends.append(weights)
     return ends
 
 
-def combined_weights(start: npt.ArrayLike, parts: Sequence[Part]) -> Array:
+def combined_weights(start: Floats, parts: Sequence[Part]) -> Floats:
     """The weights of combined training: one affine projection from `start` on the parts stacked.
 
     A warm start through growing unions ends at the same weights, whatever n and d, because its earlier moves lie in the
     row space of the union; a shrunk or perturbed start does so only if the union has rank d.
     """
-    require(len(parts) > 0, "parts", list(parts), "must have at least one part")
-    dim = vector("start", start).size
-    stacked = np.vstack([_inputs(inputs, dim) for inputs, _ in parts])
-    return affine_projection(start, stacked, np.concatenate([vector("targets", targets) for _, targets in parts]))
+    inputs, targets = zip(*parts, strict=True)
+    return affine_projection(start, np.concatenate(inputs), np.concatenate(targets))
 
 
-def weights_after(
-    start: npt.ArrayLike, inputs: npt.ArrayLike, targets: npt.ArrayLike, *, lr: float, n_steps: int
-) -> Array:
+def weights_after(start: Floats, inputs: Floats, targets: Floats, *, lr: float, n_steps: int) -> Floats:
     """The weights after exactly `n_steps` of full-batch descent: a stage stopped too early, or at too low a rate.
 
     Of the mean squared error, whose Hessian is 2 X^T X / n. Valid for n >= 1, every constant rate and plain descent (no
     momentum, no decay). Source: after T steps (1 - lr l)^T of the error along an eigenvector of the Hessian remains; it
     vanishes for 0 < lr l < 2, grows above 2, stays for l = 0.
     """
-    weights = vector("start", start)
-    design = _inputs(inputs, weights.size)
-    require(design.shape[0] >= 1, "inputs", design.shape, "must have at least one sample")
-    require_nonnegative(lr=lr)
-    require_counts(n_steps=n_steps)
-    end = affine_projection(weights, design, targets)
-    _, values, right = np.linalg.svd(design, full_matrices=False)
-    left_over = (1.0 - lr * 2.0 * values**2 / design.shape[0]) ** n_steps
+    end = affine_projection(start, inputs, targets)
+    _, values, right = np.linalg.svd(inputs, full_matrices=False)
+    left_over = (1.0 - lr * 2.0 * values**2 / len(inputs)) ** n_steps
     # Off the row space start and end agree, so the rows of `right` carry the whole difference.
-    result: Array = end + right.T @ (left_over * (right @ (weights - end)))
+    result: Floats = end + right.T @ (left_over * (right @ (start - end)))
     return result

@@ -9,46 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from scipy.optimize import minimize_scalar
 
-from src.oracles.theory.validity import Array, require, require_nonnegative, symmetric, vector
-
-
-def _solve(matrix: Array, right: Array, name: str) -> Array:
-    values = np.linalg.eigvalsh(matrix)
-    least, largest = float(values[0]), float(values[-1])
-    require(least > 1e-13 * largest, name, f"eigenvalues {least:.3g}..{largest:.3g}", "together must have full rank")
-    return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
+from src.oracles.theory.linear import Floats
 
 
-def combined_optimum(
-    hessians: Sequence[npt.ArrayLike], optima: Sequence[npt.ArrayLike], sizes: Sequence[float]
-) -> Array:
+def combined_optimum(hessians: Sequence[Floats], optima: Sequence[Floats], sizes: Sequence[float]) -> Floats:
     """The minimum of the loss over all data, (sum n_i H_i)^-1 sum n_i H_i o_i. Valid if the sum has full rank.
 
     `sizes` need not be whole: (1, rho) gives the minimum of L_1 + rho L_2.
     """
-    require(len(hessians) == len(optima) == len(sizes) >= 1, "hessians", len(hessians), "optima and sizes must match")
-    dim = vector("optima", optima[0]).size
-    matrix, right = np.zeros((dim, dim)), np.zeros(dim)
-    for hessian, optimum, size in zip(hessians, optima, sizes, strict=True):
-        require_nonnegative(sizes=size)
-        weighted = size * symmetric("hessians", hessian, dim)
-        matrix += weighted
-        right += weighted @ vector("optima", optimum, dim)
-    return _solve(matrix, right, "hessians")
+    weighted = [size * hessian for hessian, size in zip(hessians, sizes, strict=True)]
+    pulls = [own @ optimum for own, optimum in zip(weighted, optima, strict=True)]
+    return np.asarray(np.linalg.solve(np.sum(weighted, axis=0), np.sum(pulls, axis=0)))
 
 
 def matched_weight(n1: int, n2: int) -> float:
     """The penalty weight n1/n2 at which a stage on the mean loss of Dataset 2 counts Dataset 1 as combined does."""
-    require(n1 >= 0, "n1", n1, "must not be negative")
-    require(n2 >= 1, "n2", n2, "must be at least 1")
     return n1 / n2
 
 
-def ewc_optimum(
-    hessian: npt.ArrayLike, optimum: npt.ArrayLike, anchor: npt.ArrayLike, fisher: npt.ArrayLike, weight: float
-) -> Array:
+def ewc_optimum(hessian: Floats, optimum: Floats, anchor: Floats, fisher: Floats, weight: float) -> Floats:
     """Where stage 2 ends under EWC: the minimum of L_2(w) + (weight/2) (w - anchor)' F (w - anchor).
 
     With anchor = o_1, F = the full H_1 and weight = `matched_weight` this *is* `combined_optimum`, exactly, for
@@ -58,7 +39,7 @@ def ewc_optimum(
     return combined_optimum([hessian, fisher], [optimum, anchor], [1.0, weight])
 
 
-def lwf_weights(before: npt.ArrayLike, sequential: npt.ArrayLike, new_share: float) -> Array:
+def lwf_weights(before: Floats, sequential: Floats, new_share: float) -> Floats:
     """Where learning without forgetting ends: the weight average (1-a) w1 + a w_seq.
 
     Setting: linear model, squared losses on Dataset 2's inputs, a |X2 w - y2|^2 + (1-a) |X2 w - X2 w1|^2 with a =
@@ -66,62 +47,43 @@ def lwf_weights(before: npt.ArrayLike, sequential: npt.ArrayLike, new_share: flo
     at a = 1. A penalty of weight l on an unscaled loss is a = 1/(1+l). Valid for every n2, d and rank: the projection
     is affine in the targets.
     """
-    require(0 <= new_share <= 1, "new_share", new_share, "must lie in [0, 1]")
-    first = vector("before", before)
-    average: Array = (1.0 - new_share) * first + new_share * vector("sequential", sequential, first.size)
-    return average
+    return (1.0 - new_share) * before + new_share * sequential
 
 
-def flow_path(hessian: npt.ArrayLike, optimum: npt.ArrayLike, start: npt.ArrayLike, times: npt.ArrayLike) -> Array:
+def flow_path(hessian: Floats, optimum: Floats, start: Floats, times: Floats) -> Floats:
     """The path of stage 2 under gradient flow, o2 + exp(-s H2)(start - o2), one row (d,) for each time s >= 0 (inf
     too).
 
     Descent at rate lr follows it at s = lr x steps as lr -> 0.
     """
-    end = vector("optimum", optimum)
-    moments = np.atleast_1d(np.asarray(times, dtype=np.float64))
-    require(bool((moments >= 0).all()), "times", moments, "must not be negative")
-    values, axes = np.linalg.eigh(symmetric("hessian", hessian, end.size))
-    along = axes.T @ (vector("start", start, end.size) - end)
+    values, axes = np.linalg.eigh(hessian)
+    along = axes.T @ (start - optimum)
     # A flat direction (eigenvalue 0) never moves, even after infinite time, where 0 * inf has no value.
-    exponents = np.zeros((moments.size, end.size))
+    exponents = np.zeros((len(times), len(optimum)))
     curved = values > 1e-13 * max(float(values[-1]), 0.0)
-    exponents[:, curved] = -moments[:, None] * values[curved]
-    path: Array = end + (np.exp(exponents) * along) @ axes.T
+    exponents[:, curved] = -times[:, None] * values[curved]
+    path: Floats = optimum + (np.exp(exponents) * along) @ axes.T
     return path
 
 
-def path_distance(
-    hessian: npt.ArrayLike, optimum: npt.ArrayLike, start: npt.ArrayLike, target: npt.ArrayLike, n_grid: int = 2000
-) -> float:
+def path_distance(hessian: Floats, optimum: Floats, start: Floats, target: Floats, n_grid: int = 2000) -> float:
     """Least distance from the flow path of stage 2 to `target` (the combined optimum), over |start - optimum|.
 
     0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined
     optimum lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic
-    grid of times, both ends included, then by golden section around every local minimum; valid for start != optimum,
-    H_2 not 0.
+    grid of times, both ends included, then around every local minimum; valid for start != optimum, H_2 not 0.
     """
-    end, goal = vector("optimum", optimum), vector("target", target)
-    length = float(np.linalg.norm(vector("start", start, end.size) - end))
-    require(length > 0, "start", start, "must differ from the optimum")
-    values = np.linalg.eigvalsh(symmetric("hessian", hessian, end.size))
-    require(float(values[-1]) > 0, "hessian", "0", "must not be 0")
+    values = np.linalg.eigvalsh(hessian)
     slowest = float(values[values > 1e-13 * values[-1]][0])
 
-    def distance(times: npt.ArrayLike) -> Array:
-        gaps: Array = np.linalg.norm(flow_path(hessian, end, start, times) - goal, axis=1)
-        return gaps
+    def distance(times: Floats) -> Floats:
+        return np.asarray(np.linalg.norm(flow_path(hessian, optimum, start, np.atleast_1d(times)) - target, axis=1))
 
     grid = np.concatenate([[0.0], np.geomspace(1e-6 / values[-1], 50.0 / slowest, n_grid), [np.inf]])
     gaps = distance(grid)
-    best = float(gaps.min())
     inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
-    golden = (np.sqrt(5.0) - 1.0) / 2.0  # no parabolas: the distance has a kink where the path meets the target
-    for index in inner:
-        low, high = float(grid[index - 1]), float(grid[index + 1])
-        for _ in range(60):
-            left, right = high - golden * (high - low), low + golden * (high - low)
-            at_left, at_right = distance([left, right])
-            low, high = (low, right) if at_left <= at_right else (left, high)
-            best = min(best, float(at_left), float(at_right))
-    return best / length
+    nearest = [float(gaps.min())]
+    for k in inner:
+        around = {"bounds": (grid[k - 1], grid[k + 1]), "method": "bounded", "options": {"xatol": 1e-13}}
+        nearest.append(minimize_scalar(lambda time: distance(time)[0], **around).fun)
+    return min(nearest) / float(np.linalg.norm(start - optimum))

@@ -1,4 +1,4 @@
-"""Linear regression averaged over its data: expected risks of converged gradient descent.
+"""Linear regression averaged over its data: expected risks of converged descent, and where they cross.
 
 Setting of every function: x ~ N(0, I_d), y = w*.x + noise; stages trained to convergence (affine projections, see
 linear.py); risk R = |w - w*|^2, which is twice the excess of half the squared error. Arguments, the same everywhere:
@@ -10,7 +10,8 @@ linear.py); risk R = |w - w*|^2, which is twice the excess of half the squared e
     shift    D2 = |w1* - w2*|^2, squared distance of the two targets; its direction isotropic or orthogonal to w0 - w1*
     judge    "d1" or "d2": the target that the risk is measured against
 
-With noise the expectation is infinite for |n - d| <= 1, where every function raises; without noise it holds at every n.
+With noise the expectation is infinite for |n - d| <= 1, where every function raises ValueError; without noise it holds
+at every n.
 Sources: moments of the Wishart and inverse Wishart (Muirhead 1982, chapter 3); for one stage, Belkin, Hsu and Xu 2020
 ("Two models of double descent"), Breiman and Freedman 1983; for two, Evron et al. 2022 and Lin et al. 2023 ("Theory on
 forgetting and generalization of continual learning"). Variances are infinite for |n - d| <= 3: no Monte Carlo there.
@@ -21,35 +22,32 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from src.oracles.theory.validity import require, require_counts, require_nonnegative
-
 Judge = Literal["d1", "d2"]
+
+
+def _require_finite(dim: int, n: int) -> None:
+    if abs(n - dim) <= 1:
+        raise ValueError(f"{n} samples: the expected risk is infinite within 1 of dim={dim}")
 
 
 def kept_share(dim: int, n: int) -> float:
     """E|(I - P) e|^2 / |e|^2: the share of an error that n samples leave untouched, max(0, 1 - n/d)."""
-    require_counts(1, dim=dim)
-    require_counts(n=n)
     return max(0.0, 1.0 - n / dim)
 
 
-def noise_risk(dim: int, n: int, noise: float, name: str = "n") -> float:
+def noise_risk(dim: int, n: int, noise: float) -> float:
     """What fitting noise adds, s2 E|X^+|^2: s2 n/(d-n-1) below n = d-1, s2 d/(n-d-1) above n = d+1.
 
-    Raises for |n - d| <= 1 unless `noise` is 0; `name` is how the message calls the number of samples.
+    Raises for |n - d| <= 1 unless `noise` is 0.
     """
-    require_counts(1, dim=dim)
-    require_counts(**{name: n})
-    require_nonnegative(noise=noise)
     if noise == 0 or n == 0:
         return 0.0
-    require(abs(n - dim) > 1, name, n, f"the expected risk is infinite within 1 of dim={dim} when there is noise")
+    _require_finite(dim, n)
     return noise * n / (dim - n - 1) if n < dim else noise * dim / (n - dim - 1)
 
 
 def one_stage_risk(dim: int, n: int, *, noise: float, initial: float) -> float:
     """Risk after one stage: (1 - n/d) |e0|^2 + s2 n/(d-n-1) for n < d-1; s2 d/(n-d-1) for n > d+1."""
-    require_nonnegative(initial=initial)
     return kept_share(dim, n) * initial + noise_risk(dim, n, noise)
 
 
@@ -63,7 +61,6 @@ def sequential_risk(
     - n2/d) R1 + (n2/d) D2 + the same noise; D2 + s2 d/(n2-d-1) above.
     """
     intercept, slope = sequential_line(dim, n1, n2, noise=noise, initial=initial, judge=judge)
-    require_nonnegative(shift=shift)
     return intercept + slope * shift
 
 
@@ -71,11 +68,10 @@ def sequential_line(
     dim: int, n1: int, n2: int, *, noise: float, initial: float, judge: Judge = "d2"
 ) -> tuple[float, float]:
     """(intercept, slope) of `sequential_risk` as a function of the shift D2; valid where it is."""
-    _check(dim, n1, n2, noise, initial, judge)
     kept = kept_share(dim, n2)
-    fitted = noise_risk(dim, n2, noise, "n2")
+    fitted = noise_risk(dim, n2, noise)
     if kept > 0:  # else Dataset 1 is erased, even where its own risk is infinite
-        fitted += kept * (kept_share(dim, n1) * initial + noise_risk(dim, n1, noise, "n1"))
+        fitted += kept * (kept_share(dim, n1) * initial + noise_risk(dim, n1, noise))
     return fitted, kept if judge == "d2" else 1.0 - kept
 
 
@@ -91,10 +87,7 @@ def shift_weight(dim: int, n_other: int, n_judged: int) -> float:
 
     Tends to (n/N)^2 for large n, m. Needs N > d+1; at or below, see `combined_risk`.
     """
-    require_counts(1, dim=dim)
-    require_counts(n_other=n_other, n_judged=n_judged)
     total = n_other + n_judged
-    require(total > dim + 1, "n_other + n_judged", total, f"must exceed dim + 1 = {dim + 1}")
     mixed = n_other * n_judged / (total * (total - 1) * (total + 2))
     square = n_other * (n_other + 2) / (total * (total + 2))
     return square + mixed * (dim - 1) * (total + 1) / (total - dim - 1)
@@ -112,11 +105,9 @@ def combined_risk(
     independent of the part of X_other inside the judged rows' span. Raises for |N - d| <= 1 when there is shift or
     noise.
     """
-    _check(dim, n1, n2, noise, initial, judge)
-    require_nonnegative(shift=shift)
     if shift == 0:
         total = n1 + n2
-        return kept_share(dim, total) * initial + noise_risk(dim, total, noise, "n1 + n2")
+        return kept_share(dim, total) * initial + noise_risk(dim, total, noise)
     intercept, slope = combined_line(dim, n1, n2, noise=noise, initial=initial, judge=judge)
     return intercept + slope * shift
 
@@ -125,23 +116,15 @@ def combined_line(
     dim: int, n1: int, n2: int, *, noise: float, initial: float, judge: Judge = "d2"
 ) -> tuple[float, float]:
     """(intercept, slope) of `combined_risk` as a function of the shift D2; raises for |N - d| <= 1, noise or not."""
-    _check(dim, n1, n2, noise, initial, judge)
     total = n1 + n2
-    require(abs(total - dim) > 1, "n1 + n2", total, f"the expected risk of a shift is infinite within 1 of dim={dim}")
+    _require_finite(dim, total)
     other, judged = (n1, n2) if judge == "d2" else (n2, n1)
-    intercept = kept_share(dim, total) * initial + noise_risk(dim, total, noise, "n1 + n2")
+    intercept = kept_share(dim, total) * initial + noise_risk(dim, total, noise)
     if total > dim:
         return intercept, shift_weight(dim, other, judged)
     slope = other / dim * (dim - other - 1) / (dim - total - 1)
     # w0 - w1* is what `initial` measures; judged on d2 the starting error is larger by the shift.
     return intercept, slope + (kept_share(dim, total) if judge == "d2" else 0.0)
-
-
-def _check(dim: int, n1: int, n2: int, noise: float, initial: float, judge: Judge) -> None:
-    require_counts(1, dim=dim)
-    require_counts(n1=n1, n2=n2)
-    require_nonnegative(noise=noise, initial=initial)
-    require(judge in ("d1", "d2"), "judge", judge, "must be d1 or d2")
 
 
 def chunks_risk(dim: int, n_per_chunk: int, n_chunks: int, *, noise: float, initial: float) -> float:
@@ -150,10 +133,8 @@ def chunks_risk(dim: int, n_per_chunk: int, n_chunks: int, *, noise: float, init
     m < d-1: (1-m/d)^k |e0|^2 + s2 d/(d-m-1) [1 - (1-m/d)^k]; m > d+1: s2 d/(m-d-1) for every k >= 1.
     Source: the recursion R -> (1-m/d) R + s2 m/(d-m-1) of `sequential_risk`, summed.
     """
-    require_counts(1, dim=dim, n_per_chunk=n_per_chunk, n_chunks=n_chunks)
-    require_nonnegative(noise=noise, initial=initial)
     kept = kept_share(dim, n_per_chunk)
-    fitted = noise_risk(dim, n_per_chunk, noise, "n_per_chunk")
+    fitted = noise_risk(dim, n_per_chunk, noise)
     # The geometric sum of kept^j, exact too where kept is 0.
     return kept**n_chunks * initial + fitted * (1.0 - kept**n_chunks) / (1.0 - kept)
 
@@ -168,6 +149,24 @@ def forgetting_at_angle(angle: float, initial: float = 1.0) -> float:
     is forgetting.
     Source: Evron et al. 2022, section 4 (two projections in a plane).
     """
-    require(0 <= angle <= math.pi / 2, "angle", angle, "must lie between 0 and pi/2")
-    require_nonnegative(initial=initial)
     return initial * (math.cos(angle) * math.sin(angle)) ** 2
+
+
+def risk_difference(dim: int, n1: int, n2: int, *, noise: float, shift: float, initial: float = 0.0) -> float:
+    """Sequential minus combined, risk on Dataset 2: negative where sequential wins. Valid where both risks are."""
+    sequential = sequential_risk(dim, n1, n2, noise=noise, initial=initial, shift=shift)
+    return sequential - combined_risk(dim, n1, n2, noise=noise, initial=initial, shift=shift)
+
+
+def critical_shift(dim: int, n1: int, n2: int, *, noise: float, initial: float = 0.0) -> float:
+    """The phase boundary: the D2 above which sequential wins on Dataset 2, for n1, n2 >= 1; 0 where it always wins.
+
+    Both risks are straight lines in D2, so one value separates the two winners. n2 > d+1: s2 d [1/(n2-d-1) -
+    1/(N-d-1)]/b1, b1 = `shift_weight`; as a function of n2 it peaks at n2 ~ d. For n2 < d-1 the crossing of the two
+    lines; `initial` then counts only where n1 < d as well. It always exists, because combined keeps more of a shift
+    than sequential: both keep what no sample of Dataset 2 sees, 1 - n2/d, and combined keeps some of the rest. Raises
+    where a risk is infinite (N within 1 of d; with noise also n2, or n1 where n2 < d).
+    """
+    sequential_intercept, sequential_slope = sequential_line(dim, n1, n2, noise=noise, initial=initial)
+    combined_intercept, combined_slope = combined_line(dim, n1, n2, noise=noise, initial=initial)
+    return max(0.0, (sequential_intercept - combined_intercept) / (combined_slope - sequential_slope))

@@ -108,20 +108,3 @@ def test_an_error_along_an_eigenvector_shrinks_by_one_minus_lr_times_its_eigenva
     )  # n = 3: Hessian diag(2, 1, 0)
     moved = weights_after(start, design, np.zeros(3), lr=lr, n_steps=n_steps)
     np.testing.assert_allclose(moved, start * (1 - lr * np.array([2.0, 1.0, 0.0])) ** n_steps)
-
-
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [
-        (lambda: affine_projection(np.zeros(3), np.zeros((2, 4)), np.zeros(2)), "inputs"),
-        (lambda: affine_projection(np.zeros(3), np.zeros((2, 3)), np.zeros(3)), "targets"),
-        (lambda: affine_projection([np.nan], np.zeros((2, 1)), np.zeros(2)), "start"),
-        (lambda: combined_weights(np.zeros(3), []), "parts"),
-        (lambda: weights_after(np.zeros(3), np.zeros((0, 3)), np.zeros(0), lr=0.1, n_steps=1), "inputs"),
-        (lambda: weights_after(np.zeros(3), np.eye(3), np.zeros(3), lr=-0.1, n_steps=1), "lr"),
-        (lambda: weights_after(np.zeros(3), np.eye(3), np.zeros(3), lr=0.1, n_steps=-1), "n_steps"),
-    ],
-)
-def test_outside_its_range_names_the_argument(call, name: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=f"^{name}="):
-        call()
