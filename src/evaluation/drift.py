@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from src.evaluation.labelled import Labelled
 from src.models.structure import layers
 
 Weights = Mapping[str, Tensor]
@@ -37,15 +39,12 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return float(torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt())
 
 
-def mean_probabilities(logits: Tensor, weights: Tensor | None = None) -> Tensor:
+def mean_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
     """Mean predicted probability of every class: logits [n, K] -> float64 [K], summing to 1.
 
-    `weights` [n], >= 0, with any sum: the set that the samples stand for; equal weights unless given.
+    `weights` [n], >= 0, with any sum: the set that the samples stand for.
     """
-    probabilities = logits.double().softmax(dim=-1)
-    if weights is None:
-        return probabilities.mean(dim=0)
-    return (weights.double() / weights.double().sum()) @ probabilities
+    return (weights.double() / weights.double().sum()) @ logits.double().softmax(dim=-1)
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -76,33 +75,32 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return seen[0].flatten(1), logits
 
 
-def probe_accuracy(
-    features: Tensor,
-    y: Tensor,
-    test_features: Tensor,
-    test_y: Tensor,
-    n_classes: int,
-    *,
-    test_weights: Tensor | None = None,
-) -> float:
-    """Accuracy on the test samples of a linear classifier fitted to frozen features [n, d].
+def probe_accuracy(train: Labelled, test: Labelled, n_classes: int) -> float:
+    """Weighted accuracy on the test samples of a linear classifier fitted to frozen features, each set's `x` [n, d].
 
     Ridge least squares to one-hot targets with an intercept that is not shrunk (Alain and Bengio 2017 use a linear
     classifier too; least squares has one solution and no training to tune). A class without training samples is never
-    predicted. `test_weights` [n], >= 0: the set that the test samples stand for; equal weights unless given.
+    predicted.
     """
-    features, test_features = features.double(), test_features.double()
+    features, test_features = train.x.double(), test.x.double()
     mean = features.mean(dim=0)
     centred = features - mean
-    targets = torch.nn.functional.one_hot(y, n_classes).double()
+    targets = torch.nn.functional.one_hot(train.y, n_classes).double()
     gram = centred.T @ centred
     ridge = PROBE_RIDGE * max(float(gram.diagonal().mean()), torch.finfo(torch.float64).tiny)
     shrunk = gram + ridge * torch.eye(len(gram), dtype=torch.float64)
     coefficients = torch.linalg.solve(shrunk, centred.T @ (targets - targets.mean(dim=0)))
     scores = (test_features - mean) @ coefficients + targets.mean(dim=0)
     scores[:, targets.sum(dim=0) == 0] = -torch.inf
-    right = (scores.argmax(dim=1) == test_y).double()
-    return float(right.mean() if test_weights is None else right @ test_weights.double() / test_weights.sum())
+    right = (scores.argmax(dim=1) == test.y).double()
+    return float(right @ test.weights.double() / test.weights.sum())
+
+
+def feature_probe(model: nn.Module, weights: Weights, train: Labelled, held_out: Labelled, n_classes: int) -> float:
+    """`probe_accuracy` of the features that a network with these weights has of the samples."""
+    model.load_state_dict(dict(weights))
+    of_train, of_held_out = (replace(own, x=features_and_logits(model, own.x)[0]) for own in (train, held_out))
+    return probe_accuracy(of_train, of_held_out, n_classes)
 
 
 # ------------------------------------------------------------------------------------------------ restoring parts

@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from src.data.stream import Evaluations, Samples
 
-MOST_SAMPLES = 2_000
-"""Default number of samples of a set."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
@@ -28,9 +25,7 @@ class Labelled:
         return float(self.weights @ right.double())
 
 
-def evaluation_set(
-    evaluations: Evaluations, name: str, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES
-) -> Labelled:
+def evaluation_set(evaluations: Evaluations, name: str, dtype: torch.dtype, n_most: int | None) -> Labelled:
     """The samples that have weight in one set, at most `n_most` of them, evenly over each pool.
 
     Raises ValueError if the set does not exist, because its data set is empty.
@@ -50,7 +45,7 @@ def evaluation_set(
     return Labelled(x=x, y=y, weights=weights / weights.sum())
 
 
-def training_set(samples: Samples, dtype: torch.dtype, n_most: int | None = MOST_SAMPLES) -> Labelled:
+def training_set(samples: Samples, dtype: torch.dtype, n_most: int | None) -> Labelled:
     """The training samples of a data set, at most `n_most` of them, each with the same weight."""
     kept = _evenly(len(samples), len(samples) if n_most is None else n_most)
     weights = torch.full((len(kept),), 1 / len(kept), dtype=torch.float64)

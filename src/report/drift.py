@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from src.claims.cell import MissingEvidence
-from src.claims.probes.prior import feature_probe
 from src.comparison.units import set_title
-from src.evaluation.drift import mean_probabilities, relative_movement, restoration
+from src.evaluation.drift import feature_probe, mean_probabilities, relative_movement, restoration
 from src.evaluation.labelled import evaluation_set, training_set
 from src.models.build import build_model
 from src.models.structure import layers

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from src.claims.cell import CellRuns, MissingEvidence, dtype_of
 from src.data.stream import Stream
 from src.evaluation.flops import training_flops
-from src.evaluation.labelled import MOST_SAMPLES
 from src.models.build import build_model
 from src.training.result import StageResult
 
@@ -22,6 +21,7 @@ MOST_FLOATS = 40_000_000
 """Most numbers kept over all points of a path."""
 PATH_POINTS = 48
 MOST_STAGES = 12
+MOST_SAMPLES = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)

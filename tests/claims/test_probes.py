@@ -13,12 +13,9 @@ from src.cells.resolve import resolve
 from src.cells.run import run_cell
 from src.claims.cell import CellRuns, MissingEvidence
 from src.claims.claims import load_claim
-from src.claims.probes.curvature import curvature
-from src.claims.probes.gap import gap
-from src.claims.probes.noise import noise, noise_slopes
-from src.claims.probes.overwriting import overwriting
-from src.claims.probes.path import path
-from src.claims.probes.variation import variance_components
+from src.claims.probes.last_stage import gap, path
+from src.claims.probes.seeds import variance_components
+from src.claims.probes.surface import curvature, noise, noise_slopes, overwriting
 from src.comparison.pairing import load_records
 from src.config import compose
 from src.training.store.store import Store

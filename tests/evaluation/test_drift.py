@@ -8,6 +8,7 @@ parts gives the earlier model, and each part alone recovers its own effect; the 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from src.evaluation.drift import (
     restoration,
     restored,
 )
+from src.evaluation.labelled import Labelled
 from src.models.structure import layers
 
 
@@ -41,7 +43,9 @@ def test_movement_is_the_ratio_of_norms_over_a_layer() -> None:
 
 def test_mean_probabilities_weigh_their_samples() -> None:
     logits = torch.tensor([[0.0, 0.0], [torch.log(torch.tensor(3.0)), 0.0]])
-    torch.testing.assert_close(mean_probabilities(logits), torch.tensor([0.625, 0.375], dtype=torch.float64))
+    torch.testing.assert_close(
+        mean_probabilities(logits, torch.ones(2)), torch.tensor([0.625, 0.375], dtype=torch.float64)
+    )
     weighted = mean_probabilities(logits, torch.tensor([0.0, 5.0]))
     torch.testing.assert_close(weighted, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
@@ -56,21 +60,27 @@ def test_features_are_the_inputs_of_the_head() -> None:
         head_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
 
 
+def equal(x: torch.Tensor, y: torch.Tensor) -> Labelled:
+    """Samples of equal weight."""
+    return Labelled(x=x, y=y, weights=torch.full((len(y),), 1 / len(y)))
+
+
 def test_a_probe_recovers_exactly_the_linear_information() -> None:
     x = torch.tensor([[0.0, 1.0], [0.1, 5.0], [1.0, 1.0], [1.1, 5.0]])
     y = torch.tensor([0, 0, 1, 1])
-    assert probe_accuracy(x, y, x + 0.01, y, 2) == 1.0
+    assert probe_accuracy(equal(x, y), equal(x + 0.01, y), 2) == 1.0
     exclusive_or = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    assert probe_accuracy(exclusive_or, y, exclusive_or, y, 2) == 0.5
+    assert probe_accuracy(equal(exclusive_or, y), equal(exclusive_or, y), 2) == 0.5
     dead = torch.cat([x, torch.zeros(4, 3)], dim=1)
-    assert probe_accuracy(dead, y, dead, y, 2) == 1.0
+    assert probe_accuracy(equal(dead, y), equal(dead, y), 2) == 1.0
 
 
 def test_a_probe_never_predicts_a_class_it_has_not_seen_and_weighs_test_samples() -> None:
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 2])
     test_y = torch.tensor([1, 2])
-    assert probe_accuracy(x, y, x, test_y, 3) == 0.5
-    assert probe_accuracy(x, y, x, test_y, 3, test_weights=torch.tensor([1.0, 3.0])) == 0.75
+    test = equal(x, test_y)
+    assert probe_accuracy(equal(x, y), test, 3) == 0.5
+    assert probe_accuracy(equal(x, y), replace(test, weights=torch.tensor([1.0, 3.0])), 3) == 0.75
 
 
 def test_parts_divide_the_state_into_features_and_head() -> None:

@@ -41,7 +41,13 @@ def ends(regimes: str, covariances: list[list[list[float]]], sizes: list[int]) -
     """Final weights of each regime on mean squared errors with Hessians twice `covariances` around OPTIMA, converged."""
     n = len(sizes)
     lab = ["data=gaussian", "data.dim=3", "data.n_samples=600", "data.draw=exact", f"data.covariances={covariances}"]
-    lab += [f"data.weights={OPTIMA[:n].tolist()}", "arch=linear", "arch.bias=false", "loss=mse", "trainer.precision='64'"]
+    lab += [
+        f"data.weights={OPTIMA[:n].tolist()}",
+        "arch=linear",
+        "arch.bias=false",
+        "loss=mse",
+        "trainer.precision='64'",
+    ]
     lab += ["split.size=null", f"split.sizes={sizes}", f"split.parts={n}", "optimizer.batch_size=full"]
     descent = ["optimizer.lr=0.15", "optimizer.momentum=0", "stopping.epochs=150", f"regimes=[{regimes}]", "seeds=1"]
     plan, execution = executed(tiny(*[word.replace(" ", "") for word in [*lab, *descent]]))

@@ -9,15 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from src.claims.cell import CellRuns, ProbeResult
-from src.claims.probes.agreement import agreement
-from src.claims.probes.between import between
-from src.claims.probes.curvature import curvature
-from src.claims.probes.gap import gap
-from src.claims.probes.noise import noise
-from src.claims.probes.overwriting import overwriting
-from src.claims.probes.path import path
+from src.claims.probes.last_stage import gap, path
 from src.claims.probes.prior import prior
-from src.claims.probes.variation import variation
+from src.claims.probes.seeds import agreement, between, variation
+from src.claims.probes.surface import curvature, noise, overwriting
 
 PROBES: dict[str, Callable[[CellRuns], ProbeResult]] = {
     "agreement": agreement,

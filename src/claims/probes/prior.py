@@ -6,14 +6,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from src.claims.cell import CellRuns, ProbeResult, dtype_of
-from src.claims.probes.trajectories import last_stage_trajectories
+from src.claims.probes.retraining import last_stage_trajectories
 from src.data.stream import Stream
 from src.evaluation.drift import (
     Weights,
+    feature_probe,
     features_and_logits,
     head_of,
     mean_probabilities,
-    probe_accuracy,
     relative_movement,
     restoration,
 )
@@ -117,11 +117,3 @@ def _early_changes(
         initial, current = (float(p[absent].sum()) for p in probabilities[:2])
         changes["absent_done"] = (initial - current) / initial
     return changes
-
-
-def feature_probe(model: nn.Module, weights: Weights, train: Labelled, held_out: Labelled, n_classes: int) -> float:
-    """Accuracy of a linear probe of the features, each held-out sample weighted as in its set."""
-    model.load_state_dict(dict(weights))
-    features, _ = features_and_logits(model, train.x)
-    test_features, _ = features_and_logits(model, held_out.x)
-    return probe_accuracy(features, train.y, test_features, held_out.y, n_classes, test_weights=held_out.weights)

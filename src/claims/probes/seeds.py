@@ -1,14 +1,68 @@
-"""Probe `variation`: crosses the sources of randomness - data draw, initial weights, batch order."""
+"""Probes that compare seeds: `agreement` of two models, the loss `between` them, `variation` by source of chance."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
-from src.claims.cell import CellRuns, ProbeResult
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.claims.cell import CellRuns, MissingEvidence, ProbeResult, dtype_of, training_samples
 from src.claims.probes.retraining import retrain
+from src.data.stream import Stream
+from src.evaluation.landscape import Surface, along, barrier, interpolate
 from src.training.devices import device_of
 from src.training.scoring import score_stages
+
+
+def agreement(cell: CellRuns) -> ProbeResult:
+    """``disagreement``: share of samples for which two models of different seeds predict different classes.
+
+    Seeds form disjoint pairs; the value is recorded under the first seed. The two differ in data draw, initial weights
+    and batch order. The samples are those of Dataset 1's test pool that both seeds hold out.
+    """
+    values: dict[tuple[str, int], dict[str, float]] = {}
+    for key, streams, weights in cell.trained_pairs():
+        x = _common_inputs(streams, dtype_of(weights[0]))
+        with torch.no_grad():
+            a, b = (cell.model(*pair)(x).argmax(dim=-1) for pair in zip(streams, weights, strict=True))
+        values[key] = {"disagreement": float((a != b).double().mean())}
+    return ProbeResult(values)
+
+
+def _common_inputs(streams: Sequence[Stream], dtype: torch.dtype) -> Tensor:
+    """Inputs of the test samples of Dataset 1 that both streams have, by sample id."""
+    first, second = (stream.test.pools[0] for stream in streams)
+    shared = torch.isin(first.ids, second.ids)
+    if not bool(shared.any()):
+        raise MissingEvidence("two seeds have no test sample in common")
+    return first.inputs(dtype, shared)
+
+
+N_POINTS = 21
+"""Points on the line between two optima."""
+
+
+def between(cell: CellRuns) -> ProbeResult:
+    """``barrier``: rise of the loss on the straight line between the optima of two seeds, in nats above the higher end.
+
+    ``distance``: between the optima, over the mean of their distances from 0. The loss is that of both seeds' training
+    samples together. Seeds form disjoint pairs; the values are recorded under the first seed.
+    """
+    values: dict[tuple[str, int], dict[str, float]] = {}
+    for key, streams, weights in cell.trained_pairs():
+        samples = training_samples([part for stream in streams for part in stream.train], dtype_of(weights[0]))
+        surface = Surface(cell.model(streams[0], weights[0]), {"both": samples}, cell.config.loss)
+        a, b = map(surface.vector, weights)
+        losses = surface.losses([interpolate(a, b, t) for t in along(N_POINTS)])["both"]
+        values[key] = {
+            "barrier": barrier(losses),
+            "distance": float((a - b).norm() / ((a.norm() + b.norm()) / 2)),
+        }
+    return ProbeResult(values)
+
 
 N_INITS = N_ORDERS = 4
 
