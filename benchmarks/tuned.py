@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.comparison.best_of import best_of
 from src.comparison.families import read_families
 from src.comparison.pairing import RunRecord, grouped, load_records
 from src.comparison.sentences import summary
 from src.comparison.tables import level_texts
-from src.comparison.tuning import Tuned, side_by_side, tuning_of
+from src.comparison.tuning import Tuned, best_of, side_by_side, tuning_of
 from src.comparison.verdicts import CellVerdict, by_pair, judge
 
 CHANCE = 0.12

@@ -17,7 +17,7 @@ import torch
 from src.cells.resolve import ResolvedCell
 from src.cells.tuning import tuned_regimes
 from src.cells.write import record_failure, write_runs
-from src.comparison.objective import Score, score_of
+from src.comparison.metrics import Score, score_of
 from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
 from src.config import Objective

@@ -1,10 +1,12 @@
-"""Tables for streams of more than two data sets: forgetting, transfer, and the accuracy matrix R[i, j] of each regime.
+"""Tables of what is kept and of what is new: forgetting, transfer and the accuracy matrix R[i, j] of each regime on
+streams of more than two data sets; accuracy on old and on new classes.
 
 `src.evaluation.matrix` defines the metrics. A metric that a regime lacks (combined has no forgetting) is "-", never 0.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,3 +81,29 @@ def _matrix_table(title: str, matrix: NDArray[np.float64]) -> TextTable:
 def markdown(tables: Sequence[TextTable]) -> str:
     """The legend and all tables as a page."""
     return "\n".join([LEGEND + "\n", *(table.markdown() for table in tables)])
+
+
+CLASS_COLUMNS = {
+    "test/old/accuracy": "old classes %",
+    "test/new/accuracy": "new classes %",
+    "harmonic_accuracy": "harmonic mean %",
+}
+"""Metric of a run -> its heading."""
+
+
+def classes_table(runs: Sequence[RunRecord], labels: Sequence[str]) -> TextTable | None:
+    """Means over the seeds that trained; None if no run has classes that Dataset 1 lacks."""
+    runs = [run for run in runs if run.metric("harmonic_accuracy") is not None]
+    if not runs:
+        return None
+    axes, rows = varying_axes(runs), []
+    for group in by_cell(in_order(runs)).values():
+        for label in labels:
+            own = [run for run in group if run.regime == label and not run.collapsed]
+            found = {name: [v for run in own if (v := run.metric(name)) is not None] for name in CLASS_COLUMNS}
+            if all(found.values()):
+                means = (unit_of(name).value(statistics.mean(values)) for name, values in found.items())
+                rows.append((*level_texts(group[0], axes), label, *means, str(len(own))))
+    heads = (*axes, "regime", *CLASS_COLUMNS.values(), "n")
+    align = "r" * len(axes) + "l" + "r" * (len(CLASS_COLUMNS) + 1)
+    return TextTable(heads=heads, rows=tuple(rows), align=align, title="Accuracy on old and on new classes")

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +32,10 @@ RATE = 0.95
 
 
 class Memory(Store):
-    """A stage store in memory, for one cell: it keeps results and no resume points."""
+    """A stage store in memory, for one cell: it keeps results and no resume points; `root` holds its locks alone."""
 
-    def __init__(self) -> None:
-        super().__init__(Path())
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
         self._results: dict[str, StageResult] = {}
 
     def get(self, key: str, *, need_optimizer: bool = False) -> StageResult | None:
@@ -46,21 +45,11 @@ class Memory(Store):
     def put(self, key: str, result: StageResult) -> None:
         self._results[key] = result
 
-    def resume_point(self, key: str) -> None:
-        del key
-
     def put_resume_point(self, key: str, point: ResumePoint) -> None:
         pass
 
-    def prefix_lengths(self, prefix_key: str) -> list[int]:
-        del prefix_key
-        return []
-
     def put_prefix(self, prefix_key: str, key: str, point: ResumePoint) -> None:
         pass
-
-    def locked(self, keys: Iterable[str]) -> AbstractContextManager[list[str]]:
-        return nullcontext(list(keys))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +118,8 @@ def measure(config: Config, *, accuracy: float | None = 1e-8, stiffness: float =
         config = tuned(config, [node for node in plan.nodes.values() if node.length.updates], accuracy, stiffness)
         plan = make_plan(config, streams, wanted)
     device = device_of(config.trainer)
-    execution = execute(config, plan, Memory(), device)
+    with tempfile.TemporaryDirectory() as folder:
+        execution = execute(config, plan, Memory(Path(folder)), device)
     if execution.failures:
         line, trace = next(iter(execution.failures.values()))
         raise RuntimeError(f"{line}\n{trace}")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from src.axes import axis_text
-from src.comparison.averages import overall
 from src.comparison.pairing import RunRecord
+from src.comparison.sentences import overall
 from src.comparison.tables import in_order, level_texts, varying_axes
 from src.comparison.text_table import TextTable
 from src.comparison.units import unit_of

@@ -8,9 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 from src.axes import axis_label
-from src.comparison.averages import mean_differences
 from src.comparison.maps import difference_figure
 from src.comparison.pairing import Pairs, grouped
+from src.comparison.sentences import mean_differences
 from src.comparison.tables import coordinate, independent_axes
 from src.comparison.verdicts import CellVerdict, Rules, judge_pairs
 from src.report.plots import Plot, save_plot

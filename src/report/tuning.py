@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.comparison.best_of import best_of, best_of_band
 from src.comparison.pairing import grouped
-from src.comparison.tuning import Tuned, side_by_side, tuning_table
+from src.comparison.tuning import Tuned, best_of, best_of_band, side_by_side, tuning_table
 from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import CellVerdict, by_pair
 from src.report.plots import LineStyle, Plot, panel, save_plot

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from src.comparison.objective import Score
+from src.comparison.metrics import Score
 from src.config import Config, Objective
 from src.training.control import NO_CONTROL, RunControl
 

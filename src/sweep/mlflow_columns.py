@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from src.comparison.averages import overall
 from src.comparison.families import pairs_of
 from src.comparison.pairing import Records, RunRecord
+from src.comparison.sentences import overall
 from src.comparison.tables import independent_axes, no_worse_text
 from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict, Rules, by_pair, default_metric, elsewhere_of, judge

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 from src import terminal
 from src.axes import AxisValue, axis_of
 from src.cells.resolve import ResolvedCell
-from src.comparison.classes import classes_table
 from src.comparison.families import by_comparison, pairs_of, read_families
 from src.comparison.maps import map_names
 from src.comparison.pairing import Records, by_cell, load_records
 from src.comparison.sentences import sentence, sentence_elsewhere, summary
 from src.comparison.tables import csv_table, means_table, remarks, sweep_table, terminal_table
 from src.comparison.text_table import TextTable
-from src.comparison.transfer import LEGEND, markdown, transfer_tables
+from src.comparison.transfer import LEGEND, classes_table, markdown, transfer_tables
 from src.comparison.tuning import (
     Tuned,
     sentence_of,

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.comparison.averages import overall
 from src.comparison.maps import _legend_lines
 from src.comparison.pairing import Records, load_records
-from src.comparison.sentences import sentence, summary
+from src.comparison.sentences import overall, sentence, summary
 from src.comparison.statistics import sign_flip_interval, sign_flip_p
 from src.comparison.tables import csv_table, remarks, sweep_table
 from src.comparison.verdicts import INCONCLUSIVE, TOO_FEW, UNDECIDED, Rules, default_metric, judge

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -29,12 +30,14 @@ ROWS: dict[str, tuple[Callable[[], Iterator[Row]], int]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_exact_rows(name: str) -> None:
+def test_exact_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     rows, n = ROWS[name]
     found = list(islice(rows(), n))
     assert len(found) == n
     assert all(row.passed for row in found), [row.cells for row in found if not row.passed]
     assert not any("NOT CONVERGED" in row.setting for row in found)
+    assert not list(tmp_path.iterdir()), "nothing is left in the folder of the command"
 
 
 def test_monte_carlo_rows_and_their_joint_deviation(monkeypatch: pytest.MonkeyPatch) -> None:

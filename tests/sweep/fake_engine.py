@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from src.cells.resolve import ResolvedCell
-from src.comparison.objective import Score
+from src.comparison.metrics import Score
 from src.config import Config, Objective, cell_hash
 from src.sweep.engine import Report
 from src.training.control import NO_CONTROL, RunControl

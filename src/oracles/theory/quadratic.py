@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from src.oracles.theory.linear import Floats
 
@@ -71,19 +70,25 @@ def path_distance(hessian: Floats, optimum: Floats, start: Floats, target: Float
 
     0 when H_1 and H_2 are multiples of the identity: the path is then the straight segment on which the combined
     optimum lies. In general it is above 0: no early stopping of sequential gives combined. Computed on a logarithmic
-    grid of times, both ends included, then around every local minimum; valid for start != optimum, H_2 not 0.
+    grid of times, both ends included, then by golden section around every local minimum; valid for start != optimum,
+    H_2 not 0.
     """
     values = np.linalg.eigvalsh(hessian)
     slowest = float(values[values > 1e-13 * values[-1]][0])
 
     def distance(times: Floats) -> Floats:
-        return np.asarray(np.linalg.norm(flow_path(hessian, optimum, start, np.atleast_1d(times)) - target, axis=1))
+        return np.asarray(np.linalg.norm(flow_path(hessian, optimum, start, times) - target, axis=1))
 
     grid = np.concatenate([[0.0], np.geomspace(1e-6 / values[-1], 50.0 / slowest, n_grid), [np.inf]])
     gaps = distance(grid)
+    best = float(gaps.min())
     inner = np.flatnonzero((gaps[1:-2] <= gaps[:-3]) & (gaps[1:-2] <= gaps[2:-1])) + 1
-    nearest = [float(gaps.min())]
-    for k in inner:
-        around = {"bounds": (grid[k - 1], grid[k + 1]), "method": "bounded", "options": {"xatol": 1e-13}}
-        nearest.append(minimize_scalar(lambda time: distance(time)[0], **around).fun)
-    return min(nearest) / float(np.linalg.norm(start - optimum))
+    golden = (np.sqrt(5.0) - 1.0) / 2.0  # no parabolas: the distance has a kink where the path meets the target
+    for index in inner:
+        low, high = float(grid[index - 1]), float(grid[index + 1])
+        for _ in range(60):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            at_left, at_right = distance(np.array([left, right]))
+            low, high = (low, right) if at_left <= at_right else (left, high)
+            best = min(best, float(at_left), float(at_right))
+    return best / float(np.linalg.norm(start - optimum))

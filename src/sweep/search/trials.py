@@ -19,7 +19,7 @@ from typing import Any
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from src.comparison.objective import Score
+from src.comparison.metrics import Score
 from src.config import Config
 from src.config.space import Point
 from src.errors import ConfigError, Pruned

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from src.comparison.best_of import best_of, best_of_band
+from src.comparison.tuning import best_of, best_of_band
 
 
 def test_the_expected_best_of_k_is_the_mean_over_all_subsets() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.comparison.objective import score_of
+from src.comparison.metrics import score_of
 from src.config import Objective
 from tests.tracking.folders import run_folder
 
