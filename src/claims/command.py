@@ -14,10 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, load_claim
-from src.claims.evidence import Evidence
 from src.claims.overrides import control_studies, key_of, override_study, strong_studies
 from src.claims.table import claim_entry, claims_table, verdict_style, write
-from src.claims.verdicts import ClaimVerdict, judge_claim
+from src.claims.verdicts import ClaimVerdict, Evidence, judge_claim
 from src.comparison.pairing import by_cell, load_records
 from src.config.composing import Composer, GroupComposer
 from src.config.plugins import offer_plugins

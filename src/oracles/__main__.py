@@ -70,8 +70,8 @@ def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
     """docs/ORACLES.md: what is checked, and the table."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from src.oracles import coverage, montecarlo
-    from src.oracles.rows import CHI_SQUARE_LEVEL, HEADINGS, MAX_Z, TOLERANCE
+    from src.oracles import montecarlo
+    from src.oracles.rows import CHI_SQUARE_LEVEL, HEADINGS, MAX_Z, TOLERANCE, coverage_table
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
     by_kind = sorted(rows, key=lambda row: [r.kind for r in rows].index(row.kind))
@@ -85,7 +85,7 @@ def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
         seeds=f"{len(montecarlo.SEEDS)} seeds a cell, from {montecarlo.SEEDS[0]} on",
         max_z=f"{MAX_Z:g}",
         level=f"{CHI_SQUARE_LEVEL:g}",
-        coverage=coverage.table(rows),
+        coverage=coverage_table(rows),
         headings=HEADINGS,
         groups=[(kind, list(group)) for kind, group in groupby(by_kind, key=lambda row: row.kind)],
     )
@@ -93,17 +93,17 @@ def page(rows: Sequence[Row], seconds: float, cpu_seconds: float) -> str:
 
 def boundary(path: Path) -> int:
     """Measures and draws the phase boundary; returns 1 if a certain cell has the wrong sign, otherwise 0."""
-    from src.oracles.boundary import SETTING, points
+    from src.oracles.montecarlo import BOUNDARY, boundary_points
     from src.oracles.phase_diagram import draw, verdict
 
     terminal, found = console(), []
-    for point in points():
+    for point in boundary_points():
         found.append(point)
         sign = "certain" if point.is_certain else "not certain"
         line = f"n2={point.n2:<4} D2={point.shift:<6g} {point.difference:+.4g} ± {point.error:.2g}"
         terminal.print(f"{line}  exact {point.exact:+.4g}  {sign}{'' if point.agrees else '  DISAGREES'}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(SETTING, found).savefig(path)
+    draw(BOUNDARY, found).savefig(path)
     terminal.print(f"{verdict(found)}; plot in {path}")
     return 0 if all(point.agrees for point in found) else 1
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from src.cells.resolve import resolve
 from src.oracles.cell import Floats, MeasuredCell, bias_descent, lab, measure, without_convergence
+from src.oracles.phase_diagram import METRIC, PhasePoint, PhaseSetting, point_of
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
 from src.oracles.theory import risks, sampling
 
@@ -185,3 +186,29 @@ def long_run(repeats: int, block: int) -> tuple[list[Row], tuple[float, int]]:
     theory = sampling.long_run_variance(1.0, sampling.retention(0.1, 2.0, repeats))
     setting = f"eta a=.2, each sample {repeats} times in a row"
     return _joined([("long-run variance of SGD", theory, ends**2)], setting, cell)
+
+
+BOUNDARY = PhaseSetting(dim=20, n1=400, noise=1.0)
+BOUNDARY_SIZES = (1, 2, 4, 7, 10, 13, 16, 24, 30, 42, 60, 100)
+BOUNDARY_SHIFTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""D2 = |w1* - w2*|^2. Sizes stay 4 away from d, where the variance of a risk is infinite."""
+BOUNDARY_SEEDS = tuple(range(500_000, 500_064))
+
+
+def boundary_points() -> Iterator[PhasePoint]:
+    """Measures every cell of the phase diagram: runs of `study=linear_lab` at these sizes and shifts."""
+    for n2 in BOUNDARY_SIZES:
+        for shift in BOUNDARY_SHIFTS:
+            overrides = (
+                f"data.dim={BOUNDARY.dim}",
+                f"data.noise={BOUNDARY.noise}",
+                f"data.target_shift={shift**0.5!r}",
+                f"data.n_samples={int(1.2 * (BOUNDARY.n1 + n2))}",
+                f"split.sizes=[{BOUNDARY.n1},{n2}]",
+                "split.test=0.05",
+            )
+            config = lab(*overrides, regimes="sequential,combined", seeds=BOUNDARY_SEEDS)
+            cell = measure(config, accuracy=1e-4)
+            assert not cell.unconverged, (n2, shift)
+            sequential, combined = (cell.metric(regime, METRIC) for regime in ("sequential", "combined"))
+            yield point_of(BOUNDARY, n2, shift, sequential - combined)

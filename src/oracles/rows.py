@@ -1,13 +1,16 @@
-"""A row of the table of oracles: the theoretical value, the measured value, and whether they agree."""
+"""A row of the table of oracles: theory, measurement, whether they agree; and which rows check which statement."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 TOLERANCE = 1e-6
 """Largest relative error of an exact row that passes."""
@@ -123,3 +126,26 @@ def chi_square(deviations: Sequence[tuple[float, int]]) -> Row:
         min(below, above) > CHI_SQUARE_LEVEL,
         "Monte Carlo",
     )
+
+
+@functools.cache
+def statements() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(statement, prefixes of the names of its rows)."""
+    content = yaml.safe_load((Path(__file__).parent / "statements.yaml").read_text(encoding="utf-8"))
+    return tuple((entry["statement"], tuple(entry["rows"])) for entry in content)
+
+
+def uncovered(rows: Sequence[Row]) -> list[str]:
+    """Prefixes that match no row."""
+    prefixes = [prefix for _, names in statements() for prefix in names]
+    return [prefix for prefix in prefixes if not any(row.name.startswith(prefix) for row in rows)]
+
+
+def coverage_table(rows: Sequence[Row]) -> str:
+    """A Markdown table of every statement with its number of rows and of passing rows."""
+    assert not (missing := uncovered(rows)), missing
+    lines = ["| theory | rows | pass |", "|---|---:|---:|"]
+    for statement, names in statements():
+        own = [row for row in rows if row.name.startswith(names)]
+        lines.append(f"| {statement.replace('|', chr(92) + '|')} | {len(own)} | {sum(row.passed for row in own)} |")
+    return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from src.anchors import command
-from src.anchors.anchors import Anchor, AnchorRow, compare, load_anchor
+from src.anchors.command import Anchor, AnchorRow, compare, load_anchor
 from src.config import parse_regime
 from src.errors import ConfigError
 from src.io import CONF_DIR

@@ -10,8 +10,7 @@ from typing import Any
 
 from src.claims.cell import CellRuns
 from src.claims.claims import Claim, Study, parse_claim
-from src.claims.evidence import Evidence
-from src.claims.verdicts import StatementVerdict, judge_statement
+from src.claims.verdicts import Evidence, StatementVerdict, judge_statement
 from src.comparison.pairing import RunRecord
 from src.config import Config
 from src.training.store.store import Store

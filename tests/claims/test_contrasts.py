@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from src.claims.claims import Statement
-from src.claims.evidence import ContrastTable
 from src.claims.table import claim_entry, claims_table, merged, verdict_style
-from src.claims.verdicts import JUDGES, judge_claim
+from src.claims.verdicts import JUDGES, ContrastTable, judge_claim
 from src.config import Config, compose
 from tests.claims.made_up_claims import Rule, claim_of, evidence_of, jitter, verdict_of
 

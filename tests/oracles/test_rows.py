@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from src.oracles.coverage import statements, table, uncovered
-from src.oracles.rows import Row, apart, chi_square, exact, joint_deviation, monte_carlo, never_rises
+from src.oracles.rows import (
+    Row,
+    apart,
+    chi_square,
+    coverage_table,
+    exact,
+    joint_deviation,
+    monte_carlo,
+    never_rises,
+    statements,
+    uncovered,
+)
 
 
 def test_an_exact_row_is_as_good_as_its_worst_number() -> None:
@@ -67,5 +77,5 @@ def test_a_statement_without_a_row_is_found() -> None:
         for k, name in enumerate(names)
     ]
     assert uncovered(rows) == []
-    assert table(rows).splitlines()[2].endswith("| 2 | 1 |")  # "projection: chunked" begins like "projection:"
+    assert coverage_table(rows).splitlines()[2].endswith("| 2 | 1 |")  # "projection: chunked" begins like "projection:"
     assert uncovered(rows[:-1]) == [names[-1]]
