@@ -9,7 +9,6 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.cli import command, fail, settings
 from src.config import TrackingConfig
@@ -17,9 +16,6 @@ from src.errors import did_you_mean
 from src.tracking.connect import artifact_root, keep_mlflow_quiet, tracking_uri
 from src.tracking.credentials import create, folder
 from src.tracking.views import view_path
-
-if TYPE_CHECKING:
-    from src.tracking.finished import FinishedSweep
 from src.urls import without_password
 
 USAGE = """\
@@ -70,12 +66,12 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves seven idle processes
     os.environ["PYTHONWARNINGS"] = DEPRECATED
     address = f"http://127.0.0.1:{port}"
-    experiment = _experiment(uri, given["sweep"]) if exists else None
-    if experiment is not None:
-        path = view_path(experiment.id, "cells")
-        print(f"who wins in {experiment.name}: {address}{path}", file=sys.stderr)
+    if exists and (found := _finished_sweep(uri, given["sweep"])) is not None:
+        sweep, experiment = found
+        path = view_path(experiment, "cells")
+        print(f"who wins in {sweep}: {address}{path}", file=sys.stderr)
         for what, view in (("the same as charts", "cells"), ("curves of the largest difference", "curves")):
-            print(f"{what}: {address}{view_path(experiment.id, view, charts=True)}", file=sys.stderr)
+            print(f"{what}: {address}{view_path(experiment, view, charts=True)}", file=sys.stderr)
         address += path
     login = _require_login() if given["login"] == "true" else []
     print(f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)", file=sys.stderr)
@@ -94,20 +90,19 @@ def main() -> None:
     )
 
 
-def _experiment(uri: str, sweep: str | None) -> FinishedSweep | None:
-    """The experiment of a sweep that has a result."""
-    from src.tracking.finished import finished_sweeps  # imports SQLAlchemy
+def _finished_sweep(uri: str, sweep: str | None) -> tuple[str, str] | None:
+    """A sweep that has a result, by default the one that ended last, and the id of its experiment."""
+    from src.tracking.bulk import finished_sweeps  # imports SQLAlchemy
 
-    found = finished_sweeps(uri)
+    known = finished_sweeps(uri)
     if sweep is None:
-        return found[0] if found else None
-    known = {one.name: one for one in reversed(found)}
+        return next(iter(known.items()), None)
     if sweep not in known:
         fail(
             f"sweep={sweep}: MLflow has no result of it, `make sync` writes what is on disk; "
             f"{did_you_mean(sweep, list(known))}"
         )
-    return known[sweep]
+    return sweep, known[sweep]
 
 
 def _open_when_ready(address: str, port: int) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.reliability.sweeps import Sweep, same_results
 from src.config import TrackingConfig, compose
+from src.sync import sync
 from src.tracking.connect import keep_mlflow_quiet, tracking_uri
 from src.tracking.credentials import use_for
-from src.tracking.sync import sync
 
 
 def audit(

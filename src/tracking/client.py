@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from requests.exceptions import RequestException
 
 from src.environment import temporary_variables
 from src.tracking.record import Key, Record, mask
-from src.tracking.repeating import FAILURES, TRIES, RepeatingClient, is_lost
 from src.tracking.tracker import Experiment, RecordRefused, StoredRun, TrackerUnavailable, write_artifacts
 from src.tracking.views import is_ours, saved_views
 
@@ -30,6 +30,47 @@ MAX_ITEMS = 1000
 MAX_PARAMS = 100
 """MLflow's limits of one batch: metrics and params together, and params alone."""
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+
+TRIES = 8
+"""Of one request. With a quarter of all answers lost, one in 65,536 requests remains without."""
+ONCE = frozenset({"create_run", "delete_run", "create_experiment"})
+"""Methods of the client that are not repeated."""
+FAILURES = (MlflowException, RequestException, OSError)
+"""What a request raises."""
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether the connection was there and closed before an answer came. It is the cause, or the context, of others."""
+    if error is None or isinstance(error, (RemoteDisconnected, ConnectionResetError)):
+        return error is not None
+    return is_lost(error.__cause__) or is_lost(error.__context__)
+
+
+class RepeatingClient:
+    """MLflow's client, all of whose requests but those of `ONCE` are repeated while their answers are lost.
+
+    The server may have executed a request before it closed the connection without an answer. MLflow's own retries
+    repeat every request, also the creation of a run, which then exists twice; they are off.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if name in ONCE:
+            return method
+
+        def repeated(*arguments: Any, **settings: Any) -> Any:
+            for _ in range(TRIES - 1):
+                try:
+                    return method(*arguments, **settings)
+                except FAILURES as error:
+                    if not is_lost(error):
+                        raise
+            return method(*arguments, **settings)
+
+        return repeated
 
 
 def ensure_experiment(client: Any, name: str, artifact_location: str | None = None) -> Experiment:

@@ -20,7 +20,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,12 +47,10 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """Outcome of a delivery. `error`: why it stopped; `busy`: another process delivers; `refused`: (entry, reason)."""
+    """Outcome of a delivery. `error`: why it stopped; `refused`: (entry, reason)."""
 
     n_delivered: int = 0
-    n_left: int = 0
     error: str | None = None
-    busy: bool = False
     refused: tuple[tuple[str, str], ...] = ()
 
 
@@ -77,16 +75,12 @@ class Outbox:
         entry = self._pending / self._next_name()
         self._pending.mkdir(parents=True, exist_ok=True)
         with _lock_of(entry):
-            write_atomically(entry, self._body(folder), named=named)
+            relative = os.path.relpath(folder, self.sweep_dir)
+            assert not relative.startswith(".."), f"{folder} is not inside {self.sweep_dir}"
+            write_atomically(entry, json.dumps({"schema": 1, "folder": relative}), named=named)
             yield  # an error leaves the entry pending, so that files that were written are delivered
             os.replace(entry, self.folder / entry.name)
         _lock_path(entry).unlink(missing_ok=True)
-
-    def put(self, folder: Path) -> Path:
-        """Enqueues `folder`, whose files must exist."""
-        entry = self.folder / self._next_name()
-        write_atomically(entry, self._body(folder))
-        return entry
 
     def entries(self) -> list[Path]:
         """The entries to deliver, oldest first."""
@@ -102,11 +96,9 @@ class Outbox:
         An entry that can never be delivered (its folder is missing or damaged, or MLflow refuses it) moves to
         ``outbox/refused/`` with the reason. `wait_s`: how long to wait for another process that delivers this sweep.
         """
-        if not self.folder.is_dir():
-            return Delivery()
         held = FileLock(self.folder / ".lock")
-        if not acquire(held, wait_s):
-            return Delivery(n_left=len(self.entries()), busy=True)
+        if not self.folder.is_dir() or not acquire(held, wait_s):
+            return Delivery()
         try:
             return self._deliver(tracker)
         finally:
@@ -126,8 +118,7 @@ class Outbox:
             try:
                 tracker.write([record for _, record in records])
             except TrackerUnavailable as error:
-                n_left = len(self.entries())
-                return Delivery(n_delivered=n_delivered, n_left=n_left, error=str(error), refused=tuple(refused))
+                return Delivery(n_delivered=n_delivered, error=str(error), refused=tuple(refused))
             except RecordRefused as error:
                 refused += [self._refuse(entry, str(error)) for entry, record in records if record.key == error.key]
                 continue  # the tracker recognises what it took of this batch
@@ -159,11 +150,6 @@ class Outbox:
         entry.unlink()
         logger.warning("MLflow entry %s refused: %s", entry.name, mask(reason))
         return entry.name, mask(reason)
-
-    def _body(self, folder: Path) -> str:
-        relative = os.path.relpath(folder, self.sweep_dir)
-        assert not relative.startswith(".."), f"{folder} is not inside {self.sweep_dir}"
-        return json.dumps({"schema": 1, "folder": relative})
 
     def _folder_of(self, entry: Path) -> Path:
         return inside(self.sweep_dir, str(read_json(entry)["folder"]))
@@ -204,10 +190,10 @@ class Deliverer:
         self._expects = expects
         self._warn = warn
         self._tracker: Tracker | None = None
-        self._warned = False  # of the current outage
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self.last = Delivery()
+        self.error: str | None = None
+        """Why the last round stopped: MLflow does not answer."""
 
     def start(self) -> Deliverer:
         assert self._thread is None, "started already"
@@ -216,8 +202,8 @@ class Deliverer:
             self._thread.start()
         return self
 
-    def stop(self) -> Delivery:
-        """Ends the thread, makes one more round and returns its outcome.
+    def stop(self) -> None:
+        """Ends the thread and makes one more round.
 
         Waits for an MLflow that hangs for at most `STOP_TIMEOUT_S`: the thread then dies with the process; nothing is
         lost.
@@ -226,12 +212,12 @@ class Deliverer:
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
             if self._thread.is_alive():
-                return self._unavailable(f"no answer within {STOP_TIMEOUT_S:g} s")
+                self._report(f"no answer within {STOP_TIMEOUT_S:g} s")
+                return
         if self._tracking.name != "off":
             self._round(wait_s=5)
         if self._tracker is not None:
             self._tracker.close()
-        return self.last
 
     def __enter__(self) -> Deliverer:
         return self.start()
@@ -247,21 +233,16 @@ class Deliverer:
                 self._open()
         while not self._stopping.wait(pause):
             self._round(wait_s=0)
-            failed = self.last.error is not None
-            pause = min(2 * pause, self._longest_pause_s) if failed else self._interval_s
+            pause = self._interval_s if self.error is None else min(2 * pause, self._longest_pause_s)
 
     def _round(self, *, wait_s: float) -> None:
         if not self._outbox.entries() and not self._outbox.pending():
-            self.last = Delivery()
+            self.error = None
             return
         try:
-            self.last = self._outbox.deliver(self._open(), wait_s=wait_s)
+            self._report(self._outbox.deliver(self._open(), wait_s=wait_s).error)
         except TrackerUnavailable as error:
-            self._unavailable(str(error))
-        else:
-            if self.last.error is not None:
-                self._unavailable(self.last.error)
-            self._warned = self.last.error is not None
+            self._report(str(error))
 
     def _open(self) -> Tracker:
         """The tracker, opened once. Raises TrackerUnavailable."""
@@ -273,17 +254,16 @@ class Deliverer:
         assert self._tracker is not None
         return self._tracker
 
-    def _unavailable(self, reason: str) -> Delivery:
-        """Records the reason as the last outcome and warns, once until MLflow answers again."""
-        self.last = replace(self.last, n_left=len(self._outbox.entries()), error=mask(reason))
-        if not self._warned:
-            self._warned = True
-            line = textwrap.shorten(mask(reason), 200, placeholder=" ...")
+    def _report(self, error: str | None) -> None:
+        """Records why a round stopped, and warns, once until MLflow answers again."""
+        was_down, self.error = self.error is not None, None if error is None else mask(error)
+        if self.error is not None and not was_down:
+            line = textwrap.shorten(self.error, 200, placeholder=" ...")
+            n_left = len(self._outbox.entries())
             self._warn(
-                f"MLflow does not answer ({line}). Results are safe on disk and training continues; "
-                f"{self.last.n_left} entries wait. They are delivered once it answers again, or by `make sync`."
+                f"MLflow does not answer ({line}). Results are safe on disk and training continues; {n_left} entries "
+                "wait. They are delivered once it answers again, or by `make sync`."
             )
-        return self.last
 
 
 def _n_delivered_before(multirun: Path) -> int:

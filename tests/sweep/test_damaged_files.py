@@ -165,7 +165,7 @@ class Runner:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
-        monkeypatch.setattr("src.tracking.sync.open_tracker", lambda *_: Bin())
+        monkeypatch.setattr("src.sync.open_tracker", lambda *_: Bin())
 
     def __call__(self, name: str, multirun: Path) -> Done:
         if name in ("sweep", "search"):

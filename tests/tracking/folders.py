@@ -12,10 +12,18 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
+from src.tracking.outbox import Outbox
 from src.tracking.record import run_name
 from src.tracking.reports import CellReport, SweepComparison, SweepReport, write_cell, write_sweep
 
 MORNING = datetime(2025, 3, 1, 9, 0, tzinfo=UTC)
+
+
+def enqueue(outbox: Outbox, folder: Path) -> Path:
+    """Enqueues a folder whose files exist; returns the entry."""
+    with outbox.transaction(folder):
+        pass
+    return outbox.entries()[-1]
 
 
 def axes_of(ratio: float = 0.1, imbalance: float = 5.0, epochs: int = 20) -> dict[str, Any]:

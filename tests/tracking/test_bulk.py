@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
+from src.sync import sync
 from src.tracking import bulk
 from src.tracking.bulk import BulkTracker
 from src.tracking.client import ClientTracker
 from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.record import Key
 from src.tracking.schema import prepare
-from src.tracking.sync import sync
 from tests.tracking.folders import run_folder, sweep_of
 from tests.tracking.reading import by_key, content
 

@@ -18,13 +18,13 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
+from src.sync import sync
 from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import Outbox
 from src.tracking.record import Key
 from src.tracking.runs import record_of
-from src.tracking.sync import sync
 from src.tracking.tracker import Tracker, TrackerUnavailable
-from tests.tracking.folders import axes_of, cell_report, run_folder, sweep_of, sweep_report
+from tests.tracking.folders import axes_of, cell_report, enqueue, run_folder, sweep_of, sweep_report
 from tests.tracking.reading import by_key, content, runs_of
 
 
@@ -294,7 +294,7 @@ def test_axes_sort_as_numbers(local: TrackingConfig, multirun: Path) -> None:
 def test_an_outbox_delivered_into_an_open_ui_reader_is_not_blocked(local: TrackingConfig, multirun: Path) -> None:
     _, tracker = opened(local, multirun)
     outbox = Outbox(multirun / "digits-mlp")
-    outbox.put(run_folder(multirun / "digits-mlp"))
+    enqueue(outbox, run_folder(multirun / "digits-mlp"))
     reader = sqlite3.connect(multirun / "mlflow.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("select count(*) from runs").fetchone()

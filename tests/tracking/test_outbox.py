@@ -19,10 +19,10 @@ from filelock import FileLock
 
 from src.config import TrackingConfig
 from src.tracking.connect import open_tracker, tracking_uri
-from src.tracking.outbox import BATCH, Deliverer, Outbox
+from src.tracking.outbox import BATCH, Deliverer, Delivery, Outbox
 from src.tracking.record import Key, Record
 from src.tracking.tracker import RecordRefused, TrackerUnavailable
-from tests.tracking.folders import cell_report, run_folder, sweep_of
+from tests.tracking.folders import cell_report, enqueue, run_folder, sweep_of
 from tests.tracking.reading import by_key
 
 
@@ -52,7 +52,7 @@ def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> Non
     outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
     seeds = [5, 1, 4, 2, 3, *range(6, BATCH + 10)]
     for seed in seeds:
-        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+        enqueue(outbox, run_folder(tmp_path / "sweep", seed=seed))
     assert outbox.deliver(tracker).n_delivered == len(seeds)
     assert [key.run for key in tracker.written] == [f"c0ffeesequential{seed}" for seed in seeds]
     assert outbox.entries() == []
@@ -61,17 +61,17 @@ def test_entries_are_delivered_in_the_order_they_were_put(tmp_path: Path) -> Non
 def test_a_clock_set_back_does_not_change_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox, times = Outbox(tmp_path / "sweep"), iter([100, 50, 60])
     monkeypatch.setattr("src.tracking.outbox.time.time_ns", lambda: next(times))
-    put = [outbox.put(run_folder(tmp_path / "sweep", seed=seed)) for seed in range(3)]
+    put = [enqueue(outbox, run_folder(tmp_path / "sweep", seed=seed)) for seed in range(3)]
     assert outbox.entries() == put
 
 
 def test_a_tracker_that_stops_answering_leaves_undelivered_entries(tmp_path: Path) -> None:
     outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker(fails_at=2)
     for seed in range(4):
-        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+        enqueue(outbox, run_folder(tmp_path / "sweep", seed=seed))
     delivery = outbox.deliver(tracker)
     assert delivery.error is not None
-    assert delivery.n_left == len(outbox.entries()) == 4
+    assert len(outbox.entries()) == 4
     tracker.fails_at = None
     assert outbox.deliver(tracker).n_delivered == 4
     assert [key.run[-1] for key in tracker.written] == list("0123")
@@ -79,19 +79,17 @@ def test_a_tracker_that_stops_answering_leaves_undelivered_entries(tmp_path: Pat
 
 def test_only_one_deliverer_is_active(tmp_path: Path) -> None:
     outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
-    outbox.put(run_folder(tmp_path / "sweep"))
+    enqueue(outbox, run_folder(tmp_path / "sweep"))
     with FileLock(outbox.folder / ".lock"):
         delivery = outbox.deliver(tracker)
-    assert delivery.busy
-    assert delivery.n_left == 1
-    assert tracker.written == []
+    assert (delivery, len(outbox.entries()), tracker.written) == (Delivery(), 1, [])
 
 
 def test_an_undeliverable_entry_is_refused_and_the_rest_is_delivered(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "sweep")
     tracker = RecordingTracker(refuses="c0ffeesequential2")
     for seed in range(4):
-        outbox.put(run_folder(tmp_path / "sweep", seed=seed))
+        enqueue(outbox, run_folder(tmp_path / "sweep", seed=seed))
     (tmp_path / "sweep" / "cells" / "c0ffee" / "sequential-1" / "result.json").write_text("{half")
     delivery = outbox.deliver(tracker)
     assert [key.run[-1] for key in tracker.written] == ["0", "3"]
@@ -103,7 +101,7 @@ def test_an_undeliverable_entry_is_refused_and_the_rest_is_delivered(tmp_path: P
 
 def test_a_partial_entry_of_a_killed_process_is_never_read(tmp_path: Path) -> None:
     outbox, tracker = Outbox(tmp_path / "sweep"), RecordingTracker()
-    entry = outbox.put(run_folder(tmp_path / "sweep"))
+    entry = enqueue(outbox, run_folder(tmp_path / "sweep"))
     (outbox.folder / f".{entry.name}.abc").write_text('{"schema"')
     assert outbox.deliver(tracker).refused == ()
     assert len(tracker.written) == 1
@@ -150,7 +148,7 @@ def test_a_kill_during_a_delivery_leaves_every_run_once(local: TrackingConfig, m
     outbox = Outbox(sweep_dir)
     folders = sorted(path.parent for path in sweep_dir.glob("cells/*/*/result.json"))
     for folder in folders:
-        outbox.put(folder)
+        enqueue(outbox, folder)
     # The child is killed between the tracker's confirmation of its first runs and the removal of their entries.
     script = (
         "import os, signal, sys; from pathlib import Path; from src.config import TrackingConfig;"
@@ -175,14 +173,14 @@ def test_the_thread_delivers_entries_while_it_runs_and_at_its_end(local: Trackin
     sweep_dir = multirun / "digits-mlp"
     outbox = Outbox(sweep_dir)
     with Deliverer(sweep_dir, local, interval_s=0.05) as deliverer:
-        outbox.put(run_folder(sweep_dir, seed=0))
+        enqueue(outbox, run_folder(sweep_dir, seed=0))
         deadline = time.monotonic() + 30
         while outbox.entries() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert outbox.entries() == []
-        outbox.put(run_folder(sweep_dir, seed=1))
-        outbox.put(cell_report(sweep_dir))
-    assert deliverer.last.error is None
+        enqueue(outbox, run_folder(sweep_dir, seed=1))
+        enqueue(outbox, cell_report(sweep_dir))
+    assert deliverer.error is None
     uri = tracking_uri(local, multirun)
     assert uri is not None
     assert sorted(key.level for key in by_key(uri)) == ["cell", "run", "run", "sweep"]
@@ -194,17 +192,17 @@ def test_a_tracker_that_was_never_started_costs_one_warning_and_nothing_else(tmp
     warnings: list[str] = []
     outbox = Outbox(sweep_dir)
     for seed in range(3):
-        outbox.put(run_folder(sweep_dir, seed=seed))
+        enqueue(outbox, run_folder(sweep_dir, seed=seed))
     deliverer = Deliverer(sweep_dir, tracking, interval_s=0.01, longest_pause_s=0.02, warn=warnings.append).start()
     deadline = time.monotonic() + 30
-    while deliverer.last.error is None and time.monotonic() < deadline:
+    while deliverer.error is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    delivery = deliverer.stop()
-    assert delivery.n_left == len(outbox.entries()) == 3
-    assert delivery.error is not None
+    deliverer.stop()
+    assert len(outbox.entries()) == 3
+    assert deliverer.error is not None
     assert len(warnings) == 1
     assert "make sync" in warnings[0]
-    assert "s3cret" not in warnings[0] + delivery.error
+    assert "s3cret" not in warnings[0] + deliverer.error
 
 
 def test_a_thread_that_expects_entries_opens_the_tracker_before_the_first(
@@ -241,12 +239,13 @@ def test_an_expecting_thread_warns_once_of_a_tracker_that_is_down_and_delivers_l
     deliverer = Deliverer(sweep_dir, local, interval_s=0.01, expects=True, warn=warnings.append).start()
     time.sleep(0.1)
     assert not warnings, "nothing waits yet"
-    Outbox(sweep_dir).put(run_folder(sweep_dir))
+    enqueue(Outbox(sweep_dir), run_folder(sweep_dir))
     deadline = time.monotonic() + 30
     while not warnings and time.monotonic() < deadline:
         time.sleep(0.01)
     is_down = False
-    assert deliverer.stop().error is None
+    deliverer.stop()
+    assert deliverer.error is None
     assert len(tracker.written) == 1
     assert len(warnings) == 1
     assert "1 entries wait" in warnings[0]
@@ -254,7 +253,7 @@ def test_an_expecting_thread_warns_once_of_a_tracker_that_is_down_and_delivers_l
 
 def test_tracking_off_leaves_the_entries_for_a_later_sync(tmp_path: Path) -> None:
     sweep_dir = tmp_path / "multirun" / "digits-mlp"
-    Outbox(sweep_dir).put(run_folder(sweep_dir))
+    enqueue(Outbox(sweep_dir), run_folder(sweep_dir))
     with Deliverer(sweep_dir, TrackingConfig(name="off", uri=None, experiment="lab"), interval_s=0.01):
         pass
     assert len(Outbox(sweep_dir).entries()) == 1
@@ -277,7 +276,7 @@ def test_runs_that_a_lost_database_had_are_counted_with_the_command_that_writes_
     database.write_text("tables")
     for sweep, seed in (("a", 0), ("a", 1), ("b", 0)):
         run_folder(tmp_path / sweep, seed=seed)
-    Outbox(tmp_path / "b").put(run_folder(tmp_path / "b", seed=7))
+    enqueue(Outbox(tmp_path / "b"), run_folder(tmp_path / "b", seed=7))
     if loss == "deleted":
         database.unlink()
     elif loss == "emptied":

@@ -11,8 +11,8 @@ from src.config import TrackingConfig
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
+from src.sync import sync
 from src.tracking.connect import tracking_uri
-from src.tracking.sync import sync
 from tests.tracking.folders import cell_report, run_folder, sweep_report
 from tests.tracking.reading import by_key, content
 

@@ -11,14 +11,14 @@ from mlflow import MlflowClient
 
 from benchmarks.reliability.lossy import lossy
 from src.config import TrackingConfig
+from src.sync import sync
 from src.tracking.connect import open_tracker, tracking_uri
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.record import Key
 from src.tracking.runs import record_of
-from src.tracking.sync import sync
 from src.tracking.tracker import Tracker, TrackerUnavailable
 from tests.tracking.conftest import Server
-from tests.tracking.folders import cell_report, run_folder, sweep_of, sweep_report
+from tests.tracking.folders import cell_report, enqueue, run_folder, sweep_of, sweep_report
 from tests.tracking.reading import by_key, content, key_of, runs_of
 
 pytestmark = pytest.mark.server
@@ -157,21 +157,21 @@ def test_a_restarted_server_receives_all_runs_in_order(server: Server, multirun:
     sweep_dir = multirun / "digits-mlp"
     outbox = Outbox(sweep_dir)
     with Deliverer(sweep_dir, server.tracking, interval_s=0.05) as deliverer:
-        outbox.put(run_folder(sweep_dir, seed=0, minute=0))
-    assert (deliverer.last.error, outbox.entries()) == (None, [])
+        enqueue(outbox, run_folder(sweep_dir, seed=0, minute=0))
+    assert (deliverer.error, outbox.entries()) == (None, [])
 
     server.stop()
     warnings: list[str] = []
     with Deliverer(sweep_dir, server.tracking, interval_s=0.05, warn=warnings.append) as deliverer:
         for seed in (2, 1):
-            outbox.put(run_folder(sweep_dir, seed=seed, minute=seed))
+            enqueue(outbox, run_folder(sweep_dir, seed=seed, minute=seed))
     assert len(outbox.entries()) == 2
     assert len(warnings) == 1
 
     server.start()
     with Deliverer(sweep_dir, server.tracking, interval_s=0.05) as deliverer:
-        outbox.put(run_folder(sweep_dir, seed=3, minute=3))
-    assert (deliverer.last.error, outbox.entries()) == (None, [])
+        enqueue(outbox, run_folder(sweep_dir, seed=3, minute=3))
+    assert (deliverer.error, outbox.entries()) == (None, [])
     leaves = [run for run in runs_of(server.uri) if key_of(run).level == "run"]
     assert sorted(run.data.params["seed"] for run in leaves) == ["0", "1", "2", "3"]
     assert {run.info.status for run in leaves} == {"FINISHED"}

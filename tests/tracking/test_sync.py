@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from src.config import TrackingConfig
+from src.sync import sync
 from src.tracking.record import Record
-from src.tracking.sync import sync
 from tests.tracking.folders import sweep_of
 
 
@@ -29,6 +29,6 @@ class Counting:
 def test_hundreds_of_records_are_looked_up_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_of(tmp_path, n_seeds=8)
     tracker = Counting()
-    monkeypatch.setattr("src.tracking.sync.open_tracker", lambda *_: tracker)
+    monkeypatch.setattr("src.sync.open_tracker", lambda *_: tracker)
     report = sync(tmp_path, TrackingConfig(name="local", uri=None, experiment="e"))
     assert tracker.batches == [report.n_records] == [4 * (2 * 8 + 1) + 1], "each look-up reads the tags of all runs"

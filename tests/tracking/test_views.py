@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 from src.config import TrackingConfig
+from src.sync import sync
+from src.tracking.bulk import finished_sweeps
 from src.tracking.connect import tracking_uri
-from src.tracking.finished import finished_sweeps
-from src.tracking.sync import sync
 from src.tracking.views import UNDECIDED, colour_of, is_ours, saved_views, view_path
 from tests.tracking.folders import sweep_of
 from tests.tracking.reading import by_key
@@ -51,10 +51,10 @@ def test_each_sweep_has_an_experiment_of_its_own_and_the_latest_is_first(uri: st
     names = {experiment.name for experiment in client.search_experiments()}
     assert {"another", "digits-mlp"} <= names
     found = finished_sweeps(uri)
-    assert {sweep.name for sweep in found} == {"another", "digits-mlp"}
-    ends = [client.search_runs([sweep.id], "tags.level = 'sweep'")[0].info.end_time for sweep in found]
+    assert found.keys() == {"another", "digits-mlp"}
+    ends = [client.search_runs([number], "tags.level = 'sweep'")[0].info.end_time for number in found.values()]
     assert ends == sorted(ends, reverse=True)
-    assert client.get_experiment(found[0].id).name == found[0].name
+    assert [client.get_experiment(number).name for number in found.values()] == list(found)
     assert view_path("7", "cells") == "/#/experiments/7/runs?viewStateShareKey=cells&workflowType=machine_learning"
 
 
