@@ -21,21 +21,21 @@ from typing import Any
 from unittest.mock import patch
 
 from src.cells import run, write
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell, resolve
-from src.cells.run import CellOutcome, free_device, help_cell, score
+from src.cells.run import free_device, help_cell, load, score
 from src.cells.write import record_failure
 from src.config import Config
 from src.data.split import StreamFactory
 from src.sweep import summary
 from src.training.control import NO_CONTROL, RunControl
 
-__all__ = ["free_device", "help_cell", "record_failure", "resolve", "run_cell", "score", "session"]
+__all__ = ["free_device", "help_cell", "load", "record_failure", "resolve", "run_cell", "score", "session"]
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
     """`src.cells.run.run_cell` with timers."""
-    from src.training import execute  # noqa: F401 # importing Lightning takes seconds, which count as start-up
-
+    load()  # takes seconds, which count as start-up
     start = time.time()
     with _clocks() as seconds:
         outcome = run.run_cell(cell, control)

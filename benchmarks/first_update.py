@@ -17,13 +17,14 @@ from unittest.mock import patch
 import psutil
 
 from src.cells import run
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell, resolve
-from src.cells.run import CellOutcome, free_device, help_cell, score
+from src.cells.run import free_device, help_cell, load, score
 from src.cells.write import record_failure
 from src.sweep.summary import session
 from src.training.control import NO_CONTROL, RunControl
 
-__all__ = ["free_device", "help_cell", "record_failure", "resolve", "run_cell", "score", "session"]
+__all__ = ["free_device", "help_cell", "load", "record_failure", "resolve", "run_cell", "score", "session"]
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:

@@ -31,7 +31,7 @@ from src import interrupts
 from src.environment import clean_process
 from src.errors import ConfigError, did_you_mean
 from src.hydra_words import complete, refusal, used_part
-from src.io import CONF_DIR
+from src.io import CONF_DIR, PROJECT
 from src.terminal import TextOutput
 from src.typed import conf_names, dotted_keys
 from src.urls import without_secrets
@@ -68,7 +68,7 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
     """
     interrupts.listen()
     clean_process(started_by_torchrun=started_by_torchrun)
-    sys.path.insert(0, str(CONF_DIR.parent))  # Hydra looks for hydra_plugins: ours, not one of another project
+    sys.path.insert(0, str(PROJECT))  # Hydra looks for hydra_plugins: ours, not one of another project
     outputs = _standard_streams()
     status: int | str | None
     try:

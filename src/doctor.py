@@ -20,7 +20,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from src.cli import command, settings
-from src.io import read_json
+from src.io import PROJECT, read_json
 from src.sweep.processes import is_locked, read_process
 from src.sweep.workers.gpus import visible_gpus
 from src.terminal import console
@@ -33,7 +33,6 @@ Checks the installation, devices, disk and the results in `multirun`, one line e
 Exit status 1 if anything would stop a sweep.
 """
 
-ROOT = Path(__file__).resolve().parent.parent
 FREE_GIB = 2.0
 LOCK_SECONDS = 1.0
 """Longer than a working process holds a lock."""
@@ -55,7 +54,7 @@ def python() -> Iterator[Check]:
     good = sys.version_info >= (3, 11)
     yield Check("ok" if good else "wrong", "python", version, "" if good else "use Python 3.11 or newer")
     wanted: defaultdict[str, set[str]] = defaultdict(set)
-    for name, pinned in re.findall(r"^([\w.-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.M):
+    for name, pinned in re.findall(r"^([\w.-]+)==([^ ;\\]+)", (PROJECT / "requirements.lock").read_text(), re.M):
         wanted[name].add(pinned)
     for name in ("torch", "torchvision", "pytorch-lightning", "hydra-core", "optuna", "mlflow"):
         try:

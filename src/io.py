@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+PROJECT = Path(__file__).resolve().parent.parent
+CONF_DIR = PROJECT / "conf"
 """The configuration files of the project."""
 
 MAX_NAME = 255

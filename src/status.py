@@ -25,8 +25,7 @@ def main() -> None:
     given = settings(keys, usage=USAGE)
     if given["watch"] not in ("true", "false"):
         fail(f"watch={given['watch']}: must be true or false")
-    from src.sweep.status import status_lines  # takes seconds
-    from src.sweep.steering import run_next, stop_cell
+    from src.sweep.status import run_next, status_lines, stop_cell  # takes seconds
 
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))

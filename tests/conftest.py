@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from src.comparison.pairing import Records, load_records
-from src.sweep.engine import DEFAULT_ENGINE, RUN_MODULES
+from src.sweep import fork_server
+from src.sweep.engine import DEFAULT_ENGINE
 from tests import postgres as server
 from tests.records import write_failure, write_run
 
@@ -38,10 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_fork_server() -> None:
+def _one_fork_server() -> Iterator[None]:
     """Commands that run in this process share one fork server: it loads the laboratory, whatever engine starts it."""
-    needs = (DEFAULT_ENGINE, *RUN_MODULES[DEFAULT_ENGINE])
-    RUN_MODULES.update(dict.fromkeys(("tests.sweep.fake_engine", "tests.golden.engine"), needs))
+    start = fork_server.start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fork_server, "start", lambda _, environment: start(DEFAULT_ENGINE, environment))
+        yield
 
 
 @pytest.fixture(scope="session")

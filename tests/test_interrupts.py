@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.interrupts import STOPPED, is_importing
-from src.sweep.compatibility import PROJECT
+from src.io import PROJECT
 from src.sweep.workers.worker import StopRequest
 
 AMID = """

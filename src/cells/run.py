@@ -9,11 +9,11 @@ import functools
 import gc
 import logging
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell
 from src.cells.tuning import tuned_regimes
 from src.cells.write import record_failure, write_runs
@@ -31,21 +31,9 @@ from src.training.store.store import Store
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CellOutcome:
-    """What a call of `run_cell` achieved.
-
-    Attributes:
-        folders: Run folders that this call wrote.
-        failures: One line for each run that raised or diverged.
-        value: Mean paired difference of the first two regimes in accuracy on the union; None if undefined.
-        out_of_memory: Whether a run failed because the device had too little memory.
-    """
-
-    folders: tuple[Path, ...]
-    failures: tuple[str, ...]
-    value: float | None
-    out_of_memory: bool = False
+def load() -> None:
+    """Imports what `run_cell` needs; Lightning takes seconds."""
+    import src.training.execute  # noqa: F401
 
 
 def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
@@ -81,12 +69,12 @@ def _run(cell: ResolvedCell, control: RunControl) -> CellOutcome:
         return _out_of_memory_outcome(cell, error)
     execution = execute(config, plan, store, device, control)
     if device.rank:
-        return CellOutcome((), (), None)
+        return CellOutcome(None)
     try:
         folders, failures = write_runs(cell, plan, execution, device, control)
     except torch.OutOfMemoryError as error:  # while scoring: no stage is at fault
         return _out_of_memory_outcome(cell, error)
-    return CellOutcome(tuple(folders), tuple(failures), _value(cell), execution.out_of_memory)
+    return CellOutcome(_value(cell), tuple(failures), execution.out_of_memory, tuple(folders))
 
 
 def help_cell(cell: ResolvedCell, control: RunControl) -> None:
@@ -113,7 +101,7 @@ def _plan(cell: ResolvedCell, store: Store, device: Device, control: RunControl)
 def _out_of_memory_outcome(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:
     reason = _one_line(error)
     record_failure(cell, reason)
-    return CellOutcome((), (reason,), None, out_of_memory=True)
+    return CellOutcome(None, (reason,), out_of_memory=True)
 
 
 def score(cell: ResolvedCell, objective: Objective) -> Score:
@@ -135,6 +123,7 @@ def _store(multirun: str, limit_gib: float) -> Store:
 
 
 def _value(cell: ResolvedCell) -> float | None:
+    """Mean paired difference of the first two regimes in accuracy on the union; None if undefined."""
     if len(cell.config.regimes) < 2:
         return None
     records = load_records(cell.sweep_dir, cells=[cell.hash], seeds=cell.config.seeds)

@@ -103,9 +103,9 @@ def run_work(work: Work, verdict: Callable[[str], str | None] | None = None) -> 
     if work.is_finished():
         with Process(work.folder, "sweep"):  # removes the entries of processes that were killed during shutdown
             return []
-    from src.sweep.supervisor import Supervisor  # imports Optuna, which a finished grid does not need
-    from src.sweep.workers.launch import workers_for
+    from src.sweep.supervisor import LAUNCHERS, Supervisor  # imports Optuna, which a finished grid does not need
 
     if verdict is not None:
         work.verdict = verdict
-    return Supervisor(work, workers_for(work.folder, work.config, work.engine.__name__, work.search_id)).run()
+    launch = LAUNCHERS[work.config.launcher.name]
+    return Supervisor(work, launch(work.folder, work.config, work.engine.__name__, work.search_id)).run()

@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -37,11 +38,9 @@ class MapDrawing:
         self._shares = [[verdict for pair in pairs[start::n] for verdict in pair] for start in range(n)]
         self._processes: list[ForkServerProcess] = []
         if fork_server.is_started():
-            try:
+            with suppress(OSError, EOFError):  # the fork server dies at this moment: `finish` draws
                 for share in self._shares:
                     self._processes.append(_started(share, self._folder))
-            except (OSError, EOFError):  # the fork server dies at this moment: `finish` draws
-                pass
 
     def finish(self) -> None:
         """Waits for the processes, draws what they did not, and writes the tables; raises what prevents that."""

@@ -12,28 +12,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from src.cells.outcome import CellOutcome
 from src.comparison.metrics import Score
 from src.config import Config, Objective
 from src.training.control import NO_CONTROL, RunControl
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     from src.cells.resolve import ResolvedCell
-
-
-class Outcome(Protocol):
-    """The outcome of running a cell."""
-
-    @property
-    def value(self) -> float | None:
-        """The value that Optuna shows for the cell; None if it has none, e.g. because its runs failed."""
-
-    @property
-    def failures(self) -> Sequence[str]:
-        """One line for each run that failed or that makes the cell inconclusive."""
-
-    @property
-    def out_of_memory(self) -> bool:
-        """Whether a run failed because its device had too little memory, so that a whole device may be enough."""
 
 
 Report = Callable[[Path, Sequence["ResolvedCell"], str], None]
@@ -55,10 +40,13 @@ class Engine(Protocol):
 
     __name__: str
 
+    def load(self) -> None:
+        """Imports what `run_cell` needs: seconds, which a command itself does without."""
+
     def resolve(self, config: Config) -> ResolvedCell:
         """Loads the data of a cell. Raises ConfigError if settings and data contradict each other."""
 
-    def run_cell(self, cell: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:
+    def run_cell(self, cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
         """Trains the missing runs of a cell, under `control`."""
 
     def help_cell(self, cell: ResolvedCell, control: RunControl) -> None:
@@ -81,12 +69,6 @@ DEFAULT_ENGINE = "src.sweep.laboratory"
 """The module that runs cells, unless a command line names another one."""
 
 
-RUN_MODULES = dict.fromkeys((DEFAULT_ENGINE, "benchmarks.clocked"), ("src.training.execute",))
-"""By engine, the modules that its `run_cell` imports: seconds."""
-
-
-def load_engine(name: str, *, to_run: bool = False) -> Engine:
-    """Imports an engine by the name of its module; `to_run`: with what its `run_cell` imports."""
-    for module in RUN_MODULES.get(name, ()) if to_run else ():
-        importlib.import_module(module)
+def load_engine(name: str) -> Engine:
+    """Imports an engine by the name of its module."""
     return cast(Engine, importlib.import_module(name))

@@ -1,10 +1,17 @@
-"""A sweep's folder, ``multirun/<sweep>``: paths of its cells, queue, logs and live processes."""
+"""A sweep's folder, ``multirun/<sweep>``: paths of its cells, queue, logs and live processes.
+
+A worker may join a sweep if it is at the commit of the command that started it, on libraries of the same versions.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
 import re
 import secrets
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +19,8 @@ from typing import Any
 from src.config import Config
 from src.config.serialize import config_text, read_config
 from src.errors import ConfigError
-from src.io import read_json, read_json_or, write_atomically
+from src.io import PROJECT, read_json, read_json_or, write_atomically
 from src.locks import locked
-from src.sweep.compatibility import code_here
 
 GRID = "grid"
 """Takes the place of a search's id for the cells of a grid."""
@@ -22,6 +28,9 @@ GRID = "grid"
 RECORDED = "recorded.json"
 """Of runs that another trainer made: their regimes in the order of differences, the baseline, the settings of
 tracking."""
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scikit-learn", "optuna")
+"""Packages that results, or the study's format, depend on."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +141,37 @@ def searches_of(folder: SweepFolder) -> list[str]:
     """The ids of the sweep's searches, oldest command first."""
     found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
     return [path.parent.name for path in found]
+
+
+def code_here() -> dict[str, Any]:
+    """The commit of this checkout and the versions of the libraries, without a build's suffix (``+cu130``)."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in PACKAGES}
+    return {"commit": _commit(), "versions": {"python": python, **versions}}
+
+
+def check_compatibility(sweep: str, queue: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the commit or the libraries differ from those in `queue`, the content of queue.json."""
+    here = code_here()
+    theirs = queue.get("versions", {})
+    differing = [
+        f"{name} {theirs.get(name, '?')} (here {version})"
+        for name, version in here["versions"].items()
+        if theirs.get(name) != version
+    ]
+    commit = queue.get("commit")
+    if commit and here["commit"] and commit != here["commit"]:
+        differing.insert(0, f"commit {commit[:12]} (here {here['commit'][:12]})")
+    if differing:
+        problem = f"was started with {', '.join(differing)}; check out the same commit and run make setup"
+        raise ConfigError("sweep", sweep, problem)
+
+
+def _commit() -> str | None:
+    """None where the project is not a git checkout of its own."""
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        root, commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit if Path(root) == PROJECT else None

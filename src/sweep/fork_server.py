@@ -12,15 +12,15 @@ from multiprocessing import forkserver, resource_tracker
 from typing import Final
 
 from src.environment import ONE_THREAD, temporary_variables
-from src.sweep.engine import RUN_MODULES
 
 METHOD: Final = "forkserver"
+PRELOAD = "src.sweep.preload"
+ENGINE = "SWEEP_ENGINE"
+"""The variable that tells `PRELOAD` the module whose cells the workers run."""
 MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or a cluster sends to all processes of a command: the fork server ends with its command.
 
 A process is forked with this mask, and lifts it when it obeys signals."""
-WORKER = ("src.sweep.leave_with_parent", "src.sweep.workers.forked", "src.sweep.workers.worker")
-"""Modules of every worker, the first one for the fork server itself."""
 
 _is_started = False
 
@@ -28,15 +28,15 @@ _is_started = False
 def start(engine: str, environment: Mapping[str, str]) -> None:
     """Starts the fork server unless it runs; returns while it loads what workers of the `engine` need.
 
-    To be called from the main thread: the server ends with the thread that starts it (`src.sweep.leave_with_parent`).
+    To be called from the main thread: the server ends with the thread that starts it (`src.sweep.preload`).
     `environment`: the variables of a worker, of which those hold that libraries read when they load.
     """
     global _is_started
-    multiprocessing.set_forkserver_preload([*WORKER, engine, *RUN_MODULES.get(engine, ())])
+    multiprocessing.set_forkserver_preload([PRELOAD])
     resource_tracker.ensure_running()  # it would lift the mask below
     before = signal.pthread_sigmask(signal.SIG_BLOCK, MASKED)
     try:
-        with temporary_variables({name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}):
+        with temporary_variables({ENGINE: engine, **{name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

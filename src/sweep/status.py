@@ -1,4 +1,7 @@
-"""The status of a sweep, for another terminal: cells by state, workers, failures, and the time left."""
+"""What another terminal sees of a sweep, and changes while it runs.
+
+It sees cells by state, workers, failures, and the time left. It stops a cell, or has it run next.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from contextlib import closing
 
 from optuna.trial import FrozenTrial, TrialState
 
+from src.errors import ConfigError
 from src.progress import duration
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.processes import Process, ProcessInfo
-from src.sweep.queue.queue import DROPPED, WorkQueue
+from src.sweep.queue.queue import DROPPED, OPEN, WorkQueue
 from src.sweep.search.trials import TrialQueue, best_text
 from src.sweep.work import axes_text
 
@@ -93,3 +97,33 @@ def _title(title: str, counts: dict[str, int], of: str) -> str:
     """The line with the counts, of which the first is that of what is done."""
     (done, n_done), *others = counts.items()
     return f"{title}: {n_done} of {of} {done}, " + ", ".join(f"{count} {name}" for name, count in others)
+
+
+def stop_cell(folder: SweepFolder, cell: str) -> str:
+    """Ends an open cell as failed, so that the next command tries it again; returns a line for the user."""
+    with Process(folder, "status") as process, closing(WorkQueue(folder, process, folder.read_queue())) as queue:
+        trial = _find(queue, "stop", cell)
+        is_over = queue.stop(trial)
+    when = "is stopped" if is_over else "stops at its next update; finished runs and trained stages stay"
+    return f"cell {trial.user_attrs['cell']} ({axes_text(trial)}) {when}; the sweep's command tries it again"
+
+
+def run_next(folder: SweepFolder, cell: str) -> str:
+    """Puts a waiting cell before all others; returns a line for the user."""
+    with Process(folder, "status") as process, closing(WorkQueue(folder, process, folder.read_queue())) as queue:
+        trial = _find(queue, "first", cell)
+        queue.put_first(trial)
+    return f"cell {trial.user_attrs['cell']} ({axes_text(trial)}) is the next that a worker takes"
+
+
+def _find(queue: WorkQueue, key: str, cell: str) -> FrozenTrial:
+    """The open trial of the grid's cell whose hash begins with `cell`."""
+    trials = {trial.user_attrs["cell"]: trial for trial in queue.trials(*OPEN)}
+    found = [trial for cell_hash, trial in trials.items() if cell_hash.startswith(cell)] if cell else []
+    if len(found) != 1:
+        problem = f"{len(found)} cells of the grid that run or wait have a hash that begins so; write more of it"
+        several = ", ".join(trial.user_attrs["cell"] for trial in found[:4])
+        waiting = "; ".join(f"{cell_hash} {axes_text(trial)}" for cell_hash, trial in list(trials.items())[:4])
+        hint = several or f"there are: {waiting}" if trials else "the grid has none"
+        raise ConfigError(key, cell, f"{problem}; {hint}")
+    return found[0]

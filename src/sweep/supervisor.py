@@ -18,12 +18,16 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.work import Work, axes_text
-from src.sweep.workers.local import Workers
+from src.sweep.workers.local import Workers, launch
+from src.sweep.workers.ray import RayWorkers
+from src.sweep.workers.slurm import SlurmWorkers
 from src.sweep.workers.worker import record_failed
 
 TICK_SECONDS = 0.5
 REQUEUE_SECONDS = 2.0
 SIGNAL_SECONDS = 0.1
+LAUNCHERS = {"local": launch, "slurm": SlurmWorkers, "ray": RayWorkers}
+"""By `config.launcher.name`."""
 STOPPED = "stopped; the same command continues from here"
 VALID = "; the verdicts so far hold: make report"
 

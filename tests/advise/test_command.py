@@ -18,7 +18,7 @@ from src.advise.pilot import Ladder, Pilot, choose_ladder
 from src.advise.question import Budget, split_arguments
 from src.errors import ConfigError
 from src.models.build import build_model
-from src.sweep.workers import launch
+from src.sweep.supervisor import LAUNCHERS
 
 REGIMES = "regimes=[d1_only,combined,sequential,{warm_start:{optimizer.lr:1e30}}]"
 
@@ -124,7 +124,7 @@ def test_the_page_and_mlflow_have_the_answer(advice: Advice) -> None:
 def test_a_repetition_trains_nothing_and_a_checkpoint_makes_its_stage_sunk(
     advice: Advice, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(launch, "workers_for", lambda *_: pytest.fail("workers were started"))
+    monkeypatch.setitem(LAUNCHERS, "local", lambda *_: pytest.fail("workers were started"))
     config = command.compose_settings([*advice.words[:-3], *advice.words[-2:]])
     weights = tmp_path / "model.pt"
     torch.save(build_model(config.arch, (2,), 4, 0, torch.float32).state_dict(), weights)

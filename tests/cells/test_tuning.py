@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell, resolve
-from src.cells.run import CellOutcome, help_cell, run_cell
+from src.cells.run import help_cell, run_cell
 from src.cells.tuning import edges_of, sample
 from src.comparison.tuning import Tuned, path_of, read_tuned
 from src.config import compose

@@ -13,11 +13,11 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell
 from src.comparison.metrics import Score
 from src.config import Config, Objective, cell_hash
@@ -28,11 +28,8 @@ if TYPE_CHECKING:  # loads torch: every command and worker of this engine would 
     from src.data.split import StreamFactory
 
 
-@dataclass(frozen=True)
-class Outcome:
-    value: float | None
-    failures: tuple[str, ...] = ()
-    out_of_memory: bool = False
+def load() -> None:
+    """It needs nothing else."""
 
 
 def resolve(config: Config) -> ResolvedCell:
@@ -40,7 +37,7 @@ def resolve(config: Config) -> ResolvedCell:
     return ResolvedCell(config, cast("StreamFactory", SimpleNamespace(chosen_classes=None)), cell_hash(config, "fake"))
 
 
-def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcome:
+def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcome:
     config = resolved.config
     behaviour = _behaviour(config)
     cell, epochs = resolved.folder, config.axes()["epochs"]
@@ -58,7 +55,7 @@ def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcom
         (cell / "no_memory").touch()
         time.sleep(behaviour.get("seconds", 0.0))
         note(config, f"left {cell.name}")
-        return Outcome(None, ("sequential-0: OutOfMemoryError: planted",), out_of_memory=True)
+        return CellOutcome(None, ("sequential-0: OutOfMemoryError: planted",), out_of_memory=True)
     for regime, seed in resolved.missing_runs():
         time.sleep(behaviour.get("seconds", 0.0))
         control.on_stage()
@@ -71,7 +68,7 @@ def run_cell(resolved: ResolvedCell, control: RunControl = NO_CONTROL) -> Outcom
         note(config, f"run {cell.name}/{folder.name}")
         control.on_run(folder)
     note(config, f"left {cell.name}")
-    return Outcome(0.5)
+    return CellOutcome(0.5)
 
 
 def help_cell(resolved: ResolvedCell, control: RunControl) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.search.boundary import LEVELS, N_FIRST, Map, map_of, measured, next_visit
-from src.sweep.search.boundary_plot import boundary_sentences, crossings, write_boundary
+from src.sweep.search.plots import boundary_sentences, crossings, write_boundary
 from src.sweep.search.trials import Searched, best_text
 from tests.sweep.searches import opened, search_of, work
 

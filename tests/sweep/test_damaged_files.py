@@ -20,6 +20,7 @@ from src.config import Config
 from src.errors import ConfigError
 from src.sweep import __main__ as sweep
 from src.sweep.folder import SweepFolder
+from src.sweep.supervisor import LAUNCHERS
 from src.sweep.workers.worker import work
 from src.tracking.record import Record
 from tests.command import Command, Done
@@ -125,7 +126,7 @@ def results(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module", autouse=True)
 def workers_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.sweep.workers.launch.workers_for", Here)
+        patch.setitem(LAUNCHERS, "local", Here)
         patch.setattr("src.sweep.supervisor.TICK_SECONDS", 0.01)
         patch.setattr("src.sweep.drawing.difference_maps", lambda *_, **__: None)
         patch.setattr("logging.raiseExceptions", False)  # handlers of other tests hold closed streams

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.sweep.compatibility import PROJECT
+from src.io import PROJECT
 
 SLOW = "import time\ntime.sleep(600)\n"
 COMMAND = """

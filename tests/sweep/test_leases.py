@@ -17,10 +17,9 @@ import pytest
 
 from src.config import Config, TrainerConfig, compose
 from src.errors import ConfigError, Interrupted
-from src.sweep.folder import SweepFolder
-from src.sweep.workers.launch import workers_for
+from src.sweep.folder import GRID, SweepFolder
 from src.sweep.workers.leases import Devices
-from src.sweep.workers.local import LocalWorkers, n_workers_here
+from src.sweep.workers.local import LocalWorkers, launch, n_workers_here
 from tests.sweep.gpus import pretend
 
 ENGINE = "tests.sweep.fake_engine"
@@ -226,7 +225,7 @@ def test_slots_without_mps_are_reported(
     shared = compose(["trainer.slots=2"])
 
     def printed(config: Config) -> str:
-        workers_for(folder, config, ENGINE)
+        launch(folder, config, ENGINE, GRID)
         return capsys.readouterr().err
 
     assert re.fullmatch(r"trainer\.slots=2: gains nothing: without CUDA MPS .*; start .*\n", printed(shared))
@@ -242,11 +241,11 @@ def test_more_gpus_than_there_are_are_refused_before_anything_runs(
 ) -> None:
     folder = SweepFolder(tmp_path, "s")
     pretend(2, tmp_path, monkeypatch)
-    assert isinstance(workers_for(folder, compose(["trainer.devices=2"]), ENGINE), LocalWorkers)
+    assert isinstance(launch(folder, compose(["trainer.devices=2"]), ENGINE, GRID), LocalWorkers)
     with pytest.raises(ConfigError, match=r"^trainer\.devices=3: only 2 GPUs"):
-        workers_for(folder, compose(["trainer.devices=3"]), ENGINE)
-    assert isinstance(workers_for(folder, compose(["trainer=cpu", "trainer.devices=3"]), ENGINE), LocalWorkers)
+        launch(folder, compose(["trainer.devices=3"]), ENGINE, GRID)
+    assert isinstance(launch(folder, compose(["trainer=cpu", "trainer.devices=3"]), ENGINE, GRID), LocalWorkers)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"^trainer=gpu: no CUDA device"):
-        workers_for(folder, compose(["trainer=gpu"]), ENGINE)
+        launch(folder, compose(["trainer=gpu"]), ENGINE, GRID)

@@ -16,7 +16,7 @@ from src.sweep.grid.cells import Cell
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
 from src.sweep.queue.queue import STOPPED, WorkQueue
-from src.sweep.steering import run_next, stop_cell
+from src.sweep.status import run_next, stop_cell
 from src.sweep.workers.worker import work
 from tests.sweep import fake_engine
 from tests.sweep.test_worker import behave, diary, queued, trials

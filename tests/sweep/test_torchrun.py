@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from src.cells.outcome import CellOutcome
 from src.config import Config, compose
 from src.config.serialize import config_text
 from src.errors import ClaimLost, Interrupted
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
 from src.sweep.workers.rank import run_rank
-from src.sweep.workers.torchrun import GroupFailed, GroupOutcome, answer_is_lost, read_outcome, run_group
+from src.sweep.workers.torchrun import GroupFailed, answer_is_lost, read_outcome, run_group
 
 ENGINE = "tests.sweep.fake_engine"
 FORK = multiprocessing.get_context("fork")
@@ -65,7 +66,7 @@ def test_the_first_process_reports_the_outcome_of_the_cell(folder: SweepFolder, 
     with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
         read_outcome(tmp_path, 2)
     assert run_rank(folder, ENGINE, 0, tmp_path) == 0
-    assert read_outcome(tmp_path, 2) == GroupOutcome(0.5, ())
+    assert read_outcome(tmp_path, 2) == CellOutcome(0.5)
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
 
 
@@ -119,7 +120,7 @@ lost = (scratch / "answer").read_text() == "lost"
     monkeypatch.setattr("src.sweep.workers.torchrun.torchrun", lambda *given: [*command, *given[-1]])
     arguments = (folder, config_of(folder), ENGINE, tmp_path / "lock", None, lambda: False, lambda: owns)
     if owns:
-        assert run_group(*arguments) == GroupOutcome(0.5, ())
+        assert run_group(*arguments) == CellOutcome(0.5)
     else:
         with pytest.raises(ClaimLost):
             run_group(*arguments)

@@ -6,6 +6,7 @@ Queue, leases and processes are real; the engine counts, the list of GPUs is fak
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,7 +20,6 @@ from optuna.trial import FrozenTrial
 
 from src.config import Config, compose
 from src.errors import ConfigError, Interrupted
-from src.sweep.engine import RUN_MODULES
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
@@ -188,7 +188,7 @@ def test_a_signal_ends_a_worker_that_still_loads(
     if step == "the data of a cell":
         monkeypatch.setattr(fake_engine, "resolve", slow)
     else:
-        monkeypatch.setitem(RUN_MODULES, ENGINE, ("slow",))
+        monkeypatch.setattr(fake_engine, "load", lambda: importlib.import_module("slow"))
     began = time.monotonic()
     assert work(folder, engine=ENGINE) == 0
     assert time.monotonic() - began < 30
@@ -227,7 +227,7 @@ def test_a_worker_of_other_code_is_refused_before_it_claims(
     queued(folder, n_cells=1)
     path = folder.root / "queue.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    monkeypatch.setattr("src.sweep.compatibility._commit", lambda: "fedcba9876543210")
+    monkeypatch.setattr("src.sweep.folder._commit", lambda: "fedcba9876543210")
     with pytest.raises(ConfigError) as refused:
         work(folder, engine=ENGINE)
     assert output in str(refused.value)
@@ -240,7 +240,7 @@ def test_a_commands_own_worker_runs_after_a_commit_in_the_checkout(
     queued(folder, n_cells=1)
     path = folder.root / "queue.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0123456789abcdef"}))
-    monkeypatch.setattr("src.sweep.compatibility._commit", lambda: "fedcba9876543210")
+    monkeypatch.setattr("src.sweep.folder._commit", lambda: "fedcba9876543210")
     assert work(folder, engine=ENGINE, parent=os.getppid()) == 1
 
 

@@ -23,7 +23,7 @@ import src.training.fit as fit_module
 from src.cells.resolve import resolve
 from src.config import Config, compose
 from src.errors import ConfigError
-from src.sweep.compatibility import PROJECT
+from src.io import PROJECT
 from src.training import compiling
 from src.training.compiling import CompiledPass, check_pays, plain
 from src.training.execute import Execution

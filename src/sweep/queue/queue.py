@@ -19,11 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from src.cells.outcome import CellOutcome
 from src.config import Config
 from src.errors import ConfigError
 from src.io import read_text_or, write_atomically
 from src.locks import locked, try_lock
-from src.sweep.engine import Outcome
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, with_runs_of
 from src.sweep.processes import Process
@@ -235,7 +235,7 @@ class WorkQueue:
         """
         return self._store.is_running(claim.trial.number)
 
-    def tell(self, claim: ClaimedCell, outcome: Outcome) -> None:
+    def tell(self, claim: ClaimedCell, outcome: CellOutcome) -> None:
         """Ends the cell by its outcome."""
         if outcome.failures:
             self.fail(claim, shortened(outcome.failures))

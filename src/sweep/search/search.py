@@ -12,32 +12,31 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from omegaconf import OmegaConf
-from optuna.distributions import FloatDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial
 
 from src.config import Config, Objective, SearchConfig, parse, parse_objective
-from src.config.composing import key_of, set_value
+from src.config.composing import key_of, set_value, typed_value
 from src.config.plugins import require_trusted
 from src.config.search import SEARCH_KEYS, check_pruner
 from src.config.seeding import AUTO
-from src.config.space import Point, Space
+from src.config.space import Point, Space, distribution_of, ends_of
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
-from src.sweep.grid.line import CommandLine
+from src.sweep.grid.line import CommandLine, is_run_key
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats
-from src.sweep.search.space import corners, space_of
 from src.sweep.search.strategy import STRATEGIES, Proposal, Strategy
 from src.typed import build
 
@@ -46,6 +45,8 @@ if TYPE_CHECKING:  # loads torch, which `status` does without
 
 ENOUGH = "enough"
 """The file with the number of points after which no further one is needed."""
+
+MAX_CORNERS = 64
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,31 @@ def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell
         next(iter(plans[0].resolved.values())),
         [str(error) for error in refused],
     )
+
+
+def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
+    """The space of a command line. Raises ConfigError for an axis that cannot be searched, or where there is none."""
+    space = {}
+    for key, override in line.sweeps.items():
+        if is_run_key(key):
+            if override.is_sweep_override():
+                what = "a seed" if key == "seed" else "a regime"
+                problem = f"{what} cannot be searched: every trial runs all `regimes` x `seeds`; list them there"
+                raise ConfigError(key, typed_value(override), problem)
+            continue
+        space[key] = distribution_of(key, override)
+    if not space:
+        example = "'optimizer.lr=tag(log,interval(1e-3,1))'"
+        name = line.first["search"]["name"]
+        raise ConfigError("search", name, f"has nothing to choose; give an interval or several values, e.g. {example}")
+    return space
+
+
+def corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Points at the ends of every axis, at most `MAX_CORNERS`: all of them where there are so few."""
+    ends = [ends_of(distribution) for distribution in space.values()]
+    for values in islice(product(*ends), MAX_CORNERS):
+        yield dict(zip(space, values, strict=True))
 
 
 def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> Cell:

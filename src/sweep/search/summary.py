@@ -20,8 +20,7 @@ from src.comparison.verdicts import CellVerdict, Rules, judge
 from src.config.command import command
 from src.io import write_atomically
 from src.sweep.grid.cells import labels_of
-from src.sweep.search.boundary_plot import boundary_sentences, write_boundary
-from src.sweep.search.plots import draw
+from src.sweep.search.plots import boundary_sentences, draw, write_boundary
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
 from src.sweep.search.trials import Searched, best_first
 from src.sweep.summary import TrialInfo, attached, print_troubles, read_records, report_cells, stdout_console

@@ -19,20 +19,20 @@ from typing import Any
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from src.cells.outcome import CellOutcome
 from src.comparison.metrics import Score
 from src.config import Config
 from src.config.space import Point
 from src.errors import ConfigError, Pruned
 from src.io import write_atomically
 from src.locks import locked
-from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
+from src.sweep.engine import DEFAULT_ENGINE, Engine, load_engine
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import covers, with_runs_of
 from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
-from src.sweep.search.search import ENOUGH, Search, load_search
-from src.sweep.search.space import corners
+from src.sweep.search.search import ENOUGH, Search, corners, load_search
 from src.sweep.work import axes_text
 from src.training.control import OnProgress, ProgressReport
 
@@ -116,7 +116,7 @@ class TrialQueue(WorkQueue):
         self._store.note(claim.trial.number, new, trial.system_attrs)
         return trial, stops
 
-    def tell(self, claim: ClaimedCell, outcome: Outcome) -> None:
+    def tell(self, claim: ClaimedCell, outcome: CellOutcome) -> None:
         """Ends the trial with the objective's value, from the results on disk. (The cell's own reads test sets.)"""
         score = self._engine.score(self._engine.resolve(self.config_of(claim.trial)), self.search.objective)
         if score.means is not None:

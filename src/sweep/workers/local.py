@@ -13,8 +13,8 @@ from typing import Protocol
 from src.config import Config
 from src.environment import ONE_THREAD, clean, n_processors
 from src.errors import ConfigError
+from src.io import PROJECT
 from src.sweep import fork_server
-from src.sweep.compatibility import PROJECT
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import n_shares
 from src.sweep.workers.forked import ForkedWorker, WorkerProcess

@@ -13,9 +13,8 @@ from typing import Literal
 from src.config import Config
 from src.errors import Interrupted
 from src.locks import abort_waits_if
-from src.sweep.compatibility import check_compatibility
 from src.sweep.engine import DEFAULT_ENGINE, load_engine
-from src.sweep.folder import SweepFolder
+from src.sweep.folder import SweepFolder, check_compatibility
 from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue

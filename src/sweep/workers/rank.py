@@ -79,7 +79,8 @@ def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
     body: dict[str, object] = {"interrupted": False, "value": None, "failures": []}
 
     try:
-        runner = load_engine(engine, to_run=True)
+        runner = load_engine(engine)
+        runner.load()
         if rank == 0:
             (scratch / RUNNING).touch()
         cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from src.cells.outcome import CellOutcome
 from src.config import Config
 from src.config.serialize import config_text
 from src.errors import ClaimLost, Interrupted
@@ -34,15 +34,6 @@ class GroupFailed(Exception):
     """The group ended without an outcome; the message is the error of the process that failed first."""
 
 
-@dataclass(frozen=True)
-class GroupOutcome:
-    """See `src.sweep.engine.Outcome`. A group has its devices to itself, so it never asks for more memory."""
-
-    value: float | None
-    failures: tuple[str, ...]
-    out_of_memory: bool = False
-
-
 def torchrun(n: int, module: str, arguments: Sequence[str]) -> list[str]:
     """The command that starts ``python -m module arguments`` once for each of `n` devices, on a free port."""
     agent = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
@@ -57,7 +48,7 @@ def run_group(
     visible: str | None,
     stop: Callable[[], bool],
     owns: Callable[[], bool],
-) -> GroupOutcome:
+) -> CellOutcome:
     """Runs the cell `config` on its `trainer.devices` and returns the outcome.
 
     `worker_lock`: the lock that this process holds; the group ends when it is released. `visible`: the GPUs of the
@@ -111,8 +102,11 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def read_outcome(scratch: Path, n: int) -> GroupOutcome:
-    """The outcome that the `n` processes of a group left in `scratch`; see `run_group`."""
+def read_outcome(scratch: Path, n: int) -> CellOutcome:
+    """The outcome that the `n` processes of a group left in `scratch`; see `run_group`.
+
+    A group has its devices to itself, so it never asks for more memory.
+    """
     errors = sorted(scratch.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
     if errors:
         raise GroupFailed(errors[0].read_text(encoding="utf-8"))
@@ -121,4 +115,4 @@ def read_outcome(scratch: Path, n: int) -> GroupOutcome:
     body = json.loads((scratch / "outcome.json").read_text(encoding="utf-8"))
     if body["interrupted"]:
         raise Interrupted
-    return GroupOutcome(body["value"], tuple(body["failures"]))
+    return CellOutcome(body["value"], tuple(body["failures"]))

@@ -24,15 +24,15 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell
 from src.config import Config
 from src.environment import ONE_THREAD
 from src.errors import ClaimLost, ConfigError, Interrupted, Pruned
 from src.interrupts import SECONDS_TO_LEAVE, is_importing
 from src.locks import abort_waits_if
-from src.sweep.compatibility import check_compatibility
-from src.sweep.engine import DEFAULT_ENGINE, Engine, Outcome, load_engine
-from src.sweep.folder import GRID, SweepFolder, searches_of
+from src.sweep.engine import DEFAULT_ENGINE, Engine, load_engine
+from src.sweep.folder import GRID, SweepFolder, check_compatibility, searches_of
 from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
@@ -301,7 +301,7 @@ class Worker:
         cell_has_ended = once_a_second(has_ended)
         return lambda: self._stop.is_set() or cell_has_ended()
 
-    def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> Outcome:
+    def _outcome(self, queue: WorkQueue, claim: ClaimedCell) -> CellOutcome:
         """Runs the cell on the devices that its config asks for."""
         config = queue.config_of(claim.trial)
         is_stopped = self._stopped_or(lambda: queue.is_stopped(claim))
@@ -322,7 +322,8 @@ class Worker:
         if visible is not None:
             os.environ[MASK] = visible
         with self._stop.loading():  # the engine, Lightning and the data: seconds, before the first cell
-            return load_engine(self._engine_name, to_run=True).resolve(config)
+            self._engine.load()
+            return self._engine.resolve(config)
 
     def _control(
         self, queue: WorkQueue, claim: ClaimedCell, is_stopped: Callable[[], bool], *, helps: bool = False

@@ -1,0 +1,25 @@
+"""What the fork server imports, and nothing else: all that workers need, before it forks the first of them.
+
+It ends with its command, even while it imports. Else the reader of a pipe (`... | tee log`) would wait for that after a
+command that ended early, as by a mistake in the data. On systems other than Linux it does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+
+from src.sweep.fork_server import ENGINE
+
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h: the signal that a process receives when its parent ends."""
+
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+for module in ("src.sweep.workers.forked", "src.sweep.workers.worker"):
+    importlib.import_module(module)
+if ENGINE in os.environ:  # not where multiprocessing itself replaces a dead fork server
+    importlib.import_module("src.sweep.engine").load_engine(os.environ.pop(ENGINE)).load()
