@@ -22,6 +22,10 @@ class ConfigError(ValueError):
         self.value = value
         self.problem = problem
 
+    def adding(self, remark: str) -> ConfigError:
+        """The same error with a remark at its end."""
+        return ConfigError(self.key, self.value, f"{self.problem} ({remark})")
+
 
 @contextmanager
 def foreign_file(key: str, value: str, file: Path, fix: str) -> Iterator[None]:

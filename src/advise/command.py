@@ -281,8 +281,8 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     about = SweepReport(
         sweep=config.sweep, note=" ".join(said), command=again, metrics=metrics(answer), artifacts=artifacts
     )
-    write_sweep(root, about)
-    Outbox(root).put(root)
+    with Outbox(root).transaction(root):
+        write_sweep(root, about)
 
 
 def metrics(answer: Answer) -> dict[str, float]:

@@ -182,8 +182,8 @@ def _report(
         metrics={f"claims/{word}": float(n) for word, n in counts.items()},
         artifacts=artifacts,
     )
-    write_sweep(folder.root, report)
-    Outbox(folder.root).put(folder.root)
+    with Outbox(folder.root).transaction(folder.root):
+        write_sweep(folder.root, report)
 
 
 def _command_line(arguments: Sequence[str]) -> str:

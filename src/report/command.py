@@ -117,8 +117,8 @@ def attach(sweep: Sweep) -> None:
         comparison=SweepComparison(**summary["comparison"]) if summary.get("comparison") else None,
         artifacts=[*others, *(name for name in files if not Path(name).name.startswith("."))],
     )
-    write_sweep(sweep.folder, about)
-    Outbox(sweep.folder).put(sweep.folder)
+    with Outbox(sweep.folder).transaction(sweep.folder):
+        write_sweep(sweep.folder, about)
     configs = iter(sweep.configs.values())
     tracking = (next(configs, None) or compose(recorded["tracking"])).tracking
     Deliverer(sweep.folder, tracking).start().stop()

@@ -15,8 +15,9 @@ from src.config.composing import GroupComposer
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.line import CommandLine
 from src.sweep.processes import Process
-from src.sweep.search.search import Search, make_search
+from src.sweep.search.search import Search
 from src.sweep.search.trials import TrialQueue
+from src.sweep.search.work import make_search
 from tests.sweep import fake_engine
 
 ENGINE = fake_engine.__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from src.config import SearchConfig
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.search.boundary import LEVELS, N_FIRST, Map, map_of, measured, next_visit
@@ -28,6 +30,7 @@ OVER = [
     "optimizer.lr=tag(log,interval(1e-3,0.5))",
     "split.size=int(interval(100,400))",
 ]
+SETTINGS = SearchConfig(name="boundary", n_trials=100, seed=0, pruner="none", step=4, certain=1.0)
 
 
 def free(where: np.ndarray) -> np.ndarray:
@@ -36,7 +39,7 @@ def free(where: np.ndarray) -> np.ndarray:
 
 def visit(trials: list[FrozenTrial], *, certain: float = 0.95, most: int = 32, step: int = 4) -> FrozenTrial | None:
     """The next trial, running."""
-    found = next_visit(trials, SPACE, free, seed=0, step=step, most=most, certain=certain)
+    found = next_visit(trials, SPACE, free, dataclasses.replace(SETTINGS, step=step, certain=certain), most=most)
     if found is None:
         return None
     return create_trial(state=TrialState.RUNNING, params=found[0], distributions=SPACE, user_attrs=found[1])
@@ -119,9 +122,8 @@ def test_workers_at_once_go_to_different_points_and_one_point_gets_more_seeds_up
 
 
 def test_a_cost_moves_the_visits_to_the_cheaper_side(found: list[FrozenTrial]) -> None:
-    limits = {"seed": 0, "step": 4, "most": 32, "certain": 1.0}
-    cheap_left = next_visit(found[:12], SPACE, lambda where: np.exp(6 * where[:, 0]), **limits)
-    cheap_right = next_visit(found[:12], SPACE, lambda where: np.exp(-6 * where[:, 0]), **limits)
+    cheap_left = next_visit(found[:12], SPACE, lambda where: np.exp(6 * where[:, 0]), SETTINGS, most=32)
+    cheap_right = next_visit(found[:12], SPACE, lambda where: np.exp(-6 * where[:, 0]), SETTINGS, most=32)
     assert cheap_left is not None
     assert cheap_right is not None
     assert cheap_left[0]["x"] < cheap_right[0]["x"]

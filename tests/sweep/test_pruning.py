@@ -31,8 +31,9 @@ from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
 from src.sweep.search import trials as trials_module
 from src.sweep.search.pruning import is_pruned_early, metric_by_step
-from src.sweep.search.search import Search, make_search
+from src.sweep.search.search import Search
 from src.sweep.search.trials import TrialQueue, best_first
+from src.sweep.search.work import make_search
 from src.sweep.workers.worker import StopRequest, Worker
 from src.training.control import ProgressReport
 from src.training.store.store import Store

@@ -165,7 +165,7 @@ def test_optunas_own_tools_open_the_study(tmp_path: Path) -> None:
 def test_devices_of_one_run_train_only_the_runs_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def run_group(_: SweepFolder, config: Config, *others: object) -> CellOutcome:
+    def run_group(config: Config, *others: object) -> CellOutcome:
         del others
         asked.append((config.seeds, config.trainer.devices))
         return fake_engine.run_cell(fake_engine.resolve(config))

@@ -18,7 +18,8 @@ from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import expand
 from src.sweep.grid.plan import plan_sweep
-from src.sweep.search.search import load_search, make_search, space_of
+from src.sweep.search.search import load_search
+from src.sweep.search.work import make_search, space_of
 from tests.sweep import fake_engine
 from tests.sweep.searches import BASE, CUT, LR, OK, line_of, search_of
 

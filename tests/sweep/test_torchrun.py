@@ -62,17 +62,17 @@ def behave(folder: SweepFolder, **behaviour: object) -> None:
 
 @pytest.mark.usefixtures("worker")
 def test_the_first_process_reports_the_outcome_of_the_cell(folder: SweepFolder, tmp_path: Path) -> None:
-    assert run_rank(folder, ENGINE, 1, tmp_path) == 0
+    assert run_rank(folder.multirun, ENGINE, 1, tmp_path) == 0
     with pytest.raises(GroupFailed, match="one of its 2 processes was killed"):
         read_outcome(tmp_path, 2)
-    assert run_rank(folder, ENGINE, 0, tmp_path) == 0
+    assert run_rank(folder.multirun, ENGINE, 0, tmp_path) == 0
     assert read_outcome(tmp_path, 2) == CellOutcome(0.5)
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 4
 
 
 def test_the_first_error_is_the_reason(folder: SweepFolder, tmp_path: Path) -> None:
     behave(folder, **{"raise": [1]})
-    assert run_rank(folder, ENGINE, 1, tmp_path) == 1
+    assert run_rank(folder.multirun, ENGINE, 1, tmp_path) == 1
     (tmp_path / "error-0").write_text("ConnectionError: the others are gone")
     with pytest.raises(GroupFailed, match="RuntimeError: epochs 1 is cursed"):
         read_outcome(tmp_path, 2)
@@ -88,7 +88,7 @@ def test_a_stop_request_ends_a_group_after_the_current_run(folder: SweepFolder, 
         (tmp_path / "stop").touch()
 
     threading.Thread(target=stop, daemon=True).start()
-    assert run_rank(folder, ENGINE, 0, tmp_path) == 0
+    assert run_rank(folder.multirun, ENGINE, 0, tmp_path) == 0
     with pytest.raises(Interrupted):
         read_outcome(tmp_path, 2)
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 1, "four were to be run"
@@ -98,7 +98,7 @@ def test_a_group_whose_cell_was_taken_over_writes_nothing_more(
     folder: SweepFolder, tmp_path: Path, worker: list[bool]
 ) -> None:
     worker += [True, False]
-    assert run_rank(folder, ENGINE, 0, tmp_path) == 0
+    assert run_rank(folder.multirun, ENGINE, 0, tmp_path) == 0
     assert json.loads((tmp_path / "outcome.json").read_text())["interrupted"]
     assert len(list(tmp_path.glob("s/cells/*/*/result.json"))) == 1, "four were to be written"
 
@@ -118,7 +118,7 @@ lost = (scratch / "answer").read_text() == "lost"
 """
     command = [sys.executable, "-c", group]
     monkeypatch.setattr("src.sweep.workers.torchrun.torchrun", lambda *given: [*command, *given[-1]])
-    arguments = (folder, config_of(folder), ENGINE, tmp_path / "lock", None, lambda: False, lambda: owns)
+    arguments = (config_of(folder), ENGINE, tmp_path / "lock", None, lambda: False, lambda: owns)
     if owns:
         assert run_group(*arguments) == CellOutcome(0.5)
     else:
@@ -128,7 +128,7 @@ lost = (scratch / "answer").read_text() == "lost"
 
 def _work(folder: SweepFolder) -> None:
     with Process(folder, "worker") as process:
-        run_group(folder, config_of(folder), ENGINE, process.lock_path, "7,8", lambda: False, lambda: True)
+        run_group(config_of(folder), ENGINE, process.lock_path, "7,8", lambda: False, lambda: True)
 
 
 def test_a_group_sees_its_gpus_and_ends_with_its_worker(folder: SweepFolder) -> None:

@@ -150,7 +150,4 @@ def _recipe_key(config: Config) -> str:
 def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:
     """Adds the cell to an error whose line does not name it."""
     others = [text for text in overrides if not str(error).startswith(f"{re.sub('^[+]+', '', text)}:")]
-    if not others:
-        return error
-    head, _, problem = str(error).partition(": ")
-    return ConfigError(error.key, head.removeprefix(f"{error.key}="), f"{problem} (in the cell {' '.join(overrides)})")
+    return error.adding(f"in the cell {' '.join(overrides)}") if others else error

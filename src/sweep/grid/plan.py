@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -119,9 +119,13 @@ def _one_sweep(cells: Sequence[Cell]) -> list[Cell]:
     names = dict.fromkeys(cell.config.sweep for cell in cells)
     if len(names) == 1:
         return list(cells)
-    data = ".".join(dict.fromkeys(str(cell.config.axes()["data"]) for cell in cells))
-    arch = ".".join(dict.fromkeys(cell.config.arch.name for cell in cells))
-    return _with_setting(cells, sweep=file_name(f"{data}-{arch}", MAX_OWN_NAME))
+    data, arch = (cell.config.axes()["data"] for cell in cells), (cell.config.arch.name for cell in cells)
+    return _with_setting(cells, sweep=default_name(data, arch))
+
+
+def default_name(data: Iterable[object], arch: Iterable[object]) -> str:
+    """The name of a sweep of these data sets and architectures."""
+    return file_name("-".join(".".join(dict.fromkeys(map(str, names))) for names in (data, arch)), MAX_OWN_NAME)
 
 
 def _with_setting(cells: Sequence[Cell], **setting: Any) -> list[Cell]:

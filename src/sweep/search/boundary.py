@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from src.config import SearchConfig
 from src.config.space import Point, Space, rounded
 from src.errors import ConfigError
 
@@ -137,18 +138,15 @@ def next_visit(
     trials: Sequence[FrozenTrial],
     space: Space,
     costs: Callable[[Floats], Floats],
+    config: SearchConfig,
     *,
-    seed: int,
-    step: int,
     most: int,
-    certain: float,
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The next point with the attributes of its trial, `n_seeds` and the share `certain` of the map; None if that is
     enough.
 
     Args:
         costs: From points of the map [points, axes] to the relative cost of a seed there.
-        step: Number of seeds that a visit adds.
         most: Largest number of seeds of a point.
     """
     known = measured(trials, space)
@@ -157,19 +155,19 @@ def next_visit(
         is_done = trial.state == TrialState.COMPLETE
         visited[tuple(trial.params.values())] = trial.user_attrs.get("n_seeds", most) if is_done else most
     if len(trials) < N_FIRST or len(known) < 3:
-        return _first(len(trials), space, seed), {"n_seeds": min(step, most), "certain": 0.0}
+        return _first(len(trials), space, config.seed), {"n_seeds": min(config.step, most), "certain": 0.0}
     here = map_of(known, len(space))
-    if here.certain >= certain and not any(trial.state == TrialState.RUNNING for trial in trials):
+    if here.certain >= config.certain and not any(trial.state == TrialState.RUNNING for trial in trials):
         return None
     here = _with_pending(here, trials, space)
     order = np.argsort(-here.wrong, kind="stable")[:N_CANDIDATES]
     candidates = np.unique(np.vstack([here.where[order], *(point.where[None] for point in known)]), axis=0)
-    gain = (here.wrong.mean() - here.expected_wrong(candidates, step)) / costs(candidates)
+    gain = (here.wrong.mean() - here.expected_wrong(candidates, config.step)) / costs(candidates)
     for index in np.argsort(-gain, kind="stable"):
         point = _point(candidates[index], space)
         n = visited.get(tuple(point.values()), 0)
         if n < most:
-            return point, {"n_seeds": min(most, n + step), "certain": here.certain}
+            return point, {"n_seeds": min(most, n + config.step), "certain": here.certain}
     return None
 
 

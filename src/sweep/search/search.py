@@ -12,36 +12,34 @@ import copy
 import functools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import optuna
 from omegaconf import OmegaConf
-from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from src.config import Config, Objective, SearchConfig, parse, parse_objective
-from src.config.composing import key_of, set_value, typed_value
+from src.config import Config, Objective, SearchConfig, parse
+from src.config.composing import key_of, set_value
 from src.config.plugins import require_trusted
-from src.config.search import SEARCH_KEYS, check_pruner
-from src.config.seeding import AUTO
-from src.config.space import Point, Space, distribution_of, ends_of
+from src.config.space import Point, Space, ends_of, rounded
 from src.errors import ConfigError
-from src.io import MAX_OWN_NAME, digest, file_name, read_json, write_atomically
+from src.io import digest, read_json, write_atomically
 from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
-from src.sweep.grid.cells import Cell, in_cell, refuse_tuned_axes, with_runs
-from src.sweep.grid.line import CommandLine, is_run_key
+from src.sweep.grid.cells import Cell, in_cell
 from src.sweep.grid.plan import SweepPlan, plan_sweep
-from src.sweep.search.boundary import Floats
-from src.sweep.search.strategy import STRATEGIES, Proposal, Strategy
-from src.typed import build
+from src.sweep.search.boundary import Floats, check_axes, next_visit
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
-    from src.cells.resolve import ResolvedCell
+    pass
 
 ENOUGH = "enough"
 """The file with the number of points after which no further one is needed."""
@@ -75,7 +73,7 @@ class Search:
 
         Raises ConfigError where it contradicts itself.
         """
-        cell = _cell(self.bases, point)
+        cell = cell_at(self.bases, point)
         return replace(cell, config=replace(cell.config, seeds=cell.config.seeds[:n_seeds]))
 
     def plan(self, point: Point, engine: Engine, n_seeds: int | None = None) -> SweepPlan:
@@ -84,8 +82,12 @@ class Search:
 
     def propose(self, trials: Sequence[FrozenTrial]) -> Proposal | None:
         """The next point after all earlier `trials`: a function of these and the settings, in any process."""
-        n_seeds = len(self._corners[0].seeds)
-        return self.strategy.propose(self.config, self.objective, self.space, trials, n_seeds, self._costs)
+        return self.strategy.propose(self, trials)
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of seeds of a cell."""
+        return len(self._corners[0].seeds)
 
     def limit(self, folder: SweepFolder) -> int:
         """Number of points in all: the requested number, or those that answered the question."""
@@ -101,7 +103,7 @@ class Search:
                 found.append(self.cell(point).config)
         return found
 
-    def _costs(self, where: Floats) -> Floats:
+    def costs(self, where: Floats) -> Floats:
         """Relative cost of a seed at places of the unit cube: passes over samples, interpolated between the corners."""
         work = np.array([math.log(max(1, sum(c.split.dataset_sizes()) * c.stopping.amount)) for c in self._corners])
         if len(work) != 2 ** len(self.space):  # some are invalid
@@ -150,73 +152,6 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
         raise ConfigError("search", search_id, f"{path} is damaged ({error}); {fix}") from error
 
 
-def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
-    """The search of a command line, its first valid corner, and the error of each invalid corner.
-
-    ``${...}`` is unresolved in the command line. Raises ConfigError if the space, the objective or every corner is
-    invalid.
-    """
-    space = space_of(line)
-    raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
-    settings = _resolved(next(iter(raw.values())))
-    search = build(SearchConfig, settings["search"], "search")
-    if settings["seeds"] == AUTO:
-        raise ConfigError("seeds", AUTO, f"is for a grid; search={search.name} needs a number of seeds, e.g. seeds=12")
-    sweep = settings["sweep"] or _name([_resolved(mapping) for mapping in raw.values()])
-    bases = {
-        choices: {key: value for key, value in mapping.items() if key not in SEARCH_KEYS} | {"sweep": sweep}
-        for choices, mapping in raw.items()
-    }
-    plans, refused = [], []
-    for point in corners(space):
-        try:
-            plans.append(plan_sweep([_cell(bases, point)], engine))
-        except ConfigError as error:
-            refused.append(error)
-    if not plans:
-        raise _all_invalid(refused[0], space)
-    config = plans[0].config
-    refuse_tuned_axes(line, config)
-    bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
-    objective = parse_objective(settings, config)
-    strategy = STRATEGIES[search.name]
-    strategy.check(search, objective, space)
-    for plan in plans:
-        check_pruner(search, objective, plan.config)
-    content = {
-        "sampler": [search.name, search.seed, *strategy.identity(search)],
-        "objective": asdict(objective),
-        "space": {key: distribution_to_json(kind) for key, kind in space.items()},
-        "corners": [cell_hash for plan in plans for cell_hash in plan.cells],
-        "regimes": [regime.label for regime in config.regimes],
-        "seeds": config.seeds,
-    }
-    search_id = f"{search.name}-{digest(content)[:8]}"
-    return (
-        Search(search_id, search, objective, space, bases),
-        next(iter(plans[0].resolved.values())),
-        [str(error) for error in refused],
-    )
-
-
-def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
-    """The space of a command line. Raises ConfigError for an axis that cannot be searched, or where there is none."""
-    space = {}
-    for key, override in line.sweeps.items():
-        if is_run_key(key):
-            if override.is_sweep_override():
-                what = "a seed" if key == "seed" else "a regime"
-                problem = f"{what} cannot be searched: every trial runs all `regimes` x `seeds`; list them there"
-                raise ConfigError(key, typed_value(override), problem)
-            continue
-        space[key] = distribution_of(key, override)
-    if not space:
-        example = "'optimizer.lr=tag(log,interval(1e-3,1))'"
-        name = line.first["search"]["name"]
-        raise ConfigError("search", name, f"has nothing to choose; give an interval or several values, e.g. {example}")
-    return space
-
-
 def corners(space: Space) -> Iterator[dict[str, Any]]:
     """Points at the ends of every axis, at most `MAX_CORNERS`: all of them where there are so few."""
     ends = [ends_of(distribution) for distribution in space.values()]
@@ -224,7 +159,7 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
         yield dict(zip(space, values, strict=True))
 
 
-def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> Cell:
+def cell_at(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> Cell:
     overrides = tuple(f"{key}={value}" for key, value in point.items())  # as a command line has them
     group_keys = {key_of(choice) for choices in bases for choice in choices}
     choices = tuple(override for override in overrides if key_of(override) in group_keys)
@@ -233,28 +168,83 @@ def _cell(bases: Mapping[tuple[str, ...], Mapping[str, Any]], point: Point) -> C
         for override in overrides:
             if override not in choices:
                 set_value(mapping, override)
-        return Cell(parse(_resolved(mapping)), overrides)
+        return Cell(parse(resolved(mapping)), overrides)
     except ConfigError as error:
         raise in_cell(error, overrides) from error
 
 
-def _resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if "${" not in json.dumps(mapping):
         return dict(mapping)
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True))
 
 
-def _name(mappings: Sequence[Mapping[str, Any]]) -> str:
-    """The default name of the sweep: all data sets and architectures."""
-    data, arch = (".".join(dict.fromkeys(str(m[group]["name"]) for m in mappings)) for group in ("data", "arch"))
-    return file_name(f"{data}-{arch}", MAX_OWN_NAME)
+@dataclass(frozen=True)
+class Proposal:
+    """The next point, with what its trial records from the start; ``n_seeds`` limits its seeds to the first ones."""
+
+    point: Point
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
-    """The first corner's error, for a space whose corners are all invalid."""
-    head, _, problem = str(error).partition(": ")
-    if "a whole number" in problem and isinstance(space.get(error.key), FloatDistribution):
-        problem += "; write int(interval(low,high)) or range(low,high)"
-    return ConfigError(
-        error.key, head.removeprefix(f"{error.key}="), f"{problem} (every corner of the space is refused)"
-    )
+class Strategy(ABC):
+    """How the points of a search are chosen."""
+
+    finds_best = True
+    """Whether the search is for the best value."""
+
+    def identity(self, config: SearchConfig) -> list[Any]:
+        """Settings of the search, other than the seed, that make it another one."""
+        return [] if config.pruner == "none" else [config.pruner]
+
+    def check(self, config: SearchConfig, objective: Objective, space: Space) -> None:
+        """Raises ConfigError for a search that cannot be done."""
+
+    @abstractmethod
+    def propose(self, search: Search, trials: Sequence[FrozenTrial]) -> Proposal | None:
+        """The next point after all earlier trials: a function of these and the settings. None: no further one is
+        needed.
+        """
+
+
+class OptunaStrategy(Strategy):
+    """Points by a sampler with its defaults; it avoids the points of running trials."""
+
+    def __init__(self, sampler: type[BaseSampler]) -> None:
+        self._sampler = sampler
+
+    def propose(self, search: Search, trials: Sequence[FrozenTrial]) -> Proposal:
+        seed = int(digest([search.config.seed, len(trials)])[:8], 16)
+        sampler = self._sampler(seed=seed)  # type: ignore[call-arg]
+        study = optuna.create_study(direction=search.objective.goal, sampler=sampler)
+        study.add_trials(trials)
+        return Proposal(rounded(study.ask(dict(search.space)).params, search.space))
+
+
+class BoundaryStrategy(Strategy):
+    """Cells and seeds where the sign of a difference is least certain for its cost; see `src.sweep.search.boundary`."""
+
+    finds_best = False
+
+    def identity(self, config: SearchConfig) -> list[Any]:
+        return [config.step, config.certain]
+
+    def check(self, config: SearchConfig, objective: Objective, space: Space) -> None:
+        if len(objective.of) != 2:
+            problem = "has no sign; a boundary lies between two regimes, A-B/val/..."
+            raise ConfigError("objective", objective.text, problem)
+        if config.pruner != "none":
+            raise ConfigError("search.pruner", config.pruner, "has no effect on a boundary; take search.pruner=none")
+        check_axes(space)
+
+    def propose(self, search: Search, trials: Sequence[FrozenTrial]) -> Proposal | None:
+        found = next_visit(trials, search.space, search.costs, search.config, most=search.n_seeds)
+        return None if found is None else Proposal(*found)
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "tpe": OptunaStrategy(optuna.samplers.TPESampler),
+    "gp": OptunaStrategy(optuna.samplers.GPSampler),
+    "random": OptunaStrategy(optuna.samplers.RandomSampler),
+    "boundary": BoundaryStrategy(),
+}

@@ -38,34 +38,37 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
 
     `cells`: those of the trials, each once.
     """
-    best = best_first(searched.trials, searched.search)
+    finds_best = searched.search.strategy.finds_best
+    valued = best_first(searched.trials, searched.search)
+    best = valued if finds_best else []
     records = read_records(sweep_dir, cells) if cells else Records(runs=())
     labels = labels_of([cell.config for cell in cells])
-    rule = None if searched.search.strategy.finds_best else AnyStop()  # its results decided on the seeds
+    rule = None if finds_best else AnyStop()  # its results decided on the seeds
     baseline, margin = (cells[0].config.baseline, cells[0].config.margin) if cells else (None, None)
     verdicts = judge(records, labels, baseline=baseline, undeclared=Rules(any_stop=rule, margin=margin))
     outbox = Outbox(sweep_dir)
-    report_cells(cells, records, verdicts, outbox, _trial_infos(searched, best))
+    report_cells(cells, records, verdicts, outbox, _trial_infos(searched, valued))
     artifacts = [str(path.relative_to(sweep_dir)) for path in _write(searched)]
-    if searched.search.strategy.finds_best:
+    if finds_best:
+        table = _table(searched, best[:N_BEST])
         sentences = [_sentence(searched, best), *(_tested(best[0], records, verdicts) if best else []), *_cut(searched)]
+        note = "\n\n".join([*sentences, table.markdown()])
     else:
         sentences = boundary_sentences(searched)
-    table = _table(searched, best[:N_BEST])
+        note = "\n\n".join(sentences)
     states = [trial.state for trial in searched.trials]
     metrics = {f"trials/{state.name.lower()}": float(states.count(state)) for state in ENDS}
-    if best and searched.search.strategy.finds_best:
-        metrics["best"] = best[0].values[0]
+    metrics |= {"best": best[0].values[0]} if best else {}
     report = SweepReport(
         sweep=sweep_dir.name,
-        note="\n\n".join([*sentences, *([table.markdown()] if searched.search.strategy.finds_best else [])]),
+        note=note,
         command=command_line,
         metrics=metrics,
         artifacts=[*artifacts, *attached(sweep_dir)],
     )
     write_sweep(sweep_dir, report, outbox)
     console = stdout_console()
-    if best and searched.search.strategy.finds_best:
+    if best:
         console.print(table.terminal(no_wrap=["cell"]))
     for line in sentences:
         console.print(line)
@@ -75,10 +78,9 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
             line = f"pruned: trial {attributes['point']} ({axes_text(trial)}): {attributes['reason']}"
             console.print(line, style="yellow")
     print_troubles(console, records)
-    for trial in best[:1] if searched.search.strategy.finds_best else ():
+    for trial in best[:1]:
         (config,) = (cell.config for cell in cells if cell.hash == trial.user_attrs["cell"])
-        line = f"its cell: {command(config)}"
-        console.print(line, style="dim", soft_wrap=True)
+        console.print(f"its cell: {command(config)}", style="dim", soft_wrap=True)
     console.print(f"in {sweep_dir}: {', '.join(artifacts)}", style="dim", soft_wrap=True)
 
 

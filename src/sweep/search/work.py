@@ -7,20 +7,32 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
+from itertools import product
 
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial
 
 from src.cells.resolve import ResolvedCell
-from src.config.space import distribution_in_words
+from src.config import SearchConfig, parse_objective
+from src.config.composing import typed_value
+from src.config.search import SEARCH_KEYS, check_pruner
+from src.config.seeding import AUTO
+from src.config.space import Space, distribution_in_words, distribution_of
+from src.errors import ConfigError
+from src.io import digest
 from src.progress import SweepProgress, duration
 from src.sweep.engine import Engine, Report
-from src.sweep.grid.line import CommandLine
+from src.sweep.grid.cells import refuse_tuned_axes, with_runs
+from src.sweep.grid.line import CommandLine, is_run_key
+from src.sweep.grid.plan import default_name, plan_sweep
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
-from src.sweep.search.search import make_search
+from src.sweep.search.search import STRATEGIES, Search, cell_at, corners, resolved
 from src.sweep.search.summary import report_search
 from src.sweep.search.trials import Searched, TrialQueue, best_text
 from src.sweep.work import Trials, Work
+from src.typed import build
 
 
 class SearchWork(Work):
@@ -119,3 +131,79 @@ class SearchWork(Work):
             closing(TrialQueue(folder, process, description, search_id)) as queue,
         ):
             return queue.latest()
+
+
+def make_search(line: CommandLine, engine: Engine) -> tuple[Search, ResolvedCell, list[str]]:
+    """The search of a command line, its first valid corner, and the error of each invalid corner.
+
+    ``${...}`` is unresolved in the command line. Raises ConfigError if the space, the objective or every corner is
+    invalid.
+    """
+    space = space_of(line)
+    raw = {choices: with_runs(line, choices) for choices in product(*(list(line.choices(key)) for key in line.groups))}
+    settings = resolved(next(iter(raw.values())))
+    search = build(SearchConfig, settings["search"], "search")
+    if settings["seeds"] == AUTO:
+        raise ConfigError("seeds", AUTO, f"is for a grid; search={search.name} needs a number of seeds, e.g. seeds=12")
+    found = [resolved(mapping) for mapping in raw.values()]
+    sweep = settings["sweep"] or default_name(*([m[group]["name"] for m in found] for group in ("data", "arch")))
+    bases = {
+        choices: {key: value for key, value in mapping.items() if key not in SEARCH_KEYS} | {"sweep": sweep}
+        for choices, mapping in raw.items()
+    }
+    plans, refused = [], []
+    for point in corners(space):
+        try:
+            plans.append(plan_sweep([cell_at(bases, point)], engine))
+        except ConfigError as error:
+            refused.append(error)
+    if not plans:
+        raise _all_invalid(refused[0], space)
+    config = plans[0].config
+    refuse_tuned_axes(line, config)
+    bases = {choices: {**mapping, "storage": config.storage} for choices, mapping in bases.items()}
+    objective = parse_objective(settings, config)
+    strategy = STRATEGIES[search.name]
+    strategy.check(search, objective, space)
+    for plan in plans:
+        check_pruner(search, objective, plan.config)
+    content = {
+        "sampler": [search.name, search.seed, *strategy.identity(search)],
+        "objective": asdict(objective),
+        "space": {key: distribution_to_json(kind) for key, kind in space.items()},
+        "corners": [cell_hash for plan in plans for cell_hash in plan.cells],
+        "regimes": [regime.label for regime in config.regimes],
+        "seeds": config.seeds,
+    }
+    search_id = f"{search.name}-{digest(content)[:8]}"
+    return (
+        Search(search_id, search, objective, space, bases),
+        next(iter(plans[0].resolved.values())),
+        [str(error) for error in refused],
+    )
+
+
+def space_of(line: CommandLine) -> dict[str, BaseDistribution]:
+    """The space of a command line. Raises ConfigError for an axis that cannot be searched, or where there is none."""
+    space = {}
+    for key, override in line.sweeps.items():
+        if is_run_key(key):
+            if override.is_sweep_override():
+                what = "a seed" if key == "seed" else "a regime"
+                problem = f"{what} cannot be searched: every trial runs all `regimes` x `seeds`; list them there"
+                raise ConfigError(key, typed_value(override), problem)
+            continue
+        space[key] = distribution_of(key, override)
+    if not space:
+        example = "'optimizer.lr=tag(log,interval(1e-3,1))'"
+        name = line.first["search"]["name"]
+        raise ConfigError("search", name, f"has nothing to choose; give an interval or several values, e.g. {example}")
+    return space
+
+
+def _all_invalid(error: ConfigError, space: Space) -> ConfigError:
+    """The first corner's error, for a space whose corners are all invalid."""
+    if "a whole number" in error.problem and isinstance(space.get(error.key), FloatDistribution):
+        problem = f"{error.problem}; write int(interval(low,high)) or range(low,high)"
+        error = ConfigError(error.key, error.value, problem)
+    return error.adding("every corner of the space is refused")

@@ -20,7 +20,6 @@ from src.config.serialize import read_config
 from src.errors import ClaimLost, Interrupted
 from src.io import write_atomically
 from src.sweep.engine import load_engine
-from src.sweep.folder import SweepFolder
 from src.sweep.processes import is_locked
 from src.sweep.workers.torchrun import ANSWER, LOST, QUESTION, RUNNING
 from src.training.control import RunControl
@@ -32,15 +31,13 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Runs this process's part of the cell that ``job.json`` in the folder of the command line describes."""
+    """Runs this process's part of the cell in a group's folder, which the command line names as `run_group` does."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if "RANK" not in os.environ:  # `command` has removed one that torchrun did not set
         fail("a sweep's worker starts this module; use python -m src.sweep trainer.devices=2")
-    scratch = Path(sys.argv[1])
-    job = json.loads((scratch / "job.json").read_text(encoding="utf-8"))
-    exit_with(Path(job["worker_lock"]))
-    folder = SweepFolder(Path(job["multirun"]), job["sweep"])
-    return run_rank(folder, job["engine"], int(os.environ["RANK"]), scratch)
+    scratch, multirun, engine, worker_lock = sys.argv[1:]
+    exit_with(Path(worker_lock))
+    return run_rank(Path(multirun), engine, int(os.environ["RANK"]), Path(scratch))
 
 
 class RankControl(RunControl):
@@ -71,7 +68,7 @@ class RankControl(RunControl):
             raise Interrupted
 
 
-def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
+def run_rank(multirun: Path, engine: str, rank: int, scratch: Path) -> int:
     """Runs the part of process `rank` in the cell ``scratch/cell.yaml`` and writes its outcome to `scratch`.
 
     Returns the exit status.
@@ -83,7 +80,7 @@ def run_rank(folder: SweepFolder, engine: str, rank: int, scratch: Path) -> int:
         runner.load()
         if rank == 0:
             (scratch / RUNNING).touch()
-        cell = runner.resolve(read_config(scratch / "cell.yaml", folder.multirun))
+        cell = runner.resolve(read_config(scratch / "cell.yaml", multirun))
         outcome = runner.run_cell(cell, RankControl(scratch, rank))
         body |= {"value": outcome.value, "failures": list(outcome.failures)}
     except Interrupted:

@@ -19,7 +19,6 @@ from src.config import Config
 from src.config.serialize import config_text
 from src.errors import ClaimLost, Interrupted
 from src.io import write_atomically
-from src.sweep.folder import SweepFolder
 
 POLL_SECONDS = 0.2
 RUNNING = "running"
@@ -41,7 +40,6 @@ def torchrun(n: int, module: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run_group(
-    folder: SweepFolder,
     config: Config,
     engine: str,
     worker_lock: Path,
@@ -61,10 +59,9 @@ def run_group(
         scratch = Path(name)
         # the cell as it was claimed: the file in its folder may list more runs, of another command
         (scratch / "cell.yaml").write_text(config_text(config), encoding="utf-8")
-        job = {"sweep": folder.sweep, "multirun": str(folder.multirun.absolute()), "engine": engine}
-        (scratch / "job.json").write_text(json.dumps({**job, "worker_lock": str(worker_lock.absolute())}))
         environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-        command = torchrun(n, "src.sweep.workers.rank", [name])
+        arguments = [name, str(Path(config.multirun).absolute()), engine, str(worker_lock.absolute())]
+        command = torchrun(n, "src.sweep.workers.rank", arguments)
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             while process.poll() is None:

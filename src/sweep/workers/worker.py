@@ -311,7 +311,7 @@ class Worker:
         visible = self._devices.lease(config.trainer, whole=claim.whole_gpu, stop=self._stop.is_set)
         lock, owns = self._process.lock_path, functools.partial(queue.owns, claim)
         try:
-            return run_group(self._folder, config, self._engine_name, lock, visible, is_stopped, owns)
+            return run_group(config, self._engine_name, lock, visible, is_stopped, owns)
         except GroupFailed as error:
             self._engine.record_failure(self._engine.resolve(config), str(error))
             raise
