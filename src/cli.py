@@ -44,6 +44,7 @@ CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 """Hydra's options: one mode, or --cfg, or --info; and others without and with a value (hydra.cc, "command line
 flags")."""
+TRUTH = ("true", "false")
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
@@ -196,6 +197,8 @@ def fail(line: str) -> NoReturn:
 def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | None]:
     """The ``key=value`` arguments of a small command that needs no composition; `known` holds the keys' defaults.
 
+    Those whose default is true or false are one of the two.
+
     Files that `plugins`, if it is known, names are trusted from here on. Raises ConfigError for one that is missing.
     """
     values = dict(known)
@@ -206,6 +209,8 @@ def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | Non
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
             fail(f"{argument}: unknown; {did_you_mean(key, list(known))} (usage: {usage.splitlines()[0]})")
+        if known[key] in TRUTH and value not in TRUTH:
+            fail(f"{key}={value}: must be true or false")
         values[key] = value
     if (plugins := values.get("plugins")) is not None:
         from src.config.plugins import offer_plugins  # --help starts without the configuration's modules

@@ -50,6 +50,11 @@ def require_utf8(key: str, value: str, name: str, fix: str) -> None:
         raise ConfigError(key, value, f"{name} is not UTF-8; {fix}") from error
 
 
+def one_line(error: Exception) -> str:
+    """The type and the message of an error, without line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`; did you mean X?`, or the list of what there is when nothing is close."""
     close = difflib.get_close_matches(word, known, n=1)

@@ -23,8 +23,6 @@ def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
     keys = {"sweep": None, "multirun": "multirun", "watch": "false", "stop": None, "first": None}
     given = settings(keys, usage=USAGE)
-    if given["watch"] not in ("true", "false"):
-        fail(f"watch={given['watch']}: must be true or false")
     from src.sweep.status import run_next, status_lines, stop_cell  # takes seconds
 
     multirun = Path(str(given["multirun"]))

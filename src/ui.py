@@ -51,9 +51,6 @@ def main() -> None:
             f"storage={storage}: contains a password, which every user of this machine could read; set PGPASSWORD "
             "instead"
         )
-    for key in ("login", "open"):
-        if given[key] not in ("true", "false"):
-            fail(f"{key}={given[key]}: must be true or false")
     local = TrackingConfig(name="local", uri=given["storage"], experiment="")
     uri = tracking_uri(local, multirun)
     assert uri is not None

@@ -22,7 +22,7 @@ from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
 from src.config import Objective
 from src.environment import rank_of_process
-from src.errors import ConfigError
+from src.errors import ConfigError, one_line
 from src.training.control import NO_CONTROL, RunControl
 from src.training.devices import Device, device_of, join_world
 from src.training.plan import StagePlan, make_plan
@@ -50,7 +50,7 @@ def run_cell(cell: ResolvedCell, control: RunControl = NO_CONTROL) -> CellOutcom
         if rank_of_process(cell.config.trainer.devices).rank == 0:
             control.before_run()
             try:
-                record_failure(cell, _one_line(error), traceback.format_exc())
+                record_failure(cell, one_line(error), traceback.format_exc())
             except Exception:
                 log.exception("the failure could not be recorded")
         raise
@@ -99,7 +99,7 @@ def _plan(cell: ResolvedCell, store: Store, device: Device, control: RunControl)
 
 
 def _out_of_memory_outcome(cell: ResolvedCell, error: torch.OutOfMemoryError) -> CellOutcome:
-    reason = _one_line(error)
+    reason = one_line(error)
     record_failure(cell, reason)
     return CellOutcome(None, (reason,), out_of_memory=True)
 
@@ -129,7 +129,3 @@ def _value(cell: ResolvedCell) -> float | None:
     records = load_records(cell.sweep_dir, cells=[cell.hash], seeds=cell.config.seeds)
     verdicts = judge(records, [regime.label for regime in cell.config.regimes[:2]])
     return verdicts[0].difference if verdicts else None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -128,8 +128,6 @@ def main(usage: str) -> None:
     """Writes the report and prints its path."""
     keys = {"sweep": None, "multirun": "multirun", "paper": "false", "most_cells": str(MOST_CELLS), "plugins": None}
     given = settings(keys, usage=usage)
-    if given["paper"] not in ("true", "false"):
-        fail(f"paper={given['paper']}: must be true or false")
     if not re.fullmatch("[1-9][0-9]*", most_cells := str(given["most_cells"])):
         fail(f"most_cells={most_cells}: must be a whole number above 0, e.g. most_cells={MOST_CELLS}")
     if given["sweep"] is None:

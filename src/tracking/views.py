@@ -175,28 +175,15 @@ def _charts(cards: Sequence[Mapping[str, Any]], height: int = 360) -> dict[str, 
 
 
 def _scatter(x: str, y: str, kind: str = "METRIC") -> dict[str, Any]:
-    return {
-        "type": "SCATTER",
-        "xaxis": {"key": x, "type": kind},
-        "yaxis": {"key": y, "type": "METRIC"},
-    }
+    return {"type": "SCATTER", "xaxis": {"key": x, "type": kind}, "yaxis": {"key": y, "type": "METRIC"}}
 
 
 def _parallel(axes: Sequence[str], metric: str) -> dict[str, Any]:
-    return {
-        "type": "PARALLEL",
-        "selectedParams": list(axes),
-        "selectedMetrics": [metric],
-        "showAllRuns": True,
-    }
+    return {"type": "PARALLEL", "selectedParams": list(axes), "selectedMetrics": [metric], "showAllRuns": True}
 
 
 def _contour(x: str, y: str, z: str) -> dict[str, Any]:
-    keys = {"xaxis": x, "yaxis": y, "zaxis": z}
-    return {
-        "type": "CONTOUR",
-        **{axis: {"key": key, "type": "METRIC"} for axis, key in keys.items()},
-    }
+    return {**_scatter(x, y), "type": "CONTOUR", "zaxis": {"key": z, "type": "METRIC"}}
 
 
 def _line(metric: str) -> dict[str, Any]:

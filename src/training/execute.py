@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from src.config import Config
-from src.errors import ConfigError
+from src.errors import ConfigError, one_line
 from src.locks import Notice
 from src.training.control import NO_CONTROL, ProgressReport, RunControl
 from src.training.devices import Device, broadcast_decision, fingerprint
@@ -239,7 +239,7 @@ class _Executor:
         except Exception as error:
             if self.device.world > 1:  # the other ranks wait for this one: all must end
                 raise
-            failure = (" ".join(f"{type(error).__name__}: {error}".split()), traceback.format_exc())
+            failure = (one_line(error), traceback.format_exc())
             is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
         else:
             for node, trained in zip(group, results, strict=True):

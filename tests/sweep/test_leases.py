@@ -18,7 +18,7 @@ import pytest
 from src.config import Config, TrainerConfig, compose
 from src.errors import ConfigError, Interrupted
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.workers.leases import Devices
+from src.sweep.workers.gpus import Devices
 from src.sweep.workers.local import LocalWorkers, launch, n_workers_here
 from tests.sweep.gpus import pretend
 

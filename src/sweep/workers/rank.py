@@ -17,7 +17,7 @@ from pathlib import Path
 
 from src.cli import command, fail
 from src.config.serialize import read_config
-from src.errors import ClaimLost, Interrupted
+from src.errors import ClaimLost, Interrupted, one_line
 from src.io import write_atomically
 from src.sweep.engine import load_engine
 from src.sweep.processes import is_locked
@@ -87,8 +87,7 @@ def run_rank(multirun: Path, engine: str, rank: int, scratch: Path) -> int:
         body["interrupted"] = True
     except Exception as error:
         traceback.print_exc()
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        write_atomically(scratch / f"error-{rank}", line, durable=False)
+        write_atomically(scratch / f"error-{rank}", one_line(error), durable=False)
         return 1
     if rank == 0:
         write_atomically(scratch / "outcome.json", json.dumps(body), durable=False)

@@ -28,7 +28,7 @@ from src.cells.outcome import CellOutcome
 from src.cells.resolve import ResolvedCell
 from src.config import Config
 from src.environment import ONE_THREAD
-from src.errors import ClaimLost, ConfigError, Interrupted, Pruned
+from src.errors import ClaimLost, ConfigError, Interrupted, Pruned, one_line
 from src.interrupts import SECONDS_TO_LEAVE, is_importing
 from src.locks import abort_waits_if
 from src.sweep.engine import DEFAULT_ENGINE, Engine, load_engine
@@ -38,8 +38,7 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.control import WorkerControl, once_a_second
-from src.sweep.workers.gpus import MASK
-from src.sweep.workers.leases import Devices
+from src.sweep.workers.gpus import MASK, Devices
 from src.sweep.workers.torchrun import GroupFailed, run_group
 from src.terminal import TextOutput
 
@@ -283,7 +282,7 @@ class Worker:
             return True
         except Exception as error:
             log.exception("cell %s failed", claim.cell)
-            queue.fail(claim, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            queue.fail(claim, one_line(error))
             return True
         else:
             if outcome.out_of_memory and self._devices.shared:
