@@ -48,7 +48,8 @@ def test_runs_on_two_devices_have_the_metrics_of_one(tmp_path: Path, monkeypatch
     folder = SweepFolder(tmp_path / "two", "s")
     cell = resolve(config).hash
     with Process(folder, "sweep") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(None))
+        folder.write_queue(None)
+        queue = WorkQueue(folder, process)
         queue.enqueue([(cell, Cell(config))], queue.parameters([Cell(config)]), alone=True)
         assert work(folder) == 1
         (trial,) = queue.trials()

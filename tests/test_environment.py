@@ -99,7 +99,7 @@ def test_workers_start_in_a_clean_environment_wherever_their_command_or_job_runs
         monkeypatch.setenv(name, value)
     for gpus in ((), (Gpu("0", "GPU-0"),)):
         monkeypatch.setattr(local, "visible_gpus", lambda gpus=gpus: gpus)
-        local.LocalWorkers(SweepFolder(tmp_path, "s"), 1, "engine").keep_running(n_waiting=1, n_ended=0)
+        local.LocalWorkers(SweepFolder(tmp_path, "s"), 1, "engine").keep_running(n_useful=1, n_ended=0)
     forked, spawned = started
     assert forked == spawned
     assert {name: forked[name] for name in HOSTILE if name in forked} == {"MPLBACKEND": SET["MPLBACKEND"]}

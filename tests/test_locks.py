@@ -139,7 +139,8 @@ def test_an_open_transaction_of_a_suspended_process_is_named_and_the_wait_ends(
         return connection
 
     with Process(folder, "worker") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(postgres))
+        folder.write_queue(postgres)
+        queue = WorkQueue(folder, process)
         cells = [("cell", Cell(config))]
         queue.enqueue(cells, queue.parameters([cell for _, cell in cells]), alone=True)
         queue.retry.report = lines.append

@@ -11,7 +11,6 @@ import platform
 import re
 import secrets
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,9 +149,9 @@ def code_here() -> dict[str, Any]:
     return {"commit": _commit(), "versions": {"python": python, **versions}}
 
 
-def check_compatibility(sweep: str, queue: Mapping[str, Any]) -> None:
-    """Raises ConfigError where the commit or the libraries differ from those in `queue`, the content of queue.json."""
-    here = code_here()
+def check_compatibility(folder: SweepFolder) -> None:
+    """Raises ConfigError where the commit or the libraries here differ from those in the sweep's queue.json."""
+    here, queue = code_here(), folder.read_queue()
     theirs = queue.get("versions", {})
     differing = [
         f"{name} {theirs.get(name, '?')} (here {version})"
@@ -164,7 +163,7 @@ def check_compatibility(sweep: str, queue: Mapping[str, Any]) -> None:
         differing.insert(0, f"commit {commit[:12]} (here {here['commit'][:12]})")
     if differing:
         problem = f"was started with {', '.join(differing)}; check out the same commit and run make setup"
-        raise ConfigError("sweep", sweep, problem)
+        raise ConfigError("sweep", folder.sweep, problem)
 
 
 def _commit() -> str | None:

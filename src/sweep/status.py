@@ -29,11 +29,11 @@ GROUPS = {
 
 def status_lines(folder: SweepFolder) -> list[str]:
     """The output of `python -m src.status`. Raises ConfigError where there is no such sweep."""
-    description, searches = folder.read_queue(), searches_of(folder)
-    lines = []
+    folder.read_queue()  # raises ConfigError before anything is written
+    lines, searches = [], searches_of(folder)
     with Process(folder, "status") as process:
         workers = process.others("worker")
-        with closing(WorkQueue(folder, process, description)) as queue:
+        with closing(WorkQueue(folder, process)) as queue:
             trials = [trial for trial in queue.trials() if trial.user_attrs.get("reason") != DROPPED]
             states = Counter(trial.state for trial in queue.latest(trials).values())
             counts = {name: sum(states[state] for state in group) for name, group in GROUPS.items()}
@@ -42,7 +42,7 @@ def status_lines(folder: SweepFolder) -> list[str]:
                 lines += _worker_lines(trials, workers, counts["running"] + counts["waiting"])
                 lines += _ended(queue.latest(trials).values(), TrialState.FAIL)
         for search_id in searches:
-            with closing(TrialQueue(folder, process, description, search_id)) as found:
+            with closing(TrialQueue(folder, process, search_id)) as found:
                 lines += _search_lines(folder, found, workers)
     return lines
 
@@ -101,7 +101,7 @@ def _title(title: str, counts: dict[str, int], of: str) -> str:
 
 def stop_cell(folder: SweepFolder, cell: str) -> str:
     """Ends an open cell as failed, so that the next command tries it again; returns a line for the user."""
-    with Process(folder, "status") as process, closing(WorkQueue(folder, process, folder.read_queue())) as queue:
+    with Process(folder, "status") as process, closing(WorkQueue(folder, process)) as queue:
         trial = _find(queue, "stop", cell)
         is_over = queue.stop(trial)
     when = "is stopped" if is_over else "stops at its next update; finished runs and trained stages stay"
@@ -110,7 +110,7 @@ def stop_cell(folder: SweepFolder, cell: str) -> str:
 
 def run_next(folder: SweepFolder, cell: str) -> str:
     """Puts a waiting cell before all others; returns a line for the user."""
-    with Process(folder, "status") as process, closing(WorkQueue(folder, process, folder.read_queue())) as queue:
+    with Process(folder, "status") as process, closing(WorkQueue(folder, process)) as queue:
         trial = _find(queue, "first", cell)
         queue.put_first(trial)
     return f"cell {trial.user_attrs['cell']} ({axes_text(trial)}) is the next that a worker takes"

@@ -14,6 +14,7 @@ from src import terminal
 from src.errors import Interrupted
 from src.locks import abort_waits_if
 from src.progress import Display
+from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
@@ -38,6 +39,7 @@ class Supervisor:
     def __init__(self, work: Work, workers: Workers, console: Console | None = None) -> None:
         self._work, self._workers = work, workers
         self._console = console or terminal.console(stderr=True)
+        self._per_cell = n_shares(work.config)
         self._n_interrupts = 0
 
     @property
@@ -73,7 +75,7 @@ class Supervisor:
             for n_waiting in self._work.fill(queue, alone=alone):
                 if self._n_interrupts:
                     break
-                self._workers.keep_running(n_waiting, 0)
+                self._workers.keep_running(self._per_cell * n_waiting, 0)
             if self._workers.detached and self._work.progress(queue.latest()).n_open:
                 return None
             return self._until_done(queue, display)
@@ -118,7 +120,7 @@ class Supervisor:
             if not progress.n_open:
                 return self._work.failures(latest)
             n_ended = sum(trial.state.is_finished() for trial in trials)
-            n_died = self._workers.keep_running(progress.n_waiting, n_ended)
+            n_died = self._workers.keep_running(self._per_cell * progress.n_waiting, n_ended)
             if n_died or time.monotonic() - requeued_at > REQUEUE_SECONDS:
                 self._requeue_stale(queue)
                 requeued_at = time.monotonic()

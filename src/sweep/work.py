@@ -120,7 +120,8 @@ class GridWork(Work):
     def open(self, process: Process) -> WorkQueue:
         from src.sweep.queue.queue import WorkQueue
 
-        return WorkQueue(self.folder, process, self.folder.write_queue(self.config.storage))
+        self.folder.write_queue(self.config.storage)
+        return WorkQueue(self.folder, process)
 
     def fill(self, queue: WorkQueue, *, alone: bool) -> Iterator[int]:
         missing = list(self._plan.missing.items())

@@ -190,6 +190,7 @@ class Deliverer:
         self._expects = expects
         self._warn = warn
         self._tracker: Tracker | None = None
+        self._has_warned = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.error: str | None = None
@@ -256,10 +257,13 @@ class Deliverer:
 
     def _report(self, error: str | None) -> None:
         """Records why a round stopped, and warns, once until MLflow answers again."""
-        was_down, self.error = self.error is not None, None if error is None else mask(error)
-        if self.error is not None and not was_down:
+        self.error = None if error is None else mask(error)
+        n_left = len(self._outbox.entries())
+        if self.error is None:
+            self._has_warned = False
+        elif n_left and not self._has_warned:  # without entries, results are still being written
+            self._has_warned = True
             line = textwrap.shorten(self.error, 200, placeholder=" ...")
-            n_left = len(self._outbox.entries())
             self._warn(
                 f"MLflow does not answer ({line}). Results are safe on disk and training continues; {n_left} entries "
                 "wait. They are delivered once it answers again, or by `make sync`."

@@ -135,7 +135,8 @@ def queue(tmp_path: Path, postgres: str) -> Iterator[WorkQueue]:
     """A queue with one waiting cell."""
     folder = SweepFolder(tmp_path, f"s{secrets.token_hex(4)}")
     with Process(folder, "worker") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(postgres))
+        folder.write_queue(postgres)
+        queue = WorkQueue(folder, process)
         fill(queue)
         yield queue
         queue.close()

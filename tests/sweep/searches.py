@@ -43,7 +43,8 @@ def opened(search: Search, multirun: Path, storage: str | None = None) -> Iterat
     folder = SweepFolder(multirun, "s")
     search.save(folder)
     with Process(folder, "worker") as process:
-        queue = TrialQueue(folder, process, folder.write_queue(storage), search.id, ENGINE)
+        folder.write_queue(storage)
+        queue = TrialQueue(folder, process, search.id, ENGINE)
         try:
             yield queue
         finally:

@@ -80,9 +80,9 @@ class Here:
     def hopeless(self) -> bool:
         return self._n_deaths > 1
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         del n_ended
-        if not n_waiting:
+        if not n_useful:
             return 0
         self.on_start()
         try:

@@ -103,7 +103,8 @@ def queued(config: Config) -> SweepFolder:
     """The sweep with the cell in its queue."""
     folder = SweepFolder(Path(config.multirun), config.sweep)
     with Process(folder, "sweep") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(None))
+        folder.write_queue(None)
+        queue = WorkQueue(folder, process)
         cells = [(resolve(config).hash, Cell(config))]
         queue.enqueue(cells, queue.parameters([cell for _, cell in cells]), alone=True)
         queue.close()
@@ -136,7 +137,7 @@ def test_workers_share_a_cell_bit_for_bit_whoever_dies(
     assert len(results(shared)) == 12
     assert results(shared) == results(alone)
     with Process(folder, "status") as process:
-        queue = WorkQueue(folder, process, folder.read_queue())
+        queue = WorkQueue(folder, process)
         assert [trial.state.name for trial in queue.trials()] == ["FAIL"] * (dies == "owner") + ["COMPLETE"]
         queue.close()
     if (
@@ -150,7 +151,7 @@ def test_a_helper_is_counted_and_shown_and_a_pruned_or_unshareable_cell_is_one_w
     config = tiny(f"multirun={tmp_path}", "sweep=s", "seeds=2")
     folder = queued(config)
     with Process(folder, "worker") as owner, Process(folder, "worker") as helper:
-        queue = WorkQueue(folder, owner, folder.read_queue())
+        queue = WorkQueue(folder, owner)
         claim = queue.claim()
         assert claim is not None
         owner.update(cell=claim.cell)
@@ -183,21 +184,20 @@ def test_a_worker_and_a_job_that_join_a_cell_in_progress_help_once_and_leave(
     class NoWorkers:
         n_alive = 0
 
-        def __init__(self, *_: object, per_cell: int, **__: object) -> None:
-            asked.append(per_cell)
+        def __init__(self, *_: object, **__: object) -> None: ...
 
-        def keep_running(self, n_waiting: int, n_ended: int) -> int:
+        def keep_running(self, n_useful: int, n_ended: int) -> int:
             del n_ended
-            asked.append(n_waiting)
+            asked.append(n_useful)
             return 0
 
     monkeypatch.setattr("src.sweep.workers.pool.LocalWorkers", NoWorkers)
     with Process(folder, "worker") as owner:
-        queue = WorkQueue(folder, owner, folder.read_queue())
+        queue = WorkQueue(folder, owner)
         claim = queue.claim()  # holds the cell's lock
         assert claim is not None
         WorkerPool(folder, 2, engine=fake_engine.__name__).work()
-        assert asked == [2 * len(config.regimes), 1], "nothing waits, but one cell runs"
+        assert asked == [2 * len(config.regimes)], "nothing waits, but one cell runs"
         worker = FORK.Process(target=work, args=(folder, None, fake_engine.__name__))
         worker.start()
         worker.join(TIME_LIMIT)

@@ -41,7 +41,7 @@ class Ended:
 
     detached, hopeless = False, False
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         return 0
 
     def interrupt(self) -> None: ...

@@ -61,7 +61,8 @@ def opened(
     folder = SweepFolder(multirun, "s")
     search.save(folder)
     with Process(folder, "worker") as process:
-        queue = TrialQueue(folder, process, folder.write_queue(None), search.id, engine.__name__)
+        folder.write_queue(None)
+        queue = TrialQueue(folder, process, search.id, engine.__name__)
         try:
             yield queue, process, folder
         finally:

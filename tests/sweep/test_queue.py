@@ -53,7 +53,8 @@ def cells(base: Config, n_cells: int, **changes: object) -> list[tuple[str, Cell
 @contextmanager
 def opened(folder: SweepFolder, storage: str | None, role: Role = "worker") -> Iterator[WorkQueue]:
     with Process(folder, role) as process:
-        queue = WorkQueue(folder, process, folder.write_queue(storage))
+        folder.write_queue(storage)
+        queue = WorkQueue(folder, process)
         try:
             yield queue
         finally:

@@ -112,27 +112,27 @@ def test_a_cluster_holds_what_its_live_nodes_hold_each() -> None:
 
 def test_tasks_are_as_many_as_the_cluster_holds_and_no_more_than_runs(folder: SweepFolder, ray: FakeRay) -> None:
     workers = RayWorkers(folder, config("trainer.slots=2", "seeds=1", "regimes=[sequential,combined]"), ENGINE)
-    workers.keep_running(n_waiting=2, n_ended=0)
-    workers.keep_running(n_waiting=2, n_ended=0)
+    workers.keep_running(n_useful=4, n_ended=0)
+    workers.keep_running(n_useful=4, n_ended=0)
     assert len(ray.options) == 4, "none has claimed its cell yet"
-    workers.keep_running(n_waiting=50, n_ended=0)
+    workers.keep_running(n_useful=50, n_ended=0)
     assert len(ray.options) == 6
     (options,) = [option for option in ray.options if option is ray.options[0]]
     assert (options["num_gpus"], options["num_cpus"], options["scheduling_strategy"]) == (0.5, 1, "SPREAD")
     assert options["max_retries"] == MAX_DEATHS
     assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "1"
     assert not any("PASS" in name for name in options["runtime_env"]["env_vars"]), "Ray logs them"
-    RayWorkers(folder, config("n_workers=9", "trainer=cpu"), ENGINE).keep_running(n_waiting=50, n_ended=0)
+    RayWorkers(folder, config("n_workers=9", "trainer=cpu"), ENGINE).keep_running(n_useful=50, n_ended=0)
     assert [option["num_gpus"] for option in ray.options[6:]] == [0] * 9, "as many as asked for, for the autoscaler"
 
 
 def test_devices_of_one_run_are_a_placement_group_that_ends_with_its_worker(folder: SweepFolder, ray: FakeRay) -> None:
     workers = RayWorkers(folder, config("trainer=ddp", "trainer.devices=2"), ENGINE)
-    workers.keep_running(n_waiting=5, n_ended=0)
+    workers.keep_running(n_useful=5, n_ended=0)
     group = "STRICT_PACK [{'CPU': 2, 'GPU': 2}]"
     assert [option["scheduling_strategy"] for option in ray.options] == [(group, 0)]
     ray.ended[0] = None
-    workers.keep_running(n_waiting=0, n_ended=5)
+    workers.keep_running(n_useful=0, n_ended=5)
     assert ray.removed == [group]
 
 
@@ -141,10 +141,10 @@ def test_a_task_that_fails_is_replaced_until_it_is_hopeless_and_its_reason_is_in
 ) -> None:
     workers = RayWorkers(folder, config("n_workers=1"), ENGINE)
     for death in range(MAX_DEATHS):
-        assert workers.keep_running(n_waiting=3, n_ended=0) == (death > 0)
+        assert workers.keep_running(n_useful=3, n_ended=0) == (death > 0)
         assert not workers.hopeless
         ray.ended[death] = ray.RayError(f"death {death}")
-    assert workers.keep_running(n_waiting=3, n_ended=0) == 1
+    assert workers.keep_running(n_useful=3, n_ended=0) == 1
     assert workers.hopeless
     assert workers.log(0).read_text().splitlines() == [f"death {death}" for death in range(MAX_DEATHS)]
     assert workers.wait(0)
@@ -152,7 +152,7 @@ def test_a_task_that_fails_is_replaced_until_it_is_hopeless_and_its_reason_is_in
 
 def test_an_interrupt_cancels_and_a_kill_forces(folder: SweepFolder, ray: FakeRay) -> None:
     workers = RayWorkers(folder, config("n_workers=2"), ENGINE)
-    workers.keep_running(n_waiting=3, n_ended=0)
+    workers.keep_running(n_useful=3, n_ended=0)
     workers.interrupt()
     assert not workers.wait(0)
     workers.kill()

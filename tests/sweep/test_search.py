@@ -18,6 +18,7 @@ from rich.console import Console
 from src.cells.outcome import CellOutcome
 from src.config import Config
 from src.sweep.folder import SweepFolder
+from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.search.trials import best_first
 from src.sweep.search.work import SearchWork
@@ -192,9 +193,9 @@ class Jobs:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         del n_ended
-        self.asked.append(n_waiting)
+        self.asked.append(n_useful)
         return 0
 
     def interrupt(self) -> None:
@@ -215,9 +216,11 @@ def test_a_detached_command_leaves_the_points_to_a_job_and_a_later_one_finds_the
     jobs = Jobs()
     supervisor = Supervisor(work, jobs, Console(quiet=True))
     assert supervisor.run() is None, "the workers continue"
-    assert jobs.asked == [3]
+    per_cell = n_shares(work.config)
+    assert per_cell > 1
+    assert jobs.asked == [3 * per_cell], "no more than can share the cells"
     WorkerJob("s", str(tmp_path), 1, work.search_id, ENGINE)()
     assert supervisor.run() == []
-    assert jobs.asked == [3, 0]
+    assert jobs.asked[1:] == [0]
     assert len(work.trials) == 3
     assert set(ran(tmp_path).values()) == {1}

@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path, "s")
 
 
-def config(*keys: str, regimes: str = "[combined]") -> Config:
-    """A cell that one worker trains at a time, with these settings of the launcher."""
-    return compose(["launcher=slurm", *(f"launcher.{key}" for key in keys), "seeds=1", f"regimes={regimes}"])
+def config(*keys: str) -> Config:
+    """A cell with these settings of the launcher."""
+    return compose(["launcher=slurm", *(f"launcher.{key}" for key in keys)])
 
 
 def pretend_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
 ) -> None:
     pretend_slurm(tmp_path, monkeypatch)
     workers = SlurmWorkers(folder, config("jobs=3", *KEYS), ENGINE)
-    assert workers.keep_running(n_waiting=10, n_ended=0) == 0
+    assert workers.keep_running(n_useful=10, n_ended=0) == 0
     script = (tmp_path / "submitted").read_text()
     for option in (
         "array=0-2%3",
@@ -66,28 +66,24 @@ def test_one_array_is_submitted_with_the_keys_and_a_later_command_counts_its_job
         "job-name=sweep-s",
     ):
         assert f"#SBATCH --{option}\n" in script, option
-    workers.keep_running(n_waiting=10, n_ended=0)
+    workers.keep_running(n_useful=10, n_ended=0)
     later = SlurmWorkers(folder, config("jobs=4"), ENGINE)
-    later.keep_running(n_waiting=10, n_ended=0)
+    later.keep_running(n_useful=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 2, "the three that run are counted: one more, and that only once"
     assert script.count("#SBATCH --array") == 1
     assert not later.hopeless
-    SlurmWorkers(folder, config("jobs=1"), ENGINE, "tpe-01234567").keep_running(n_waiting=10, n_ended=0)
+    SlurmWorkers(folder, config("jobs=1"), ENGINE, "tpe-01234567").keep_running(n_useful=10, n_ended=0)
     script = (tmp_path / "submitted").read_text()
     assert script.count("#SBATCH --job-name") == 3, "jobs at the grid do not count for a search"
     later.interrupt()
     assert sorted((tmp_path / "cancelled").read_text().split()) == ["71_0", "71_1", "71_2", "72"]
 
 
-@pytest.mark.parametrize(("regimes", "per_cell"), [("[combined]", 1), ("[sequential,combined,d1_only]", 3)])
-def test_no_more_jobs_than_can_share_the_cells(
-    regimes: str, per_cell: int, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_jobs_than_find_work(folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_slurm(tmp_path, monkeypatch)
-    SlurmWorkers(folder, config("jobs=8", regimes=regimes), ENGINE).keep_running(n_waiting=2, n_ended=0)
-    n = 2 * per_cell
-    assert f"#SBATCH --array=0-{n - 1}%{n}\n" in (tmp_path / "submitted").read_text()
+    SlurmWorkers(folder, config("jobs=8"), ENGINE).keep_running(n_useful=6, n_ended=0)
+    assert "#SBATCH --array=0-5%6\n" in (tmp_path / "submitted").read_text()
 
 
 def test_a_missing_requirement_is_one_line(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:

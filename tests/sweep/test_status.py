@@ -25,7 +25,8 @@ def folder(tmp_path: Path) -> SweepFolder:
         config = dataclasses.replace(base, split=dataclasses.replace(base.split, ratio=index + 1.0))
         cells.append((f"cell{index}", Cell(config, (f"split.ratio={index + 1}",))))
     with Process(folder, "worker") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(None))
+        folder.write_queue(None)
+        queue = WorkQueue(folder, process)
         queue.enqueue(cells, queue.parameters([cell for _, cell in cells]), alone=True)
         first, second, third = queue.claim(), queue.claim(), queue.claim()
         assert first is not None

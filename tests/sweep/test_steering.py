@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def test_the_next_claim_is_the_preferred_cell_also_of_a_worker_that_has_listed_the_queue(folder: SweepFolder) -> None:
     cells = [fake_engine.resolve(config).hash for config in queued(folder, n_cells=4)]
     with Process(folder, "worker") as process:
-        queue = WorkQueue(folder, process, folder.read_queue())
+        queue = WorkQueue(folder, process)
         claims = [queue.claim()]
         assert "is the next" in run_next(folder, cells[3][:8])
         claims += [queue.claim(), queue.claim()]
@@ -61,7 +61,7 @@ def test_a_stopped_cell_ends_as_failed_and_the_command_queues_it_again(folder: S
     assert 0 < len(runs) < 80
     assert not any(line.startswith(f"run {waiting}") for line in diary(folder))
     with Process(folder, "sweep") as process:
-        queue = WorkQueue(folder, process, folder.read_queue())
+        queue = WorkQueue(folder, process)
         cell = Cell(configs[1])
         queue.enqueue([(waiting, cell)], queue.parameters([cell]), alone=True)
         claim = queue.claim()

@@ -55,7 +55,8 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
     stopping = [dataclasses.replace(first.stopping, epochs=k + 1) for k in range(n_cells)]
     configs = [dataclasses.replace(first, stopping=one) for one in stopping]
     with Process(folder, "sweep") as process:
-        queue = WorkQueue(folder, process, folder.write_queue(None))
+        folder.write_queue(None)
+        queue = WorkQueue(folder, process)
         cells = [(fake_engine.resolve(config).hash, Cell(config)) for config in configs]
         queue.enqueue(cells, queue.parameters([cell for _, cell in cells]), alone=True)
         queue.close()
@@ -64,7 +65,7 @@ def queued(folder: SweepFolder, *overrides: str, n_cells: int) -> list[Config]:
 
 def trials(folder: SweepFolder) -> list[FrozenTrial]:
     with Process(folder, "status") as process:
-        queue = WorkQueue(folder, process, folder.read_queue())
+        queue = WorkQueue(folder, process)
         found = queue.trials()
         queue.close()
     return found
@@ -209,7 +210,7 @@ def test_a_signal_ends_a_command_that_waits_for_its_first_worker(
     signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        LocalWorkers(folder, 1, ENGINE).keep_running(n_waiting=1, n_ended=0)
+        LocalWorkers(folder, 1, ENGINE).keep_running(n_useful=1, n_ended=0)
     assert received == [signal.SIGINT], "its handler has counted it"
     assert time.monotonic() - began < 30
 

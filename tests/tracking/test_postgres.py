@@ -33,7 +33,8 @@ def test_a_database_shared_with_the_queue_has_the_same_runs(
     for _ in range(2):  # each finds the tables of the other
         assert sync(multirun, direct).problems == []
         with Process(folder, "sweep") as process:
-            WorkQueue(folder, process, folder.write_queue(postgres)).close()
+            folder.write_queue(postgres)
+            WorkQueue(folder, process).close()
     assert sync(multirun, direct).n_written == 0, "nothing twice"
     assert sync(multirun, local).problems == []
     uris = [tracking_uri(tracking, multirun) for tracking in (direct, local)]

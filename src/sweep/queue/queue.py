@@ -11,7 +11,7 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,6 @@ from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, with_runs_of
 from src.sweep.processes import Process
 from src.sweep.queue.parameters import Parameters
-from src.sweep.queue.retry import Retry
 from src.sweep.queue.storage import Direction, StudyStore
 from src.training.control import OnProgress
 
@@ -63,7 +62,7 @@ class ClaimedCell:
 
 
 class WorkQueue:
-    """The queue of a sweep's grid, opened by one process; see `StudyStore` for `queue`, `name` and errors."""
+    """The queue of a sweep's grid, opened by one process; see `StudyStore` for the study and errors."""
 
     search_id = GRID
     key = "cell"
@@ -73,22 +72,19 @@ class WorkQueue:
         self,
         folder: SweepFolder,
         process: Process,
-        queue: Mapping[str, Any],
         *,
         name: str | None = None,
         direction: Direction = "maximize",
+        value: str = "first regime minus second",
     ) -> None:
         self._folder, self._process = folder, process
         waits = process.info.role == "worker"  # it joins a sweep that runs; a command may have been given a wrong URL
-        self._store = StudyStore(folder, queue, name or folder.sweep, direction, waits=waits)
+        self._store = StudyStore(folder, name or folder.sweep, direction, value, waits=waits)
+        self.retry = self._store.retry
+        """How this process waits for a server that is unavailable."""
         self._waiting: deque[FrozenTrial] = deque()
         self._listed_at = 0
         self._first = ""
-
-    @property
-    def retry(self) -> Retry:
-        """How this process waits for a server that is unavailable."""
-        return self._store.retry
 
     def close(self) -> None:
         """Closes connections to a database."""

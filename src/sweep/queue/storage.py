@@ -60,22 +60,17 @@ ORDER BY xact_start LIMIT 1"""
 
 Direction = Literal["maximize", "minimize"]
 
-VALUE = "first regime minus second"
-"""The name of a cell's value; a search gives its objective's."""
-
 
 class StudyStore:
-    """One study of a sweep, named `name`.
+    """One study of a sweep, named `name`, in the storage that its queue.json names. `value`: the name of the values.
 
-    `queue`: the content of the sweep's queue.json, whose `storage` is a URL without a password or None (a journal
-    file). `waits`: whether it is opened again and again while its server is out of reach, as any later operation is
+    `waits`: whether it is opened again and again while its server is out of reach, as any later operation is
     repeated. Changes of a trial's state require that the caller holds the lock of the trial's cell. Raises ConfigError
     when the storage is out of reach, damaged, or serves another folder.
     """
 
-    def __init__(
-        self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction, *, waits: bool = False
-    ) -> None:
+    def __init__(self, folder: SweepFolder, name: str, direction: Direction, value: str, *, waits: bool) -> None:
+        queue = folder.read_queue()
         url: str | None = queue["storage"]
         shown = without_password(url)[0] if url else str(folder.root / "study.journal")
         self.retry = Retry(shown, lambda: _holder(url), is_journal=url is None)
@@ -86,7 +81,7 @@ class StudyStore:
 
             def opened() -> str:
                 with locked(folder.root / "queue.lock"):  # two processes that create tables at once would collide
-                    return self._open(folder, queue, name, direction)
+                    return self._open(folder, queue, name, direction, value)
 
             served = self.retry(opened, None if waits else waits_for_lock) if url else opened()
         except ConfigError:  # of a lock, or of a server that does not come back
@@ -106,7 +101,7 @@ class StudyStore:
             )
             raise ConfigError("sweep", folder.sweep, problem)
 
-    def _open(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction) -> str:
+    def _open(self, folder: SweepFolder, queue: Mapping[str, Any], name: str, direction: Direction, value: str) -> str:
         """Opens or creates the study; returns the id of the folder that it serves."""
         url: str | None = queue["storage"]
         self.storage = _database(with_driver(url)) if url else JournalStorage(_Journal(folder.root / "study.journal"))
@@ -120,7 +115,7 @@ class StudyStore:
             if not self.study.metric_names:  # what optuna-dashboard writes at its axis
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
-                    self.study.set_metric_names([VALUE])
+                    self.study.set_metric_names([value])
         self._id = self.storage.get_study_id_from_name(name)
         return served
 

@@ -9,14 +9,12 @@ diverges or the pruner stops it (samplers count this as bad, TPE, or leave it ou
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.cells.outcome import CellOutcome
@@ -45,23 +43,12 @@ class TrialQueue(WorkQueue):
 
     key = "point"
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        process: Process,
-        queue: Mapping[str, Any],
-        search_id: str,
-        engine: str = DEFAULT_ENGINE,
-    ) -> None:
+    def __init__(self, folder: SweepFolder, process: Process, search_id: str, engine: str = DEFAULT_ENGINE) -> None:
         self.search = load_search(folder, search_id)
         self.search_id = search_id
         self._engine_name = engine
-        super().__init__(
-            folder, process, queue, name=f"{folder.sweep}/{search_id}", direction=self.search.objective.goal
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of metric names
-            self.retry(lambda: self._store.study.set_metric_names([self.search.objective.text]))
+        name, objective = f"{folder.sweep}/{search_id}", self.search.objective
+        super().__init__(folder, process, name=name, direction=objective.goal, value=objective.text)
 
     @property
     def _engine(self) -> Engine:

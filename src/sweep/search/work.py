@@ -64,7 +64,8 @@ class SearchWork(Work):
 
     def open(self, process: Process) -> WorkQueue:
         self.search.save(self.folder)
-        return TrialQueue(self.folder, process, self.folder.write_queue(self.config.storage), self.search_id)
+        self.folder.write_queue(self.config.storage)
+        return TrialQueue(self.folder, process, self.search_id)
 
     def fill(self, queue: WorkQueue, *, alone: bool) -> Iterator[int]:
         assert isinstance(queue, TrialQueue)
@@ -121,15 +122,13 @@ class SearchWork(Work):
         return [*lines, f"time: about {left} with {n_workers} workers"]
 
     def _stored_trials(self) -> Trials:
-        """The trials of earlier commands; changes nothing."""
+        """The trials of earlier commands in this storage; changes nothing."""
         folder, search_id = self.folder, self.search_id
         if not (folder.search(search_id) / "search.json").exists() or not (folder.root / "queue.json").exists():
             return {}
-        description = {**folder.read_queue(), "storage": self.config.storage}
-        with (
-            Process(folder, "status") as process,
-            closing(TrialQueue(folder, process, description, search_id)) as queue,
-        ):
+        if folder.read_queue()["storage"] != self.config.storage:
+            return {}
+        with Process(folder, "status") as process, closing(TrialQueue(folder, process, search_id)) as queue:
             return queue.latest()
 
 

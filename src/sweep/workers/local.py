@@ -16,7 +16,6 @@ from src.errors import ConfigError
 from src.io import PROJECT
 from src.sweep import fork_server
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.grid.cells import n_shares
 from src.sweep.workers.forked import ForkedWorker, WorkerProcess
 from src.sweep.workers.gpus import mps_serves, visible_gpus
 
@@ -40,9 +39,9 @@ class Workers(Protocol):
     def hopeless(self) -> bool:
         """Whether every worker has died so often that none is replaced."""
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
-        """Starts or replaces workers while `n_waiting` cells wait; returns the number that have died since the last
-        call.
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
+        """Starts or replaces workers while `n_useful` further ones find work; returns the number that have died since
+        the last call.
 
         `n_ended`: number of cells that have ended, on any worker. A worker that exits in good order while cells wait
         (it found none free) is replaced too; one that keeps dying while no cell ends is not.
@@ -102,7 +101,7 @@ def launch(folder: SweepFolder, config: Config, engine: str, search: str) -> Wor
         if not torch.cuda.is_available():
             raise ConfigError("trainer", "gpu", "no CUDA device is visible here; take trainer=auto or trainer=cpu")
     warn_of_idle_slots(config)
-    return LocalWorkers(folder, n_workers_here(config), engine, search=search, per_cell=n_shares(config))
+    return LocalWorkers(folder, n_workers_here(config), engine, search=search)
 
 
 def prepare(config: Config, engine: str) -> None:
@@ -122,7 +121,7 @@ def worker_environment() -> dict[str, str]:
 
 
 class LocalWorkers(Workers):
-    """Up to `n_workers` processes, each in its own session, logging to ``logs/``. `per_cell`: see `n_shares`.
+    """Up to `n_workers` processes, each in its own session, logging to ``logs/``.
 
     A Ctrl-C at the terminal therefore reaches only the parent, which passes it on once with `interrupt`. They are
     forked from one process (see `forks`), or else start as ``python -m src.worker``.
@@ -138,9 +137,8 @@ class LocalWorkers(Workers):
         *,
         search: str = GRID,
         label: str = "worker",
-        per_cell: int = 1,
     ) -> None:
-        self._folder, self._label, self._per_cell = folder, label, per_cell
+        self._folder, self._label = folder, label
         self.n_workers = n_workers
         self._engine, self._search = engine, search
         self._forks = forks()
@@ -149,7 +147,7 @@ class LocalWorkers(Workers):
         self._n_ended = 0
         self._environment = worker_environment()
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         if n_ended > self._n_ended:
             self._n_ended = n_ended
             self._deaths = [0] * len(self._deaths)
@@ -160,7 +158,7 @@ class LocalWorkers(Workers):
                     self._deaths[slot] += 1
                     n_died += 1
                 self._slots[slot] = None
-        n_wanted = min(self.n_workers, n_waiting * self._per_cell + self.n_alive)
+        n_wanted = min(self.n_workers, n_useful + self.n_alive)
         while len(self._slots) < n_wanted:
             self._slots.append(None)
             self._deaths.append(0)

@@ -42,8 +42,7 @@ class WorkerPool:
         engine: str = DEFAULT_ENGINE,
     ) -> None:
         self._folder, self._n_workers, self._search, self._engine = folder, n_workers, search, engine
-        self._description = folder.read_queue()
-        check_compatibility(folder.sweep, self._description)
+        check_compatibility(folder)
         self._workers: LocalWorkers | None = None
         self._stopping = False
 
@@ -51,7 +50,7 @@ class WorkerPool:
         """Works until nothing is left. Raises ConfigError where the study is out of reach."""
         abort_waits_if(lambda: self._stopping)
         with suppress(Interrupted), Process(self._folder, "pool") as process:
-            for queue in open_queues(self._folder, process, self._description, self._search, self._engine):
+            for queue in open_queues(self._folder, process, self._search, self._engine):
                 with closing(queue):
                     self._work(queue)
                 if self._stopping:
@@ -72,15 +71,13 @@ class WorkerPool:
     def _until_done(self, queue: WorkQueue, config: Config) -> None:
         n = n_workers_here(config) if self._n_workers == "auto" else self._n_workers
         label = f"{socket.gethostname()}-{os.getpid()}"
-        per_cell = n_shares(config)
         warn_of_idle_slots(config)
-        self._workers = workers = LocalWorkers(
-            self._folder, n, self._engine, search=queue.search_id, label=label, per_cell=per_cell
-        )
+        self._workers = workers = LocalWorkers(self._folder, n, self._engine, search=queue.search_id, label=label)
+        per_cell = n_shares(config)
         n_running = len(queue.running()) if per_cell > 1 else 0  # to help with, once
         while not self._stopping:
             n_waiting = queue.n_waiting()
-            workers.keep_running(max(n_waiting, n_running), queue.n_ended())
+            workers.keep_running(per_cell * max(n_waiting, n_running), queue.n_ended())
             n_running = 0
             if workers.n_alive == 0:
                 if n_waiting:

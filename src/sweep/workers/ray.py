@@ -16,7 +16,6 @@ from src.config import Config, RayLauncher, TrainerConfig
 from src.environment import ONE_THREAD, clean, n_processors, replace_variables
 from src.errors import ConfigError
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.grid.cells import n_shares
 from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
 
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -63,7 +62,7 @@ class RayWorkers(Workers):
         has_gpus = any(node["Resources"].get("GPU") for node in self._ray.nodes() if node["Alive"])
         on_gpus = trainer.name != "cpu" and (has_gpus or trainer.name == "gpu")
         self._resources = request(launcher, trainer, on_gpus=on_gpus)
-        self._as_group, self._per_cell = trainer.devices > 1, n_shares(config)
+        self._as_group = trainer.devices > 1
         if launcher.address == "local" and not self._capacity():
             problem = f"a worker needs {self._resources}, which this machine lacks; lower launcher.* or trainer.devices"
             raise ConfigError("launcher", "ray", problem)
@@ -71,21 +70,20 @@ class RayWorkers(Workers):
         self._arguments = (where, search, engine)
         self._tasks: dict[int, Any] = {}
         self._groups: dict[int, Any] = {}
-        self._n_deaths = self._n_ended = self._most_waiting = 0
+        self._n_deaths = self._n_ended = self._most_useful = 0
 
     @property
     def hopeless(self) -> bool:
         return not self._tasks and self._n_deaths >= MAX_DEATHS
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         if n_ended > self._n_ended:
             self._n_ended, self._n_deaths = n_ended, 0
-        n_waiting *= self._per_cell
-        self._most_waiting = max(self._most_waiting, n_waiting)  # no more than can share, while none has started yet
+        self._most_useful = max(self._most_useful, n_useful)  # no more than can share, while none has started yet
         n_died = self._remove_ended()
         self._n_deaths += n_died
         n_workers = self._capacity() or 1 if self._n_workers == "auto" else self._n_workers
-        n_wanted = min(n_workers, n_waiting + len(self._tasks), self._most_waiting)
+        n_wanted = min(n_workers, n_useful + len(self._tasks), self._most_useful)
         for slot in range(n_wanted):
             if slot not in self._tasks and len(self._tasks) < n_wanted and self._n_deaths < MAX_DEATHS:
                 self._tasks[slot] = self._submit(slot)

@@ -18,7 +18,6 @@ from src.errors import ConfigError
 from src.io import read_json_or, write_atomically
 from src.sweep.engine import DEFAULT_ENGINE
 from src.sweep.folder import GRID, SweepFolder
-from src.sweep.grid.cells import n_shares
 from src.sweep.workers.local import MAX_DEATHS, Workers, python_path
 from src.sweep.workers.pool import WorkerPool
 
@@ -63,7 +62,7 @@ class SlurmWorkers(Workers):
     """
 
     def __init__(self, folder: SweepFolder, config: Config, engine: str, search: str = GRID) -> None:
-        self._launcher, self._per_cell = cast(SlurmLauncher, config.launcher), n_shares(config)
+        self._launcher = cast(SlurmLauncher, config.launcher)
         self._folder = folder.logs.absolute() / ("jobs" if search == GRID else f"jobs-{search}")
         self._job = WorkerJob(folder.sweep, str(folder.multirun.absolute()), config.n_workers, search, engine)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a job runs the pickles there
@@ -80,14 +79,14 @@ class SlurmWorkers(Workers):
     def hopeless(self) -> bool:
         return not self._jobs and self._n_deaths >= MAX_DEATHS
 
-    def keep_running(self, n_waiting: int, n_ended: int) -> int:
+    def keep_running(self, n_useful: int, n_ended: int) -> int:
         if n_ended > self._n_ended:
             self._n_ended, self._n_deaths = n_ended, 0
         ended = [job for job in self._jobs if job.done()]
         n_died = sum(job.exception() is not None for job in ended)
         self._n_deaths += n_died
         self._jobs = [job for job in self._jobs if job not in ended]
-        n_wanted = min(self._launcher.jobs, n_waiting * self._per_cell + len(self._jobs)) - len(self._jobs)
+        n_wanted = min(self._launcher.jobs, n_useful + len(self._jobs)) - len(self._jobs)
         if n_wanted > 0 and self._n_deaths < MAX_DEATHS:
             self._submit(n_wanted)
         return n_died

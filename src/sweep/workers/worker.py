@@ -16,11 +16,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -129,15 +128,14 @@ def work(
     """
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
-    description = folder.read_queue()
     stop = StopRequest(parent)
     stop.listen()
     if parent is None:  # the checkout may be at another commit by now; the command's workers must not stop for that
-        check_compatibility(folder.sweep, description)
+        check_compatibility(folder)
     n_ended = 0
     with suppress(Interrupted), Process(folder, "worker") as process:  # while it waited for a lock
         worker = Worker(folder, process, engine, stop)
-        for queue in open_queues(folder, process, description, search, engine):
+        for queue in open_queues(folder, process, search, engine):
             with closing(queue):
                 n_ended += worker.work(queue)
             if stop.is_set():
@@ -164,20 +162,15 @@ def work_logged(folder: SweepFolder, search: str, engine: str, output: Path, par
     print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
 
 
-def open_queues(
-    folder: SweepFolder, process: Process, description: Mapping[str, Any], search: str | None, engine: str
-) -> Iterator[WorkQueue]:
-    """Opens the queues of a sweep one after the other; the caller closes them.
-
-    `description`: the content of queue.json; `search`, `engine`: see `work`.
-    """
+def open_queues(folder: SweepFolder, process: Process, search: str | None, engine: str) -> Iterator[WorkQueue]:
+    """Opens the queues of a sweep one after the other; the caller closes them. `search`, `engine`: see `work`."""
     if search in (None, GRID):
-        yield WorkQueue(folder, process, description)
+        yield WorkQueue(folder, process)
     for search_id in searches_of(folder) if search is None else [search]:
         if search_id != GRID:
             from src.sweep.search.trials import TrialQueue  # imports what the cells of a grid do not need
 
-            yield TrialQueue(folder, process, description, search_id, engine)
+            yield TrialQueue(folder, process, search_id, engine)
 
 
 def record_failed(queue: WorkQueue, engine: Engine, failed: Sequence[FrozenTrial]) -> None:
