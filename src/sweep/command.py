@@ -53,12 +53,9 @@ def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: Di
             from src.sweep.seeding import SeedingWork
 
             work = SeedingWork(plan, runner, seeding)
-    if work.config.dry_run:
-        failures = _run(work)
-    else:
-        work.notifier = Notifier(line.notify, work.config.sweep)
-        with work.notifier.end() as failures:
-            failures += _run(work)
+    work.notifier = Notifier(None if work.config.dry_run else line.notify, work.config.sweep)
+    with work.notifier.end() as failures:
+        failures += _run(work)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if failures:

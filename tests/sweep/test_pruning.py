@@ -85,7 +85,7 @@ def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> lis
     """Resume the cells of dead workers as a worker does; return the trials."""
     with opened(search, multirun) as (queue, process, folder):
         queue.requeue_stale()
-        Worker(folder, process, laboratory.__name__, stop or StopRequest()).work(queue)
+        Worker(process, laboratory.__name__, stop or StopRequest()).work(queue)
         return list(queue.latest().values())
 
 

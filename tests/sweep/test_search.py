@@ -179,7 +179,7 @@ def test_devices_of_one_run_train_only_the_runs_of_the_search(tmp_path: Path, mo
     ((cell_hash, cell),) = search.plan(proposal.point, fake_engine).cells.items()
     folder.write_cell(cell_hash, dataclasses.replace(cell.config, seeds=(0, 1, 2, 3)))
     with opened(search, tmp_path) as queue, Process(folder, "worker") as process:
-        assert Worker(folder, process, ENGINE, StopRequest()).work(queue) == 1
+        assert Worker(process, ENGINE, StopRequest()).work(queue) == 1
         assert [trial.state.name for trial in queue.trials()] == ["COMPLETE"]
     assert asked == [((0, 1), 2)]
     assert folder.read_cell(cell_hash).seeds == (0, 1, 2, 3), "the grid's own"

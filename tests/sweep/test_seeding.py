@@ -197,7 +197,7 @@ def test_a_worker_waits_for_the_next_round_and_leaves_with_the_command(tmp_path:
         running = staticmethod(list)
 
     with Process(work.folder, "worker") as process:
-        worker = Worker(work.folder, process, fake_engine.__name__, StopRequest())
+        worker = Worker(process, fake_engine.__name__, StopRequest())
         with Process(work.folder, "sweep", in_rounds=True):
             assert worker._wait_for_more(Empty())  # type: ignore[arg-type]
         with Process(work.folder, "sweep"):

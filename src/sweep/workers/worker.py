@@ -134,7 +134,7 @@ def work(
         check_compatibility(folder)
     n_ended = 0
     with suppress(Interrupted), Process(folder, "worker") as process:  # while it waited for a lock
-        worker = Worker(folder, process, engine, stop)
+        worker = Worker(process, engine, stop)
         for queue in open_queues(folder, process, search, engine):
             with closing(queue):
                 n_ended += worker.work(queue)
@@ -187,8 +187,8 @@ class Worker:
     nothing counts them before `Engine.run_cell`, and the cells of a grid are claimed without loading the engine.
     """
 
-    def __init__(self, folder: SweepFolder, process: Process, engine: str, stop: StopRequest) -> None:
-        self._folder, self._process, self._stop = folder, process, stop
+    def __init__(self, process: Process, engine: str, stop: StopRequest) -> None:
+        self._process, self._stop = process, stop
         self._engine_name = engine
         self._helped: set[tuple[str, int]] = set()
         self._devices = Devices(free=lambda: self._engine.free_device())
