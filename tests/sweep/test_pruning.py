@@ -83,7 +83,7 @@ class StopAt(StopRequest):
 
 def work(search: Search, multirun: Path, stop: StopRequest | None = None) -> list[FrozenTrial]:
     """Resume the cells of dead workers as a worker does; return the trials."""
-    with opened(search, multirun) as (queue, process, folder):
+    with opened(search, multirun) as (queue, process, _):
         queue.requeue_stale()
         Worker(process, laboratory.__name__, stop or StopRequest()).work(queue)
         return list(queue.latest().values())
