@@ -84,7 +84,7 @@ class RecordedWork(SeedingWork):
 
 def default_grid(multirun: Path, margin: float | None) -> None:
     """Prints after how many runs the decisions of 12 fixed seeds are made."""
-    from src.sweep.grid.cells import expand_line
+    from src.sweep.grid.cells import expand
     from tests.sweep.searches import line_of
 
     name = "seeding-48"
@@ -98,7 +98,7 @@ def default_grid(multirun: Path, margin: float | None) -> None:
     from src.io import CONF_DIR
 
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        plan = plan_sweep(expand_line(line_of(*words)), laboratory)
+        plan = plan_sweep(expand(line_of(*words)), laboratory)
     RecordedWork(plan, laboratory, Seeding(max=CAP, margin=margin))
     history = RecordedWork.history
     reached = next((n for n, decided in history if wanted.items() <= decided.items()), None)

@@ -27,7 +27,7 @@ from src.errors import ConfigError
 from src.io import CONF_DIR
 from src.sweep import laboratory
 from src.sweep.folder import SweepFolder
-from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.cells import Cell, CommandLine, expand
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.study_commands import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
@@ -210,7 +210,7 @@ def cell_of(anchor: Anchor, settings: Sequence[str], seeds: str | None, loader: 
     def compose(overrides: list[str]) -> Mapping[str, Any]:
         return {**composer(overrides), "sweep": SWEEP, "regimes": anchor.regimes, "seeds": int(seeds or anchor.seeds)}
 
-    cells = expand([*anchor.overrides, *settings], compose, loader)
+    cells = expand(CommandLine([*anchor.overrides, *settings], compose, loader))
     if len(cells) != 1:
         raise ConfigError("anchor", anchor.id, f"its study has {len(cells)} cells; give one value for each setting")
     return cells[0]

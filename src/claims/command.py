@@ -25,7 +25,7 @@ from src.io import CONF_DIR
 from src.progress import tracked
 from src.sweep import laboratory
 from src.sweep.folder import SweepFolder
-from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.cells import Cell, CommandLine, expand
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.study_commands import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
@@ -142,7 +142,7 @@ def cells_of(study: Study, compose: Composer, loader: ConfigLoader, key: str) ->
     def of_study(overrides: list[str]) -> Mapping[str, Any]:
         return {**compose(overrides), "sweep": SWEEP, "regimes": study.regimes, "seeds": study.seeds}
 
-    cells = expand(study.arguments, of_study, loader)
+    cells = expand(CommandLine(study.arguments, of_study, loader))
     n_cells = len(study.coordinates)
     if len(cells) != n_cells:
         raise ConfigError(key, study.where, f"{n_cells} cells of its grid give only {len(cells)} distinct recipes")

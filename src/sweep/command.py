@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from src.config import is_search
 from src.config.composing import GroupComposer
 from src.sweep.engine import Engine, load_engine
-from src.sweep.grid.cells import expand_line, seeding_of
-from src.sweep.grid.line import CommandLine
+from src.sweep.grid.cells import CommandLine, expand, seeding_of
 from src.sweep.grid.plan import SweepPlan, is_new, plan_sweep
 from src.sweep.notify import Notifier
 from src.sweep.processes import Process
@@ -37,7 +36,7 @@ def run_sweep(arguments: list[str], loader: ConfigLoader, engine: str, hydra: Di
             line = CommandLine(arguments, composer(resolve=False), loader, resolved=False)
         work = SearchWork(line, _loaded(engine))
     else:
-        cells = expand_line(line)
+        cells = expand(line)
         if is_new(cells) and not cells[0].config.dry_run:
             from src.sweep.workers.local import prepare  # a command with nothing to run does without
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from src import terminal
 from src.errors import Interrupted
+from src.interrupts import EXIT_STATUS, STOPPED
 from src.locks import abort_waits_if
 from src.progress import Display
 from src.sweep.grid.cells import n_shares
@@ -29,7 +30,6 @@ REQUEUE_SECONDS = 2.0
 SIGNAL_SECONDS = 0.1
 LAUNCHERS = {"local": launch, "slurm": SlurmWorkers, "ray": RayWorkers}
 """By `config.launcher.name`."""
-STOPPED = "stopped; the same command continues from here"
 VALID = "; the verdicts so far hold: make report"
 
 
@@ -63,7 +63,7 @@ class Supervisor:
                 return self._run(queue, display, alone=not process.others("sweep"))
         except Interrupted:  # while it waited for a lock
             self._console.print(self._stopped)
-            sys.exit(130)
+            sys.exit(EXIT_STATUS)
         finally:
             abort_waits_if(lambda: False)
             for number, handler in before.items():
@@ -151,4 +151,4 @@ class Supervisor:
 
     def _exit(self, display: Display) -> NoReturn:
         display.say(self._stopped)
-        sys.exit(130)
+        sys.exit(EXIT_STATUS)

@@ -48,7 +48,7 @@ def test_a_damaged_result_is_reported_and_trained_again(
     assert [seed for _, seed in cell.missing_runs()] == [1]
     assert len(load_records(cell.sweep_dir).damaged) == 1
     plan = plan_sweep([Cell(config)], laboratory)
-    assert plan.n_runs_missing == 1
+    assert sum(plan.n_missing.values()) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"damaged: {path}: counts as missing; the run is trained again"
     run_cell(cell)

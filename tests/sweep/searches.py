@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from src.config.composing import GroupComposer
 from src.sweep.folder import SweepFolder
-from src.sweep.grid.line import CommandLine
+from src.sweep.grid.cells import CommandLine
 from src.sweep.processes import Process
 from src.sweep.search.search import Search
 from src.sweep.search.trials import TrialQueue

@@ -42,7 +42,9 @@ def visit(trials: list[FrozenTrial], *, certain: float = 0.95, most: int = 32, s
     found = next_visit(trials, SPACE, free, dataclasses.replace(SETTINGS, step=step, certain=certain), most=most)
     if found is None:
         return None
-    return create_trial(state=TrialState.RUNNING, params=found[0], distributions=SPACE, user_attrs=found[1])
+    return create_trial(
+        state=TrialState.RUNNING, params=dict(found.point), distributions=SPACE, user_attrs=dict(found.attributes)
+    )
 
 
 def ended(trial: FrozenTrial) -> FrozenTrial:
@@ -126,7 +128,7 @@ def test_a_cost_moves_the_visits_to_the_cheaper_side(found: list[FrozenTrial]) -
     cheap_right = next_visit(found[:12], SPACE, lambda where: np.exp(-6 * where[:, 0]), SETTINGS, most=32)
     assert cheap_left is not None
     assert cheap_right is not None
-    assert cheap_left[0]["x"] < cheap_right[0]["x"]
+    assert cheap_left.point["x"] < cheap_right.point["x"]
 
 
 def test_a_search_resumes_at_the_same_points_and_a_repeated_one_has_none(tmp_path: Path) -> None:

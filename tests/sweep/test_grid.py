@@ -15,7 +15,7 @@ from src.config import composing, parse
 from src.config.serialize import to_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
-from src.sweep.grid.cells import Cell, expand
+from src.sweep.grid.cells import Cell, CommandLine, expand
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _hydra() -> Iterator[None]:
 def cells_of(*overrides: str) -> list[Cell]:
     loader = GlobalHydra.instance().config_loader()
     with patch.object(composing, "compose_mapping", wraps=composing.compose_mapping) as composed:
-        found = expand(overrides, composing.GroupComposer(loader), loader)
+        found = expand(CommandLine(overrides, composing.GroupComposer(loader), loader))
     cells_of.n_composed = composed.call_count  # type: ignore[attr-defined]
     return found
 

@@ -20,7 +20,7 @@ from src.cells.run import run_cell
 from src.config import compose
 from src.progress import Display, SweepProgress
 from src.sweep import laboratory, summary
-from src.sweep.grid.cells import Cell, expand_line
+from src.sweep.grid.cells import Cell, expand
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.supervisor import Supervisor
 from src.sweep.work import JUDGING_SECONDS, GridWork
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("hydra")
 
 def work_on(tmp_path: Path, n_cells: int) -> GridWork:
     rates = ",".join(f"{0.01 * (k + 1):g}" for k in range(n_cells))
-    cells = expand_line(line_of("seeds=1", f"optimizer.lr={rates}", "sweep=s", f"multirun={tmp_path}"))
+    cells = expand(line_of("seeds=1", f"optimizer.lr={rates}", "sweep=s", f"multirun={tmp_path}"))
     return GridWork(plan_sweep(cells, fake_engine), fake_engine)
 
 
@@ -139,11 +139,11 @@ def test_the_end_of_training_reads_no_result_before_the_table(tmp_path: Path, mo
 
 
 def test_cells_share_the_groups_in_which_they_agree() -> None:
-    first, second = expand_line(line_of("seeds=1", "optimizer.lr=0.1,0.2", "multirun=m"))
+    first, second = expand(line_of("seeds=1", "optimizer.lr=0.1,0.2", "multirun=m"))
     assert first.config.split is second.config.split
     assert (first.config.optimizer.lr, second.config.optimizer.lr) == (0.1, 0.2)
     line = line_of("seeds=1", "split.shift={kind:rotate,amount:5},{kind:noise,amount:1}", "multirun=m")
-    assert [cell.config.axes()["shift"] for cell in expand_line(line)] == ["rotate:5", "noise:1"]
+    assert [cell.config.axes()["shift"] for cell in expand(line)] == ["rotate:5", "noise:1"]
 
 
 class Clock:

@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from src.config.space import rounded
 from src.errors import ConfigError
 from src.sweep.folder import SweepFolder
-from src.sweep.grid.cells import expand
+from src.sweep.grid.cells import CommandLine, expand
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.search.search import load_search
 from src.sweep.search.work import make_search, space_of
@@ -154,11 +154,8 @@ def test_a_cell_of_a_search_is_the_cell_of_a_grid(tmp_path: Path) -> None:
     def resolved(given: list[str]) -> Mapping[str, Any]:
         return cast(Mapping[str, Any], OmegaConf.to_container(compose("config", given), resolve=True))
 
-    grid = expand(
-        [*fixed, "arch=mlp,cnn", "optimizer.batch_size=16,32", "optimizer.lr=0.02"],
-        resolved,
-        GlobalHydra.instance().config_loader(),
-    )
+    words = [*fixed, "arch=mlp,cnn", "optimizer.batch_size=16,32", "optimizer.lr=0.02"]
+    grid = expand(CommandLine(words, resolved, GlobalHydra.instance().config_loader()))
     for cell in grid:
         point = {
             "arch": cell.config.arch.name,

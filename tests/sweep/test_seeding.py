@@ -17,7 +17,7 @@ from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
 from src.config.seeding import Seeding
 from src.errors import ConfigError
-from src.sweep.grid.cells import expand_line, seeding_of
+from src.sweep.grid.cells import expand, seeding_of
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.mlflow_columns import cell_metrics, cell_tags
 from src.sweep.processes import Process
@@ -38,7 +38,7 @@ def work_on(multirun: Path, *words: str) -> SeedingWork:
     line = line_of(rates, "seeds=auto", "sweep=s", f"multirun={multirun}", "seeding.max=24", *words)
     seeding = seeding_of(line)
     assert seeding is not None
-    work = SeedingWork(plan_sweep(expand_line(line), fake_engine), fake_engine, seeding)
+    work = SeedingWork(plan_sweep(expand(line), fake_engine), fake_engine, seeding)
     work.declare()
     return work
 

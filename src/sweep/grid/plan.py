@@ -66,10 +66,6 @@ class SweepPlan:
     def n_runs(self) -> int:
         return sum(cell.n_runs for cell in self.cells.values())
 
-    @property
-    def n_runs_missing(self) -> int:
-        return sum(self.n_missing.values())
-
 
 def plan_sweep(cells: Sequence[Cell], engine: Engine) -> SweepPlan:
     """Resolves each cell and counts its missing runs; merges cells of equal content.
@@ -152,7 +148,7 @@ def describe(
         if (classes := resolved.classes) is not None:
             lines += [f"    {line}" for line in _training_samples(resolved)] or [f"    classes: {classes}"]
             lines += [f"    {line}" for line in spelling(resolved)]
-    n_missing = plan.n_runs_missing
+    n_missing = sum(plan.n_missing.values())
     lines.append(f"cells: {len(plan.cells)}, {len(plan.missing)} with missing runs")
     lines.append(f"runs: {plan.n_runs}, done {plan.n_runs - n_missing}, missing {n_missing}")
     tunings = [cell.config.tune.n_runs * len(cell.config.regimes) for cell in plan.missing.values()]

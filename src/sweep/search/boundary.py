@@ -15,8 +15,8 @@ a wrong sign is 2 T(m / s, sqrt(1 - r^2) / r) with Owen's function T. Without a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +134,14 @@ def map_of(points: Sequence[MeasuredPoint], n_axes: int) -> Map:
     return Map(grid, mean, np.maximum(deviation, 1e-9), model)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """The next point, with what its trial records from the start; ``n_seeds`` limits its seeds to the first ones."""
+
+    point: Point
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
 def next_visit(
     trials: Sequence[FrozenTrial],
     space: Space,
@@ -141,7 +149,7 @@ def next_visit(
     config: SearchConfig,
     *,
     most: int,
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
+) -> Proposal | None:
     """The next point with the attributes of its trial, `n_seeds` and the share `certain` of the map; None if that is
     enough.
 
@@ -155,7 +163,7 @@ def next_visit(
         is_done = trial.state == TrialState.COMPLETE
         visited[tuple(trial.params.values())] = trial.user_attrs.get("n_seeds", most) if is_done else most
     if len(trials) < N_FIRST or len(known) < 3:
-        return _first(len(trials), space, config.seed), {"n_seeds": min(config.step, most), "certain": 0.0}
+        return Proposal(_first(len(trials), space, config.seed), {"n_seeds": min(config.step, most), "certain": 0.0})
     here = map_of(known, len(space))
     if here.certain >= config.certain and not any(trial.state == TrialState.RUNNING for trial in trials):
         return None
@@ -167,7 +175,7 @@ def next_visit(
         point = _point(candidates[index], space)
         n = visited.get(tuple(point.values()), 0)
         if n < most:
-            return point, {"n_seeds": min(most, n + config.step), "certain": here.certain}
+            return Proposal(point, {"n_seeds": min(most, n + config.step), "certain": here.certain})
     return None
 
 

@@ -14,7 +14,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -36,7 +36,7 @@ from src.sweep.engine import Engine
 from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell
 from src.sweep.grid.plan import SweepPlan, plan_sweep
-from src.sweep.search.boundary import Floats, check_axes, next_visit
+from src.sweep.search.boundary import Floats, Proposal, check_axes, next_visit
 
 if TYPE_CHECKING:  # loads torch, which `status` does without
     pass
@@ -179,14 +179,6 @@ def resolved(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=True))
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """The next point, with what its trial records from the start; ``n_seeds`` limits its seeds to the first ones."""
-
-    point: Point
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Strategy(ABC):
     """How the points of a search are chosen."""
 
@@ -238,8 +230,7 @@ class BoundaryStrategy(Strategy):
         check_axes(space)
 
     def propose(self, search: Search, trials: Sequence[FrozenTrial]) -> Proposal | None:
-        found = next_visit(trials, search.space, search.costs, search.config, most=search.n_seeds)
-        return None if found is None else Proposal(*found)
+        return next_visit(trials, search.space, search.costs, search.config, most=search.n_seeds)
 
 
 STRATEGIES: Mapping[str, Strategy] = {

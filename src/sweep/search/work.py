@@ -23,8 +23,7 @@ from src.errors import ConfigError
 from src.io import digest
 from src.progress import SweepProgress, duration
 from src.sweep.engine import Engine, Report
-from src.sweep.grid.cells import refuse_tuned_axes, with_runs
-from src.sweep.grid.line import CommandLine, is_run_key
+from src.sweep.grid.cells import CommandLine, is_run_key, refuse_tuned_axes, with_runs
 from src.sweep.grid.plan import default_name, plan_sweep
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
