@@ -18,7 +18,7 @@ from src.cells.resolve import ResolvedCell
 from src.cells.tuning import tuned_regimes
 from src.cells.write import record_failure, write_runs
 from src.comparison.metrics import Score, score_of
-from src.comparison.pairing import load_records
+from src.comparison.pairing import read_records
 from src.comparison.verdicts import judge
 from src.config import Objective
 from src.environment import rank_of_process
@@ -124,8 +124,9 @@ def _store(multirun: str, limit_gib: float) -> Store:
 
 def _value(cell: ResolvedCell) -> float | None:
     """Mean paired difference of the first two regimes in accuracy on the union; None if undefined."""
-    if len(cell.config.regimes) < 2:
+    first_two, seeds = cell.config.regimes[:2], cell.config.seeds
+    if len(first_two) < 2:
         return None
-    records = load_records(cell.sweep_dir, cells=[cell.hash], seeds=cell.config.seeds)
-    verdicts = judge(records, [regime.label for regime in cell.config.regimes[:2]])
+    records = read_records(cell.run_folder(regime, seed) for regime in first_two for seed in seeds)
+    verdicts = judge(records, [regime.label for regime in first_two])
     return verdicts[0].difference if verdicts else None

@@ -116,15 +116,20 @@ AnyRun = TypeVar("AnyRun", RunRecord, FailedRun)
 def load_records(
     sweep_dir: Path, *, cells: Collection[str] | None = None, seeds: Collection[int] | None = None
 ) -> Records:
-    """Reads `sweep_dir`/cells/*/*/, of `cells` and `seeds` alone if given.
+    """Reads `sweep_dir`/cells/*/*/, of `cells` and `seeds` alone if given; see `read_records`."""
+    root = sweep_dir / "cells"
+    folders = root.glob("*/*/") if cells is None else (folder for cell in cells for folder in (root / cell).glob("*/"))
+    return read_records(folders, seeds)
+
+
+def read_records(folders: Iterable[Path], seeds: Collection[int] | None = None) -> Records:
+    """Reads the folders of runs, of `seeds` alone if given.
 
     A result takes precedence over an older failure of the same run. Unreadable records are listed as damaged.
     """
     runs: list[RunRecord] = []
     failed: list[FailedRun] = []
     damaged: list[DamagedFile] = []
-    root = sweep_dir / "cells"
-    folders = root.glob("*/*/") if cells is None else (folder for cell in cells for folder in (root / cell).glob("*/"))
     for folder in sorted(folders):
         path = next((p for p in (folder / "result.json", folder / "failed.json") if p.exists()), None)
         if path is None:

@@ -302,7 +302,21 @@ def _prefix_key(config: Config, identity: Mapping[str, Any], recipe: Mapping[str
 
 def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
     """What stages of one group have in common besides the length: all but seed, data, start and parents."""
-    recipe: dict[str, Any] = config.recipe()
+    return {
+        **_shared_recipe(config),
+        "trainable": asdict(stage.trainable),
+        "penalty": stage.penalty.recipe(),
+        **({"targets": asdict(replace(stage.targets, of=()))} if stage.targets.kind != "labels" else {}),
+        "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
+        "lr_factor": stage.lr_factor,
+        "validation_sizes": [len(pool) for pool in stream.val.pools],
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_recipe(config: Config) -> dict[str, Any]:
+    """The part that all stages of a regime share: it takes longer than everything else in a node."""
+    recipe = config.recipe()
     shared = ("arch", "optimizer", "trainer", "loss", "online", "label_smoothing", "augment", "plugins")
     return {
         **{key: recipe[key] for key in shared if key in recipe},
@@ -310,12 +324,6 @@ def _recipe(config: Config, stage: Stage, stream: Stream) -> dict[str, Any]:
         # a fixed length says it all: 5 epochs of a budget are 5 epochs
         "stopping": None if config.stopping.is_fixed_length else recipe["stopping"],
         "curve_points": config.trainer.curve_points,
-        "trainable": asdict(stage.trainable),
-        "penalty": stage.penalty.recipe(),
-        **({"targets": asdict(replace(stage.targets, of=()))} if stage.targets.kind != "labels" else {}),
-        "reset_optimizer": stage.reset_optimizer or stage.start.kind == "fresh",
-        "lr_factor": stage.lr_factor,
-        "validation_sizes": [len(pool) for pool in stream.val.pools],
     }
 
 
