@@ -180,12 +180,12 @@ def run_task(name: str, folder: Path, settings: Sequence[str]) -> None:
     began = time.monotonic()
     question, rest = split_arguments(arguments)
     pilot, remarks = command.prepare(command.compose_settings(rest), question)
-    answer = command.run(pilot, question, remarks)
+    answer = command.run(pilot, remarks)
     seconds = time.monotonic() - began
-    curves, left_out = curves_of(pilot, question)
+    curves, left_out = curves_of(pilot)
     full = sum(pilot.sizes)
     pilot.extend(1.0, list(curves), TRUTH_SEEDS)
-    truth = {k: [serving_value(run, question, pilot.sizes) for run in pilot.measured[full, k]] for k in curves}
+    truth = {k: [serving_value(run, pilot) for run in pilot.measured[full, k]] for k in curves}
     labels = [regime.label for regime in pilot.full.config.regimes]
     content = {
         "task": name,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.advise.arrivals import Schedule
-from src.advise.costs import Cost, Rates, StageCost
+from src.advise.costs import Cost
 from src.advise.curves import Curve, forecast
 from src.advise.decision import Decision, decide
 from src.advise.pilot import CannotSay, Pilot
@@ -89,12 +89,12 @@ class Answer:
         return self.candidates[self.decision.second]
 
 
-def serving_value(run: RunRecord, question: Question, sizes: Sequence[int]) -> float | None:
+def serving_value(run: RunRecord, pilot: Pilot) -> float | None:
     """The run's metric on the serving mix; None if it diverged or the metric is undefined there.
 
     The union is that of the full sizes, also where a subset has another ratio.
     """
-    mix = dict(question.mix())
+    question, sizes, mix = pilot.question, pilot.sizes, dict(pilot.question.mix())
     if question.metric != "balanced_accuracy" and (union := mix.pop("union", 0.0)):
         for number, n in enumerate(sizes, start=1):
             mix[f"d{number}"] = mix.get(f"d{number}", 0.0) + union * n / sum(sizes)
@@ -104,13 +104,13 @@ def serving_value(run: RunRecord, question: Question, sizes: Sequence[int]) -> f
     return sum(mix[name] * value for name, value in values.items() if value is not None)
 
 
-def curves_of(pilot: Pilot, question: Question) -> tuple[dict[int, Curve], dict[str, str]]:
+def curves_of(pilot: Pilot) -> tuple[dict[int, Curve], dict[str, str]]:
     """The curve of each candidate that trained everywhere, and why the others are left out."""
-    curves, left_out = {}, {}
+    question, curves, left_out = pilot.question, {}, {}
     for number, regime in enumerate(pilot.full.config.regimes):
         sizes = sorted(size for size, candidate in pilot.measured if candidate == number)
         runs = [pilot.measured[size, number] for size in sizes]
-        values = [[serving_value(run, question, pilot.sizes) for run in own] for own in runs]
+        values = [[serving_value(run, pilot) for run in own] for own in runs]
         n_diverged = sum(run.diverged for own in runs for run in own)
         n, n_missing = sum(map(len, runs)), sum(value is None for own in values for value in own) - n_diverged
         expected = len(pilot.full.config.seeds)
@@ -125,7 +125,7 @@ def curves_of(pilot: Pilot, question: Question) -> tuple[dict[int, Curve], dict[
             for row, own in zip(scores, values, strict=True):
                 row[: len(own)] = own
             errors = scores if question.is_error else 1 - scores
-            curves[number] = Curve(sizes=sizes, errors=errors, monotone=_is_monotone(pilot, number, question))
+            curves[number] = Curve(sizes=sizes, errors=errors, monotone=_is_monotone(pilot, number))
     return curves, left_out
 
 
@@ -136,31 +136,21 @@ def points_of(errors: NDArray[np.float64], question: Question) -> NDArray[np.flo
     return unit_of(question.metric).scale * (1 - np.minimum(errors, 1.0))
 
 
-def _is_monotone(pilot: Pilot, number: int, question: Question) -> bool:
+def _is_monotone(pilot: Pilot, number: int) -> bool:
     """Whether more data cannot hurt in expectation: one stage, and it trains on what is served."""
     stages = pilot.full.config.regimes[number].stages(2)
-    mix = question.mix()
-    return len(stages) == 1 and stages[0].mixture.parts == (0, 1) and set(mix) == {"union"}
+    return len(stages) == 1 and stages[0].mixture.parts == (0, 1) and set(pilot.question.mix()) == {"union"}
 
 
-def advise(
-    pilot: Pilot,
-    question: Question,
-    stages: Mapping[int, Sequence[StageCost]],
-    rates: Rates,
-    share: float,
-    remarks: Sequence[str] = (),
-) -> Answer:
+def advise(pilot: Pilot, remarks: Sequence[str]) -> Answer:
     """The answer from what the pilot measured. Raises CannotSay if fewer than two candidates trained."""
-    curves, left_out = curves_of(pilot, question)
+    question, (curves, left_out) = pilot.question, curves_of(pilot)
     if len(curves) < 2:
         reasons = "; ".join(f"{label}: {why}" for label, why in left_out.items())
         raise CannotSay(f"fewer than two candidates trained ({reasons})")
     found = forecast(list(curves.values()), sum(pilot.sizes))
     points = points_of(found.draws, question)
-    paid = question.checkpoint is not None
-    lengths = {k: length_used(pilot, k, stages[k]) for k in curves}
-    costs = [Cost.of(stages[k], rates, paid=paid, scale=scale) for k, scale in lengths.items()]
+    costs = [pilot.cost(k, paid=question.checkpoint is not None) for k in curves]
     worth, margin = question.value.point, question.margin_at(float(points.mean(axis=0).max()))
     values = points if worth is None else worth * points - np.array([cost.money for cost in costs])
     order = sorted(range(len(curves)), key=lambda i: -float(values[:, i].mean()))
@@ -181,7 +171,7 @@ def advise(
             low=float(-high if question.is_error else low),
             high=float(-low if question.is_error else high),
             cost=costs[i],
-            again=Cost.of(stages[k], rates, paid=True, scale=lengths[k]),
+            again=pilot.cost(k, paid=True),
             p_best=decision.p_best[place],
             regret=decision.regret[place],
             net=None if worth is None else float(values[:, i].mean()),
@@ -190,7 +180,7 @@ def advise(
 
     next_runs = None
     if decision.contenders:
-        next_runs = _next_runs(pilot, [numbers[i] for i in decision.contenders], curves, stages, rates)
+        next_runs = _next_runs(pilot, [numbers[i] for i in decision.contenders], curves)
     return Answer(
         question=question,
         decision=decision,
@@ -199,28 +189,13 @@ def advise(
         next_runs=next_runs,
         margin=margin,
         sizes=pilot.sizes,
-        share=share,
-        seconds_per_update=rates.seconds,
+        share=pilot.account.share,
+        seconds_per_update=pilot.rates.seconds,
         remarks=tuple(remarks),
     )
 
 
-def length_used(pilot: Pilot, number: int, stages: Sequence[StageCost]) -> float:
-    """Share of the planned length that the runs on the largest subset used: 1 unless a rule stopped them earlier."""
-    if pilot.full.config.stopping.is_fixed_length:
-        return 1.0
-    size = max(size for size, candidate in pilot.measured if candidate == number)
-    used = float(np.mean([run.result["cost"]["samples"] for run in pilot.measured[size, number]]))
-    return min(1.0, used / (sum(stage.samples for stage in stages) * size / sum(pilot.sizes)))
-
-
-def _next_runs(
-    pilot: Pilot,
-    contenders: Sequence[int],
-    curves: Mapping[int, Curve],
-    stages: Mapping[int, Sequence[StageCost]],
-    rates: Rates,
-) -> NextRuns:
+def _next_runs(pilot: Pilot, contenders: Sequence[int], curves: Mapping[int, Curve]) -> NextRuns:
     """The contenders on twice the data; at full size, on twice the seeds."""
     full, seeds = sum(pilot.sizes), pilot.full.config.seeds
     reached = min(curves[k].sizes[-1] for k in contenders) / full
@@ -230,8 +205,8 @@ def _next_runs(
         fraction, seeds, n_new = 1.0, (*seeds, *fresh), n
     else:
         fraction, n_new = next_fraction(reached), len(seeds)
-    scaled = [stage.at(fraction) for k in contenders for stage in stages[k]]
-    cost = Cost.of(scaled, rates, paid=False, scale=n_new)
+    scaled = [stage.at(fraction) for k in contenders for stage in pilot.stages[k]]
+    cost = Cost.of(scaled, pilot.rates, paid=False, scale=n_new)
     return NextRuns(
         candidates=tuple(contenders), fraction=fraction, seeds=tuple(seeds), seconds=cost.seconds, money=cost.money
     )

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from src.advise.answer import Answer, NextRuns, advise
+from src.advise.answer import Answer, advise
 from src.advise.arrivals import schedule
-from src.advise.costs import Account, Rates, StageCost, planned
 from src.advise.outlook import outlook_of
 from src.advise.pilot import THRIFTY_STEP, CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
@@ -24,7 +23,6 @@ from src.config.command import command as sweep_command
 from src.config.plugins import knobs_of
 from src.config.tune import OFF, EqualTuning
 from src.errors import ConfigError
-from src.evaluation.flops import training_flops
 from src.io import MAX_OWN_NAME, file_name, write_atomically
 from src.regimes.catalog import REGIMES
 from src.regimes.config import RegimeConfig
@@ -67,11 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     config = compose_settings(settings)
     pilot, remarks = prepare(config, question)
     if config.dry_run:
-        print(_plan_text(pilot, question))
+        print(_plan_text(pilot))
         return 0
     deliverer = Deliverer(pilot.full.sweep_dir, config.tracking).start()
     try:
-        answer = run(pilot, question, remarks)
+        answer = run(pilot, remarks)
         report(answer, pilot, arguments)
     except CannotSay as reason:
         print(f"cannot say: {reason}")
@@ -127,10 +125,11 @@ def prepare(config: Config, question: Question) -> tuple[Pilot, list[str]]:
     if question.checkpoint is not None:
         remarks.append(_check_checkpoint(full, question))
     stream = full.streams.build(full.config.seeds[0])
-    return Pilot(asked=config, full=full, stream=stream, n_workers=n_workers_of(config)), remarks
+    pilot = Pilot(question=question, asked=config, full=full, stream=stream, n_workers=n_workers_of(config))
+    return pilot, remarks
 
 
-def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer:
+def run(pilot: Pilot, remarks: Sequence[str]) -> Answer:
     """Runs the pilot and answers. Raises CannotSay.
 
     While the answer is not certain, the better half of those that may be best is trained on twice the data (successive
@@ -138,13 +137,7 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
     """
     if 0 in pilot.sizes:
         raise CannotSay(f"Dataset {pilot.sizes.index(0) + 1} has no training samples")
-    speed, stream = pilot.seconds_per_update(), pilot.stream
-    flops = training_flops(pilot.full.config.arch, stream.input_shape, stream.n_outputs)
-    rates = Rates(seconds=speed, flops=float(flops), hour=question.price.hour)
-    stages, remarks = _planned(pilot), list(remarks)
-    once = sum(stage.samples for own in stages.values() for stage in own)
-    account = Account(budget=question.allowance(), full=once, rate=speed / pilot.n_workers)
-    ladder = choose_ladder(pilot, stages, account)
+    question, remarks, ladder = pilot.question, list(remarks), choose_ladder(pilot)
     smallest = ladder.fractions[0]
     if pilot.sizes_at(smallest) != tuple(round(n * smallest) for n in pilot.sizes):
         remarks.append(
@@ -156,54 +149,33 @@ def run(pilot: Pilot, question: Question, remarks: Sequence[str] = ()) -> Answer
             "trainings a candidate"
         )
     pilot.climb(ladder)
-    answer = advise(pilot, question, stages, rates, account.share, remarks)
+    answer = advise(pilot, remarks)
     n_beyond = 0
     while (further := answer.next_runs) is not None:
-        chosen, price = _affordable(further, stages, account)
-        if len(chosen) < 2:
+        size = (further.fraction, len(further.seeds))
+        best = [further.candidates[:n] for n in range(max(2, (len(further.candidates) + 1) // 2), 1, -1)]
+        chosen = next((own for own in best if pilot.account.allows(*pilot.price(own, *size))), ())
+        if not chosen:
             if not question.go or n_beyond == MAX_ROUNDS or answer.decision.kind != "thin":
                 break
             n_beyond += 1
-            chosen = list(further.candidates)
-            price = _price(chosen, further, stages, account)
-        account.spend(*price)
+            chosen = further.candidates
+        pilot.account.spend(*pilot.price(chosen, *size))
         pilot.extend(further.fraction, chosen, further.seeds)
-        answer = advise(pilot, question, stages, rates, account.share, remarks)
+        answer = advise(pilot, remarks)
     if question.arrivals is not None:
         try:
-            plan = schedule(outlook_of(pilot, question, stages, rates))
+            plan = schedule(outlook_of(pilot))
         except CannotSay as reason:
             return dataclasses.replace(answer, remarks=(*answer.remarks, f"no policy for the arrivals: {reason}"))
         answer = dataclasses.replace(answer, schedule=plan)
     return answer
 
 
-def _affordable(
-    further: NextRuns, stages: Mapping[int, Sequence[StageCost]], account: Account
-) -> tuple[list[int], tuple[float, float]]:
-    """The better half of the contenders, at least two, as far as the budget allows, and the price."""
-    for n in range(max(2, (len(further.candidates) + 1) // 2), 1, -1):
-        chosen = list(further.candidates[:n])
-        if account.allows(*(price := _price(chosen, further, stages, account))):
-            return chosen, price
-    return [], (0.0, 0.0)
-
-
-def _price(
-    candidates: Sequence[int], further: NextRuns, stages: Mapping[int, Sequence[StageCost]], account: Account
-) -> tuple[float, float]:
-    return account.price([s.at(further.fraction) for k in candidates for s in stages[k]], len(further.seeds))
-
-
-def _planned(pilot: Pilot) -> dict[int, list[StageCost]]:
-    """The stages of each candidate at full size."""
-    return {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(pilot.full.config.regimes)}
-
-
-def _plan_text(pilot: Pilot, question: Question) -> str:
+def _plan_text(pilot: Pilot) -> str:
     """The output of a dry run."""
-    config, (n1, n2) = pilot.full.config, pilot.sizes
-    samples = sum(stage.samples for own in _planned(pilot).values() for stage in own)
+    question, config, (n1, n2) = pilot.question, pilot.full.config, pilot.sizes
+    samples = sum(stage.samples for own in pilot.stages for stage in own)
     lines = (
         f"candidates: {', '.join(regime.label for regime in config.regimes)}",
         f"Dataset 1: {n1} training samples, Dataset 2: {n2}",

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
 
-from src.advise.answer import curves_of, length_used, points_of, serving_value
+from src.advise.answer import curves_of, points_of, serving_value
 from src.advise.arrivals import ACTIONS, NOTHING, RETRAIN, Outlook
-from src.advise.costs import Cost, Rates, StageCost
 from src.advise.curves import Curve, forecast
 from src.advise.pilot import CannotSay, Pilot
-from src.advise.question import Question
 
 
-def outlook_of(pilot: Pilot, question: Question, stages: Mapping[int, Sequence[StageCost]], rates: Rates) -> Outlook:
+def outlook_of(pilot: Pilot) -> Outlook:
     """Trains the updates with the samples that have arrived by each batch, on a part of the data; raises CannotSay.
 
     The error of an update at full size is its forecast, times the error on the part with these samples over that with
     all.
     """
-    curves, _ = curves_of(pilot, question)
+    question, (curves, _) = pilot.question, curves_of(pilot)
     numbers, full, batches = list(curves), sum(pilot.sizes), list(question.arrivals)
     draws = dict(zip(numbers, forecast([curves[k] for k in numbers], full).draws.T, strict=True))
     chosen: dict[str, int] = {}
@@ -40,7 +38,7 @@ def outlook_of(pilot: Pilot, question: Question, stages: Mapping[int, Sequence[S
         base = float(curves[k].means[list(curves[k].sizes).index(size)])
         columns = []
         for own in runs:
-            found = [serving_value(run, question, pilot.sizes) for run in own[k]]
+            found = [serving_value(run, pilot) for run in own[k]]
             values = np.array([value for value in found if value is not None])
             if len(values) < len(pilot.full.config.seeds):
                 raise CannotSay(f"{pilot.full.config.regimes[k].label} did not train on every arrival")
@@ -49,7 +47,7 @@ def outlook_of(pilot: Pilot, question: Question, stages: Mapping[int, Sequence[S
             there = errors.mean() + noise * rng.standard_normal(len(draws[k]))
             columns.append(draws[k] * np.maximum(there / base, 0.0) if base else draws[k])
         after[action] = points_of(np.stack(columns, axis=1), question)
-        cost = Cost.of(stages[k], rates, paid=action != RETRAIN, scale=length_used(pilot, k, stages[k]))
+        cost = pilot.cost(k, paid=action != RETRAIN)
         price[action] = cost.money / (full if action == RETRAIN else pilot.sizes[1])
     assert question.value.point is not None
     return Outlook(

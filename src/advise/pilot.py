@@ -4,17 +4,22 @@ stages."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from src.advise.costs import Account, StageCost
+import numpy as np
+
+from src.advise.costs import Account, Cost, Rates, StageCost, planned
+from src.advise.question import Question
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import RunRecord, load_records
 from src.config import Config
 from src.config.tune import OFF, EqualTuning, TuneConfig
 from src.data.stream import Stream
 from src.errors import ConfigError
+from src.evaluation.flops import training_flops
 from src.progress import duration
 from src.regimes.config import RegimeConfig
 from src.sweep import laboratory
@@ -49,7 +54,7 @@ class Ladder:
 
 @dataclass(eq=False)
 class Pilot:
-    """The cells of the pilot and their results.
+    """The cells of the pilot, their results and what they cost.
 
     Attributes:
         asked: The configuration as the user gave it.
@@ -59,6 +64,7 @@ class Pilot:
         failures: One line for each run that failed or diverged.
     """
 
+    question: Question
     asked: Config
     full: ResolvedCell
     stream: Stream
@@ -112,8 +118,17 @@ class Pilot:
         self.failures += run_plan(plan, laboratory)
         return [plan.resolved[cell_hash] for cell_hash in plan.hashes]
 
-    def seconds_per_update(self) -> float:
-        """Measured by runs of the first candidate alone, on a small part of the data; a process's first is slow."""
+    @functools.cached_property
+    def stages(self) -> list[list[StageCost]]:
+        """The planned stages of each candidate at full size."""
+        return [planned(self.full, regime, self.stream) for regime in self.full.config.regimes]
+
+    @functools.cached_property
+    def rates(self) -> Rates:
+        """Measured by runs of the first candidate alone, on a small part of the data; a process's first is slow.
+
+        Raises CannotSay.
+        """
         trainer = dataclasses.replace(self.full.config.trainer, replicas=1)
         fraction = max(self.smallest(), 1 / 16)
         regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:2]
@@ -123,7 +138,31 @@ class Pilot:
         runs = [run for key, run in records.items() if key[0] == regimes[0].label and run.result["cost"]["updates"]]
         if not runs:
             raise CannotSay(f"the first training failed: {'; '.join(self.failures) or 'it has no updates'}")
-        return min(float(run.provenance["seconds"]) / float(run.result["cost"]["updates"]) for run in runs)
+        seconds = min(float(run.provenance["seconds"]) / float(run.result["cost"]["updates"]) for run in runs)
+        flops = training_flops(self.full.config.arch, self.stream.input_shape, self.stream.n_outputs)
+        return Rates(seconds=seconds, flops=float(flops), hour=self.question.price.hour)
+
+    @functools.cached_property
+    def account(self) -> Account:
+        """What the pilot may spend, and has spent."""
+        once = sum(stage.samples for own in self.stages for stage in own)
+        return Account(budget=self.question.allowance(), full=once, rate=self.rates.seconds / self.n_workers)
+
+    def price(self, candidates: Sequence[int], fraction: float, n_seeds: int) -> tuple[float, float]:
+        """What runs of these candidates on a fraction of the data take of the account."""
+        return self.account.price([stage.at(fraction) for k in candidates for stage in self.stages[k]], n_seeds)
+
+    def cost(self, candidate: int, *, paid: bool) -> Cost:
+        """Of training a candidate once at full size, for as much of its length as the largest subset used."""
+        return Cost.of(self.stages[candidate], self.rates, paid=paid, scale=self._length_used(candidate))
+
+    def _length_used(self, candidate: int) -> float:
+        """Share of the planned length that runs on the largest subset used: 1 unless a rule stopped them earlier."""
+        if self.full.config.stopping.is_fixed_length:
+            return 1.0
+        size = max(size for size, number in self.measured if number == candidate)
+        used = float(np.mean([run.result["cost"]["samples"] for run in self.measured[size, candidate]]))
+        return min(1.0, used / (sum(stage.samples for stage in self.stages[candidate]) * size / sum(self.sizes)))
 
     def climb(self, ladder: Ladder) -> None:
         """Tunes the candidates at one size, and trains them at all sizes with what was chosen."""
@@ -169,20 +208,19 @@ class Pilot:
         return {(run.regime, run.seed): run for run in sorted(runs, key=lambda run: run.seed)}
 
 
-def choose_ladder(pilot: Pilot, stages: Mapping[int, Sequence[StageCost]], account: Account) -> Ladder:
+def choose_ladder(pilot: Pilot) -> Ladder:
     """The ladder with the largest sizes that its part of the budget allows, which the account then has spent;
     a thrifty one for few data in a small budget.
 
-    `stages`: the planned stages of each candidate at full size. Raises CannotSay, and ConfigError for too small a
-    budget.
+    Raises CannotSay, and ConfigError for too small a budget.
     """
-    every = [stage for own in stages.values() for stage in own]
-    budget, n_seeds, ladder, share, seconds = account.budget, len(pilot.full.config.seeds), None, 0.0, 0.0
+    account, everyone, n_seeds = pilot.account, range(len(pilot.stages)), len(pilot.full.config.seeds)
+    budget, ladder, share, seconds = account.budget, None, 0.0, 0.0
     doubled = list(_doubled(pilot))
     parts = [(one, 1.0 if one.fractions[-1] == 1 else FIRST_PART) for one in doubled]
     for ladder, part in (*parts, *((one, 1.0) for one in (*doubled[-1:], *_thrifty(pilot)))):
         prices = [
-            account.price([s.at(pilot.share_at(f)) for s in every], n_seeds + ladder.tune.n_runs * (f == ladder.tuned))
+            pilot.price(everyone, pilot.share_at(f), n_seeds + ladder.tune.n_runs * (f == ladder.tuned))
             for f in ladder.fractions
         ]
         share, seconds = (sum(column) for column in zip(*prices, strict=True))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from src.advise import command
-from src.advise.costs import Account, planned
+from src.advise.costs import Account
 from src.advise.pilot import Ladder, Pilot, choose_ladder
 from src.advise.question import Budget, split_arguments
 from src.errors import ConfigError
@@ -170,13 +170,11 @@ def test_few_data_in_a_small_budget_have_a_thrifty_pilot_that_costs_no_more(tmp_
     words = [word for word in made.words if not word.startswith("tune.")]
     question, settings = split_arguments([*words, "tracking=off"])
     pilot, _ = command.prepare(command.compose_settings(settings), question)
-    regimes, tune = pilot.full.config.regimes, pilot.full.config.tune
-    stages = {k: planned(pilot.full, regime, pilot.stream) for k, regime in enumerate(regimes)}
-    full = sum(stage.samples for own in stages.values() for stage in own)
+    tune, full = pilot.full.config.tune, sum(stage.samples for own in pilot.stages for stage in own)
 
     def chosen(share: float) -> tuple[Ladder, float]:
-        account = Account(budget=Budget(share=share), full=full, rate=0.0)
-        return choose_ladder(pilot, stages, account), account.share
+        pilot.account = Account(budget=Budget(share=share), full=full, rate=0.0)
+        return choose_ladder(pilot), pilot.account.share
 
     measured, price = chosen(0.8)
     assert (measured.fractions, measured.tune) == ((0.25, 1.0), tune), "all data"
