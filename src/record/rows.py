@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,61 +43,61 @@ class RecordedRun:
 
 def read_runs(file: Path) -> list[RecordedRun]:
     """The runs of a CSV file, separated by commas, semicolons or tabs. Raises ConfigError, which names the line."""
-    refuse = functools.partial(ConfigError, "csv", str(file))
     with foreign_file("csv", str(file), file, "give a CSV file in UTF-8, with a row of headings"):
         text = file.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
         reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count), strict=True)
         lines = [(reader.line_num, [word.strip() for word in row]) for row in reader if any(map(str.strip, row))]
-    if len(lines) < 2:
-        raise refuse("has no rows; give a row of headings, and one row for each run")
-    (_, heads), *rows = lines
-    with _at(0, refuse):
-        metrics = _columns(heads, refuse)
+    with _at(file):
+        if len(lines) < 2:
+            raise ValueError("has no rows; give a row of headings, and one row for each run")
+        (_, heads), *rows = lines
+        metrics = _columns(heads)
     runs: dict[object, RecordedRun] = {}
     for line, row in rows:
-        if len(row) != len(heads):
-            raise refuse(f"line {line}: has {len(row)} values, the headings are {len(heads)}; quote values with commas")
-        with _at(line, refuse):
+        with _at(file, f"line {line}: "):
+            if len(row) != len(heads):
+                fix = "quote values with commas"
+                raise ValueError(f"has {len(row)} values, the headings are {len(heads)}; {fix}")
             run = _run(line, dict(zip(heads, row, strict=True)), metrics)
-        if run.address in runs:
-            earlier = runs[run.address].line
-            problem = f"{run.regime} has seed {run.seed} on line {earlier} already; number its runs, or add an axis"
-            raise refuse(f"line {line}: {problem}")
+            if run.address in runs:
+                earlier = runs[run.address].line
+                fix = "number its runs, or add an axis"
+                raise ValueError(f"{run.regime} has seed {run.seed} on line {earlier} already; {fix}")
         runs[run.address] = run
     found = list(runs.values())
-    _require_pairs(found, refuse)
+    with _at(file):
+        _require_pairs(found)
     return found
 
 
 @contextmanager
-def _at(line: int, refuse: functools.partial[ConfigError]) -> Iterator[None]:
-    """Reports a ValueError under the line; 0 for the headings."""
+def _at(file: Path, where: str = "") -> Iterator[None]:
+    """Reports a ValueError as one of the file; `where`: in which line."""
     try:
         yield
-    except ConfigError:
-        raise
     except ValueError as error:
-        raise refuse(f"line {line}: {error}" if line else str(error)) from error
+        raise ConfigError("csv", str(file), f"{where}{error}") from error
 
 
-def _columns(heads: Sequence[str], refuse: functools.partial[ConfigError]) -> dict[str, str]:
-    """Heading -> name of the metric in that column."""
+def _columns(heads: Sequence[str]) -> dict[str, str]:
+    """Heading -> name of the metric in that column. Raises ValueError."""
     for head in heads:
         if heads.count(head) > 1:
-            raise refuse(f"has {heads.count(head)} columns {head!r}; give each column a name of its own")
+            raise ValueError(f"has {heads.count(head)} columns {head!r}; give each column a name of its own")
     for name in NEEDED:
         if name not in heads:
-            raise refuse(f"has no column {name}; its columns are {', '.join(heads)}")
+            raise ValueError(f"has no column {name}; its columns are {', '.join(heads)}")
     metrics: dict[str, str] = {}
     for head in heads:
         metric = None if head in (*NEEDED, *COSTS) else metric_name(head)
         if metric in metrics.values():
-            raise refuse(f"column {head!r}: is the metric {metric} a second time; leave one out")
+            raise ValueError(f"column {head!r}: is the metric {metric} a second time; leave one out")
         if metric is not None:
             metrics[head] = metric
     if not any(name.startswith("test/union/") for name in metrics.values()):
-        raise refuse("has no metric on the union of the test sets; add a column such as union/accuracy or union/wer")
+        fix = "add a column such as union/accuracy or union/wer"
+        raise ValueError(f"has no metric on the union of the test sets; {fix}")
     return metrics
 
 
@@ -161,8 +160,8 @@ def metric_value(head: str, text: str, name: str) -> float | None:
     return value
 
 
-def _require_pairs(runs: Sequence[RecordedRun], refuse: functools.partial[ConfigError]) -> None:
-    """Refuses several regimes that share a seed in no cell: nothing could be compared."""
+def _require_pairs(runs: Sequence[RecordedRun]) -> None:
+    """Raises ValueError for several regimes that share a seed in no cell: nothing could be compared."""
     seen: dict[object, set[str]] = {}
     for run in runs:
         cell, _, seed = run.address
@@ -177,4 +176,4 @@ def _require_pairs(runs: Sequence[RecordedRun], refuse: functools.partial[Config
         problem = (
             f"no two of {', '.join(sorted(regimes))} share a seed in a cell; give paired runs the same seed and axes"
         )
-    raise refuse(problem)
+    raise ValueError(problem)

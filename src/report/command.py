@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from src.axes import AxisValue
 from src.cli import fail, settings
@@ -25,6 +24,8 @@ from src.sweep.summary import axes_of
 from src.tracking.outbox import Deliverer, Outbox
 from src.tracking.reports import SweepComparison, SweepReport, write_sweep
 
+SUMMARY = "summary.json"
+"""Of the sweep's last command; there is none before the first one has finished."""
 RECIPE = (
     "data.",
     "arch.",
@@ -40,12 +41,6 @@ RECIPE = (
 """Settings that distinguish cells; others (workers, devices, tracking) only distinguish commands."""
 
 
-def _require(folder: SweepFolder) -> None:
-    """Raises ConfigError if there is no such sweep."""
-    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
-        raise folder.absent()
-
-
 def _prepare() -> None:
     """Loads what draws the networks of a few cells, which takes seconds."""
     import torch
@@ -56,10 +51,17 @@ def _prepare() -> None:
     gc.freeze()  # modules stay, so no collection has to look at what they hold
 
 
+def existing(multirun: Path, name: str) -> SweepFolder:
+    """The folder of a sweep. Raises ConfigError if there is no such sweep."""
+    folder = SweepFolder(multirun, name)
+    if not (folder.root / "cells").is_dir() and not (folder.root / "queue.json").exists():
+        raise folder.absent()
+    return folder
+
+
 def read_sweep(multirun: Path, name: str) -> Sweep:
     """Reads a sweep's folder. Raises ConfigError if there is no such sweep."""
-    folder = SweepFolder(multirun, name)
-    _require(folder)
+    folder = existing(multirun, name)
     configs: dict[str, Config] = {}
     problems = []
     paths = sorted(folder.root.glob("cells/*/cell.yaml"))
@@ -76,14 +78,9 @@ def read_sweep(multirun: Path, name: str) -> Sweep:
         records=records,
         labels=_labels(records, configs, recorded.get("regimes", ())),
         problems=problems,
-        command=_summary(folder.root).get("command"),
+        command=read_json_or(folder.root / SUMMARY).get("command"),
         baseline=next((config.baseline for config in configs.values()), recorded.get("baseline")),
     )
-
-
-def _summary(sweep_dir: Path) -> dict[str, Any]:
-    """The summary of the sweep's last command; empty if none has finished."""
-    return dict(read_json_or(sweep_dir / "summary.json"))
 
 
 def _axes(configs: Mapping[str, Config]) -> dict[str, dict[str, AxisValue]]:
@@ -102,7 +99,7 @@ def _labels(records: Records, configs: Mapping[str, Config], recorded: Sequence[
 
 def attach(sweep: Sweep) -> None:
     """Attaches the report's files to the sweep's run in MLflow; the next command does if the tracker is unavailable."""
-    summary = _summary(sweep.folder)
+    summary = read_json_or(sweep.folder / SUMMARY)
     recorded = read_json_or(sweep.folder / RECORDED)
     if "artifacts" not in summary or not (sweep.configs or recorded):
         return
@@ -133,10 +130,7 @@ def main(usage: str) -> None:
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to report on, e.g. sweep=digits-mlp")
     multirun, name = Path(str(given["multirun"])), str(given["sweep"])
-    try:
-        _require(SweepFolder(multirun, name))
-    except ConfigError as error:
-        fail(str(error))
+    existing(multirun, name)
     with ProcessPoolExecutor(1) as drawing:
         drawing.submit(_prepare)  # meanwhile; started from here, it has no copy of the sweep
         sweep = read_sweep(multirun, name)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from src.axes import axis_text
 from src.comparison.pairing import RunRecord
 from src.comparison.sentences import sentence, sentence_elsewhere
-from src.comparison.tables import coordinate, varying_axes
+from src.comparison.tables import level_texts, varying_axes
 from src.comparison.units import set_title, unit_of
 from src.comparison.verdicts import CellVerdict
-from src.report.plots import HATCHES, PANEL, LineStyle, Plot, bars, mark_stages, panel, save_plot
+from src.report.plots import HATCHES, PANEL, Canvas, Plot, bars, mark_stages, panel
 
 Floats = NDArray[np.float64]
 MOST_CLASSES = 24
@@ -24,19 +21,15 @@ MOST_CLASSES = 24
 MOST_SETS = 6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CellPlots:
-    """The plots of one cell. `why`: why the cell is shown; `summary`: its verdict as a sentence."""
+class ShownCell(NamedTuple):
+    """A cell that the page shows in detail. `title`: its values on the axes that vary; `why`: why it is shown."""
 
-    cell: str
+    verdict: CellVerdict
     title: str
     why: str
-    summary: str
-    curves: tuple[Plot, ...]
-    recall: Plot | None
 
 
-def representative(verdicts: Sequence[CellVerdict]) -> list[tuple[CellVerdict, str]]:
+def representative(verdicts: Sequence[CellVerdict]) -> list[ShownCell]:
     """At most four cells of one contrast with the reason for each: extremes, median, smallest difference."""
     known = sorted((v for v in verdicts if v.difference is not None), key=lambda v: (v.difference or 0.0, v.cell))
     if not known:
@@ -49,38 +42,26 @@ def representative(verdicts: Sequence[CellVerdict]) -> list[tuple[CellVerdict, s
         candidates.insert(0, (last, f"largest difference in favour of {better}"))
     if (first.difference or 0.0) < 0:
         candidates.insert(0, (first, f"largest difference in favour of {worse}"))
-    chosen: dict[str, tuple[CellVerdict, str]] = {}
+    axes, chosen = varying_axes(verdicts), {}
     for verdict, why in candidates:
-        chosen.setdefault(verdict.cell, (verdict, why))
+        title = ", ".join(f"{axis} {text}" for axis, text in zip(axes, level_texts(verdict, axes), strict=True))
+        chosen.setdefault(verdict.cell, ShownCell(verdict, title or "the only cell", why))
     return list(chosen.values())
 
 
-def cell_title(verdict: CellVerdict, verdicts: Sequence[CellVerdict]) -> str:
-    """The cell's values on the axes that vary."""
-    axes = varying_axes(verdicts)
-    return ", ".join(f"{axis} {axis_text(coordinate(verdict, axis))}" for axis in axes) or "the only cell"
-
-
 def cell_plots(
-    verdict: CellVerdict,
-    why: str,
-    title: str,
-    runs: Sequence[RunRecord],
-    styles: Mapping[str, LineStyle],
-    class_names: Sequence[str] | None,
-    folder: Path,
-) -> CellPlots:
-    """Curves and recall of one cell; `runs` are all of its runs, in any order."""
+    shown: ShownCell, runs: Sequence[RunRecord], class_names: Sequence[str] | None, canvas: Canvas
+) -> dict[str, Any]:
+    """Curves and recall of one cell for the template; `runs` are all of its runs, in any order."""
     finished = sorted((run for run in runs if not run.diverged), key=lambda run: run.seed)
-    of_regime = {name: own for name in styles if (own := [run for run in finished if run.regime == name])}
-    return CellPlots(
-        cell=verdict.cell,
-        title=title,
-        why=why,
-        summary=f"{sentence(verdict)}. {sentence_elsewhere(verdict)}".rstrip(),
-        curves=tuple(_curves(verdict.cell, title, of_regime, styles, folder)),
-        recall=_recall(verdict.cell, title, of_regime, styles, class_names, folder),
-    )
+    of_regime = {name: own for name in canvas.styles if (own := [run for run in finished if run.regime == name])}
+    return {
+        "title": shown.title,
+        "why": shown.why,
+        "summary": f"{sentence(shown.verdict)}. {sentence_elsewhere(shown.verdict)}".rstrip(),
+        "curves": _curves(shown, of_regime, canvas),
+        "recall": _recall(shown, of_regime, class_names, canvas),
+    }
 
 
 class Band(NamedTuple):
@@ -123,13 +104,8 @@ def boundaries(runs: Sequence[RunRecord]) -> list[float]:
     return np.median(np.stack(ends), axis=0).tolist() if n_stages > 1 else []
 
 
-def _curves(
-    cell: str,
-    title: str,
-    of_regime: Mapping[str, Sequence[RunRecord]],
-    styles: Mapping[str, LineStyle],
-    folder: Path,
-) -> list[Plot]:
+def _curves(shown: ShownCell, of_regime: Mapping[str, Sequence[RunRecord]], canvas: Canvas) -> list[Plot]:
+    styles = canvas.styles
     found = {name: histories(runs) for name, runs in of_regime.items()}
     names = [name for curves in found.values() for name in curves if name.startswith("val/")]
     what = "accuracy" if any(name.endswith("/accuracy") for name in names) else "loss"
@@ -159,8 +135,10 @@ def _curves(
                     mark_stages(ax, [step], styles[name].ink, first=number)
                     drawn.add(step)
         ax.set_xlim(left=0)
-        alt = f"{title}: {unit} on the {set_title(chosen)} over updates, mean over seeds. {'; '.join(last_values)}."
-        plots.append(save_plot(ax, folder, f"curves-{cell[:8]}-{chosen}", alt))
+        alt = (
+            f"{shown.title}: {unit} on the {set_title(chosen)} over updates, mean over seeds. {'; '.join(last_values)}."
+        )
+        plots.append(canvas.save(ax, f"curves-{shown.verdict.cell[:8]}-{chosen}", alt))
     return plots
 
 
@@ -175,12 +153,10 @@ def recalls(runs: Sequence[RunRecord]) -> dict[int, list[float]]:
 
 
 def _recall(
-    cell: str,
-    title: str,
+    shown: ShownCell,
     of_regime: Mapping[str, Sequence[RunRecord]],
-    styles: Mapping[str, LineStyle],
     class_names: Sequence[str] | None,
-    folder: Path,
+    canvas: Canvas,
 ) -> Plot | None:
     values = {name: of_class for name, runs in of_regime.items() if (of_class := recalls(runs))}
     if not values:
@@ -196,15 +172,15 @@ def _recall(
     below = f"class, and its training samples in {parts}" if counts else "class"
     size = (max(PANEL[0], min(9.6, 1.2 + 0.2 * len(classes) * (1 + len(values)))), 3.3)
     ax = panel(f"recall of each class on the union{rest}", below, "recall, %", size=size)
-    series = [(name, styles[name].ink, HATCHES[k % len(HATCHES)]) for k, name in enumerate(values)]
+    series = [(name, canvas.styles[name].ink, HATCHES[k % len(HATCHES)]) for k, name in enumerate(values)]
     bars(ax, series, [[[100 * v for v in own.get(k, ())] for k in classes] for own in values.values()], ends=(0, 100))
     ax.set_ylim(0, 104)
     ax.set_xticks(range(len(classes)), [_class_label(k, class_names, counts) for k in classes], fontsize=7)
     widest = max(classes, key=lambda k: spread[k])
     named = class_names[widest] if class_names and widest < len(class_names) else str(widest)
     means = ", ".join(f"{name} {100 * np.mean(own[widest]):.0f} %" for name, own in values.items() if widest in own)
-    alt = f"{title}: bars of recall by class. They differ most in class {named}: {means}."
-    return save_plot(ax, folder, f"recall-{cell[:8]}", alt)
+    alt = f"{shown.title}: bars of recall by class. They differ most in class {named}: {means}."
+    return canvas.save(ax, f"recall-{shown.verdict.cell[:8]}", alt)
 
 
 def _class_label(k: int, names: Sequence[str] | None, counts: Sequence[Sequence[int]]) -> str:

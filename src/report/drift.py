@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from src.report.plots import (
     HATCHES,
     INKS,
     PANEL,
-    LineStyle,
+    Canvas,
     Plot,
     Plots,
     bars,
@@ -32,7 +31,6 @@ from src.report.plots import (
     line_styles,
     mark_stages,
     panel,
-    save_plot,
 )
 from src.training.result import StageResult
 
@@ -58,18 +56,18 @@ PARTS = {
 Groups = Sequence[tuple[str, Sequence[str]]]
 
 
-def drift_plots(example: Example, path: WeightPath, styles: Mapping[str, LineStyle], folder: Path) -> Plots:
+def drift_plots(example: Example, path: WeightPath, canvas: Canvas) -> Plots:
     """The plots of one example; bars average over the seeds of its cell."""
     groups = [(name or "weights", parameters) for name, parameters in layers(example.model)[:MOST_LAYERS]]
-    draws: list[Callable[[], Plot]] = [lambda: _movement_bars(example, groups, styles, folder)]
+    draws: list[Callable[[], Plot]] = [lambda: _movement_bars(example, groups, canvas)]
     notes = [f"Movement per update is not shown: {path.why_not_retrained}."] if path.why_not_retrained else []
     if not path.why_not_retrained:
-        draws.append(lambda: _movement(example, path, groups, folder))
+        draws.append(lambda: _movement(example, path, groups, canvas))
     if not example.stream.train[0].y.is_floating_point():  # a regression has no classes
-        draws.append(lambda: _probabilities(example, path, folder))
+        draws.append(lambda: _probabilities(example, path, canvas))
         if not path.why_not_retrained and path.boundaries:
-            draws.append(lambda: _stability_gap(example, path, folder))
-        draws.append(lambda: _restorations(example, folder))
+            draws.append(lambda: _stability_gap(example, path, canvas))
+        draws.append(lambda: _restorations(example, canvas))
     plots = []
     for draw in draws:
         try:
@@ -89,7 +87,7 @@ def _stages_by_seed(example: Example, regime: str) -> list[tuple[int, list[Stage
     return found
 
 
-def _movement_bars(example: Example, groups: Groups, styles: Mapping[str, LineStyle], folder: Path) -> Plot:
+def _movement_bars(example: Example, groups: Groups, canvas: Canvas) -> Plot:
     """Movement of each layer in each stage."""
     names = [name for name, _ in groups]
     steps: dict[str, list[dict[str, float | None]]] = {}
@@ -101,7 +99,7 @@ def _movement_bars(example: Example, groups: Groups, styles: Mapping[str, LineSt
             for number, result in enumerate(results):
                 step = f"{regime}, stage {number + 1}" if len(results) > 1 else regime
                 if step not in steps:
-                    series.append((step, styles[regime].ink, HATCHES[number % 4]))
+                    series.append((step, canvas.styles[regime].ink, HATCHES[number % 4]))
                 steps.setdefault(step, []).append(relative_movement(before, result.weights, groups))
                 before = result.weights
     size = (max(PANEL[0], min(8.0, 1.5 + 0.36 * len(names) * len(steps))), PANEL[1])
@@ -120,10 +118,10 @@ def _movement_bars(example: Example, groups: Groups, styles: Mapping[str, LineSt
         "How far each layer's weights move in a stage, relative to their norm at its start: compare the second stage "
         "(hatched) with the first, and the last layer with the earlier ones."
     )
-    return save_plot(ax, folder, "drift-layers", alt, caption=caption)
+    return canvas.save(ax, "drift-layers", alt, caption=caption)
 
 
-def _movement(example: Example, path: WeightPath, groups: Groups, folder: Path) -> Plot:
+def _movement(example: Example, path: WeightPath, groups: Groups, canvas: Canvas) -> Plot:
     """Movement of each layer since the start of its stage, of the staged run."""
     styles = line_styles([name for name, _ in groups], first=2)
     ax = panel(f"{example.staged}: movement within the stage", "updates", "|w − w₀| / |w₀|")
@@ -145,10 +143,10 @@ def _movement(example: Example, path: WeightPath, groups: Groups, folder: Path) 
         "The same for every update, measured from the boundary: the line that rises first is the layer that "
         "changes first."
     )
-    return save_plot(ax, folder, "drift-updates", alt, caption=caption)
+    return canvas.save(ax, "drift-updates", alt, caption=caption)
 
 
-def _probabilities(example: Example, path: WeightPath, folder: Path) -> Plot:
+def _probabilities(example: Example, path: WeightPath, canvas: Canvas) -> Plot:
     """Mean predicted probability of every class on Dataset 1's held-out samples, along the staged run."""
     n = example.samples_within(MOST_FLOPS, len(path.weights))
     data = evaluation_set(example.stream.val, "d1", example.dtype, n)
@@ -182,10 +180,10 @@ def _probabilities(example: Example, path: WeightPath, folder: Path) -> Plot:
         "the boundary for the last data set's class shares (triangles at the "
         f"right{'; grey: other classes' if others else ''})."
     )
-    return save_plot(ax, folder, "drift-probabilities", alt, caption=caption)
+    return canvas.save(ax, "drift-probabilities", alt, caption=caption)
 
 
-def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
+def _stability_gap(example: Example, path: WeightPath, canvas: Canvas) -> Plot:
     """Validation accuracy on every data set over the first updates of the last stage.
 
     De Lange, van de Ven & Tuytelaars 2023: accuracy on earlier data falls within tens of updates and may partly
@@ -217,10 +215,10 @@ def _stability_gap(example: Example, path: WeightPath, folder: Path) -> Plot:
         "The stability gap: how far accuracy on earlier data falls right after the boundary, and how much of it "
         "recovers by the end of the stage (triangles at the right)."
     )
-    return save_plot(ax, folder, "drift-gap", alt, caption=caption)
+    return canvas.save(ax, "drift-gap", alt, caption=caption)
 
 
-def _restorations(example: Example, folder: Path) -> Plot:
+def _restorations(example: Example, canvas: Canvas) -> Plot:
     """Accuracy on Dataset 1 with parts of the last stage undone, and of a fresh linear readout of the features."""
     n = example.samples_within(MOST_FLOPS, 12 * MOST_SEEDS)
     scores: dict[str, list[float]] = {}
@@ -258,4 +256,4 @@ def _restorations(example: Example, folder: Path) -> Plot:
         "If restoring the head (or the mean outputs) recovers Dataset 1, the loss is in the last layer; if the linear "
         "probe has not fallen, the features still separate what the head forgot."
     )
-    return save_plot(ax, folder, "drift-restoration", alt, caption=caption)
+    return canvas.save(ax, "drift-restoration", alt, caption=caption)

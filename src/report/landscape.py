@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from src.evaluation.landscape import (
     window,
 )
 from src.report.example import Example, WeightPath
-from src.report.plots import DASHES, INKS, LineStyle, Plot, Plots, legend_below, panel, save_plot
+from src.report.plots import DASHES, INKS, Canvas, Plot, Plots, legend_below, panel
 
 Floats = NDArray[np.float64]
 MOST_FLOPS = 1.5e11
@@ -125,14 +124,12 @@ def _union_loss(surface: Surface, shares: Mapping[str, float]) -> Callable[[Tens
     return lambda point: torch.stack([surface.loss_of(name)(point) * share for name, share in shares.items()]).sum()
 
 
-def landscape_plots(
-    example: Example, paths: Mapping[str, WeightPath], styles: Mapping[str, LineStyle], folder: Path
-) -> Plots:
+def landscape_plots(example: Example, paths: Mapping[str, WeightPath], canvas: Canvas) -> Plots:
     """The planes of the first two data sets and the union, and the losses between the models."""
     found = measure(example, paths)
     names = [*[name for name in found.losses if name != UNION][:2], UNION]
-    plots = [_plane(example, found, name, styles, folder) for name in names]
-    plots.append(_barriers(found.profiles, folder))
+    plots = [_plane(example, found, name, canvas) for name in names]
+    plots.append(_barriers(found.profiles, canvas))
     notes = [
         f"Losses are means over {found.n_samples:,} training samples. The paths leave the plane and are drawn as their "
         f"projection onto it. The end of {example.other} lies {100 * found.off_path:.0f} % of the last stage's length "
@@ -149,11 +146,11 @@ def landscape_plots(
     return Plots(plots=tuple(plots), notes=tuple(notes))
 
 
-def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, LineStyle], folder: Path) -> Plot:
+def _plane(example: Example, found: Landscape, name: str, canvas: Canvas) -> Plot:
     from matplotlib.colors import LogNorm
     from matplotlib.patheffects import withStroke
 
-    losses = found.losses[name]
+    losses, styles = found.losses[name], canvas.styles
     finite = np.concatenate([grid[np.isfinite(grid)].ravel() for grid in found.losses.values()])
     low, high = max(float(finite.min()), 1e-4), float(np.quantile(finite, 0.97))
     high = max(high, low * 3)
@@ -191,10 +188,10 @@ def _plane(example: Example, found: Landscape, name: str, styles: Mapping[str, L
     }
     at = ", ".join(f"{loss:.2g} at {model}" for model, loss in nearest.items())
     alt = f"Contours of the training loss on {set_title(name)} over the plane through three trained models; about {at}."
-    return save_plot(ax, folder, f"landscape-{name}", alt)
+    return canvas.save(ax, f"landscape-{name}", alt)
 
 
-def _barriers(profiles: Mapping[str, Floats], folder: Path) -> Plot:
+def _barriers(profiles: Mapping[str, Floats], canvas: Canvas) -> Plot:
     title = "union loss between the models"
     ax = panel(title, "position between the two models", "loss on the union (log)", size=(4.3, 4.0))
     styles = [*((INKS[2 + k], DASHES[k], 1.6) for k in range(3)), ("#111111", DASHES[3], 1.8)]
@@ -208,4 +205,4 @@ def _barriers(profiles: Mapping[str, Floats], folder: Path) -> Plot:
         f"to stay low. Barriers (above the higher end): {heights}."
     )
     caption = f"A hump is a barrier. Heights above the higher end: {heights}."
-    return save_plot(ax, folder, "landscape-ways", alt, caption=caption)
+    return canvas.save(ax, "landscape-ways", alt, caption=caption)

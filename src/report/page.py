@@ -22,11 +22,11 @@ from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge,
 from src.config.plugins import catalogs
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
-from src.report.curves import cell_title, representative
+from src.report.curves import ShownCell, representative
 from src.report.forgetting import forgetting_plots
 from src.report.ledger import costs, ledger_csv, ledger_table, matches_table, run_costs
 from src.report.maps import MOST_CELLS, maps
-from src.report.plots import PAPER, line_styles
+from src.report.plots import PAPER, Canvas, line_styles
 from src.report.sweep import Sweep, commands, counts, made_with, problems_by_kind
 from src.report.tables import cell_notes, cells_table, claims_table, largest, levels_table, page_table
 from src.report.tuning import tuning_section
@@ -115,15 +115,15 @@ def _content(
     most_cells: int,
 ) -> dict[str, Any]:
     """Everything that the template shows."""
-    runs, styles = sweep.records.runs, line_styles(sweep.labels)
+    runs, canvas = sweep.records.runs, Canvas(folder=folder, styles=line_styles(sweep.labels))
     metric = default_metric(runs)
     judged = {pair: group for pair, group in by_pair(verdicts).items() if any(v.difference is not None for v in group)}
     first, all_judged = next(iter(judged.values()), []), [v for group in judged.values() for v in group]
-    shown = [(verdict, why, cell_title(verdict, first)) for verdict, why in representative(first)]
-    few = _without_others(sweep, {verdict.cell for verdict, *_ in shown})
+    shown = representative(first)
+    few = _without_others(sweep, {one.verdict.cell for one in shown})
     if executor is not None:
         executor.submit(_load_plugins, {config.plugins for config in few.configs.values()})  # before it unpickles them
-    pending = executor.submit(_shown_cells, few, shown, folder) if executor is not None else None
+    pending = executor.submit(_shown_cells, few, shown, canvas) if executor is not None else None
     question = " or ".join(sweep.labels[:2]) + "?"
     content: dict[str, Any] = {
         "name": sweep.name,
@@ -141,9 +141,9 @@ def _content(
         "levels": levels_table(list(judged.values())) if len(first) > most_cells else None,
         "left_out": _left_out(sweep, len({own.cell for own in all_judged}), most_cells),
         "cells": cells_table(largest(all_judged, most_cells)) if judged else None,
-        "tuning": tuning_section(verdicts, tuning, styles, folder),
+        "tuning": tuning_section(verdicts, tuning, canvas),
         "cell_notes": cell_notes(all_judged),
-        "line_styles": styles,
+        "line_styles": canvas.styles,
         "boundary": boundary_plot(sweep.configs, runs, folder),
         "streams": [(table.title, page_table(table)) for table in transfer_tables(sweep.records, sweep.labels)],
         "streams_explained": LEGEND,
@@ -154,7 +154,7 @@ def _content(
         "made_with": made_with(runs),
         **_ledger(sweep, first, spent),
     }
-    return content | (pending.result() if pending is not None else _shown_cells(few, shown, folder))
+    return content | (pending.result() if pending is not None else _shown_cells(few, shown, canvas))
 
 
 def _without_others(sweep: Sweep, cells: Collection[str]) -> Sweep:
@@ -164,10 +164,10 @@ def _without_others(sweep: Sweep, cells: Collection[str]) -> Sweep:
     return replace(sweep, configs=configs, records=Records(runs=runs))
 
 
-def _shown_cells(sweep: Sweep, shown: Sequence[tuple[CellVerdict, str, str]], folder: Path) -> dict[str, Any]:
+def _shown_cells(sweep: Sweep, shown: Sequence[ShownCell], canvas: Canvas) -> dict[str, Any]:
     from src.report.shown_cells import shown_cells  # loads torch and Lightning, which nothing else of a report needs
 
-    return shown_cells(sweep, shown, folder)
+    return shown_cells(sweep, shown, canvas)
 
 
 def _left_out(sweep: Sweep, n_cells: int, most_cells: int) -> str:

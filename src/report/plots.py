@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,18 @@ def mark_stages(ax: Axes, steps: Sequence[float], ink: str = "#333333", *, first
 def end_marker(ax: Axes, x: float, y: float, style: LineStyle) -> None:
     """A triangle at the right of a panel that marks where a line ends."""
     ax.plot([x], [y], marker="<", color=style.ink, markersize=5, clip_on=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """Where the plots of a report go, and how each regime is drawn in all of them."""
+
+    folder: Path
+    styles: Mapping[str, LineStyle]
+
+    def save(self, ax: Axes, name: str, alt: str, *, caption: str = "") -> Plot:
+        """Writes the plot; see `save_plot`."""
+        return save_plot(ax, self.folder, name, alt, caption=caption)
 
 
 def save_plot(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from src.cells.resolve import ResolvedCell, resolve
@@ -12,26 +11,21 @@ from src.claims.cell import CellRuns, MissingEvidence
 from src.comparison.pairing import by_cell
 from src.comparison.verdicts import CellVerdict
 from src.errors import ConfigError
-from src.report.curves import cell_plots
+from src.report.curves import ShownCell, cell_plots
 from src.report.drift import drift_plots
 from src.report.example import Example, load_example, path_of
 from src.report.landscape import landscape_plots
-from src.report.plots import LineStyle, line_styles
+from src.report.plots import Canvas
 from src.report.sweep import Sweep
 from src.training.store.store import Store
 
-Shown = tuple[CellVerdict, str, str]
-"""The verdict of a cell, why the cell is shown, and its title."""
 
-
-def shown_cells(sweep: Sweep, shown: Sequence[Shown], folder: Path) -> dict[str, Any]:
+def shown_cells(sweep: Sweep, shown: Sequence[ShownCell], canvas: Canvas) -> dict[str, Any]:
     """Curves and recall of the cells, drift and landscape of one of them, for the template."""
-    styles, runs = line_styles(sweep.labels), by_cell(sweep.records.runs)
-    examples = [
-        cell_plots(v, why, title, runs.get(v.cell, ()), styles, _class_names(sweep, v.cell), folder)
-        for v, why, title in shown
-    ]
-    return {"examples": examples, **_example(sweep, shown, styles, folder)}
+    runs = by_cell(sweep.records.runs)
+    cells = [(one, one.verdict.cell) for one in shown]
+    examples = [cell_plots(one, runs.get(cell, ()), _class_names(sweep, cell), canvas) for one, cell in cells]
+    return {"examples": examples, **_example(sweep, shown, canvas)}
 
 
 def _resolved(sweep: Sweep, cell: str) -> ResolvedCell:
@@ -51,23 +45,22 @@ def _class_names(sweep: Sweep, cell: str) -> Sequence[str] | None:
     return None
 
 
-def _example(sweep: Sweep, shown: Sequence[Shown], styles: Mapping[str, LineStyle], folder: Path) -> dict[str, Any]:
+def _example(sweep: Sweep, shown: Sequence[ShownCell], canvas: Canvas) -> dict[str, Any]:
     """Drift and landscape of the representative cell with the largest effect whose weights and data are available."""
-    chosen = sorted(shown, key=lambda one: -abs(one[0].difference or 0.0))
+    chosen = sorted(shown, key=lambda one: -abs(one.verdict.difference or 0.0))
     content: dict[str, Any] = {"example": None, "drift": None, "landscape": None, "landscape_styles": {}}
     runs, store = by_cell(sweep.records.runs), Store(sweep.folder.parent / ".stages")
     reasons = []
-    for verdict, _, title in chosen:
+    for verdict, title, _ in chosen:
         try:
             cell = CellRuns.of(_resolved(sweep, verdict.cell), runs[verdict.cell], store)
             example = load_example(cell, _median_seed(verdict), sweep.labels)
         except MissingEvidence as why:
             reasons.append(str(why))
             continue
-        return content | _drift_and_landscape(example, title, styles, folder)
+        return content | _drift_and_landscape(example, title, canvas)
     if chosen:
-        reason = reasons[0]
-        content["example"] = {"title": chosen[0][2], "seed": None, "why_no_drift": reason, "why_no_landscape": reason}
+        content["example"] = {"title": chosen[0].title, "seed": None, "why_not": reasons[0]}
     return content
 
 
@@ -77,14 +70,14 @@ def _median_seed(verdict: CellVerdict) -> int:
     return ordered[(len(ordered) - 1) // 2][1]
 
 
-def _drift_and_landscape(example: Example, title: str, styles: Mapping[str, LineStyle], folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = {"title": title, "seed": example.seed, "why_no_drift": "", "why_no_landscape": ""}
+def _drift_and_landscape(example: Example, title: str, canvas: Canvas) -> dict[str, Any]:
+    about: dict[str, Any] = {"title": title, "seed": example.seed, "why_not": ""}
     paths = {name: path_of(example, name) for name in (example.staged, example.other)}
-    drift = drift_plots(example, paths[example.staged], styles, folder)
+    drift = drift_plots(example, paths[example.staged], canvas)
     landscape = None
     try:
-        landscape = landscape_plots(example, paths, styles, folder)
+        landscape = landscape_plots(example, paths, canvas)
     except MissingEvidence as why:
-        about["why_no_landscape"] = str(why)
-    shown = {name: styles[name] for name in paths}
-    return {"example": about, "drift": drift, "landscape": landscape, "landscape_styles": shown}
+        about["why_not"] = str(why)
+    styles = {name: canvas.styles[name] for name in paths}
+    return {"example": about, "drift": drift, "landscape": landscape, "landscape_styles": styles}

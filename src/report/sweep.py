@@ -10,7 +10,7 @@ from src.comparison.pairing import FailedRun, Records, RunRecord, seed_list
 from src.comparison.verdicts import CellVerdict
 from src.config import Config
 from src.config.command import command, on_sweep
-from src.report.curves import cell_title, representative
+from src.report.curves import representative
 
 MOST_LINES = 40
 
@@ -81,10 +81,9 @@ def problems_by_kind(sweep: Sweep) -> list[tuple[str, list[str], int]]:
 def commands(sweep: Sweep, first: Sequence[CellVerdict]) -> list[tuple[str, str]]:
     """(what, command line) for the whole sweep, one representative cell, and this page."""
     lines = [("The last command", sweep.command)] if sweep.command else []
-    for verdict, why in representative(first)[:1]:
+    for verdict, title, why in representative(first)[:1]:
         if verdict.cell in sweep.configs:
-            what = f"One cell alone ({cell_title(verdict, first)}; {why})"
-            lines.append((what, command(sweep.configs[verdict.cell])))
+            lines.append((f"One cell alone ({title}; {why})", command(sweep.configs[verdict.cell])))
     plugins = sorted({plugin for config in sweep.configs.values() for plugin in config.plugins})
     return [*lines, ("This page", on_sweep("report", sweep.folder, plugins))]
 

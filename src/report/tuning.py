@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,14 @@ from src.comparison.pairing import grouped
 from src.comparison.tuning import Tuned, best_of, best_of_band, side_by_side, tuning_table
 from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import CellVerdict, by_pair
-from src.report.plots import LineStyle, Plot, panel, save_plot
+from src.report.plots import Canvas, Plot, panel
 from src.report.tables import page_table
 
 Floats = NDArray[np.float64]
 
 
 def tuning_section(
-    verdicts: Sequence[CellVerdict],
-    tuning: Mapping[tuple[str, str], Tuned],
-    styles: Mapping[str, LineStyle],
-    folder: Path,
+    verdicts: Sequence[CellVerdict], tuning: Mapping[tuple[str, str], Tuned], canvas: Canvas
 ) -> dict[str, Any] | None:
     """Table, plot and sentence of the section; None if nothing was tuned."""
     table = tuning_table(verdicts, tuning)
@@ -32,7 +28,7 @@ def tuning_section(
     objective = next(iter(tuning.values())).objective
     groups = {
         regime: [one for (_, name), one in tuning.items() if name == regime and one.objective == objective]
-        for regime in styles
+        for regime in canvas.styles
     }
     curves = {regime: _mean_curve(cells) for regime, cells in groups.items() if cells}
     by_kind = grouped(
@@ -42,7 +38,7 @@ def tuning_section(
         "side_by_side": page_table(side_by_side(by_kind[False], by_kind[True])) if len(by_kind) == 2 else None,
         "table": page_table(table),
         "caption": table.title,
-        "plot": _plot(curves, objective, styles, folder),
+        "plot": _plot(curves, objective, canvas),
         "text": _in_words(curves, objective, max(map(len, groups.values()))),
     }
 
@@ -59,23 +55,18 @@ def _mean_curve(cells: Sequence[Tuned]) -> tuple[Floats, Floats, Floats]:
     return mean, low, high
 
 
-def _plot(
-    curves: Mapping[str, tuple[Floats, Floats, Floats]],
-    objective: str,
-    styles: Mapping[str, LineStyle],
-    folder: Path,
-) -> Plot:
+def _plot(curves: Mapping[str, tuple[Floats, Floats, Floats]], objective: str, canvas: Canvas) -> Plot:
     unit = unit_of(objective)
     scale = unit.sign * unit.scale
     ax = panel("best of k trials", "trials k", f"{name_of(objective)} {unit.of_values}".rstrip())
     ends = []
     for regime, (mean, low, high) in curves.items():
-        k, style = np.arange(1, len(mean) + 1), styles[regime]
+        k, style = np.arange(1, len(mean) + 1), canvas.styles[regime]
         ax.fill_between(k, scale * low, scale * high, color=style.ink, alpha=0.12, linewidth=0)
         ax.plot(k, scale * mean, **style.line, marker=style.marker, markersize=3.5, linewidth=1.7)
         ends.append(f"{regime} from {scale * mean[0]:.4g} to {scale * mean[-1]:.4g}")
     alt = f"Expected best {name_of(objective)} over the number of trials, mean over cells: {'; '.join(ends)}."
-    return save_plot(ax, folder, "tuning", alt)
+    return canvas.save(ax, "tuning", alt)
 
 
 def _in_words(curves: Mapping[str, tuple[Floats, Floats, Floats]], objective: str, n_cells: int) -> str:

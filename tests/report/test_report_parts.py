@@ -103,18 +103,18 @@ def test_two_axes_have_one_map() -> None:
 
 def test_representative_cells_are_the_extremes_the_median_and_the_smallest() -> None:
     cells = [verdict(str(d), [d], ratio=d) for d in (-0.3, -0.2, -0.01, 0.1, 0.15)]
-    chosen = {v.cell: why for v, why in representative(cells)}
+    chosen = {v.cell: why for v, _, why in representative(cells)}
     assert chosen == {
         "-0.3": "largest difference in favour of combined",
         "0.15": "largest difference in favour of sequential",
         "-0.01": "smallest difference",
     }  # the middle by size is 0.15, which is there already
-    assert [v.cell for v, _ in representative(cells[:1])] == ["-0.3"]
-    one_sided = {why for _, why in representative(cells[:3])}
+    assert [v.cell for v, _, _ in representative(cells[:1])] == ["-0.3"]
+    one_sided = {why for _, _, why in representative(cells[:3])}
     assert "largest difference in favour of sequential" not in one_sided
     assert representative([verdict("x", [], INCONCLUSIVE)]) == []
     losses = [replace(v, metric="test/union/loss") for v in cells]
-    assert {v.cell: why for v, why in representative(losses)}["-0.3"] == "largest difference in favour of sequential"
+    assert {v.cell: why for v, _, why in representative(losses)}["-0.3"] == "largest difference in favour of sequential"
 
 
 def test_a_band_is_mean_and_deviation_and_extends_finished_curves() -> None:
