@@ -1,6 +1,6 @@
 """How every command starts: Hydra around a task, and a user's mistake said in one line, with exit code 2.
 
-A traceback is shown for what is not the user's mistake, or for everything where HYDRA_FULL_ERROR=1 is set.
+A traceback is shown for what is not the user's mistake; HYDRA_FULL_ERROR=1 adds it to what is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,6 +84,8 @@ def command(main: Callable[[], int | None], usage: str | None = None, *, started
             print(interrupts.STOPPED, file=sys.stderr)
             status = interrupts.EXIT_STATUS
         elif isinstance(error, MISTAKES):
+            if os.environ.get(FULL_ERROR) == "1":
+                traceback.print_exc()
             print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
             status = 2
         elif isinstance(error, SystemExit):

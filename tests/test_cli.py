@@ -57,6 +57,16 @@ def test_an_unknown_option_is_refused_in_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", ["src.train regime=nope", "src.train stopping.epochs=x", "src.sync tracking=off"])
+def test_full_errors_add_the_traceback_to_the_line(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = shell(f"python -m {words}").stderr
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    done = shell(f"python -m {words}")
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.endswith(line)
+
+
 @pytest.mark.slow
 def test_a_run_on_two_devices_starts_its_group_whatever_world_a_shell_has(tmp_path: Path) -> None:
     """WORLD_SIZE=1 was answered by the advice to use src.train, which this is."""

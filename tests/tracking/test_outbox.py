@@ -239,7 +239,9 @@ def test_an_expecting_thread_warns_once_of_a_tracker_that_is_down_and_delivers_l
     deliverer = Deliverer(sweep_dir, local, interval_s=0.01, expects=True, warn=warnings.append).start()
     time.sleep(0.1)
     assert not warnings, "nothing waits yet"
-    enqueue(Outbox(sweep_dir), run_folder(sweep_dir))
+    with Outbox(sweep_dir).transaction(run_folder(sweep_dir)):
+        time.sleep(0.1)
+        assert not warnings, "its result is still being written"
     deadline = time.monotonic() + 30
     while not warnings and time.monotonic() < deadline:
         time.sleep(0.01)
