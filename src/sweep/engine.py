@@ -10,18 +10,15 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from src.cells.outcome import CellOutcome
+from src.cells.resolve import ResolvedCell
 from src.comparison.metrics import Score
 from src.config import Config, Objective
 from src.training.control import NO_CONTROL, RunControl
 
-if TYPE_CHECKING:  # loads torch, which `status` does without
-    from src.cells.resolve import ResolvedCell
-
-
-Report = Callable[[Path, Sequence["ResolvedCell"], str], None]
+Report = Callable[[Path, Sequence[ResolvedCell], str], None]
 """Writes the end-of-command summary, from the sweep's folder, the command's cells and its command line."""
 
 

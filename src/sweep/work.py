@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.axes import axis_text
+from src.cells.resolve import ResolvedCell
 from src.comparison.families import declare
 from src.config import Config
 from src.progress import SweepProgress
@@ -23,7 +24,6 @@ from src.sweep.processes import Process
 if TYPE_CHECKING:  # loads Optuna, which a finished grid does without
     from optuna.trial import FrozenTrial
 
-    from src.cells.resolve import ResolvedCell
     from src.sweep.queue.queue import WorkQueue
 
 CHUNK = 50

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.axes import axis_text
+from src.cells.resolve import ResolvedCell
 from src.config import Config
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name, read_json_or
@@ -22,9 +23,6 @@ from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, in_cell, merged
 from src.sweep.summary_notes import spelling
 from src.urls import without_password
-
-if TYPE_CHECKING:
-    from src.cells.resolve import ResolvedCell
 
 SAMPLED_RUNS = 200
 """Maximum number of finished runs read for an estimate."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -37,9 +37,6 @@ from src.sweep.folder import SweepFolder, searches_of
 from src.sweep.grid.cells import Cell, in_cell
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats, Proposal, check_axes, next_visit
-
-if TYPE_CHECKING:  # loads torch, which `status` does without
-    pass
 
 ENOUGH = "enough"
 """The file with the number of points after which no further one is needed."""
