@@ -77,6 +77,12 @@ class SweepFolder:
         """Folder of a search's definition, table and plot."""
         return self.root / "searches" / search_id
 
+    @property
+    def searches(self) -> list[str]:
+        """The ids of the sweep's searches, oldest command first."""
+        found = sorted((self.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
+        return [path.parent.name for path in found]
+
     def write_queue(self, storage: str | None) -> dict[str, Any]:
         """Writes queue.json and returns its content: the folder's random id, the storage, and the versions of this
         code.
@@ -134,12 +140,6 @@ class SweepFolder:
     def read_cell(self, cell_hash: str) -> Config:
         """The configuration that the cell's next worker runs; `multirun` is where the folder is now."""
         return read_config(self.cell(cell_hash) / "cell.yaml", self.multirun)
-
-
-def searches_of(folder: SweepFolder) -> list[str]:
-    """The ids of the sweep's searches, oldest command first."""
-    found = sorted((folder.root / "searches").glob("*/search.json"), key=lambda path: path.stat().st_mtime)
-    return [path.parent.name for path in found]
 
 
 def code_here() -> dict[str, Any]:

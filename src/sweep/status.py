@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.errors import ConfigError
 from src.progress import duration
-from src.sweep.folder import SweepFolder, searches_of
+from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process, ProcessInfo
 from src.sweep.queue.queue import DROPPED, OPEN, WorkQueue
 from src.sweep.search.trials import TrialQueue, best_text
@@ -30,7 +30,7 @@ GROUPS = {
 def status_lines(folder: SweepFolder) -> list[str]:
     """The output of `python -m src.status`. Raises ConfigError where there is no such sweep."""
     folder.read_queue()  # raises ConfigError before anything is written
-    lines, searches = [], searches_of(folder)
+    lines, searches = [], folder.searches
     with Process(folder, "status") as process:
         workers = process.others("worker")
         with closing(WorkQueue(folder, process)) as queue:

@@ -266,7 +266,7 @@ def report_cells(
 ) -> None:
     """Writes cell.json, which MLflow mirrors, for every cell with a verdict or a trial. `trials`: by cell hash."""
     labels = labels_of([cell.config for cell in cells])
-    runs, axes = by_cell(records.runs), cell_axes(cells, verdicts)
+    runs, further = by_cell(records.runs), {verdict.cell: verdict.axes for verdict in verdicts}
     verdicts_of: defaultdict[str, list[CellVerdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_of[verdict.cell].append(verdict)
@@ -284,7 +284,7 @@ def report_cells(
             report = CellReport(
                 sweep=cell.config.sweep,
                 cell=cell.hash,
-                axes={**axes[cell.hash], **trial.axes},
+                axes={**cell.config.axes(), **further.get(cell.hash, {}), **trial.axes},
                 verdict=winners(own),
                 note="\n\n".join(notes),
                 command=command(cell.config),
@@ -308,12 +308,6 @@ def winners(verdicts: Sequence[CellVerdict]) -> str:
     if len(verdicts) == 1:
         return verdicts[0].winner
     return "; ".join(f"{verdict.a} - {verdict.b}: {verdict.winner}" for verdict in verdicts)
-
-
-def cell_axes(cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict]) -> dict[str, dict[str, AxisValue]]:
-    """The axes of each cell by hash, and the further settings in which the cells of the command differ."""
-    further = {verdict.cell: verdict.axes for verdict in verdicts}
-    return {cell.hash: {**cell.config.axes(), **further.get(cell.hash, {})} for cell in cells}
 
 
 def _tuning_note(cell: ResolvedCell, tuned: Sequence[Tuned]) -> str:

@@ -37,7 +37,7 @@ def run_params(config: Mapping[str, Any], axes: Mapping[str, str]) -> dict[str, 
     differing = {
         key: value
         for key, value in settings.items()
-        if key not in excluded and key not in main and _differ(value, defaults.get(key, "null"))
+        if key not in excluded and key not in main and number(value) != number(defaults.get(key, "null"))
     }
     params = dict(axes) | main | {key: value for key, value in differing.items() if key not in axes}
     if len(params) <= MAX_PARAMS:
@@ -45,10 +45,6 @@ def run_params(config: Mapping[str, Any], axes: Mapping[str, str]) -> dict[str, 
     n_kept = max(len(axes), MAX_PARAMS - 1)
     shown = dict(list(params.items())[:n_kept])
     return shown | {"further": f"{len(params) - n_kept} settings that differ from the defaults: see config.yaml"}
-
-
-def _differ(value: str, default: str) -> bool:
-    return value != default and number(value) != number(default)
 
 
 def _defaults_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -174,7 +174,8 @@ def expand(line: CommandLine) -> list[Cell]:
             refuse_tuned_axes(line, cell.config)
         except ConfigError as error:
             raise in_cell(error, overrides) from error
-        key = _recipe_key(cell.config)
+        # of one recipe and source; it includes paths, since the data is not read yet
+        key = json.dumps([cell.config.recipe(), dataclasses.asdict(cell.config.data)], sort_keys=True, default=str)
         cells[key] = merged(cells[key], cell) if key in cells else cell
     return list(cells.values())
 
@@ -246,11 +247,6 @@ def _refuse_both(plural: str, single: str, overrides: Sequence[str]) -> None:
         key, _, value = override.partition("=")
         if key == plural:
             raise ConfigError(plural, value, f"contradicts {single}=...; give one of the two")
-
-
-def _recipe_key(config: Config) -> str:
-    """Equal for cells of one recipe and source; includes paths, since the data is not read yet."""
-    return json.dumps([config.recipe(), dataclasses.asdict(config.data)], sort_keys=True, default=str)
 
 
 def in_cell(error: ConfigError, overrides: Sequence[str]) -> ConfigError:

@@ -33,7 +33,7 @@ from src.config.space import Point, Space, ends_of, rounded
 from src.errors import ConfigError
 from src.io import digest, read_json, write_atomically
 from src.sweep.engine import Engine
-from src.sweep.folder import SweepFolder, searches_of
+from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, in_cell
 from src.sweep.grid.plan import SweepPlan, plan_sweep
 from src.sweep.search.boundary import Floats, Proposal, check_axes, next_visit
@@ -127,7 +127,7 @@ def load_search(folder: SweepFolder, search_id: str) -> Search:
     """Reads a search that another process saved. Raises ConfigError where there is none."""
     path = folder.search(search_id) / "search.json"
     if not path.exists():
-        raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(searches_of(folder))}")
+        raise ConfigError("search", search_id, f"{folder.root} holds no such search: {', '.join(folder.searches)}")
     try:
         content = read_json(path)
         for _, mapping in content["bases"]:

@@ -9,8 +9,7 @@ diverges or the pruner stops it (samplers count this as bad, TPE, or leave it ou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import covers, with_runs_of
 from src.sweep.processes import Process
 from src.sweep.queue.queue import ClaimedCell, WorkQueue, shortened
+from src.sweep.queue.retry import Result
 from src.sweep.search.pruning import metric_by_step, prune_reason, replay
 from src.sweep.search.search import ENOUGH, Search, corners, load_search
 from src.sweep.work import axes_text
@@ -64,7 +64,7 @@ class TrialQueue(WorkQueue):
 
         None when all points have been requested, or when another worker runs the cell of the one that waits.
         """
-        while (claim := super().claim()) is None and self._ask():
+        while (claim := super().claim()) is None and self._exclusively(self._ask):
             pass
         return claim
 
@@ -115,8 +115,7 @@ class TrialQueue(WorkQueue):
 
     def retry_failed(self) -> None:
         """Queues the points whose last trial failed; for a new command, when no other one of this sweep is alive."""
-        with self._exclusive():
-            self.retry(self._retry_failed)
+        self._exclusively(self._retry_failed)
 
     def _retry_failed(self) -> None:
         for trial in self.latest().values():
@@ -141,16 +140,13 @@ class TrialQueue(WorkQueue):
                 return self.search.cell(point).config
         raise AssertionError("every corner of the space is refused")
 
-    def _exclusive(self) -> AbstractContextManager[None]:
-        """The lock under which points are added."""
-        return locked(self._folder.search(self.search_id) / "ask.lock")
+    def _exclusively(self, operation: Callable[[], Result]) -> Result:
+        """The result of an operation under the lock under which points are added."""
+        with locked(self._folder.search(self.search_id) / "ask.lock"):
+            return self.retry(operation)
 
     def _ask(self) -> bool:
         """Adds the trial of the next point; False if there is none, or if one waits."""
-        with self._exclusive():
-            return self.retry(self._ask_next)
-
-    def _ask_next(self) -> bool:
         points = self.latest()
         waits = any(trial.state == TrialState.WAITING for trial in points.values())
         if waits or len(points) >= self.search.limit(self._folder):

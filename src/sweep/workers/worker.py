@@ -31,7 +31,7 @@ from src.errors import ClaimLost, ConfigError, Interrupted, Pruned, one_line
 from src.interrupts import SECONDS_TO_LEAVE, is_importing
 from src.locks import abort_waits_if
 from src.sweep.engine import DEFAULT_ENGINE, Engine, load_engine
-from src.sweep.folder import GRID, SweepFolder, check_compatibility, searches_of
+from src.sweep.folder import GRID, SweepFolder, check_compatibility
 from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
@@ -166,7 +166,7 @@ def open_queues(folder: SweepFolder, process: Process, search: str | None, engin
     """Opens the queues of a sweep one after the other; the caller closes them. `search`, `engine`: see `work`."""
     if search in (None, GRID):
         yield WorkQueue(folder, process)
-    for search_id in searches_of(folder) if search is None else [search]:
+    for search_id in folder.searches if search is None else [search]:
         if search_id != GRID:
             from src.sweep.search.trials import TrialQueue  # imports what the cells of a grid do not need
 
