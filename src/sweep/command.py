@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Callable
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
@@ -84,7 +83,8 @@ def _run(work: Work) -> list[str]:
         )
         return []
     with work.engine.session(work.cells()) as session:
-        failures = run_work(work, session.verdict)
+        work.verdict = session.verdict
+        failures = run_work(work)
         session.finish(work.cells(), work.report)
     return failures or []
 
@@ -94,14 +94,12 @@ def run_plan(plan: SweepPlan, engine: Engine) -> list[str]:
     return run_work(GridWork(plan, engine)) or []
 
 
-def run_work(work: Work, verdict: Callable[[str], str | None] | None = None) -> list[str] | None:
+def run_work(work: Work) -> list[str] | None:
     """Runs workers until the work is done; returns a line for each failed cell, None if detached workers continue."""
     if work.is_finished():
         with Process(work.folder, "sweep"):  # removes the entries of processes that were killed during shutdown
             return []
     from src.sweep.supervisor import LAUNCHERS, Supervisor  # imports Optuna, which a finished grid does not need
 
-    if verdict is not None:
-        work.verdict = verdict
     launch = LAUNCHERS[work.config.launcher.name]
     return Supervisor(work, launch(work.folder, work.config, work.engine.__name__, work.search_id)).run()

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from src.sweep.queue.parameters import Parameters
+from src.sweep.queue.storage import Parameters
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from src.locks import locked, try_lock
 from src.sweep.folder import GRID, SweepFolder
 from src.sweep.grid.cells import Cell, covers, with_runs_of
 from src.sweep.processes import Process
-from src.sweep.queue.parameters import Parameters
-from src.sweep.queue.storage import Direction, StudyStore
+from src.sweep.queue.storage import Direction, Parameters, StudyStore
 from src.training.control import OnProgress
 
 MAX_ATTEMPTS = 4
