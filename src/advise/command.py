@@ -55,6 +55,8 @@ DEFAULTS = {
 """Settings of a sweep that are others here, unless given. Curves would cost more than the training of small subsets."""
 FOLDER = "advice"
 """In the folder of the sweep."""
+DISPENSABLE = ("FLOPs", "again", "updates", "pilot", "time", "regret")
+"""Columns that a narrow terminal does without, the first one first."""
 MAX_ROUNDS = 3
 """Times that go=true extends the pilot beyond its budget."""
 
@@ -221,7 +223,9 @@ def training_command(answer: Answer, pilot: Pilot) -> str:
     labels = [regime.label for regime in pilot.full.config.regimes]
     regime = _from_checkpoint(pilot.chosen[labels.index(answer.choice.label)], pilot.full, answer.question)
     trainer = dataclasses.replace(pilot.asked.trainer, curve_points=compose().trainer.curve_points)
-    return sweep_command(dataclasses.replace(pilot.asked, regimes=(regime,), seeds=(0,), tune=OFF, trainer=trainer))
+    line = sweep_command(dataclasses.replace(pilot.asked, regimes=(regime,), seeds=(0,), tune=OFF, trainer=trainer))
+    folder = pilot.asked.multirun
+    return line if folder == "multirun" else f"{line} {shlex.quote(f'multirun={folder}')}"
 
 
 def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
@@ -238,7 +242,11 @@ def report(answer: Answer, pilot: Pilot, arguments: Sequence[str]) -> None:
     terminal.print(said[0], style="bold")
     for sentence in (*said[1:], ""):
         terminal.print(sentence)
-    terminal.print(table(answer).terminal())
+    whole = table(answer)
+    shown = whole.fitting(terminal.width, DISPENSABLE)
+    terminal.print(shown.terminal())
+    if shown != whole:
+        terminal.print("all columns are on the page", style="dim")
     for note in notes(answer):
         terminal.print(note, style="dim")
     if answer.schedule is not None:

@@ -42,7 +42,16 @@ def points(answer: Answer, value: float) -> str:
 
 
 def price(answer: Answer, seconds: float, money: float) -> str:
-    return f"{duration(seconds)}{f' ({money:,.2g})' if answer.question.price.hour else ''}"
+    return f"{_time(seconds)}{f' (price {_amount(money)})' if answer.question.price.hour else ''}"
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if round(seconds) or not seconds else "under 1 s"
+
+
+def _amount(value: float) -> str:
+    """A number of two digits or more, without an exponent: 0.0030, 4.1, 1,234."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def sentences(answer: Answer) -> list[str]:
@@ -91,14 +100,15 @@ def sentences(answer: Answer) -> list[str]:
 def table(answer: Answer) -> TextTable:
     """A row for each candidate, best first."""
     money = bool(answer.question.price.hour)
-    heads = ["candidate", "pilot", "predicted", "90 % interval", "updates", "FLOPs", "time", *["cost"] * money]
+    heads = ["candidate", "pilot", "predicted", "90 % interval", "updates", "FLOPs", "time", *["price"] * money]
     heads += ["again", "P(best)", "regret", *["net value"] * (answer.question.value.point is not None)]
     rows = []
     for one in answer.candidates:
         row = [one.label, number(answer, one.now), number(answer, one.predicted), interval(answer, one)]
-        row += [f"{one.cost.updates:,.0f}", f"{one.cost.flops:.2g}", duration(one.cost.seconds)]
-        row += [f"{one.cost.money:,.3g}"] * money
-        row += [price(answer, one.again.seconds, one.again.money), f"{100 * one.p_best:.0f} %", f"{one.regret:,.2g}"]
+        row += [f"{one.cost.updates:,.0f}", f"{one.cost.flops:.2g}", _time(one.cost.seconds)]
+        row += [_amount(one.cost.money)] * money
+        again = [_time(one.again.seconds), *[_amount(one.again.money)] * money]
+        row += [" / ".join(again), f"{100 * one.p_best:.0f} %", _amount(one.regret)]
         row += [f"{one.net:,.4g}"] if one.net is not None else []
         rows.append(tuple(row))
     return TextTable(heads=tuple(heads), rows=tuple(rows), align="l" + "r" * (len(heads) - 1))
@@ -108,10 +118,15 @@ def notes(answer: Answer) -> list[str]:
     """What the table's columns are, and what limits the answer."""
     sizes = sorted({one.now_size for one in answer.candidates})
     full = sum(answer.sizes)
+    question = answer.question
+    again = "time / price" if question.price.hour else "time"
+    currency = ", in the currency of price.hour like price and net value"
+    unit = f", in {unit_of(question.metric).of_differences or question.metric}"
+    regret = f"regret: expected loss by choosing it{unit if question.value.point is None else currency}"
     largest = " or ".join(f"{size:,}" for size in sizes)
     lines = [
         f"pilot: measured on {largest} of {full:,} training samples; predicted: at {full:,}, mean over seeds; "
-        "again: the same once the model of Dataset 1 exists",
+        f"again: {again} once the model of Dataset 1 exists; {regret}",
         f"the pilot's training is {100 * answer.share:.1f} % of training all candidates in full on 10 seeds; "
         f"{1000 * answer.seconds_per_update:.2g} ms an update here",
     ]

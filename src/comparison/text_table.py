@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from src.terminal import printable
@@ -29,6 +29,23 @@ class TextTable:
     align: str
     """One letter per column: "l" for text, "r" for numbers."""
     title: str = ""
+
+    def without(self, heads: Collection[str]) -> TextTable:
+        """The table without the columns of these headings."""
+        kept = [k for k, head in enumerate(self.heads) if head not in heads]
+        rows = tuple(tuple(row[k] for k in kept) for row in self.rows)
+        return replace(
+            self, heads=tuple(self.heads[k] for k in kept), rows=rows, align="".join(self.align[k] for k in kept)
+        )
+
+    def fitting(self, width: int, optional: Sequence[str]) -> TextTable:
+        """The table without the first of the `optional` columns, as many as a terminal of `width` columns requires."""
+        from rich.console import Console
+
+        table, left = self, list(optional)
+        while left and Console(width=10_000).measure(table.terminal()).maximum > width:
+            table = table.without({left.pop(0)})
+        return table
 
     def markdown(self) -> str:
         """The table below its title, with a final newline."""

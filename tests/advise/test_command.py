@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_repetition_trains_nothing_and_a_checkpoint_makes_its_stage_sunk(
         assert one["net"] == pytest.approx(2 * one["predicted"] - one["cost"]["money"], abs=0.05)
     shown = capsys.readouterr().out
     assert "net value" in shown
+    assert re.search(r"It costs (under 1|\d+) s \(price [\d.]+\) on this machine", " ".join(shown.split()))
+    assert "regret: expected loss by choosing it, in the currency of price.hour" in " ".join(shown.split())
+    assert f"seeds=1 multirun={advice.multirun}" in shown, "the recommended training goes where the advice is"
     assert "the model of Dataset 1 being paid for" in shown
     assert "its weights are not measured" in shown
     of_three = build_model(config.arch, (2,), 3, 0, torch.float32)  # of Dataset 1's classes alone
