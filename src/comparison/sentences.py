@@ -121,7 +121,10 @@ def summary(verdicts: Sequence[CellVerdict]) -> str:
 
 
 def _headline(verdicts: Sequence[CellVerdict]) -> str:
-    """The number of cells that each regime wins on the union and elsewhere, for verdicts that have both."""
+    """The number of cells that each regime wins on the union and elsewhere, for verdicts that have both.
+
+    The regime that wins more cells comes first.
+    """
     names = list(verdicts[0].elsewhere)
     if not names:
         return ""
@@ -130,7 +133,7 @@ def _headline(verdicts: Sequence[CellVerdict]) -> str:
         + [sum(verdict.elsewhere[name].winner == regime for verdict in verdicts) for name in names]
         for regime in (verdicts[0].b, verdicts[0].a)
     }
-    (first, counts), (second, others) = won.items()
+    (first, counts), (second, others) = sorted(won.items(), key=lambda item: (-item[1][0], -sum(item[1])))
     rest = ", ".join(f"{n} {WHERE[name]}" for n, name in zip(counts[1:], names, strict=True))
     text = f"{first[0].upper()}{first[1:]} wins {counts[0]} of {len(verdicts)} cells on the union, {rest}"
     return f"{text}; {second} {', '.join(map(str, others))}. "

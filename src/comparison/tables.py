@@ -132,16 +132,18 @@ def terminal_table(verdicts: Sequence[CellVerdict], *, width: int = 120, max_row
     """`sweep_table` for a terminal of `width` columns; a caption counts the rows beyond `max_rows`.
 
     A narrow terminal gets shorter headings, which the caption explains, and if those do not suffice, the interval
-    below the difference.
+    below the difference, and then no means and no balanced accuracy.
     """
     from rich.console import Console
 
     full, pairs = sweep_table(verdicts), list(by_pair(verdicts))
-    for step in range(4):
+    means = {f"{name} {unit_of(verdicts[0].metric).of_values}".rstrip() for name in "ab"}
+    for step in range(5):
         narrow = step > 0
-        table = _compact(
-            replace(full, rows=full.rows[:max_rows]), pairs, narrow=narrow, short=step > 1, stacked=step > 2
-        )
+        shown = replace(full, rows=full.rows[:max_rows])
+        if step == 4:
+            shown = shown.without({BALANCED, *means} if len(pairs) > 1 else {BALANCED})
+        table = _compact(shown, pairs, narrow=narrow, short=step > 1, stacked=step > 2)
         *_, difference, p, n, _ = table.heads
         numbers = [head for head, letter in zip(table.heads, table.align, strict=True) if letter == "r"]
         drawn = table.terminal(
@@ -158,6 +160,8 @@ def terminal_table(verdicts: Sequence[CellVerdict], *, width: int = 120, max_row
     if narrow:
         used = [text for text in MARKS if any(f"({text})" in row[-1] for row in full.rows)]
         captions += [f"{MARKS[text]}: {text}" for text in used]
+    if step == 4:
+        captions.append("all columns are in table.md")
     if len(full.rows) > max_rows:
         captions.append(f"{len(full.rows) - max_rows:,} more rows in the CSV")
     drawn.caption, drawn.caption_justify = "; ".join(captions) or None, "left"

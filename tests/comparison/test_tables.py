@@ -101,6 +101,25 @@ def test_two_regimes_fit_on_one_line_a_cell_at_80_columns(grid: list[CellVerdict
     assert any(difference in line and interval in line and line.rstrip().endswith("too few seeds") for line in lines)
 
 
+@pytest.mark.usefixtures("grid")
+def test_three_regimes_at_80_columns_keep_their_names_whole(sweep: Path) -> None:
+    verdicts = []
+    for verdict in judge(load_records(sweep), REGIMES):
+        own = replace(verdict, differences=(-0.271,) * 12, seeds=tuple(range(12)), ci_low=-0.275, ci_high=-0.223)
+        own = replace(own, winner="sequential", axes={"ratio": verdict.axes["ratio"]}, p_holm=0.003)
+        if verdict.cell in ("cell0", "cell7"):
+            verdicts.append(replace(own, elsewhere=dict.fromkeys(("d1", "d2", "balanced"), own)))
+    lines = printed(verdicts, 80)
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if "sequential" in line]
+    assert all(set(row) & {"combined", "replay"} for row in rows)
+    assert not any("seque" in line.replace("sequential", "") for line in lines)
+    assert "all columns are in table.md" in lines[-1]
+    wide = " ".join(printed(verdicts, 120))
+    assert "bal" in wide
+    assert "table.md" not in wide
+
+
 @pytest.mark.parametrize(("width", "lines_a_cell"), [(80, 2), (100, 1)])
 def test_narrow_tables_break_no_word(grid: list[CellVerdict], width: int, lines_a_cell: int) -> None:
     winners = [

@@ -57,6 +57,12 @@ def test_the_summary_counts_the_winners_on_every_test_set() -> None:
     assert "Averages elsewhere: -9.0 [-9.0, -9.0] on Dataset 1, 0.0 [0.0, 0.0] on Dataset 2" in text
 
 
+def test_the_regime_that_wins_more_cells_is_named_first() -> None:
+    records = forgetting(4)
+    text = summary(judge_test_sets(lambda metric: judge(records, tuple(reversed(BOTH)), metric)))
+    assert text.startswith("Combined wins 4 of 4 cells on the union, 4 on Dataset 1"), "whatever the order of the two"
+
+
 def test_one_cell_is_described_on_every_test_set() -> None:
     (verdict,) = verdicts_of(1)
     expected = "On Dataset 1: -6.0 (combined); on Dataset 2: 0.0 (undecided); in balanced accuracy: -3.0 (combined)."
