@@ -93,13 +93,13 @@ CLASS_COLUMNS = {
 
 def classes_table(runs: Sequence[RunRecord], labels: Sequence[str]) -> TextTable | None:
     """Means over the seeds that trained; None if no run has classes that Dataset 1 lacks."""
-    runs = [run for run in runs if run.metric("harmonic_accuracy") is not None]
+    runs = [run for run in runs if run.metric("harmonic_accuracy") is not None and not run.collapsed]
     if not runs:
         return None
     axes, rows = varying_axes(runs), []
     for group in by_cell(in_order(runs)).values():
         for label in labels:
-            own = [run for run in group if run.regime == label and not run.collapsed]
+            own = [run for run in group if run.regime == label]
             found = {name: [v for run in own if (v := run.metric(name)) is not None] for name in CLASS_COLUMNS}
             if all(found.values()):
                 means = (unit_of(name).value(statistics.mean(values)) for name, values in found.items())

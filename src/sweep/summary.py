@@ -155,7 +155,7 @@ def report(sweep_dir: Path, cells: Sequence[ResolvedCell], command_line: str) ->
     )
     with publication(sweep_dir, results, command_line) as outbox:
         report_cells(cells, records, verdicts, outbox)
-    for line in next_commands(cells, verdicts):
+    for line in next_commands(cells, verdicts, records.runs):
         stdout_console().print(line, style="dim", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import RunRecord
 from src.comparison.transfer import mean_matrix
+from src.comparison.units import unit_of
 from src.comparison.verdicts import CellVerdict
 from src.config.command import on_sweep
 from src.regimes.checkpoint import parts_of
@@ -28,15 +29,29 @@ def notes_of(cells: Sequence[ResolvedCell], runs: Sequence[RunRecord] = ()) -> l
     return list(dict.fromkeys(found))
 
 
-def next_commands(cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict]) -> list[str]:
-    """The commands that make the page of a sweep and write a network of it."""
+def next_commands(
+    cells: Sequence[ResolvedCell], verdicts: Sequence[CellVerdict], runs: Sequence[RunRecord]
+) -> list[str]:
+    """The commands that make the page of a sweep and write a network of it: a winner's, or one that leads."""
     config, own = cells[0].config, [verdict for verdict in verdicts if verdict.certain] or verdicts
-    if not own:
+    trained = [run for run in runs if not run.diverged]
+    if own:
+        what, regime, cell = "the winner's network", own[0].winner, own[0].cell
+        if not own[0].certain:
+            what, regime = "a network", _leader(own[0])
+    elif trained:
+        what, regime, cell = "the network", trained[0].regime, trained[0].cell
+    else:
         return []
-    what, regime = ("the winner's network", own[0].winner) if own[0].certain else ("a network", own[0].a)
-    which = f" cell={own[0].cell[:8]}" if len(cells) > 1 else ""
+    which = f" cell={cell[:8]}" if len(cells) > 1 else ""
     export = f"{on_sweep('export', cells[0].sweep_dir, config.plugins)}{which} {shlex.quote(f'regime={regime}')}"
     return [f"page: {on_sweep('report', cells[0].sweep_dir, config.plugins)}", f"{what}: {export}"]
+
+
+def _leader(verdict: CellVerdict) -> str:
+    """The regime with the better mean, the first one if the means are equal or unknown."""
+    lead = verdict.difference or 0.0
+    return verdict.b if (lead < 0) == unit_of(verdict.metric).higher_is_better and lead else verdict.a
 
 
 def spelling(cell: ResolvedCell) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 
 from src.cells.resolve import resolve
 from src.cells.run import run_cell
-from src.comparison.pairing import load_records
+from src.comparison.pairing import Records, load_records
+from src.comparison.verdicts import judge
 from src.config import compose
 from src.models.build import build_model
 from src.sweep.summary import report
+from src.sweep.summary_notes import next_commands
 
 
 def images(path: Path, names: list[str], seed: int) -> Path:
@@ -55,3 +58,31 @@ def test_new_classes_checkpoints_and_the_next_commands(tmp_path: Path, capsys: p
     assert f"page: python -m src.report sweep={cell.config.sweep} multirun={tmp_path / 'runs'}" in shown
     assert f"network: python -m src.export sweep={cell.config.sweep} multirun={tmp_path / 'runs'} " in shown
     assert "old classes %" in (cell.sweep_dir / "table.md").read_text()
+
+
+def test_one_regime_is_exported_by_the_printed_command_and_no_empty_table_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = images(tmp_path / "old.npz", ["cat", "dog"], 0), images(tmp_path / "new.npz", ["cat", "owl"], 1)
+    words = ["data=arrays", f"data.path={old}", f"data.path2={new}", "arch.widths=[4]", f"multirun={tmp_path / 'runs'}"]
+    words += ["stopping.epochs=1", "seeds=1", "tracking=off", "trainer=cpu"]
+    cell = resolve(compose([*words, "regimes=[{sequential:{optimizer.lr:1e-9}}]"]))  # it stays as good as a constant
+    run_cell(cell)
+    report(cell.sweep_dir, [cell], "the command")
+    shown = capsys.readouterr().out
+    assert "Accuracy on old and on new classes" not in shown
+    assert f"the network: python -m src.export sweep={cell.config.sweep} multirun={tmp_path / 'runs'} " in shown
+    assert "'regime=sequential(optimizer.lr=1e-09)'" in shown
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shown"), [(0.1, 0.4, "combined"), (0.4, 0.1, "sequential"), (0.2, 0.2, "sequential")]
+)
+def test_without_a_winner_the_regime_that_leads_is_exported(
+    a: float, b: float, shown: str, cell_of: Callable[..., Records], tmp_path: Path
+) -> None:
+    regimes = ("sequential", "combined")
+    records = cell_of(dict(zip(regimes, ([a] * 3, [b] * 3), strict=True)))
+    (verdict,) = judge(records, regimes)
+    cell = resolve(compose([f"multirun={tmp_path}", "split.size=60"]))
+    assert next_commands([cell], [verdict], records.runs)[1].endswith(f" regime={shown}")
