@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from src.claims.cell import CellRuns, dtype_of
 from src.comparison.pairing import RunRecord
 from src.comparison.units import name_of, unit_of
+from src.config import Config
 from src.config.command import command
 from src.data.stream import Bank, Samples
 from src.errors import ConfigError
@@ -151,6 +152,12 @@ def _about(cell: CellRuns, run: RunRecord, samples: Samples, weights: Mapping[st
     }
 
 
+def _preparation(config: Config) -> list[str]:
+    """How a file of the user becomes an input, for the model card."""
+    lines = config.data.preparation
+    return [f"An image FILE, scaled and cropped as in training (needs Pillow):\n```\n{lines}\n```"] if lines else []
+
+
 def _card(cell: CellRuns, run: RunRecord, about: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The model card, in Markdown."""
     metrics = [
@@ -168,6 +175,7 @@ def _card(cell: CellRuns, run: RunRecord, about: Mapping[str, Any], notes: Seque
         f"Classes: {classes}.",
         f"Inputs: {about['input']['shape']}, {about['input']['dtype']}, {about['input']['content']}. The program "
         "scales them itself.",
+        *_preparation(cell.config),
         "```\nfrom load import predict, ABOUT\nscores = predict(x)\n```",
         "\n".join(["| on held-out test data | |", "|---|---:|", *metrics]),
         "Test data follow the distribution of the training data; elsewhere these numbers say little.",

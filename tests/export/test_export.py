@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,15 @@ def test_convolutions_of_photos_and_all_seeds(
     assert len(about["inside_the_program"]["mean"]) == 3
     first, second = (loaded(folder)(_raw(cell)) for folder in folders)
     assert not torch.equal(first, second)
+    inputs = []
+    lines = re.findall(r"```\n(import numpy.*?)```", (folders[0] / "README.md").read_text(), re.DOTALL)
+    for path in sorted((tmp_path / "photos").glob("*/*")):
+        names: dict[str, Any] = {"FILE": path}
+        exec(lines[0], names)
+        inputs.append(torch.from_numpy(names["x"]))
+    assert torch.equal(torch.cat(inputs), cell.streams.source.bank.x), (
+        "the lines of the card read a file as training did"
+    )
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch needs a C++ compiler")

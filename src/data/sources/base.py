@@ -59,6 +59,11 @@ class SourceConfig(ABC):
         return False
 
     @property
+    def preparation(self) -> str:
+        """Python lines that read a FILE of the user as inputs `x` of an exported network, as `load` does; "": none."""
+        return ""
+
+    @property
     def shifted_target(self) -> ShiftedTarget | None:
         """The exactly solvable setting that the samples are drawn from, if they are."""
         return None

@@ -43,6 +43,22 @@ class ImageFolderData(PathConfig):
     skip_damaged: bool = False
     """Whether images that cannot be read are left out (and listed) in place of being refused."""
 
+    @property
+    def preparation(self) -> str:
+        """See `SourceConfig`; a subclass with its own `read` has none. Pictures of 16 bits are read otherwise."""
+        if type(self).read is not ImageFolderData.read:
+            return ""
+        mode, size = "RGB" if self.channels == 3 else "L", self.image_size
+        axes = ".transpose(2, 0, 1)[None]" if self.channels == 3 else "[None, None]"
+        return f"""import numpy
+from PIL import Image, ImageOps
+
+image = Image.open(FILE)
+image.draft({mode!r}, ({2 * size}, {2 * size}))
+image = ImageOps.exif_transpose(image).convert({mode!r})
+image = ImageOps.fit(image, ({size}, {size}), Image.Resampling.BICUBIC)
+x = numpy.array(image){axes}"""
+
     def read(self, path: Path, cache: Path) -> Source:
         from src.data.image_cache import load_images
 
