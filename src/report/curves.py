@@ -42,7 +42,8 @@ def representative(verdicts: Sequence[CellVerdict]) -> list[ShownCell]:
         candidates.insert(0, (last, f"largest difference in favour of {better}"))
     if (first.difference or 0.0) < 0:
         candidates.insert(0, (first, f"largest difference in favour of {worse}"))
-    axes, chosen = varying_axes(verdicts), {}
+    chosen: dict[str, ShownCell] = {}
+    axes = varying_axes(verdicts)
     for verdict, why in candidates:
         title = ", ".join(f"{axis} {text}" for axis, text in zip(axes, level_texts(verdict, axes), strict=True))
         chosen.setdefault(verdict.cell, ShownCell(verdict, title or "the only cell", why))
