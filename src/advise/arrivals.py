@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from src.comparison.statistics import Floats
 
 NOTHING, FINE_TUNE, REPLAY, RETRAIN = "nothing", "fine-tune", "replay", "retrain"
 ACTIONS = {"d1_only": NOTHING, "sequential": FINE_TUNE, "replay": REPLAY, "combined": RETRAIN}
@@ -36,8 +35,8 @@ class Outlook:
 
     start: int
     batches: Sequence[int]
-    before: Array
-    after: Mapping[str, Array]
+    before: Floats
+    after: Mapping[str, Floats]
     price: Mapping[str, float]
     worth: float
 
@@ -61,7 +60,7 @@ class Outlook:
             updated = updated if action == NOTHING else arrival
         return found
 
-    def values(self, policy: Policy) -> Array:
+    def values(self, policy: Policy) -> Floats:
         """The value after each arrival under a policy [draws, arrivals]."""
         value, found = self.before, []
         for arrival, action in enumerate(policy):
@@ -69,7 +68,7 @@ class Outlook:
             found.append(value)
         return np.stack(found, axis=1)
 
-    def net(self, policy: Policy) -> Array:
+    def net(self, policy: Policy) -> Floats:
         """Worth of a policy over all arrivals less its price [draws]."""
         return np.asarray(self.worth * self.values(policy).sum(axis=1) - sum(self.costs(policy)))
 
@@ -146,7 +145,7 @@ def schedule(outlook: Outlook) -> Schedule:
     return Schedule(steps=tuple(steps), net=float(net.mean()), rivals=tuple(rivals))
 
 
-def _interval(draws: Array) -> tuple[float, float]:
+def _interval(draws: Floats) -> tuple[float, float]:
     """The ends of the 90 % interval."""
     low, high = np.percentile(draws, (5, 95))
     return float(low), float(high)

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from src.advise.answer import Answer, advise
+from src.advise.answer import Answer, advise, outlook_of
 from src.advise.arrivals import schedule
-from src.advise.outlook import outlook_of
 from src.advise.pilot import THRIFTY_STEP, CannotSay, Pilot, choose_ladder
 from src.advise.question import Question, split_arguments
 from src.advise.sentences import notes, rivals_table, schedule_sentence, schedule_table, sentences, table

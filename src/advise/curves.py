@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from src.comparison.statistics import Floats
 
 N_DRAWS = 2000
 PRIOR_OFF, PRIOR_RUNS = 0.1, 3
@@ -34,7 +33,7 @@ class CurveFamily:
     """A family of curves: `phi(x, shape)` falls in x > 0. `has_limit`: whether the offset is its limit, which is no
     error below 0."""
 
-    phi: Callable[[Array, float], Array]
+    phi: Callable[[Floats, float], Floats]
     shapes: tuple[float, ...]
     has_offset: bool = True
     has_limit: bool = True
@@ -62,11 +61,11 @@ class Curve:
     """
 
     sizes: Sequence[int]
-    errors: Array
+    errors: Floats
     monotone: bool = False
 
     @property
-    def means(self) -> Array:
+    def means(self) -> Floats:
         return np.asarray(np.nanmean(self.errors, axis=1))
 
 
@@ -78,11 +77,11 @@ class Forecast:
     `weights`: the weight of each family, for each candidate; empty where the full size was measured.
     """
 
-    draws: Array
+    draws: Floats
     weights: Sequence[Mapping[str, float]] = field(default=())
 
 
-def fit(family: CurveFamily, sizes: Array, means: Array, at: Array, *, monotone: bool) -> tuple[Array, Array]:
+def fit(family: CurveFamily, sizes: Floats, means: Floats, at: Floats, *, monotone: bool) -> tuple[Floats, Floats]:
     """Least-squares fits of the rows of `means` [k, sizes]; returns predictions [k, at] and the sum of squares [k].
 
     An offset is at least 0, as errors are; with `monotone` the slope is too.
@@ -101,7 +100,7 @@ def fit(family: CurveFamily, sizes: Array, means: Array, at: Array, *, monotone:
     return np.maximum(predicted, 0.0), best
 
 
-def _linear(phi: Array, means: Array, *, has_offset: bool) -> list[tuple[Array, Array]]:
+def _linear(phi: Floats, means: Floats, *, has_offset: bool) -> list[tuple[Floats, Floats]]:
     """(offset, slope) of least squares: free, without offset, and without slope."""
     zero, centred = np.zeros(len(means)), phi - phi.mean()
     found = []
@@ -120,7 +119,7 @@ def _families(n_sizes: int) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.n_parameters <= n_sizes]
 
 
-def _predict(curve: Curve, rows: Array, n_used: int, at: float, names: Sequence[str]) -> Array:
+def _predict(curve: Curve, rows: Floats, n_used: int, at: float, names: Sequence[str]) -> Floats:
     """Predictions [k, families] at size `at` from the first `n_used` sizes of `rows`."""
     sizes = np.array(curve.sizes[:n_used], float) / curve.sizes[n_used - 1]
     ahead = np.array([at / curve.sizes[n_used - 1]])
@@ -149,7 +148,7 @@ def _held_out(curve: Curve) -> dict[str, float]:
     return {name: float(np.mean(found)) for name, found in scores.items()}
 
 
-def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:
+def _weights(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]], names: Sequence[str]) -> Floats:
     """The weight of each family: its inverse squared held-out error, each curve's in units of its own mean over
     families.
 
@@ -178,7 +177,7 @@ def forecast(curves: Sequence[Curve], full: int, n_draws: int = N_DRAWS) -> Fore
     chosen, common = rng.random(n_draws), rng.standard_normal(n_draws)
     scores = [_held_out(curve) for curve in curves]
     bias, shared_off, own_off = _hindcast(curves, scores)
-    draws: list[Array] = []
+    draws: list[Floats] = []
     all_weights: list[Mapping[str, float]] = []
     for k, curve in enumerate(curves):
         rows = _replicates(curve, seed_weights)
@@ -230,7 +229,7 @@ def _hindcast(curves: Sequence[Curve], scores: Sequence[Mapping[str, float]]) ->
     return bias, shared_off, own_off
 
 
-def _replicates(curve: Curve, seed_weights: Array) -> Array:
+def _replicates(curve: Curve, seed_weights: Floats) -> Floats:
     """Means over seeds [draws, sizes] under random weights of seeds, spread to the variance of a mean of so few."""
     n = curve.errors.shape[1]
     weights = seed_weights[:, :n, None] * np.isfinite(curve.errors.T)[None]

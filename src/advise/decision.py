@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from src.comparison.statistics import Floats
 
 SURE = 0.9
 """Probability from which the evidence is enough."""
@@ -48,7 +47,7 @@ class Decision:
         return self.kind != "decided"
 
 
-def decide(values: Array, costs: Sequence[float], margin: float) -> Decision:
+def decide(values: Floats, costs: Sequence[float], margin: float) -> Decision:
     """The decision from draws of the candidates' values [draws, candidates]; of equals the one of least cost is taken.
 
     `margin`: the difference of values that does not matter. The choice minimises the expected opportunity cost, which

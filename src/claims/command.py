@@ -13,8 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 
 from src.claims.cell import CellRuns
-from src.claims.claims import Claim, Study, load_claim
-from src.claims.overrides import control_studies, key_of, override_study, strong_studies
+from src.claims.claims import Claim, Study, control_studies, key_of, load_claim, override_study, strong_studies
 from src.claims.table import claim_entry, claims_table, verdict_style, write
 from src.claims.verdicts import ClaimVerdict, Evidence, judge_claim
 from src.comparison.pairing import by_cell, load_records

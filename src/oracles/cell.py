@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.cells.resolve import resolve
+from src.comparison.statistics import Floats
 from src.config import Config, compose
 from src.data.stream import Samples, Stream
 from src.stopping.convergence import ConvergenceStopping
@@ -22,8 +22,6 @@ from src.training.plan import Node, Run, StagePlan, make_plan
 from src.training.result import ResumePoint, StageResult
 from src.training.run_files import StageScores, result_of, score_all
 from src.training.store.store import Store
-
-Floats = NDArray[np.float64]
 
 MOMENTUM_ABOVE = 30.0
 """Condition number of the Hessian from which on descent gets momentum: the same limit in the root of the steps."""

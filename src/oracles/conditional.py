@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from src.comparison.statistics import Floats
 from src.data.stream import Stream
 from src.oracles.cell import (
     TO_THE_OPTIMUM,
-    Floats,
     MeasuredCell,
     bias_cell,
     bias_descent,

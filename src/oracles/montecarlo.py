@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 
 from src.cells.resolve import resolve
-from src.oracles.cell import Floats, MeasuredCell, bias_descent, lab, measure, without_convergence
+from src.comparison.statistics import Floats
+from src.oracles.cell import MeasuredCell, bias_descent, lab, measure, without_convergence
 from src.oracles.phase_diagram import METRIC, PhasePoint, PhaseSetting, point_of
 from src.oracles.rows import Row, chi_square, joint_deviation, monte_carlo
 from src.oracles.theory import risks, sampling

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from src.comparison.statistics import Floats
 from src.oracles.theory.risks import critical_shift, risk_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 
 CERTAIN = 3.0
 """Standard errors above which a measured sign is certain."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src.oracles.cell import TO_THE_OPTIMUM, Floats, bias_cell, lab, measure, without_convergence
+from src.comparison.statistics import Floats
+from src.oracles.cell import TO_THE_OPTIMUM, bias_cell, lab, measure, without_convergence
 from src.oracles.conditional import SEEDS
 from src.oracles.rows import Row, apart, exact, never_rises
 from src.oracles.theory import linear, quadratic

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from src.comparison.statistics import Floats
+
 TOLERANCE = 1e-6
 """Largest relative error of an exact row that passes."""
 MAX_Z = 4.0
@@ -80,7 +82,7 @@ def never_rises(name: str, setting: str, values: npt.ArrayLike) -> Row:
     return Row(name, setting, "does not rise", range_text, rise, passed, "exact")
 
 
-def _text(values: npt.NDArray[np.float64]) -> str:
+def _text(values: Floats) -> str:
     """The mean of numbers, or the mean length of vectors."""
     return f"{values.mean():.6g}" if values.ndim < 2 else f"|w| {np.linalg.norm(values, axis=-1).mean():.6g}"
 

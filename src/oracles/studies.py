@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from src.comparison.predictions import PredictionVerdict, increasing_trend, judge_effect
-from src.comparison.statistics import ALPHA
+from src.comparison.statistics import ALPHA, Floats
 from src.comparison.units import format_effect, format_interval
-from src.oracles.cell import Floats, lab, measure
+from src.oracles.cell import lab, measure
 from src.oracles.rows import Row
 from src.oracles.theory import risks
 

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.comparison.pairing import RunRecord
 from src.comparison.sentences import sentence, sentence_elsewhere
+from src.comparison.statistics import Floats
 from src.comparison.tables import level_texts, varying_axes
 from src.comparison.units import set_title, unit_of
 from src.comparison.verdicts import CellVerdict
 from src.report.plots import HATCHES, PANEL, Canvas, Plot, bars, mark_stages, panel
 
-Floats = NDArray[np.float64]
 MOST_CLASSES = 24
 """At most this many classes are shown: those in which the regimes differ most."""
 MOST_SETS = 6

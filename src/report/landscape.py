@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from src.claims.cell import MissingEvidence
+from src.comparison.statistics import Floats
 from src.comparison.units import set_title
 from src.evaluation.labelled import training_set
 from src.evaluation.landscape import (
@@ -29,7 +29,6 @@ from src.evaluation.landscape import (
 from src.report.example import Example, WeightPath
 from src.report.plots import DASHES, INKS, Canvas, Plot, Plots, legend_below, panel
 
-Floats = NDArray[np.float64]
 MOST_FLOPS = 1.5e11
 GRIDS = (25, 17, 11)
 LINE_POINTS = 25

@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from src.comparison.pairing import grouped
+from src.comparison.statistics import Floats
 from src.comparison.tuning import Tuned, best_of, best_of_band, side_by_side, tuning_table
 from src.comparison.units import name_of, unit_of
 from src.comparison.verdicts import CellVerdict, by_pair
 from src.report.plots import Canvas, Plot, panel
 from src.report.tables import page_table
-
-Floats = NDArray[np.float64]
 
 
 def tuning_section(

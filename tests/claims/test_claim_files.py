@@ -17,9 +17,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import claim_pages
-from src.claims.claims import Control, load_claim, parse_claim
+from src.claims.claims import Control, control_studies, load_claim, override_study, parse_claim, strong_studies
 from src.claims.command import cells_of, tasks_of
-from src.claims.overrides import control_studies, override_study, strong_studies
 from src.comparison.metrics import metric_terms
 from src.config.composing import GroupComposer
 from src.errors import ConfigError

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from src.claims.cell import CellRuns, MissingEvidence, ProbeResult, dtype_of, training_samples
 from src.claims.probes.retraining import retrain
+from src.comparison.statistics import Floats
 from src.data.stream import Stream
 from src.evaluation.landscape import Surface, along, barrier, interpolate
 from src.training.devices import device_of
@@ -88,7 +88,7 @@ def variation(cell: CellRuns) -> ProbeResult:
     return ProbeResult(values, (note,))
 
 
-def variance_components(table: NDArray[np.float64]) -> dict[str, float]:
+def variance_components(table: Floats) -> dict[str, float]:
     """Variance components of `table` [draws, inits, orders], inits and orders crossed within each draw.
 
     Nested random effects by the method of moments (Searle et al. 1992); negative estimates are kept.
@@ -104,7 +104,7 @@ def variance_components(table: NDArray[np.float64]) -> dict[str, float]:
     return {"data": float(by_draw.var(ddof=1)) - within, "init": init, "order": order, "residual": residual}
 
 
-def _accuracies(cell: CellRuns, label: str, seed: int) -> NDArray[np.float64]:
+def _accuracies(cell: CellRuns, label: str, seed: int) -> Floats:
     """Accuracy on union of a regime on the data of one seed, [inits, orders]."""
     chance = [(1000 * (seed + 1) + i, 1000 * (seed + 1) + o) for i in range(N_INITS) for o in range(N_ORDERS)]
     stream, weights = retrain(cell, label, seed, chance)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from src.claims.cell import CellRuns, ProbeResult, dtype_of, training_samples
+from src.comparison.statistics import Floats
 from src.data.stream import Stream
 from src.evaluation.drift import Weights
 from src.evaluation.landscape import Surface, along, interpolate
@@ -35,7 +35,7 @@ def curvature(cell: CellRuns) -> ProbeResult:
         surface = Surface(cell.model(stream, weights), {"train": samples}, cell.config.loss)
         gradient, point = grad(surface.loss_of("train")), surface.vector(weights)
 
-        def product(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+        def product(direction: Floats) -> Floats:
             tangent = torch.as_tensor(direction).reshape(point.shape)  # noqa: B023
             changed: Tensor = jvp(gradient, (point,), (tangent,))[1]  # noqa: B023
             return np.asarray(changed.numpy(), np.float64)
@@ -90,9 +90,7 @@ def _surface_error(cell: CellRuns, stream: Stream, weights: Weights) -> float:
     return float(np.sqrt(np.mean(np.subtract(losses["train"], losses["test"]) ** 2)))
 
 
-def noise_slopes(
-    losses: NDArray[np.float64], gradients: NDArray[np.float64], rng: np.random.Generator
-) -> dict[str, float]:
+def noise_slopes(losses: Floats, gradients: Floats, rng: np.random.Generator) -> dict[str, float]:
     """Both slopes from the losses [pool] and gradients [pool, parameters] of the pool."""
     loss_noise, gradient_noise = [], []
     for n in SAMPLE_SIZES:
@@ -104,9 +102,7 @@ def noise_slopes(
     return {"loss_slope": slopes[0], "gradient_slope": slopes[1]}
 
 
-def per_sample(
-    cell: CellRuns, stream: Stream, weights: Mapping[str, Tensor]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def per_sample(cell: CellRuns, stream: Stream, weights: Mapping[str, Tensor]) -> tuple[Floats, Floats]:
     """Loss [pool] and gradient [pool, parameters] of every sample."""
     pool = stream.test.pools[0]
     kept = torch.arange(min(len(pool), MAX_POOL))

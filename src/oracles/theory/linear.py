@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from src.comparison.statistics import Floats
+
 Part = tuple[Floats, Floats]
 RANK_TOLERANCE = 1e-12  # singular values below this share of the largest count as 0
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.oracles.theory.linear import Floats
+from src.comparison.statistics import Floats
 
 
 def combined_optimum(hessians: Sequence[Floats], optima: Sequence[Floats], sizes: Sequence[float]) -> Floats:

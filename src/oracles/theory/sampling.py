@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import wrightomega
 
-from src.oracles.theory.linear import Floats
+from src.comparison.statistics import Floats
 
 
 def mean_loss_variance(loss_variance: float, n: int, pool: float = math.inf) -> float:
