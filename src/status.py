@@ -23,7 +23,7 @@ def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
     keys = {"sweep": None, "multirun": "multirun", "watch": "false", "stop": None, "first": None}
     given = settings(keys, usage=USAGE)
-    from src.sweep.status import run_next, status_lines, stop_cell  # takes seconds
+    from src.sweep.status import run_next, stop_cell  # takes seconds
 
     multirun = Path(str(given["multirun"]))
     found = sorted(path.parent.name for path in multirun.glob("*/queue.json"))
@@ -37,13 +37,26 @@ def main() -> None:
             print(steer(SweepFolder(multirun, names[0]), cell))
             return
     while True:
-        lines = [line for name in names for line in status_lines(SweepFolder(multirun, name))]
+        lines = [line for name in names for line in _lines(multirun, name, is_one=given["sweep"] is not None)]
         is_over = not any(ACTIVE.search(line) for line in lines)
         clear = "\x1b[H\x1b[2J" if given["watch"] == "true" and sys.stdout.isatty() else ""
         print(f"{clear}{chr(10).join(lines)}", flush=True)
         if given["watch"] == "false" or is_over:
             return
         time.sleep(WATCH_SECONDS)
+
+
+def _lines(multirun: Path, name: str, *, is_one: bool) -> list[str]:
+    """The status of one sweep. Among others, a sweep whose status cannot be read is one line that says why."""
+    from src.errors import ConfigError
+    from src.sweep.status import status_lines
+
+    try:
+        return status_lines(SweepFolder(multirun, name))
+    except ConfigError as error:
+        if is_one:
+            raise
+        return [f"{name}: its status cannot be read: {error}"]
 
 
 if __name__ == "__main__":

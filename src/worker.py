@@ -43,7 +43,7 @@ def main() -> None:
         fail(f"n_workers={n_workers}: must be a number, or auto")
     if n_workers is None:
         n_cells = work(folder, search, engine, None if parent is None else int(parent))
-        print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
+        print(f"nothing left for this worker; it ended {n_cells} cell{'s' * (n_cells != 1)}", file=sys.stderr)
         return
     from src.sweep.workers.pool import WorkerPool
 

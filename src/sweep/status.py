@@ -32,22 +32,22 @@ def status_lines(folder: SweepFolder) -> list[str]:
     folder.read_queue()  # raises ConfigError before anything is written
     lines, searches = [], folder.searches
     with Process(folder, "status") as process:
-        workers = process.others("worker")
+        workers, commands = process.others("worker"), process.others("sweep") or process.others("pool")
         with closing(WorkQueue(folder, process)) as queue:
             trials = [trial for trial in queue.trials() if trial.user_attrs.get("reason") != DROPPED]
             states = Counter(trial.state for trial in queue.latest(trials).values())
             counts = {name: sum(states[state] for state in group) for name, group in GROUPS.items()}
             if trials or not searches:
                 lines.append(_title(folder.sweep, counts, f"{sum(counts.values())} cells"))
-                lines += _worker_lines(trials, workers, counts["running"] + counts["waiting"])
+                lines += _worker_lines(trials, workers, counts["running"] + counts["waiting"], is_led=bool(commands))
                 lines += _ended(queue.latest(trials).values(), TrialState.FAIL)
         for search_id in searches:
             with closing(TrialQueue(folder, process, search_id)) as found:
-                lines += _search_lines(folder, found, workers)
+                lines += _search_lines(folder, found, workers, is_led=bool(commands))
     return lines
 
 
-def _search_lines(folder: SweepFolder, queue: TrialQueue, workers: Sequence[ProcessInfo]) -> list[str]:
+def _search_lines(folder: SweepFolder, queue: TrialQueue, workers: Sequence[ProcessInfo], *, is_led: bool) -> list[str]:
     trials = queue.trials()
     points = list(queue.latest(trials).values())
     n_left = max(0, queue.search.limit(folder) - sum(point.state.is_finished() for point in points))
@@ -60,7 +60,7 @@ def _search_lines(folder: SweepFolder, queue: TrialQueue, workers: Sequence[Proc
         lines.append(f"  {'best ' * queue.search.strategy.finds_best}so far: {queue.search.objective.text} = {best}")
     return [
         *lines,
-        *_worker_lines(trials, workers, n_left),
+        *_worker_lines(trials, workers, n_left, is_led=is_led),
         *_ended(points, TrialState.FAIL, TrialState.PRUNED),
     ]
 
@@ -74,20 +74,27 @@ def _ended(trials: Iterable[FrozenTrial], *states: TrialState) -> list[str]:
     ]
 
 
-def _worker_lines(trials: Sequence[FrozenTrial], workers: Sequence[ProcessInfo], n_left: int) -> list[str]:
-    """A line for each worker and for each cell whose worker is dead, and the time left."""
+def _worker_lines(
+    trials: Sequence[FrozenTrial], workers: Sequence[ProcessInfo], n_left: int, *, is_led: bool
+) -> list[str]:
+    """A line for each worker and for each cell whose worker is dead, and the time left.
+
+    `is_led`: a command of the sweep is alive, which starts workers.
+    """
     lines = []
     running = {trial.user_attrs["cell"]: trial for trial in trials if trial.state == TrialState.RUNNING}
     for worker in workers if running or n_left else ():
         verb = "helps with" if worker.helps else "runs"
         now = f"{verb} {axes_text(running[worker.cell])}" if worker.cell in running else "between cells"
-        lines.append(f"  {worker.id}: {worker.n_ended} cells ended, {now}")
+        lines.append(f"  {worker.id}: {worker.n_ended} cell{'s' * (worker.n_ended != 1)} ended, {now}")
     for cell, trial in running.items():
         if cell not in [worker.cell for worker in workers if not worker.helps]:
             lines.append(f"  the worker of {axes_text(trial)} is dead; the next worker or command requeues the cell")
     seconds = [trial.duration.total_seconds() for trial in trials if trial.state in GROUPS["done"] and trial.duration]
     if n_left and seconds and workers:
         lines.append(f"left: about {duration(sum(seconds) / len(seconds) * n_left / len(workers))}")
+    elif n_left and not workers and is_led:
+        lines.append("no worker is alive yet; the sweep's command is running and starts them")
     elif n_left and not workers:
         lines.append("no worker is alive; repeat the sweep's command, or join with python -m src.worker sweep=NAME")
     return lines

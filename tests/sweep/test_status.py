@@ -9,6 +9,7 @@ import pytest
 
 from src.config import compose
 from src.errors import ConfigError
+from src.status import main
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
@@ -56,6 +57,27 @@ def test_with_a_worker_the_status_has_the_time_left(folder: SweepFolder) -> None
     assert f"{process.info.id}: 7 cells ended, runs ratio=3.0" in output
     assert "left: about" in output
     assert "no worker is alive" not in output
+
+
+def test_while_a_command_starts_its_workers_nobody_is_told_to_repeat_it(folder: SweepFolder) -> None:
+    with Process(folder, "sweep"):
+        output = "\n".join(status_lines(folder))
+    assert "no worker is alive yet; the sweep's command is running and starts them" in output
+    assert "repeat" not in output
+
+
+def test_a_sweep_that_cannot_be_read_hides_no_other(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SweepFolder(folder.multirun, "broken").write_queue("sqlite:////nowhere/study.db")
+    monkeypatch.setattr("sys.argv", ["status", f"multirun={folder.multirun}"])
+    main()
+    shown = capsys.readouterr().out
+    assert "broken: its status cannot be read: storage=sqlite:////nowhere/study.db: " in shown
+    assert "s: 1 of 4 cells done" in shown
+    monkeypatch.setattr("sys.argv", ["status", f"multirun={folder.multirun}", "sweep=broken"])
+    with pytest.raises(ConfigError, match=r"^storage="):
+        main()
 
 
 def test_a_damaged_queue_is_one_line_with_the_fix(folder: SweepFolder) -> None:

@@ -159,7 +159,7 @@ def work_logged(folder: SweepFolder, search: str, engine: str, output: Path, par
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         raise
-    print(f"nothing left for this worker; it ended {n_cells} cells", file=sys.stderr)
+    print(f"nothing left for this worker; it ended {n_cells} cell{'s' * (n_cells != 1)}", file=sys.stderr)
 
 
 def open_queues(folder: SweepFolder, process: Process, search: str | None, engine: str) -> Iterator[WorkQueue]:
