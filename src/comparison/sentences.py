@@ -133,6 +133,8 @@ def _headline(verdicts: Sequence[CellVerdict]) -> str:
         + [sum(verdict.elsewhere[name].winner == regime for verdict in verdicts) for name in names]
         for regime in (verdicts[0].b, verdicts[0].a)
     }
+    if not any(map(any, won.values())):
+        return f"Neither {' nor '.join(won)} wins any of the {len(verdicts)} cells, on the union or elsewhere. "
     (first, counts), (second, others) = sorted(won.items(), key=lambda item: (-item[1][0], -sum(item[1])))
     rest = ", ".join(f"{n} {WHERE[name]}" for n, name in zip(counts[1:], names, strict=True))
     text = f"{first[0].upper()}{first[1:]} wins {counts[0]} of {len(verdicts)} cells on the union, {rest}"

@@ -18,7 +18,7 @@ from src.comparison.maps import difference_figure
 from src.comparison.pairing import Records
 from src.comparison.sentences import sentence_elsewhere, summary
 from src.comparison.tables import remarks, sweep_table
-from src.comparison.verdicts import CellVerdict, judge, judge_test_sets
+from src.comparison.verdicts import UNDECIDED, CellVerdict, judge, judge_test_sets
 from src.sweep import mlflow_columns
 from src.sweep.mlflow_columns import cell_metrics
 
@@ -61,6 +61,18 @@ def test_the_regime_that_wins_more_cells_is_named_first() -> None:
     records = forgetting(4)
     text = summary(judge_test_sets(lambda metric: judge(records, tuple(reversed(BOTH)), metric)))
     assert text.startswith("Combined wins 4 of 4 cells on the union, 4 on Dataset 1"), "whatever the order of the two"
+
+
+def test_a_summary_without_any_winner_says_so_first() -> None:
+    verdicts = [
+        dataclasses.replace(
+            own,
+            winner=UNDECIDED,
+            elsewhere={k: dataclasses.replace(v, winner=UNDECIDED) for k, v in own.elsewhere.items()},
+        )
+        for own in verdicts_of(4)
+    ]
+    assert summary(verdicts).startswith("Neither combined nor sequential wins any of the 4 cells, on the union or else")
 
 
 def test_one_cell_is_described_on_every_test_set() -> None:
