@@ -8,7 +8,6 @@ from pathlib import Path
 from src.advise.answer import Answer
 from src.advise.sentences import notes, rivals_table, schedule_sentence, schedule_table, sentences, table
 from src.io import write_atomically
-from src.report.page import TEMPLATES as REPORT_TEMPLATES
 from src.report.page import page_environment
 from src.report.plots import Plot, line_styles, panel, save_plot
 from src.report.tables import page_table
@@ -19,15 +18,12 @@ PAGE = "advice.html"
 
 def write_page(folder: Path, answer: Answer, *, name: str, data: str, command: str, question: str) -> list[Path]:
     """Writes ``advice.html`` and its plot as PNG into `folder`; returns their paths."""
-    from markupsafe import Markup
-
     folder.mkdir(parents=True, exist_ok=True)
     plot, plan = cost_plot(answer, folder), answer.schedule
     titles = {"decided": answer.choice.label, "close": f"{answer.choice.label} will do", "thin": "Not certain yet"}
     template = page_environment(TEMPLATES).get_template(f"{PAGE}.j2")
     html = template.render(
         title=titles[answer.decision.kind],
-        css=Markup((REPORT_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         name=name,
         data=data,
         served=answer.question.served,

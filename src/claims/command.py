@@ -25,7 +25,7 @@ from src.progress import tracked
 from src.sweep import laboratory
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell, CommandLine, expand
-from src.sweep.grid.plan import SweepPlan, plan_sweep
+from src.sweep.grid.plan import plan_sweep
 from src.sweep.study_commands import WIDTH, names_of, run_studies, split_arguments
 from src.terminal import console
 from src.tracking.outbox import Outbox
@@ -38,7 +38,7 @@ SWEEP = "claims"
 OWN_KEYS = ("claim", "where", "place", "seeds", "controls", "strong")
 """Keys of this command; `place` is the former name of `where`."""
 EXECUTION_KEYS = ("multirun", "storage", "n_workers", "dry_run", "tracking", "trainer", "data.root", "data.download")
-"""Settings that change where and how cells run, but not what is measured."""
+"""Settings that change where and how cells run, but not what is measured; of a group, all of its settings."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def main(arguments: Sequence[str]) -> int:
     plan = plan_sweep([cell for task in tasks for cell in task.cells], laboratory)
 
     def report(folder: SweepFolder) -> None:
-        runs, hashes = _cell_runs(plan, folder), iter(plan.hashes)
+        runs, store = by_cell(load_records(folder.root, cells=plan.cells).runs), Store(folder.multirun / ".stages")
+        cells = {key: CellRuns.of(cell, runs.get(key, []), store) for key, cell in plan.resolved.items()}
+        hashes = iter(plan.hashes)
         judged = [
-            judge_claim(task.claim, Evidence(study=task.study, cells=tuple(runs[next(hashes)] for _ in task.cells)))
+            judge_claim(task.claim, Evidence(study=task.study, cells=tuple(cells[next(hashes)] for _ in task.cells)))
             for task in tracked(tasks, "claims judged", len(tasks))  # a probe may train for minutes
         ]
         _report(tasks, judged, folder, arguments)
@@ -93,7 +95,8 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     """
     plugins = [setting for setting in settings if key_of(setting) == "plugins"]
     settings = [setting for setting in settings if setting not in plugins]
-    is_changed = any(not _is_execution_key(key_of(setting)) for setting in settings)
+    execution = tuple(f"{key}." for key in EXECUTION_KEYS)
+    is_changed = not all(f"{key_of(setting)}.".startswith(execution) for setting in settings)
     if not options.get("seeds", "0").isdigit():
         raise ConfigError("seeds", options["seeds"], "must be a number here: claims pair seeds 0, 1, 2, ...")
     chosen = {"controls": control_studies, "strong": strong_studies}
@@ -131,10 +134,6 @@ def tasks_of(options: Mapping[str, str], settings: Sequence[str], loader: Config
     return tasks
 
 
-def _is_execution_key(key: str) -> bool:
-    return any(key == own or key.startswith(f"{own}.") for own in EXECUTION_KEYS)
-
-
 def cells_of(study: Study, compose: Composer, loader: ConfigLoader, key: str) -> tuple[Cell, ...]:
     """The cells of a study, in the order of `study.coordinates`. Raises ConfigError if two of them are equal."""
 
@@ -146,13 +145,6 @@ def cells_of(study: Study, compose: Composer, loader: ConfigLoader, key: str) ->
     if len(cells) != n_cells:
         raise ConfigError(key, study.where, f"{n_cells} cells of its grid give only {len(cells)} distinct recipes")
     return tuple(cells)
-
-
-def _cell_runs(plan: SweepPlan, folder: SweepFolder) -> dict[str, CellRuns]:
-    """The runs of every cell, by its hash."""
-    runs = by_cell(load_records(folder.root, cells=plan.cells).runs)
-    store = Store(folder.multirun / ".stages")
-    return {cell_hash: CellRuns.of(cell, runs.get(cell_hash, []), store) for cell_hash, cell in plan.resolved.items()}
 
 
 def _report(

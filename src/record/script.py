@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,13 @@ def run_stages(script: Script, chains: Sequence[Sequence[ScriptStage]], root: Pa
     for level in range(max(map(len, chains), default=0)):
         wanted = {own[level].key: own[level] for own in chains if level < len(own)}
         with ThreadPoolExecutor(jobs) as pool:
-            for stage, problem in zip(
-                wanted.values(), pool.map(lambda s: _run(script, s, root, failures), wanted.values()), strict=True
-            ):
-                if problem:
-                    failures[stage.key] = problem
+            run = partial(_run, script=script, root=root, failures=failures)
+            problems = list(pool.map(run, wanted.values()))
+        failures |= {key: problem for key, problem in zip(wanted, problems, strict=True) if problem}
     return failures
 
 
-def _run(script: Script, stage: ScriptStage, root: Path, failures: Mapping[str, str]) -> str:
+def _run(stage: ScriptStage, script: Script, root: Path, failures: Mapping[str, str]) -> str:
     """Runs one stage unless it is done; returns why it failed, or nothing."""
     folder = root / stage.key
     if (folder / "done.json").exists():

@@ -71,7 +71,7 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     shares = {name: len(samples) / sum(map(len, parts.values())) for name, samples in parts.items()}
     sets = {}
     for name, part in parts.items():
-        samples = training_set(part, example.dtype, max(20, round(n * len(part) / sum(map(len, parts.values())))))
+        samples = training_set(part, example.dtype, max(20, round(n * shares[name])))
         sets[name] = (samples.x, samples.y)
     n_samples = sum(len(y) for _, y in sets.values())
     surface = Surface(example.model, sets, example.cell.config.loss)
@@ -95,11 +95,14 @@ def measure(example: Example, paths: Mapping[str, WeightPath]) -> Landscape:
     def profile(point_at: Callable[[float], Tensor]) -> Floats:
         return _losses(surface, [point_at(t) for t in along(LINE_POINTS)], shares)[UNION]
 
+    def union_loss(point: Tensor) -> Tensor:
+        return torch.stack([surface.loss_of(name)(point) * share for name, share in shares.items()]).sum()
+
     ends = (("Dataset 1", example.staged), (example.staged, example.other), ("Dataset 1", example.other))
     profiles = {f"{a} → {b}": profile(partial(interpolate, models[a], models[b])) for a, b in ends}
     # A backward pass costs about two forward ones, hence the factor 3.
     if 3 * CURVE_STEPS * CURVE_POSITIONS * n_samples * example.forward_flops <= MOST_FLOPS:
-        control = connect(_union_loss(surface, shares), last, other, n_steps=CURVE_STEPS, n_positions=CURVE_POSITIONS)
+        control = connect(union_loss, last, other, n_steps=CURVE_STEPS, n_positions=CURVE_POSITIONS)
         profiles[f"curve {example.staged} → {example.other}"] = profile(partial(bezier, last, control, other))
     return Landscape(
         points=points,
@@ -117,10 +120,6 @@ def _losses(surface: Surface, points: Sequence[Tensor], shares: Mapping[str, flo
     """Losses of every data set and of their union, weighted by size."""
     losses = {name: np.array(values) for name, values in surface.losses(points).items()}
     return {**losses, UNION: np.sum([losses[name] * share for name, share in shares.items()], axis=0)}
-
-
-def _union_loss(surface: Surface, shares: Mapping[str, float]) -> Callable[[Tensor], Tensor]:
-    return lambda point: torch.stack([surface.loss_of(name)(point) * share for name, share in shares.items()]).sum()
 
 
 def landscape_plots(example: Example, paths: Mapping[str, WeightPath], canvas: Canvas) -> Plots:

@@ -70,7 +70,8 @@ def write_report(
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
     content = _content(sweep, verdicts, tuning, spent, folder, executor, most_cells) | {"files": list(files)}
-    write_atomically(folder / "report.html", _render(content).encode())
+    html = page_environment().get_template("report.html.j2").render(content)
+    write_atomically(folder / "report.html", html.encode())
     for path, inode in before.items():
         if path.stat().st_ino == inode:  # a plot that only an earlier report has would mislead
             path.unlink()
@@ -89,14 +90,6 @@ def page_environment(*folders: Path) -> Environment:
 
     loader = FileSystemLoader([*folders, TEMPLATES])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=shown)
-
-
-def _render(content: Mapping[str, Any]) -> str:
-    from markupsafe import Markup
-
-    inline = {"css": "report.css", "script": "report.js"}
-    texts = {name: Markup((TEMPLATES / file).read_text(encoding="utf-8")) for name, file in inline.items()}
-    return page_environment().get_template("report.html.j2").render(**content, **texts)
 
 
 def _load_plugins(plugins: set[tuple[str, ...]]) -> None:
