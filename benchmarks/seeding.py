@@ -23,7 +23,7 @@ from src.comparison.betting import log2_wealth
 from src.comparison.families import Comparison, Family
 from src.comparison.pairing import load_records
 from src.comparison.verdicts import judge
-from src.config.seeding import Seeding
+from src.config.parse import Seeding
 from src.sweep import laboratory
 from src.sweep.grid.plan import plan_sweep
 from src.sweep.seeding import SeedingWork

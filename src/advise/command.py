@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.advise.answer import Answer, advise, outlook_of
@@ -23,8 +23,7 @@ from src.config.plugins import knobs_of
 from src.config.tune import OFF, EqualTuning
 from src.errors import ConfigError
 from src.io import MAX_OWN_NAME, file_name, write_atomically
-from src.regimes.catalog import REGIMES
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.sweep.workers.local import n_workers_of
 from src.terminal import console
 from src.tracking.outbox import Deliverer, Outbox
@@ -90,14 +89,14 @@ def compose_settings(settings: Sequence[str]) -> Config:
     if isinstance(config.tune, EqualTuning) and "tune.space" not in given:
         lr = config.optimizer.lr
         space = [f"optimizer.lr: tag(log,interval({lr / 30:.3g},{lr * 5:.3g}))"]
-        if any("lr_factor" in knobs_of(_function(regime)) for regime in config.regimes):
+        if any("lr_factor" in knobs_of(regime.function) for regime in config.regimes):
             space.append("lr_factor: tag(log,interval(0.01,1))")
         config = dataclasses.replace(config, tune=dataclasses.replace(config.tune, space=f"{{{', '.join(space)}}}"))
     if "sweep" not in given:
         name = file_name(f"advice-{config.data.name}-{config.arch.name}", MAX_OWN_NAME)
         config = dataclasses.replace(config, sweep=name)
-    if config.n_parts != 2:
-        raise ConfigError("split.parts", config.n_parts, "advice is about two data sets; leave it at 2")
+    if config.split.parts != 2:
+        raise ConfigError("split.parts", config.split.parts, "advice is about two data sets; leave it at 2")
     if config.trainer.compile:
         problem = "advice trains on small parts of the data, where compiling does not pay; set it to false"
         raise ConfigError("trainer.compile", True, problem)
@@ -208,13 +207,9 @@ def _check_checkpoint(full: ResolvedCell, question: Question) -> str:
 
 def _from_checkpoint(regime: RegimeConfig, cell: ResolvedCell, question: Question) -> RegimeConfig:
     """The regime with the user's file in place of its first stage, if it can have one."""
-    if question.checkpoint is None or "checkpoint" not in knobs_of(_function(regime)):
+    if question.checkpoint is None or "checkpoint" not in knobs_of(regime.function):
         return regime
     return with_knobs(regime, {"checkpoint": question.checkpoint}, 2, cell.config.optimizer)
-
-
-def _function(regime: RegimeConfig) -> Callable[..., Any]:
-    return REGIMES[regime.name] if regime.function is None else regime.function
 
 
 def training_command(answer: Answer, pilot: Pilot) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from src.advise.question import Budget
 from src.cells.resolve import ResolvedCell
 from src.data.stream import Stream
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.training.plan import make_plan
 
 FULL_SEEDS = 10

@@ -21,7 +21,7 @@ from src.data.stream import Stream
 from src.errors import ConfigError
 from src.evaluation.flops import training_flops
 from src.progress import duration
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.sweep import laboratory
 from src.sweep.command import run_plan
 from src.sweep.grid.cells import Cell

@@ -13,7 +13,7 @@ from src.config import Config, cell_hash, with_knobs
 from src.data.sources.base import SourceConfig
 from src.data.split_config import SplitConfig
 from src.io import file_name, read_json_or
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 
 if TYPE_CHECKING:  # they load torch, which an engine of another trainer does without
     from src.data.source import Source
@@ -61,7 +61,7 @@ class ResolvedCell:
 
     def with_values(self, regime: RegimeConfig, values: Mapping[str, Any]) -> RegimeConfig:
         """The regime with other values of its settings and of the optimizer's."""
-        return with_knobs(regime, values, self.config.n_parts, self.config.optimizer)
+        return with_knobs(regime, values, self.config.split.parts, self.config.optimizer)
 
     def run_folder(self, regime: RegimeConfig, seed: int) -> Path:
         """The folder of one run."""

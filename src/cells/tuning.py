@@ -13,7 +13,7 @@ from src.comparison.tuning import Tuned, TuningTrial, best_trial, read_tuned, wr
 from src.config.tune import EqualTuning, plain_point
 from src.evaluation.flops import training_flops
 from src.io import digest
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.training.control import RunControl
 from src.training.devices import Device
 from src.training.plan import Run, StagePlan, make_plan

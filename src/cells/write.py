@@ -14,7 +14,7 @@ from src.cells.resolve import ResolvedCell
 from src.config import run_hash
 from src.config.serialize import run_text
 from src.io import WRITERS, AlreadyWritten
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.tracking.outbox import Outbox
 from src.training.control import RunControl
 from src.training.devices import Device, fingerprint

@@ -18,7 +18,7 @@ from src.config import parse_regime
 from src.config.command import text_of
 from src.config.plugins import Catalog, catalogs, named_plugins
 from src.errors import ConfigError
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.typed import bounds, build, read_conf
 
 Contrast = Literal["value", "difference", "between_cells", "trend", "everywhere"]

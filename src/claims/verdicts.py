@@ -27,7 +27,7 @@ from src.comparison.statistics import (
 )
 from src.config import parse_regime
 from src.config.command import text_of
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 
 
 def cell_metric(cell: CellRuns, label: str, seed: int, metric: str) -> float | None:
@@ -80,7 +80,7 @@ class Evidence:
 
     def remarks(self) -> Iterator[str]:
         """Remarks for the reader: stages that did not converge, and the notes of the probes."""
-        catalog, numbers = self.study.catalog, {cell.config.n_parts for cell in self.cells}
+        catalog, numbers = self.study.catalog, {cell.config.split.parts for cell in self.cells}
         labels = {parse_regime(entry, n, catalog).label for n in numbers for entry in self.study.regimes}
         runs = [run for cell in self.cells for (label, _), run in cell.runs.items() if label in labels]
         converged = [s["converged"] for run in runs for s in run.result["stages"] if s["converged"] is not None]

@@ -18,7 +18,7 @@ import numpy as np
 from src.axes import AxisValue
 from src.comparison.collapse import OUTLIER, collapse_of, low_outliers, two_statements
 from src.comparison.units import unit_of
-from src.config.identity import SCHEMA_VERSION
+from src.config import SCHEMA_VERSION
 from src.io import file_name, read_json
 
 RELATIVE_TOLERANCE = 1e-12

@@ -1,9 +1,17 @@
 """The configuration of a cell: composed by Hydra, parsed into typed and frozen dataclasses, validated once."""
 
-from src.config.identity import SCHEMA_VERSION, cell_hash, run_hash
 from src.config.parse import compose, parse, parse_seeds
 from src.config.regimes import parse_regime, with_knobs
-from src.config.schema import Config, RayLauncher, SlurmLauncher, TrackingConfig, TrainerConfig
+from src.config.schema import (
+    SCHEMA_VERSION,
+    Config,
+    RayLauncher,
+    SlurmLauncher,
+    TrackingConfig,
+    TrainerConfig,
+    cell_hash,
+    run_hash,
+)
 from src.config.search import Objective, SearchConfig, is_search, parse_objective
 
 __all__ = [

@@ -73,7 +73,7 @@ def _check_tuning(config: Config) -> None:
         for key, distribution in space.items():
             for end in ends_of(distribution):
                 try:
-                    with_knobs(regime, plain_point({key: end}), config.n_parts, config.optimizer)
+                    with_knobs(regime, plain_point({key: end}), config.split.parts, config.optimizer)
                 except ConfigError as error:
                     raise ConfigError(f"tune.space.{key}", end, str(error).partition(": ")[2]) from error
 

@@ -15,16 +15,29 @@ from src.config.plugins import Catalog, catalogs, offer_plugins, pin_plugins
 from src.config.regimes import parse_regime
 from src.config.schema import LAUNCHERS, Config
 from src.config.search import SEARCH_KEYS, refuse_search
-from src.config.seeding import parse_seeding
 from src.config.tune import OFF, TUNES
 from src.errors import ConfigError, did_you_mean
 from src.io import MAX_OWN_NAME
+from src.regimes.catalog import RegimeConfig
 from src.regimes.checkpoint import pin
-from src.regimes.config import RegimeConfig
-from src.typed import build_variant, convert, hints_of
+from src.typed import bounds, build, build_variant, convert, hints_of
 
 TOP_LEVEL = {f.name for f in dataclasses.fields(Config)} | {"regime", "seed"}
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING}
+AUTO = "auto"
+"""The value of `seeds` that leaves it to the sweep how many seeds each cell gets."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Seeding:
+    """Limits of `seeds=auto`."""
+
+    max: int = dataclasses.field(default=48, metadata=bounds(ge=6))
+    """Most seeds of a cell; they are 0, 1, ..."""
+    margin: float | None = dataclasses.field(default=None, metadata=bounds(gt=0))
+    """A difference within it counts as none, in the metric's own unit (accuracy: 0.01 is a point); None: never."""
+    runs: int | None = dataclasses.field(default=None, metadata=bounds(ge=1))
+    """Most runs of the command, earlier ones included; None: no limit."""
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -55,7 +68,10 @@ def parse(given: Mapping[str, Any], *, single_run: bool = False) -> Config:
     plain = ("loss", "head", "online", "label_smoothing", "augment", "margin")
     for name in (*plain, "multirun", "storage", "n_workers", "dry_run"):
         values[name] = convert(hints[name], given[name], name, limits[name])
-    values |= _one_run(given, values) if single_run else _compared_runs(given, values)
+    if single_run:
+        values |= {"regimes": _regimes([given["regime"]], values), "seeds": parse_seeds([given["seed"]])}
+    else:
+        values |= _compared_runs(given, values)
     config = Config(sweep=_sweep_name(given["sweep"], values), **values)
     check(config)
     return config
@@ -78,11 +94,6 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
         if key not in given:
             raise ConfigError(key, "", "is missing; give it a value")
     return given
-
-
-def _one_run(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The one regime and seed of a single run."""
-    return {"regimes": _regimes([given["regime"]], values), "seeds": parse_seeds([given["seed"]])}
 
 
 def _compared_runs(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +147,17 @@ def _variant(group: str, plugins: tuple[str, ...], given: object) -> Any:
 def _group(name: str, given: object) -> Any:
     """A group without variants, typed."""
     return convert(hints_of(Config)[name], given, name, {})
+
+
+def parse_seeding(given: Mapping[str, Any]) -> Seeding | None:
+    """The limits of a mapping with `seeds=auto`; otherwise None. Raises ConfigError for limits without it."""
+    seeding: Seeding = build(Seeding, given.get("seeding") or dataclasses.asdict(Seeding()), "seeding")
+    if given["seeds"] == AUTO:
+        return seeding
+    for key, value in dataclasses.asdict(seeding).items():
+        if value != getattr(Seeding(), key):
+            raise ConfigError(f"seeding.{key}", value, "has no effect without seeds=auto")
+    return None
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:

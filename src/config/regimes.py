@@ -9,9 +9,8 @@ from typing import Any
 from src.config.plugins import Catalog, knobs_of
 from src.errors import ConfigError, did_you_mean
 from src.optimizers import OptimizerConfig
-from src.regimes.catalog import REGIMES
+from src.regimes.catalog import REGIMES, RegimeConfig
 from src.regimes.checkpoint import pin
-from src.regimes.config import RegimeConfig
 from src.regimes.stage import Stage
 from src.typed import convert, hints_of
 
@@ -38,8 +37,8 @@ def parse_regime(
         raise ConfigError("regimes", name, f"unknown regime; {did_you_mean(str(name), list(catalog))}")
     if not isinstance(knobs, Mapping):
         raise ConfigError(f"regime.{name}", knobs, "must be a mapping of knobs, e.g. {replay: {share: 0.05}}")
-    function = None if catalog[name] is REGIMES.get(name) else catalog[name]
-    return with_knobs(RegimeConfig(name, (), function), knobs, n_parts, optimizer)
+    own = None if catalog[name] is REGIMES.get(name) else catalog[name]
+    return with_knobs(RegimeConfig(name, (), own), knobs, n_parts, optimizer)
 
 
 def with_knobs(
@@ -47,24 +46,19 @@ def with_knobs(
 ) -> RegimeConfig:
     """The regime with further `knobs`: typed, checked, and without those at their default. Raises ConfigError."""
     key, chosen = f"regime.{regime.name}", dict(regime.knobs)
-    function = REGIMES[regime.name] if regime.function is None else regime.function
-    parameters, hints = knobs_of(function), hints_of(function)
-    kind = OptimizerConfig if optimizer is None else type(optimizer)
-    settings = {f"{OPTIMIZER}{f.name}": f for f in dataclasses.fields(kind) if f.name != "name"}
+    kind, hints = OptimizerConfig if optimizer is None else type(optimizer), hints_of(regime.function)
+    known: dict[str, tuple[Any, dict[str, float], Any]] = {
+        knob: (hints[knob], {}, default) for knob, default in knobs_of(regime.function).items()
+    }
+    for f in dataclasses.fields(kind):
+        if f.name != "name":
+            known[OPTIMIZER + f.name] = hints_of(kind)[f.name], dict(f.metadata), getattr(optimizer, f.name, None)
     for knob, value in knobs.items():
-        if (setting := settings.get(knob)) is not None:
-            hint, limits, default = (
-                hints_of(kind)[setting.name],
-                dict(setting.metadata),
-                getattr(optimizer, setting.name, None),
-            )
-        elif knob in parameters:
-            hint, limits, default = hints[knob], {}, parameters[knob]
-        else:
-            known = list(settings if str(knob).startswith(OPTIMIZER) else parameters)
-            raise ConfigError(
-                f"{key}.{knob}", value, f"unknown knob; {did_you_mean(str(knob), known) if known else 'none'}"
-            )
+        if knob not in known:
+            alike = [other for other in known if other.startswith(OPTIMIZER) == str(knob).startswith(OPTIMIZER)]
+            problem = f"unknown knob; {did_you_mean(str(knob), alike) if alike else 'none'}"
+            raise ConfigError(f"{key}.{knob}", value, problem)
+        hint, limits, default = known[knob]
         if knob == "checkpoint" and isinstance(value, str | Mapping):
             value = pin(value, f"{key}.{knob}")
         converted = convert(hint, value, f"{key}.{knob}", limits)
@@ -83,7 +77,7 @@ def _check_stages(regime: RegimeConfig, n_parts: int) -> None:
     try:
         stages = regime.stages(n_parts)
     except Exception as error:
-        if isinstance(error, ConfigError) or regime.function is None:
+        if isinstance(error, ConfigError) or regime.own is None:
             raise
         problem = f"fails for {n_parts} data sets ({type(error).__name__}: {error}); mend its function"
         raise ConfigError("regime", regime.name, problem) from error

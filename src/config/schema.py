@@ -16,11 +16,15 @@ from src.config.tune import OFF, TuneConfig
 from src.data.sources.base import SourceConfig
 from src.data.split_config import DEFAULT_RATIO, SplitConfig
 from src.errors import ConfigError
+from src.io import digest
 from src.models.architecture import Architecture
 from src.optimizers import OptimizerConfig
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.stopping.rule import StoppingRule
 from src.typed import as_dict, bounds, content
+
+SCHEMA_VERSION = 1
+"""Part of every content hash: raise it when the meaning of a stored result changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +228,12 @@ class Config:
             **({"tune": self.tune.name} if self.tune != OFF else {}),
         }
 
-    @property
-    def n_parts(self) -> int:
-        """Number of data sets in the stream."""
-        return self.split.parts
+
+def cell_hash(config: Config, source_digest: str) -> str:
+    """Names the cell: its recipe, the content of its data and the schema; regime and seed are left out."""
+    return digest({"schema": SCHEMA_VERSION, "recipe": config.recipe(), "source": source_digest})
+
+
+def run_hash(cell: str, regime: RegimeConfig, seed: int) -> str:
+    """Names one run of a cell."""
+    return digest({"cell": cell, "regime": regime.name, "knobs": regime.content(), "seed": seed})

@@ -155,11 +155,8 @@ def _against_pruning(objective: Objective, config: Config) -> str | None:
 
 def validation_metrics(config: Config) -> list[str]:
     """What cells like `config` can be selected by: ``val/union/accuracy``, ...; the usual one first."""
-    return [f"val/{name}/{kind}" for name in _sets(config) for kind in _kinds(config)]
-
-
-def _sets(config: Config) -> list[str]:
-    return ["union", *(f"d{part}" for part, size in enumerate(config.split.dataset_sizes(), start=1) if size)]
+    sets = ["union", *(f"d{part}" for part, size in enumerate(config.split.dataset_sizes(), start=1) if size)]
+    return [f"val/{name}/{kind}" for name in sets for kind in _kinds(config)]
 
 
 def _kinds(config: Config) -> list[str]:

@@ -16,7 +16,7 @@ from src.config.plugins import require_trusted
 from src.config.schema import Config
 from src.config.tune import OFF
 from src.errors import ConfigError
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

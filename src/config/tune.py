@@ -16,8 +16,7 @@ from src.config.plugins import knobs_of
 from src.config.regimes import OPTIMIZER
 from src.errors import ConfigError
 from src.io import CONF_DIR
-from src.regimes.catalog import REGIMES
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.typed import bounds
 
 if TYPE_CHECKING:  # loads Optuna
@@ -89,7 +88,7 @@ class EqualTuning(TuneConfig):
     def space_of(self, regime: RegimeConfig) -> Space:
         """What is tuned in a regime. Raises ConfigError for values that are no space."""
         own = {key for key in self.keys if key.startswith(OPTIMIZER)}
-        own |= set(knobs_of(REGIMES[regime.name] if regime.function is None else regime.function))
+        own |= set(knobs_of(regime.function))
         own -= set(dict(regime.knobs))
         return {key: _distribution(key, text) for key, text in sorted(_entries(self.space).items()) if key in own}
 

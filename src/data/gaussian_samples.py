@@ -7,7 +7,6 @@ test set.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from src.data.stream import Bank, Population, Rows, View
+from src.io import bytes_digest
 from src.seeds import generator
 
 Floats = NDArray[np.float64]
@@ -95,7 +95,5 @@ def population_view(population: Population, drawn: Latents, content: str) -> Vie
 
 def population_digest(population: Population) -> str:
     """Names a distribution by its parameters."""
-    h = hashlib.blake2b(digest_size=8)
-    for values in (population.root, population.target, np.array(population.noise)):
-        h.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
-    return h.hexdigest()
+    parameters = (population.root, population.target, np.array(population.noise))
+    return bytes_digest(b"".join(repr(values.shape).encode() + values.tobytes() for values in parameters))

@@ -8,7 +8,6 @@ systems that keep both.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,10 +103,8 @@ def _report_damaged(tree: Path, damaged: Mapping[str, str], skip: bool) -> None:
 def _address(
     class_names: tuple[str, ...], files: Sequence[ImageFile], digests: Sequence[str], shape: tuple[int, int]
 ) -> str:
-    h = hashlib.blake2b(repr((CACHE_VERSION, class_names, shape)).encode(), digest_size=16)
-    for file, digest in zip(files, digests, strict=True):
-        h.update(f"{file.label} {file.is_test} {digest}\n".encode())
-    return h.hexdigest()
+    lines = [f"{file.label} {file.is_test} {digest}\n" for file, digest in zip(files, digests, strict=True)]
+    return bytes_digest("".join([repr((CACHE_VERSION, class_names, shape)), *lines]).encode(), 16)
 
 
 def _writable(caches: Sequence[Path]) -> Path:
@@ -249,7 +246,10 @@ def file_digests(tree: Path, files: Sequence[StatedFile], folders: Sequence[Path
     """The digest of every file below `tree`; the first writable folder gets its index. `key` names the tree."""
     name = f"files-{bytes_digest(os.fsencode(os.path.realpath(tree)), 16)}.json"
     vouched = {device: _vouches(device) for device in {status.st_dev for _, status in files}}
-    known = _known_digests(folder / name for folder in folders) if any(vouched.values()) else {}
+    known: Mapping[str, str] = {}
+    for folder in folders if any(vouched.values()) else ():
+        with suppress(OSError):
+            known = known or read_json_or(folder / name)
     kept: dict[str, str] = {}
     found = []
     for path, status in files:
@@ -270,15 +270,6 @@ def file_digests(tree: Path, files: Sequence[StatedFile], folders: Sequence[Path
                 write_atomically(folder / name, json.dumps(kept), durable=False)
                 break
     return found
-
-
-def _known_digests(candidates: Iterable[Path]) -> dict[str, str]:
-    for path in candidates:
-        with suppress(OSError, ValueError):
-            content = json.loads(path.read_text())
-            if isinstance(content, dict):
-                return content
-    return {}
 
 
 def _vouches(device: int) -> bool:

@@ -169,11 +169,10 @@ def match(second: Source, first: Source, key: str, value: str, *, same_classes: 
     y = _match_labels(second, first, key, value, same_classes)
     x = _match_inputs(second.bank.x, first.bank.x, key, value)
     bank = Bank(x, first.bank.mean, first.bank.std)
-    h = hashlib.blake2b(second.digest.encode(), digest_size=16)
-    h.update(repr((str(x.dtype), tuple(x.shape), first.class_names)).encode())
-    for scale in (bank.mean, bank.std):
-        h.update(b"" if scale is None else scale.numpy().tobytes())
-    return Source(bank, y, first.class_names, h.hexdigest(), second.official_test)
+    content = f"{second.digest}{(str(x.dtype), tuple(x.shape), first.class_names)!r}".encode()
+    scales = [b"" if scale is None else scale.numpy().tobytes() for scale in (bank.mean, bank.std)]
+    digest = bytes_digest(b"".join([content, *scales]), 16)
+    return Source(bank, y, first.class_names, digest, second.official_test)
 
 
 def _match_labels(second: Source, first: Source, key: str, value: str, same_classes: bool) -> Tensor:

@@ -140,10 +140,8 @@ class StreamFactory:
             present = self._present_labels()
             numbered = zip(views, allotment.data_source, strict=True)
             noisy = [noisy_labels(view, present, split.label_noise, seed, number) for view, number in numbered]
-        n_classes = len(allotment.classes) if labels is None else len(set(labels.tolist()))
-        n_outputs = source.n_outputs if source.is_regression else n_classes
         class_counts = tuple(
-            () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=n_outputs).tolist())
+            () if source.is_regression else tuple(np.bincount(view.y.numpy()[rows], minlength=self.n_outputs).tolist())
             for view, rows in zip(views, rows_of, strict=True)
         )
         fewest = min(class_counts[0], default=0)
@@ -153,7 +151,7 @@ class StreamFactory:
             train=tuple(view.samples(rows, y) for view, rows, y in zip(views, rows_of, noisy, strict=True)),
             val=evaluations(views, [drawn.val for drawn in draw_of], train, by_novelty=by_novelty),
             test=evaluations(views, [drawn.test for drawn in draw_of], train, by_novelty=by_novelty),
-            n_outputs=n_outputs,
+            n_outputs=self.n_outputs,
             class_counts=class_counts,
             imbalance=max(class_counts[0]) / fewest if fewest else None,
             populations=None if split.shift.is_active else populations,

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.io import bytes_digest
+
 Rows = NDArray[np.int64]
 
 
@@ -62,10 +64,8 @@ class Samples:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        h = hashlib.blake2b(self.content.encode(), digest_size=16)
-        h.update(np.ascontiguousarray(self.ids.numpy()).tobytes())
-        h.update(np.ascontiguousarray(self.y.numpy()).tobytes())
-        object.__setattr__(self, "digest", h.hexdigest())
+        content = self.content.encode() + self.ids.numpy().tobytes() + self.y.numpy().tobytes()
+        object.__setattr__(self, "digest", bytes_digest(content, 16))
 
     def __len__(self) -> int:
         return len(self.rows)

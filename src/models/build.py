@@ -42,11 +42,6 @@ def build_model(
 def build_meta_model(arch: Architecture, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
     """The same network without memory or weights, to count and inspect. Raises ConfigError like `validate`."""
     arch.validate(input_shape, n_outputs)
-    return build_meta_model_unchecked(arch, input_shape, n_outputs)
-
-
-def build_meta_model_unchecked(arch: Architecture, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
-    """The same for the checks of `arch` themselves."""
     with without_memory():
         model = arch.network(tuple(input_shape), n_outputs)
     return model.to("meta")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
-from src.models.initial import Initial, initialised
-from src.models.mlp import Activation, unit
+from src.models.mlp import Activation, Initial, initialised, unit
 from src.typed import bounds
 
 if TYPE_CHECKING:

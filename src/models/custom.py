@@ -102,7 +102,7 @@ def problem_of(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int)
     import torch
     from torch import nn
 
-    from src.models.build import build_meta_model_unchecked, drawing
+    from src.models.build import drawing, without_memory
     from src.models.structure import has_dropout
 
     def built() -> Any:
@@ -124,7 +124,7 @@ def problem_of(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int)
             trained = [model.train()(x) for _ in range(2)]
             outputs, again = (model.eval()(x) for _ in range(2))
     except Exception as error:  # the user's code raises anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
         return f"fails on two samples of shape {list(input_shape)} ({reason}); mend the network or choose other data"
     if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, n_outputs):
         found = f"shape {list(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
@@ -139,13 +139,13 @@ def problem_of(arch: Architecture, input_shape: tuple[int, ...], n_outputs: int)
         return "starts from other weights at every call; draw them from torch's default generator, which is seeded"
     try:
         copy.deepcopy(model)
-        without_values = build_meta_model_unchecked(arch, input_shape, n_outputs).train()
+        with without_memory():
+            without_values = arch.network(input_shape, n_outputs).to("meta").train()
     except Exception as error:
         return f"cannot be copied or built without memory ({type(error).__name__}: {error}); keep __init__ to layers"
     try:
         with torch.no_grad():
             without_values(torch.empty(2, *input_shape, device="meta"))  # as the cost of training is counted
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        return f"has a forward that asks for values ({reason}); take torch.where in place of branches on them"
+        return f"has a forward that asks for values ({str(error)[:300]}); take torch.where in place of branches on them"
     return None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.models.architecture import Architecture
-from src.models.initial import Initial, initialised
-from src.models.mlp import perceptron
+from src.models.mlp import Initial, initialised, perceptron
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""`arch=mlp`: fully connected layers; and the stack of Linear layers that `arch=linear` shares."""
+"""`arch=mlp`: fully connected layers; and the parts that `arch=linear` and `arch=cnn` share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from src.errors import ConfigError
 from src.models.architecture import Architecture
-from src.models.initial import Initial, initialised
 from src.typed import bounds
 
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 
 Activation = Literal["relu", "tanh"]
+Initial = Literal["default", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "orthogonal"]
+"""torch's own draw for each layer, or that of a function of `torch.nn.init`."""
 
 
 def unit(activation: Activation) -> nn.Module:
@@ -48,6 +49,24 @@ def perceptron(
         n_inputs = width
     modules["head"] = nn.Linear(n_inputs, n_outputs, bias=bias)
     return nn.Sequential(modules)
+
+
+def initialised(model: nn.Sequential, init: str) -> nn.Sequential:
+    """The model, its linear and convolutional weights drawn by `torch.nn.init.{init}_` with its defaults and their
+    biases 0.
+
+    ``default`` leaves what the layers drew for themselves; normalisation layers keep theirs.
+    """
+    from torch import nn
+
+    if init != "default":
+        draw = getattr(nn.init, f"{init}_")
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                draw(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

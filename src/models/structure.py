@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -52,9 +52,7 @@ def prefers_stacking(model: nn.Module, device: str = "cpu", is_captured: bool = 
     how many are trained together, so that a group's size cannot change a result.
     """
     if device == "cuda":
-        parts = _row(model)
-        is_known = any(type(part) is nn.Linear for part in parts) and all(is_stackable(part) for part in parts)
-        return is_row_of_linears(model) if is_captured else is_known
+        return is_row_of_linears(model) if is_captured else _is_row_of(is_stackable, model)
     if not is_row_of_linears(model):
         return False
     n_inputs = max(part.in_features for part in model.modules() if type(part) is nn.Linear)
@@ -98,14 +96,22 @@ def _smallest_map(model: nn.Module, input_shape: Sequence[int]) -> float:
 
 def is_row_of_linears(model: nn.Module) -> bool:
     """Nothing but Linear, ReLU and Flatten in a row, one Linear at least."""
-    parts = _row(model)
-    known = all(type(part) in (nn.Linear, nn.ReLU, nn.Flatten) for part in parts)
-    return known and any(type(part) is nn.Linear for part in parts)
+    return _is_row_of(lambda layer: type(layer) in (nn.Linear, nn.ReLU, nn.Flatten), model)
 
 
-def _row(model: nn.Module) -> list[nn.Module]:
-    """The modules that a model calls one after the other; a class with a forward pass of its own is one module."""
-    return list(model) if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward else [model]
+def _is_row_of(is_known: Callable[[nn.Module], bool], model: nn.Module) -> bool:
+    """Whether all layers are known, one of them Linear, and none with parameters is called twice."""
+    parts = [layer for _, layer in row_of_layers(model)]
+    own = [layer for layer in parts if any(True for _ in layer.parameters())]
+    return all(map(is_known, parts)) and any(type(part) is nn.Linear for part in own) and len(set(own)) == len(own)
+
+
+def row_of_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that a model calls one after the other, perhaps one several times, each with the prefix of its
+    parameters' names; a class with a forward pass of its own is one module."""
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+        return [(f"{name}.", layer) for name, layer in zip(model._modules, model, strict=True)]
+    return [("", model)]
 
 
 def is_stackable(layer: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.errors import ConfigError
+from src.errors import ConfigError, did_you_mean
 from src.models.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -53,9 +52,8 @@ class TorchvisionArch(Architecture):
     def check(self) -> None:
         known = torchvision_models()
         if self.model not in known:
-            close = difflib.get_close_matches(self.model.lower(), known, n=3, cutoff=0.4)
-            fix = f"did you mean {' or '.join(close)}?" if close else f"take one of {', '.join(known)}"
-            raise ConfigError("arch.model", self.model, f"no classification model of torchvision; {fix}")
+            problem = f"no classification model of torchvision; {did_you_mean(self.model.lower(), known)}"
+            raise ConfigError("arch.model", self.model, problem)
 
     def check_data(self, input_shape: tuple[int, ...], n_outputs: int) -> None:
         problem = _problem(self, input_shape, n_outputs)
@@ -125,7 +123,7 @@ def _problem(arch: TorchvisionArch, input_shape: tuple[int, ...], n_outputs: int
     except NotImplementedError:  # an operation without a meta kernel says nothing about the images
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
-        return f"cannot take images of {shown} pixels ({' '.join(str(error).split())}); {fix}"
+        return f"cannot take images of {shown} pixels ({error}); {fix}"
     assert isinstance(outputs, torch.Tensor), arch
     assert outputs.shape == (2, n_outputs), arch
     return None

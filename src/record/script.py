@@ -28,7 +28,7 @@ from src.errors import ConfigError, foreign_file
 from src.evaluation.matrix import forgetting
 from src.io import digest, read_json_or, write_atomically, write_files
 from src.record.rows import COSTS, RecordedRun, metric_name, metric_value
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.regimes.stage import Mixture, Stage
 
 KEY = "engine.run"

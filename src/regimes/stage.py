@@ -28,7 +28,7 @@ class Mixture:
     """How many samples of the parts before the last (of all parts, without shares) are kept to draw from; None: all."""
     kept: Literal["reservoir", "balanced", "greedy"] = "reservoir"
     """Which: ``reservoir``, a uniform sample; ``balanced``, equally many of each class; ``greedy``, see
-    `src.data.memory`."""
+    `src.data.batches`."""
     even: bool = False
     """Whether every batch has the shares (to one draw), not only the epoch."""
 
@@ -40,7 +40,7 @@ class Start:
     kind: Literal["fresh", "previous", "shrink_perturb", "dash", "average", "file"] = "fresh"
     """``fresh``: the seed's initial weights. ``previous``: the final weights of stage `of[0]`. ``shrink_perturb``:
     those times `shrink`, plus `perturb` times freshly drawn initial weights (Ash & Adams 2020). ``dash``: those shrunk
-    by direction to no less than `shrink` (see `src.training.dash`), from gradients averaged with weight `alpha`.
+    by direction to no less than `shrink` (see `src.training.starting`), from gradients averaged with weight `alpha`.
     ``average``: the mean of the final weights of the stages `of` under `weights`. ``file``: the checkpoint `path` (see
     `src.regimes.checkpoint`)."""
     of: tuple[int, ...] = ()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from src.stopping.capped import CappedRule
-from src.stopping.rule import Measurement
+from src.stopping.rule import CappedRule, Measurement
 from src.typed import bounds
 
 

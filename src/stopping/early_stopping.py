@@ -45,6 +45,3 @@ class EarlyStopping(StoppingRule):
     def after_epoch(self, epoch: int, value: float, best_epoch: int | None) -> StoppingVerdict | None:
         assert best_epoch is not None
         return StoppingVerdict("patience", best_epoch=best_epoch) if epoch - best_epoch >= self.patience else None
-
-    def at_full_length(self, best_epoch: int | None) -> StoppingVerdict:
-        return StoppingVerdict("cap", best_epoch=best_epoch)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from src.errors import ConfigError
-from src.stopping.capped import CappedRule
-from src.stopping.rule import Measurement
+from src.stopping.rule import CappedRule, Measurement
 from src.typed import bounds
 
 

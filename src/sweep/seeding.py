@@ -20,7 +20,7 @@ from src.comparison.families import Comparison, Family, by_comparison, declare, 
 from src.comparison.pairing import RunRecord, grouped, load_records, pair
 from src.comparison.statistics import ALPHA, holm
 from src.comparison.verdicts import default_metric
-from src.config.seeding import Seeding
+from src.config.parse import Seeding
 from src.errors import ConfigError
 from src.progress import SweepProgress
 from src.sweep.engine import Engine

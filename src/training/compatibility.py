@@ -16,8 +16,8 @@ from src.evaluation.heads import classes_by_part
 from src.models.architecture import Architecture
 from src.models.build import build_meta_model
 from src.models.structure import has_batchnorm, head_names, n_parameters
+from src.regimes.catalog import RegimeConfig
 from src.regimes.checkpoint import read, read_backbone
-from src.regimes.config import RegimeConfig
 from src.regimes.stage import Requirement, Stage
 from src.training.plan import make_plan
 from src.training.replicas import trainable_names

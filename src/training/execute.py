@@ -267,7 +267,7 @@ class _Executor:
         self.execution.trained.add(node.key)
 
     def _fit(self, group: Sequence[Node], starts: Mapping[str, ResumePoint]) -> list[StageResult]:
-        config, execution, first = self.config, self.execution, group[0]
+        config, execution = self.config, self.execution
         resumed = [starts[node.key] for node in group if node.key in starts]
         states = [state for node in group if (state := inherited_optimizer(node, execution.results)) is not None]
         if resumed:
@@ -287,7 +287,6 @@ class _Executor:
             losses=losses,
             control=self._group_control(group),
             keep_optimizer=any(node.key in self.plan.keep_optimizer for node in group),
-            keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,
         )
         if sum(t.nbytes for result in results for t in result.weights.values()) > LARGE_MIB * 2**20:
             gc.collect()  # a trainer and its module form a cycle that holds weights, gradients and momentum

@@ -29,14 +29,14 @@ Batch = tuple[Tensor, Tensor, int]
 class IndexChunk:
     """Batches of a `ResidentFeed` before their inputs are gathered, on the CPU; not a dataclass, since Lightning moves those.
 
-    `rows`: of the table [U, R, b]. `labels` [U, R, b, ...]. `chosen`: the randomness of the augmentation [U, R, b, 3].
+    `tensors`: rows of the table [U, R, b], labels [U, R, b, ...] and, of augmented images, their randomness [U, R, b, 3].
     """
 
-    def __init__(self, rows: Tensor, labels: Tensor, chosen: Tensor | None) -> None:
-        self.rows, self.labels, self.chosen = rows, labels, chosen
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.tensors[0])
 
 
 RAW_ABOVE_MIB = 64
@@ -232,10 +232,11 @@ class ResidentFeed(Feed):
         start = skip * self.length.batch_size
         for n, run in itertools.groupby(batches, key=lambda positions: positions.shape[1]):
             while found := [self._looked_up(positions) for positions in itertools.islice(run, self.chunk_size(n))]:
-                rows, labels = (torch.stack(tensors) for tensors in zip(*found, strict=True))
+                tensors = [torch.stack(each) for each in zip(*found, strict=True)]
                 end = start + len(found) * n
-                own = None if chosen is None else chosen[:, start:end].view(len(chosen), -1, n, 3).transpose(0, 1)
-                yield IndexChunk(rows, labels, own)
+                if chosen is not None:
+                    tensors.append(chosen[:, start:end].view(len(chosen), -1, n, 3).transpose(0, 1))
+                yield IndexChunk(*tensors)
                 start = end
 
     def chunk_size(self, n: int) -> int:
@@ -249,22 +250,18 @@ class _Rows(Dataset[Batch]):
 
     def __init__(self, members: Sequence[MixtureData], device: Device) -> None:
         self.members, self.device = members, device
-        self.offsets = [np.cumsum([0, *(len(part) for part in member.parts)]) for member in members]
         self.labels = [_labels(member, device) for member in members]
 
     def __getitem__(self, positions: Any) -> Batch:
         mine = positions[:, self.device.rank :: self.device.world]
-        x = torch.stack([self._inputs(r, p) for r, p in enumerate(mine)])
+        x = torch.stack([self._inputs(member, p) for member, p in zip(self.members, mine, strict=True)])
         y = torch.stack([labels[torch.from_numpy(p)] for labels, p in zip(self.labels, mine, strict=True)])
         return x, y, positions.shape[1]
 
-    def _inputs(self, r: int, positions: Positions) -> Tensor:
-        member, offsets = self.members[r], self.offsets[r]
+    def _inputs(self, member: MixtureData, positions: Positions) -> Tensor:
         out = torch.empty(len(positions), *member.parts[0].bank.input_shape, dtype=self.device.dtype)
-        for k, part in enumerate(member.parts):
-            here = np.flatnonzero((positions >= offsets[k]) & (positions < offsets[k + 1]))
+        for part, here, rows in member.rows_by_part(positions):
             if len(here):
-                rows = part.rows[torch.from_numpy(positions[here] - offsets[k])]
                 out[torch.from_numpy(here)] = part.bank.scale(part.bank.x[rows], self.device.dtype)
         return out
 

@@ -44,7 +44,6 @@ def fit(
     observer: Callable[[Replicas], None] | None = None,
     control: GroupControl | None = None,
     keep_optimizer: bool = False,
-    keep_resume_point: bool = False,
 ) -> list[StageResult]:
     """Trains stages of equal shape side by side, starting from the weights in `models`.
 
@@ -55,10 +54,9 @@ def fit(
         observer: called before every update.
         control: interrupts the fit; None: it cannot be interrupted.
         keep_optimizer: put the final optimizer states into the results.
-        keep_resume_point: put resume points for longer stages into the results.
 
     Returns:
-        One result per node.
+        One result per node, with a resume point where a longer stage can go on from its end.
     """
     started = time.perf_counter()
     first = nodes[0]
@@ -125,7 +123,7 @@ def fit(
         starts=starts,
         control=control,
         keep_optimizer=keep_optimizer,
-        keep_resume_point=keep_resume_point,
+        keep_resume_point=first.prefix_key is not None and first.length.whole_epochs,
     )
     if starts:
         monitor.resume(starts)

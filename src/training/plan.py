@@ -14,8 +14,8 @@ from src.errors import ConfigError
 from src.evaluation.heads import Groups, classes_by_part
 from src.io import digest
 from src.optimizers import OptimizerConfig
+from src.regimes.catalog import RegimeConfig
 from src.regimes.checkpoint import parts_of
-from src.regimes.config import RegimeConfig
 from src.regimes.stage import Mixture, Penalty, Stage, Start, Targets
 from src.stopping.length import Length, StageSize
 from src.typed import content

@@ -20,7 +20,7 @@ from torch.func import stack_module_state
 from torch.nn import functional
 
 from src.errors import ConfigError
-from src.models.structure import layers, memory_layout
+from src.models.structure import layers, row_of_layers
 from src.regimes.stage import Trainable
 from src.training.compiling import CompiledPass, plain
 
@@ -134,16 +134,24 @@ def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
 
 
 class LoopReplicas(Replicas):
-    """Plain modules, one after the other."""
+    """Plain modules, one after the other.
 
-    def __init__(self, models: Sequence[nn.Module], trainable: set[str]) -> None:
+    `layout`: memory format of inputs and weights. `compiled`: chooses how models in training are called; None: as they
+    are.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        trainable: set[str],
+        layout: torch.memory_format = torch.contiguous_format,
+        compiled: CompiledPass | None = None,
+    ) -> None:
         super().__init__()
-        self.models = nn.ModuleList(models)
-        self._layout: torch.memory_format | None = None
+        self.models = nn.ModuleList(models).to(memory_format=layout)
+        self._layout, self._compiled = layout, compiled
         self.active = [True] * len(models)
         self.noise: list[Tensor] | None = None
-        self.compiled: CompiledPass | None = None
-        """Chooses how models in training are called; None: as they are."""
         self.branches: CudaBranches | None = None
         """Where models in training run at the same time; None: one after the other."""
         for model in models:
@@ -187,23 +195,14 @@ class LoopReplicas(Replicas):
             yield
             self.noise[model] = torch.random.get_rng_state()
 
-    def lay_out(self, layout: torch.memory_format) -> None:
-        """Sets the memory format of inputs and weights, before an optimizer has state of them."""
-        self._layout = layout
-        self.models.to(memory_format=layout)
-
     def forward(self, x: Tensor) -> Tensor:
-        layout = self._layout
-        if layout is None:  # the device is known from the first batch
-            layout = memory_layout(self.models[0], x.shape[2:], x.device)
-            self.lay_out(layout)
         out: list[Tensor | None] = []
         branches = self.branches if self.training else None
-        compiled = self.compiled if self.training else None
+        compiled = self._compiled if self.training else None
         for r, model in enumerate(self.models):
             if self.active[r] or not self.training:
                 with self._noise_of(r, x.device), nullcontext() if branches is None else branches.branch(r):
-                    inputs = x[r].contiguous(memory_format=layout)
+                    inputs = x[r].contiguous(memory_format=self._layout)
                     call = plain if compiled is None else compiled.of(model, inputs)
                     out.append(call(model, inputs))
             else:
@@ -253,14 +252,14 @@ class StackedReplicas(Replicas):
         self.names = list(stacked)
         tensors = ((stacked[name].detach().clone(), name in trainable) for name in self.names)
         self.stacked = nn.ParameterList(nn.Parameter(tensor, is_trained) for tensor, is_trained in tensors)
-        self._layers = _row_of_layers(models[0])
+        self._layers = row_of_layers(models[0])
         self._stopped: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         stacked = dict(zip(self.names, self.stacked, strict=True))
         if self.n_dummies:
             x = x.expand(2, *x.shape[1:])
-        for layer, prefix in self._layers:
+        for prefix, layer in self._layers:
             if isinstance(layer, nn.Flatten):
                 x = x.flatten(2)
             elif isinstance(layer, nn.ReLU):
@@ -309,11 +308,3 @@ def _convolved(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None)
     flat_bias = None if bias is None else bias.flatten()
     out = functional.conv2d(channels, kernels, flat_bias, layer.stride, layer.padding, layer.dilation, groups=len(x))
     return out.view(out.shape[0], len(x), layer.out_channels, *out.shape[2:]).transpose(0, 1)
-
-
-def _row_of_layers(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The layers of a model that `prefers_stacking`, in order, each with the prefix of its parameters' names."""
-    if isinstance(model, nn.Linear):
-        return [(model, "")]
-    assert isinstance(model, nn.Sequential)
-    return [(layer, f"{name}.") for name, layer in model.named_children()]

@@ -23,7 +23,7 @@ from src.evaluation.matrix import average_accuracy, backward_transfer, forgettin
 from src.evaluation.metrics import METRICS, REGRESSION_METRICS, constant_loss
 from src.io import CONF_DIR, read_json_or, with_checksum, write_atomically, write_files
 from src.models.build import build_model
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import RegimeConfig
 from src.training.devices import Device
 from src.training.plan import Node, Run, StagePlan
 from src.training.result import Ledger, StageResult

@@ -78,13 +78,11 @@ def n_kept(node: Node) -> int:
 def _kept(context: PenaltyContext, node: Node) -> tuple[Positions, Tensor]:
     """Positions of the replayed samples, and the outputs of their teachers for them, [samples, K]."""
     positions = np.sort(np.concatenate(node.data.pools[:-1]))
-    offsets = np.cumsum([0, *(len(part) for part in node.data.parts)])
     outputs = []
-    for k, (part, teacher) in enumerate(zip(node.data.parts[:-1], node.teachers, strict=True)):
-        own = positions[(positions >= offsets[k]) & (positions < offsets[k + 1])] - offsets[k]
+    for (part, _, own), teacher in zip(node.data.rows_by_part(positions), node.teachers, strict=False):
         model = context.model(context.plan.nodes[teacher]).to(context.device.torch_device).eval()
         with torch.no_grad():
-            for rows in torch.split(part.rows[torch.from_numpy(own)], ROWS_AT_ONCE):
+            for rows in torch.split(own, ROWS_AT_ONCE):
                 x = part.bank.scale(part.bank.x[rows].to(context.device.torch_device), context.device.dtype)
                 outputs.append(within(model(x).cpu(), context.plan.nodes[teacher].outputs))
     return positions, torch.cat(outputs)

@@ -39,7 +39,9 @@ def test_every_anchor_composes_to_one_cell_with_its_rows() -> None:
             anchor = load_anchor(name)
             config = command.cell_of(anchor, ["tracking=off"], None, loader).config
             for row in anchor.rows:
-                regimes = {parse_regime(entry, config.n_parts) for entry in (row.of, row.minus) if entry is not None}
+                regimes = {
+                    parse_regime(entry, config.split.parts) for entry in (row.of, row.minus) if entry is not None
+                }
                 assert regimes <= set(config.regimes), (name, row.name)
             head = (CONF_DIR / "anchor" / f"{name}.yaml").read_text().splitlines()[:2]
             assert f"python -m src.anchors anchor={name}" in head[1]

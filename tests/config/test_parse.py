@@ -15,8 +15,7 @@ from src.config.plugins import knobs_of
 from src.config.serialize import config_text, read_settings, run_text, to_mapping
 from src.errors import ConfigError
 from src.io import CONF_DIR
-from src.regimes.catalog import REGIMES
-from src.regimes.config import RegimeConfig
+from src.regimes.catalog import REGIMES, RegimeConfig
 from src.typed import as_dict, build
 
 GROUPS = [

@@ -283,6 +283,15 @@ def test_classes_that_share_labels_keep_their_own_weights() -> None:
     assert (factory.class_names, factory.n_outputs) == (("a/c", "b/d"), 2)
 
 
+def test_a_label_without_a_class_of_the_stream_keeps_its_output() -> None:
+    """`split.classes` leaves out both classes of label 1; those of label 2 are still below the number of outputs."""
+    source = labelled(tuple("abcdef"), are_numbered=True)
+    split = split_of(size=32, labels=(0, 0, 1, 1, 2, 2), classes=(0, 1, 4, 5))
+    stream = build_stream(split, source, 0)
+    assert stream.n_outputs == StreamFactory(split, source).n_outputs == 3
+    assert stream.class_counts == ((8, 0, 8), (8, 0, 8))
+
+
 def test_noise_in_shared_labels_gives_the_other_label() -> None:
     source = source_of([60, 60, 60])
     plain, noisy = (build_stream(split_of(size=80, labels=(0, 1, 1), label_noise=n), source, 0) for n in (0.0, 0.4))

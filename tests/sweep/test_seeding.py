@@ -15,7 +15,7 @@ from src.comparison.sentences import sentence
 from src.comparison.tables import remarks, sweep_table
 from src.comparison.verdicts import CellVerdict, judge
 from src.config import compose
-from src.config.seeding import Seeding
+from src.config.parse import Seeding
 from src.errors import ConfigError
 from src.sweep.grid.cells import expand, seeding_of
 from src.sweep.grid.plan import plan_sweep

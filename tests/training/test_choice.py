@@ -43,14 +43,15 @@ def test_a_graph_runs_each_models_own_convolutions_and_stacks_linear_layers(monk
     gpu, found = Device(torch.device("cuda"), torch.float32), {}
     for arch, graph in itertools.product(("cnn", "mlp"), ("off", "auto")):
         config = tiny(f"arch={arch}", "arch.widths=[4]", f"trainer.graph={graph}", "trainer.precision=bf16-mixed")
-        form = form_of(config, build_model(config.arch, (1, 8, 8), 10, 0), (1, 8, 8), gpu)
+        model = build_model(config.arch, (1, 8, 8), 10, 0)
+        form = form_of(config, model, (1, 8, 8), gpu)
         assert (form.reason, form.capture is None) == ((choice.OFF, True) if graph == "off" else (None, False))
-        found[arch, graph] = form.is_stacked, form.layout
+        found[arch, graph] = form.is_stacked, form.layout(model)
     assert found == {
-        ("cnn", "off"): (True, None),
+        ("cnn", "off"): (True, torch.contiguous_format),
         ("cnn", "auto"): (False, torch.channels_last),
-        ("mlp", "off"): (True, None),
-        ("mlp", "auto"): (True, None),
+        ("mlp", "off"): (True, torch.contiguous_format),
+        ("mlp", "auto"): (True, torch.contiguous_format),
     }
 
 
@@ -80,7 +81,7 @@ def test_a_checkpoint_of_a_graph_is_continued_as_a_graph_alone(
 
     def checkpoint() -> ResumePoint:
         models = [initial_model(config, node, torch.float32)]
-        (result,) = fit(config, [node], models, CPU, keep_resume_point=True)
+        (result,) = fit(config, [node], models, CPU)
         assert result.resume_point is not None
         return result.resume_point
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from src.cells.resolve import resolve
-from src.config.identity import cell_hash
+from src.config import cell_hash
 from src.errors import ConfigError
 from src.regimes.catalog import REGIMES
 from src.training.penalties import make_penalty

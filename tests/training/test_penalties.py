@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from src.data.batches import mixture_data
 from src.evaluation.flops import training_flops
 from src.evaluation.metrics import Loss, sample_losses
 from src.models.build import build_model
+from src.models.structure import prefers_stacking
 from src.oracles.theory.quadratic import combined_optimum, ewc_optimum, lwf_weights
 from src.regimes.stage import Mixture
 from src.training.devices import Device
@@ -26,6 +28,7 @@ from src.training.penalties.fisher import (
     fisher_sum,
 )
 from src.training.plan import StagePlan
+from src.training.replicas import LoopReplicas, StackedReplicas
 from tests.training.cells import differences, executed, planned, tiny, with_replicas
 
 DOUBLE = Device(torch.device("cpu"), torch.float64)
@@ -123,6 +126,24 @@ def test_all_computations_of_per_sample_gradients_agree() -> None:
         assert other.keys() == together.keys()
         for name in together:
             torch.testing.assert_close(together[name], other[name], rtol=1e-10, atol=1e-14)
+
+
+def test_an_activation_that_a_row_calls_twice_counts_twice() -> None:
+    """In the stack of a user's network, and in its Fisher information; a layer with parameters is never in a row twice."""
+    relu = torch.nn.ReLU()
+    row = torch.nn.Sequential(torch.nn.Linear(4, 5), relu, torch.nn.Linear(5, 5), relu, torch.nn.Linear(5, 3)).double()
+    assert prefers_stacking(row)
+    x, vectors = torch.randn(2, 7, 4, dtype=torch.float64), torch.randn(7, 3, 3, dtype=torch.float64)
+    names = {name for name, _ in row.named_parameters()}
+    stacked, looped = (
+        engine([copy.deepcopy(row), copy.deepcopy(row)], names)(x) for engine in (StackedReplicas, LoopReplicas)
+    )
+    torch.testing.assert_close(stacked, looped)
+    together, of_row = _squares_together(row, x[0], vectors), _squares_of_row(row, x[0], vectors)
+    for name in names:
+        torch.testing.assert_close(of_row[name], together[name])
+    tied = torch.nn.Linear(4, 4)
+    assert not prefers_stacking(torch.nn.Sequential(tied, relu, tied))
 
 
 def test_the_whole_matrix_has_the_separately_computed_diagonal() -> None:

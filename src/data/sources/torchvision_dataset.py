@@ -122,14 +122,13 @@ class TorchvisionDataset(SourceConfig):
                 with locked(self.folder / f".{self.dataset}.lock", seconds=LONG_SECONDS):
                     return kind(**given, download=True)
         except (RuntimeError, OSError, EOFError) as error:
-            reason = " ".join(str(error).split())[:300]
             offline = self.download or "download" not in parameters
             fix = f"check the network, or {by_hand}" if offline else f"set data.download=true, or {by_hand}"
-            raise ConfigError("data.root", self.root, f"holds no complete {self.dataset} ({reason}); {fix}") from error
+            problem = f"holds no complete {self.dataset} ({str(error)[:300]}); {fix}"
+            raise ConfigError("data.root", self.root, problem) from error
         except (TypeError, ValueError, ModuleNotFoundError) as error:
-            reason = " ".join(str(error).split())[:300]
             taken = ", ".join(sorted(parameters - {"root", "transform", "target_transform", "loader", "kwargs"}))
-            problem = f"{self.dataset} refuses them ({reason}); it takes {taken}"
+            problem = f"{self.dataset} refuses them ({str(error)[:300]}); it takes {taken}"
             raise ConfigError("data.arguments", list(self.arguments), problem) from error
 
     def _read(self, part: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -24,7 +24,7 @@ from hydra.core.override_parser.types import Override
 from src.axes import AxisValue, axis_of, number
 from src.config import Config, parse
 from src.config.composing import Composer, assignment, key_of, set_value, typed_value
-from src.config.seeding import AUTO, Seeding, parse_seeding
+from src.config.parse import AUTO, Seeding, parse_seeding
 from src.errors import ConfigError
 from src.progress import tracked
 

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial
 from src.cells.resolve import ResolvedCell
 from src.config import SearchConfig, parse_objective
 from src.config.composing import typed_value
+from src.config.parse import AUTO
 from src.config.search import SEARCH_KEYS, check_pruner
-from src.config.seeding import AUTO
 from src.config.space import Space, distribution_in_words, distribution_of
 from src.errors import ConfigError
 from src.io import digest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -37,20 +38,17 @@ class UpdateForm:
     reason: str | None
     """Why a device that has graphs does not record."""
     is_stacked: bool
-    layout: torch.memory_format | None
-    """Memory format of inputs and weights; None: by the first batch."""
-    is_compiled: bool = False
+    is_compiled: bool
     """Models are then not stacked."""
+    layout: Callable[[nn.Module], torch.memory_format]
+    """Memory format of inputs and weights."""
 
     def replicas(self, models: Sequence[nn.Module], trainable: set[str], batch_size: int = 0) -> Replicas:
         """The models as one module that trains the parameters `trainable` on whole batches of `batch_size` samples."""
         if self.is_stacked:
             return StackedReplicas(models, trainable)
-        looped = LoopReplicas(models, trainable)
-        looped.compiled = CompiledPass(batch_size) if self.is_compiled else None
-        if self.layout is not None:
-            looped.lay_out(self.layout)
-        return looped
+        compiled = CompiledPass(batch_size) if self.is_compiled else None
+        return LoopReplicas(models, trainable, self.layout(models[0]), compiled)
 
 
 def form_of(config: Config, model: nn.Module, input_shape: Sequence[int], device: Device) -> UpdateForm:
@@ -59,11 +57,10 @@ def form_of(config: Config, model: nn.Module, input_shape: Sequence[int], device
     reason = None if capture is None else uncapturable(config, model, device)
     if reason is not None:
         capture = None
-    is_compiled, layout = config.trainer.compile, None
+    is_compiled, is_bf16 = config.trainer.compile, capture is not None and config.trainer.precision == "bf16-mixed"
     is_stacked = not is_compiled and prefers_stacking(model, device.torch_device.type, capture is not None)
-    if capture is not None and config.trainer.precision == "bf16-mixed" and not is_stacked:
-        layout = memory_layout(model, input_shape, device.torch_device, is_bf16=True)
-    return UpdateForm(capture, reason, is_stacked, layout, is_compiled)
+    layout = partial(memory_layout, input_shape=input_shape, device=device.torch_device, is_bf16=is_bf16)
+    return UpdateForm(capture, reason, is_stacked, is_compiled, layout)
 
 
 def uncapturable(config: Config, model: nn.Module, device: Device) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,23 +41,16 @@ _verdicts: dict[str, str | None] = {}
 
 @dataclass(eq=False)
 class _Buffers:
-    """A chunk of batches of one size on the device: rows [U, R, b], labels [U, R, b, ...], randomness [U, R, b, 3]."""
+    """A chunk of batches of one size on the device."""
 
-    rows: Tensor
-    labels: Tensor
-    chosen: Tensor | None
+    tensors: Sequence[Tensor]
+    """See `IndexChunk`."""
     losses: Tensor | None = None
     """Each model's loss of every replayed update [U, R]; made before the recording."""
 
     @property
     def batch_size(self) -> int:
-        return self.rows.shape[2]
-
-    def each(self) -> Iterator[Tensor]:
-        """What an update reads at the cursor."""
-        yield from (self.rows, self.labels)
-        if self.chosen is not None:
-            yield self.chosen
+        return self.tensors[0].shape[2]
 
 
 class GraphedUpdates:
@@ -75,7 +68,10 @@ class GraphedUpdates:
         self._n_eager: Counter[int] = Counter()
         self._replays: dict[int, Callable[[], None]] = {}
         self._recorded_for = list(module.replicas.active)
-        self._cursor: Tensor | None = None
+        device, size = feed.device.torch_device, feed.chunk_size(0)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
+        self._steps = torch.arange(size, device=device).unsqueeze(1)
+        self._rates = torch.zeros(size, dtype=torch.float64, device=device)
         module.eager_reason = TOO_SHORT
         self._failure: str | None = None
 
@@ -120,50 +116,41 @@ class GraphedUpdates:
                 replicas.branches = None
 
     def _uploaded(self, chunk: IndexChunk) -> _Buffers:
-        device, n = self._feed.device.torch_device, chunk.rows.shape[2]
-        if self._cursor is None:
-            size = self._feed.chunk_size(0)
-            self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
-            self._steps = torch.arange(size, device=device).unsqueeze(1)
-            self._rates = torch.zeros(size, dtype=self._module.capturable_rate.dtype, device=device)
-        tensors = [chunk.rows, chunk.labels, *([] if chunk.chosen is None else [chunk.chosen])]
+        n = chunk.tensors[0].shape[2]
         if n not in self._buffers:
-            size = self._feed.chunk_size(n)
-            made = [torch.zeros((size, *t.shape[1:]), dtype=t.dtype, device=device) for t in tensors]
-            self._buffers[n] = _Buffers(made[0], made[1], made[2] if chunk.chosen is not None else None)
+            shapes = [(self._feed.chunk_size(n), *t.shape[1:]) for t in chunk.tensors]
+            typed = zip(shapes, chunk.tensors, strict=True)
+            self._buffers[n] = _Buffers([self._steps.new_zeros(shape, dtype=t.dtype) for shape, t in typed])
         buffers, first = self._buffers[n], self._module.n_done
-        rates = [self._module.rate(first + k) for k in range(len(chunk))]
-        for tensor, target in zip(tensors, buffers.each(), strict=True):
+        rates = torch.tensor([self._module.rate(first + k) for k in range(len(chunk))], dtype=torch.float64)
+        for tensor, target in zip((*chunk.tensors, rates), (*buffers.tensors, self._rates), strict=True):
             self._capture.upload(tensor, target[: len(chunk)])
-        self._capture.upload(torch.tensor(rates, dtype=self._rates.dtype), self._rates[: len(chunk)])
         return buffers
 
     # ------------------------------------------------------------------------------------------------ one update
 
-    def _inputs(self, rows: Tensor, chosen: Tensor | None) -> Tensor:
+    def _inputs(self, rows: Tensor, chosen: Sequence[Tensor]) -> Tensor:
         x = self._feed.table.take(rows)
-        return x if chosen is None else augmented(x, chosen, self._feed.augment)
+        return augmented(x, chosen[0], self._feed.augment) if chosen else x
 
     def _eagerly(self, buffers: _Buffers, k: int) -> None:
         """The k-th update of the chunk, as without a graph."""
-        x = self._inputs(buffers.rows[k], None if buffers.chosen is None else buffers.chosen[k])
-        self._module.update((x, buffers.labels[k], buffers.batch_size))
+        rows, labels, *chosen = (tensor[k] for tensor in buffers.tensors)
+        self._module.update((self._inputs(rows, chosen), labels, buffers.batch_size))
         self._loss_dtype = self._module.update_losses[-1].dtype
 
     def _update(self, buffers: _Buffers) -> None:
         """The update at the cursor: what is recorded."""
         cursor, kept = self._cursor, buffers.losses
-        assert cursor is not None
         assert kept is not None
-        rows, labels, *chosen = (tensor.index_select(0, cursor).squeeze(0) for tensor in buffers.each())
+        rows, labels, *chosen = (tensor.index_select(0, cursor).squeeze(0) for tensor in buffers.tensors)
         self._module.capturable_rate.copy_(self._rates.index_select(0, cursor).squeeze(0))
-        losses, _ = self._module.descend(self._inputs(rows, chosen[0] if chosen else None), labels, rows.shape[1])
+        losses, _ = self._module.descend(self._inputs(rows, chosen), labels, rows.shape[1])
         kept.copy_(torch.where(self._steps == cursor, losses, kept))
         cursor.add_(1)
 
     def _replay(self, buffers: _Buffers, first: int, n: int, replay: Callable[[], None]) -> Tensor:
         """Updates `first` to `first + n` of the chunk; returns their losses [n, R]."""
-        assert self._cursor is not None
         assert buffers.losses is not None
         self._cursor.fill_(first)
         for _ in range(n):
@@ -180,7 +167,6 @@ class GraphedUpdates:
             if self._n_eager[n] < WARM_UP:
                 self._capture.warm_up(partial(self._eagerly, buffers, k))
                 return
-            assert self._cursor is not None
             shape = (len(self._steps), module.replicas.n)
             buffers.losses = torch.zeros(shape, dtype=self._loss_dtype, device=self._steps.device)
             self._cursor.fill_(k)

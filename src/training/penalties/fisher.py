@@ -13,7 +13,7 @@ from torch.func import functional_call, vjp, vmap
 from src.data.batches import MixtureData
 from src.evaluation.heads import within
 from src.evaluation.metrics import Loss
-from src.models.structure import is_row_of_linears, n_parameters
+from src.models.structure import is_row_of_linears, n_parameters, row_of_layers
 from src.seeds import generator
 from src.stopping.length import Length
 from src.training.devices import Device
@@ -108,16 +108,14 @@ def _squares_of_row(model: nn.Module, x: Tensor, vectors: Tensor) -> ModelState:
     """`_squares_together` for a row of Linear layers: with h a layer's inputs and d the gradients at its outputs, the
     square of a weight's gradient is d_i^2 h_j^2, so its sum over samples and vectors is one product of matrices."""
     with torch.no_grad():
-        inputs = []
-        for layer in model if isinstance(model, nn.Sequential) else [model]:
+        row, inputs = row_of_layers(model), []
+        for _, layer in row:
             inputs.append(x)
             x = layer(x)
         squares: ModelState = {}
         gradient = vectors
-        named = list(model.named_children()) if isinstance(model, nn.Sequential) else [("", model)]
-        for (name, layer), own in reversed(list(zip(named, inputs, strict=True))):
+        for (prefix, layer), own in reversed(list(zip(row, inputs, strict=True))):
             if isinstance(layer, nn.Linear):
-                prefix = f"{name}." if name else ""
                 at_outputs = gradient.square().sum(1)
                 squares[f"{prefix}weight"] = (at_outputs.T @ own.square()).double()
                 if layer.bias is not None:
