@@ -100,10 +100,13 @@ def is_row_of_linears(model: nn.Module) -> bool:
 
 
 def _is_row_of(is_known: Callable[[nn.Module], bool], model: nn.Module) -> bool:
-    """Whether all layers are known, one of them Linear, and none with parameters is called twice."""
+    """Whether all layers are known, none with parameters is called twice, and the last ones, one Linear at least, read
+    vectors."""
     parts = [layer for _, layer in row_of_layers(model)]
-    own = [layer for layer in parts if any(True for _ in layer.parameters())]
-    return all(map(is_known, parts)) and any(type(part) is nn.Linear for part in own) and len(set(own)) == len(own)
+    kinds, own = [type(part) for part in parts], [part for part in parts if any(True for _ in part.parameters())]
+    if nn.Linear not in kinds or not all(map(is_known, parts)) or len(set(own)) < len(own):
+        return False
+    return set(kinds[kinds.index(nn.Linear) :]) <= {nn.Linear, nn.ReLU}
 
 
 def row_of_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -129,7 +129,8 @@ def test_all_computations_of_per_sample_gradients_agree() -> None:
 
 
 def test_an_activation_that_a_row_calls_twice_counts_twice() -> None:
-    """In the stack of a user's network, and in its Fisher information; a layer with parameters is never in a row twice."""
+    """In the stack of a user's network, and in its Fisher information. Rows that call a layer with parameters twice, or a
+    Linear on more than vectors, train as plain modules."""
     relu = torch.nn.ReLU()
     row = torch.nn.Sequential(torch.nn.Linear(4, 5), relu, torch.nn.Linear(5, 5), relu, torch.nn.Linear(5, 3)).double()
     assert prefers_stacking(row)
@@ -144,6 +145,7 @@ def test_an_activation_that_a_row_calls_twice_counts_twice() -> None:
         torch.testing.assert_close(of_row[name], together[name])
     tied = torch.nn.Linear(4, 4)
     assert not prefers_stacking(torch.nn.Sequential(tied, relu, tied))
+    assert not prefers_stacking(torch.nn.Sequential(tied, relu, torch.nn.Flatten(), torch.nn.Linear(32, 3)))
 
 
 def test_the_whole_matrix_has_the_separately_computed_diagonal() -> None:
