@@ -26,7 +26,7 @@ from src.training.fit import fit
 from src.training.graph.choice import continuable, is_trained_by
 from src.training.group_size import group_limit
 from src.training.monitor import GroupControl
-from src.training.penalties import extra_passes, make_penalty
+from src.training.penalties import PENALTIES, make_penalty
 from src.training.penalties.kind import PenaltyContext
 from src.training.plan import Node, StagePlan
 from src.training.replicas import ModelState
@@ -318,7 +318,9 @@ class _Executor:
 
 def _charged(plan: StagePlan, node: Node, result: StageResult) -> StageResult:
     """The result with the cost of its penalty, targets and start in its ledger."""
-    passes = extra_passes(plan, node, result.ledger.samples) + n_kept(node) / 3
+    passes = n_kept(node) / 3
+    if node.penalty_parent is not None:
+        passes += PENALTIES[node.stage.penalty.kind].extra_passes(plan, node, result.ledger.samples)
     passes += node.length.n_draws if node.stage.start.kind == "dash" else 0
     return dataclasses.replace(result, ledger=dataclasses.replace(result.ledger, extra_passes=passes))
 

@@ -8,7 +8,7 @@ from src.training.penalties.ewc import Ewc, EwcFull
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.penalties.l2_sp import L2Init, L2Sp
 from src.training.penalties.lwf import Lwf
-from src.training.plan import Node, StagePlan
+from src.training.plan import Node
 from src.training.replicas import Penalty
 
 PENALTIES: dict[str, PenaltyKind] = {
@@ -28,10 +28,3 @@ def make_penalty(context: PenaltyContext, nodes: Sequence[Node]) -> Penalty | No
     anchors = [context.plan.nodes[node.penalty_parent] for node in nodes if node.penalty_parent is not None]
     assert len(anchors) == (0 if penalty.of is None else len(nodes))
     return PENALTIES[penalty.kind].make(context, nodes, anchors)
-
-
-def extra_passes(plan: StagePlan, node: Node, samples: int) -> float:
-    """See `PenaltyKind.extra_passes`."""
-    if node.penalty_parent is None:
-        return 0.0
-    return PENALTIES[node.stage.penalty.kind].extra_passes(plan, node, samples)
