@@ -19,7 +19,7 @@ from src.config.command import command
 from src.data.stream import Bank, Samples
 from src.errors import ConfigError
 from src.io import write_files
-from src.training.store import weights_digest
+from src.training.store.store import weights_digest
 
 CHECKED = 256
 """Test samples whose outputs must be those of the trained network, bit for bit."""

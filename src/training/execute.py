@@ -39,7 +39,7 @@ from src.training.starting import (
     latest_resume_point,
     starting_model,
 )
-from src.training.store import StageCache, Store
+from src.training.store.store import StageCache, Store
 from src.training.targets import n_kept, with_targets
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from src.training.devices import Device
 from src.training.plan import Node, Run, StagePlan
 from src.training.result import Ledger, StageResult
 from src.training.scoring import Scores, score_stages, set_names, training_sets, validation_curves
-from src.training.store import weights_digest
+from src.training.store.store import weights_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ from src.training.losses import losses_of
 from src.training.plan import Node
 from src.training.replicas import ModelState
 from src.training.result import ResumePoint, StageResult
-from src.training.store import Store
+from src.training.store.store import Store
 
 
 def latest_resume_point(node: Node, store: Store, curve_points: int) -> ResumePoint | None:

@@ -19,7 +19,7 @@ from src.training.graph import choice
 from src.training.graph.choice import form_of, uncapturable
 from src.training.result import ResumePoint
 from src.training.starting import initial_model
-from src.training.store import Store
+from src.training.store.store import Store
 from tests.training.captures import CalledAgain
 from tests.training.cells import CPU, executed, planned, tiny
 

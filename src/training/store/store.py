@@ -1,4 +1,4 @@
-"""Stage results and resume points on disk.
+"""Stage results and resume points on disk, shared by all sweeps, workers and hosts of one `multirun/`.
 
 Every file holds tensors and a checksum over its content, is written atomically, and counts as absent if damaged.
 """
