@@ -29,16 +29,17 @@ ModelState = dict[str, Tensor]
 
 
 def trainable_names(model: nn.Module, trainable: Trainable, key: str = "regime.freeze") -> set[str]:
-    """Names of the parameters that a stage trains. Raises ConfigError under `key` if `trainable` freezes all of them or none."""
-    names = [name for name, _ in model.named_parameters()]
+    """Names of the parameters that a stage trains, of those that the network itself does not freeze. Raises ConfigError under
+    `key` if `trainable` freezes all of them or none."""
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trainable.kind == "all":
-        return set(names)
+        return names
     if trainable.kind == "pattern":
         chosen = {name for name in names if re.search(trainable.pattern, name)}
     else:
         ordered = [parameters for _, parameters in layers(model)]
         kept = ordered[-trainable.layers :] if trainable.kind == "last" else ordered[trainable.layers :]
-        chosen = {name for parameters in kept for name in parameters}
+        chosen = names.intersection(name for parameters in kept for name in parameters)
     if not chosen or len(chosen) == len(names):
         what = "nothing is left to train" if not chosen else "nothing is frozen"
         given = trainable.pattern if trainable.kind == "pattern" else trainable.layers

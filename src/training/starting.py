@@ -128,8 +128,9 @@ def with_rows(
 
 
 def shrink_perturb(weights: Mapping[str, Tensor], noise: nn.Module, shrink: float, perturb: float) -> ModelState:
-    """shrink * weights + perturb * freshly drawn initial weights (Ash & Adams 2020); buffers stay as they are."""
-    drawn = dict(noise.named_parameters())
+    """shrink * weights + perturb * freshly drawn initial weights (Ash & Adams 2020); buffers and what
+    the network freezes stay as they are."""
+    drawn = {name: parameter for name, parameter in noise.named_parameters() if parameter.requires_grad}
     return {
         name: shrink * tensor + perturb * drawn[name].detach() if name in drawn else tensor
         for name, tensor in weights.items()
@@ -160,6 +161,7 @@ def dash(config: Config, node: Node, model: nn.Module, device: Device) -> Mappin
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
         for name, parameter in layer.named_parameters(recurse=False)
+        if parameter.requires_grad
     }
     means = {name: torch.zeros_like(parameter) for name, parameter in units.items()}
     losses = losses_of(config, node)

@@ -57,6 +57,38 @@ def test_a_module_of_ones_own_trains_like_a_built_in(tmp_path: Path) -> None:
         compose([plugin, "arch=Net", "arch.width=wide"])
 
 
+FROZEN = """
+def row(in_features, num_classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(in_features, 8), nn.ReLU(), nn.Linear(8, num_classes))
+    net[1].requires_grad_(False)
+    return net
+
+
+def convolution(in_channels, num_classes):
+    layers = nn.Conv2d(in_channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    net = nn.Sequential(*layers)
+    net[0].requires_grad_(False)
+    return net
+
+
+ARCHITECTURES = {"row": row, "convolution": convolution}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arch", "frozen", "head"), [("row", "1.weight", "3.weight"), ("convolution", "0.weight", "4.weight")]
+)
+def test_parameters_that_it_freezes_stay_as_they_are(tmp_path: Path, arch: str, frozen: str, head: str) -> None:
+    regimes = "regimes=[sequential,ewc,{ewc:{full:true}},dash,shrink_perturb,{freeze:{pattern:weight}}]"
+    config = tiny(file_of(tmp_path, FROZEN), f"arch={arch}", regimes, "seeds=1")
+    initial = build_model(config.arch, (1, 8, 8), 10, 0).state_dict()
+    _, execution = executed(config)
+    assert not execution.failures
+    for result in execution.results.values():
+        assert torch.equal(result.weights[frozen], initial[frozen])
+        assert not torch.equal(result.weights[head], initial[head])
+
+
 def test_a_function_may_return_it(tmp_path: Path) -> None:
     code = (
         "def net(in_features, n_outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, n_outputs))\n"

@@ -99,7 +99,9 @@ class MatrixPenalty:
         terms = []
         for r, own in enumerate(found):
             if own:
-                weights = torch.cat([own[name].flatten() for name in self.names])
+                like = next(iter(own.values()))
+                every = (own[name] if name in own else self.anchors[r][name].to(like) for name in self.names)
+                weights = torch.cat([parameter.flatten() for parameter in every])
                 if r not in self._placed:
                     anchor = torch.cat([self.anchors[r][name].flatten() for name in self.names])
                     self._placed[r] = (anchor.to(weights), self.matrices[r].to(weights))

@@ -45,7 +45,7 @@ class FisherInput:
     """The classes that its head has; None: all."""
 
     def __post_init__(self) -> None:
-        self.model.eval()
+        self.model.eval().requires_grad_()
 
     def batches(self, n_numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples [b, ...] with their vectors s_c [b, C, K]; `n_numbers`: in memory for each vector."""
