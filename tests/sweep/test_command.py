@@ -247,7 +247,8 @@ def test_a_dry_run_lists_the_missing_runs_and_changes_nothing(tmp_path: Path, co
     assert command.sweep(multirun, "split.ratio=0.1", "stopping.epochs=1,2", "seeds=2").code == 0
     output = command(*dry)
     assert "runs: 16, done 8, missing 8" in output.out
-    assert "time: about 8 s with 2 workers" in output.out, "8 runs of 2 s each on 2 workers"
+    estimate = "time: about 8 s with 2 workers, if a run takes 2 s, the mean of this sweep's runs so far"
+    assert estimate in output.out, "8 runs of 2 s each on 2 workers"
 
 
 def test_a_dry_run_shows_what_the_photos_are(

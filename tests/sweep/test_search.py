@@ -20,7 +20,7 @@ from src.config import Config
 from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import n_shares
 from src.sweep.processes import Process
-from src.sweep.search.trials import best_first
+from src.sweep.search.trials import best_first, best_text
 from src.sweep.search.work import SearchWork
 from src.sweep.supervisor import Supervisor
 from src.sweep.workers.slurm import WorkerJob
@@ -145,6 +145,9 @@ def test_a_difference_may_be_where_it_is_least(tmp_path: Path) -> None:
             if trial.state.name == "COMPLETE":
                 assert trial.values[0] == pytest.approx(abs(trial.params["optimizer.lr"] - 0.1))
     assert least.id != largest.id
+    trials = run(least, tmp_path)
+    shown = 100 * best_first(trials, least)[0].values[0]
+    assert (best_text(trials, least) or "").startswith(f"{shown:.1f} points at optimizer.lr="), "as the table has it"
 
 
 def test_another_pruner_is_another_search(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def describe(
         lines.append("time and disk: unknown until a first run of this sweep is finished")
     else:
         left, disk = duration(seconds * n_missing / n_workers), f"{size * n_missing / 2**20:.1f} MiB"
-        lines.append(f"time: about {left} with {n_workers} workers, from {seconds:.2g} s a run so far; disk: {disk}")
+        rate = f"if a run takes {seconds:.2g} s, the mean of this sweep's runs so far"
+        lines.append(f"time: about {left} with {n_workers} worker{'s' * (n_workers != 1)}, {rate}; disk: {disk}")
     return lines
 
 

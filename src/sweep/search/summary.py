@@ -22,7 +22,7 @@ from src.io import write_atomically
 from src.sweep.grid.cells import labels_of
 from src.sweep.search.plots import boundary_sentences, draw, write_boundary
 from src.sweep.search.pruning import N_STEPS, is_pruned_early
-from src.sweep.search.trials import Searched, best_first
+from src.sweep.search.trials import Searched, best_first, value_text
 from src.sweep.summary import TrialInfo, attached, print_troubles, read_records, report_cells, stdout_console
 from src.sweep.work import axes_text
 from src.tracking.outbox import Outbox
@@ -69,7 +69,7 @@ def report_search(searched: Searched, sweep_dir: Path, cells: Sequence[ResolvedC
     write_sweep(sweep_dir, report, outbox)
     console = stdout_console()
     if best:
-        console.print(table.terminal(no_wrap=["cell"]))
+        console.print(table.fitting(console.width, ["cell"]).terminal(no_wrap=["cell"]))
     for line in sentences:
         console.print(line)
     for trial in searched.trials:
@@ -136,19 +136,12 @@ def _cut(searched: Searched) -> list[str]:
 
 def _shown(trial: FrozenTrial, searched: Searched) -> str:
     """The value in the units of its metric, with its means where it is a difference."""
-    objective, value = searched.search.objective, _value(trial, searched)
+    objective, value = searched.search.objective, value_text(trial, searched.search)
     unit = unit_of(objective.metric)
     if len(objective.of) == 1:
-        return f"{value} {unit.of_values}".rstrip()
+        return value
     means = ", ".join(f"{label} {unit.value(mean)}" for label, mean in trial.user_attrs["means"].items())
-    return f"{value} {unit.of_differences}".rstrip() + f" ({means})"
-
-
-def _value(trial: FrozenTrial, searched: Searched) -> str:
-    objective = searched.search.objective
-    unit = unit_of(objective.metric)
-    is_signed = len(objective.of) > 1 and not objective.direction.endswith("absolute")
-    return (unit.difference if is_signed else unit.value)(trial.values[0])
+    return f"{value} ({means})"
 
 
 def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
@@ -159,7 +152,7 @@ def _table(searched: Searched, best: Sequence[FrozenTrial]) -> TextTable:
     heads = ("trial", f"value, {shown}" if shown else "value", *means, *search.space, "cell")
     rows = tuple(
         (
-            *(str(trial.user_attrs["point"]), _value(trial, searched)),
+            *(str(trial.user_attrs["point"]), value_text(trial, search, with_unit=False)),
             *(unit.value(trial.user_attrs["means"][label]) for label in labels),
             *(str(trial.params[key]) for key in search.space),
             trial.user_attrs["cell"],

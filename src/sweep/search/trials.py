@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from src.cells.outcome import CellOutcome
 from src.comparison.metrics import Score
+from src.comparison.units import unit_of
 from src.config import Config
 from src.config.space import Point
 from src.errors import ConfigError, Pruned
@@ -224,4 +225,13 @@ def best_text(trials: Sequence[FrozenTrial], search: Search) -> str | None:
     if not search.strategy.finds_best:
         return f"{trials[-1].user_attrs.get('certain', 0.0):.0%} of the map certain" if trials else None
     best = best_first(trials, search)
-    return f"{best[0].values[0]:.4g} at {axes_text(best[0])}" if best else None
+    return f"{value_text(best[0], search)} at {axes_text(best[0])}" if best else None
+
+
+def value_text(trial: FrozenTrial, search: Search, *, with_unit: bool = True) -> str:
+    """The value of a trial in the unit of its metric: "85.9 %", and of a difference "+3.8 points"."""
+    objective, unit = search.objective, unit_of(search.objective.metric)
+    is_difference = len(objective.of) > 1
+    is_signed = is_difference and not objective.direction.endswith("absolute")
+    text = (unit.difference if is_signed else unit.value)(trial.values[0])
+    return f"{text} {unit.of_differences if is_difference else unit.of_values}".rstrip() if with_unit else text
