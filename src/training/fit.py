@@ -100,6 +100,8 @@ def fit(
         graphed = GraphedUpdates(module, feed, form.capture, config.trainer.precision, kind)
         module.train_graphed = graphed.train
 
+    monitors = [scorer.weights(r, node.monitor) for r, node in enumerate(nodes) if node.monitor is not None]
+
     def measured() -> list[float]:
         """The stopping rule's value of every model, smaller is better."""
         measurement = config.stopping.measurement
@@ -107,7 +109,6 @@ def fit(
         if measurement.data == "training":
             values = module.training_values(feed, measurement.quantity)
         else:
-            monitors = [(node.monitor, node.stream) for node in nodes if node.monitor is not None]
             values = monitor_values(scorer.score(replicas), monitors, measurement.quantity)
         return [-value for value in values] if measurement.quantity == "accuracy" else values
 

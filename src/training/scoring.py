@@ -52,7 +52,7 @@ class Scorer:
         mask: Tensor | None,
         classes: Sequence[int],
     ) -> None:
-        self.loss, self.device, self.mask, self.classes = loss, device, mask, classes
+        self.pools, self.loss, self.device, self.mask, self.classes = pools, loss, device, mask, classes
         self.table = Table(list(pools), device)
         self.labels = [torch.stack([models[p].y for models in pools]) for p in range(len(pools[0]))]
         sizes = [len(pool) for pool in pools[0]]
@@ -64,6 +64,10 @@ class Scorer:
         self.groups = [np.stack([models[p].groups for models in pools]) for p in range(len(pools[0]))]
         shared = max((int(groups.max()) + 1 for groups in self.groups if groups.size), default=1)
         self.n_classes = 1 if self.labels[0].is_floating_point() else max(n_outputs, shared)
+
+    def weights(self, model: int, chosen: EvaluationSet) -> Mapping[int, Floats]:
+        """The class weights of a set over the model's pools."""
+        return class_weights(chosen, self.pools[model], self.n_classes)
 
     def score(self, replicas: Replicas) -> PoolScores:
         """Scores of every pool under the current weights, in evaluation mode."""
@@ -131,11 +135,10 @@ def validation_curves(stream: Stream, curves: Curves) -> dict[str, Floats]:
     return series
 
 
-def monitor_values(scores: PoolScores, sets: Sequence[tuple[EvaluationSet, Stream]], quantity: str) -> list[float]:
-    """Every model's mean ``loss`` or ``accuracy`` on its own set."""
+def monitor_values(scores: PoolScores, sets: Sequence[Mapping[int, Floats]], quantity: str) -> list[float]:
+    """Every model's mean ``loss`` or ``accuracy`` on its own set, given its class weights."""
     values, (recall, loss) = [], scores
-    for r, (chosen, stream) in enumerate(sets):
-        weights = class_weights(chosen, stream.val.pools, loss.shape[-1])
+    for r, weights in enumerate(sets):
         value = float(set_mean(loss[:, r], weights))
         if quantity == "accuracy":  # outputs that are not bounded have no accuracy, though their largest has an index
             value = float(set_mean(recall[:, r], weights)) if math.isfinite(value) else math.nan
