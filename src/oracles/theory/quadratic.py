@@ -23,16 +23,12 @@ def combined_optimum(hessians: Sequence[Floats], optima: Sequence[Floats], sizes
     return np.asarray(np.linalg.solve(np.sum(weighted, axis=0), np.sum(pulls, axis=0)))
 
 
-def matched_weight(n1: int, n2: int) -> float:
-    """The penalty weight n1/n2 at which a stage on the mean loss of Dataset 2 counts Dataset 1 as combined does."""
-    return n1 / n2
-
-
 def ewc_optimum(hessian: Floats, optimum: Floats, anchor: Floats, fisher: Floats, weight: float) -> Floats:
     """Where stage 2 ends under EWC: the minimum of L_2(w) + (weight/2) (w - anchor)' F (w - anchor).
 
-    With anchor = o_1, F = the full H_1 and weight = `matched_weight` this *is* `combined_optimum`, exactly, for
-    quadratic losses; with F = diag(H_1) it is not, unless H_1 is diagonal. Valid if H_2 + weight F has full rank.
+    With anchor = o_1, F = the full H_1 and weight = n1/n2, at which a stage on the mean loss of Dataset 2 counts
+    Dataset 1 as combined does, this *is* `combined_optimum`, exactly, for quadratic losses; with F = diag(H_1) it is
+    not, unless H_1 is diagonal. Valid if H_2 + weight F has full rank.
     Source: Kirkpatrick et al. 2017 (Laplace approximation, exact here); Huszar 2018.
     """
     return combined_optimum([hessian, fisher], [optimum, anchor], [1.0, weight])

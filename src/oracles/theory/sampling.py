@@ -87,23 +87,14 @@ def bias_change(priors1: npt.ArrayLike, priors2: npt.ArrayLike) -> Floats:
     return change
 
 
-def absent_class_growth(n_present: int) -> float:
-    """d(1/p)/d(eta t) in the long run for the probability p of a class absent from the data: 1 + 1/m, m classes
-    present.
-
-    Setting of `absent_class_probability`; unequal priors of the present classes give the same slope in the end. So p
-    falls like 1/t only, never exponentially.
-    """
-    return 1.0 + 1.0 / n_present
-
-
 def absent_class_probability(start: float, time: float, n_present: int) -> float:
     """p of a class absent from the data after bias-only gradient flow of the mean cross-entropy for `time` = eta t.
 
     The m = `n_present` other classes are equally frequent and start equally likely; `start` = p(0) in (0, 1). Solves
     d(1/p)/dt = (1 - p)(1 + 1/m) exactly: with v = 1/p - 1, v + log v grows linearly at rate 1 + 1/m. Derivation: the
-    absent bias falls at rate p, each other one rises at rate p/m. Descent with small steps follows this flow.
+    absent bias falls at rate p, each other one rises at rate p/m. Descent with small steps follows this flow. In the
+    long run d(1/p)/dt is 1 + 1/m for unequal priors of the other classes, too: p falls like 1/t, never exponentially.
     """
     v0 = (1.0 - start) / start
-    level = v0 + math.log(v0) + absent_class_growth(n_present) * time
+    level = v0 + math.log(v0) + (1.0 + 1.0 / n_present) * time
     return float(1.0 / (1.0 + wrightomega(level)))  # Wright's omega solves v + log v = level
