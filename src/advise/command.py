@@ -67,15 +67,12 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         print(_plan_text(pilot))
         return 0
-    deliverer = Deliverer(pilot.full.sweep_dir, config.tracking).start()
-    try:
-        answer = run(pilot, remarks)
-        report(answer, pilot, arguments)
-    except CannotSay as reason:
-        print(f"cannot say: {reason}")
-        return 1
-    finally:
-        deliverer.stop()
+    with Deliverer(pilot.full.sweep_dir, config.tracking):
+        try:
+            report(run(pilot, remarks), pilot, arguments)
+        except CannotSay as reason:
+            print(f"cannot say: {reason}")
+            return 1
     return 0
 
 
