@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from src.data.sources.arrays import ArraysData
+from src.environment import memory_available
 from src.errors import ConfigError
-from src.free_memory import memory_available
 from src.regimes import checkpoint
 from tests.data.samples import read_source
 
@@ -113,7 +113,7 @@ def peak_mib() -> float:
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with little free memory, so that an archive of some megabytes is too large."""
-    monkeypatch.setattr("src.free_memory.memory_available", lambda: 2**25)
+    monkeypatch.setattr("src.environment.memory_available", lambda: 2**25)
 
 
 @pytest.mark.parametrize("kind", ARRAYS)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.environment import require_loadable
 from src.errors import ConfigError, foreign_file
-from src.free_memory import require_loadable
 from src.io import bytes_digest
 
 if TYPE_CHECKING:

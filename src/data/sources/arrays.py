@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.sources.base import PathConfig, SourceConfig
+from src.environment import require_loadable
 from src.errors import ConfigError, foreign_file
-from src.free_memory import require_loadable
 from src.typed import bounds
 
 if TYPE_CHECKING:
