@@ -25,7 +25,7 @@ class Decision:
             (another may be as good, and little is lost by the choice) or ``thin`` (the choice is expected to lose more
             than the margin).
         choice: The candidate to take; of an abstention the cheapest of those that are as good as the leader.
-        second: The best of the others.
+        second: The best of the others, of an abstention without those that are ruled out.
         contenders: Those that more runs would have to compare, the most likely first; empty if there is nothing to
             gain.
         ruled_out: Those that are worse than the choice, each with 90 % probability and by more than the margin on
@@ -69,14 +69,16 @@ def decide(values: Floats, costs: Sequence[float], margin: float) -> Decision:
     as_good = [k for k in others if means[leader] - means[k] <= margin / 4]
     choice = leader if kind == "decided" else min((leader, *as_good), key=lambda k: (costs[k], -means[k]))
     matters = kind == "thin" or (kind == "close" and regret[leader] > margin / 4)
+    ruled_out = beaten_by(choice)
+    second = next((k for k in (leader, *others) if k != choice and k not in ruled_out), others[0])
     may_win = [k for k in others if (values[:, k] - values[:, leader] > margin / 4).mean() > (1 - SURE) / 4]
     rivals = sorted(may_win, key=lambda k: -p_best[k])
     return Decision(
         kind=kind,
         choice=choice,
-        second=others[0] if choice == leader else leader,
+        second=second,
         contenders=(leader, *rivals) if matters and rivals else (),
-        ruled_out=beaten_by(choice),
+        ruled_out=ruled_out,
         p_best=tuple(p_best.tolist()),
         regret=tuple(regret.tolist()),
     )

@@ -33,7 +33,7 @@ def number(answer: Answer, value: float) -> str:
 
 def interval(answer: Answer, one: Advised) -> str:
     digits = ".4g" if answer.question.is_error else ".1f"
-    return f"[{one.low:{digits}}, {one.high:{digits}}]"
+    return f"[{one.low + 0.0:{digits}}, {one.high + 0.0:{digits}}]"  # + 0.0: a loss of -0 is 0
 
 
 def points(answer: Answer, value: float) -> str:
@@ -122,7 +122,7 @@ def notes(answer: Answer) -> list[str]:
     again = "time / price" if question.price.hour else "time"
     currency = ", in the currency of price.hour like price and net value"
     unit = f", in {unit_of(question.metric).of_differences or question.metric}"
-    regret = f"regret: expected loss by choosing it{unit if question.value.point is None else currency}"
+    regret = f"regret: expected distance from the best{unit if question.value.point is None else currency}"
     largest = " or ".join(f"{size:,}" for size in sizes)
     lines = [
         f"pilot: measured on {largest} of {full:,} training samples; predicted: at {full:,}, mean over seeds; "

@@ -86,7 +86,8 @@ def two_statements(
         return f"{text}no seed trained in both"
     unit = unit_of(metric)
     mean, median = (unit.difference(float(of(differences))) for of in (np.mean, np.median))
-    text += f"of {len(differences)} seeds that trained in both, {a} - {b} = {mean} {unit.of_differences}".rstrip()
+    text += f"of {len(differences)} seed{'s' * (len(differences) > 1)} that trained in both, "
+    text += f"{a} - {b} = {mean} {unit.of_differences}".rstrip()
     return f"{text}, median {median}{_tested(np.sign(differences))}"
 
 

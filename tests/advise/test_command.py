@@ -143,7 +143,7 @@ def test_a_repetition_trains_nothing_and_a_checkpoint_makes_its_stage_sunk(
     shown = capsys.readouterr().out
     assert "net value" in shown
     assert re.search(r"It costs (under 1|\d+) s \(price [\d.]+\) on this machine", " ".join(shown.split()))
-    assert "regret: expected loss by choosing it, in the currency of price.hour" in " ".join(shown.split())
+    assert "regret: expected distance from the best, in the currency of price.hour" in " ".join(shown.split())
     assert f"seeds=1 multirun={advice.multirun}" in shown, "the recommended training goes where the advice is"
     assert "the model of Dataset 1 being paid for" in shown
     assert "its weights are not measured" in shown

@@ -33,6 +33,13 @@ def test_thin_evidence_names_the_contenders_alone() -> None:
     assert (found.kind, found.contenders, found.ruled_out) == ("thin", (0, 1), (2,))
 
 
+def test_a_candidate_that_is_ruled_out_is_not_said_to_be_better() -> None:
+    """The second by mean is certainly worse; the third, which varies more, may be better."""
+    values = np.array([90.0, 87.0, 80.0]) + np.array([0.1, 0.1, 12.0]) * NOISE
+    found = decide(values, [1, 1, 1], margin=1)
+    assert (found.kind, found.choice, found.second, found.ruled_out) == ("thin", 0, 2, (1,))
+
+
 def test_a_lead_that_is_not_certain_is_close_if_little_is_lost() -> None:
     found = decide(np.array([90.0, 88.5, 40.0]) + 1.5 * NOISE, [2, 1, 1], margin=1)
     assert (found.kind, found.choice, found.contenders) == ("close", 0, (0, 1))
