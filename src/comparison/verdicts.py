@@ -7,7 +7,7 @@ the corrected test names no winner; the winner is always that of the corrected t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
@@ -119,14 +119,6 @@ def elsewhere_of(metric: str) -> dict[str, str]:
     return {"d1": f"test/d1/{kind}", "d2": f"test/d2/{kind}"} | on_union
 
 
-def judge_test_sets(judged: Callable[[str | None], list[CellVerdict]]) -> list[CellVerdict]:
-    """The verdicts on the union, each with those on the other test sets. `judged`: the verdicts by a metric."""
-    verdicts = judged(None)
-    others = {name: judged(metric) for name, metric in elsewhere_of(verdicts[0].metric).items()} if verdicts else {}
-    found = {name: own for name, own in others.items() if any(verdict.difference is not None for verdict in own)}
-    return [replace(own, elsewhere={name: of[k] for name, of in found.items()}) for k, own in enumerate(verdicts)]
-
-
 def judge(
     records: Records,
     regimes: Sequence[str],
@@ -167,6 +159,15 @@ def judge(
     unseen = {regime: _unseen(runs.values(), regime, metric) for regime in regimes}
     own_verdicts = [judged[comparison] for comparison in wanted]
     return [_scoped(verdict, unseen[verdict.winner]) if verdict.certain else verdict for verdict in own_verdicts]
+
+
+def judge_test_sets(records: Records, regimes: Sequence[str], **rules: Any) -> list[CellVerdict]:
+    """The verdicts on the union, each with those on the other test sets. `rules`: further arguments of `judge`."""
+    verdicts = judge(records, regimes, **rules)
+    names = elsewhere_of(verdicts[0].metric) if verdicts else {}
+    others = {name: judge(records, regimes, metric, **rules) for name, metric in names.items()}
+    found = {name: own for name, own in others.items() if any(verdict.difference is not None for verdict in own)}
+    return [replace(own, elsewhere={name: of[k] for name, of in found.items()}) for k, own in enumerate(verdicts)]
 
 
 def _pair(

@@ -19,7 +19,7 @@ from src.cli import fail
 from src.comparison.families import declare, read_families
 from src.comparison.pairing import by_cell, grouped, load_records
 from src.comparison.sentences import sentence, sentence_elsewhere
-from src.comparison.verdicts import judge, judge_test_sets
+from src.comparison.verdicts import judge_test_sets
 from src.config import SCHEMA_VERSION, compose
 from src.errors import ConfigError, did_you_mean
 from src.io import digest, file_name, read_json_or, write_atomically
@@ -166,8 +166,7 @@ def _report(sweep_dir: Path, labels: Sequence[str], baseline: str | None, comman
     runs = by_cell(records.runs)
     seeds = {run.seed for run in records.runs}
     declare(sweep_dir, sorted(runs), labels, baseline, seeds)
-    settings: dict[str, Any] = {"baseline": baseline, "families": read_families(sweep_dir)}
-    verdicts = judge_test_sets(lambda metric: judge(records, labels, metric, **settings))
+    verdicts = judge_test_sets(records, labels, baseline=baseline, families=read_families(sweep_dir))
     results = CommandResults(records=records, labels=labels, verdicts=verdicts, n_cells=len(runs))
     with publication(sweep_dir, results, command_line) as outbox:
         for cell, own in grouped(verdicts, lambda verdict: verdict.cell).items():

@@ -18,7 +18,7 @@ from src.comparison.tables import csv_table, sweep_table
 from src.comparison.transfer import LEGEND, transfer_tables
 from src.comparison.tuning import Tuned, tuning_of, with_remarks
 from src.comparison.units import name_of
-from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge, judge_test_sets
+from src.comparison.verdicts import CellVerdict, by_pair, default_metric, judge_test_sets
 from src.config.plugins import catalogs
 from src.io import write_atomically
 from src.report.boundary import boundary_plot
@@ -55,9 +55,8 @@ def write_report(
     shutil.rmtree(folder / PAPER, ignore_errors=True)
     if paper:
         (folder / PAPER).mkdir()
-    settings: dict[str, Any] = {"baseline": sweep.baseline, "families": read_families(sweep.folder)}
-    verdicts = judge_test_sets(lambda own: judge(sweep.records, sweep.labels, own, **settings))
-    tuning = tuning_of(sweep.folder, sweep.configs, sweep.labels)
+    families, tuning = read_families(sweep.folder), tuning_of(sweep.folder, sweep.configs, sweep.labels)
+    verdicts = judge_test_sets(sweep.records, sweep.labels, baseline=sweep.baseline, families=families)
     verdicts = with_remarks(verdicts, tuning)
     files = {}
     if verdicts:

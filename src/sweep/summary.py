@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from src import terminal
 from src.axes import AxisValue, axis_of
@@ -98,13 +98,8 @@ def judge_cells(sweep_dir: Path, cells: Sequence[ResolvedCell], records: Records
         seeds = {seed for family in families for seed in family.seeds}
         elsewhere = load_records(sweep_dir, cells=others, seeds=seeds)
         records = replace(records, runs=(*records.runs, *elsewhere.runs), failed=(*records.failed, *elsewhere.failed))
-    settings: dict[str, Any] = {
-        "baseline": configs[0].baseline,
-        "families": families,
-        "cells": own,
-        "undeclared": Rules(margin=configs[0].margin),
-    }
-    return judge_test_sets(lambda metric: judge(records, labels_of(configs), metric, **settings))
+    rules = {"baseline": configs[0].baseline, "undeclared": Rules(margin=configs[0].margin)}
+    return judge_test_sets(records, labels_of(configs), families=families, cells=own, **rules)
 
 
 @contextmanager

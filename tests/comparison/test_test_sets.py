@@ -7,7 +7,6 @@ the verdicts by each metric; the map has a panel for each test set.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ def forgetting(n_cells: int) -> Records:
 
 def verdicts_of(n_cells: int) -> list[CellVerdict]:
     records = forgetting(n_cells)
-    return judge_test_sets(lambda metric: judge(records, BOTH, metric))
+    return judge_test_sets(records, BOTH)
 
 
 def test_the_summary_counts_the_winners_on_every_test_set() -> None:
@@ -59,7 +58,7 @@ def test_the_summary_counts_the_winners_on_every_test_set() -> None:
 
 def test_the_regime_that_wins_more_cells_is_named_first() -> None:
     records = forgetting(4)
-    text = summary(judge_test_sets(lambda metric: judge(records, tuple(reversed(BOTH)), metric)))
+    text = summary(judge_test_sets(records, tuple(reversed(BOTH))))
     assert text.startswith("Combined wins 4 of 4 cells on the union, 4 on Dataset 1"), "whatever the order of the two"
 
 
@@ -113,7 +112,7 @@ def test_a_regression_has_rmse_and_r2_beside_its_loss() -> None:
         found |= {"test/union/r2": 0.8 if run.regime == "combined" else 0.55}
         runs.append(dataclasses.replace(run, result={**run.result, "metrics": found}))
     records = Records(runs=tuple(runs))
-    (verdict,) = judge_test_sets(lambda metric: judge(records, BOTH, metric))
+    (verdict,) = judge_test_sets(records, BOTH)
     assert sentence_elsewhere(verdict) == "In RMSE: +1.0000 (combined); in R2: -0.2500 (combined)."
     table = sweep_table([verdict])
     start = table.heads.index("RMSE")
@@ -140,7 +139,7 @@ def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alon
     records = changed(changed(forgetting(4), "c1", "combined", diverged=True), "c2", "sequential", regime="replay")
     three = (*BOTH, "replay")
     for regimes, baseline in ((BOTH, None), (three, None), (three, "combined")):
-        verdicts = judge_test_sets(functools.partial(judge, records, regimes, baseline=baseline))
+        verdicts = judge_test_sets(records, regimes, baseline=baseline)
         for cell in ("c0", "c1", "c2", "c3"):
             runs = [run for run in records.runs if run.cell == cell]
             own = [verdict for verdict in verdicts if verdict.cell == cell]
@@ -154,7 +153,7 @@ def test_a_cells_metrics_are_taken_from_its_verdicts_and_equal_those_judged_alon
 
 
 def test_the_table_looks_for_its_columns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdicts, asked = judge_test_sets(lambda metric: judge(forgetting(5), BOTH, metric)), []
+    verdicts, asked = judge_test_sets(forgetting(5), BOTH), []
     original = tables.other_test_sets
 
     def counted(given: Any) -> list[str]:

@@ -108,7 +108,7 @@ def test_the_table_of_a_grown_grid_corrects_by_family(tmp_path: Path, capsys: py
 def test_the_columns_of_mlflow_show_differences_means_and_counts(cell_of: Callable[..., Records]) -> None:
     records = cell_of({"a": [0.9, 0.8], "b": [0.8, 0.7], "c": [0.5, 0.6]}, cell="c0")
     records = cell_of({"a": [0.5, 0.4], "b": [0.8, 0.7], "c": [0.5, 0.6]}, cell="c1", axes={"ratio": 3.0})
-    two = judge_test_sets(lambda metric: judge(records, ["a", "b"], metric))
+    two = judge_test_sets(records, ["a", "b"])
     of_cell = [verdict for verdict in two if verdict.cell == "c0"]
     tags = cell_tags(of_cell)
     assert (tags["difference"], tags["mean/a"], tags["mean/b"]) == ("+10.0 points", "85.0 %", "75.0 %")
