@@ -14,7 +14,7 @@ import numpy as np
 from src.advise.costs import Account, Cost, Rates, StageCost, planned
 from src.advise.question import Question
 from src.cells.resolve import ResolvedCell
-from src.comparison.pairing import RunRecord, load_records
+from src.comparison.pairing import RunRecord, grouped, load_records
 from src.config import Config
 from src.config.tune import OFF, EqualTuning, TuneConfig
 from src.data.stream import Stream
@@ -134,8 +134,8 @@ class Pilot:
         regimes, seeds = self.full.config.regimes[:1], self.full.config.seeds[:2]
         sizes = self.sizes_at(fraction)
         (cell,) = self.run([self.config_at(sizes, tune=OFF, trainer=trainer, regimes=regimes, seeds=seeds)])
-        records = self._records(cell, seeds)  # the cell may have others of the ladder's
-        runs = [run for key, run in records.items() if key[0] == regimes[0].label and run.result["cost"]["updates"]]
+        found = self._runs(cell, seeds).get(regimes[0].label, [])  # the cell may have others of the ladder's
+        runs = [run for run in found if run.result["cost"]["updates"]]
         if not runs:
             raise CannotSay(f"the first training failed: {'; '.join(self.failures) or 'it has no updates'}")
         seconds = min(float(run.provenance["seconds"]) / float(run.result["cost"]["updates"]) for run in runs)
@@ -190,22 +190,21 @@ class Pilot:
         sizes = [(first, round(fraction * batch)) for batch in batches]
         found = []
         for cell in self.run([self.config_at(own, tune=OFF, regimes=regimes) for own in sizes]):
-            runs = list(self._records(cell, self.full.config.seeds).values())
-            found.append({k: [run for run in runs if run.regime == self.chosen[k].label] for k in candidates})
+            runs = self._runs(cell, self.full.config.seeds)
+            found.append({k: runs.get(self.chosen[k].label, []) for k in candidates})
         return found
 
     def _keep(self, cell: ResolvedCell, regimes: Sequence[RegimeConfig]) -> None:
-        size = sum(cell.config.split.dataset_sizes())
-        records = self._records(cell, cell.config.seeds)
+        size, runs = sum(cell.config.split.dataset_sizes()), self._runs(cell, cell.config.seeds)
         for number, regime in enumerate(regimes):
-            own = [run for (label, _), run in records.items() if label == regime.label]
-            if own:
-                self.measured[size, number] = own
+            if regime.label in runs:
+                self.measured[size, number] = runs[regime.label]
 
     @staticmethod
-    def _records(cell: ResolvedCell, seeds: Sequence[int]) -> dict[tuple[str, int], RunRecord]:
+    def _runs(cell: ResolvedCell, seeds: Sequence[int]) -> dict[str, list[RunRecord]]:
+        """The runs of each regime in the order of their seeds."""
         runs = load_records(cell.sweep_dir, cells=[cell.hash], seeds=seeds).runs
-        return {(run.regime, run.seed): run for run in sorted(runs, key=lambda run: run.seed)}
+        return grouped(sorted(runs, key=lambda run: run.seed), lambda run: run.regime)
 
 
 def choose_ladder(pilot: Pilot) -> Ladder:
