@@ -23,12 +23,9 @@ from src.sweep.folder import SweepFolder
 class WorkerProcess(Protocol):
     """A started worker: what is used of `subprocess.Popen`."""
 
-    @property
-    def returncode(self) -> int | None: ...
-
     def poll(self) -> int | None: ...
 
-    def wait(self, timeout: float) -> int | None:
+    def wait(self, timeout: float) -> object:
         """Raises subprocess.TimeoutExpired."""
 
     def send_signal(self, number: signal.Signals) -> None: ...
@@ -53,22 +50,17 @@ class ForkedWorker:
             self._was_started = False
             log.write_text(f"the process that forks the workers has died: {type(error).__name__} {error}\n")
 
-    @property
-    def returncode(self) -> int | None:
+    def poll(self) -> int | None:
         return self._process.exitcode if self._was_started else 1
 
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def wait(self, timeout: float) -> int | None:
+    def wait(self, timeout: float) -> None:
         if self._was_started:
             self._process.join(timeout)
-        if self.returncode is None:
+        if self.poll() is None:
             raise subprocess.TimeoutExpired("worker", timeout)
-        return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        if self.returncode is None:
+        if self.poll() is None:
             os.kill(self._process.pid or 0, number)
 
 

@@ -153,8 +153,8 @@ class LocalWorkers(Workers):
             self._deaths = [0] * len(self._deaths)
         n_died = 0
         for slot, process in enumerate(self._slots):
-            if process is not None and process.poll() is not None:
-                if process.returncode != 0:
+            if process is not None and (status := process.poll()) is not None:
+                if status != 0:
                     self._deaths[slot] += 1
                     n_died += 1
                 self._slots[slot] = None
