@@ -38,13 +38,28 @@ class TextTable:
             self, heads=tuple(self.heads[k] for k in kept), rows=rows, align="".join(self.align[k] for k in kept)
         )
 
-    def fitting(self, width: int, optional: Sequence[str]) -> TextTable:
-        """The table without the first of the `optional` columns, as many as a terminal of `width` columns requires."""
+    def fitting(self, width: int, optional: Sequence[str] = ()) -> TextTable:
+        """The table without the first of the `optional` columns, as many as a terminal of `width` columns requires.
+
+        If it is too wide without all of them, names of regimes break before their knobs.
+        """
         from rich.console import Console
 
+        def is_too_wide() -> bool:
+            return Console(width=10_000).measure(table.terminal()).maximum > width
+
         table, left = self, list(optional)
-        while left and Console(width=10_000).measure(table.terminal()).maximum > width:
+        while left and is_too_wide():
             table = table.without({left.pop(0)})
+        if is_too_wide():
+            broken = (
+                tuple(
+                    cell.replace("(", "\n(") if letter == "l" else cell
+                    for cell, letter in zip(row, table.align, strict=True)
+                )
+                for row in table.rows
+            )
+            table = replace(table, rows=tuple(broken))
         return table
 
     def markdown(self) -> str:

@@ -186,9 +186,9 @@ def publication(sweep_dir: Path, results: CommandResults, command_line: str) -> 
     elif records.runs and not streams:  # one regime
         console.print(means_table(records.runs))
     for table in further:
-        console.print(replace(table, rows=table.rows[:MOST_ROWS]).terminal())
+        console.print(replace(table, rows=table.rows[:MOST_ROWS]).fitting(console.width).terminal())
     for grid in streams:
-        console.print(grid.terminal())
+        console.print(grid.fitting(console.width).terminal())
     for line in results.notes:
         console.print(line, style="dim")
     if streams:

@@ -141,6 +141,14 @@ def test_narrow_tables_break_no_word(grid: list[CellVerdict], width: int, lines_
     assert text.endswith("a: sequential, b: combined; a - b in points; c: barring collapses; e: exploratory")
 
 
+def test_a_table_that_is_too_wide_drops_what_may_go_and_then_breaks_names_before_their_knobs() -> None:
+    row = ("replay(share=0.5)", "12345", "1234567890")
+    table = TextTable(heads=("regime", "extra", "value"), rows=(row,), align="lrr")
+    assert table.fitting(40, ["extra"]) == table
+    assert table.fitting(30, ["extra"]) == table.without({"extra"})
+    assert table.fitting(25, ["extra"]).rows == (("replay\n(share=0.5)", "1234567890"),)
+
+
 def test_long_tables_end_in_a_count(grid: list[CellVerdict]) -> None:
     console = Console(width=100, file=io.StringIO())
     console.print(terminal_table(grid, width=100, max_rows=3))
