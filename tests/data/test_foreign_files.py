@@ -106,7 +106,12 @@ def test_index_spares_reading_settled_files_and_distrusts_recent_ones(
 ) -> None:
     read: list[str] = []
     original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or original(path))
+
+    def reading(path: Path) -> bytes:
+        read.extend([path.name] if path.suffix == ".bmp" else [])  # not the index
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
     monkeypatch.setattr(image_cache, "_vouches", lambda _: True)
     files = [save(tmp_path / "a" / f"{k}.bmp", k) for k in range(3)]
 
