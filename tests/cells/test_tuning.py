@@ -22,7 +22,7 @@ from src.config.command import command
 from src.config.space import distribution_of
 from src.config.tune import FIRST_SEED, OFF, EqualTuning
 from src.errors import Interrupted
-from src.report.plots import line_styles
+from src.report.plots import Canvas, line_styles
 from src.report.tuning import tuning_section
 from src.sweep.summary import read_records, report
 from src.tracking.runs import record_of
@@ -232,17 +232,18 @@ def test_what_a_reader_sees(cell: ResolvedCell, capsys: pytest.CaptureFixture[st
 
     verdicts = judge(read_records(cell.sweep_dir, [cell]), LABELS)
     chosen = {(cell.hash, label): tuned for label, tuned in found.items()}
-    section = tuning_section(verdicts, chosen, line_styles(LABELS), cell.sweep_dir)
+    canvas = Canvas(cell.sweep_dir, line_styles(LABELS))
+    section = tuning_section(verdicts, chosen, canvas)
     assert section is not None
     assert section["text"].startswith("Expected best after 1, 2, 4 trials, mean over 1 cells: sequential ")
     assert "sequential from" in section["plot"].alt
     assert section["side_by_side"] is None
     both = [dataclasses.replace(one, cell="default", winner="combined") for one in verdicts] + verdicts
-    section = tuning_section(both, chosen, line_styles(LABELS), cell.sweep_dir)
+    section = tuning_section(both, chosen, canvas)
     assert section is not None
     (row,) = section["side_by_side"].rows
     assert [field.text for field in row][1::2] == ["combined", verdicts[0].winner], "default, then tuned"
-    assert tuning_section(verdicts, {}, line_styles(LABELS), cell.sweep_dir) is None
+    assert tuning_section(verdicts, {}, canvas) is None
 
 
 def test_a_best_value_at_the_edge_is_remarked(cell: ResolvedCell) -> None:
