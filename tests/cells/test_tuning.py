@@ -232,7 +232,7 @@ def test_what_a_reader_sees(cell: ResolvedCell, capsys: pytest.CaptureFixture[st
 
     verdicts = judge(read_records(cell.sweep_dir, [cell]), LABELS)
     chosen = {(cell.hash, label): tuned for label, tuned in found.items()}
-    canvas = Canvas(cell.sweep_dir, line_styles(LABELS))
+    canvas = Canvas(folder=cell.sweep_dir, styles=line_styles(LABELS))
     section = tuning_section(verdicts, chosen, canvas)
     assert section is not None
     assert section["text"].startswith("Expected best after 1, 2, 4 trials, mean over 1 cells: sequential ")
