@@ -39,6 +39,8 @@ def foreign_file(key: str, value: str, file: Path, fix: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, OSError | ValueError) and str(error) else f"{error!r}"
+        if isinstance(error, OSError) and error.filename == str(file) and error.strerror:
+            reason = error.strerror  # the file is named already
         raise ConfigError(key, value, f"cannot read {file} ({reason[:300]}); {fix}") from error
 
 

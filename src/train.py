@@ -69,6 +69,8 @@ def show(folder: Path, is_new: bool) -> str:
 
     from rich.table import Table
 
+    from src.comparison.units import unit_of
+
     body = json.loads((folder / "result.json").read_text())
     metrics, cost = body["result"]["metrics"], body["result"]["cost"]
     table = Table(title=f"{body['regime']}, seed {body['seed']}: {body['status']}", title_justify="left")
@@ -85,11 +87,15 @@ def show(folder: Path, is_new: bool) -> str:
         table.add_column(heading, justify="right")
     for name in dict.fromkeys(key.split("/")[1] for key in metrics if key.startswith("test/")):
         values = [metrics.get(f"test/{name}/{kind}") for kind in columns]
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+        units = [unit_of(kind) for kind in columns]
+        texts = [f"{unit.value(value)} {unit.of_values}".rstrip() for unit, value in zip(units, values, strict=True)]
+        table.add_row(name, *("-" if value is None else text for value, text in zip(values, texts, strict=True)))
     terminal = console()
     terminal.print(table)
     forgotten = metrics.get("forgetting")
-    terminal.print(f"forgetting of earlier data sets: {'undefined' if forgotten is None else f'{forgotten:+.4f}'}")
+    unit = unit_of("forgetting")
+    shown = "undefined" if forgotten is None else f"{unit.difference(forgotten)} {unit.of_differences}"
+    terminal.print(f"forgetting of earlier data sets: {shown}")
     terminal.print(f"{cost['updates']:,} updates, {cost['samples']:,} samples, {cost['flops']:.3g} FLOPs")
     terminal.print(f"{'written to' if is_new else 'finished earlier, in'} {folder}", style="dim", soft_wrap=True)
     return str(body["status"])

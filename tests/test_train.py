@@ -37,8 +37,8 @@ def test_a_run_is_trained_shown_and_then_only_shown(command: Command, tmp_path: 
     assert (body["regime"], body["seed"]) == ("sequential", 3)
     metrics = body["result"]["metrics"]
     for name in ("d1", "d2", "union"):
-        assert f"{metrics[f'test/{name}/accuracy']:.4f}" in first.out
-    assert f"{metrics['forgetting']:+.4f}" in first.out
+        assert f"{100 * metrics[f'test/{name}/accuracy']:.1f} %" in first.out
+    assert f"forgetting of earlier data sets: {100 * metrics['forgetting']:+.1f} points" in first.out
     assert "120 samples" in first.out
     folder = next(tmp_path.glob("*/cells/*/sequential-3"))
     assert f"written to {folder}" in first.out

@@ -137,7 +137,7 @@ def _write(sweep_dir: Path, runs: Sequence[RecordedRun], about: Mapping[str, Any
         with outbox.transaction(folder):
             write_run(folder, body, NO_HISTORY, yaml.safe_dump({"recorded": dict(source)}))
     n_cells = len({run.address[0] for run in runs})
-    print(f"{len(runs)} runs in {n_cells} cells, {len(new)} of them new")
+    print(f"{len(runs)} runs in {n_cells} cell{'s' * (n_cells > 1)}, {len(new)} of them new")
 
 
 def _body(sweep: str, cell: str, run: RecordedRun) -> dict[str, Any]:

@@ -59,13 +59,13 @@ def test_a_script_of_the_page_is_driven(
     arguments = [f"engine.run={run}", _lists(tmp_path), "seeds=1", "sweep=s", "tracking=off", f"multirun={tmp_path}"]
     arguments.append(f"regimes=[{','.join(regimes)}]")
     assert main(arguments) == 0
-    assert f"{len(regimes)} runs in 1 cells, {len(regimes)} of them new" in capsys.readouterr().out
+    assert f"{len(regimes)} runs in 1 cell, {len(regimes)} of them new" in capsys.readouterr().out
     runs = load_records(tmp_path / "s").runs
     values = [run.metric("test/union/accuracy") for run in runs]
     assert min(value or 0 for value in values) > 0.7, "it learned"
     assert all(run.metric("forgetting") is not None for run in runs if run.regime == "sequential")
     assert main(arguments) == 0
-    assert f"{len(regimes)} runs in 1 cells, 0 of them new" in capsys.readouterr().out
+    assert f"{len(regimes)} runs in 1 cell, 0 of them new" in capsys.readouterr().out
 
 
 def test_a_script_that_fails_in_stage_2_is_resumed_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,14 +87,14 @@ def test_a_script_that_fails_in_stage_2_is_resumed_there(tmp_path: Path, capsys:
     assert main(arguments) == 1
     output = capsys.readouterr()
     assert output.err.count("stage 2 exited with 1: CUDA is out of memory; see ") == 6
-    assert "4 runs in 1 cells, 4 of them new" in output.out, "combined and the first stage alone need no second one"
+    assert "4 runs in 1 cell, 4 of them new" in output.out, "combined and the first stage alone need no second one"
     first = (tmp_path / "calls.txt").read_text().splitlines()
     assert first.count("1 [1] 0 False") == 1, "one first stage serves all regimes"
     assert len(first) == 2 * (1 + 1 + 3)
 
     (tmp_path / "fixed").touch()
     assert main(arguments) == 0
-    assert "10 runs in 1 cells, 6 of them new" in capsys.readouterr().out
+    assert "10 runs in 1 cell, 6 of them new" in capsys.readouterr().out
     again = (tmp_path / "calls.txt").read_text().splitlines()[len(first) :]
     assert sorted(again) == sorted(f"2 {parts} {seed} True" for parts in ([2], [1, 2], [1, 2]) for seed in (0, 1))
     by_regime = {run.regime: run for run in load_records(tmp_path / "s").runs if run.seed == 0}
