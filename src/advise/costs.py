@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from src.advise.question import Budget
@@ -66,21 +66,11 @@ class Cost:
 
 @dataclass
 class Account:
-    """What the advice has spent of its budget, as a share of training all candidates in full and in seconds.
-
-    `full`: samples of training each candidate once at full size. `rate`: seconds an update, over all workers.
-    """
+    """What the advice has spent of its budget, as a share of training all candidates in full and in seconds."""
 
     budget: Budget
-    full: int
-    rate: float
     share: float = 0.0
     seconds: float = 0.0
-
-    def price(self, stages: Sequence[StageCost], n_runs: float) -> tuple[float, float]:
-        """Share and seconds of `n_runs` runs of the stages."""
-        share = n_runs * sum(stage.samples for stage in stages) / (FULL_SEEDS * self.full)
-        return share, n_runs * sum(stage.updates for stage in stages) * self.rate
 
     def allows(self, share: float, seconds: float, part: float = 1.0) -> bool:
         """Whether that much more is within this part of the budget; of two limits the larger counts."""

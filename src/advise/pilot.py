@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from src.advise.costs import Account, Cost, Rates, StageCost, planned
+from src.advise.costs import FULL_SEEDS, Account, Cost, Rates, StageCost, planned
 from src.advise.question import Question
 from src.cells.resolve import ResolvedCell
 from src.comparison.pairing import RunRecord, grouped, load_records
@@ -145,12 +145,14 @@ class Pilot:
     @functools.cached_property
     def account(self) -> Account:
         """What the pilot may spend, and has spent."""
-        once = sum(stage.samples for own in self.stages for stage in own)
-        return Account(budget=self.question.allowance(), full=once, rate=self.rates.seconds / self.n_workers)
+        return Account(budget=self.question.allowance())
 
     def price(self, candidates: Sequence[int], fraction: float, n_seeds: int) -> tuple[float, float]:
-        """What runs of these candidates on a fraction of the data take of the account."""
-        return self.account.price([stage.at(fraction) for k in candidates for stage in self.stages[k]], n_seeds)
+        """Share and seconds that runs of these candidates on a fraction of the data take of the account."""
+        run = [stage.at(fraction) for k in candidates for stage in self.stages[k]]
+        in_full = FULL_SEEDS * sum(stage.samples for own in self.stages for stage in own)
+        seconds = n_seeds * sum(stage.updates for stage in run) * self.rates.seconds / self.n_workers
+        return n_seeds * sum(stage.samples for stage in run) / in_full, seconds
 
     def cost(self, candidate: int, *, paid: bool) -> Cost:
         """Of training a candidate once at full size, for as much of its length as the largest subset used."""

@@ -174,10 +174,10 @@ def test_few_data_in_a_small_budget_have_a_thrifty_pilot_that_costs_no_more(tmp_
     words = [word for word in made.words if not word.startswith("tune.")]
     question, settings = split_arguments([*words, "tracking=off"])
     pilot, _ = command.prepare(command.compose_settings(settings), question)
-    tune, full = pilot.full.config.tune, sum(stage.samples for own in pilot.stages for stage in own)
+    tune = pilot.full.config.tune
 
     def chosen(share: float) -> tuple[Ladder, float]:
-        pilot.account = Account(budget=Budget(share=share), full=full, rate=0.0)
+        pilot.account = Account(budget=Budget(share=share))
         return choose_ladder(pilot), pilot.account.share
 
     measured, price = chosen(0.8)
