@@ -129,15 +129,12 @@ def plane_through(a: Tensor, b: Tensor, c: Tensor) -> Plane:
 
     Raises ValueError if the three lie on one line.
     """
-    right = b - a
-    if float(right.norm()) == 0:
-        raise ValueError("two of the three points are equal, so they span no plane")
-    right = right / right.norm()
+    right = (b - a) / (b - a).norm()  # NaN if they are equal
     up = c - a
     size = float(up.norm())
     up = up - (up @ right) * right
     up = up - (up @ right) * right  # once more: rounding leaves a part along `right` when c is nearly on the line
-    if size == 0 or float(up.norm()) <= 1e-9 * size:
+    if not float(up.norm()) > 1e-9 * size:
         raise ValueError("the three points lie on one line, so they span no plane")
     return Plane(a, right, up / up.norm())
 
