@@ -102,7 +102,7 @@ def write_package(
         "weights.safetensors": save({name: tensor.contiguous() for name, tensor in weights.items()}),
         "load.py": loader,
         "model.json": json.dumps(about, indent=1) + "\n",
-        "README.md": _card(cell, run, about, notes),
+        "README.md": _card(cell, run, about, notes, [len(part) for part in stream.train]),
     }
     folder.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, folder / "model.pt2")
@@ -125,14 +125,17 @@ def _about(cell: CellRuns, run: RunRecord, samples: Samples, weights: Mapping[st
     """Classes, and what the program expects and does before the network, as plain JSON."""
     bank = samples.bank
     is_image, is_bytes = bank.x.ndim == 4, bank.x.dtype == torch.uint8
-    content = "features as the source gives them" if not is_image else f"pixels {'0..255' if is_bytes else '0..1'}"
+    columns = [vars(column) for column in getattr(cell.config.data, "columns", ())]
+    content = (
+        "columns of the table, scaled and coded as in training" if columns else "features as the source gives them"
+    )
     if is_image:
+        content = f"pixels {'0..255' if is_bytes else '0..1'}"
         channels, height, width = bank.input_shape
         content += (
             f", {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}, {height}x{width}"
         )
     scale = {name: None if (values := getattr(bank, name)) is None else values.tolist() for name in ("mean", "std")}
-    columns = [vars(column) for column in getattr(cell.config.data, "columns", ())]
     return {
         "classes": None if cell.factory.class_names is None else list(cell.factory.class_names),
         "input": {
@@ -155,26 +158,26 @@ def _about(cell: CellRuns, run: RunRecord, samples: Samples, weights: Mapping[st
 def _preparation(config: Config) -> list[str]:
     """How a file of the user becomes an input, for the model card."""
     lines = config.data.preparation
-    return [f"An image FILE, scaled and cropped as in training (needs Pillow):\n```\n{lines}\n```"] if lines else []
+    return [f"A FILE of yours, prepared as in training:\n```\n{lines}\n```"] if lines else []
 
 
-def _card(cell: CellRuns, run: RunRecord, about: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """The model card, in Markdown."""
+def _card(cell: CellRuns, run: RunRecord, about: Mapping[str, Any], notes: Sequence[str], sizes: Sequence[int]) -> str:
+    """The model card, in Markdown. `sizes`: training samples of each data set."""
     metrics = [
         f"| {name_of(name)} | {unit_of(name).value(value)} {unit_of(name).of_values} |"
         for name in run.result["metrics"]
         if name.startswith("test/") and name.count("/") == 2 and (value := run.metric(name)) is not None
     ]
     classes = ", ".join(about["classes"]) if about["classes"] else "none: it predicts numbers"
-    counts = run.result.get("class_counts") or []
-    sizes = [f"Dataset {k} ({sum(own):,} samples)" for k, own in enumerate(counts, start=1)]
+    data = [f"Dataset {k} ({n:,} samples)" for k, n in enumerate(sizes, start=1)]
+    scale = about["inside_the_program"]
+    by_program = " The program scales them itself." if scale["divided_by"] != 1 or scale["mean"] is not None else ""
     lines = [
         f"# {run.sweep}: {run.regime}, seed {run.seed}",
-        f"A network `{about['arch']}`, trained by the regime {run.regime} on {' and '.join(sizes) or 'its data sets'}.",
+        f"A network `{about['arch']}`, trained by the regime {run.regime} on {' and '.join(data)}.",
         *notes,
         f"Classes: {classes}.",
-        f"Inputs: {about['input']['shape']}, {about['input']['dtype']}, {about['input']['content']}. The program "
-        "scales them itself.",
+        f"Inputs: {about['input']['shape']}, {about['input']['dtype']}, {about['input']['content']}.{by_program}",
         *_preparation(cell.config),
         "```\nfrom load import predict, ABOUT\nscores = predict(x)\n```",
         "\n".join(["| on held-out test data | |", "|---|---:|", *metrics]),

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -152,6 +154,43 @@ def test_convolutions_of_photos_and_all_seeds(
     assert torch.equal(torch.cat(inputs), cell.streams.source.bank.x), (
         "the lines of the card read a file as training did"
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_the_card_of_a_table_has_the_lines_that_scale_and_code_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    """The program of a table takes scaled columns, so whoever passes the file's own numbers gets wrong answers."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "size": np.where(rng.random(80) < 0.1, np.nan, rng.normal(50, 9, 80)),
+            " colour": np.resize(np.array(["red", "green ", None], dtype=object), 80),
+            "used": rng.random(80) < 0.5,
+            "price": rng.normal(size=80),
+        }
+    )
+    file = tmp_path / f"old{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(file)
+    else:
+        frame.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
+    words = ("data=table", f"data.path={file}", "data.target=price", "loss=mse", "tracking=off", "regimes=[combined]")
+    cell = _train(tmp_path / "multirun", *words, "split.size=40", "seeds=1")
+    _export(cell, monkeypatch, "regime=combined")
+    folder = Path(capsys.readouterr().out.strip())
+    card, loader = (folder / "README.md").read_text(), (folder / "load.py").read_text()
+    assert "on Dataset 1 (20 samples) and Dataset 2 (20 samples)" in card
+    assert "columns of the table, scaled and coded as in training" in card
+    assert "columns of the table, scaled and coded as in training" in loader
+    assert "scales them itself" not in card
+    (lines,) = re.findall(r"```\n(import numpy.*?)```", card, re.DOTALL)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "load", raising=False)
+    names: dict[str, Any] = {"FILE": file}
+    exec(lines, names)
+    monkeypatch.delitem(sys.modules, "load")
+    assert torch.equal(torch.from_numpy(names["x"]), cell.streams.source.bank.x)
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch needs a C++ compiler")

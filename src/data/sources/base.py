@@ -60,7 +60,10 @@ class SourceConfig(ABC):
 
     @property
     def preparation(self) -> str:
-        """Python lines that read a FILE of the user as inputs `x` of an exported network, as `load` does; "": none."""
+        """Python lines that read a FILE of the user as inputs `x` of an exported network, as `load` does; "": none.
+
+        The lines may use `ABOUT`, the content of the package's model.json.
+        """
         return ""
 
     @property

@@ -50,6 +50,33 @@ class Column:
         return np.stack([scaled, gaps], axis=1) if self.has_gaps else scaled[:, None]
 
 
+READERS = {
+    ".csv": 'pandas.read_csv(FILE, encoding="utf-8-sig")',
+    ".tsv": 'pandas.read_csv(FILE, sep="\\t", encoding="utf-8-sig")',
+    ".parquet": "pandas.read_parquet(FILE)",
+}
+PREPARATION = """import numpy
+import pandas
+from load import ABOUT
+
+frame = {reader}
+frame.columns = [str(name).strip() for name in frame.columns]
+parts = []
+for column in ABOUT["columns"]:
+    values = frame[column["name"]]
+    if column["levels"] is None:
+        numbers = values.to_numpy(float, na_value=numpy.nan)
+        gaps = numpy.isnan(numbers)
+        parts.append(numpy.where(gaps, 0, (numbers - column["mean"]) / column["deviation"]))
+        parts += [gaps] if column["has_gaps"] else []
+    else:
+        texts = [str(value).lower() if str(value) in ("True", "False") else str(value).strip() for value in values]
+        texts = numpy.where(values.isna(), "{missing}", numpy.array(texts))
+        parts += [texts == level for level in column["levels"]]
+x = numpy.stack(parts, axis=1).astype("float32")"""
+"""`Column.encode` for an exported network, without this project."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableData(PathConfig):
     """One row a sample: the column `target` is the label, or a number to predict; the other columns are its inputs.
@@ -65,6 +92,14 @@ class TableData(PathConfig):
     """Name of the column to predict."""
     drop: tuple[str, ...]
     """Names of columns that are no inputs, such as an identifier."""
+
+    @property
+    def preparation(self) -> str:
+        """See `SourceConfig`; a subclass with its own `read` has none."""
+        reader = READERS.get(Path(self.path).suffix.lower())
+        if reader is None or type(self).read is not TableData.read:
+            return ""
+        return PREPARATION.format(reader=reader, missing=MISSING)
 
     def read(self, path: Path, cache: Path) -> Source:
         import numpy as np
