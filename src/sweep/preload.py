@@ -1,7 +1,7 @@
-"""What the fork server imports, and nothing else: all that workers need, before it forks the first of them.
+"""Imported by the fork server alone, before it forks the first worker: it imports what all workers need.
 
-It ends with its command, even while it imports. Else the reader of a pipe (`... | tee log`) would wait for that after a
-command that ended early, as by a mistake in the data. On systems other than Linux it does.
+The server ends with its command, even while it imports. Else the reader of a pipe (`... | tee log`) would wait for that
+after a command that ended early, as by a mistake in the data. On systems other than Linux the reader waits.
 """
 
 from __future__ import annotations
