@@ -165,7 +165,9 @@ def tuning_table(verdicts: Sequence[CellVerdict], tuning: Mapping[tuple[str, str
         if any(own):
             rows.append((*level_texts(cell, axes), *map(_field, own)))
     first = next(iter(tuning.values()))
-    title = f"Chosen from {len(first.trials)} trials each by {name_of(first.objective)}"
+    unit = unit_of(first.objective).of_values
+    score = f"{name_of(first.objective)}{f', {unit}' if unit else ''}"
+    title = f"Chosen from {len(first.trials)} trials each by {score}"
     return TextTable(heads=(*axes, *regimes), rows=tuple(rows), align="r" * len(axes) + "l" * len(regimes), title=title)
 
 

@@ -220,6 +220,7 @@ def test_what_a_reader_sees(cell: ResolvedCell, capsys: pytest.CaptureFixture[st
         assert label in out
         for key, value in tuned.chosen.values.items():
             assert f"{key.rpartition('.')[2]} {value:g}" in " ".join(out.split())
+    assert "trials each by accuracy on union (validation), %" in " ".join(out.split())
     assert "have different budgets in samples" in " ".join(out.split()), "d1_only sees Dataset 1 alone"
     assert len((cell.sweep_dir / "tuning.csv").read_text().splitlines()) == 1 + 3 * 4
     record = record_of(cell.folder)
