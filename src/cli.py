@@ -66,7 +66,7 @@ class _Output(io.FileIO):
 def command(main: Callable[[], int | None], usage: str | None = None, *, started_by_torchrun: bool = False) -> NoReturn:
     """Runs a command as this process: in a clean environment, with standard streams that may be closed or full.
 
-    `usage`: printed for --help, if `main` does not answer it.
+    `usage`: printed for --help; without it `main` answers that.
     """
     interrupts.listen()
     clean_process(started_by_torchrun=started_by_torchrun)
@@ -197,7 +197,7 @@ def fail(line: str) -> NoReturn:
     sys.exit(2)
 
 
-def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | None]:
+def settings(known: Mapping[str, str | None], arguments: Sequence[str]) -> dict[str, str | None]:
     """The ``key=value`` arguments of a small command that needs no composition; `known` holds the keys' defaults.
 
     Those whose default is true or false are one of the two.
@@ -205,13 +205,10 @@ def settings(known: Mapping[str, str | None], usage: str) -> dict[str, str | Non
     Files that `plugins`, if it is known, names are trusted from here on. Raises ConfigError for one that is missing.
     """
     values = dict(known)
-    for argument in sys.argv[1:]:
-        if argument in ("-h", "--help"):
-            print(usage)
-            sys.exit(0)
+    for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
-            fail(f"{argument}: unknown; {did_you_mean(key, list(known))} (usage: {usage.splitlines()[0]})")
+            fail(f"{argument}: unknown; {did_you_mean(key, list(known))} (see --help)")
         if known[key] in TRUTH and value not in TRUTH:
             fail(f"{key}={value}: must be true or false")
         values[key] = value

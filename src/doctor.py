@@ -209,7 +209,7 @@ def main() -> int:
     from rich.table import Table
     from rich.text import Text
 
-    given = settings({"multirun": "multirun"}, usage=USAGE)
+    given = settings({"multirun": "multirun"}, sys.argv[1:])
     multirun = Path(str(given["multirun"]))
     checks = [*python(), *devices()]
     for examine in (disk, databases, processes, left_behind):
@@ -224,4 +224,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, USAGE)

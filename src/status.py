@@ -22,7 +22,7 @@ ACTIVE = re.compile(r": \d+ of \d+ \w+ done,.* [1-9]\d* (running|waiting|left)")
 def main() -> None:
     """Prints the status of a sweep, or of all sweeps."""
     keys = {"sweep": None, "multirun": "multirun", "watch": "false", "stop": None, "first": None}
-    given = settings(keys, usage=USAGE)
+    given = settings(keys, sys.argv[1:])
     from src.sweep.status import run_next, stop_cell  # takes seconds
 
     multirun = Path(str(given["multirun"]))
@@ -60,4 +60,4 @@ def _lines(multirun: Path, name: str, *, is_one: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, USAGE)

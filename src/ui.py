@@ -38,7 +38,7 @@ DEPRECATED = "ignore:starlette.middleware.wsgi is deprecated"
 def main() -> None:
     """Replace this process by MLflow's server; Ctrl-C ends it."""
     defaults = {"port": "5000", "multirun": "multirun", "storage": None, "login": "true", "sweep": None, "open": "true"}
-    given = settings(defaults, usage=USAGE)
+    given = settings(defaults, sys.argv[1:])
     port, multirun = str(given["port"]), Path(str(given["multirun"]))
     if not port.isdigit() or not 0 < int(port) < 65536:
         fail(f"port={port}: must be a number from 1 to 65535")
@@ -132,4 +132,4 @@ def _require_login() -> list[str]:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, USAGE)

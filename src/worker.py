@@ -32,7 +32,7 @@ def main() -> None:
         "engine": DEFAULT_ENGINE,
     }
     known["parent"] = None  # set by the command that starts a worker
-    given = settings(known, usage=USAGE)
+    given = settings(known, sys.argv[1:])
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep to join, e.g. sweep=digits-mlp")
     from src.sweep.workers.worker import work  # loads Optuna
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, USAGE)

@@ -17,13 +17,5 @@ model in MLflow, with the alias champion. `plugins`: the files with your own net
   python -m src.export sweep=photos-cnn cell=3fa2 regime=sequential seed=3 register=photos
 """
 
-
-def main() -> None:
-    """Runs the command."""
-    from src.export.command import main as run  # loads torch, which --help does without
-
-    run(USAGE)
-
-
 if __name__ == "__main__":
-    cli.command(main, USAGE)
+    cli.command_of("src.export.command", USAGE)

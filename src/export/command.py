@@ -26,9 +26,9 @@ SHOWN = 6
 """Cells that an error lists at most."""
 
 
-def main(usage: str) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Exports the runs that the command line names, and prints their folders."""
-    given = settings({**KEYS, "seed": "best", "multirun": "multirun"}, usage)
+    given = settings({**KEYS, "seed": "best", "multirun": "multirun"}, arguments)
     if given["sweep"] is None:
         fail("sweep=: is missing; name the sweep that trained the network, e.g. sweep=digits-mlp")
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ WIDTHS = (44, 46, 14, 24, 10, 4)
 
 def main() -> None:
     """Runs the command."""
-    options = cli.settings({"write": None, "boundary": None}, USAGE)
+    options = cli.settings({"write": None, "boundary": None}, sys.argv[1:])
     started = time.perf_counter()
     if options["boundary"] is not None:
         sys.exit(boundary(Path(options["boundary"])))
@@ -109,4 +109,4 @@ def boundary(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    cli.command(main)
+    cli.command(main, USAGE)

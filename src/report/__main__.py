@@ -16,13 +16,5 @@ with your own network, as in the sweep's command.
   python -m src.report sweep=digits-mlp paper=true
 """
 
-
-def main() -> None:
-    """Runs the command."""
-    from src.report.command import main as run  # loads torch, in a clean environment
-
-    run(USAGE)
-
-
 if __name__ == "__main__":
-    cli.command(main, USAGE)
+    cli.command_of("src.report.command", USAGE)

@@ -121,10 +121,10 @@ def attach(sweep: Sweep) -> None:
     Deliverer(sweep.folder, tracking).start().stop()
 
 
-def main(usage: str) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Writes the report and prints its path."""
     keys = {"sweep": None, "multirun": "multirun", "paper": "false", "most_cells": str(MOST_CELLS), "plugins": None}
-    given = settings(keys, usage=usage)
+    given = settings(keys, arguments)
     if not re.fullmatch("[1-9][0-9]*", most_cells := str(given["most_cells"])):
         fail(f"most_cells={most_cells}: must be a whole number above 0, e.g. most_cells={MOST_CELLS}")
     if given["sweep"] is None:

@@ -6,7 +6,6 @@ import ast
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,8 @@ def _train(multirun: Path, *overrides: str) -> ResolvedCell:
     return cell
 
 
-def _export(cell: ResolvedCell, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    words = [f"sweep={cell.config.sweep}", f"multirun={cell.config.multirun}", *arguments]
-    monkeypatch.setattr(sys, "argv", ["src/export", *words])
-    main("python -m src.export sweep=NAME")
+def _export(cell: ResolvedCell, *arguments: str) -> None:
+    main([f"sweep={cell.config.sweep}", f"multirun={cell.config.multirun}", *arguments])
 
 
 def _raw(cell: ResolvedCell, seed: int = 0) -> torch.Tensor:
@@ -61,9 +58,9 @@ def _raw(cell: ResolvedCell, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_best_seed_by_validation_is_written_with_a_loader_of_ten_lines(
-    trained: ResolvedCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: ResolvedCell, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _export(trained, monkeypatch, "regime=combined")
+    _export(trained, "regime=combined")
     folder = Path(capsys.readouterr().out.strip())
     files = {path.name for path in folder.iterdir()}
     assert files == {"model.pt2", "weights.safetensors", "load.py", "model.json", "README.md"}
@@ -106,12 +103,12 @@ def _last_validation(cell: ResolvedCell, seed: int) -> float:
 
 
 def test_a_registered_model_is_the_champion_and_gives_the_same_bits(
-    trained: ResolvedCell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: ResolvedCell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import mlflow
 
     for seed in (0, 1):
-        _export(trained, monkeypatch, "regime=sequential", f"seed={seed}", "register=digits")
+        _export(trained, "regime=sequential", f"seed={seed}", "register=digits")
     *_, folder, line = capsys.readouterr().out.splitlines()
     assert line == "models:/digits@champion is version 2"
     multirun = Path(trained.config.multirun)
@@ -127,9 +124,7 @@ def test_a_registered_model_is_the_champion_and_gives_the_same_bits(
         assert torch.equal(reloaded(_raw(trained)), loaded(Path(folder))(_raw(trained)))
 
 
-def test_convolutions_of_photos_and_all_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convolutions_of_photos_and_all_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A colour image is a byte for each channel; the scale of the pixels is inside the program."""
     write_images(tmp_path / "photos", per_class=16, side=12)
     cell = _train(
@@ -137,7 +132,7 @@ def test_convolutions_of_photos_and_all_seeds(
         *("data=image_folder", f"data.path={tmp_path / 'photos'}", "arch=cnn"),
         *("tracking=off", "seeds=2", "regimes=[combined]", "split.size=24", "split.val=0.2"),
     )
-    _export(cell, monkeypatch, "regime=combined", "seed=all", f"to={tmp_path / 'out'}", f"cell={cell.hash[:4]}")
+    _export(cell, "regime=combined", "seed=all", f"to={tmp_path / 'out'}", f"cell={cell.hash[:4]}")
     folders = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [path.parent for path in folders] == [tmp_path / "out"] * 2
     about = json.loads((folders[0] / "model.json").read_text())
@@ -199,17 +194,15 @@ def test_a_network_that_was_trained_compiled_is_written_as_another_one(
 ) -> None:
     monkeypatch.setattr(compiling, "COMPILE_SECONDS", (0.0, 0.0))
     cell = _train(tmp_path / "multirun", "tracking=off", "seeds=1", "regimes=[combined]", "trainer.compile=true")
-    _export(cell, monkeypatch, "regime=combined", "seed=0", f"to={tmp_path / 'out'}")
+    _export(cell, "regime=combined", "seed=0", f"to={tmp_path / 'out'}")
     (folder,) = (Path(line) for line in capsys.readouterr().out.splitlines())
     assert loaded(folder)(_raw(cell)).shape == (70, 10)
 
 
-def test_what_cannot_be_exported_is_refused_in_one_line(
-    trained: ResolvedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_exported_is_refused_in_one_line(trained: ResolvedCell, tmp_path: Path) -> None:
     def refused(*arguments: str, cell: ResolvedCell = trained) -> str:
         with pytest.raises(ConfigError) as error:
-            _export(cell, monkeypatch, *arguments)
+            _export(cell, *arguments)
         return str(error.value)
 
     assert "regime=combine: has no finished run in cell" in refused("regime=combine")
@@ -250,11 +243,11 @@ def test_a_network_with_a_branch_on_the_batch_is_refused_in_one_line(
     plugin = (f"plugins=[{tmp_path / 'branch.py'}]", "arch=Branch")
     cell = _train(tmp_path / "multirun", *plugin, "tracking=off", "seeds=1", "regimes=[combined]")
     with pytest.raises(ConfigError, match=r"register=x: the sweep has tracking=off"):
-        _export(cell, monkeypatch, "regime=combined", "seed=0", "register=x")
+        _export(cell, "regime=combined", "seed=0", "register=x")
     problem = r"arch=Branch: the network cannot be written as a program \(.*avoid branches in its forward"
     monkeypatch.delenv("SWEEP_PLUGINS")  # in another command nobody has named the file yet
     with pytest.raises(ConfigError, match=r"if you trust it, add plugins=\[.*branch.py\]"):
-        _export(cell, monkeypatch, "regime=combined", "seed=0")
+        _export(cell, "regime=combined", "seed=0")
     with pytest.raises(ConfigError, match=problem) as error:
-        _export(cell, monkeypatch, "regime=combined", "seed=0", plugin[0])
+        _export(cell, "regime=combined", "seed=0", plugin[0])
     assert "\n" not in str(error.value)
