@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_the_card_of_a_table_has_the_lines_that_scale_and_code_a_row(
         frame.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
     words = ("data=table", f"data.path={file}", "data.target=price", "loss=mse", "tracking=off", "regimes=[combined]")
     cell = _train(tmp_path / "multirun", *words, "split.size=40", "seeds=1")
-    _export(cell, monkeypatch, "regime=combined")
+    _export(cell, "regime=combined")
     folder = Path(capsys.readouterr().out.strip())
     card, loader = (folder / "README.md").read_text(), (folder / "load.py").read_text()
     assert "on Dataset 1 (20 samples) and Dataset 2 (20 samples)" in card
