@@ -62,8 +62,10 @@ class SyncReport:
 def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) -> SyncReport:
     """Delivers all outboxes of `multirun` (or of one sweep) and writes what MLflow lacks; idempotent.
 
-    Raises ConfigError if tracking is off or the sweep does not exist.
+    Raises ConfigError if tracking is off, or if the folder or the sweep does not exist.
     """
+    if not multirun.is_dir():
+        raise ConfigError("multirun", str(multirun), "there is no such folder; give the one that holds the sweeps")
     sweeps = sorted(path.parent for path in multirun.glob(f"{sweep or '*'}/cells") if path.is_dir())
     if sweep is not None and not sweeps:
         raise ConfigError("sweep", sweep, f"no such sweep in {multirun}; see `ls {multirun}`")

@@ -128,7 +128,9 @@ def _find(queue: WorkQueue, key: str, cell: str) -> FrozenTrial:
     trials = {trial.user_attrs["cell"]: trial for trial in queue.trials(*OPEN)}
     found = [trial for cell_hash, trial in trials.items() if cell_hash.startswith(cell)] if cell else []
     if len(found) != 1:
-        problem = f"{len(found)} cells of the grid that run or wait have a hash that begins so; write more of it"
+        problem = "no cell of the grid that runs or waits has a hash that begins so"
+        if found:
+            problem = f"{len(found)} cells of the grid that run or wait have a hash that begins so; write more of it"
         several = ", ".join(trial.user_attrs["cell"] for trial in found[:4])
         waiting = "; ".join(f"{cell_hash} {axes_text(trial)}" for cell_hash, trial in list(trials.items())[:4])
         hint = several or f"there are: {waiting}" if trials else "the grid has none"

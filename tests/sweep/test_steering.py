@@ -74,7 +74,7 @@ def test_a_stopped_cell_ends_as_failed_and_the_command_queues_it_again(folder: S
 @pytest.mark.parametrize("cell", ["", "zz"])
 def test_a_cell_that_is_not_there_is_one_line_with_those_that_are(folder: SweepFolder, cell: str) -> None:
     (config,) = queued(folder, n_cells=1)
-    with pytest.raises(ConfigError, match=f"^stop={cell}: 0 cells .*{fake_engine.resolve(config).hash}"):
+    with pytest.raises(ConfigError, match=f"^stop={cell}: no cell of the grid .*{fake_engine.resolve(config).hash}"):
         stop_cell(folder, cell)
 
 
