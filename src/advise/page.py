@@ -45,7 +45,7 @@ def cost_plot(answer: Answer, folder: Path) -> Plot:
     money = bool(answer.question.price.hour)
     metric = answer.question.metric.replace("_", " ")
     unit = "" if answer.question.is_error else ", %"
-    x = "cost of one training at full size" + ("" if money else ", seconds")
+    x = "price of one training at full size" if money else "cost of one training at full size, seconds"
     ax = panel("", x, f"{metric} on {answer.question.served}{unit}", size=(7.6, 4.4))
     styles = line_styles([one.label for one in answer.candidates])
     costs = [one.cost.money if money else one.cost.seconds for one in answer.candidates]

@@ -27,6 +27,9 @@ from src.training.compiling import CompiledPass, plain
 ModelState = dict[str, Tensor]
 """Name -> tensor of one model: its parameters and buffers, as in `nn.Module.state_dict()`."""
 
+SHOWN = 6
+"""Layers at either end of a network that an error names: torchvision's have a hundred and more."""
+
 
 def trainable_names(model: nn.Module, trainable: Trainable, key: str = "regime.freeze") -> set[str]:
     """Names of the parameters that a stage trains, of those that the network itself does not freeze. Raises ConfigError under
@@ -43,8 +46,10 @@ def trainable_names(model: nn.Module, trainable: Trainable, key: str = "regime.f
     if not chosen or len(chosen) == len(names):
         what = "nothing is left to train" if not chosen else "nothing is frozen"
         given = trainable.pattern if trainable.kind == "pattern" else trainable.layers
-        known = ", ".join(name for name, _ in layers(model))
-        raise ConfigError(key, given, f"{what}; the layers of this architecture are: {known}")
+        known = [name for name, _ in layers(model)]
+        shown = [*known[:SHOWN], "...", *known[-SHOWN:]] if len(known) > 2 * SHOWN else known
+        count = f"{len(known)} layer{'s' * (len(known) > 1)}"
+        raise ConfigError(key, given, f"{what}; this architecture has {count}: {', '.join(shown)}")
     return chosen
 
 

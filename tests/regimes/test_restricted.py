@@ -34,8 +34,12 @@ def test_a_network_that_cannot_be_frozen_is_refused_before_training() -> None:
     """One layer has no layer before the last; the cell is refused as a whole."""
     from src.cells.resolve import resolve
 
-    with pytest.raises(ConfigError, match=r"^regime\.freeze=1: nothing is frozen; .*head"):
+    with pytest.raises(ConfigError, match=r"^regime\.freeze=1: nothing is frozen; this architecture has 1 layer: head"):
         resolve(compose(["arch=linear", "regimes=[freeze]"]))
+    with pytest.raises(
+        ConfigError, match=r"nothing is left to train; .* has 41 layers: conv1, bn1, .*, \.\.\., .*, fc$"
+    ):
+        resolve(compose(["arch=resnet18", "regimes=[{freeze:{pattern:classifier}}]", "data=digits"]))
     with pytest.raises(ConfigError, match=r"^regime\.chunked\.n_chunks=401"):
         resolve(compose(["regimes=[{chunked:{n_chunks:401}}]"]))
 
