@@ -35,9 +35,16 @@ def config_text(config: Config) -> str:
 
 def run_text(config: Config, regime: RegimeConfig, seed: int) -> str:
     """The YAML of one run of a cell."""
-    entry = {"name": regime.name, **dict(regime.knobs)}
-    own = plain({"regime": entry, "seed": seed, "regimes": [entry], "seeds": [seed]})
-    return _shared_text(config) + yaml.dump(own, Dumper=Dumper, sort_keys=False)
+    own, listed = _regime_texts(regime)
+    return f"{_shared_text(config)}{own}seed: {seed}\n{listed}seeds:\n- {seed}\n"
+
+
+@functools.lru_cache(maxsize=64)
+def _regime_texts(regime: RegimeConfig) -> tuple[str, str]:
+    """The regime itself and as a list of one, which all its runs share."""
+    entry = plain({"name": regime.name, **dict(regime.knobs)})
+    own, listed = ({"regime": entry}, {"regimes": [dict(entry)]})
+    return yaml.dump(own, Dumper=Dumper, sort_keys=False), yaml.dump(listed, Dumper=Dumper, sort_keys=False)
 
 
 @functools.lru_cache(maxsize=1)

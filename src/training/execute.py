@@ -260,10 +260,12 @@ class _Executor:
     def _keep(self, node: Node, result: StageResult) -> None:
         if self.device.rank == 0:
             self.execution.store.put(node.key, result)
-            if result.resume_point is not None:
-                assert node.prefix_key is not None
-                self.execution.store.put_prefix(node.prefix_key, node.key, result.resume_point)
-        self.execution.results[node.key] = self.cache.put(node.key, result)
+        kept = self.cache.put(node.key, result)
+        if self.device.rank == 0 and result.resume_point is not None:
+            assert node.prefix_key is not None
+            point = dataclasses.replace(result.resume_point, weights=kept.weights)  # one digest serves both
+            self.execution.store.put_prefix(node.prefix_key, node.key, point)
+        self.execution.results[node.key] = kept
         self.execution.trained.add(node.key)
 
     def _fit(self, group: Sequence[Node], starts: Mapping[str, ResumePoint]) -> list[StageResult]:

@@ -6,6 +6,7 @@ Every file holds tensors and a checksum over its content, is written atomically,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -129,8 +130,8 @@ class Store:
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """A digest of names, types, shapes and bits."""
-    return _checksum(weights, "")
+    """A digest of names, types, shapes and bits; that of a result's own tensors is computed once."""
+    return weights.digest if isinstance(weights, _CachedTensors) else _checksum(weights, "")
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -269,6 +270,11 @@ class _CachedTensors(Mapping[str, Tensor]):
 
     def __init__(self, cache: StageCache, key: str, group: TensorGroup) -> None:
         self._arguments, self._cache = (key, group), cache
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """See `weights_digest`."""
+        return _checksum(self, "")
 
     def __getitem__(self, name: str) -> Tensor:
         return self._cache.tensors(*self._arguments)[name]
