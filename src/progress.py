@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from src import terminal
 
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines."""
+STILL_SECONDS = 60.0
+"""Seconds after which a plain line is repeated though nothing has changed, with the time since the start."""
 QUIET_SECONDS = 2.0
 """Longest step of a command that shows no progress."""
 RATED_ITEMS = 10
@@ -88,7 +90,7 @@ class Display:
         self._plain_at, self._plain_line = -PLAIN_SECONDS, ""
         self._bar: Progress | None = None
         if console.is_terminal:
-            columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+            columns = (SpinnerColumn(), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=console, transient=False, refresh_per_second=4)
             self._task = self._bar.add_task(start.line(None), total=start.n, completed=start.n_done)
 
@@ -114,6 +116,9 @@ class Display:
         elif line != self._plain_line and (last or elapsed - self._plain_at >= PLAIN_SECONDS):
             self._plain_at, self._plain_line = elapsed, line
             self.say(line)
+        elif line == self._plain_line and not last and elapsed - self._plain_at >= STILL_SECONDS:
+            self._plain_at = elapsed
+            self.say(f"{line} | {duration(elapsed)} so far")
 
     def _seconds_left(self, progress: SweepProgress, elapsed: float) -> float | None:
         """Seconds left at the rate since the first items, or None while start-up would still distort it."""

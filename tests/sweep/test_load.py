@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -188,3 +189,14 @@ def test_the_first_estimate_of_the_time_left_does_not_count_start_up(
             left = display._seconds_left(progress(n_done), clock.now)
             found.append(None if left is None else round(left))
     assert found == shown, what
+
+
+def test_a_long_wait_without_news_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = Clock(), io.StringIO()
+    monkeypatch.setattr("src.progress.time", clock)
+    waiting = SweepProgress(n=27, n_done=2, n_open=1, n_waiting=0, counts=["runs 2/27"])
+    with Display(Console(file=out), waiting) as display:
+        for clock.now in range(0, 150, 5):
+            display.show(waiting)
+        display.show(waiting, last=True)
+    assert out.getvalue().splitlines() == ["runs 2/27", "runs 2/27 | 1 min 0 s so far", "runs 2/27 | 2 min 0 s so far"]
