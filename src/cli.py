@@ -272,6 +272,8 @@ def _in_quotes(text: str) -> str:
 def _unknown(key: str) -> str:
     """Why the composed config has no such key."""
     places = _keys()
+    if places.get(key) == []:
+        return "is a setting of every command; write it without +"
     if key in places:
         return f"is no setting of the chosen {key.partition('.')[0]}; add {' or '.join(places[key])}"
     return f"unknown key; {_close(key, list(places))}"

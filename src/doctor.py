@@ -20,6 +20,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from src.cli import command, settings
+from src.environment import n_processors
 from src.io import PROJECT, read_json
 from src.sweep.processes import is_locked, read_process
 from src.sweep.workers.gpus import visible_gpus
@@ -83,7 +84,7 @@ def devices() -> Iterator[Check]:
             yield Check("look", "leases", f"the driver lists {len(leased)} of these {len(names)} GPUs{setting}", fix)
     else:
         yield Check("ok", "GPUs", f"none visible{setting}: trainer=auto uses the CPU")
-    yield Check("ok", "CPU", f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}")
+    yield Check("ok", "CPU", f"{n_processors()} cores, {torch.backends.cpu.get_cpu_capability()}")
 
 
 def disk(multirun: Path) -> Iterator[Check]:

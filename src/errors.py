@@ -1,4 +1,4 @@
-"""Errors shown to the user in one line, and the two ways to leave a cell early."""
+"""Errors shown to the user in one line, and the ways to leave a cell early."""
 
 from __future__ import annotations
 

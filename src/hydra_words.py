@@ -112,12 +112,13 @@ def complete(words: Sequence[str]) -> str | None:
 def refuse_of_one_run(overrides: Sequence[str]) -> str | None:
     """Why a command of a single run cannot obey settings of a sweep; None if there are none."""
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = override.lstrip("+~").partition("=")
         one = {"seeds": "seed=N", "regimes": "regime=NAME", "baseline": "regime=NAME", "margin": "regime=NAME"}.get(key)
         if one is not None:
             return (
                 f"{override}: is of a comparison, and src.train trains one run; set {one}, or use python -m src.sweep"
             )
-        if (key == "dry_run" and value.lower() != "false") or key in ("search", "objective", "launcher"):
+        ignored = key == "storage" or (key, value.lower()) == ("dry_run", "false")  # a user's own, for all commands
+        if key.partition(".")[0] in UNUSED["train"] and not ignored:
             return f"{override}: is of a sweep, and one run has none; use python -m src.sweep"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,16 +77,16 @@ def sync(multirun: Path, tracking: TrackingConfig, *, sweep: str | None = None) 
         for folder in sweeps:
             tracker = open_tracker(tracking.of_sweep(folder.name), multirun)
             assert tracker is not None
-            delivery = Outbox(folder).deliver(tracker, wait_s=60)
-            report.n_delivered += delivery.n_delivered
-            report.problems += delivery.refused
-            if delivery.error is not None:
-                raise TrackerUnavailable(delivery.error)
-            records = _records(folder, report.problems)
-            while batch := list(itertools.islice(records, BATCH)):
-                report.n_records += len(batch)
-                report.n_written += _write(tracker, batch, report.problems)
-            tracker.close()
+            with closing(tracker):
+                delivery = Outbox(folder).deliver(tracker, wait_s=60)
+                report.n_delivered += delivery.n_delivered
+                report.problems += delivery.refused
+                if delivery.error is not None:
+                    raise TrackerUnavailable(delivery.error)
+                records = _records(folder, report.problems)
+                while batch := list(itertools.islice(records, BATCH)):
+                    report.n_records += len(batch)
+                    report.n_written += _write(tracker, batch, report.problems)
     except TrackerUnavailable as unavailable:
         report.error = str(unavailable)
     return report
@@ -104,12 +105,14 @@ def _records(sweep_dir: Path, problems: list[tuple[str, str]]) -> Iterator[Recor
 
 
 def _write(tracker: Tracker, batch: list[Record], problems: list[tuple[str, str]]) -> int:
-    try:
-        return tracker.write(batch)
-    except RecordRefused as refused:
-        problems.append((refused.key.id, str(refused)))
-        rest = [record for record in batch if record.key != refused.key]
-        return _write(tracker, rest, problems) if rest else 0
+    """Writes what MLflow lacks of the batch, and returns how many; what it refuses is added to `problems`."""
+    while batch:
+        try:
+            return tracker.write(batch)
+        except RecordRefused as refused:
+            problems.append((refused.key.id, str(refused)))
+            batch = [record for record in batch if record.key != refused.key]
+    return 0
 
 
 if __name__ == "__main__":

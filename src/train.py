@@ -1,6 +1,7 @@
 """One run: one regime at one seed.   python -m src.train regime=sequential data=digits seed=0
 
-With `trainer.devices` > 1 it restarts itself under torchrun, one process per device. A finished run is only shown.
+With `trainer.devices` > 1 it restarts itself under torchrun, one process per device. A finished run is
+shown, not trained again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ Works on all open cells of the sweep: those of its grid, then those of its searc
 on any machine that shares the folder `multirun`, reaches the sweep's storage, and has the commit of the sweep's
 command. Without `n_workers` this process is the only worker; n_workers=auto starts as many as the devices here allow.
 The storage's password comes from PGPASSWORD or ~/.pgpass. A plugin of the sweep outside this checkout runs only if
-`plugins` or SWEEP_PLUGINS names it. Ctrl-C once: finishes the current runs and exits; twice: exits now."""
+`plugins` or SWEEP_PLUGINS names it. Ctrl-C once: saves its progress and exits;
+twice: exits now."""
 
 
 def main() -> None:

@@ -56,6 +56,11 @@ def test_a_run_is_trained_shown_and_then_only_shown(command: Command, tmp_path: 
         ("split.size=-3", "split.size"),
         ("optimizer.lrr=1", "optimizer.lrr"),
         ("split.size=5000", "split.size"),
+        ("seeds=3", "seeds=3: is of a comparison"),
+        ("n_workers=2", "n_workers=2: is of a sweep"),
+        ("+n_workers=2", "n_workers=2: is a setting of every command; write it without +"),
+        ("seeding.max=9", "seeding.max=9: is of a sweep"),
+        ("dry_run=true", "dry_run=true: is of a sweep"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(word: str, key: str, command: Command, tmp_path: Path) -> None:

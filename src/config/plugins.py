@@ -49,7 +49,7 @@ GIVEN = {
     "weight_decay": 0.0,
     "schedule": "constant",
 }
-"""Defaults of the settings that a base class has; a plugin's own settings have defaults of their own."""
+"""Defaults of the settings that SourceConfig and OptimizerConfig leave open, unless a plugin has its own."""
 
 
 def pin_plugins(given: object) -> tuple[str, ...]:
@@ -167,8 +167,9 @@ def _problem_of_class(variant: Any, base: type) -> str | None:
     if inspect.get_annotations(variant) and "__dataclass_fields__" not in variant.__dict__:
         return "must be a dataclass: write @dataclass(frozen=True, kw_only=True) above it"
     assert dataclasses.is_dataclass(variant), "its base is one"
-    own = [f for f in dataclasses.fields(variant) if f.name != "name" and f.name not in GIVEN]
-    missing = [f.name for f in own if f.default is dataclasses.MISSING]
+    given = {"name", *(f.name for f in dataclasses.fields(base) if f.name in GIVEN)}
+    fields = [f for f in dataclasses.fields(variant) if f.name not in given]
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING]
     return f"needs a default for {', '.join(missing)}" if missing else None
 
 
@@ -218,7 +219,7 @@ def _defaults_of(variant: Any) -> dict[str, Any]:
     if not isinstance(variant, type):
         return knobs_of(variant)
     fields = [f for f in dataclasses.fields(variant) if f.name != "name"]
-    settings = {f.name: GIVEN.get(f.name, f.default) for f in fields}
+    settings = {f.name: GIVEN[f.name] if f.default is dataclasses.MISSING else f.default for f in fields}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 

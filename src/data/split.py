@@ -1,6 +1,7 @@
 """How a source becomes a stream: Dataset 1, Dataset 2, ..., with their validation and test sets.
 
-docs/DEFINITIONS.md has the definitions; counts.py counts, draw.py draws, shifts and labels.
+docs/DEFINITIONS.md has the definitions; counts.py says how many samples of each class, draw.py
+draws them and applies shifts and labels.
 """
 
 from __future__ import annotations

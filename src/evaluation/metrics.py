@@ -31,31 +31,7 @@ Scores = dict[str, Tensor]
 """Name of a metric to its value for each model, float64 [R]."""
 
 
-def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> Scores:
-    """accuracy, loss, balanced_accuracy, ece and recall/<class>, each a weighted mean over samples.
-
-    `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]. `weights`: >= 0, [R, n] or [n],
-    with any sum. `loss`: see `sample_losses`. `balanced_accuracy`: mean recall over the classes that have weight.
-    `ece`: expected calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017, eq. 5): the sum
-    over bins of |accuracy - confidence|, by weight. With equal weights these are torchmetrics' values, except that its
-    ECE gives a confidence of exactly 1 a bin of its own. Undefined: everything where no sample has weight or an output
-    of a sample that has weight is not bounded; the recall of a class without weight.
-    """
-    return _RatedClasses.of(*_prepared(logits, y), loss).metrics(weights)
-
-
-def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
-    """loss, rmse and r2, weighted.
-
-    loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance of
-    the targets' noise. rmse: its root, in the targets' unit. r2: 1 - mean squared error / variance of the targets, mean
-    over the columns that vary; with equal weights torchmetrics' value. `predictions`: [R, n, K] or [n, K]; `targets`:
-    [R, n, K] or [n, K]; `weights`: [R, n] or [n].
-    """
-    return _RatedTargets.of(*_prepared(predictions, targets)).metrics(weights)
-
-
-class _RatedClasses(NamedTuple):
+class RatedClasses(NamedTuple):
     """What the metrics of a classification need of every sample, whatever its weight: [R, n] each."""
 
     n_classes: int
@@ -69,8 +45,9 @@ class _RatedClasses(NamedTuple):
     is_bounded: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, y: Tensor, loss: Loss) -> _RatedClasses:
-        """Rates samples: float64 [R, n, K] and classes [R, n]."""
+    def of(cls, logits: Tensor, y: Tensor, loss: Loss) -> RatedClasses:
+        """Rates samples. `logits`: [R, n, K], or [n, K] for one model (then R = 1). `y`: int64 [R, n] or [n]."""
+        logits, y = _prepared(logits, y)
         n_classes = logits.shape[-1]
         assert y.shape == logits.shape[:-1], (y.shape, logits.shape)
         assert bool(((y >= 0) & (y < n_classes)).all()), f"labels outside 0..{n_classes - 1}"
@@ -82,7 +59,14 @@ class _RatedClasses(NamedTuple):
         return cls(n_classes, y, correct, correct - confidence, bins, sample_losses(logits, y, loss), bounded)
 
     def metrics(self, weights: Tensor) -> Scores:
-        """See `classification_metrics`."""
+        """accuracy, loss, balanced_accuracy, ece and recall/<class>, each a weighted mean over samples.
+
+        `weights`: >= 0, [R, n] or [n], with any sum. `balanced_accuracy`: mean recall over the classes that have
+        weight. `ece`: expected calibration error in 15 bins of equal width, closed on the right (Guo et al. 2017,
+        eq. 5): the sum over bins of |accuracy - confidence|, by weight. With equal weights these are torchmetrics'
+        values, except that its ECE gives a confidence of exactly 1 a bin of its own. Undefined: everything where no
+        sample has weight or an output of a sample that has weight is not bounded; the recall of a class without weight.
+        """
         weights = _checked(weights, self.y)
         total = _sums(weights)
         class_weight = _sums_by_group(weights, self.y, self.n_classes)
@@ -99,7 +83,7 @@ class _RatedClasses(NamedTuple):
         return _defined(scores, self.is_bounded, weights)
 
 
-class _RatedTargets(NamedTuple):
+class RatedTargets(NamedTuple):
     """What the metrics of a regression need of every sample: [R, n], and [R, n, K] of predictions and targets."""
 
     losses: Tensor
@@ -108,15 +92,21 @@ class _RatedTargets(NamedTuple):
     targets: Tensor
 
     @classmethod
-    def of(cls, predictions: Tensor, targets: Tensor) -> _RatedTargets:
-        """Rates samples: float64 [R, n, K] and targets [R, n, K]."""
+    def of(cls, predictions: Tensor, targets: Tensor) -> RatedTargets:
+        """Rates samples. `predictions`, `targets`: [R, n, K] or [n, K]."""
+        predictions, targets = _prepared(predictions, targets)
         assert targets.shape == predictions.shape, (targets.shape, predictions.shape)
         predictions, bounded = _bounded(predictions)
         targets = targets.to(torch.float64)
         return cls(sample_losses(predictions, targets, "mse"), bounded, predictions, targets)
 
     def metrics(self, weights: Tensor) -> Scores:
-        """See `regression_metrics`."""
+        """loss, rmse and r2, weighted. `weights`: [R, n] or [n].
+
+        loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance
+        of the targets' noise. rmse: its root, in the targets' unit. r2: 1 - mean squared error / variance of the
+        targets, mean over the columns that vary; with equal weights torchmetrics' value.
+        """
         weights = _checked(weights, self.losses)
         loss = _sums(weights * self.losses) / _sums(weights)
         columns = zip(self.predictions.unbind(-1), self.targets.unbind(-1), strict=True)
@@ -173,7 +163,7 @@ def constant_loss(y: Tensor, n_outputs: int, loss: Loss) -> float:
     return float(-torch.xlogy(shares, shares).sum() if loss == "cross_entropy" else (shares * (1 - shares)).mean())
 
 
-_Rated = _RatedClasses | _RatedTargets
+_Rated = RatedClasses | RatedTargets
 
 
 def score(
@@ -194,7 +184,7 @@ def score(
     assert len(outputs) == len(pools) > 0, "one tensor of outputs per pool"
     labels = [torch.stack([one.pools[pool].y for one in evaluations]) for pool in pools]
     is_regression = labels[0].is_floating_point()
-    rate = _RatedTargets.of if is_regression else partial(_RatedClasses.of, loss=loss)
+    rate = RatedTargets.of if is_regression else partial(RatedClasses.of, loss=loss)
     rated = [rate(*_prepared(in_own_head(output.cpu(), y, mask), y)) for output, y in zip(outputs, labels, strict=True)]
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:

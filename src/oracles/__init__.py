@@ -1,1 +1,1 @@
-"""Comparison with exact formulas: the linear lab (Monte Carlo, quadratics, boundary) and theory/."""
+"""Linear regressions trained here against closed-form results: theory/ has the formulas, each module a comparison."""

@@ -141,7 +141,9 @@ def _require_plain(regime: RegimeConfig, stage: Stage, number: int) -> None:
         budget=stage.budget,
         counts_as=stage.counts_as,
     )
-    if plain != stage or stage.start.kind not in ("fresh", "previous") or not stage.budget:
+    last = mixture.parts[-1:]
+    redraws = mixture.shares is not None and stage.counts_as != last  # some samples more than once
+    if plain != stage or redraws or stage.start.kind not in ("fresh", "previous") or not stage.budget:
         problem = f"stage {number + 1} needs more than data and starting weights, which is all that a script is given"
         raise ConfigError("regimes", regime.label, f"{problem}; take sequential, combined, warm_start, replay, ...")
 

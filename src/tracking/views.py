@@ -2,8 +2,8 @@
 
 MLflow 3 keeps a saved view in a tag of the experiment: a name and the state of the page, its table and its charts. A
 view's address is ``/#/experiments/<id>/runs?viewStateShareKey=cells&workflowType=machine_learning``; without the last
-part MLflow
-3.17 opens its pages for GenAI, whatever the tag of the experiment's kind. ``&compareRunsMode=CHART`` opens its charts.
+part MLflow 3.17 opens its pages for GenAI, whatever the tag of the experiment's kind. ``&compareRunsMode=CHART`` opens
+its charts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNDECIDED = "#9e9e9e"
 
 def colour_of(label: str) -> str:
     """The colour of a regime, and of a cell that it wins; grey for a cell without one winner."""
-    if ": " in label or label in ("undecided", "too few seeds", "inconclusive"):
+    if ": " in label or label in ("undecided", "too few seeds", "inconclusive", "equivalent"):
         return UNDECIDED
     number = hashlib.sha256(label.encode()).digest()[0]
     return COLOURS.get(label, FURTHER_COLOURS[number % len(FURTHER_COLOURS)])

@@ -1,4 +1,4 @@
-"""From regimes x seeds to unique stages, as a tree: equal stages are recognised by their content and trained once."""
+"""From regimes x seeds to unique stages: equal ones are recognised by their content and trained once, parents first."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ class Node:
     outputs: tuple[int, ...]
     """The classes that the head has: all unless it grows."""
     parent_outputs: tuple[tuple[int, ...], ...]
+    """The classes that the head of each parent has."""
     monitor: EvaluationSet | None
-    """The validation set of early stopping."""
+    """The validation set that the stopping rule measures; None: it measures none."""
     stream: Stream
     level: int
     """0 for a stage without parents, otherwise 1 above its highest parent."""
@@ -188,7 +189,8 @@ def _node(
 ) -> Node:
     parents = tuple(node_of[k] for k in stage.start.of if k in node_of)
     if len(parents) < len(stage.start.of):
-        stage = replace(stage, start=_start_without(stage.start, frozenset(node_of)))
+        sizes = [len(part) for part in stream.train]
+        stage = replace(stage, start=_start_without(stage.start, frozenset(node_of), sizes))
     of = stage.penalty.of
     holds = None if of is None or stage.penalty.kind == "none" else node_of.get(of)
     if holds is None and of is not None:
@@ -278,15 +280,15 @@ def _outputs(head: str, stage: Stage, stream: Stream, parents: Sequence[Node]) -
     return tuple(sorted(known | own))
 
 
-def _start_without(start: Start, there: frozenset[int]) -> Start:
+def _start_without(start: Start, there: frozenset[int], sizes: Sequence[int]) -> Start:
     """The start if only the stages `there` have data: the average of those, otherwise fresh weights."""
     kept = {of: weight for of, weight in zip(start.of, start.weights, strict=False) if of in there}
     if start.kind != "average" or not kept:
         return Start()
     total = sum(kept.values())
     if not total:
-        problem = "is all on a model without data; lower it or change split.sizes"
-        raise ConfigError("regime.average.weight", 1.0, problem)
+        problem = "leaves an average whose only weight is on a model without data; change it or the regime's weight"
+        raise ConfigError("split.sizes", list(sizes), problem)
     return replace(start, of=tuple(kept), weights=tuple(weight / total for weight in kept.values()))
 
 

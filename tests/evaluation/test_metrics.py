@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
-from src.evaluation.metrics import Loss, classification_metrics, constant_loss, regression_metrics, sample_losses, score
+from src.evaluation.metrics import Loss, RatedClasses, RatedTargets, Scores, constant_loss, sample_losses, score
+
+
+def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> Scores:
+    return RatedClasses.of(logits, y, loss).metrics(weights)
+
+
+def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
+    return RatedTargets.of(predictions, targets).metrics(weights)
 
 
 def drawn(n_replicas: int, n: int, n_classes: int, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:

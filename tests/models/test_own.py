@@ -57,6 +57,35 @@ def test_a_module_of_ones_own_trains_like_a_built_in(tmp_path: Path) -> None:
         compose([plugin, "arch=Net", "arch.width=wide"])
 
 
+DEFAULTS = """
+from dataclasses import dataclass
+
+from torch import nn
+
+from src.optimizers import OPTIMIZERS
+
+
+def blended(in_features, num_classes, *, momentum: float = 0.25):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, num_classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(OPTIMIZERS["sgd"]):
+    lr: float = 0.002
+
+
+ARCHITECTURES = {"blended": blended}
+OPTIMIZERS = {"slow": Slow}
+"""
+
+
+def test_a_setting_of_a_plugin_has_its_own_default_whatever_its_name(tmp_path: Path) -> None:
+    """Not that of the setting of this name in src."""
+    config = compose([file_of(tmp_path, DEFAULTS), "arch=blended", "optimizer=slow"])
+    assert config.arch.content()["momentum"] == 0.25
+    assert (config.optimizer.lr, config.optimizer.batch_size) == (0.002, 64)
+
+
 FROZEN = """
 def row(in_features, num_classes):
     net = nn.Sequential(nn.Flatten(), nn.Linear(in_features, 8), nn.ReLU(), nn.Linear(8, num_classes))

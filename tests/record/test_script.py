@@ -125,6 +125,7 @@ def test_a_script_that_fails_in_stage_2_is_resumed_there(tmp_path: Path, capsys:
         ({"regimes": "[sequential,ewc]"}, r"regimes=ewc: stage 2 needs more than data and starting weights"),
         ({"regimes": "[sequential,{freeze:{layers:1}}]"}, r"regimes=freeze.*: stage 2 needs more"),
         ({"regimes": "[sequential,shrink_perturb]"}, r"regimes=shrink_perturb: stage 2 needs more"),
+        ({"regimes": "[sequential,rebalanced]"}, r"regimes=rebalanced: stage 1 needs more"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_runs(settings: dict[str, str], problem: str, tmp_path: Path) -> None:

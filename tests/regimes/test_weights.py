@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from tests.training.cells import executed, tiny
+from src.config import compose
+from src.errors import ConfigError
+from tests.training.cells import executed, planned, tiny
 
 
 def test_a_model_of_the_average_is_that_of_its_data_set() -> None:
@@ -15,6 +18,13 @@ def test_a_model_of_the_average_is_that_of_its_data_set() -> None:
     for name in first:
         torch.testing.assert_close(none[name], first[name], rtol=0, atol=0)
         torch.testing.assert_close(all_of_it[name], second[name], rtol=0, atol=0)
+
+
+def test_an_average_without_weight_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^split\.sizes=\[60, 0\]: leaves an average whose only weight is on a model without"
+    ):
+        planned(compose(["regimes=[{average:{weight:1}}]", "split.sizes=[60,0]"]))
 
 
 def test_dash_shrinks_each_unit_to_no_less_than_its_floor() -> None:

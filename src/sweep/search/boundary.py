@@ -1,11 +1,10 @@
 """`search=boundary`: where the sign of the difference of two regimes changes, over two or three numeric axes.
 
 Two Gaussian processes (scikit-learn) describe the paired differences: one the logarithm of their standard deviation,
-the other the
-*effect*, mean / deviation, whose sign is that of the difference and whose noise is 1 / sqrt(seeds) everywhere (the two
-steps of Kersting et al. 2007, ICML 393). The next seeds go where they lower the expected number of points of the map
-with a wrong sign most for their cost: stepwise uncertainty reduction (Bect et al. 2012, Stat. Comput. 22:773). A point
-may be measured again.
+the other the *effect*, mean / deviation, whose sign is that of the difference and whose noise is 1 / sqrt(seeds)
+everywhere (the two steps of Kersting et al. 2007, ICML 393). The next seeds go where they lower the expected number of
+points of the map with a wrong sign most for their cost: stepwise uncertainty reduction (Bect et al. 2012, Stat. Comput.
+22:773). A point may be measured again.
 
 Let the effect at a point of the map have mean m and deviation s, and let r be its correlation with the new measurement.
 Then the new mean has the deviation r s, the deviation that is left is s sqrt(1 - r^2), and the expected probability of

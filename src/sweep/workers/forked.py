@@ -85,7 +85,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _run(folder: SweepFolder, search: str, engine: str, log: Path, environment: dict[str, str]) -> None:
-    """The forked process: a session of its own, the worker's variables and its log, then `src.worker`'s work."""
+    """The forked process: a session of its own, the worker's variables and its log, then a worker's work."""
     parent = os.getppid()
     os.setsid()
     replace_variables(os.environ, environment)

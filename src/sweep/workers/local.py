@@ -48,7 +48,7 @@ class Workers(Protocol):
         """
 
     def interrupt(self) -> None:
-        """Asks the workers to finish their current runs, give their cells back, and exit."""
+        """Asks the workers to save their progress, give their cells back, and exit."""
 
     def kill(self) -> None:
         """Kills the workers; their cells are requeued later."""

@@ -88,7 +88,7 @@ class WorkerPool:
         self._wait()
 
     def interrupt(self) -> None:
-        """Asks the workers to finish their runs, give their cells back and exit; a second call kills them.
+        """Asks the workers to save their progress, give their cells back and exit; a second call kills them.
 
         A signal handler may call this while `work` runs.
         """

@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or a dead parent. Once: the worker finishes its run and gives the cell back; twice: it exits now.
+    """Ctrl-C, SIGTERM or a dead parent. Once: the worker saves its progress and gives the cell back; twice:
+    it exits now.
 
     `parent`: the process id of the command that started the worker, if one did.
     """
