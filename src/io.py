@@ -26,8 +26,9 @@ NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 """What fsync answers on file systems that cannot sync a folder."""
 
-WRITERS = 8
-"""Number of folders written at the same time: a disk syncs several files as fast as one."""
+WRITERS = 4
+"""Number of folders written at the same time: a disk syncs several files as fast as one, but threads share the
+interpreter. Writing the runs of a cell takes 2.8 ms a run with 3 or 4, 3.2 with 8, 3.5 with 1 (2 cores, an SSD)."""
 
 
 class AlreadyWritten(FileExistsError):

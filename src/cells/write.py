@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from src.training.run_files import (
     write_failure,
     write_run,
 )
+from src.training.scoring import SCORED_AT_ONCE
 
 if TYPE_CHECKING:
     from src.training.execute import Execution
@@ -45,33 +48,66 @@ def write_runs(
     Returns the folders written, and one line for each run that failed or diverged. The seconds of a stage are charged
     to the first run that it was trained for.
     """
+    with _Folders(cell, control) as folders:
+        for part in _by_seeds(plan):
+            _write_part(cell, part, execution, device, control, folders)
+    return folders.written, folders.failures
+
+
+def _by_seeds(plan: StagePlan) -> Iterator[StagePlan]:
+    """The plan seed by seed, in parts of as many stages as are scored at once: while the next part is scored, threads
+    write the folders of the one before."""
+    runs: list[Run] = []
+    keys: set[str] = set()
+
+    def part() -> StagePlan:
+        return replace(plan, nodes={key: node for key, node in plan.nodes.items() if key in keys}, runs=tuple(runs))
+
+    for _, group in itertools.groupby(sorted(plan.runs, key=lambda run: run.seed), key=lambda run: run.seed):
+        own = list(group)
+        more = {key for run in own for key in run.stages}
+        if runs and len(keys | more) > SCORED_AT_ONCE:
+            yield part()
+            runs, keys = [], set()
+        runs, keys = [*runs, *own], keys | more
+    yield part()
+
+
+def _write_part(
+    cell: ResolvedCell,
+    plan: StagePlan,
+    execution: Execution,
+    device: Device,
+    control: RunControl,
+    folders: _Folders,
+) -> None:
+    """Scores some seeds of a plan and writes the folders of their runs."""
     charged: set[str] = set()
     scores = score_all(cell.config, plan, execution, device)
-    histories = {key: StageHistory.of(plan.nodes[key], stage) for key, stage in execution.results.items()}
+    done = {key: execution.results[key] for key in plan.nodes if key in execution.results}
+    histories = {key: StageHistory.of(plan.nodes[key], stage) for key, stage in done.items()}
     constant = constant_losses(cell.config, plan)
-    with _Folders(cell, control) as folders:
-        for run in sorted(plan.runs, key=lambda run: run.seed):
-            control.before_run()
-            failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
-            if failure is not None:
-                folders.fail(run, *failure)
-                continue
-            own = {key for key in run.stages if key in execution.trained} - charged
-            charged |= own
-            diverged = scores.diverged(run.stages, execution)
-            if diverged:
-                folders.failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
-            body = {
-                **_head(cell, run.regime, run.seed),
-                "status": "diverged" if diverged else "finished",
-                "result": result_of(cell.config, plan, run, execution, scores),
-                "provenance": {
-                    **provenance_of(run, execution, own, fingerprint(device)),
-                    "constant_loss": constant[run.seed],
-                },
-            }
-            folders.write(run, body, history_of([histories[key] for key in run.stages if key in histories]))
-    return folders.written, folders.failures
+    for run in plan.runs:
+        control.before_run()
+        failure = next((execution.failures[key] for key in run.stages if key in execution.failures), None)
+        if failure is not None:
+            folders.fail(run, *failure)
+            continue
+        own = {key for key in run.stages if key in execution.trained} - charged
+        charged |= own
+        diverged = scores.diverged(run.stages, execution)
+        if diverged:
+            folders.failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
+        body = {
+            **_head(cell, run.regime, run.seed),
+            "status": "diverged" if diverged else "finished",
+            "result": result_of(cell.config, plan, run, execution, scores),
+            "provenance": {
+                **provenance_of(run, execution, own, fingerprint(device)),
+                "constant_loss": constant[run.seed],
+            },
+        }
+        folders.write(run, body, history_of([histories[key] for key in run.stages if key in histories]))
 
 
 class _Folders:
