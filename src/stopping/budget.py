@@ -64,7 +64,7 @@ class BudgetStopping(StoppingRule):
     def check(self, dataset_sizes: Sequence[int], *, is_regression: bool) -> None:
         if len(self.given) != 1:
             names = ", ".join(f"stopping.{name}" for name in ("epochs", "updates", "updates_per_part"))
-            problem = f"stopping=budget takes exactly one of {names} or, with stopping.match=samples, stopping.samples"
+            problem = f"stopping=budget takes exactly one of {names}, stopping.samples (with stopping.match=samples)"
             raise ConfigError("stopping", self.given, problem)
         unit = next(iter(self.given)).removesuffix("_per_part")
         if self.match in ("epochs", "marginal") and unit != "epochs":

@@ -109,7 +109,7 @@ def of_type(words: Words, key: str, kinds: str) -> list[Words]:
 
 
 def one_of(words: Words, _: str, listed: str) -> list[Words]:
-    options = [option.split(" with ") for option in listed.split(", ")]
+    options = [option.rstrip(")").split(" (with ") for option in listed.split(", ")]
     rest = without(words, *(name for name, *_ in options))
     return [[*rest, f"{name}=3", *needed] for name, *needed in options]
 

@@ -20,6 +20,7 @@ import sqlalchemy
 
 from benchmarks.reliability.sweeps import Sweep
 from src import cli as entry
+from src.cells.outcome import CellOutcome
 from src.config import compose
 from src.sweep import __main__ as command
 from src.sweep.folder import SweepFolder
@@ -31,7 +32,6 @@ from src.sweep.queue.retry import StorageUnavailable
 from src.urls import with_driver
 from tests import postgres as servers
 from tests.postgres import NoPostgres, Server
-from tests.sweep.fake_engine import Outcome
 
 pytestmark = pytest.mark.server
 N_CELLS = 12
@@ -182,7 +182,7 @@ def test_a_change_whose_reply_was_lost_is_made_once(queue: WorkQueue, monkeypatc
     assert again is not None
 
     lose_the_next_reply(queue, monkeypatch)
-    queue.tell(again, Outcome(0.25))
+    queue.tell(again, CellOutcome(0.25))
     (trial,) = queue.trials()
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.25)
 
