@@ -59,7 +59,7 @@ def main(composed: DictConfig) -> None:
 
 def launch(n_devices: int, arguments: list[str]) -> int:
     """Runs the same command once per device under torchrun; returns the exit status."""
-    from src.sweep.workers.group import torchrun
+    from src.sweep.workers.device_group import torchrun
 
     return subprocess.call(torchrun(n_devices, "src.train", arguments), env={"OMP_NUM_THREADS": "1", **os.environ})
 

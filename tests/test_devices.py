@@ -21,7 +21,7 @@ from src.sweep.folder import SweepFolder
 from src.sweep.grid.cells import Cell
 from src.sweep.processes import Process
 from src.sweep.queue.queue import WorkQueue
-from src.sweep.workers.group import torchrun
+from src.sweep.workers.device_group import torchrun
 from src.sweep.workers.worker import work
 from src.training.store.store import Store
 

@@ -1,0 +1,1 @@
+"""Published protocols and their rows (conf/anchor), followed here."""

@@ -18,7 +18,7 @@ from src.cells.resolve import ResolvedCell
 from src.cells.tuning import tuned_regimes
 from src.cells.write import record_failure, write_runs
 from src.comparison.metrics import Score, score_of
-from src.comparison.pairing import read_records
+from src.comparison.pairing import records_in
 from src.comparison.verdicts import judge
 from src.config import Objective
 from src.environment import rank_of_process
@@ -127,6 +127,6 @@ def _value(cell: ResolvedCell) -> float | None:
     first_two, seeds = cell.config.regimes[:2], cell.config.seeds
     if len(first_two) < 2:
         return None
-    records = read_records(cell.run_folder(regime, seed) for regime in first_two for seed in seeds)
+    records = records_in(cell.run_folder(regime, seed) for regime in first_two for seed in seeds)
     verdicts = judge(records, [regime.label for regime in first_two])
     return verdicts[0].difference if verdicts else None

@@ -24,8 +24,8 @@ from src.training.plan import Run, StagePlan
 from src.training.run_files import (
     StageHistory,
     constant_losses,
-    head,
     history_of,
+    identity,
     provenance_of,
     result_of,
     score_all,
@@ -99,7 +99,7 @@ def _write_part(
         if diverged:
             folders.failures.append(f"{run.regime.label}-{run.seed}: diverged, its loss is not finite")
         body = {
-            **_head(cell, run.regime, run.seed),
+            **_identity(cell, run.regime, run.seed),
             "status": "diverged" if diverged else "finished",
             "result": result_of(cell.config, plan, run, execution, scores),
             "provenance": {
@@ -174,10 +174,10 @@ def _write_failure(cell: ResolvedCell, regime: RegimeConfig, seed: int, reason: 
     folder = cell.run_folder(regime, seed)
     try:
         with Outbox(cell.sweep_dir).transaction(folder):
-            write_failure(folder, _head(cell, regime, seed), reason, trace)
+            write_failure(folder, _identity(cell, regime, seed), reason, trace)
     except OSError as problem:
         log.warning("%s failed (%s), and failed.json cannot be written: %s", folder, reason, problem)
 
 
-def _head(cell: ResolvedCell, regime: RegimeConfig, seed: int) -> dict[str, Any]:
-    return head(cell.config, cell.hash, run_hash(cell.hash, regime, seed), regime, seed)
+def _identity(cell: ResolvedCell, regime: RegimeConfig, seed: int) -> dict[str, Any]:
+    return identity(cell.config, cell.hash, run_hash(cell.hash, regime, seed), regime, seed)

@@ -1,0 +1,1 @@
+"""Claims about sequential and combined training: studies, probes, evidence, contrasts, verdicts."""

@@ -1,0 +1,1 @@
+"""Pairing by seed, exact statistics, verdicts, tables and maps."""

@@ -116,13 +116,13 @@ AnyRun = TypeVar("AnyRun", RunRecord, FailedRun)
 def load_records(
     sweep_dir: Path, *, cells: Collection[str] | None = None, seeds: Collection[int] | None = None
 ) -> Records:
-    """Reads `sweep_dir`/cells/*/*/, of `cells` and `seeds` alone if given; see `read_records`."""
+    """Reads `sweep_dir`/cells/*/*/, of `cells` and `seeds` alone if given; see `records_in`."""
     root = sweep_dir / "cells"
     folders = root.glob("*/*/") if cells is None else (folder for cell in cells for folder in (root / cell).glob("*/"))
-    return read_records(folders, seeds)
+    return records_in(folders, seeds)
 
 
-def read_records(folders: Iterable[Path], seeds: Collection[int] | None = None) -> Records:
+def records_in(folders: Iterable[Path], seeds: Collection[int] | None = None) -> Records:
     """Reads the folders of runs, of `seeds` alone if given.
 
     A result takes precedence over an older failure of the same run. Unreadable records are listed as damaged.

@@ -12,7 +12,7 @@ from typing import Any
 from src.config.parse import compose
 from src.config.plugins import BUILT_IN
 from src.config.schema import Config
-from src.regimes.checkpoint import split
+from src.regimes.checkpoint import split_pin
 from src.typed import as_dict, leaves
 
 GROUPS = ("data", "arch", "stopping", "optimizer", "tune")
@@ -58,7 +58,7 @@ def on_sweep(module: str, sweep_dir: Path, plugins: Sequence[str]) -> str:
     """``python -m src.MODULE sweep=NAME`` for a sweep whose cells name these `plugins`."""
     words = [f"sweep={sweep_dir.name}"]
     words += [f"multirun={sweep_dir.parent}"] if sweep_dir.parent != Path("multirun") else []
-    words += [f"plugins={text_of([split(plugin)[0] for plugin in plugins])}"] if plugins else []
+    words += [f"plugins={text_of([split_pin(plugin)[0] for plugin in plugins])}"] if plugins else []
     return " ".join([f"python -m src.{module}", *map(shlex.quote, words)])
 
 

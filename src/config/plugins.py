@@ -23,7 +23,7 @@ from src.models.catalog import ARCHITECTURES
 from src.models.custom import as_architecture
 from src.optimizers import OPTIMIZERS, OptimizerConfig
 from src.regimes.catalog import REGIMES
-from src.regimes.checkpoint import split
+from src.regimes.checkpoint import split_pin
 from src.stopping.catalog import STOPPING_RULES
 from src.stopping.rule import StoppingRule
 
@@ -60,7 +60,7 @@ def pin_plugins(given: object) -> tuple[str, ...]:
 
 
 def _pin(given: str) -> str:
-    path, known = split(given)
+    path, known = split_pin(given)
     try:
         found = bytes_digest(Path(path).read_bytes())
     except OSError as error:
@@ -84,7 +84,7 @@ def catalogs(plugins: tuple[str, ...]) -> Mapping[str, Catalog]:
             for name, variant in variants.items():
                 if name in merged[group]:
                     problem = f"{group}={name} exists already; choose another name"
-                    raise ConfigError("plugins", split(plugin)[0], problem)
+                    raise ConfigError("plugins", split_pin(plugin)[0], problem)
                 merged[group][name] = variant
     return merged
 
@@ -92,7 +92,7 @@ def catalogs(plugins: tuple[str, ...]) -> Mapping[str, Catalog]:
 @functools.cache
 def _load(plugin: str) -> Mapping[str, Catalog]:
     """The variants that a pinned plugin defines, by config group. Runs the file once per process."""
-    path, digest = split(plugin)
+    path, digest = split_pin(plugin)
     spec = importlib.util.spec_from_file_location(f"plugin_{digest}", path)
     if spec is None or spec.loader is None:
         raise ConfigError("plugins", path, "is no Python file; its name must end in .py")
@@ -181,7 +181,7 @@ def require_trusted(given: object, multirun: Path) -> None:
     """
     trusted = os.environ.get(TRUSTED, "").split(os.pathsep)
     for plugin in given if isinstance(given, (list, tuple)) else ():
-        path = Path(split(str(plugin))[0]).resolve()
+        path = Path(split_pin(str(plugin))[0]).resolve()
         in_checkout = path.is_relative_to(CONF_DIR.parent) and not path.is_relative_to(multirun.resolve())
         if not in_checkout and str(path) not in trusted:
             problem = f"a file of {multirun} names it, and it would run here; if you trust it, add plugins=[{path}]"
@@ -205,7 +205,7 @@ def offer_plugins(overrides: Sequence[str]) -> None:
         return
     from hydra.core.config_store import ConfigStore
 
-    named = [str(Path(split(plugin)[0]).resolve()) for plugin in plugins]
+    named = [str(Path(split_pin(plugin)[0]).resolve()) for plugin in plugins]
     known = os.environ.get(TRUSTED, "").split(os.pathsep)
     os.environ[TRUSTED] = os.pathsep.join(dict.fromkeys(filter(None, [*known, *named])))  # workers inherit it
     for group, catalog in catalogs(plugins).items():

@@ -1,0 +1,1 @@
+"""From sources to the streams of a seed: splits, shifts, batches, augmentation."""

@@ -1,0 +1,1 @@
+"""Metrics, accuracy matrix, FLOPs, drift and loss landscape."""

@@ -27,7 +27,7 @@ LARGEST = 2.0**64
 one."""
 
 Loss = Literal["cross_entropy", "mse"]
-Scores = dict[str, Tensor]
+MetricValues = dict[str, Tensor]
 """Name of a metric to its value for each model, float64 [R]."""
 
 
@@ -58,7 +58,7 @@ class RatedClasses(NamedTuple):
         bins = torch.bucketize(confidence, inner_edges)
         return cls(n_classes, y, correct, correct - confidence, bins, sample_losses(logits, y, loss), bounded)
 
-    def metrics(self, weights: Tensor) -> Scores:
+    def metrics(self, weights: Tensor) -> MetricValues:
         """accuracy, loss, balanced_accuracy, ece and recall/<class>, each a weighted mean over samples.
 
         `weights`: >= 0, [R, n] or [n], with any sum. `balanced_accuracy`: mean recall over the classes that have
@@ -100,7 +100,7 @@ class RatedTargets(NamedTuple):
         targets = targets.to(torch.float64)
         return cls(sample_losses(predictions, targets, "mse"), bounded, predictions, targets)
 
-    def metrics(self, weights: Tensor) -> Scores:
+    def metrics(self, weights: Tensor) -> MetricValues:
         """loss, rmse and r2, weighted. `weights`: [R, n] or [n].
 
         loss: the mean squared error, not halved, mean over target columns; the excess risk is this minus the variance
@@ -262,7 +262,7 @@ def _sums(values: Tensor) -> Tensor:
     return _sums_by_group(values, torch.zeros_like(values, dtype=torch.int64), 1).squeeze(1)
 
 
-def _defined(scores: Scores, bounded: Tensor, weights: Tensor) -> Scores:
+def _defined(scores: MetricValues, bounded: Tensor, weights: Tensor) -> MetricValues:
     """The scores, NaN for each model that has an output which is not bounded, of a sample with weight."""
     defined = (bounded | (weights == 0)).all(dim=-1)
     return scores if bool(defined.all()) else {name: values.where(defined, math.nan) for name, values in scores.items()}

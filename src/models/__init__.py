@@ -1,0 +1,1 @@
+"""Architectures: one file each, and what all of them share."""

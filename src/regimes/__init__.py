@@ -1,0 +1,1 @@
+"""Regimes: short functions that turn a stream of data sets into stages."""

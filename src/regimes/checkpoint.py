@@ -86,7 +86,7 @@ def pin(given: object, key: str) -> str:
     return replace(found, digest=now).text
 
 
-def split(pinned: str) -> tuple[str, str | None]:
+def split_pin(pinned: str) -> tuple[str, str | None]:
     """The path and, if it is there, the digest of ``path@digest``."""
     match = re.fullmatch(r"(.+)@([0-9a-f]{16})", pinned)
     return (match[1], match[2]) if match else (pinned, None)
@@ -96,8 +96,8 @@ def parts_of(pinned: str) -> Checkpoint:
     """The parts of a path or a pinned text."""
     match = re.fullmatch(r"(.+?@[0-9a-f]{16})(\[.*\])", pinned, re.DOTALL)
     if match is None:
-        return Checkpoint(*split(pinned))
-    return Checkpoint(*split(match[1]), tuple(json.loads(match[2])))
+        return Checkpoint(*split_pin(pinned))
+    return Checkpoint(*split_pin(match[1]), tuple(json.loads(match[2])))
 
 
 @functools.lru_cache(maxsize=64)

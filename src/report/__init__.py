@@ -1,0 +1,1 @@
+"""The HTML page of a sweep, one file a section."""

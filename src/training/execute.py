@@ -261,8 +261,7 @@ class _Executor:
         if self.device.rank == 0:
             self.execution.store.put(node.key, result)
         kept = self.cache.put(node.key, result)
-        if self.device.rank == 0 and result.resume_point is not None:
-            assert node.prefix_key is not None
+        if self.device.rank == 0 and result.resume_point is not None and node.prefix_key is not None:
             point = dataclasses.replace(result.resume_point, weights=kept.weights)  # one digest serves both
             self.execution.store.put_prefix(node.prefix_key, node.key, point)
         self.execution.results[node.key] = kept

@@ -22,7 +22,7 @@ from src.training.losses import SampleLosses
 from src.training.module import GroupModule
 from src.training.monitor import GroupControl, StageMonitor
 from src.training.plan import Node
-from src.training.replicas import Penalty, Replicas, trainable_names
+from src.training.replicas import PenaltyTerm, Replicas, trainable_names
 from src.training.result import ResumePoint, StageResult
 from src.training.scoring import Scorer, monitor_values
 from src.training.starting import without_new_rows
@@ -39,7 +39,7 @@ def fit(
     *,
     starts: Sequence[ResumePoint] | None = None,
     optimizer_states: Sequence[Mapping[str, Tensor]] | None = None,
-    penalty: Penalty | None = None,
+    penalty: PenaltyTerm | None = None,
     losses: SampleLosses | None = None,
     observer: Callable[[Replicas], None] | None = None,
     control: GroupControl | None = None,

@@ -16,7 +16,7 @@ from src.training.devices import products_in
 from src.training.feed import Batch, Feed, IndexChunk, whole_epoch
 from src.training.losses import SampleLosses, losses_of
 from src.training.plan import Node
-from src.training.replicas import ModelState, Penalty, Replicas
+from src.training.replicas import ModelState, PenaltyTerm, Replicas
 from src.training.result import Captured
 from src.training.scoring import EVALUATION_BATCH
 
@@ -35,7 +35,7 @@ class GroupModule(pl.LightningModule):
         node: Node,
         world: int,
         n_done: int,
-        penalty: Penalty | None,
+        penalty: PenaltyTerm | None,
         losses: SampleLosses | None,
         optimizer_states: Sequence[Mapping[str, Tensor]] | None,
         observer: Callable[[Replicas], None] | None,
@@ -49,7 +49,7 @@ class GroupModule(pl.LightningModule):
         receives."""
         self.eager_reason: str | None = None
         """Why all updates so far were eager on a device that has graphs."""
-        self.replicas, self.config = replicas, node.optimizer
+        self.replicas, self.optimizer_config = replicas, node.optimizer
         self.losses = losses or losses_of(config, node)
         self.lr, self.span = node.optimizer.lr * node.stage.lr_factor, node.span
         self.penalty, self.optimizer_states, self.observer = penalty, optimizer_states, observer
@@ -94,12 +94,12 @@ class GroupModule(pl.LightningModule):
     def rate(self, update: int) -> float:
         """The learning rate of an update of the stage, counted from 0."""
         before, n_updates = self.span
-        return self.lr * self.config.rate(before + update, n_updates)
+        return self.lr * self.optimizer_config.rate(before + update, n_updates)
 
     def _set_rate(self, rate: float) -> None:
         if self.is_capturable:
             self.capturable_rate.fill_(rate)
-        elif not self.config.is_constant:
+        elif not self.optimizer_config.is_constant:
             for group in self._optimizer().param_groups:
                 group["lr"] = rate
 
@@ -136,8 +136,8 @@ class GroupModule(pl.LightningModule):
             self.manual_backward(losses.sum())
         else:
             losses.sum().backward()  # type: ignore[no-untyped-call]
-        if self.config.clip is not None:
-            self._clip(self.config.clip)
+        if self.optimizer_config.clip is not None:
+            self._clip(self.optimizer_config.clip)
         optimizer.step()
         self.replicas.hold()
         return mean_losses.detach(), outputs.detach()
@@ -194,7 +194,7 @@ class GroupModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer over all models; every operation of it is elementwise, so models do not see each other."""
-        config = self.config
+        config = self.optimizer_config
         named = list(self.replicas.named_trainable())
         parameters = [parameter for _, parameter, _ in named]
         on_gpu = self.device.type == "cuda"

@@ -90,7 +90,7 @@ class Replicas(nn.Module):
         """Restores the weights of stopped models; called after every optimizer step."""
 
 
-Penalty = Callable[[Replicas, Tensor, Tensor], Tensor]
+PenaltyTerm = Callable[[Replicas, Tensor, Tensor], Tensor]
 """Maps (replicas, inputs [R, b, ...], outputs [R, b, K]) to an addition to each model's loss [R].
 
 Its gradient is elementwise in the models, so a model has the same bits in a group as alone.

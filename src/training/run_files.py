@@ -41,7 +41,7 @@ NUMBERS: Mapping[str, type[np.number[Any]]] = {"step": np.int64, "stage": np.int
 """The columns of history.parquet with numbers; the others are texts."""
 
 
-def head(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -> dict[str, Any]:
+def identity(config: Config, cell: str, run: str, regime: RegimeConfig, seed: int) -> dict[str, Any]:
     """The identity of a run: the part that result.json and failed.json share."""
     return {
         "schema": SCHEMA_VERSION,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.data.sources.torchvision import FILES, TorchvisionData
+from src.data.sources.mnist_cifar import FILES, TorchvisionData
 from src.errors import ConfigError
 from tests.data.samples import read_source
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from src.data.stream import Bank, Evaluations, EvaluationSet, Samples
-from src.evaluation.metrics import Loss, RatedClasses, RatedTargets, Scores, constant_loss, sample_losses, score
+from src.evaluation.metrics import Loss, MetricValues, RatedClasses, RatedTargets, constant_loss, sample_losses, score
 
 
-def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> Scores:
+def classification_metrics(logits: Tensor, y: Tensor, weights: Tensor, loss: Loss = "cross_entropy") -> MetricValues:
     return RatedClasses.of(logits, y, loss).metrics(weights)
 
 
-def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> Scores:
+def regression_metrics(predictions: Tensor, targets: Tensor, weights: Tensor) -> MetricValues:
     return RatedTargets.of(predictions, targets).metrics(weights)
 
 

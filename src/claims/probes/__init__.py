@@ -1,0 +1,1 @@
+"""Measurements inside a network that claims refer to."""

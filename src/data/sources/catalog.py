@@ -10,9 +10,9 @@ from src.data.sources.base import SourceConfig, path_reported_as
 from src.data.sources.digits import DigitsData
 from src.data.sources.gaussian import GaussianData
 from src.data.sources.image_folder import ImageFolderData
+from src.data.sources.mnist_cifar import TorchvisionData
 from src.data.sources.table import TableData
-from src.data.sources.torchvision import TorchvisionData
-from src.data.sources.torchvision_dataset import TorchvisionDataset
+from src.data.sources.torchvision import TorchvisionDataset
 from src.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Closed-form results of linear regression."""

@@ -1,0 +1,1 @@
+"""From overrides to cells, and the plan of what is missing."""

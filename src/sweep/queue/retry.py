@@ -91,10 +91,11 @@ class Retry:
                 waited, is_lock = time.monotonic() - failed_at, waits_for_lock(error)
                 if not is_reported and not (is_lock and waited < NOTICE_SECONDS):
                     is_reported = True
-                    cause = f"a lock is held by {self._holder()}" if is_lock else f"does not answer ({one_line(error)})"
+                    answer = f"does not answer ({database_message(error)})"
+                    cause = f"a lock is held by {self._holder()}" if is_lock else answer
                     self._report(f"{cause}; retrying for {duration(RETRY_SECONDS)}")
                 if waited > RETRY_SECONDS or self.should_abort():
-                    problem = f"has not answered for {duration(waited)} ({one_line(error)})"
+                    problem = f"has not answered for {duration(waited)} ({database_message(error)})"
                     fix = "all results are on disk; start the server and repeat the command"
                     raise StorageUnavailable("storage", self._storage, f"{problem}; {fix}") from error
                 time.sleep(INTERVAL_SECONDS)
@@ -122,7 +123,7 @@ def waits_for_lock(error: Exception) -> bool:
     return getattr(original, "pgcode", None) == LOCK_NOT_AVAILABLE or "database is locked" in str(original)
 
 
-def one_line(error: Exception) -> str:
+def database_message(error: Exception) -> str:
     """The database's own message, without the statement and SQLAlchemy's link."""
     cause = _cause(error)
     return " ".join(str(getattr(cause, "orig", None) or cause.__cause__ or cause).split())

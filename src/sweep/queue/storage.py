@@ -30,8 +30,8 @@ from src.sweep.queue.retry import (
     Retry,
     StorageUnavailable,
     database_errors,
+    database_message,
     is_unavailable,
-    one_line,
     waits_for_lock,
 )
 from src.urls import sqlite_file, with_driver, without_password
@@ -92,13 +92,13 @@ class StudyStore:
         except ConfigError:  # of a lock, or of a server that does not come back
             raise
         except database_errors() as error:
-            problem = f"cannot be used ({one_line(error)}); is the server running?"
+            problem = f"cannot be used ({database_message(error)}); is the server running?"
             raise ConfigError("storage", shown, problem) from error
         except (ValueError, KeyError, TypeError) as error:
             if url:
                 raise
             fix = "delete this file, and the same command fills it again"
-            raise ConfigError("storage", shown, f"the journal is damaged ({one_line(error)}); {fix}") from error
+            raise ConfigError("storage", shown, f"the journal is damaged ({database_message(error)}); {fix}") from error
         if served != queue["id"]:
             problem = (
                 "this storage already serves a sweep of that name in another folder, or queue.json and queue.id were "

@@ -1,0 +1,1 @@
+"""Searches in place of grids: samplers, pruning, and the boundary between two winners."""

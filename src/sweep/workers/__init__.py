@@ -1,0 +1,1 @@
+"""Workers: processes here, on Slurm, on Ray, several for one run; and the GPUs that they lease."""

@@ -37,8 +37,8 @@ from src.sweep.processes import Process
 from src.sweep.queue.queue import MAX_ATTEMPTS, STOPPED, ClaimedCell, WorkQueue
 from src.sweep.queue.retry import StorageUnavailable
 from src.sweep.workers.control import WorkerControl, once_a_second
+from src.sweep.workers.device_group import GroupFailed, run_group
 from src.sweep.workers.gpus import MASK, Devices
-from src.sweep.workers.group import GroupFailed, run_group
 from src.terminal import TextOutput
 
 IDLE_SECONDS = 0.5

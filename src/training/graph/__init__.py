@@ -1,0 +1,1 @@
+"""Updates recorded as CUDA graphs, and when they are."""

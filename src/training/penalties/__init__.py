@@ -9,7 +9,7 @@ from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.penalties.l2_sp import L2Init, L2Sp
 from src.training.penalties.lwf import Lwf
 from src.training.plan import Node
-from src.training.replicas import Penalty
+from src.training.replicas import PenaltyTerm
 
 PENALTIES: dict[str, PenaltyKind] = {
     "l2_sp": L2Sp(),
@@ -20,7 +20,7 @@ PENALTIES: dict[str, PenaltyKind] = {
 }
 
 
-def make_penalty(context: PenaltyContext, nodes: Sequence[Node]) -> Penalty | None:
+def make_penalty(context: PenaltyContext, nodes: Sequence[Node]) -> PenaltyTerm | None:
     """The penalty of a group of stages; None if they have none."""
     penalty = nodes[0].stage.penalty
     if penalty.kind == "none":

@@ -14,7 +14,7 @@ from src.training.penalties.fisher import FisherInput, fisher_matrix, fisher_sum
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.penalties.l2_sp import WeightPenalty
 from src.training.plan import Node, StagePlan
-from src.training.replicas import ModelState, Penalty, Replicas
+from src.training.replicas import ModelState, PenaltyTerm, Replicas
 
 WHOLE = "whole"
 """Name of the Fisher matrix in a `ModelState`."""
@@ -29,7 +29,7 @@ class Ewc(PenaltyKind):
         """The Fisher information of one stage, summed over its samples."""
         return fisher_sum(data)
 
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> PenaltyTerm:
         weights = [context.results[node.key].weights for node in anchors]
         totals = [self._accumulated(context, anchor) for anchor in anchors]
         precisions = [

@@ -11,7 +11,7 @@ from torch import nn
 from src.config import Config
 from src.training.devices import Device
 from src.training.plan import Node, StagePlan
-from src.training.replicas import ModelState, Penalty
+from src.training.replicas import ModelState, PenaltyTerm
 from src.training.result import StageResult
 from src.training.starting import loaded_model
 
@@ -35,10 +35,10 @@ class PenaltyContext:
 
 
 class PenaltyKind(ABC):
-    """Makes the penalties of one kind, for the value of `kind` in a stage's `Penalty`."""
+    """Makes the penalties of one kind, for the value of `kind` in a stage's `PenaltyTerm`."""
 
     @abstractmethod
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> PenaltyTerm:
         """The penalty of a group; `anchors`: for each of its stages the earlier stage that it is held near to, or
         nothing if that is the initial weights."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from src.models.structure import head_names
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node
-from src.training.replicas import Penalty, Replicas
+from src.training.replicas import PenaltyTerm, Replicas
 from src.training.starting import initial_model, with_rows
 
 
@@ -64,7 +64,7 @@ def _weighted_square(parameter: Tensor, anchor: Tensor, precision: Tensor | None
 class L2Init(PenaltyKind):
     """The weights are held near the seed's initial ones (Kumar et al. 2023)."""
 
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> PenaltyTerm:
         weights = [initial_model(context.config, node, context.device.dtype).state_dict() for node in nodes]
         return WeightPenalty(weights, None, nodes[0].stage.penalty.strength)
 
@@ -72,7 +72,7 @@ class L2Init(PenaltyKind):
 class L2Sp(PenaltyKind):
     """The same strength for every weight."""
 
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> PenaltyTerm:
         weights = [context.results[node.key].weights for node in anchors]
         precisions = None
         if nodes[0].new_outputs:  # rows that a growing head draws have nothing to be held near

@@ -14,7 +14,7 @@ from src.evaluation.metrics import Loss
 from src.training.graph.choice import form_of
 from src.training.penalties.kind import PenaltyContext, PenaltyKind
 from src.training.plan import Node, StagePlan
-from src.training.replicas import Penalty, Replicas
+from src.training.replicas import PenaltyTerm, Replicas
 
 
 @dataclass
@@ -61,7 +61,7 @@ class OutputPenalty:
 class Lwf(PenaltyKind):
     """The network at the end of the earlier stage is the teacher."""
 
-    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> Penalty:
+    def make(self, context: PenaltyContext, nodes: Sequence[Node], anchors: Sequence[Node]) -> PenaltyTerm:
         settings, device = nodes[0].stage.penalty, context.device.torch_device
         models = [context.model(node) for node in anchors]
         form = form_of(context.config, models[0], nodes[0].stream.input_shape, context.device)

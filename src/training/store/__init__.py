@@ -1,0 +1,1 @@
+"""Trained stages on disk, shared by all sweeps of a multirun folder."""

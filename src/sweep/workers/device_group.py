@@ -73,7 +73,7 @@ def run_group(
         (scratch / "cell.yaml").write_text(config_text(config), encoding="utf-8")
         environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
         arguments = [name, str(Path(config.multirun).absolute()), engine, str(worker_lock.absolute())]
-        words = torchrun(n, "src.sweep.workers.group", arguments)
+        words = torchrun(n, "src.sweep.workers.device_group", arguments)
         process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             while process.poll() is None:

@@ -20,7 +20,7 @@ from src.config.serialize import config_text
 from src.errors import ClaimLost, Interrupted
 from src.sweep.folder import SweepFolder
 from src.sweep.processes import Process
-from src.sweep.workers.group import GroupFailed, answer_is_lost, read_outcome, run_group, run_rank
+from src.sweep.workers.device_group import GroupFailed, answer_is_lost, read_outcome, run_group, run_rank
 
 ENGINE = "tests.sweep.fake_engine"
 FORK = multiprocessing.get_context("fork")
@@ -116,7 +116,7 @@ lost = (scratch / "answer").read_text() == "lost"
 (scratch / "outcome.json").write_text(json.dumps({"interrupted": lost, "value": 0.5, "failures": []}))
 """
     command = [sys.executable, "-c", group]
-    monkeypatch.setattr("src.sweep.workers.group.torchrun", lambda *given: [*command, *given[-1]])
+    monkeypatch.setattr("src.sweep.workers.device_group.torchrun", lambda *given: [*command, *given[-1]])
     arguments = (config_of(folder), ENGINE, tmp_path / "lock", None, lambda: False, lambda: owns)
     if owns:
         assert run_group(*arguments) == CellOutcome(0.5)
