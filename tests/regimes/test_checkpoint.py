@@ -16,7 +16,7 @@ from src.config.serialize import to_mapping
 from src.data.split import StreamFactory
 from src.errors import ConfigError
 from src.models.build import build_model
-from src.regimes.checkpoint import pin, read, split
+from src.regimes.checkpoint import pin, read, split_pin
 from src.training.compatibility import check_cell
 from tests.training.cells import executed, planned, tiny
 
@@ -148,7 +148,7 @@ def test_files_that_are_no_weights_are_refused(weights: dict[str, torch.Tensor],
     torch.save({**weights, "head.bias": torch.full((10,), float("nan"))}, tmp_path / "nan.pt")
     with pytest.raises(ConfigError, match="not finite"):
         read(str(tmp_path / "nan.pt"), own)
-    assert split("dir@home/a.pt") == ("dir@home/a.pt", None)
+    assert split_pin("dir@home/a.pt") == ("dir@home/a.pt", None)
 
 
 def test_a_file_has_no_optimizer_state(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
