@@ -6,6 +6,7 @@ It runs nothing but imports, so it has no thread, lock or GPU that a forked proc
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Mapping
 from multiprocessing import forkserver, resource_tracker
@@ -17,6 +18,8 @@ METHOD: Final = "forkserver"
 PRELOAD = "src.sweep.preload"
 ENGINE = "SWEEP_ENGINE"
 """The variable that tells `PRELOAD` the module whose cells the workers run."""
+PARENT = "SWEEP_PARENT"
+"""The variable that tells `PRELOAD` the process id of the command."""
 MASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that a terminal or a cluster sends to all processes of a command: the fork server ends with its command.
 
@@ -36,7 +39,8 @@ def start(engine: str, environment: Mapping[str, str]) -> None:
     resource_tracker.ensure_running()  # it would lift the mask below
     before = signal.pthread_sigmask(signal.SIG_BLOCK, MASKED)
     try:
-        with temporary_variables({ENGINE: engine, **{name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}}):
+        own = {ENGINE: engine, PARENT: str(os.getpid())}
+        with temporary_variables({**own, **{name: environment[name] for name in (*ONE_THREAD, "PYTHONPATH")}}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
