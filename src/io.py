@@ -28,7 +28,7 @@ NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 WRITERS = 4
 """Number of folders written at the same time: a disk syncs several files as fast as one, but threads share the
-interpreter. Writing the runs of a cell takes 2.8 ms a run with 3 or 4, 3.2 with 8, 3.5 with 1 (2 cores, an SSD)."""
+interpreter. Writing the runs of a cell takes 2.8 ms a run with 3 or 4, 3.2 with 8, 3.5 with 1 (2 cores)."""
 
 
 class AlreadyWritten(FileExistsError):

@@ -185,7 +185,7 @@ def score(
     labels = [torch.stack([one.pools[pool].y for one in evaluations]) for pool in pools]
     is_regression = labels[0].is_floating_point()
     rate = RatedTargets.of if is_regression else partial(RatedClasses.of, loss=loss)
-    rated = [rate(*_prepared(in_own_head(output.cpu(), y, mask), y)) for output, y in zip(outputs, labels, strict=True)]
+    rated = [rate(in_own_head(output.cpu(), y, mask), y) for output, y in zip(outputs, labels, strict=True)]
     rows: list[dict[str, float | None]] = [{} for _ in evaluations]
     for name in sets:
         # a pool without weight only adds zeros, most of the time in a stream of 20 data sets
